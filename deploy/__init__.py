@@ -1,0 +1,1 @@
+"""Wiring and nothing else: the command line, a local Kafka, the processes."""

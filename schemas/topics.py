@@ -1,0 +1,18 @@
+"""The names of all Kafka topics, in one place."""
+
+SCHEMAS = "tidemill.schemas"  # compacted: fingerprint -> Avro schema
+LOOPS = "tidemill.loops"  # compacted: loop/version -> definition
+MODELS = "tidemill.models"  # compacted: loop/slot -> signed announcement, and payload chunks
+ACKS = "tidemill.acks"  # compacted: worker/loop -> what the worker serves or refused
+CONTROL = "tidemill.control"  # short messages that wake others up, never a source of truth
+DEAD_LETTERS = "tidemill.dead-letters"  # payloads that could not be read, with reason and source
+
+
+def decisions(loop: str) -> str:
+    """Return the topic that carries the decision events of *loop*."""
+    return f"{loop}.decisions"
+
+
+def feedback(loop: str) -> str:
+    """Return the topic that carries the feedback events of *loop*, all kinds."""
+    return f"{loop}.feedback"

@@ -1,0 +1,1 @@
+"""Learning: in batch and online, the gate, and the announcement of models."""
