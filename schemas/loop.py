@@ -1,159 +1,216 @@
 """The loop definition: one decision point, from its features to its label, as immutable values.
 
 Data engineers write it as YAML (`loopfile.py` reads that) or as these classes in Python; both are
-the same values. It knows no file, no Avro and no Kafka. What an expression in SQL may say is
+the same values. An existing value is a legal value: what does not fit together is refused when it
+is made, with a hint. It knows no file, no Avro and no Kafka. What an expression in SQL may say is
 checked in `labels.py`.
 """
 
 import hashlib
 import json
-import re
+import math
 from datetime import timedelta
-from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
-NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
-FIELD = r"^[a-z][a-z0-9_]*$"
-_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+from tidemill.schemas import consistency
+from tidemill.schemas.durations import Duration, format_duration, parse_duration
+from tidemill.schemas.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
 
-
-def parse_duration(value: object) -> object:
-    """Turn ``"90s"``, ``"8h"`` or ``"7d"`` into a timedelta; leave a timedelta alone."""
-    if not isinstance(value, str):
-        if isinstance(value, timedelta):
-            return value
-        raise ValueError(f"{value!r} has no unit; write a number and ms, s, m, h or d, say '30m'")
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value)
-    if not match:
-        raise ValueError(f"{value!r} is not a duration; write a number and ms, s, m, h or d")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-
-
-def format_duration(value: timedelta) -> str:
-    """Return the shortest text that `parse_duration` reads back as *value*."""
-    micros = value // timedelta(microseconds=1)
-    for unit, size in (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000)):
-        if micros and micros % size == 0:
-            return f"{micros // size}{unit}"
-    return f"{micros // 1_000_000}s" if micros % 1_000_000 == 0 else f"{micros / 1000:g}ms"
-
-
-Duration = Annotated[
-    timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)
+__all__ = [
+    "FIELD",
+    "NAME",
+    "Batch",
+    "Decision",
+    "Duration",
+    "Feature",
+    "Feedback",
+    "FieldType",
+    "Gate",
+    "Label",
+    "Loop",
+    "Models",
+    "Online",
+    "Policy",
+    "Retrain",
+    "format_duration",
+    "parse_duration",
 ]
 
-
-class FieldType(StrEnum):
-    """What a feature or a feedback value may hold."""
-
-    FLOAT = "float"
-    INT = "int"
-    BOOL = "bool"
-    CATEGORY = "category"
-    CATEGORIES = "categories"
-    TIMESTAMP = "timestamp"
+RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
+"""Columns that stand beside the values of a feedback where its label is computed."""
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Feedback(Value):
+    """One kind of feedback: how long it counts after a decision, and what it carries.
 
-
-class Feature(_Value):
-    """One input of the model, known when the decision is asked for."""
-
-    type: FieldType
-    nullable: bool = False
-    default: bool | int | float | str | list[str] | None = None
-    description: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: object) -> object:
-        return {"type": value} if isinstance(value, str) else value
-
-
-class Feedback(_Value):
-    """One kind of feedback: how long it counts after a decision, and what it carries."""
+    A feedback counts from *early* before its decision (clocks differ) to *within* after it, both
+    ends included.
+    """
 
     within: Duration
     early: Duration = timedelta(0)
-    values: dict[Annotated[str, Field(pattern=FIELD)], Feature] = {}
+    values: dict[FieldName, Feature] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_window(self) -> Self:
+        if not self.within:
+            raise wrong(
+                "within is zero, so no feedback could ever count",
+                hint="set it to the time people have to react, say 30m",
+                at=("within",),
+            )
+        for name in self.values.keys() & RESERVED_VALUES:
+            raise wrong(
+                f"{name!r} is a name of tidemill's own column",
+                hint=f"call the value something else, say {name}_value",
+                at=("values", name),
+            )
+        return self
 
 
-class Label(_Value):
-    """How the feedback of one decision becomes its label; *sql* aggregates its feedback rows."""
+class Label(Value):
+    """How the feedback of one decision becomes its label; *sql* aggregates its feedback rows.
 
-    sql: str
+    *missing* says what a decision without a label is once its window has closed: ``negative``
+    (label 0), ``censored`` (we cannot know) or ``dropped`` (not an example).
+    """
+
+    sql: str = Field(min_length=1, max_length=4_000)
     type: Literal["bool", "float"] = "bool"
     missing: Literal["negative", "censored", "dropped"] = "negative"
 
 
-class Decision(_Value):
+class Decision(Value):
     """The shape of the answer, and what is answered while nothing better is known."""
 
     type: Literal["bool", "choice", "float", "ranking"]
-    actions: list[str] = []
+    actions: list[str] = Field(default_factory=list)
     default: bool | float | str | list[str]
 
+    @model_validator(mode="after")
+    def _actions_fit(self) -> Self:
+        names = ", ".join(self.actions)
+        if self.type in ("bool", "float"):
+            if self.actions:
+                raise wrong(
+                    f"a {self.type} decision has no actions to choose from",
+                    hint="leave actions out, or make it a choice",
+                    at=("actions",),
+                )
+        elif len(self.actions) < 2:
+            raise wrong(
+                f"a {self.type} needs at least two actions, here are {len(self.actions)}",
+                hint="list them, say actions: [show, hide]",
+                at=("actions",),
+            )
+        elif len(set(self.actions)) < len(self.actions) or not all(self.actions):
+            raise wrong(
+                f"actions repeat themselves or are empty: {names}",
+                hint="name each action once",
+                at=("actions",),
+            )
+        return self._default_fits()
 
-class Policy(_Value):
+    def _default_fits(self) -> Self:
+        default = self.default
+        legal, hint = False, ""
+        match self.type:
+            case "bool":
+                legal, hint = isinstance(default, bool), "write true or false"
+            case "float":
+                number = isinstance(default, float) and math.isfinite(default)
+                legal, hint = number, "write a number, say 0.5"
+            case "choice":
+                legal, hint = default in self.actions, f"take one of {', '.join(self.actions)}"
+            case "ranking":
+                listed = default if isinstance(default, list) else []
+                legal = bool(listed) and set(listed) <= set(self.actions)
+                legal = legal and len(set(listed)) == len(listed)
+                hint = f"list some of them in order, each once: [{', '.join(self.actions)}]"
+        if not legal:
+            what = f"default {default!r} is no answer of this {self.type} decision"
+            raise wrong(what, hint=hint, at=("default",))
+        return self
+
+
+class Policy(Value):
     """How a score becomes an action.
 
     threshold: bool or a choice of two; the model predicts the label, *above* is taken when the
-    score is at least *threshold*, else *below*.
+    score is at least *threshold*, else *below*. Left out, *below* is the decision's default.
     greedy: choice or ranking; the model scores each action (it enters the model as feature
     ``action``); the best is taken, or with probability *epsilon* one at random.
     value: float; the score is the action, clipped to [*low*, *high*].
     """
 
-    version: int = 1
+    version: int = Field(default=1, ge=1, lt=2**31)
     kind: Literal["threshold", "greedy", "value"]
-    threshold: float = 0.5
+    threshold: float = Field(default=0.5, allow_inf_nan=False)
     above: bool | str | None = None
     below: bool | str | None = None
     epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
-    low: float | None = None
-    high: float | None = None
+    low: float | None = Field(default=None, allow_inf_nan=False)
+    high: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Self:
+        used = {
+            "threshold": self.threshold != 0.5 or self.above is not None or self.below is not None,
+            "greedy": self.epsilon != 0.0,
+            "value": self.low is not None or self.high is not None,
+        }
+        settings = {"threshold": "threshold, above and below", "greedy": "epsilon"}
+        for kind, is_used in used.items():
+            if is_used and kind != self.kind:
+                raise wrong(
+                    f"{settings.get(kind, 'low and high')} mean nothing to a {self.kind} policy",
+                    hint=f"leave them out, or make the policy kind: {kind}",
+                )
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise wrong(
+                f"low {self.low} is not below high {self.high}", hint="swap them", at=("low",)
+            )
+        return self
 
 
-class Retrain(_Value):
+class Retrain(Value):
     """When the batch learner trains again: after so many new labels, or after so long."""
 
     new_labels: int = Field(default=10_000, ge=1)
     every: Duration | None = None
 
 
-class Batch(_Value):
+class Batch(Value):
     """The batch learner: LightGBM on a snapshot of the lake."""
 
     learner: Literal["lightgbm"] = "lightgbm"
     min_labels: int = Field(default=1_000, ge=1)
     retrain: Retrain = Retrain()
     holdout: float = Field(default=0.2, gt=0.0, lt=1.0)
-    seed: int = 7
-    params: dict[str, bool | int | float | str] = {}
-    rounds: int = Field(default=100, ge=1)
+    seed: int = Field(default=7, ge=0, lt=2**31)
+    params: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    rounds: int = Field(default=100, ge=1, le=100_000)
 
 
-class Online(_Value):
+class Online(Value):
     """The online learner: River, one example at a time, in commit order."""
 
     learner: Literal["logistic_regression", "linear_regression"] = "logistic_regression"
-    learning_rate: float = Field(default=0.01, gt=0.0)
-    l2: float = Field(default=0.0, ge=0.0)
+    learning_rate: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    l2: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     publish_every: int = Field(default=10_000, ge=1)
 
 
-class Models(_Value):
-    """Which learners compete for the live slot; leave one out to switch it off."""
+class Models(Value):
+    """Which learners compete for the live slot; write null to switch one off."""
 
     batch: Batch | None = Batch()
     online: Online | None = None
 
 
-class Gate(_Value):
+class Gate(Value):
     """What a candidate has to prove on rows later than those it learned from."""
 
     metric: Literal["log_loss", "mse"] = "log_loss"
@@ -161,15 +218,15 @@ class Gate(_Value):
     min_rows: int = Field(default=500, ge=1)
 
 
-class Loop(_Value):
+class Loop(Value):
     """One decision point. A version never changes once it is published."""
 
     loop: str = Field(pattern=NAME, max_length=80)
-    version: int = Field(default=1, ge=1)
+    version: int = Field(default=1, ge=1, lt=2**31)
     description: str = ""
     decision: Decision
-    features: dict[Annotated[str, Field(pattern=FIELD)], Feature] = Field(min_length=1)
-    feedback: dict[Annotated[str, Field(pattern=FIELD)], Feedback] = Field(min_length=1)
+    features: dict[FieldName, Feature] = Field(min_length=1)
+    feedback: dict[FieldName, Feedback] = Field(min_length=1)
     label: Label
     grace: Duration = timedelta(minutes=1)
     idle_after: Duration = timedelta(seconds=30)
@@ -179,10 +236,19 @@ class Loop(_Value):
     models: Models = Models()
     gate: Gate = Gate()
     partitions: int = Field(default=4, ge=1, le=10_000)
-    budget_ms: float = Field(default=50.0, gt=0.0)
+    budget_ms: float = Field(default=50.0, gt=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        # A frozen value is completed once, before anybody has seen it.
+        for name, part in (
+            ("policy", consistency.completed_policy(self)),
+            ("gate", consistency.completed_gate(self)),
+            ("models", consistency.completed_models(self)),
+        ):
+            object.__setattr__(self, name, part)
+        for check in consistency.CHECKS:
+            check(self)
         return self
 
     @property

@@ -1,0 +1,63 @@
+"""Durations as people write them: ``90s``, ``8h``, ``7d``. Exact to the microsecond, both ways."""
+
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+MICROS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+LONGEST = timedelta(days=3_660)  # ten years; what is longer is a slip, and overflows dates
+_PATTERN = r"^\s*(\d{1,18}(\.\d{1,9})?)\s*(ms|s|m|h|d)\s*$"
+
+
+def parse_duration(value: object) -> timedelta:
+    """Turn ``"90s"``, ``"8h"`` or ``"7d"`` into a timedelta; leave a timedelta alone.
+
+    Raises:
+        ValueError: it has no unit, is below zero or is longer than ten years.
+    """
+    if isinstance(value, timedelta):
+        duration = value
+    else:
+        match = re.match(_PATTERN, value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration")
+        micros = Decimal(match[1]) * MICROS[match[3]]
+        if micros > LONGEST / timedelta(microseconds=1):
+            raise ValueError(f"{value!r} is longer than {format_duration(LONGEST)}")
+        duration = timedelta(microseconds=round(micros))
+    if not timedelta(0) <= duration <= LONGEST:
+        raise ValueError(f"{duration} is not between zero and {format_duration(LONGEST)}")
+    return duration
+
+
+def format_duration(value: timedelta) -> str:
+    """Return the shortest text that `parse_duration` reads back as *value*.
+
+    >>> format_duration(timedelta(minutes=90))
+    '90m'
+    """
+    micros = value // timedelta(microseconds=1)
+    for unit in ("d", "h", "m"):
+        if micros and micros % MICROS[unit] == 0:
+            return f"{micros // MICROS[unit]}{unit}"
+    if micros % MICROS["s"] == 0:
+        return f"{micros // MICROS['s']}s"
+    millis = f"{micros // 1_000}.{micros % 1_000:03d}".rstrip("0").rstrip(".")
+    return f"{millis}ms"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": _PATTERN,
+            "description": "A number and its unit: ms, s, m, h or d, for example 90s or 8h.",
+        }
+    ),
+]
