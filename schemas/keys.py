@@ -1,0 +1,215 @@
+"""Who may publish models: Ed25519 keys, their files, and what they sign.
+
+A trainer holds one `SigningKey`; a worker holds the public halves it trusts as `TrustedKeys`. It
+knows no announcement: what is signed are bytes.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from tidemill.errors import ConfigError
+
+SIGNING_KEY = "TIDEMILL_SIGNING_KEY"  # the file of the private key, for trainers
+TRUSTED_KEYS = "TIDEMILL_TRUSTED_KEYS"  # the file of the public keys, for workers
+_MAKE = "make a pair with `tidemill keys init DIR`"
+_CONTEXT = b"tidemill.models.1\n"  # a signature made for anything else is of no use here
+
+
+def key_id(public: bytes) -> str:
+    """Return the short name of a public key: 16 hex digits of its SHA-256."""
+    return hashlib.sha256(public).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The private half: signs announcements. Its file is readable by its owner alone."""
+
+    _key: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Return a new random key."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the key that `save` wrote.
+
+        Raises:
+            ConfigError: there is no such file, others may read it, or it is not an Ed25519 key.
+        """
+        text = _read(path, "signing key")
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise ConfigError(
+                f"the signing key {path} has mode {mode:04o}, others may read it",
+                hint=f"chmod 600 {path}; if others had access, {_MAKE}",
+            )
+        try:
+            key = serialization.load_pem_private_key(text, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise ConfigError(f"{path} is not a private key in PEM: {error}", hint=_MAKE) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ConfigError(f"{path} is a key of another kind than Ed25519", hint=_MAKE)
+        return cls(key)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Load the file that TIDEMILL_SIGNING_KEY names.
+
+        Raises:
+            ConfigError: the variable is not set, or as for `load`.
+        """
+        return cls.load(_named(env, SIGNING_KEY))
+
+    def save(self, path: Path) -> None:
+        """Write the key to the new file *path*, mode 0600.
+
+        Raises:
+            ConfigError: the file exists already or cannot be written.
+        """
+        pem = self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        _write_new(path, pem, 0o600)
+
+    @property
+    def public(self) -> bytes:
+        """The public half, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    @property
+    def id(self) -> str:
+        """The short name of the public half."""
+        return key_id(self.public)
+
+    def sign(self, body: bytes) -> bytes:
+        """Return the signature of *body*, 64 bytes."""
+        return self._key.sign(_CONTEXT + body)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKeys:
+    """The public halves whose signatures a worker believes, by their short names."""
+
+    keys: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, publics: Iterable[bytes]) -> Self:
+        """Return the set of these public keys of 32 bytes each."""
+        held = {key_id(public): public for public in publics}
+        for public in held.values():
+            Ed25519PublicKey.from_public_bytes(public)
+        return cls(held)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file with one key a line: ``ed25519 BASE64 [comment]``; ``#`` starts a comment.
+
+        Raises:
+            ConfigError: there is no such file, a line is no key, or there is no key in it.
+        """
+        publics: list[bytes] = []
+        for number, line in enumerate(_read(path, "trusted keys").decode("utf-8").splitlines(), 1):
+            words = line.split("#", 1)[0].split()
+            if words:
+                publics.append(_public(words, f"{path}:{number}"))
+        if not publics:
+            raise ConfigError(f"{path} holds no key, so no model could ever serve", hint=_MAKE)
+        return cls.of(publics)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Load the file that TIDEMILL_TRUSTED_KEYS names.
+
+        Raises:
+            ConfigError: the variable is not set, or as for `load`.
+        """
+        return cls.load(_named(env, TRUSTED_KEYS))
+
+    def save(self, path: Path) -> None:
+        """Write the keys to the new file *path*, as `load` reads them.
+
+        Raises:
+            ConfigError: the file exists already or cannot be written.
+        """
+        lines = [f"ed25519 {base64.b64encode(key).decode()}\n" for key in self.keys.values()]
+        _write_new(path, "".join(lines).encode(), 0o644)
+
+    def verify(self, key: str, signature: bytes, body: bytes) -> bool:
+        """Say whether the trusted key with this short name signed *body*."""
+        public = self.keys.get(key)
+        if public is None:
+            return False
+        try:
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, _CONTEXT + body)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def init_keys(folder: Path) -> tuple[Path, Path]:
+    """Write a new pair into *folder*: ``signing.key`` (0600) and ``trusted.keys``; return both.
+
+    Raises:
+        ConfigError: one of the files exists already, or the folder cannot be written.
+    """
+    signing, trusted = folder / "signing.key", folder / "trusted.keys"
+    for path in (signing, trusted):
+        if path.exists():
+            raise ConfigError(
+                f"{path} exists already; a new pair would make every published model untrusted",
+                hint="name another folder, or remove both files if you mean it",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    key = SigningKey.generate()
+    key.save(signing)
+    TrustedKeys.of([key.public]).save(trusted)
+    return signing, trusted
+
+
+def _named(env: Mapping[str, str], name: str) -> Path:
+    if not env.get(name):
+        raise ConfigError(f"{name} is not set", hint=f"name the key file in it; {_MAKE}")
+    return Path(env[name])
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}", hint=_MAKE) from error
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", hint="name a writable folder without it"
+        ) from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+
+
+def _public(words: list[str], place: str) -> bytes:
+    try:
+        public = base64.b64decode(words[1], validate=True) if words[0] == "ed25519" else b""
+    except (IndexError, binascii.Error):
+        public = b""
+    if len(public) != 32:
+        raise ConfigError(f"{place}: not a line 'ed25519 BASE64'", hint=_MAKE)
+    return public
