@@ -1,0 +1,68 @@
+"""Where the brokers are, and how their errors reach a person. It opens no connection."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tidemill.errors import BrokerError, ConfigError
+
+Setting = str | int | float | bool
+
+_ENV_OPTIONS = {
+    "KAFKA_SECURITY_PROTOCOL": "security.protocol",
+    "KAFKA_SASL_MECHANISM": "sasl.mechanism",
+    "KAFKA_SASL_USERNAME": "sasl.username",
+    "KAFKA_SASL_PASSWORD": "sasl.password",
+    "KAFKA_SSL_CA_LOCATION": "ssl.ca.location",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConfig:
+    """Where the brokers are, and what librdkafka needs besides to reach them."""
+
+    bootstrap: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a password
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read KAFKA_BOOTSTRAP_SERVERS and, if set, KAFKA_SECURITY_PROTOCOL and KAFKA_SASL_*.
+
+        Raises:
+            ConfigError: KAFKA_BOOTSTRAP_SERVERS is missing or empty.
+        """
+        bootstrap = env.get("KAFKA_BOOTSTRAP_SERVERS", "").strip()
+        if not bootstrap:
+            raise ConfigError(
+                "KAFKA_BOOTSTRAP_SERVERS is not set",
+                hint="point it at a broker, say localhost:9092, or start one with: tidemill kafka",
+            )
+        options = {name: env[key] for key, name in _ENV_OPTIONS.items() if env.get(key)}
+        return cls(bootstrap, options)
+
+    def client(self, **extra: Setting) -> dict[str, Setting]:
+        """Return a librdkafka configuration; in *extra*, ``_`` stands for the ``.`` of a name."""
+        named = {key.replace("_", "."): value for key, value in extra.items()}
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "reconnect.backoff.max.ms": 1000,  # a broker that returns is found within a second
+            "log.connection.close": False,
+            **self.options,
+            **named,
+        }
+
+
+@contextmanager
+def broker_errors(config: KafkaConfig, what: str) -> Iterator[None]:
+    """Turn a client's `KafkaException` into a `BrokerError` that says *what* could not be done."""
+    try:
+        yield
+    except KafkaException as error:
+        reason = error.args[0].str() if isinstance(error.args[0], KafkaError) else str(error)
+        raise BrokerError(
+            f"{what} at {config.bootstrap}: {reason}",
+            hint="is that broker up and reachable from here? `tidemill kafka` starts a local one",
+        ) from error

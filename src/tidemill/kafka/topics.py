@@ -1,0 +1,111 @@
+"""Topics: what one should be, making those that are missing, and counting partitions."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tidemill.errors import BrokerError, ContractError
+from tidemill.kafka.config import KafkaConfig, broker_errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """What a topic should be. Its records always carry the broker's time (LogAppendTime)."""
+
+    name: str
+    partitions: int = 1
+    compacted: bool = False
+    retention: timedelta | None = None  # None: the broker's default
+
+    def settings(self) -> dict[str, str]:
+        """Return the topic's configuration as Kafka names it."""
+        settings = {
+            "message.timestamp.type": "LogAppendTime",
+            "cleanup.policy": "compact" if self.compacted else "delete",
+        }
+        if self.retention is not None:
+            settings["retention.ms"] = str(self.retention // timedelta(milliseconds=1))
+        return settings
+
+
+def ensure_topics(config: KafkaConfig, topics: Iterable[Topic], *, timeout_s: float = 30.0) -> None:
+    """Create those of *topics* that are missing, and return when each has its leaders.
+
+    Raises:
+        BrokerError: the broker does not answer within *timeout_s*, or refuses.
+        ContractError: a topic exists with another number of partitions.
+    """
+    wanted = {topic.name: topic for topic in topics}
+    deadline = time.monotonic() + timeout_s
+    admin = AdminClient(config.client())
+    with broker_errors(config, "topics could not be created"):
+        metadata = admin.list_topics(timeout=timeout_s)
+        replicas = min(3, len(metadata.brokers))
+        missing = [
+            NewTopic(
+                topic.name,
+                num_partitions=topic.partitions,
+                replication_factor=replicas,
+                config=topic.settings(),
+            )
+            for topic in wanted.values()
+            if topic.name not in metadata.topics
+        ]
+        if missing:
+            _create(admin, missing, timeout_s)
+        while True:
+            found = {name: _partitions(admin, name, timeout_s) for name in wanted}
+            if all(found.values()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+    for name, topic in wanted.items():
+        _check_partitions(config, topic, found[name])
+
+
+def _create(admin: AdminClient, missing: list[NewTopic], timeout_s: float) -> None:
+    for created in admin.create_topics(missing, operation_timeout=timeout_s).values():
+        try:
+            created.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+
+def _partitions(admin: AdminClient, topic: str, timeout_s: float) -> int | None:
+    """Return the number of partitions, or None while any of them has no leader."""
+    found = admin.list_topics(timeout=timeout_s).topics.get(topic)
+    if found is None or found.error is not None or not found.partitions:
+        return None
+    led = all(partition.leader >= 0 for partition in found.partitions.values())
+    return len(found.partitions) if led else None
+
+
+def _check_partitions(config: KafkaConfig, topic: Topic, found: int | None) -> None:
+    if found is None:
+        raise BrokerError(
+            f"topic {topic.name} at {config.bootstrap} has no leader for some partition",
+            hint="look at the brokers' logs: one of them is down or still starting",
+        )
+    if found != topic.partitions:
+        raise ContractError(
+            f"topic {topic.name} has {found} partitions, not {topic.partitions}",
+            hint=f"set partitions: {found} in the loop, or take a new loop name: the keys of a "
+            "topic are bound to its number of partitions",
+        )
+
+
+def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = 30.0) -> int | None:
+    """Return the number of partitions of *topic*, or None if there is no such topic.
+
+    Raises:
+        BrokerError: the broker does not answer within *timeout_s*.
+    """
+    with broker_errors(config, f"topic {topic} could not be looked up"):
+        metadata = AdminClient(config.client()).list_topics(timeout=timeout_s)
+    found = metadata.topics.get(topic)
+    return len(found.partitions) if found is not None and found.partitions else None

@@ -1,0 +1,152 @@
+"""Writing records: without ever waiting (`Writer`), or until all are safe (`write_all`)."""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from tidemill.errors import BrokerError
+from tidemill.kafka.config import KafkaConfig, broker_errors
+
+log = logging.getLogger(__name__)
+
+
+def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
+    settings = config.client(
+        partitioner="murmur2_random",  # as the Java clients: a key has the same partition for all
+        compression_type="lz4",
+        acks="all",
+        enable_idempotence=True,
+    )
+    return Producer({**settings, **more}, logger=log)
+
+
+class Writer:
+    """Send records without ever waiting; safe to share between threads.
+
+    At most *queue_messages* records wait for the broker, for as long as it takes. When that buffer
+    is full the newest record is refused and counted. A thread of its own serves the client.
+    """
+
+    def __init__(
+        self, config: KafkaConfig, *, queue_messages: int = 100_000, linger_ms: float = 5
+    ) -> None:
+        self.dropped = 0
+        self.failed = 0
+        self._accepted = 0
+        self._lost = 0
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        more: dict[str, object] = {
+            "queue.buffering.max.messages": queue_messages,
+            "linger.ms": linger_ms,
+            "message.timeout.ms": 0,  # the buffer is the limit, not the time
+            "delivery.report.only.error": True,  # a Python call for each success would cost 1 us
+            "on_delivery": self._on_failure,
+        }
+        self._producer = _producer(config, more)
+        self._server = threading.Thread(target=self._serve, name="kafka-writer", daemon=True)
+        self._server.start()
+
+    def write(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+        partition: int = -1,
+    ) -> bool:
+        """Hand one record to the client; False if it was not taken.
+
+        A full buffer counts as `dropped`; a record the client itself refuses, say one over its
+        size limit, counts as `failed`. A *partition* of -1 means: by the key.
+        """
+        try:
+            if headers:
+                self._producer.produce(topic, value, key, partition, headers=list(headers))
+            else:
+                self._producer.produce(topic, value, key, partition)
+        except BufferError:
+            with self._lock:
+                self.dropped += 1
+            return False
+        except KafkaException as error:
+            self._on_failure(error.args[0], None)
+            return False
+        with self._lock:
+            self._accepted += 1
+        return True
+
+    @property
+    def delivered(self) -> int:
+        """How many records the broker has acknowledged; exact once `flush` returned 0."""
+        with self._lock:
+            return max(0, self._accepted - self._lost - len(self._producer))
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait in the buffer or for their acknowledgement."""
+        return len(self._producer)
+
+    def flush(self, timeout_s: float) -> int:
+        """Wait for the acknowledgements; return the number of records still without one."""
+        return int(self._producer.flush(timeout_s))
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Flush for at most *timeout_s* and stop; what is undelivered then is lost, and logged."""
+        waiting = self.flush(timeout_s)
+        self._closed.set()
+        self._server.join()
+        if waiting:
+            log.error("%d records were never acknowledged and are lost", waiting)
+
+    def _on_failure(self, error: KafkaError, message: Message | None) -> None:
+        with self._lock:
+            self.failed += 1
+            if message is not None:
+                self._lost += 1
+        log.error("a record was not delivered: %s", error)
+
+    def _serve(self) -> None:
+        while not self._closed.is_set():
+            self._producer.poll(0.1)
+
+
+def write_all(
+    config: KafkaConfig,
+    topic: str,
+    items: Iterable[tuple[bytes, bytes | None]],
+    *,
+    timeout_s: float = 30.0,
+) -> None:
+    """Write key-value pairs in their order and return when each is acknowledged.
+
+    Raises:
+        BrokerError: one of them was refused, or not acknowledged in *timeout_s*; some may be there.
+    """
+    errors: list[str] = []
+
+    def report(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            errors.append(error.str())
+
+    producer = _producer(
+        config, {"message.timeout.ms": int(timeout_s * 1000), "on_delivery": report}
+    )
+    with broker_errors(config, f"could not write to {topic}"):
+        for key, value in items:
+            while True:
+                try:
+                    producer.produce(topic, value, key)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        waiting = producer.flush(timeout_s + 1)
+    if errors or waiting:
+        raise BrokerError(
+            f"{len(errors) + waiting} records for {topic} were not acknowledged by "
+            f"{config.bootstrap}: {errors[0] if errors else f'no answer in {timeout_s} s'}",
+            hint="see that the brokers are up and the topic exists, then do it again",
+        )
