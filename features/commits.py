@@ -1,0 +1,147 @@
+"""One commit of a Delta table: what moves with it, the files it adds, how the log tells it.
+
+It knows how a commit reads in the log, not how it gets there: that is `lake.py`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import polars as pl
+from deltalake.transaction import AddAction
+
+from tidemill.features.layouts import PARTITION, plain_arrow
+from tidemill.features.storage import Storage
+
+COMMIT_ID = "tidemill.commit"  # our own name for a commit, to find it again after a lost answer
+_STATISTICS = ("at", "partition", "offset", "ingested_at", "stream_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Move the number of *app_id* from *expected* to *new*, or refuse the whole commit.
+
+    None expects that the table has never seen *app_id*. Equal numbers only compare.
+    """
+
+    app_id: str
+    expected: int | None
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit that added rows or moved progress; *files* are addresses to read rows from."""
+
+    version: int
+    files: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+def write_files(
+    storage: Storage, folder: str, frame: pl.DataFrame, schema: pl.Schema, name: str
+) -> list[AddAction]:
+    """Write *frame* as one Parquet file a date below *folder* and return how to commit them.
+
+    What has been written is removed again if a later file fails.
+    """
+    arrow = plain_arrow(schema)
+    actions: list[AddAction] = []
+    paths: list[str] = []
+    try:
+        for day, rows in _by_date(frame):
+            path = f"{PARTITION}={day.isoformat()}/{name}.parquet"
+            paths.append(path)
+            size = storage.write_parquet(f"{folder}/{path}", rows, arrow)
+            actions.append(_add_action(path, size, day, rows))
+    except BaseException:
+        remove_files(storage, folder, paths)
+        raise
+    return actions
+
+
+def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
+    """Remove files that no commit names; what cannot be removed now is left to the vacuum."""
+    for path in paths:
+        try:
+            storage.remove(f"{folder}/{path}")
+        except OSError:
+            return
+
+
+def _by_date(frame: pl.DataFrame) -> list[tuple[date, pl.DataFrame]]:
+    """Split *frame* by its event date, which files carry in their path and not as a column."""
+    days = frame.get_column(PARTITION)
+    if days.null_count():
+        raise ValueError("a row without `at` cannot be kept: events always have a time")
+    first = days.min()
+    if not isinstance(first, date):
+        return []
+    if first == days.max():
+        return [(first, frame.drop(PARTITION))]
+    parts = frame.partition_by(PARTITION, maintain_order=True, include_key=False, as_dict=True)
+    return [(day, rows) for (day,), rows in sorted(parts.items())]
+
+
+def _add_action(path: str, size: int, day: date, rows: pl.DataFrame) -> AddAction:
+    return AddAction(
+        path=path,
+        size=size,
+        partition_values={PARTITION: day.isoformat()},
+        modification_time=int(datetime.now(UTC).timestamp() * 1000),
+        data_change=True,
+        stats=statistics(rows),
+    )
+
+
+def statistics(rows: pl.DataFrame) -> str:
+    """Return the Delta statistics of one file as JSON, so that readers can leave it unopened."""
+    columns = [name for name in _STATISTICS if name in rows.columns]
+    bounds = rows.select(
+        [pl.col(name).min().alias(f"min {name}") for name in columns]
+        + [pl.col(name).max().alias(f"max {name}") for name in columns]
+        + [pl.col(name).null_count().alias(f"null {name}") for name in columns]
+    ).row(0, named=True)
+
+    def told(which: str) -> dict[str, object]:
+        found = ((name, bounds[f"{which} {name}"]) for name in columns)
+        return {name: _json_value(value) for name, value in found if value is not None}
+
+    return json.dumps(
+        {
+            "numRecords": rows.height,
+            "minValues": told("min"),
+            "maxValues": told("max"),
+            "nullCount": told("null"),
+        }
+    )
+
+
+def _json_value(value: object) -> object:
+    """Write times the way Delta does: UTC, to the microsecond."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value
+
+
+def read_commit(storage: Storage, folder: str, version: int) -> Commit | None:
+    """Return the commit that made *version*, or None if it moved no rows in (a compaction).
+
+    Raises:
+        FileNotFoundError: the log does not go back that far, or not forward.
+    """
+    text = storage.read(f"{folder}/_delta_log/{version:020d}.json").decode()
+    files: list[str] = []
+    metadata: dict[str, str] = {}
+    changes = False
+    for line in text.splitlines():
+        action: dict[str, dict[str, object]] = json.loads(line)
+        if "add" in action and action["add"].get("dataChange"):
+            files.append(f"{folder}/{action['add']['path']}")
+        changes = changes or "txn" in action or bool(files)
+        if "commitInfo" in action:
+            metadata = {
+                key: value for key, value in action["commitInfo"].items() if isinstance(value, str)
+            }
+    return Commit(version, tuple(files), metadata) if changes else None

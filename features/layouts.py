@@ -1,0 +1,191 @@
+"""The columns of the lake: which tables a loop has, and their types in Polars and in Delta.
+
+It knows no file and no commit. A loop version may add nullable features and feedback values; what
+else changes a type is refused, so that every row ever written stays readable.
+"""
+
+from collections.abc import Mapping
+
+import polars as pl
+import pyarrow as pa
+from deltalake import Field, Schema
+
+from tidemill.errors import ContractError
+from tidemill.schemas.loop import Feature, FieldType, Loop
+
+DECISIONS = "decisions"
+FEEDBACK = "feedback"
+EXAMPLES = "examples"
+TABLES = (DECISIONS, FEEDBACK, EXAMPLES)
+PARTITION = "event_date"
+TIME = pl.Datetime("us", "UTC")
+
+_FIELD_TYPES: Mapping[FieldType, pl.DataType] = {
+    FieldType.FLOAT: pl.Float64(),
+    FieldType.INT: pl.Int64(),
+    FieldType.BOOL: pl.Boolean(),
+    FieldType.CATEGORY: pl.String(),
+    FieldType.CATEGORIES: pl.List(pl.String()),
+    FieldType.TIMESTAMP: TIME,
+}
+_ACTION_TYPES: Mapping[str, pl.DataType] = {
+    "bool": pl.Boolean(),
+    "choice": pl.String(),
+    "float": pl.Float64(),
+    "ranking": pl.List(pl.String()),
+}
+_SOURCE: Mapping[str, pl.DataType] = {
+    "topic": pl.String(),
+    "partition": pl.Int32(),
+    "offset": pl.Int64(),
+}
+_INTAKE: Mapping[str, pl.DataType] = {
+    **_SOURCE,
+    "ingested_at": TIME,
+    "stream_time": TIME,
+    "verdict": pl.String(),
+    PARTITION: pl.Date(),
+}
+
+
+def layouts(loop: Loop) -> dict[str, pl.Schema]:
+    """Return the columns of every table of *loop*, by table name."""
+    features = pl.Struct(_types(loop.features))
+    values = _types(
+        {name: value for kind in loop.feedback.values() for name, value in kind.values.items()}
+    )
+    made = {
+        "features": features,
+        "action": _ACTION_TYPES[loop.decision.type],
+        "score": pl.Float64(),
+        "propensity": pl.Float64(),
+        "source": pl.String(),
+        "model_version": pl.String(),
+        "policy_version": pl.Int32(),
+        "loop_version": pl.Int32(),
+    }
+    order = [*list(made)[1:], "features"]  # decisions end with the features, as events do
+    return {
+        DECISIONS: pl.Schema(
+            {"id": pl.String(), "at": TIME, "entity": pl.String()}
+            | {name: made[name] for name in order}
+            | dict(_INTAKE)
+        ),
+        FEEDBACK: pl.Schema(
+            {"id": pl.String(), "decision_id": pl.String(), "kind": pl.String(), "at": TIME}
+            | ({"values": pl.Struct(values)} if values else {})  # Parquet has no empty struct
+            | dict(_INTAKE)
+        ),
+        EXAMPLES: pl.Schema(
+            {"decision_id": pl.String(), "at": TIME, "entity": pl.String()}
+            | made
+            | {
+                "state": pl.String(),
+                "label": pl.Float64(),
+                "feedback_offsets": pl.List(pl.Int64()),
+                "first_feedback_at": TIME,
+            }
+            | dict(_SOURCE)
+            | {PARTITION: pl.Date()}
+        ),
+    }
+
+
+def _types(fields: Mapping[str, Feature]) -> dict[str, pl.DataType]:
+    return {name: _FIELD_TYPES[field.type] for name, field in fields.items()}
+
+
+def to_delta(schema: pl.Schema) -> Schema:
+    """Return *schema* as Delta types."""
+    arrow = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    return Schema.from_arrow(arrow)
+
+
+def to_polars(schema: Schema) -> pl.Schema:
+    """Return the columns of a Delta table as Polars types."""
+    frame = pl.from_arrow(pa.schema(schema.to_arrow()).empty_table())
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"a table's schema is {frame!r}")
+    return frame.schema
+
+
+def plain_arrow(schema: pl.Schema) -> pa.Schema:
+    """Return the Arrow schema files are written with: plain strings, no views, no partition."""
+    inside = pl.Schema({name: kind for name, kind in schema.items() if name != PARTITION})
+    return pl.DataFrame(schema=inside).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+
+
+def missing_fields(table: str, have: pl.Schema, want: pl.Schema) -> list[Field]:
+    """Return what has to be added to *have* so that rows of *want* fit.
+
+    Fields that only *have* knows stay: rows of newer versions leave them empty.
+
+    Raises:
+        ContractError: a column has another type in *want*.
+    """
+    added = {}
+    for name, kind in want.items():
+        if name not in have:
+            added[name] = kind
+        elif isinstance(kind, pl.Struct) and isinstance(have[name], pl.Struct):
+            known = {field.name: field.dtype for field in _fields(have[name])}
+            fresh = {field.name: field.dtype for field in kind.fields if field.name not in known}
+            for field in kind.fields:
+                if known.get(field.name, field.dtype) != field.dtype:
+                    raise _changed(f"{table}.{name}.{field.name}", known[field.name], field.dtype)
+            if fresh:
+                added[name] = pl.Struct(fresh)
+        elif have[name] != kind:
+            raise _changed(f"{table}.{name}", have[name], kind)
+    return list(to_delta(pl.Schema(added)).fields) if added else []
+
+
+def _fields(kind: pl.DataType) -> list[pl.Field]:
+    return kind.fields if isinstance(kind, pl.Struct) else []
+
+
+def _changed(column: str, old: object, new: object) -> ContractError:
+    return ContractError(
+        f"the lake keeps {column} as {old}, this loop version says {new}",
+        hint="give the field another name, or the loop another name; old rows must stay readable",
+    )
+
+
+def fitted(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Return *frame* in the columns of *schema*: ordered, absent columns and fields as nulls.
+
+    Raises:
+        ValueError: a column of *frame* is unknown to *schema* or has another type.
+    """
+    odd = [
+        name
+        for name, kind in frame.schema.items()
+        if not _fits(kind, schema.get(name)) and kind != pl.Struct({})
+    ]
+    if odd:
+        told = ", ".join(f"{name} is {frame.schema[name]}, not {schema.get(name)}" for name in odd)
+        raise ValueError(f"the table does not hold such rows: {told}")
+    return frame.select(
+        _column(name, kind, frame.schema.get(name)) for name, kind in schema.items()
+    )
+
+
+def _fits(kind: pl.DataType, into: pl.DataType | None) -> bool:
+    if isinstance(kind, pl.Struct) and isinstance(into, pl.Struct):
+        known = {field.name: field.dtype for field in into.fields}
+        return all(known.get(field.name) == field.dtype for field in kind.fields)
+    return kind == into
+
+
+def _column(name: str, kind: pl.DataType, have: pl.DataType | None) -> pl.Expr:
+    if have is None or have == pl.Struct({}):
+        return pl.lit(None, dtype=kind).alias(name)
+    if have == kind or not isinstance(kind, pl.Struct):
+        return pl.col(name)
+    inside = {field.name for field in _fields(have)}
+    return pl.struct(
+        pl.col(name).struct.field(field.name)
+        if field.name in inside
+        else pl.lit(None, dtype=field.dtype).alias(field.name)
+        for field in kind.fields
+    ).alias(name)

@@ -1,0 +1,139 @@
+"""Small files of the lake, by name: a local folder or an S3 bucket behind the same five calls.
+
+It knows no table and no commit. Parquet goes through Polars, the Delta log through `deltalake`;
+what is left (reading the log, keeping loop definitions, removing what a refused commit left) is
+here.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import deltalake.exceptions
+import polars as pl
+import pyarrow as pa
+import pyarrow.fs as pafs
+from deltalake.fs import DeltaStorageHandler
+
+from tidemill.errors import LakeError
+
+
+class Storage(Protocol):
+    """Files below one root, named by paths with forward slashes."""
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of *path*; FileNotFoundError if there is none."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Make *path* hold *data*, whole or not at all."""
+
+    def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
+        """Write *frame* as Parquet with plain strings and return its size in bytes."""
+
+    def remove(self, path: str) -> None:
+        """Remove *path*; nothing happens if it is gone already."""
+
+    def names(self, path: str) -> list[str]:
+        """Return the names directly below *path*, sorted; none if it does not exist."""
+
+
+class LocalFolder:
+    """A folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of *path*."""
+        return (self._root / path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write beside *path* first and rename, so that no reader sees half of it."""
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_bytes(data)
+        partial.replace(target)
+
+    def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
+        """Write *frame* at *path* and return its size in bytes."""
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(target, compression="zstd", compression_level=1, arrow_schema=schema)
+        return target.stat().st_size
+
+    def remove(self, path: str) -> None:
+        """Remove *path* if it is there."""
+        (self._root / path).unlink(missing_ok=True)
+
+    def names(self, path: str) -> list[str]:
+        """Return the names directly below *path*."""
+        folder = self._root / path
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+class S3Folder:
+    """A prefix of an S3 bucket, reached with the same options as the Delta log."""
+
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        self._files = pafs.PyFileSystem(DeltaStorageHandler(root, dict(options)))
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of *path*."""
+        with self._files.open_input_file(path) as file:
+            data: bytes = file.read()
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write *path*; S3 shows an object only once it is complete."""
+        with self._files.open_output_stream(path) as file:
+            file.write(data)
+
+    def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
+        """Write *frame* at *path* in one upload and return its size in bytes."""
+        sink = pa.BufferOutputStream()
+        frame.write_parquet(sink, compression="zstd", compression_level=1, arrow_schema=schema)
+        data = sink.getvalue()
+        self.write(path, data)
+        return int(data.size)
+
+    def remove(self, path: str) -> None:
+        """Remove *path* if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.delete_file(path)
+
+    def names(self, path: str) -> list[str]:
+        """Return the names directly below *path*."""
+        selector = pafs.FileSelector(path, allow_not_found=True)
+        return sorted({info.base_name for info in self._files.get_file_info(selector)})
+
+
+def open_storage(root: str, options: Mapping[str, str]) -> Storage:
+    """Return the storage at *root*: a local path, or ``s3://bucket/prefix``."""
+    return S3Folder(root, options) if "://" in root else LocalFolder(Path(root))
+
+
+@contextlib.contextmanager
+def lake_errors(doing: str, root: str) -> Iterator[None]:
+    """Turn what the libraries raise at *root* while *doing* it into a `LakeError` with a hint."""
+    try:
+        yield
+    except LakeError:
+        raise
+    except (OSError, deltalake.exceptions.DeltaError, pl.exceptions.ComputeError) as error:
+        raise LakeError(f"cannot {doing} at {root}: {error}", hint=_hint(error, root)) from error
+
+
+def _hint(error: Exception, root: str) -> str:
+    """Say what to do about *error*, as far as it can be told."""
+    text = str(error).lower()
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "no space" in text:
+        return f"free disk space for {root}; then start again, nothing is lost"
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission denied" in text:
+        return f"give this process the right to write to {root}"
+    if "://" in root:
+        return "check the bucket, AWS_ENDPOINT_URL and the AWS_* credentials; then start again"
+    return f"check the disk that holds {root}; then start again, nothing is lost"

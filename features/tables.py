@@ -1,0 +1,317 @@
+"""One Delta table of the lake: rows and progress in one atomic commit, and reading it back.
+
+It knows no loop and no meaning of a number. Which columns there are is told by `layouts.py`; small
+files are merged in `compaction.py`.
+
+Delivery: exactly once for whoever names its progress. A commit compares every `Swap` with the
+snapshot it is made from, and the log refuses it if another writer moved one of them since: that is
+the fence. After an error of unknown outcome the log is read back, for the commit's own id.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+from uuid import uuid4
+
+import deltalake.exceptions
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.transaction import AddAction
+
+from tidemill.errors import FencedError, LakeError
+from tidemill.features.commits import (
+    COMMIT_ID,
+    Commit,
+    Swap,
+    read_commit,
+    remove_files,
+    write_files,
+)
+from tidemill.features.layouts import FEEDBACK, PARTITION, fitted, to_polars
+from tidemill.features.storage import Storage, lake_errors
+
+_ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this often at most
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a lake is: its root, the options that reach it, and its small files."""
+
+    root: str
+    options: dict[str, str] | None
+    storage: Storage
+
+
+class _Handle(DeltaTable):
+    """A Delta table whose file addresses are paths that can be opened, blanks and all."""
+
+    def file_uris(self, *args: object, **kwargs: object) -> list[str]:
+        """Return the addresses of the files; deltalake writes local paths like URLs."""
+        found: list[str] = super().file_uris(*args, **kwargs)  # type: ignore[arg-type]
+        return (
+            found if any("://" in path for path in found[:1]) else [unquote(path) for path in found]
+        )
+
+
+class Table:
+    """One Delta table, with the handle it was last seen through. Safe to share among threads."""
+
+    def __init__(self, place: Place, folder: str, *, fenced: bool = True) -> None:
+        """Open *folder* of a lake; *fenced* is False only to show what the fence is for."""
+        self.folder = folder
+        self._root = place.root
+        self._options = place.options
+        self._storage = place.storage
+        self._uri = f"{place.root}/{folder}"
+        self._fenced = fenced
+        self._lock = threading.RLock()
+        self._handle = self._open()
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The columns, as last seen."""
+        return to_polars(self._handle.schema())
+
+    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
+        """Return the number of each of *app_ids* on a fresh snapshot; None where there is none."""
+        with self._lock, self._errors("read the progress"):
+            self._refresh()
+            return {app_id: self._handle.transaction_version(app_id) for app_id in app_ids}
+
+    def version(self) -> int:
+        """Return the newest version."""
+        with self._lock, self._errors("read the version"):
+            self._refresh()
+            return self._handle.version()
+
+    def append(
+        self,
+        frame: pl.DataFrame | None,
+        *,
+        swaps: Sequence[Swap],
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commit the rows of *frame* and all *swaps* at once and return the new version.
+
+        Without rows the commit only moves the numbers. `event_date` is made from `at`; columns
+        and struct fields of newer loop versions may be absent.
+
+        Raises:
+            FencedError: a swap expects another number than the table has, or lost the race.
+            LakeError: the storage refuses; nothing of the commit is visible, unless it says so.
+            ValueError: *frame* does not fit the table.
+        """
+        with self._lock, self._errors("commit"):
+            self._compare(swaps)
+            if not swaps and (frame is None or frame.is_empty()):
+                return self._handle.version()
+            commit_id = uuid4().hex
+            actions = self._write(frame, commit_id)
+            told = {COMMIT_ID: commit_id, **(metadata or {})}
+            return self._commit(actions, swaps, told)
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pl.Expr | None = None,
+        version: int | None = None,
+    ) -> pl.DataFrame:
+        """Return the rows that fulfil *where*, of the newest version unless another is named.
+
+        Files whose date or statistics rule them out are not opened. Rows come in no order.
+        """
+        with self._errors("read"):
+            rows = self.scan(version)
+            if where is not None:
+                rows = rows.filter(where)
+            frame = (rows if columns is None else rows.select(columns)).collect()
+        if self.folder.endswith(f"/{FEEDBACK}") and columns is None and "values" not in frame:
+            return frame.with_columns(pl.lit(None, dtype=pl.Struct({})).alias("values"))
+        return frame
+
+    def scan(self, version: int | None = None) -> pl.LazyFrame:
+        """Return a query over one version, the newest by default; it stays at that version."""
+        with self._errors("read"):
+            return pl.scan_delta(self._open(version))
+
+    def uris(self, version: int | None = None) -> list[str]:
+        """Return the addresses of the Parquet files of a version, for readers of other kinds."""
+        with self._lock, self._errors("list the files"):
+            if version is not None:
+                return sorted(self._open(version).file_uris())
+            self._refresh()
+            return sorted(self._handle.file_uris())
+
+    def commits_since(self, version: int) -> list[Commit]:
+        """Return every commit after *version* that moved rows or numbers in, oldest first.
+
+        Compactions only rearrange rows and are left out.
+
+        Raises:
+            LakeError: the log no longer goes back to *version* (see `LakeConfig.keep`).
+        """
+        newest = self.version()
+        with self._errors("read the log"):
+            found = [self._read_commit(number) for number in range(version + 1, newest + 1)]
+        return [commit for commit in found if commit is not None]
+
+    def rows(self, commit: Commit) -> pl.DataFrame:
+        """Return the rows one commit added, in the order they were written."""
+        with self._errors(f"read commit {commit.version}"):
+            schema = self.schema
+            if not commit.files:
+                return pl.DataFrame(schema=schema)
+            hive = {PARTITION: pl.Date()} if PARTITION in schema else None
+            parts = [
+                fitted(
+                    pl.read_parquet(
+                        f"{self._root}/{file}",
+                        hive_partitioning=hive is not None,
+                        hive_schema=hive,
+                        storage_options=self._options,
+                    ),
+                    schema,
+                )
+                for file in commit.files
+            ]
+        return pl.concat(parts)
+
+    def handle(self) -> DeltaTable:
+        """Return a `DeltaTable` of the newest version of its own, for engines that take one."""
+        with self._errors("open"):
+            return self._open()
+
+    def _open(self, version: int | None = None) -> DeltaTable:
+        try:
+            return _Handle(self._uri, version=version, storage_options=self._options)
+        except deltalake.exceptions.TableNotFoundError as error:
+            raise unknown(self.folder, self._root) from error
+
+    def _errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return lake_errors(f"{doing} ({self.folder})", self._root)
+
+    def _refresh(self) -> None:
+        try:
+            self._handle.update_incremental()
+        except deltalake.exceptions.DeltaError:  # so far behind that the log is cut: start anew
+            self._handle = self._open()
+
+    def _compare(self, swaps: Sequence[Swap]) -> None:
+        """Check *swaps* on the handle; a handle that is merely behind is brought up first."""
+        if self._fenced and self._mismatch(swaps):
+            self._refresh()
+            wrong = self._mismatch(swaps)
+            if wrong:
+                raise self._fence(*wrong)
+
+    def _mismatch(self, swaps: Sequence[Swap]) -> tuple[Swap, int | None] | None:
+        for swap in swaps:
+            found = self._handle.transaction_version(swap.app_id)
+            if found != swap.expected:
+                return swap, found
+        return None
+
+    def _fence(self, swap: Swap, found: int | None) -> FencedError:
+        return FencedError(
+            f"{self.folder}: {swap.app_id} is at {found}, this worker expected {swap.expected}",
+            hint="another worker has taken over; drop this one's state and read the progress anew",
+        )
+
+    def _write(self, frame: pl.DataFrame | None, name: str) -> list[AddAction]:
+        if frame is None or frame.is_empty():
+            return []
+        schema = self.schema
+        if PARTITION in schema:
+            frame = frame.with_columns(pl.col("at").dt.date().alias(PARTITION))
+        try:
+            rows = fitted(frame, schema)
+        except ValueError:  # the loop may have grown since this handle was opened
+            self._refresh()
+            schema = self.schema
+            rows = fitted(frame, schema)
+        return write_files(self._storage, self.folder, rows, schema, name)
+
+    def _commit(
+        self, actions: list[AddAction], swaps: Sequence[Swap], metadata: dict[str, str]
+    ) -> int:
+        numbers = [Transaction(swap.app_id, swap.new) for swap in swaps] if self._fenced else []
+        properties = CommitProperties(custom_metadata=metadata, app_transactions=numbers)
+        before = self._handle.version()
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._handle.create_write_transaction(
+                    list(actions),
+                    "append",
+                    self._handle.schema(),
+                    partition_by=self._handle.metadata().partition_columns,
+                    commit_properties=properties,
+                )
+            except (OSError, deltalake.exceptions.DeltaError) as error:
+                landed = self._read_back(before, metadata[COMMIT_ID], error)
+                if landed is not None:
+                    return landed
+                self._refused(actions, swaps, error, is_last=attempt + 1 == _ATTEMPTS)
+            else:
+                self._refresh()
+                return self._find(before, metadata[COMMIT_ID])
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read_back(self, before: int, commit_id: str, error: Exception) -> int | None:
+        """Return the version of our commit if it landed in spite of *error*."""
+        try:
+            self._refresh()
+            return self._find(before, commit_id)
+        except LookupError:
+            return None
+        except (OSError, LakeError, deltalake.exceptions.DeltaError) as second:
+            raise LakeError(
+                f"{self.folder}: a commit failed ({error}) and it cannot be told if it landed",
+                hint="start again once the storage answers: the progress it names is the truth",
+            ) from second
+
+    def _find(self, before: int, commit_id: str) -> int:
+        newest = self._handle.version()
+        for version in range(before + 1, newest + 1):
+            commit = self._read_commit(version)
+            if commit is not None and commit.metadata.get(COMMIT_ID) == commit_id:
+                return version
+        raise LookupError(commit_id)
+
+    def _refused(
+        self,
+        actions: Sequence[AddAction],
+        swaps: Sequence[Swap],
+        error: Exception,
+        *,
+        is_last: bool,
+    ) -> None:
+        """Decide after a commit that did not land: return to try again, or raise."""
+        is_race = isinstance(error, deltalake.exceptions.CommitFailedError)
+        wrong = self._mismatch(swaps) if self._fenced else None
+        if is_race and not wrong and not is_last:
+            return
+        if is_race or "://" not in self._root:  # a late PUT to S3 may still name them
+            paths = [action.path for action in actions]
+            remove_files(self._storage, self.folder, paths)
+        if wrong:
+            raise self._fence(*wrong) from error
+        raise error
+
+    def _read_commit(self, version: int) -> Commit | None:
+        try:
+            return read_commit(self._storage, self.folder, version)
+        except FileNotFoundError as error:
+            raise LakeError(
+                f"the log of {self.folder} no longer has version {version}",
+                hint="it was further behind than LakeConfig.keep: start it from a full read",
+            ) from error
+
+
+def unknown(what: str, root: str) -> LakeError:
+    """Return the error for a table or loop that is not there."""
+    return LakeError(
+        f"the lake at {root} has no {what}",
+        hint="start a worker for the loop first, or check TIDEMILL_LAKE",
+    )
