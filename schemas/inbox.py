@@ -66,7 +66,7 @@ class ModelInbox:
         self._trusted = trusted
         self._wants = wants or (lambda _loop: True)
         self._chunks: OrderedDict[tuple[str, str], Chunks] = OrderedDict()
-        self._held_bytes = 0
+        self.held_bytes = 0  # of chunks; never over HELD_BYTES after a call
         self._newest: dict[tuple[str, str], tuple[Announcement, str]] = {}
         self._waiting: dict[tuple[str, str], Announcement] = {}
 
@@ -125,15 +125,15 @@ class ModelInbox:
         self, loop: str, digest: str, index: int, value: bytes | None
     ) -> Delivery | Refusal | None:
         group = self._chunks.setdefault((loop, digest), {})
-        self._held_bytes -= len(group.pop(index, b""))
+        self.held_bytes -= len(group.pop(index, b""))
         if value is None or index >= chunk_count(MAX_PAYLOAD_BYTES) or len(value) > CHUNK_BYTES:
             if not group:
                 del self._chunks[loop, digest]
             return None
         group[index] = value
-        self._held_bytes += len(value)
+        self.held_bytes += len(value)
         self._chunks.move_to_end((loop, digest))
-        while self._held_bytes > HELD_BYTES:
+        while self.held_bytes > HELD_BYTES:
             self._drop(next(iter(self._chunks)))
         for waiting in self._waiting.values():
             if (waiting.loop, waiting.digest) == (loop, digest):
@@ -159,7 +159,7 @@ class ModelInbox:
         return [index for index in range(announcement.chunks) if index not in group]
 
     def _drop(self, where: tuple[str, str]) -> None:
-        self._held_bytes -= sum(map(len, self._chunks.pop(where, {}).values()))
+        self.held_bytes -= sum(map(len, self._chunks.pop(where, {}).values()))
 
 
 def _refusal(announcement: Announcement, reason: Reason, detail: str) -> Refusal:

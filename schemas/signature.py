@@ -216,15 +216,18 @@ def _expressions(item: SignatureField) -> list[pl.Expr]:
                 for one, name in zip(held, names, strict=True)
             ]
         case FieldType.TIMESTAMP:
-            micros = column.cast(pl.Datetime("us", "UTC")).cast(pl.Int64).cast(pl.Float64)
-            return [(micros / 1e6).fill_null(_NAN).alias(item.name)]
+            micros = column.cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
+            whole = (micros // 1_000_000).cast(pl.Float64)
+            rest = (micros % 1_000_000).cast(pl.Float64)
+            return [(whole + rest * 1e-6).fill_null(_NAN).alias(item.name)]
         case _:
             return [column.cast(pl.Float64).fill_null(_NAN).alias(item.name)]
 
 
 def seconds(value: datetime) -> float:
     """Return *value* as seconds since 1970, to the microsecond; *value* has a time zone."""
-    return ((value - _EPOCH) // _MICRO) / 1e6
+    whole, rest = divmod((value - _EPOCH) // _MICRO, 1_000_000)
+    return whole + rest * 1e-6  # not micros / 1e6: Polars multiplies by the inverse instead
 
 
 def _items(vocabulary: Sequence[str]) -> Callable[[object], list[float]]:
