@@ -8,7 +8,6 @@ import contextlib
 import logging
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,49 +22,19 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tidemill.deploy.jars import cache_dir, fetch_jars, formatted_storage
+from tidemill.deploy.kafka_settings import (
+    JAVA_OPTIONS,
+    LOGGING,
+    SETTINGS,
+    free_port,
+    listeners,
+    stored_ports,
+)
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig
 
 log = logging.getLogger(__name__)
 
-_JAVA_OPTIONS = (
-    "-Xmx512m",
-    "-XX:+UseSerialGC",  # two cores are shared with those who use the broker
-    "-XX:TieredStopAtLevel=1",  # starts faster
-    "-Xshare:auto",
-    "-Djava.net.preferIPv4Stack=true",
-)
-_SETTINGS = """\
-process.roles=broker,controller
-node.id=1
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=PLAINTEXT
-num.network.threads=2
-num.io.threads=4
-auto.create.topics.enable=false
-log.message.timestamp.type=LogAppendTime
-default.replication.factor=1
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=2
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
-broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=3000
-"""
-_LOGGING = """\
-appender.out.type=Console
-appender.out.name=out
-appender.out.layout.type=PatternLayout
-appender.out.layout.pattern=%d %p %c: %m%n
-rootLogger.level=WARN
-rootLogger.appenderRef.out.ref=out
-"""
 # Java keeps the shell's process id; the subshell kills it when this process is gone (end of file).
 _GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
 
@@ -82,7 +51,7 @@ class EmbeddedKafka:
         self._cache = cache
         self._temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="tidemill-kafka-")) if data is None else data
-        self._ports = _stored_ports(self.data) or (_free_port(), _free_port())
+        self._ports = stored_ports(self.data) or (free_port(), free_port())
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -166,7 +135,7 @@ class EmbeddedKafka:
 
     def _prepare(self) -> list[str]:
         jars = fetch_jars(self._cache)
-        settings = _SETTINGS + _listeners(*self._ports)
+        settings = SETTINGS + listeners(*self._ports)
         logs = self.data / "logs"
         self.data.mkdir(parents=True, exist_ok=True)
         if not logs.exists():
@@ -174,8 +143,8 @@ class EmbeddedKafka:
         properties = self.data / "server.properties"
         properties.write_text(f"{settings}log.dirs={logs}\n")
         logging_file = self.data / "log4j2.properties"
-        logging_file.write_text(_LOGGING)
-        options = (*_JAVA_OPTIONS, f"-Dlog4j2.configurationFile={logging_file}")
+        logging_file.write_text(LOGGING)
+        options = (*JAVA_OPTIONS, f"-Dlog4j2.configurationFile={logging_file}")
         return jars.command("kafka.Kafka", str(properties), options=options)
 
     def _wait_until_ready(self, deadline: float) -> None:
@@ -191,7 +160,8 @@ class EmbeddedKafka:
 
     def _failed(self, how: str) -> BrokerError:
         written = (self.data / "kafka.log").read_text(errors="replace").strip()
-        last = "\n".join(written.splitlines()[-5:])
+        lines = [line for line in written.splitlines() if not line.startswith("\tat ")]
+        last = "\n".join(lines[-5:])
         kept = "" if self._temporary else f" in {self.data / 'kafka.log'}"
         return BrokerError(
             f"the embedded Kafka {how}; its last words{kept} were:\n{last}",
@@ -218,37 +188,6 @@ def _answers(admin: AdminClient) -> bool:
         return False
 
 
-def _listeners(broker: int, controller: int) -> str:
-    return (
-        f"listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}\n"
-        f"advertised.listeners=PLAINTEXT://127.0.0.1:{broker}\n"
-        f"controller.quorum.voters=1@127.0.0.1:{controller}\n"
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _stored_ports(data: Path) -> tuple[int, int] | None:
-    """Return the ports of the last run in *data*, if both are free still."""
-    properties = data / "server.properties"
-    if not properties.exists():
-        return None
-    lines = dict(line.split("=", 1) for line in properties.read_text().splitlines() if "=" in line)
-    ports = [int(part.rsplit(":", 1)[1]) for part in lines["listeners"].split(",")]
-    for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return None
-    return ports[0], ports[1]
-
-
 Kind = Literal["env", "docker", "embedded"]
 
 
@@ -267,12 +206,15 @@ class RunningKafka:
             self.embedded.close()
 
 
-def find_kafka(env: Mapping[str, str], *, data: Path | None = None) -> RunningKafka:
+def find_kafka(
+    env: Mapping[str, str], *, data: Path | None = None, patience_s: float = 15.0
+) -> RunningKafka:
     """Return the broker of KAFKA_BOOTSTRAP_SERVERS, else one from Docker compose, else embedded.
 
     Args:
         env: the environment; TIDEMILL_CACHE and the Kafka settings are read.
         data: where an embedded broker keeps its data; None: in a temporary directory.
+        patience_s: how long a given broker has to answer.
 
     Raises:
         BrokerError: the given broker does not answer, or no other can be started.
@@ -283,7 +225,7 @@ def find_kafka(env: Mapping[str, str], *, data: Path | None = None) -> RunningKa
     embedded = None
     if env.get("KAFKA_BOOTSTRAP_SERVERS"):
         kind, config = "env", KafkaConfig.from_env(env)
-        _expect_answer(config)
+        _expect_answer(config, patience_s)
     elif (found := _from_docker()) is not None:
         kind, config = "docker", found
     else:
@@ -294,9 +236,9 @@ def find_kafka(env: Mapping[str, str], *, data: Path | None = None) -> RunningKa
     return RunningKafka(kind=kind, config=config, start_s=took, embedded=embedded)
 
 
-def _expect_answer(config: KafkaConfig) -> None:
+def _expect_answer(config: KafkaConfig, patience_s: float) -> None:
     try:
-        AdminClient(config.client(), logger=log).list_topics(timeout=15)
+        AdminClient(config.client(), logger=log).list_topics(timeout=patience_s)
     except KafkaException as error:
         raise BrokerError(
             f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer",
@@ -326,9 +268,7 @@ def _from_docker() -> KafkaConfig | None:
         except (OSError, subprocess.SubprocessError) as error:
             log.info("no Kafka from Docker: %s", error)
             return None
-    config = KafkaConfig(f"localhost:{DOCKER_PORT}")
-    _expect_answer(config)
-    return config
+    return KafkaConfig(f"localhost:{DOCKER_PORT}")
 
 
 DOCKER_PORT = 9092  # as in docker-compose.kafka.yml
