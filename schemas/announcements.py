@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import fastavro
 
@@ -239,11 +239,10 @@ class Ack:
 
 
 @cache
-def _schema(name: str) -> dict[str, object]:
+def _schema(name: str) -> Any:  # noqa: ANN401  # fastavro's own parsed form
     text = files("tidemill.schemas").joinpath("announcement.avsc").read_text()
     schemas = {schema["name"]: schema for schema in json.loads(text)}
-    parsed: dict[str, object] = fastavro.parse_schema(schemas[name], named_schemas={})
-    return parsed
+    return fastavro.parse_schema(schemas[name], named_schemas={})
 
 
 def _encode(name: str, value: Mapping[str, object]) -> bytes:
@@ -252,7 +251,7 @@ def _encode(name: str, value: Mapping[str, object]) -> bytes:
     return out.getvalue()
 
 
-def _decode(name: str, data: bytes) -> dict[str, object]:
+def _decode(name: str, data: bytes) -> dict[str, Any]:
     """Decode one datum; only bytes that encode to themselves again are one.
 
     The round trip refuses trailing bytes, lengths below zero and every other reading of fastavro

@@ -13,12 +13,12 @@ import io
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Self
+from typing import Any, Self
 
 import fastavro
 
@@ -217,7 +217,6 @@ def _check_names(names: list[str]) -> None:
 
 
 @cache
-def _schema() -> Mapping[str, object]:
+def _schema() -> Any:  # noqa: ANN401  # fastavro's own parsed form
     text = files("tidemill.schemas").joinpath("riverstate.avsc").read_text()
-    parsed: Mapping[str, object] = fastavro.parse_schema(json.loads(text), named_schemas={})
-    return parsed
+    return fastavro.parse_schema(json.loads(text), named_schemas={})

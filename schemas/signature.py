@@ -182,7 +182,7 @@ def _parsed(item: Mapping[str, object]) -> SignatureField:
     vocabulary = item["vocabulary"]
     if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
         raise ValueError(f"the vocabulary of {item['name']!r} is not a list of words")
-    return SignatureField(str(item["name"]), FieldType(item["type"]), tuple(vocabulary))
+    return SignatureField(str(item["name"]), FieldType(str(item["type"])), tuple(vocabulary))
 
 
 def _fitted(item: SignatureField, frame: pl.DataFrame) -> SignatureField:
