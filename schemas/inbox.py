@@ -9,11 +9,12 @@ before, so someone who may write to the topic can show it an older announcement 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tidemill.schemas.announcements import (
     CHUNK_BYTES,
+    LIVE,
     MAX_PAYLOAD_BYTES,
     Announcement,
     Reason,
@@ -60,10 +61,18 @@ class ModelInbox:
     Args:
         trusted: whose signatures count.
         wants: which loops to look at; every record of others is passed over.
+        slots: which slots to look at; learners keep their own state in slots of their own.
     """
 
-    def __init__(self, trusted: TrustedKeys, wants: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        trusted: TrustedKeys,
+        wants: Callable[[str], bool] | None = None,
+        *,
+        slots: Collection[str] = (LIVE,),
+    ) -> None:
         self._trusted = trusted
+        self._slots = frozenset(slots)
         self._wants = wants or (lambda _loop: True)
         self._chunks: OrderedDict[tuple[str, str], Chunks] = OrderedDict()
         self.held_bytes = 0  # of chunks; never over HELD_BYTES after a call
@@ -76,7 +85,7 @@ class ModelInbox:
         if place:
             return self._take_chunk(*place, value) if self._wants(place[0]) else None
         loop, separator, slot = (key or b"").decode("utf-8", "replace").partition("/")
-        if not separator or "/" in slot or not self._wants(loop):
+        if not separator or slot not in self._slots or not self._wants(loop):
             return None
         if value is None:
             self._waiting.pop((loop, slot), None)

@@ -261,3 +261,10 @@ def test_verification_comes_before_reading() -> None:
     assert (announcement.loop, payload) == ("other", b"tree")
     with pytest.raises(RefusedError):
         verify(value, TrustedKeys.of([SigningKey.generate().public]))
+
+
+def test_other_slots_are_passed_over() -> None:
+    """A learner's own state is on the same topic; it is not what answers requests."""
+    state = replace(TEMPLATE, slot="online")
+    assert feed(ModelInbox(TRUSTED), records(state, b"tree")) == []
+    assert len(feed(ModelInbox(TRUSTED, slots=["live", "online"]), records(state, b"tree"))) == 1
