@@ -1,0 +1,254 @@
+"""How far a consumer group is behind: in messages, and exactly in seconds.
+
+It looks from outside and needs no more than DESCRIBE on groups and topics. The order of the
+questions matters: group offsets first, then log starts, then ends, so that no figure is negative.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from tidemill.errors import BrokerError
+from tidemill.kafka import KafkaConfig, broker_errors
+from tidemill.monitor.ages import Found, record_times
+
+T = TypeVar("T")
+Place = tuple[str, int]  # topic, partition
+Unread = tuple[Place, int]  # and the offset of its first unread record
+EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+NEWEST: OffsetSpec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionLag:
+    """One partition of one group.
+
+    *messages* counts from the committed offset or, if the log starts later, from there; what was
+    deleted unread is *lost*. *seconds* is the age of the first unread record, 0 without any.
+    Without a commit the group is taken to read from the start.
+    """
+
+    topic: str
+    partition: int
+    committed: int | None
+    start: int
+    end: int
+    messages: int
+    lost: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLag:
+    """One group; without *members* nobody is reading, and its lag grows."""
+
+    group: str
+    members: int
+    partitions: tuple[PartitionLag, ...]
+
+    @property
+    def messages(self) -> int:
+        """How many records are unread."""
+        return sum(partition.messages for partition in self.partitions)
+
+    @property
+    def lost(self) -> int:
+        """How many records were deleted before they were read."""
+        return sum(partition.lost for partition in self.partitions)
+
+    @property
+    def seconds(self) -> float:
+        """The age of the oldest unread record, in seconds."""
+        return max((partition.seconds for partition in self.partitions), default=0.0)
+
+    def over(self, *, messages: int | None = None, seconds: float | None = None) -> bool:
+        """Return whether any partition is past a limit; None is no limit."""
+        return any(
+            (messages is not None and partition.messages > messages)
+            or (seconds is not None and partition.seconds > seconds)
+            for partition in self.partitions
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Who is in a group, and the partitions they have, for which no commit may exist yet."""
+
+    count: int
+    unread: Mapping[Place, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What a partition holds: offsets from *start*, below *end*."""
+
+    start: int
+    end: int
+
+    def next_of(self, committed: int | None) -> int:
+        """Return the offset a group reads next; a log that starts later was deleted under it."""
+        return self.start if committed is None else max(committed, self.start)
+
+
+class LagReader:
+    """Asks one cluster; keep it for repeated readings, as it keeps its connections."""
+
+    def __init__(self, config: KafkaConfig, *, timeout_s: float = 20.0) -> None:
+        self._config = config
+        self._timeout_s = timeout_s
+        self._admin = AdminClient(config.client())
+
+    def read(self, group: str | None = None) -> list[GroupLag]:
+        """Return the lag of *group*, or of every group that has offsets or members.
+
+        Raises:
+            BrokerError: no answer in time, a missing right, or no such group.
+        """
+        with broker_errors(self._config, "the lag could not be read"):
+            names = self._groups() if group is None else [group]
+            committed = {name: self._committed(name) for name in names}
+            members = self._members(names)
+            lags = self._lags({name: {**members[name].unread, **committed[name]} for name in names})
+        found = [
+            GroupLag(group=name, members=members[name].count, partitions=tuple(lags[name]))
+            for name in names
+            if lags[name] or members[name].count
+        ]
+        if group is not None and not found:
+            raise BrokerError(
+                f"there is no consumer group {group} at {self._config.bootstrap}",
+                hint="`tidemill lag` without a name lists all groups",
+            )
+        return found
+
+    def _lags(
+        self, committed: Mapping[str, Mapping[Place, int | None]]
+    ) -> dict[str, list[PartitionLag]]:
+        places = {place for offsets in committed.values() for place in offsets}
+        starts = self._offsets(places, EARLIEST)
+        ends = self._offsets(set(starts), LATEST)
+        logs = {place: Log(starts[place], end) for place, end in ends.items()}
+        unread = {
+            (place, at)
+            for offsets in committed.values()
+            for place, offset in offsets.items()
+            if place in logs and (at := logs[place].next_of(offset)) < logs[place].end
+        }
+        times = self._times(unread)
+        now_ms = time.time() * 1000
+        return {
+            name: [
+                _partition_lag(place, offset, logs[place], times, now_ms)
+                for place, offset in sorted(offsets.items(), key=lambda item: item[0])
+                if place in logs
+            ]
+            for name, offsets in committed.items()
+        }
+
+    def _groups(self) -> list[str]:
+        found = self._result(self._admin.list_consumer_groups(request_timeout=self._timeout_s))
+        return sorted(listing.group_id for listing in found.valid)
+
+    def _committed(self, group: str) -> dict[Place, int]:
+        request = [ConsumerGroupTopicPartitions(group)]
+        answer = self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout_s)
+        places = self._result(answer[group]).topic_partitions
+        return {(p.topic, p.partition): p.offset for p in places if p.offset >= 0}
+
+    def _members(self, groups: Sequence[str]) -> dict[str, "Members"]:
+        if not groups:
+            return {}
+        answer = self._admin.describe_consumer_groups(list(groups), request_timeout=self._timeout_s)
+        found = {}
+        for group, future in answer.items():
+            members = self._result(future).members
+            places = {
+                (place.topic, place.partition): None
+                for member in members
+                if member.assignment is not None
+                for place in member.assignment.topic_partitions
+            }
+            found[group] = Members(len(members), places)
+        return found
+
+    def _offsets(self, places: set[Place], spec: OffsetSpec) -> dict[Place, int]:
+        """Return an offset of each of *places* that still exists."""
+        found = self._ask(dict.fromkeys(places, spec))
+        return {place: answer.offset for place, answer in found.items()}
+
+    def _ask(self, asked: Mapping[Place, OffsetSpec]) -> dict[Place, Found]:
+        if not asked:
+            return {}
+        answers = self._admin.list_offsets(
+            {TopicPartition(*place): spec for place, spec in asked.items()},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=self._timeout_s,
+        )
+        found = {}
+        for place, future in answers.items():
+            try:
+                answer = self._result(future)
+            except KafkaException as error:
+                if error.args[0].code() in _GONE:
+                    continue
+                raise
+            found[place.topic, place.partition] = Found(answer.offset, answer.timestamp)
+        return found
+
+    def _times(self, unread: set[Unread]) -> dict[Unread, int]:
+        """Return the timestamp in ms of the record at each place and offset."""
+        newest = self._ask({place: NEWEST for place, _ in unread})
+        later_ms = int(time.time() * 1000) + 86_400_000  # if the newest is in an open transaction
+        limits = {
+            key: newest[key[0]].timestamp_ms if newest[key[0]].timestamp_ms >= 0 else later_ms
+            for key in unread
+            if key[0] in newest
+        }
+        return record_times(self._first_at, {key: key[1] for key in limits}, limits)
+
+    def _first_at(self, times: Mapping[Unread, int]) -> dict[Unread, Found | None]:
+        """Return the first record at or after a time; one request asks one time per partition."""
+        answers: dict[Unread, Found | None] = {}
+        while left := times.keys() - answers.keys():
+            turn = {place: (place, offset) for place, offset in left}
+            found = self._ask(
+                {place: OffsetSpec.for_timestamp(times[key]) for place, key in turn.items()}
+            )
+            for place, key in turn.items():
+                answer = found.get(place)
+                answers[key] = None if answer is None or answer.offset < 0 else answer
+        return answers
+
+    def _result(self, future: Future[T]) -> T:
+        return future.result(timeout=self._timeout_s + 5)
+
+
+def _partition_lag(
+    place: Place, committed: int | None, log: Log, times: Mapping[Unread, int], now_ms: float
+) -> PartitionLag:
+    at = log.next_of(committed)
+    since_ms = times.get((place, at))
+    return PartitionLag(
+        topic=place[0],
+        partition=place[1],
+        committed=committed,
+        start=log.start,
+        end=log.end,
+        messages=max(0, log.end - at),
+        lost=0 if committed is None else max(0, log.start - committed),
+        seconds=0.0 if since_ms is None else max(0.0, (now_ms - since_ms) / 1000),
+    )

@@ -1,0 +1,108 @@
+"""Lag as a person or a program reads it: a table, worst first, or one JSON document a reading."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tidemill.monitor.lag import GroupLag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a partition may be behind at most; None is no limit."""
+
+    messages: int | None = None
+    seconds: float | None = None
+
+    def status(self, lags: Sequence[GroupLag]) -> int:
+        """Return the exit status: 1 if any group is over a limit."""
+        return int(any(self.broken_by(lag) for lag in lags))
+
+    def broken_by(self, lag: GroupLag) -> bool:
+        """Return whether *lag* is over a limit."""
+        return lag.over(messages=self.messages, seconds=self.seconds)
+
+
+def as_document(lags: Sequence[GroupLag], limits: Limits) -> list[dict[str, object]]:
+    """Return *lags* as plain values for JSON, sums included."""
+    return [
+        {
+            "group": lag.group,
+            "members": lag.members,
+            "messages": lag.messages,
+            "seconds": round(lag.seconds, 3),
+            "lost": lag.lost,
+            "over": limits.broken_by(lag),
+            "partitions": [asdict(partition) for partition in lag.partitions],
+        }
+        for lag in lags
+    ]
+
+
+def table(lags: Sequence[GroupLag], limits: Limits) -> Table:
+    """Return one line per partition, the one that is furthest behind first."""
+    made = Table("group", "members", "topic", "part", "committed", "end", box=None)
+    for name in ("messages", "seconds", "lost"):
+        made.add_column(name, justify="right")
+    rows = [(lag, partition) for lag in lags for partition in lag.partitions]
+    for lag, row in sorted(rows, key=lambda row: (-row[1].seconds, -row[1].messages)):
+        alone = GroupLag(group=lag.group, members=lag.members, partitions=(row,))
+        made.add_row(
+            lag.group,
+            str(lag.members),
+            row.topic,
+            str(row.partition),
+            "-" if row.committed is None else str(row.committed),
+            str(row.end),
+            f"{row.messages:,}",
+            f"{row.seconds:,.3f}",
+            f"{row.lost:,}",
+            style="red" if limits.broken_by(alone) or row.lost else None,
+        )
+    for lag in lags:
+        if not lag.partitions:
+            made.add_row(lag.group, str(lag.members), "-", "-", "-", "-", "0", "0.000", "0")
+    return made
+
+
+def show(lags: Sequence[GroupLag], limits: Limits, *, as_json: bool) -> int:
+    """Print *lags* once; return 1 if any is over a limit, else 0."""
+    if as_json:
+        print(json.dumps(as_document(lags, limits)))
+    else:
+        Console(width=None if Console().is_terminal else 160).print(table(lags, limits))
+    return limits.status(lags)
+
+
+def watch_lag(
+    read: Callable[[], Sequence[GroupLag]],
+    limits: Limits,
+    *,
+    as_json: bool,
+    every_s: float,
+    readings: int | None = None,
+) -> int:
+    """Print what *read* returns every *every_s* seconds until Ctrl-C, or so many times.
+
+    Returns:
+        The exit status of the last reading.
+    """
+    pause, count, status = threading.Event(), 0, 0
+    with Live(auto_refresh=False, transient=False) as live:
+        try:
+            while readings is None or count < readings:
+                lags = read()
+                count, status = count + 1, limits.status(lags)
+                if as_json:
+                    live.console.print_json(json.dumps(as_document(lags, limits)), indent=None)
+                else:
+                    live.update(table(lags, limits), refresh=True)
+                pause.wait(every_s)
+        except KeyboardInterrupt:
+            pass
+    return status
