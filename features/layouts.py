@@ -11,88 +11,45 @@ import pyarrow as pa
 from deltalake import Field, Schema
 
 from tidemill.errors import ContractError
-from tidemill.schemas.loop import Feature, FieldType, Loop
+from tidemill.schemas.events import TIME, decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.loop import Loop
 
 DECISIONS = "decisions"
 FEEDBACK = "feedback"
 EXAMPLES = "examples"
 TABLES = (DECISIONS, FEEDBACK, EXAMPLES)
 PARTITION = "event_date"
-TIME = pl.Datetime("us", "UTC")
 
-_FIELD_TYPES: Mapping[FieldType, pl.DataType] = {
-    FieldType.FLOAT: pl.Float64(),
-    FieldType.INT: pl.Int64(),
-    FieldType.BOOL: pl.Boolean(),
-    FieldType.CATEGORY: pl.String(),
-    FieldType.CATEGORIES: pl.List(pl.String()),
-    FieldType.TIMESTAMP: TIME,
-}
-_ACTION_TYPES: Mapping[str, pl.DataType] = {
-    "bool": pl.Boolean(),
-    "choice": pl.String(),
-    "float": pl.Float64(),
-    "ranking": pl.List(pl.String()),
-}
 _SOURCE: Mapping[str, pl.DataType] = {
     "topic": pl.String(),
     "partition": pl.Int32(),
     "offset": pl.Int64(),
 }
+_DATE: Mapping[str, pl.DataType] = {PARTITION: pl.Date()}
 _INTAKE: Mapping[str, pl.DataType] = {
     **_SOURCE,
     "ingested_at": TIME,
     "stream_time": TIME,
     "verdict": pl.String(),
-    PARTITION: pl.Date(),
+    **_DATE,
+}
+_OUTCOME: Mapping[str, pl.DataType] = {
+    "state": pl.String(),
+    "label": pl.Float64(),
+    "feedback_offsets": pl.List(pl.Int64()),
+    "first_feedback_at": TIME,
 }
 
 
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
     """Return the columns of every table of *loop*, by table name."""
-    features = pl.Struct(_types(loop.features))
-    values = _types(
-        {name: value for kind in loop.feedback.values() for name, value in kind.values.items()}
-    )
-    made = {
-        "features": features,
-        "action": _ACTION_TYPES[loop.decision.type],
-        "score": pl.Float64(),
-        "propensity": pl.Float64(),
-        "source": pl.String(),
-        "model_version": pl.String(),
-        "policy_version": pl.Int32(),
-        "loop_version": pl.Int32(),
-    }
-    order = [*list(made)[1:], "features"]  # decisions end with the features, as events do
+    decision = decision_frame_schema(loop)
+    made = {name: kind for name, kind in decision.items() if name != "id"}
     return {
-        DECISIONS: pl.Schema(
-            {"id": pl.String(), "at": TIME, "entity": pl.String()}
-            | {name: made[name] for name in order}
-            | dict(_INTAKE)
-        ),
-        FEEDBACK: pl.Schema(
-            {"id": pl.String(), "decision_id": pl.String(), "kind": pl.String(), "at": TIME}
-            | ({"values": pl.Struct(values)} if values else {})  # Parquet has no empty struct
-            | dict(_INTAKE)
-        ),
-        EXAMPLES: pl.Schema(
-            {"decision_id": pl.String(), "at": TIME, "entity": pl.String()}
-            | made
-            | {
-                "state": pl.String(),
-                "label": pl.Float64(),
-                "feedback_offsets": pl.List(pl.Int64()),
-                "first_feedback_at": TIME,
-            }
-            | dict(_SOURCE)
-            | {PARTITION: pl.Date()}
-        ),
+        DECISIONS: pl.Schema({**decision, **_INTAKE}),
+        FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),
+        EXAMPLES: pl.Schema({"decision_id": pl.String(), **made, **_OUTCOME, **_SOURCE, **_DATE}),
     }
-
-
-def _types(fields: Mapping[str, Feature]) -> dict[str, pl.DataType]:
-    return {name: _FIELD_TYPES[field.type] for name, field in fields.items()}
 
 
 def to_delta(schema: pl.Schema) -> Schema:
@@ -157,11 +114,7 @@ def fitted(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     Raises:
         ValueError: a column of *frame* is unknown to *schema* or has another type.
     """
-    odd = [
-        name
-        for name, kind in frame.schema.items()
-        if not _fits(kind, schema.get(name)) and kind != pl.Struct({})
-    ]
+    odd = [name for name, kind in frame.schema.items() if not _fits(kind, schema.get(name))]
     if odd:
         told = ", ".join(f"{name} is {frame.schema[name]}, not {schema.get(name)}" for name in odd)
         raise ValueError(f"the table does not hold such rows: {told}")
@@ -178,7 +131,7 @@ def _fits(kind: pl.DataType, into: pl.DataType | None) -> bool:
 
 
 def _column(name: str, kind: pl.DataType, have: pl.DataType | None) -> pl.Expr:
-    if have is None or have == pl.Struct({}):
+    if have is None:
         return pl.lit(None, dtype=kind).alias(name)
     if have == kind or not isinstance(kind, pl.Struct):
         return pl.col(name)

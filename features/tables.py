@@ -29,7 +29,7 @@ from tidemill.features.commits import (
     remove_files,
     write_files,
 )
-from tidemill.features.layouts import FEEDBACK, PARTITION, fitted, to_polars
+from tidemill.features.layouts import PARTITION, fitted, to_polars
 from tidemill.features.storage import Storage, lake_errors
 
 _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this often at most
@@ -126,10 +126,7 @@ class Table:
             rows = self.scan(version)
             if where is not None:
                 rows = rows.filter(where)
-            frame = (rows if columns is None else rows.select(columns)).collect()
-        if self.folder.endswith(f"/{FEEDBACK}") and columns is None and "values" not in frame:
-            return frame.with_columns(pl.lit(None, dtype=pl.Struct({})).alias("values"))
-        return frame
+            return (rows if columns is None else rows.select(columns)).collect()
 
     def scan(self, version: int | None = None) -> pl.LazyFrame:
         """Return a query over one version, the newest by default; it stays at that version."""
@@ -178,10 +175,10 @@ class Table:
             ]
         return pl.concat(parts)
 
-    def handle(self) -> DeltaTable:
-        """Return a `DeltaTable` of the newest version of its own, for engines that take one."""
+    def handle(self, version: int | None = None) -> DeltaTable:
+        """Return a `DeltaTable` of its own at one version, for engines that take one."""
         with self._errors("open"):
-            return self._open()
+            return self._open(version)
 
     def _open(self, version: int | None = None) -> DeltaTable:
         try:

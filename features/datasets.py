@@ -1,0 +1,140 @@
+"""Training sets: what was logged when decisions were made, and the label that came of them.
+
+One DuckDB query over one version of `examples`, to Arrow. Only closed windows are in that table, so
+no row is younger than its label; rows whose label is null (censored, dropped) are left out. It
+knows no learner.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import pyarrow as pa
+
+from tidemill.features.lake import Lake
+from tidemill.features.layouts import EXAMPLES
+from tidemill.features.views import quoted, source
+from tidemill.schemas.loop import Loop
+
+BESIDES = ("action", "label", "at", "decision_id")  # no feature can have these names
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """Rows to learn from, oldest first.
+
+    *table* has the loop's features as columns, then `action`, `label`, `at` and `decision_id`,
+    ordered by (at, decision_id). *version* of `examples` gives the same rows again.
+    """
+
+    table: pa.Table
+    features: tuple[str, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatches:
+    """The rows of a `TrainingSet` too large to hold at once, as a stream of Arrow batches."""
+
+    reader: pa.RecordBatchReader
+    features: tuple[str, ...]
+    version: int
+
+
+def training_set(
+    lake: Lake,
+    loop: Loop,
+    *,
+    version: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> TrainingSet:
+    """Return the labelled examples of *loop* whose decision is in [*since*, *until*).
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    connection = _connection()
+    query, found = _query(connection, lake, loop, version, since, until)
+    table = connection.sql(query).to_arrow_table()
+    return TrainingSet(table=table, features=tuple(loop.features), version=found)
+
+
+def training_batches(
+    lake: Lake,
+    loop: Loop,
+    *,
+    version: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    rows: int = _BATCH_ROWS,
+) -> TrainingBatches:
+    """Return what `training_set` returns, as batches of at most *rows* rows.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    connection = _connection()
+    query, found = _query(connection, lake, loop, version, since, until)
+    reader = connection.sql(query).to_arrow_reader(rows)
+    return TrainingBatches(reader=reader, features=tuple(loop.features), version=found)
+
+
+def label_count(
+    lake: Lake,
+    loop: Loop,
+    *,
+    version: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> int:
+    """Return how many rows `training_set` would hold."""
+    connection = _connection()
+    examples = source(connection, lake.table(loop.loop, EXAMPLES), version)
+    row = connection.execute(
+        f"SELECT count(*) FROM {examples.sql} WHERE {_condition(since, until)}"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def _query(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    loop: Loop,
+    version: int | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> tuple[str, int]:
+    examples = source(connection, lake.table(loop.loop, EXAMPLES), version)
+    features = [f"features.{quoted(name)} AS {quoted(name)}" for name in loop.features]
+    columns = ", ".join([*features, *BESIDES])
+    return (
+        f"SELECT {columns} FROM {examples.sql} WHERE {_condition(since, until)}"
+        " ORDER BY at, decision_id",
+        examples.version,
+    )
+
+
+def _condition(since: datetime | None, until: datetime | None) -> str:
+    """Return the WHERE of labelled rows in time; the date lets whole files be left out."""
+    parts = ["label IS NOT NULL"]
+    if since is not None:
+        moment = _moment(since)
+        parts.append(f"at >= {moment} AND event_date >= ({moment} AT TIME ZONE 'UTC')::DATE")
+    if until is not None:
+        moment = _moment(until)
+        parts.append(f"at < {moment} AND event_date <= ({moment} AT TIME ZONE 'UTC')::DATE")
+    return " AND ".join(parts)
+
+
+def _moment(at: datetime) -> str:
+    if at.tzinfo is None:
+        raise ValueError(f"{at} has no time zone; pass an aware datetime")
+    return f"TIMESTAMPTZ '{at.isoformat()}'"

@@ -1,0 +1,222 @@
+"""The lake as SQL: DuckDB views over all tables of all loops, each pinned to one version.
+
+`connect(lake)` gives a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
+`decisions`, `feedback`, `examples`, and two that tell what became of every record:
+`decision_states` and `feedback_states`. It writes nothing and knows no dashboard.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import duckdb
+import polars as pl
+
+from tidemill.features.lake import Lake, Table
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.schemas.loop import Loop
+
+_DUCK_TYPES = {
+    pl.String(): "VARCHAR",
+    pl.Boolean(): "BOOLEAN",
+    pl.Int32(): "INTEGER",
+    pl.Int64(): "BIGINT",
+    pl.Float64(): "DOUBLE",
+    pl.Date(): "DATE",
+    pl.Datetime("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+    pl.Binary(): "BLOB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One version of a table as DuckDB reads it: a FROM item, and the version it is pinned to."""
+
+    sql: str
+    version: int
+
+
+def schema_name(loop_name: str) -> str:
+    """Return the schema that holds the views of a loop.
+
+    >>> schema_name("flight-delay")
+    'flight_delay'
+    """
+    return loop_name.replace("-", "_")
+
+
+def source(
+    connection: duckdb.DuckDBPyConnection, table: Table, version: int | None = None
+) -> Source:
+    """Return what to select from to read *version* of *table*, the newest by default.
+
+    Local files are read by DuckDB itself. DuckDB's own S3 reader is an extension that cannot be
+    had everywhere, so tables on S3 come as an Arrow dataset, registered under a name of its own.
+    """
+    handle = table.handle(version)
+    found, uris = handle.version(), sorted(handle.file_uris())
+    if not uris:
+        return Source(f"({_empty(table.schema)})", found)
+    if "://" in uris[0]:
+        name = f"{table.folder}@{found}"
+        connection.register(name, handle.to_pyarrow_dataset())
+        return Source(quoted(name), found)
+    columns = ", ".join(quoted(name) for name in table.schema)
+    files = ", ".join(_literal(uri) for uri in uris)
+    # by name: files written before a loop version added a feature lack it
+    read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = true)"
+    return Source(f"(SELECT {columns} FROM {read})", found)
+
+
+def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a connection with the views of every loop in *lake*, as of now.
+
+    If there is only one loop its views are at the top level too.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    if threads is not None:
+        connection.execute(f"SET threads = {threads}")
+    views(lake, [lake.loop(name) for name in lake.loops()], connection)
+    return connection
+
+
+def views(lake: Lake, loops: Iterable[Loop], connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the views of *loops* on *connection*.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    named = list(loops)
+    for loop in named:
+        schema = quoted(schema_name(loop.loop))
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        made = _make_views(lake, loop, schema, connection)
+        if len(named) == 1:
+            for name in made:
+                connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}")
+
+
+def _make_views(
+    lake: Lake, loop: Loop, schema: str, connection: duckdb.DuckDBPyConnection
+) -> list[str]:
+    # Examples first: every example then has its decision and its feedback in the later snapshots.
+    examples = lake.table(loop.loop, EXAMPLES)
+    frontiers = frontier_values(examples, loop)
+    queries = {
+        name: f"FROM {source(connection, lake.table(loop.loop, name)).sql}"
+        for name in (EXAMPLES, FEEDBACK, DECISIONS)
+    }
+    queries["frontiers"] = frontiers
+    queries["decision_states"] = decision_states(schema)
+    queries["feedback_states"] = feedback_states(schema, loop)
+    for name, query in queries.items():
+        connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}")
+    return list(queries)
+
+
+def frontier_values(examples: Table, loop: Loop) -> str:
+    """Return a query of one row a partition: up to which time its buckets are closed."""
+    found = examples.progress(f"frontier/{number}" for number in range(loop.partitions))
+    rows = ", ".join(
+        f"({key.removeprefix('frontier/')}, {'NULL' if micros is None else micros})"
+        for key, micros in found.items()
+    )
+    return (
+        'SELECT "partition"::INTEGER AS "partition", make_timestamptz(micros::BIGINT) AS frontier'
+        f' FROM (VALUES {rows}) AS t("partition", micros)'
+    )
+
+
+def decision_states(schema: str) -> str:
+    """Return the query of what became of every decision record."""
+    return f"""
+        SELECT d.id, d.topic, d."partition", d."offset", d.at,
+               coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets
+        FROM {schema}.decisions d
+        LEFT JOIN {schema}.examples e
+          ON d.verdict IS NULL AND e."partition" = d."partition" AND e."offset" = d."offset"
+    """
+
+
+def feedback_states(schema: str, loop: Loop) -> str:
+    """Return the query of what became of every feedback record.
+
+    A record that no example joined has a fate once its time is closed: it is a duplicate if an
+    on-time first decision could have taken it, late if there only is a decision of its id, and
+    unmatched otherwise.
+    """
+    windows = ", ".join(
+        f"({_literal(name)}, {_interval(kind.early)}, {_interval(kind.within)})"
+        for name, kind in loop.feedback.items()
+    )
+    close = _interval(loop.wait + loop.grace)
+    return f"""
+        WITH windows(kind, early, within) AS (VALUES {windows}),
+        joined AS (
+            SELECT "partition", unnest(feedback_offsets) AS "offset" FROM {schema}.examples
+        ),
+        takers AS (  -- decisions of the same id, and whether they could have taken the record
+            SELECT f."partition", f."offset", bool_or(
+                f.at BETWEEN d.at - w.early AND d.at + w.within
+                AND coalesce(f.stream_time <= d.at + {close}, true)
+            ) AS could
+            FROM {schema}.feedback f
+            JOIN {schema}.decisions d
+              ON d."partition" = f."partition" AND d.id = f.decision_id AND d.verdict IS NULL
+            LEFT JOIN windows w ON w.kind = f.kind
+            WHERE f.verdict IS NULL
+            GROUP BY ALL
+        )
+        SELECT f.id, f.decision_id, f.kind, f.at, f.topic, f."partition", f."offset",
+               CASE WHEN f.verdict IS NOT NULL THEN f.verdict
+                    WHEN j."offset" IS NOT NULL THEN 'joined'
+                    WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true) THEN 'open'
+                    WHEN t.could THEN 'duplicate'
+                    WHEN t."offset" IS NOT NULL THEN 'late'
+                    ELSE 'unmatched' END AS state
+        FROM {schema}.feedback f
+        LEFT JOIN {schema}.frontiers p ON p."partition" = f."partition"
+        LEFT JOIN joined j ON j."partition" = f."partition" AND j."offset" = f."offset"
+        LEFT JOIN takers t ON t."partition" = f."partition" AND t."offset" = f."offset"
+    """
+
+
+def quoted(name: str) -> str:
+    """Return *name* as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _interval(length: timedelta) -> str:
+    return f"INTERVAL {length // timedelta(microseconds=1)} MICROSECONDS"
+
+
+def _empty(schema: pl.Schema) -> str:
+    columns = (f"NULL::{_duck_type(kind)} AS {quoted(name)}" for name, kind in schema.items())
+    return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def _duck_type(kind: pl.DataType) -> str:
+    match kind:
+        case pl.List():
+            return f"{_duck_type(_instance(kind.inner))}[]"
+        case pl.Struct():
+            inside = (f"{quoted(f.name)} {_duck_type(_instance(f.dtype))}" for f in kind.fields)
+            return f"STRUCT({', '.join(inside)})"
+    return _DUCK_TYPES[kind]
+
+
+def _instance(kind: object) -> pl.DataType:
+    """Return the type inside a list or struct, which Polars may give as a class."""
+    if isinstance(kind, pl.DataType):
+        return kind
+    if isinstance(kind, type) and issubclass(kind, pl.DataType):
+        return kind()
+    raise TypeError(f"{kind!r} is no column type")

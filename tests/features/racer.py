@@ -1,0 +1,33 @@
+"""A process that commits to a lake as fast as it can, at offsets another one wants too.
+
+Run as ``racer.py ROOT LOOP FRAME fenced|unfenced NAME``; it starts at a line on its input.
+"""
+
+import sys
+
+import polars as pl
+
+from tidemill.errors import FencedError
+from tidemill.features.lake import Lake, LakeConfig, Swap
+
+ROUNDS = 20
+
+
+def main(root: str, loop_name: str, frame: str, fence: str, name: str) -> None:
+    """Try to commit `ROUNDS` rows, each at the offset the table is at."""
+    fenced = fence == "fenced"
+    table = Lake(LakeConfig(root=root)).table(loop_name, "decisions", fenced=fenced)
+    row = pl.read_ipc(frame)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(ROUNDS):
+        at = table.progress(["offset/0"])["offset/0"]
+        moved = row.with_columns(offset=pl.lit(at or 0, dtype=pl.Int64))
+        swap = Swap("offset/0", at, (at or 0) + 1)
+        try:
+            table.append(moved, swaps=[swap], metadata={"racer": name})
+        except FencedError:
+            continue
+
+
+main(*sys.argv[1:])
