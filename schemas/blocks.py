@@ -102,7 +102,7 @@ class EventDecoder:
         poison: list[Poison] = []
         groups = _groups(values, poison)
         self._learn(groups.keys())
-        frames = []
+        frames: list[pl.DataFrame] = []
         for prefix, rows in groups.items():
             match self._plans.get(prefix):
                 case None:

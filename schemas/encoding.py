@@ -79,7 +79,7 @@ def _whole(value: object) -> int:
 
 def write_timestamp(value: object) -> bytes:
     """Write a time: an aware datetime, ISO 8601 text with its zone, or microseconds since 1970."""
-    micros = cast(int, value) if value.__class__ is int else _microseconds(value)
+    micros = value if value.__class__ is int else _microseconds(value)
     if not EARLIEST <= micros <= LATEST:
         raise ValueError("is outside the years 1 to 9999")
     bits = micros << 1

@@ -163,7 +163,7 @@ def _full_name(schema: Mapping[str, object], namespace: str) -> str:
     name = schema.get("name")
     if not isinstance(name, str):
         raise _RefusedError("has a type without a name")
-    namespace = cast(str, schema.get("namespace", namespace))
+    namespace = str(schema.get("namespace", namespace))
     return name if "." in name or not namespace else f"{namespace}.{name}"
 
 
@@ -275,7 +275,7 @@ def type_name(schema: object) -> str:
     if isinstance(schema, Mapping):
         logical = schema.get("logicalType")
         if logical == "timestamp-micros" and schema.get("type") == "long":
-            return logical
+            return "timestamp-micros"
         return type_name(schema["type"])
     return str(schema)
 
@@ -337,9 +337,9 @@ def _resolve_field(
             f"{name} is {type_name(was)} in the event and {type_name(plain)} here",
             hint="run a version of the loop that knows this schema",
         )
-    return (
-        source if type_name(was) == type_name(plain) else source.cast(column_type(plain))
-    ).alias(name)
+    target = column_type(plain)
+    same = target is None or type_name(was) == type_name(plain)
+    return (source if same else source.cast(target)).alias(name)
 
 
 def _default(field: Mapping[str, object]) -> object:

@@ -41,7 +41,7 @@ def schema_fingerprint(schema: Schema) -> bytes:
     '39d7b2e3b1b5c9d8'
     """
     try:
-        return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+        return bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
     except (SchemaParseException, ValueError, TypeError, KeyError) as error:
         raise ContractError(
             f"not an Avro schema: {error}", hint="compare it with docs/guide/contracts.md"
