@@ -1,0 +1,185 @@
+"""What a join has to be told: which feedback belongs to a decision, and how long to wait for it.
+
+`JoinRules` is a value made from a loop; `Spans` is the same in the whole microseconds that the join
+computes with. Neither knows a row, a clock or Kafka.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.labels import compile_label
+from tidemill.schemas.loop import Loop
+
+Log = Literal["decisions", "feedback"]
+Int64s = npt.NDArray[np.int64]
+
+NEVER = -(2**62)
+"""The stream time of a log before its first record, in microseconds: earlier than any event."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_SHORTEST_BUCKET = timedelta(seconds=1)
+_LONGEST_BUCKET = timedelta(minutes=10)
+_BUCKETS_PER_WAIT = 60
+
+
+def micros(value: datetime | timedelta) -> int:
+    """Return a time since the epoch, or a length of time, in whole microseconds.
+
+    >>> micros(timedelta(seconds=2))
+    2000000
+    """
+    length = value if isinstance(value, timedelta) else value - _EPOCH
+    return length // _MICROSECOND
+
+
+def moment(at: int) -> datetime:
+    """Return the UTC time *at* microseconds after the epoch.
+
+    >>> moment(2_000_000)
+    datetime.datetime(1970, 1, 1, 0, 0, 2, tzinfo=datetime.timezone.utc)
+    """
+    return _EPOCH + timedelta(microseconds=at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spans:
+    """The lengths of time of a join in microseconds.
+
+    *within* and *early* are indexed by the code of a kind (its place in the loop); one more entry
+    stands for a kind the loop does not know, which no decision takes.
+    """
+
+    within: Int64s
+    early: Int64s
+    wait: int
+    ahead: int
+    grace: int
+    memory: int
+    bucket: int
+
+    @property
+    def close(self) -> int:
+        """From a decision to its close time: the largest `within`, and `grace`."""
+        return self.wait + self.grace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRules:
+    """One join: windows by kind of feedback, and what its feedback makes of a decision.
+
+    *bucket* is how many decisions close together, as a length of event time; it changes when a
+    result appears, never the result. *decisions* and *feedback* are the columns events decode to.
+    """
+
+    within: Mapping[str, timedelta]
+    early: Mapping[str, timedelta]
+    grace: timedelta
+    remember: timedelta
+    bucket: timedelta
+    label_sql: str
+    label_type: Literal["bool", "float"]
+    missing: Literal["negative", "censored", "dropped"]
+    decisions: pl.Schema
+    feedback: pl.Schema
+
+    def __post_init__(self) -> None:
+        if not self.within or set(self.within) != set(self.early):
+            raise ValueError(f"kinds of within {set(self.within)} and early {set(self.early)}")
+        if min(self.within.values()) < timedelta(0) or min(self.early.values()) < timedelta(0):
+            raise ValueError("a window of negative length")
+        if self.grace < timedelta(0) or self.bucket <= timedelta(0):
+            raise ValueError(f"grace {self.grace} or bucket {self.bucket} out of range")
+
+    @classmethod
+    def of(cls, loop: Loop) -> Self:
+        """Return the rules that *loop* declares."""
+        return cls(
+            within={name: kind.within for name, kind in loop.feedback.items()},
+            early={name: kind.early for name, kind in loop.feedback.items()},
+            grace=loop.grace,
+            remember=loop.remember,
+            bucket=default_bucket(loop.wait),
+            label_sql=compile_label(loop),
+            label_type=loop.label.type,
+            missing=loop.label.missing,
+            decisions=decision_frame_schema(loop),
+            feedback=feedback_frame_schema(loop),
+        )
+
+    @property
+    def wait(self) -> timedelta:
+        """How long after a decision its feedback counts at most."""
+        return max(self.within.values())
+
+    @property
+    def ahead(self) -> timedelta:
+        """How long before a decision its feedback counts at most: the largest `early`."""
+        return max(self.early.values())
+
+    @property
+    def memory(self) -> timedelta:
+        """How long a decision id is remembered, in stream time, to tell duplicates and late truth.
+
+        Never shorter than a decision is open, nor so short that two decisions of one id could both
+        take the same feedback.
+        """
+        return max(self.remember, self.wait + self.grace + self.ahead)
+
+    def spans(self) -> Spans:
+        """Return these rules as whole microseconds."""
+        return Spans(
+            within=np.array([*map(micros, self.within.values()), NEVER], dtype=np.int64),
+            early=np.array([*map(micros, self.early.values()), NEVER], dtype=np.int64),
+            wait=micros(self.wait),
+            ahead=micros(self.ahead),
+            grace=micros(self.grace),
+            memory=micros(self.memory),
+            bucket=micros(self.bucket),
+        )
+
+    def closing_time(self, until: datetime) -> datetime:
+        """Return the stream time that closes every decision made up to *until*, that one included.
+
+        For `PartitionJoin.advance` when a finite replay ends.
+        """
+        spans = self.spans()
+        end = (micros(until) // spans.bucket + 1) * spans.bucket
+        return moment(end + spans.close + 1)
+
+
+def default_bucket(wait: timedelta) -> timedelta:
+    """Return the width of a bucket for windows of *wait*: a 60th, from 1 second to 10 minutes."""
+    return min(max(wait // _BUCKETS_PER_WAIT, _SHORTEST_BUCKET), _LONGEST_BUCKET)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBack:
+    """How far back in event time a restart has to read the lake; None means all of it.
+
+    decisions: rows whose verdict is null or 'duplicate'.
+    feedback: rows whose verdict is null.
+    examples: rows whose `feedback_offsets` tell which of that feedback is joined already.
+    """
+
+    decisions: datetime | None
+    feedback: datetime | None
+    examples: datetime | None
+
+
+def read_back(rules: JoinRules, frontier: datetime | None) -> ReadBack:
+    """Return from which event time on, inclusive, a restart at *frontier* needs the lake's rows."""
+    if frontier is None:
+        return ReadBack(decisions=None, feedback=None, examples=None)
+    return ReadBack(
+        decisions=frontier - rules.ahead - rules.memory,
+        feedback=frontier - rules.ahead,
+        examples=frontier - rules.ahead - rules.wait,
+    )

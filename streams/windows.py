@@ -1,0 +1,356 @@
+"""The join of one partition: batches of two logs in, closed decisions with their feedback out.
+
+The result is a function of the two logs alone (docs/guide/joins.md has the rules): which log is
+read first, how large the batches are, a crash or a replay change nothing. It knows no Kafka, no
+clock and no file, so agents, backfill, audit and tests run the same code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.streams.examples import build_examples
+from tidemill.streams.index import KeyIndex
+from tidemill.streams.keys import Keys, id_keys
+from tidemill.streams.labels import GROUP, Labels
+from tidemill.streams.matching import Fates, Pairs, fates, match
+from tidemill.streams.rows import Column, WaitingRows
+from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log, micros, moment
+from tidemill.streams.seen import SeenIds
+
+Bools = npt.NDArray[np.bool_]
+
+LATE, DUPLICATE = "late", "duplicate"
+_VERDICTS = pl.Series("verdict", [None, LATE, DUPLICATE], dtype=pl.String)
+_KEPT_OF_DECISIONS = (
+    *("id", "at", "entity", "features", "action", "score", "propensity", "source"),
+    *("model_version", "policy_version", "loop_version", "offset"),
+)
+_KEPT_OF_FEEDBACK = ("id", "kind", "at", "offset", "values")
+_TIME = pl.Datetime("us", "UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """An idle log's stream time was moved to *to* before the record at *offset* was read."""
+
+    log: Log
+    offset: int
+    to: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Feedback that will join no decision any more, counted when its time is past."""
+
+    late: int = 0
+    duplicate: int = 0
+    unmatched: int = 0
+
+    def plus(self, more: Fates) -> "Counts":
+        """Return these counts and *more*."""
+        return Counts(
+            late=self.late + more.late,
+            duplicate=self.duplicate + more.duplicate,
+            unmatched=self.unmatched + more.unmatched,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """What a partition needs to go on where a commit left it; the rows come from the lake.
+
+    Attributes:
+        frontier: decisions earlier than this are closed; None before the first close.
+        stream_times: of each log the larger of what the raw tables and the examples recorded.
+        offsets: the next offset of each log.
+        counts: as in the last `Closed`.
+        decisions: raw rows whose verdict is null or 'duplicate', at least from
+            `read_back(...).decisions` on, with *verdict*; more rows do no harm.
+        feedback: raw rows whose verdict is null, at least from `read_back(...).feedback` on, with
+            *stream_time*; more rows do no harm.
+        joined: offsets of feedback that is in `feedback_offsets` of examples already.
+    """
+
+    frontier: datetime | None = None
+    stream_times: Mapping[Log, datetime | None] = field(default_factory=dict)
+    offsets: Mapping[Log, int] = field(default_factory=dict)
+    counts: Counts = Counts()
+    decisions: pl.DataFrame | None = None
+    feedback: pl.DataFrame | None = None
+    joined: pl.Series | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """What one call closed: finished examples, and how far time has come.
+
+    Attributes:
+        examples: one row per on-time first decision earlier than *frontier*, by (at, offset);
+            the columns of the lake's table but topic, partition and event_date.
+        frontier: every decision earlier than this is closed now.
+        counts: feedback whose time is past without a decision, from the start of the log on.
+        stream_times: what each log had come to when the close was due.
+        advances: idle advances since the last close.
+    """
+
+    examples: pl.DataFrame
+    frontier: datetime
+    counts: Counts
+    stream_times: Mapping[Log, datetime]
+    advances: tuple[Advance, ...]
+
+
+class PartitionJoin:
+    """Carry out `JoinRules` over the two logs of one partition."""
+
+    def __init__(
+        self, rules: JoinRules, resume: Resume | None = None, *, labels: Labels | None = None
+    ) -> None:
+        self._rules = rules
+        self._spans = rules.spans()
+        self._labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
+        self._kinds = pl.Enum(list(rules.within))
+        self._seen = SeenIds()
+        self._decisions = WaitingRows()
+        self._feedback = WaitingRows()
+        self._feedback_of = KeyIndex()
+        self._advances: list[Advance] = []
+        self._time: dict[Log, int] = {"decisions": NEVER, "feedback": NEVER}
+        self._offset: dict[Log, int] = {"decisions": 0, "feedback": 0}
+        self._frontier = NEVER
+        self.counts = Counts()
+        if resume is not None:
+            self._resume(resume)
+
+    @property
+    def frontier(self) -> datetime | None:
+        """The time before which every decision is closed; None before the first close."""
+        return None if self._frontier == NEVER else moment(self._frontier)
+
+    @property
+    def open_decisions(self) -> int:
+        """How many on-time first decisions are not closed yet."""
+        return len(self._decisions)
+
+    @property
+    def open_feedback(self) -> int:
+        """How much feedback is neither joined nor counted yet."""
+        return len(self._feedback)
+
+    def stream_time(self, log: Log) -> datetime | None:
+        """Return the largest event time of *log* so far, idle advances included; None if none."""
+        return None if self._time[log] == NEVER else moment(self._time[log])
+
+    def take_decisions(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Judge and keep a batch of decisions.
+
+        Args:
+            frame: the decoded columns and *offset*, in the order of the log.
+
+        Returns:
+            The same rows with *stream_time* (before the row) and *verdict* ('late', 'duplicate',
+            or null for a decision that will become an example).
+
+        Raises:
+            ValueError: the batch is out of order or goes back before the last one.
+        """
+        at, before = self._follow("decisions", frame)
+        late = self._is_late_decision(at, before)
+        ids = id_keys(frame["id"])
+        duplicate = self._is_duplicate(ids, at, before, ~late)
+        first = ~(late | duplicate)
+        self._seen.add(ids, at, on_time=~late, is_first=first)
+        self._keep_decisions(frame, ids, at, first)
+        return _judged(frame, before, late, duplicate)
+
+    def take_feedback(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Judge and keep a batch of feedback.
+
+        Args:
+            frame: the decoded columns and *offset*, in the order of the log.
+
+        Returns:
+            The same rows with *stream_time* (before the row) and *verdict*: 'late' if no decision
+            could take the row any more, else null.
+
+        Raises:
+            ValueError: the batch is out of order or goes back before the last one.
+        """
+        at, before = self._follow("feedback", frame)
+        late = before > at + (self._spans.ahead + self._spans.close)
+        self._keep_feedback(frame, at, before, ~late)
+        return _judged(frame, before, late, np.zeros_like(late))
+
+    def advance(self, log: Log, to: datetime) -> None:
+        """Move the stream time of an idle *log* on to *to*; an earlier time changes nothing.
+
+        The records read from now on are judged by it, so it has to be committed with them.
+        """
+        if micros(to) > self._time[log]:
+            self._time[log] = micros(to)
+            self._advances.append(Advance(log, self._offset[log], to))
+
+    def close(self) -> Closed | None:
+        """Return every example that no on-time record can change any more; None if none is due.
+
+        Buckets close whole: all that end before the stream time of both logs, less the largest
+        window and the grace.
+        """
+        time = self._closing_time()
+        if time == NEVER:
+            return None
+        spans = self._spans
+        frontier = (time - spans.close - 1) // spans.bucket * spans.bucket
+        if frontier <= self._frontier:
+            return None
+        examples = self._close_decisions(frontier)
+        self.counts = self.counts.plus(self._close_feedback(frontier))
+        self._frontier = frontier
+        self._seen.forget(frontier - spans.ahead - spans.memory)
+        self._feedback_of.forget(frontier - spans.ahead)
+        advances, self._advances = tuple(self._advances), []
+        return Closed(
+            examples=examples,
+            frontier=moment(frontier),
+            counts=self.counts,
+            stream_times={log: moment(at) for log, at in self._time.items()},
+            advances=advances,
+        )
+
+    def _closing_time(self) -> int:
+        """Return the stream time that both logs have reached."""
+        return min(self._time.values())
+
+    def _is_late_decision(self, at: Int64s, before: Int64s) -> Bools:
+        return before > at + self._spans.grace
+
+    def _is_duplicate(self, ids: Keys, at: Int64s, before: Int64s, on_time: Bools) -> Bools:
+        return self._seen.repeated(ids, at, before - self._spans.memory, on_time)
+
+    def _is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        """Tell which feedback was read while its decision could still take it."""
+        return before <= decision_at + self._spans.close
+
+    def _follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
+        """Let the stream time of *log* follow *frame*; return the event times and those before."""
+        at = frame["at"].to_physical().to_numpy()
+        offsets = frame["offset"].to_numpy()
+        if not len(offsets):
+            return at, at
+        if offsets[0] < self._offset[log] or not (np.diff(offsets) > 0).all():
+            raise ValueError(
+                f"{log} from offset {offsets[0]} to {offsets[-1]} are not in order after "
+                f"{self._offset[log]}"
+            )
+        reached = np.maximum.accumulate(np.concatenate(([self._time[log]], at)))
+        self._time[log], self._offset[log] = int(reached[-1]), int(offsets[-1]) + 1
+        return at, reached[:-1]
+
+    def _keep_decisions(self, frame: pl.DataFrame, ids: Keys, at: Int64s, kept: Bools) -> None:
+        rows = frame.select(_KEPT_OF_DECISIONS)
+        columns = {"at": at, "offset": frame["offset"].to_numpy()}
+        columns |= {"key": ids.key, "check": ids.check}
+        self._decisions.add(*_only(kept, rows, columns))
+
+    def _keep_feedback(self, frame: pl.DataFrame, at: Int64s, before: Int64s, kept: Bools) -> None:
+        ids = id_keys(frame["decision_id"])
+        kinds = frame["kind"].cast(self._kinds, strict=False).to_physical()
+        unknown = len(self._kinds.categories)
+        columns = {"at": at, "before": before, "offset": frame["offset"].to_numpy()}
+        columns |= {"kind": kinds.fill_null(unknown).to_numpy()}
+        columns |= {"key": ids.key, "check": ids.check}
+        rows, columns = _only(kept, frame.select(_KEPT_OF_FEEDBACK), columns)
+        numbers = self._feedback.add(rows, columns)
+        self._feedback_of.add(columns["key"], columns["at"], numbers)
+
+    def _close_decisions(self, frontier: int) -> pl.DataFrame:
+        """Return the examples of all decisions earlier than *frontier*, and forget their rows."""
+        rows = self._decisions.due(frontier)
+        frame = self._decisions.frame(rows)
+        if frame is None:
+            empty = pl.DataFrame(schema={**self._rules.decisions, "offset": pl.Int64()})
+            return build_examples(empty, None, self._labels, self._rules.missing)
+        at, offset, key, check = self._decisions.columns(rows, "at", "offset", "key", "check")
+        self._decisions.remove(rows)
+        if not _is_sorted(at, offset):
+            order = np.lexsort((offset, at))
+            frame, at, key, check = frame[order], at[order], key[order], check[order]
+        pairs = match(
+            Keys(key, check), at, self._feedback, self._feedback_of, self._spans, self._is_on_time
+        )
+        joined = self._joined(pairs)
+        self._feedback.remove(pairs.rows)
+        return build_examples(frame, joined, self._labels, self._rules.missing)
+
+    def _joined(self, pairs: Pairs) -> pl.DataFrame | None:
+        """Return the feedback of *pairs* in the order in which labels see it."""
+        frame = self._feedback.frame(pairs.rows)
+        if frame is None:
+            return None
+        at, offset = self._feedback.columns(pairs.rows, "at", "offset")
+        order = np.lexsort((offset, at, pairs.decision))
+        return frame.with_columns(pl.Series(GROUP, pairs.decision))[order]
+
+    def _close_feedback(self, frontier: int) -> Fates:
+        """Count the feedback that no decision can take any more, and forget its rows."""
+        rows = self._feedback.due(frontier - self._spans.ahead)
+        ended = fates(rows, self._feedback, self._seen, self._spans, self._is_on_time)
+        self._feedback.remove(rows)
+        return ended
+
+    def _resume(self, resume: Resume) -> None:
+        """Take up the state that *resume* describes."""
+        for log, time in resume.stream_times.items():
+            self._time[log] = NEVER if time is None else micros(time)
+        self._offset.update(resume.offsets)
+        self._frontier = NEVER if resume.frontier is None else micros(resume.frontier)
+        self.counts = resume.counts
+        if resume.decisions is not None:
+            self._resume_decisions(resume.decisions.sort("offset"))
+        if resume.feedback is not None:
+            self._resume_feedback(resume.feedback.sort("offset"), resume.joined)
+
+    def _resume_decisions(self, frame: pl.DataFrame) -> None:
+        at, ids = frame["at"].to_physical().to_numpy(), id_keys(frame["id"])
+        verdict = frame["verdict"]
+        is_first = verdict.is_null().to_numpy()
+        on_time = (verdict.is_null() | (verdict == DUPLICATE)).to_numpy()
+        self._seen.add(ids, at, on_time=on_time, is_first=is_first)
+        self._keep_decisions(frame, ids, at, is_first & (at >= self._frontier))
+
+    def _resume_feedback(self, frame: pl.DataFrame, joined: pl.Series | None) -> None:
+        at = frame["at"].to_physical().to_numpy()
+        before = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
+        kept = frame["verdict"].is_null().to_numpy() & (at + self._spans.ahead >= self._frontier)
+        if joined is not None:
+            kept &= ~np.isin(frame["offset"].to_numpy(), joined.to_numpy())
+        self._keep_feedback(frame, at, before, kept)
+
+
+def _is_sorted(at: Int64s, offset: Int64s) -> bool:
+    """Return whether rows are by (at, offset)."""
+    step = np.diff(at)
+    return bool(((step > 0) | ((step == 0) & (np.diff(offset) > 0))).all())
+
+
+def _only(
+    kept: Bools, frame: pl.DataFrame, columns: dict[str, Column]
+) -> tuple[pl.DataFrame, dict[str, Column]]:
+    """Return the rows of *frame* and *columns* for which *kept* is true."""
+    if kept.all():
+        return frame, columns
+    return frame.filter(pl.Series(kept)), {name: values[kept] for name, values in columns.items()}
+
+
+def _judged(frame: pl.DataFrame, before: Int64s, late: Bools, duplicate: Bools) -> pl.DataFrame:
+    """Return *frame* with the columns stream_time and verdict."""
+    time = pl.Series("stream_time", before)
+    if len(before) and before[0] == NEVER:
+        time = time.set(time == NEVER, None)
+    verdict = _VERDICTS.gather(np.where(late, 1, np.where(duplicate, 2, 0)))
+    return frame.with_columns(time.cast(_TIME), verdict)

@@ -1,0 +1,386 @@
+"""Logs for tests of the join: how to write them down, an oracle of dictionaries, and a small shell.
+
+The oracle reads whole logs and was written from the rules, not from the product. Times are whole
+seconds, and few of them, so that equal times and window ends are common.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
+
+from tidemill.schemas.fields import Feature, FieldType
+from tidemill.schemas.loop import Decision, Feedback, Label, Loop, Policy
+from tidemill.streams.rules import JoinRules, Log, moment, read_back
+from tidemill.streams.windows import Advance, Closed, Counts, PartitionJoin, Resume
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+LOGS: tuple[Log, Log] = ("decisions", "feedback")
+
+
+class D(NamedTuple):
+    """A decision: its id, and seconds after START."""
+
+    id: str
+    at: int
+
+
+class F(NamedTuple):
+    """A feedback: its id, its decision's id, seconds after START, kind and value."""
+
+    id: str
+    of: str
+    at: int
+    kind: str = "click"
+    value: float = 1.0
+
+
+class Logs(NamedTuple):
+    """The two logs of one partition, in the order of their offsets."""
+
+    decisions: Sequence[D]
+    feedback: Sequence[F]
+
+
+def number() -> Feature:
+    """Return a float that may be missing."""
+    return Feature(type=FieldType.FLOAT, nullable=True)
+
+
+LOOP = Loop(
+    loop="shop",
+    decision=Decision(type="bool", default=False),
+    features={"price": number()},
+    feedback={
+        "click": Feedback(within=3 * SECOND, early=2 * SECOND, values={"weight": number()}),
+        "buy": Feedback(within=8 * SECOND, values={"amount": number()}),
+    },
+    # Depends on every joined row and on which comes first.
+    label=Label(
+        sql="sum(coalesce(weight, amount)) + 1000 * first(coalesce(weight, amount))", type="float"
+    ),
+    grace=2 * SECOND,
+    remember=15 * SECOND,
+    policy=Policy(kind="threshold"),
+)
+RULES = JoinRules.of(LOOP)
+
+
+def rules(**changes: object) -> JoinRules:
+    """Return RULES with *changes*."""
+    return replace(RULES, **changes)  # type: ignore[arg-type]  # tests pass fields of JoinRules
+
+
+def decision_frame(rows: Sequence[D], first_offset: int = 0) -> pl.DataFrame:
+    """Return *rows* as decoded columns, at offsets from *first_offset* on."""
+    columns = {
+        "id": [row.id for row in rows],
+        "at": [START + row.at * SECOND for row in rows],
+        "entity": [None] * len(rows),
+        "action": [False] * len(rows),
+        "score": [None] * len(rows),
+        "propensity": [1.0] * len(rows),
+        "source": ["default"] * len(rows),
+        "model_version": [None] * len(rows),
+        "policy_version": [1] * len(rows),
+        "loop_version": [1] * len(rows),
+        "features": [{"price": float(len(row.id))} for row in rows],
+    }
+    return _with_offsets(pl.DataFrame(columns, schema=RULES.decisions), first_offset)
+
+
+def feedback_frame(rows: Sequence[F], first_offset: int = 0) -> pl.DataFrame:
+    """Return *rows* as decoded columns, at offsets from *first_offset* on."""
+    columns = {
+        "id": [row.id for row in rows],
+        "decision_id": [row.of for row in rows],
+        "kind": [row.kind for row in rows],
+        "at": [START + row.at * SECOND for row in rows],
+        "values": [
+            {"weight": row.value, "amount": None}
+            if row.kind == "click"
+            else {"weight": None, "amount": row.value}
+            for row in rows
+        ],
+    }
+    return _with_offsets(pl.DataFrame(columns, schema=RULES.feedback), first_offset)
+
+
+def _with_offsets(frame: pl.DataFrame, first: int) -> pl.DataFrame:
+    offsets = pl.Series("offset", range(first, first + len(frame)), dtype=pl.Int64)
+    return frame.with_columns(offsets)
+
+
+class Outcome(NamedTuple):
+    """What the rules make of logs: one row a decision, one a feedback, by offset."""
+
+    decisions: dict[int, str]
+    examples: dict[int, tuple[float | None, tuple[int, ...]]]
+    feedback: dict[int, str]
+
+
+def naive(
+    rules: JoinRules, logs: Logs, frontier: float = math.inf, moved: Iterable[Advance] = ()
+) -> Outcome:
+    """Return what *logs* mean, by dictionaries; decisions at *frontier* or later are open."""
+
+    def befores(log: Log, times: Sequence[int]) -> list[float]:
+        found, time = [], -math.inf
+        for offset, at in enumerate(times):
+            jumps = [seconds(jump.to) for jump in moved if (jump.log, jump.offset) == (log, offset)]
+            time = max([time, *jumps])
+            found.append(time)
+            time = max(time, at)
+        return found
+
+    grace, wait = rules.grace / SECOND, rules.wait / SECOND
+    ahead, memory = rules.ahead / SECOND, rules.memory / SECOND
+    seen: dict[str, list[int]] = {}  # on-time decisions by id
+    first: dict[int, D] = {}
+    states, examples, fates = {}, {}, {}
+    for offset, before in enumerate(befores("decisions", [d.at for d in logs.decisions])):
+        d = logs.decisions[offset]
+        if before > d.at + grace:
+            states[offset] = "late"
+            continue
+        if any(at + memory >= before for at in seen.get(d.id, [])):
+            states[offset] = "duplicate"
+        else:
+            first[offset], states[offset] = d, "open"
+        seen.setdefault(d.id, []).append(d.at)
+    could: dict[int, list[int]] = {}  # decisions each feedback is right for
+    before_feedback = befores("feedback", [f.at for f in logs.feedback])
+    for offset, f in enumerate(logs.feedback):
+        early, within = rules.early[f.kind] / SECOND, rules.within[f.kind] / SECOND
+        could[offset] = [
+            o for o, d in first.items()
+            if d.id == f.of and d.at - early <= f.at <= d.at + within
+            and before_feedback[offset] <= d.at + wait + grace
+        ]  # fmt: skip
+        known = any(f.at - memory <= at <= f.at + early for at in seen.get(f.of, []))
+        fates[offset] = "duplicate" if could[offset] else "late" if known else "unmatched"
+        if before_feedback[offset] > f.at + ahead + wait + grace:
+            fates[offset] = "late"
+        elif f.at + ahead >= frontier:
+            fates[offset] = "open"
+    for o, d in first.items():
+        if d.at < frontier:
+            once: dict[str, int] = {}
+            for offset, f in enumerate(logs.feedback):
+                if o in could[offset]:
+                    once.setdefault(f.id, offset)
+            joined = sorted(once.values(), key=lambda offset: (logs.feedback[offset].at, offset))
+            values = [logs.feedback[offset].value for offset in joined]
+            label = sum(values) + 1000 * values[0] if values else None
+            states[o] = "labeled" if values else _WITHOUT[rules.missing][0]
+            examples[o] = label if values else _WITHOUT[rules.missing][1], tuple(joined)
+            fates |= dict.fromkeys(joined, "joined")
+    return Outcome(states, examples, fates)
+
+
+_WITHOUT: dict[str, tuple[str, float | None]] = {
+    "negative": ("no_feedback", 0.0),
+    "censored": ("censored", None),
+    "dropped": ("no_feedback", None),
+}
+
+
+def seconds(time: datetime) -> int:
+    """Return *time* as seconds after START."""
+    return (time - START) // SECOND
+
+
+def random_logs(rng: random.Random, size: int = 30) -> Logs:
+    """Return logs with everything that goes wrong in them."""
+    span, decisions, feedback = rng.choice((10, 30, 100)), list[D](), list[F]()
+    ids = [f"d{number}" for number in range(rng.randint(1, size))]
+    for _ in range(rng.randint(0, size)):
+        if decisions and rng.random() < 0.1:
+            decisions.append(rng.choice(decisions))
+            continue
+        decisions.append(D(rng.choice(ids), rng.randint(0, span)))
+    for _ in range(rng.randint(0, size)):
+        if feedback and rng.random() < 0.15:
+            copy = rng.choice(feedback)
+            feedback.append(copy._replace(at=copy.at + rng.choice((0, 0, 0, -3, 1, 4))))
+            continue
+        d = rng.choice(decisions) if decisions and rng.random() < 0.9 else D("nobody", 5)
+        kind = rng.choice(("click", "buy"))
+        at = d.at + rng.choice((-3, -2, -1, 0, 1, 3, 4, 8, 9, 20))
+        value = float(rng.randint(-5, 9))
+        feedback.append(F(f"f{rng.randint(0, 3 * size)}", d.id, at, kind, value))
+    disorder = rng.choice((0, 1, 3, 8, 1000))
+    decisions.sort(key=lambda d: d.at + rng.uniform(-disorder, disorder))
+    feedback.sort(key=lambda f: f.at + rng.uniform(-disorder, disorder))
+    return Logs(decisions, feedback)
+
+
+@dataclass
+class Shell:
+    """What the streams worker does around a join, with lists for the lake and for Kafka."""
+
+    logs: Logs
+    rules: JoinRules = RULES
+    made: Callable[[JoinRules, Resume | None], PartitionJoin] = PartitionJoin
+    raw: dict[Log, list[pl.DataFrame]] = field(default_factory=lambda: {log: [] for log in LOGS})
+    offsets: dict[Log, int] = field(default_factory=lambda: dict.fromkeys(LOGS, 0))
+    times: dict[Log, datetime | None] = field(default_factory=lambda: dict.fromkeys(LOGS))
+    closed: list[Closed] = field(default_factory=list)
+    moved: list[Advance] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Go on from what is committed."""
+        self.join = self.made(self.rules, self._resume())
+        self.positions = dict(self.offsets)
+        self.taken: dict[Log, list[pl.DataFrame]] = {log: [] for log in LOGS}
+        self.moving: list[Advance] = []
+
+    def poll(self, log: Log, count: int) -> None:
+        """Take the next *count* records of *log*, or what is left."""
+        start = self.positions[log]
+        if log == "decisions":
+            rows = self.logs.decisions[start : start + count]
+            taken = self.join.take_decisions(decision_frame(rows, start))
+        else:
+            answers = self.logs.feedback[start : start + count]
+            taken = self.join.take_feedback(feedback_frame(answers, start))
+        self.taken[log].append(taken)
+        self.positions[log] += len(taken)
+
+    def advance(self, log: Log, to: int) -> None:
+        """Move idle *log* on to *to* seconds."""
+        self.join.advance(log, START + to * SECOND)
+        self.moving.append(Advance(log, self.positions[log], START + to * SECOND))
+
+    def commit(self, crash_after: int = 3) -> None:
+        """Commit decisions, feedback, examples; stop and start again after *crash_after* of 3."""
+        closed = self.join.close()
+        for log in LOGS[:crash_after]:
+            self.raw[log] += self.taken[log]
+            self.offsets[log] = self.positions[log]
+            self.times[log] = self.join.stream_time(log)
+            self.moved += [move for move in self.moving if move.log == log]
+            self.taken[log], self.moving = [], [m for m in self.moving if m.log != log]
+        if closed is not None and crash_after == 3:
+            self.closed.append(closed)
+        if crash_after < 3:
+            self.start()
+
+    def finish(self) -> None:
+        """Read both logs to their ends and let stream time pass everything."""
+        for log in LOGS:
+            self.poll(log, 10**9)
+        for log in LOGS:
+            self.advance(log, 10**6)
+        self.commit()
+
+    def rows(self, log: Log) -> pl.DataFrame:
+        """Return the committed raw rows of *log*."""
+        return pl.concat(self.raw[log]) if self.raw[log] else pl.DataFrame()
+
+    def examples(self) -> pl.DataFrame:
+        """Return all examples by offset."""
+        frames = [closed.examples for closed in self.closed]
+        return pl.concat(frames).sort("offset") if frames else pl.DataFrame()
+
+    def outcome(self) -> tuple[Outcome, Counts]:
+        """Return what was committed, in the oracle's terms, and the counts of feedback."""
+        states: dict[int, str] = {}
+        examples: dict[int, tuple[float | None, tuple[int, ...]]] = {}
+        fates: dict[int, str] = {}
+        for offset, verdict in _verdicts(self.rows("decisions")):
+            states[offset] = verdict or "open"
+        for offset, verdict in _verdicts(self.rows("feedback")):
+            fates[offset] = verdict or "unjoined"
+        for row in self.examples().iter_rows(named=True):
+            joined = tuple(row["feedback_offsets"])
+            assert row["offset"] not in examples
+            examples[row["offset"]] = row["label"], joined
+            states[row["offset"]] = row["state"]
+            fates |= dict.fromkeys(joined, "joined")
+        counts = self.closed[-1].counts if self.closed else Counts()
+        return Outcome(states, examples, fates), counts
+
+    def _resume(self) -> Resume:
+        last = self.closed[-1] if self.closed else None
+        since = read_back(self.rules, last.frontier if last else None)
+        examples = self.examples()
+        joined = pl.Series("joined", [], dtype=pl.Int64)
+        if len(examples) and since.examples:
+            recent = examples.filter(pl.col("at") >= since.examples)
+            joined = recent["feedback_offsets"].explode().drop_nulls()
+        times: dict[Log, datetime | None] = {}
+        for log in LOGS:
+            known = [self.times[log], last.stream_times[log] if last else None]
+            times[log] = max((time for time in known if time is not None), default=None)
+        return Resume(
+            frontier=last.frontier if last else None,
+            stream_times=times,
+            offsets=self.offsets,
+            counts=last.counts if last else Counts(),
+            decisions=_since(self.rows("decisions"), since.decisions, (None, "duplicate")),
+            feedback=_since(self.rows("feedback"), since.feedback, (None,)),
+            joined=joined,
+        )
+
+
+def _verdicts(frame: pl.DataFrame) -> Iterable[tuple[int, str | None]]:
+    return frame.select("offset", "verdict").iter_rows() if len(frame) else []
+
+
+def _since(
+    frame: pl.DataFrame, since: datetime | None, verdicts: tuple[str | None, ...]
+) -> pl.DataFrame | None:
+    if not len(frame):
+        return None
+    kept = frame.filter(pl.col("verdict").is_in(list(verdicts), nulls_equal=True))
+    return kept if since is None else kept.filter(pl.col("at") >= since)
+
+
+def assert_agrees(shell: Shell) -> None:
+    """Compare what *shell* committed with the oracle, and check that nothing is lost or doubled."""
+    frontier = seconds(shell.closed[-1].frontier) if shell.closed else -math.inf
+    end = shell.logs._replace(
+        decisions=shell.logs.decisions[: shell.offsets["decisions"]],
+        feedback=shell.logs.feedback[: shell.offsets["feedback"]],
+    )
+    expected = naive(shell.rules, end, frontier, shell.moved)
+    found, counts = shell.outcome()
+    assert found.decisions == expected.decisions
+    assert found.examples == expected.examples
+    for offset, fate in found.feedback.items():
+        told = expected.feedback[offset]
+        assert fate == told or fate == "unjoined", (offset, fate, told)
+    late = sum(fate == "late" for fate in found.feedback.values())
+    wanted = list(expected.feedback.values())
+    assert counts == Counts(
+        late=wanted.count("late") - late,
+        duplicate=wanted.count("duplicate"),
+        unmatched=wanted.count("unmatched"),
+    )
+
+
+def assert_conserved(shell: Shell) -> None:
+    """What was read is terminal or open, for both logs, at any time."""
+    states = [verdict for frame in shell.raw["decisions"] for verdict in frame["verdict"]]
+    states += [verdict for frame in shell.taken["decisions"] for verdict in frame["verdict"]]
+    closed = sum(len(closed.examples) for closed in shell.closed)
+    judged = len(states) - states.count(None)
+    assert len(states) == judged + closed + shell.join.open_decisions
+    fates = [verdict for frame in shell.raw["feedback"] for verdict in frame["verdict"]]
+    fates += [verdict for frame in shell.taken["feedback"] for verdict in frame["verdict"]]
+    joined = sum(int(c.examples["feedback_offsets"].list.len().sum()) for c in shell.closed)
+    counts = shell.join.counts
+    ended = counts.late + counts.duplicate + counts.unmatched
+    assert len(fates) == fates.count("late") + joined + ended + shell.join.open_feedback
+
+
+__all__ = ["D", "F", "LOOP", "RULES", "Logs", "Shell", "moment", "naive", "random_logs"]
