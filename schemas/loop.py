@@ -262,7 +262,11 @@ class Loop(Value):
         return max(kind.early for kind in self.feedback.values())
 
     @property
+    def canonical(self) -> str:
+        """The definition as one line of JSON; features keep their order, models depend on it."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False)
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON; two equal definitions have equal digests."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of `canonical`; two equal definitions have equal digests."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()

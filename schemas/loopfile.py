@@ -102,7 +102,9 @@ def read_text(text: str, *, file: str) -> LoopFile:
             LoopError(mistake.what, hint=mistake.hint, file=file, line=tree.line(mistake.path))
             for mistake in mistakes(error, tree.value)
         ]
-        raise LoopFileError(sorted(found, key=lambda one: one.line or 0)) from error
+        # A misspelt key is also a missing one: say the misspelling first.
+        found.sort(key=lambda one: (one.what.endswith("is missing"), one.line or 0))
+        raise LoopFileError(found) from error
     return LoopFile(loop, file, tree.lines)
 
 

@@ -1,0 +1,191 @@
+"""What changed between two versions of a loop, and whether what was logged stays readable.
+
+Two readers meet at a change: older events read as the newer version, and models trained on the
+older one. The first decides whether a change is compatible, the second is told as a note.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tidemill.errors import ContractError
+from tidemill.schemas.fields import Feature, FieldType
+from tidemill.schemas.loop import Loop
+
+RETRAINS = ("label", "policy", "models", "gate")
+"""Parts that no event carries: a change of them is felt from now on, and reads nothing anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference: *path* went from *old* to *new*; *problem* and *hint* if it may not."""
+
+    path: str
+    old: object
+    new: object
+    problem: str = ""
+    hint: str = ""
+
+    @property
+    def is_compatible(self) -> bool:
+        """Whether events of the older version stay readable as the newer one."""
+        return not self.problem
+
+
+def diff_loops(old: Loop, new: Loop) -> list[Change]:
+    """Return what differs, in the order of a loop file; empty if the definitions are equal."""
+    if old.loop != new.loop:
+        return [
+            Change(
+                "loop",
+                old.loop,
+                new.loop,
+                problem=f"{old.loop} and {new.loop} are two loops, not two versions of one",
+                hint="compare files that have the same name after loop:",
+            )
+        ]
+    changes = [*_decision(old, new)]
+    changes += _fields("features", old.features, new.features)
+    for kind in dict.fromkeys([*old.feedback, *new.feedback]):
+        changes += _feedback(old, new, kind)
+    for name in ("label", "policy", "models", "gate"):
+        changes += _plain(name, getattr(old, name).model_dump(), getattr(new, name).model_dump())
+    rest = {"version", "loop", "decision", "features", "feedback", *RETRAINS, "partitions"}
+    changes += _plain("", old.model_dump(exclude=rest), new.model_dump(exclude=rest))
+    changes += _partitions(old, new)
+    return changes
+
+
+def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
+    """Check that *new* may be published beside the *known* versions of its loop.
+
+    Returns:
+        Whether there is anything to publish; False if this very definition is there already.
+
+    Raises:
+        ContractError: the version stands and says something else, is older than the newest, or
+            events of the newest could not be read as this one.
+    """
+    same = known.get(new.version)
+    if same is not None and same.digest == new.digest:
+        return False
+    newest = max(known, default=0)
+    name = f"{new.loop} version {new.version}"
+    if same is not None:
+        changes = diff_loops(same, new)
+        what = ", ".join(change.path for change in changes)
+        raise ContractError(
+            f"{name} is published and never changes, but this file differs in {what}",
+            hint=f"write version: {newest + 1}, or take the changes back",
+        )
+    if new.version < newest:
+        raise ContractError(
+            f"{name} is older than version {newest}, which is published",
+            hint=f"write version: {newest + 1}",
+        )
+    if newest:
+        for change in diff_loops(known[newest], new):
+            if not change.is_compatible:
+                raise ContractError(f"{name}: {change.problem}", hint=change.hint)
+    return True
+
+
+def _decision(old: Loop, new: Loop) -> Iterator[Change]:
+    before, after = old.decision, new.decision
+    if before.type != after.type:
+        yield Change(
+            "decision.type",
+            before.type,
+            after.type,
+            problem=f"the decision was a {before.type} and becomes a {after.type}",
+            hint="that is another decision: give the loop another name",
+        )
+    for name in ("actions", "default"):
+        if getattr(before, name) != getattr(after, name):
+            yield Change(f"decision.{name}", getattr(before, name), getattr(after, name))
+
+
+def _feedback(old: Loop, new: Loop, kind: str) -> Iterator[Change]:
+    path = f"feedback.{kind}"
+    if kind not in old.feedback or kind not in new.feedback:
+        yield Change(path, *(_presence(kind in loop.feedback) for loop in (old, new)))
+        return
+    before, after = old.feedback[kind], new.feedback[kind]
+    for name in ("within", "early"):
+        if getattr(before, name) != getattr(after, name):
+            yield Change(f"{path}.{name}", getattr(before, name), getattr(after, name))
+    yield from _fields(f"{path}.values", before.values, after.values)
+
+
+def _fields(path: str, old: Mapping[str, Feature], new: Mapping[str, Feature]) -> Iterator[Change]:
+    for name in dict.fromkeys([*old, *new]):
+        place = f"{path}.{name}"
+        if name not in new:
+            yield Change(place, str(old[name].type), None)
+        elif name not in old:
+            yield _added(place, name, new[name])
+        elif old[name] != new[name]:
+            yield _changed(place, name, old[name], new[name])
+    if [name for name in old if name in new] != [name for name in new if name in old]:
+        yield Change(f"{path} (order)", list(old), list(new))
+
+
+def _added(place: str, name: str, field: Feature) -> Change:
+    if field.nullable or field.default is not None:
+        return Change(place, None, str(field.type))
+    return Change(
+        place,
+        None,
+        str(field.type),
+        problem=f"{place} is new and must be there, but older events do not have it",
+        hint=f"write {name}: {{type: {field.type}, nullable: true}}, or give it a default",
+    )
+
+
+def _changed(place: str, name: str, old: Feature, new: Feature) -> Change:
+    before, after = _told(old), _told(new)
+    widens = old.type == FieldType.INT and new.type == FieldType.FLOAT
+    if old.type != new.type and not widens:
+        return Change(
+            place,
+            before,
+            after,
+            problem=f"{place} was {old.type} and becomes {new.type}; older events hold the other",
+            hint=f"leave {name} as it is and add {name}_{new.type} beside it, nullable",
+        )
+    if old.nullable and not new.nullable:
+        return Change(
+            place,
+            before,
+            after,
+            problem=f"{place} may be null in older events and must not be from now on",
+            hint=f"leave {name} nullable, and let the service send it always",
+        )
+    return Change(place, before, after)
+
+
+def _partitions(old: Loop, new: Loop) -> Iterator[Change]:
+    if old.partitions != new.partitions:
+        yield Change(
+            "partitions",
+            old.partitions,
+            new.partitions,
+            problem=f"the topics have {old.partitions} partitions, and keys are bound to them",
+            hint=f"write partitions: {old.partitions}, or give the loop another name",
+        )
+
+
+def _plain(path: str, old: object, new: object) -> Iterator[Change]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys([*old, *new]):
+            yield from _plain(f"{path}.{name}".lstrip("."), old.get(name), new.get(name))
+    elif old != new:
+        yield Change(path, old, new)
+
+
+def _presence(is_there: bool) -> str | None:
+    return "declared" if is_there else None
+
+
+def _told(field: Feature) -> str:
+    text = str(field.type) + (", nullable" if field.nullable else "")
+    return text if field.default is None else f"{text}, default {field.default!r}"

@@ -1,0 +1,117 @@
+"""The commands around a loop file, as a person types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from tests.schemas.loops import MINIMAL
+from typer.testing import CliRunner
+
+from tidemill.deploy import loop_commands
+from tidemill.errors import ConfigError, LoopError
+from tidemill.kafka import KafkaConfig
+
+app = typer.Typer()
+for name in ("init", "check", "diff", "schema", "publish"):
+    app.command(name)(getattr(loop_commands, name))
+
+
+def run(*arguments: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Return exit status, output and errors of one command; a TidemillError is raised."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def banner(tmp_path: Path) -> Path:
+    """A legal loop file."""
+    path = tmp_path / "banner.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_what_init_writes_is_legal(tmp_path: Path) -> None:
+    """The first thing a person sees must work."""
+    path = tmp_path / "shop" / "free-shipping.yaml"
+    assert run("init", path)[0] == 0
+    status, said, _ = run("check", path)
+    assert status == 0
+    assert "free-shipping version 1 is legal" in said
+    assert (path.parent / "loop.schema.json").exists()
+
+
+def test_init_overwrites_nothing_unasked(banner: Path) -> None:
+    """An hour of work could be in that file."""
+    with pytest.raises(ConfigError, match="exists already"):
+        run("init", banner)
+    assert banner.read_text() == MINIMAL
+    assert run("init", banner, "--force")[0] == 0
+
+
+def test_check_tells_every_mistake_and_fails(banner: Path) -> None:
+    """It runs in pipelines, where the exit status is all that counts."""
+    banner.write_text(MINIMAL.replace("30m", "soon").replace("visits: int", "visits: whole"))
+    status, _, said = run("check", banner)
+    assert status == 1
+    assert f"{banner}:5" in said
+    assert f"{banner}:8" in said
+    status, output, _ = run("check", "--json", banner)
+    assert status == 1
+    assert [mistake["line"] for mistake in json.loads(output)["mistakes"]] == [5, 8]
+
+
+def test_check_looks_into_the_label(banner: Path) -> None:
+    """SQL is where data engineers make their mistakes."""
+    banner.write_text(MINIMAL.replace("count(*)", "max(visits)"))
+    status, _, said = run("check", banner)
+    assert status == 1
+    assert "'visits', a feature" in said
+    assert f"{banner}:13" in said
+
+
+def test_diff_shows_changes_and_fails_where_events_would_become_unreadable(
+    banner: Path, tmp_path: Path
+) -> None:
+    """A reviewer sees what a newer version does to what is logged."""
+    newer = tmp_path / "newer.yaml"
+    newer.write_text(MINIMAL.replace("30m", "1h") + "version: 2\n")
+    status, said, _ = run("diff", banner, newer)
+    assert status == 0
+    assert "feedback.clicked.within" in said
+    newer.write_text(MINIMAL.replace("visits: int", "visits: bool") + "version: 2\n")
+    status, output, _ = run("diff", "--json", banner, newer)
+    assert status == 1
+    [change] = json.loads(output)["changes"]
+    assert change["path"] == "features.visits"
+    assert not change["compatible"]
+
+
+def test_the_schema_can_be_handed_to_an_editor() -> None:
+    """Not every editor finds files in packages."""
+    assert json.loads(run("schema")[1])["title"] == "tidemill loop"
+
+
+def test_publish_wants_to_know_where_kafka_is(banner: Path) -> None:
+    """The hint is the setting."""
+    with pytest.raises(ConfigError, match="KAFKA_BOOTSTRAP_SERVERS"):
+        run("publish", banner, env={"KAFKA_BOOTSTRAP_SERVERS": ""})
+
+
+def test_publish_refuses_a_wrong_label_before_it_asks_the_broker(banner: Path) -> None:
+    """Once published, a wrong label stops every worker."""
+    banner.write_text(MINIMAL.replace("count(*)", "random()"))
+    with pytest.raises(LoopError, match="random"):
+        run("publish", banner, env={"KAFKA_BOOTSTRAP_SERVERS": "nowhere:1"})
+
+
+@pytest.mark.kafka
+def test_published_once_then_unchanged(banner: Path, kafka: KafkaConfig) -> None:
+    """A deployment publishes on every run, and diffs against what stands."""
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+    banner.write_text(MINIMAL.replace("loop: banner", "loop: commands-banner"))
+    assert json.loads(run("publish", "--json", banner, env=env)[1])["new"] is True
+    assert "nothing changed" in run("publish", banner, env=env)[1]
+    assert "no difference" in run("diff", banner, env=env)[1]

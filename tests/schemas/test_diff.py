@@ -1,0 +1,123 @@
+"""What may change between versions, and what is refused with its hint."""
+
+import pytest
+from tests.schemas.loops import minimal
+
+from tidemill.errors import ContractError
+from tidemill.schemas.diff import check_successor, diff_loops
+from tidemill.schemas.loops import register
+from tidemill.schemas.store import MemorySchemaStore
+
+FEEDBACK = {"within": "30m", "values": {"seconds": "float", "page": "category"}}
+
+
+def test_equal_definitions_differ_in_nothing() -> None:
+    """Publishing twice is what a deployment does every day."""
+    assert diff_loops(minimal(), minimal()) == []
+    assert check_successor({1: minimal()}, minimal()) is False
+
+
+def test_a_changed_type_under_the_same_version_is_refused() -> None:
+    """Somebody may have logged a million events with it already."""
+    changed = minimal(features={"country": "category", "visits": "category"})
+    with pytest.raises(ContractError, match=r"differs in features\.visits") as caught:
+        check_successor({1: minimal()}, changed)
+    assert "version: 2" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "hint"),
+    [
+        ({"features": {"country": "category", "visits": "bool"}}, "features.visits", "visits_bool"),
+        (
+            {"features": {"country": "category", "visits": "int", "age": "float"}},
+            "features.age",
+            "nullable: true",
+        ),
+        (
+            {"decision": {"type": "float", "default": 0.0}, "policy": {"kind": "value"}},
+            "decision.type",
+            "another name",
+        ),
+        ({"partitions": 8}, "partitions", "partitions: 4"),
+        (
+            {"feedback": {"clicked": {**FEEDBACK, "values": {"seconds": "int"}}}},
+            "feedback.clicked.values.seconds",
+            "seconds_int",
+        ),
+        ({"loop": "other"}, "loop", "same name"),
+    ],
+)
+def test_what_would_make_older_events_unreadable_is_refused(
+    changes: dict[str, object], path: str, hint: str
+) -> None:
+    """A new version is free to want more, but not to forget what was said before."""
+    new = minimal(version=2, **changes)
+    [bad] = [change for change in diff_loops(minimal(), new) if not change.is_compatible]
+    assert bad.path == path
+    assert hint in bad.hint
+    with pytest.raises(ContractError):
+        check_successor({1: minimal()}, new)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"features": {"country": "category", "visits": "float"}}, "features.visits"),
+        ({"features": {"country": "category"}}, "features.visits"),
+        (
+            {
+                "features": {
+                    "country": "category",
+                    "visits": "int",
+                    "age": {"type": "int", "default": 1},
+                }
+            },
+            "features.age",
+        ),
+        ({"feedback": {"clicked": FEEDBACK, "bought": {"within": "1d"}}}, "feedback.bought"),
+        ({"feedback": {"clicked": {**FEEDBACK, "within": "1h"}}}, "feedback.clicked.within"),
+        ({"grace": "5m"}, "grace"),
+        ({"label": {"sql": "count(*) > 1"}}, "label.sql"),
+        ({"models": {"batch": None}}, "models.batch"),
+    ],
+)
+def test_what_older_events_survive_is_allowed_and_shown(
+    changes: dict[str, object], path: str
+) -> None:
+    """The diff is what a reviewer reads."""
+    new = minimal(version=2, **changes)
+    changed = diff_loops(minimal(), new)
+    assert path in [change.path for change in changed]
+    assert all(change.is_compatible for change in changed)
+    assert check_successor({1: minimal()}, new) is True
+
+
+def test_a_version_older_than_the_newest_is_refused() -> None:
+    """It would be published and never used."""
+    with pytest.raises(ContractError, match="older than version 3"):
+        check_successor({1: minimal(), 3: minimal(version=3)}, minimal(version=2))
+
+
+TYPES = ("float", "int", "bool", "category", "categories", "timestamp")
+
+
+@pytest.mark.parametrize("old", [*TYPES, "nullable int"])
+@pytest.mark.parametrize("new", [*TYPES, "nullable int", "nullable float"])
+def test_the_diff_and_the_schema_store_refuse_the_same_changes(old: str, new: str) -> None:
+    """What the diff allows must not fail at publish, when topics exist already."""
+    before, after = (
+        minimal(
+            version=version,
+            features={"a": {"type": kind.split()[-1], "nullable": kind.startswith("nullable")}},
+        )
+        for version, kind in ((1, old), (2, new))
+    )
+    is_compatible = all(change.is_compatible for change in diff_loops(before, after))
+    store = MemorySchemaStore()
+    register(before, store)
+    if is_compatible:
+        register(after, store)
+    else:
+        with pytest.raises(ContractError):
+            register(after, store)
