@@ -1,0 +1,180 @@
+"""The Faust app of a streams worker: one agent per loop over its two topics, in batches.
+
+Delivery: exactly once. Rows, offsets and frontier land in commits of the lake that are compared and
+swapped (`commits.py`); a crash before one repeats its batches, after it nothing. Dead letters are
+the exception: acknowledged by the broker before the commit that moves past them, so a crash between
+the two writes them twice. An agent that fails ends the process: Faust would go on behind its back.
+
+Partitions are claimed and their windows read back when a rebalance is complete, before anything is
+fetched; they are committed and given up before the next one starts.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from tidemill.errors import ContractError
+from tidemill.kafka import KafkaConfig
+from tidemill.streams.app import GroupConfig, new_app
+from tidemill.streams.batches import LOGS, Batch
+from tidemill.streams.closing import CloseRequests
+from tidemill.streams.looprun import LoopRun
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.rules import Log
+from tidemill.streams.transport import BatchSchema
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1  # how often it is looked whether a commit is due
+IDLE_TICK_S = 0.5  # how often quiet logs are compared with their end, one request each time
+
+
+class StreamsApp:
+    """The Faust app, and what connects it to the runs of its loops."""
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        group: GroupConfig,
+        runs: Sequence[LoopRun],
+        metrics: StreamMetrics,
+        closing: CloseRequests,
+    ) -> None:
+        self._runs = runs
+        self._metrics = metrics
+        self._closing = closing
+        self._places: dict[str, tuple[LoopRun, Log]] = {
+            run.topics[name]: (run, name) for run in runs for name in LOGS
+        }
+        self.app = new_app(kafka, group)
+        self.app.transport.progress = self
+        self.app.on_rebalance_complete.connect(self._claim)
+        self.app.on_partitions_revoked.connect(self._release)
+        self.app.on_before_shutdown.connect(self._finish)
+        for run in runs:
+            self._add_agent(run)
+        self.app.task(self._commit_in_time)
+        self.app.task(self._watch_idle)
+
+    async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
+        """Return where each partition goes on: what the lake said when it was claimed."""
+        found = {}
+        for tp in tps:
+            run, name = self._places[tp.topic]
+            offset = run.next_offset(name, tp.partition)
+            if offset is not None:
+                found[tp] = offset
+        return found
+
+    def settled(self, tp: TP) -> int | None:
+        """Return the offset that is committed to the lake."""
+        run, name = self._places[tp.topic]
+        return run.settled(name, tp.partition)
+
+    def lost(self, tp: TP, records: int) -> None:
+        """Tell operators that retention was shorter than the backlog."""
+        self._metrics.lost.labels(tp.topic).inc(records)
+        log.error(
+            "%d records of %s/%d were deleted by Kafka before they were read\n"
+            "  hint: lengthen the topic's retention.ms, or run more workers",
+            records,
+            tp.topic,
+            tp.partition,
+        )
+
+    def _add_agent(self, run: LoopRun) -> None:
+        topic = self.app.topic(
+            *run.topics.values(),
+            schema=BatchSchema(),
+            maxsize=3 + 2 * run.loop.partitions,  # fewer, and one full queue starves the other log
+        )
+
+        async def work(stream: faust.StreamT) -> None:
+            async for batch in stream:
+                if batch.session == self.app.consumer.session:
+                    await self._take(batch)
+
+        self.app.agent(topic, name=f"tidemill.{run.loop.loop}")(work)
+
+    async def _take(self, batch: Batch) -> None:
+        run, name = self._places[batch.topic]
+        await run.take(name, batch)
+
+    async def _claim(self, _sender: object, **_more: object) -> None:
+        """Own what was assigned, before anything of it is fetched."""
+        assigned = self.app.consumer.assignment()
+        for run in self._runs:
+            held = [
+                {tp.partition for tp in assigned if tp.topic == run.topics[name]} for name in LOGS
+            ]
+            if held[0] != held[1]:
+                raise ContractError(
+                    f"{run.loop.loop}: partitions {sorted(held[0])} of decisions, but "
+                    f"{sorted(held[1])} of feedback were assigned",
+                    hint="both topics need the same number of partitions, and all workers of a "
+                    "group the same loops",
+                )
+            await run.claim(held[0])
+
+    async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
+        """Commit and give up everything: who owns it after the rebalance reads it back."""
+        for run in self._runs:
+            await run.release()
+
+    async def _finish(self, _sender: object, **_more: object) -> None:
+        if self.app.crashed:
+            return
+        for run in self._runs:
+            await run.commit()
+        await self.app.consumer.commit()
+        for run in self._runs:
+            await run.release()
+
+    async def _commit_in_time(self) -> None:
+        while not self.app.should_stop:
+            await asyncio.sleep(TICK_S)
+            for run in self._runs:
+                if run.is_due():
+                    await run.commit()
+
+    async def _watch_idle(self) -> None:
+        while not self.app.should_stop:
+            await asyncio.sleep(IDLE_TICK_S)
+            for run in self._runs:
+                if not self.app.rebalancing:
+                    await self._advance(run)
+
+    async def _advance(self, run: LoopRun) -> None:
+        """Let time go on in logs that are at their end, or end them if someone asked for it."""
+        until = self._closing.wanted(run.loop.loop)
+        going_on = run.going_on(until) if until is not None else []
+        at_end = await self._at_end(run, {*run.quiet(), *going_on})
+        if until is not None and going_on:
+            run.end_logs(until, at_end)
+        run.advance_idle(at_end)
+
+    async def _at_end(self, run: LoopRun, logs: Iterable[tuple[Log, int]]) -> set[tuple[Log, int]]:
+        """Return those of *logs* of which everything there is was taken; the broker is asked.
+
+        Whatever comes in while it answers is seen: it moves the offset that is looked at last.
+        """
+        places = {TP(run.topics[name], number): (name, number) for name, number in logs}
+        if not places:
+            return set()
+        before = {tp: run.next_offset(*place) for tp, place in places.items()}
+        try:
+            ends = await self.app.consumer.ends(places)
+        except (KafkaError, TimeoutError) as error:
+            log.info("the ends of quiet logs are not known, they stay as they are: %s", error)
+            return set()
+        return {
+            place
+            for tp, place in places.items()
+            if tp in ends
+            and ends[tp][0] >= ends[tp][1]
+            and self.app.consumer.delivered(tp) == run.next_offset(*place) == before[tp]
+        }

@@ -1,0 +1,126 @@
+"""How a Faust app of ours is set up, and run to its end in an event loop that is there already.
+
+It knows no loop and no lake; `agents.py` fills the app.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import faust
+from faust.types.auth import CredentialsT
+from mode.supervisors import CrashingSupervisor
+
+from tidemill.errors import ConfigError
+from tidemill.kafka import KafkaConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConfig:
+    """How a worker takes part in its consumer group."""
+
+    group: str
+    data: Path  # Faust wants a folder of its own; nothing of value is ever in it
+    session_timeout_s: float = 10.0  # a worker that is silent so long loses its partitions
+    fetch_records: int = 20_000  # at most so many records are one batch
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.session_timeout_s <= 60.0:
+            raise ConfigError(
+                f"a session timeout of {self.session_timeout_s} s",
+                hint="take 1 to 60 seconds: brokers refuse the rest",
+            )
+
+
+def new_app(kafka: KafkaConfig, group: GroupConfig) -> faust.App:
+    """Return an app that reads by `batch://`, crashes as a whole, and keeps no state of its own."""
+    addresses = kafka.bootstrap.replace(",", ";batch://")
+    return faust.App(
+        group.group,
+        broker=f"batch://{addresses}",
+        broker_producer=f"kafka://{addresses.replace('batch://', 'kafka://')}",
+        broker_credentials=credentials(kafka),
+        broker_max_poll_records=group.fetch_records,
+        broker_session_timeout=group.session_timeout_s,
+        broker_heartbeat_interval=group.session_timeout_s / 5,
+        broker_request_timeout=max(60.0, group.session_timeout_s),
+        broker_commit_interval=1.0,
+        agent_supervisor=CrashingSupervisor,  # others ack what failed and go on: silent loss
+        stream_wait_empty=True,  # batches being taken are finished before partitions are given up
+        table_standby_replicas=1,  # 0 would take the assignor that separates decisions and feedback
+        topic_disable_leader=True,
+        web_enabled=False,
+        canonical_url=f"http://{socket.gethostname()}:{os.getpid()}",  # a name for the assignor
+        datadir=str(group.data),
+    )
+
+
+def credentials(kafka: KafkaConfig) -> CredentialsT | None:
+    """Return what Faust needs to log in as librdkafka would with the options of *kafka*.
+
+    Raises:
+        ConfigError: an option asks for what aiokafka cannot do.
+    """
+    options = kafka.options
+    protocol = options.get("security.protocol", "plaintext").upper()
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol not in ("SSL", "SASL_PLAINTEXT", "SASL_SSL"):
+        raise ConfigError(
+            f"security.protocol {protocol} is unknown",
+            hint="set KAFKA_SECURITY_PROTOCOL to PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+        )
+    context = None
+    if protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=options.get("ssl.ca.location"))
+    if protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=options.get("sasl.username"),
+        password=options.get("sasl.password"),
+        mechanism=options.get("sasl.mechanism", options.get("sasl.mechanisms", "PLAIN")),
+        ssl_context=context,
+    )
+
+
+async def run_app(app: faust.App) -> None:
+    """Run *app* until SIGTERM or SIGINT.
+
+    Raises:
+        BaseException: whatever crashed the app.
+    """
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    starting = asyncio.ensure_future(app.start())
+    ending = [asyncio.ensure_future(each) for each in (_told(asked), _crashed(app))]
+    ending.append(asyncio.ensure_future(_failed(starting)))
+    await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+    for each in ending:
+        each.cancel()
+    await app.stop()
+    if starting.done() and not starting.cancelled():
+        starting.result()
+    starting.cancel()
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+async def _told(asked: asyncio.Event) -> None:
+    await asked.wait()
+
+
+async def _crashed(app: faust.App) -> None:
+    while not app.crashed:
+        await asyncio.sleep(0.05)
+
+
+async def _failed(starting: "asyncio.Future[None]") -> None:
+    """Return only if *starting* fails."""
+    await asyncio.wait([starting])
+    if starting.cancelled() or starting.exception() is None:
+        await asyncio.Event().wait()

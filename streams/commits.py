@@ -1,0 +1,209 @@
+"""Progress in the lake: owning partitions, and committing rows together with how far they reach.
+
+Delivery: exactly once. A partition is owned by raising a number, its epoch, on each of its loop's
+three tables. Every later commit compares that epoch, and the numbers it moves, on the snapshot it
+is made from. So a worker that lost its partition without noticing cannot commit; a crash before a
+commit repeats its work, after it nothing. Raw rows come first, examples last: what was closed can
+always be traced to rows that are there.
+
+It knows no Kafka. What the numbers mean is said where they are named, below.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import polars as pl
+
+from tidemill.errors import FencedError, LakeError
+from tidemill.features.commits import Swap
+
+log = logging.getLogger(__name__)
+
+# Numbers on decisions and on feedback: next offset, stream time after it (us), dead letters so far.
+RAW = ("owner", "offset", "time", "dead")
+# Numbers on examples: closed up to (us, exclusive), stream times used (us), ends of feedback so far.
+EXAMPLES = (
+    "owner",
+    "frontier",
+    "time/decisions",
+    "time/feedback",
+    "late",
+    "duplicate",
+    "unmatched",
+)
+TABLES: Mapping[str, tuple[str, ...]] = {"decisions": RAW, "feedback": RAW, "examples": EXAMPLES}
+
+Result = TypeVar("Result")
+
+CLAIM_TRIES = 8  # two workers that claim at once take turns; more than a few is a duel
+PATIENCE_S = 30.0  # how long a lake that refuses is asked again before the worker gives up
+
+
+class Table(Protocol):
+    """The part of a lake table that is needed here; `tidemill.features.lake.Table` has it."""
+
+    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
+        """Return the numbers on a fresh snapshot."""
+
+    def append(
+        self,
+        frame: pl.DataFrame | None,
+        *,
+        swaps: Sequence[Swap],
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commit rows and numbers at once; return the version."""
+
+    def read(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """Return the rows that fulfil *where*."""
+
+
+@dataclass(slots=True)
+class Holding:
+    """One partition this process owns, and the numbers the lake has for it, by table and name."""
+
+    partition: int
+    numbers: dict[str, dict[str, int | None]] = field(default_factory=dict)
+
+    def swaps(self, table: str, new: Mapping[str, int]) -> list[Swap]:
+        """Return how to move the numbers of *table* to *new*, with the owner compared."""
+        known = self.numbers[table]
+        owner = known["owner"]
+        if owner is None:
+            raise RuntimeError(f"partition {self.partition} was never claimed on {table}")
+        moved = {"owner": owner, **new}
+        return [
+            Swap(f"{name}/{self.partition}", known[name], number) for name, number in moved.items()
+        ]
+
+    def moved(self, table: str, new: Mapping[str, int]) -> None:
+        """Take note that a commit has moved the numbers of *table* to *new*."""
+        self.numbers[table].update(new)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What one commit does for one partition: rows to add, and where its numbers go."""
+
+    holding: Holding
+    frames: Sequence[pl.DataFrame]
+    new: Mapping[str, int]
+
+
+def claim(tables: Mapping[str, Table], partitions: Iterable[int]) -> dict[int, Holding]:
+    """Own *partitions* from now on, and return what the lake knows of them.
+
+    Raises:
+        FencedError: another worker keeps claiming the same partitions.
+        LakeError: the lake cannot be read or written.
+    """
+    holdings = {number: Holding(number) for number in partitions}
+    if not holdings:
+        return {}
+    for name, table in tables.items():
+        _raise_epochs(name, table, holdings)
+    for name, table in tables.items():
+        found = table.progress(f"{key}/{number}" for number in holdings for key in TABLES[name])
+        for number, holding in holdings.items():
+            holding.numbers[name] = {key: found[f"{key}/{number}"] for key in TABLES[name]}
+    return holdings
+
+
+def _raise_epochs(name: str, table: Table, holdings: Mapping[int, Holding]) -> None:
+    ids = [f"owner/{number}" for number in holdings]
+    for attempt in range(1, CLAIM_TRIES + 1):
+        found = table.progress(ids)
+        swaps = [Swap(key, epoch, (epoch or 0) + 1) for key, epoch in found.items()]
+        try:
+            patient(lambda swaps=swaps: table.append(None, swaps=swaps))  # type: ignore[misc]
+        except FencedError:
+            if attempt == CLAIM_TRIES:
+                raise
+            log.info("another worker writes to %s at the same time; claiming again", name)
+        else:
+            return
+
+
+def commit(
+    name: str, table: Table, moves: Sequence[Move], metadata: Mapping[str, str] | None = None
+) -> int:
+    """Commit all *moves* to *table* at once and return its version.
+
+    Raises:
+        FencedError: a partition has another owner now, or was moved by someone else.
+        LakeError: the lake still refused after `PATIENCE_S` seconds; nothing is visible of it.
+    """
+    frames = [frame for move in moves for frame in move.frames]
+    frame = pl.concat(frames) if frames else None
+    swaps = [swap for move in moves for swap in move.holding.swaps(name, move.new)]
+    version = patient(lambda: table.append(frame, swaps=swaps, metadata=metadata))
+    for move in moves:
+        move.holding.moved(name, move.new)
+    return version
+
+
+def patient(act: Callable[[], Result], *, patience_s: float = PATIENCE_S) -> Result:
+    """Do *act*, again and again while the lake refuses, for at most *patience_s* seconds.
+
+    Raises:
+        FencedError: at once: another owner is not a matter of patience.
+        LakeError: the lake still refuses.
+    """
+    deadline = time.monotonic() + patience_s
+    pause_s = 0.2
+    while True:
+        try:
+            return act()
+        except FencedError:
+            raise
+        except LakeError as error:
+            if time.monotonic() + pause_s > deadline:
+                raise
+            log.warning("the lake refuses, trying again in %.1f s: %s", pause_s, error)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+
+
+class UnfencedTable:
+    """A table that anyone may overwrite: only there to show in tests what the fence prevents."""
+
+    def __init__(self, table: Table) -> None:
+        log.critical("THE FENCE IS OFF: two workers on one partition will corrupt this lake")
+        self._table = table
+
+    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
+        """Return the numbers on a fresh snapshot."""
+        return self._table.progress(app_ids)
+
+    def append(
+        self,
+        frame: pl.DataFrame | None,
+        *,
+        swaps: Sequence[Swap],
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commit whatever the numbers were before."""
+        while True:
+            found = self._table.progress(swap.app_id for swap in swaps)
+            free = [Swap(swap.app_id, found[swap.app_id], swap.new) for swap in swaps]
+            try:
+                return self._table.append(frame, swaps=free, metadata=metadata)
+            except FencedError:
+                continue
+
+    def read(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """Return the rows that fulfil *where*."""
+        return self._table.read(columns, where)
+
+
+def raw_numbers(offset: int, time_us: int | None, dead: int) -> dict[str, int]:
+    """Return the numbers of a raw table after some batches."""
+    numbers = {"offset": offset, "dead": dead}
+    return numbers if time_us is None else {**numbers, "time": time_us}

@@ -1,0 +1,354 @@
+"""One loop in one worker: its partitions, from batches to commits.
+
+Batches are taken on the event loop. Once a second, or after so many rows, everything taken so far
+is cut off and committed in a thread: dead letters, decisions, feedback, examples, in that order.
+Taking goes on meanwhile, but never is there more than one commit at a time. It knows no Faust.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from tidemill.schemas import topics
+from tidemill.schemas.blocks import EventDecoder
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.store import SchemaStore
+from tidemill.streams.batches import LOGS, Batch
+from tidemill.streams.commits import Holding, Move, Table, claim, commit
+from tidemill.streams.deadletters import DeadLetterWriter
+from tidemill.streams.idle import IdleClock, frontier_at
+from tidemill.streams.labels import Labels
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.partitions import Cut, LogReading, Partition
+from tidemill.streams.recovery import read_resumes
+from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.windows import PartitionJoin
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """When a round of commits is due: after so long, or after so many records."""
+
+    every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
+    rows: int = 200_000  # bounds what a crash repeats, and the memory of what is not committed
+
+
+@dataclass(slots=True)
+class _Held:
+    """One partition this worker owns."""
+
+    partition: Partition
+    holding: Holding
+    idle: IdleClock
+    due_since_s: float | None = None  # when stream time passed a close that is not yet committed
+
+
+class LoopRun:
+    """The work on one loop. All methods are called from one event loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        tables: Mapping[str, Table],
+        store: SchemaStore,
+        letters: DeadLetterWriter,
+        metrics: StreamMetrics,
+        on_examples: Callable[[int], None],
+        cadence: Cadence,
+    ) -> None:
+        self.loop = loop
+        self.rules = JoinRules.of(loop)
+        self.topics: dict[Log, str] = {
+            "decisions": topics.decisions(loop.loop),
+            "feedback": topics.feedback(loop.loop),
+        }
+        self._tables = tables
+        self._store = store
+        self._letters = letters
+        self._metrics = metrics
+        self._on_examples = on_examples
+        self._cadence = cadence
+        self._labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
+        self._held: dict[int, _Held] = {}
+        self._lock = asyncio.Lock()
+        self._committed_s = time.monotonic()
+        self.failed = False
+
+    @property
+    def partitions(self) -> Collection[int]:
+        """The numbers of the partitions held."""
+        return self._held.keys()
+
+    def next_offset(self, log: Log, partition: int) -> int | None:
+        """Return the offset up to which *log* was taken, or None if the partition is not held."""
+        held = self._held.get(partition)
+        return None if held is None else held.partition.readings[log].next
+
+    def settled(self, log: Log, partition: int) -> int | None:
+        """Return the offset up to which *log* is committed to the lake."""
+        held = self._held.get(partition)
+        return None if held is None else held.holding.numbers[log]["offset"]
+
+    async def claim(self, partitions: Collection[int]) -> None:
+        """Own *partitions*, and read back what the lake knows of them.
+
+        Raises:
+            TidemillError: the lake refuses, or another worker keeps claiming.
+        """
+        async with self._lock:
+            started = time.monotonic()
+            self._held = await asyncio.to_thread(self._load, partitions)
+            self._metrics.partitions.labels(self.loop.loop).set(len(self._held))
+            if self._held:
+                log.info(
+                    "%s: holding partitions %s after %.2f s",
+                    self.loop.loop,
+                    sorted(self._held),
+                    time.monotonic() - started,
+                )
+
+    async def release(self) -> None:
+        """Commit everything taken, and forget all partitions.
+
+        After an error nothing is committed: the lake has what is whole, the next owner reads the
+        rest again.
+        """
+        try:
+            if not self.failed:
+                await self.commit()
+        finally:
+            self._held = {}
+            self._metrics.partitions.labels(self.loop.loop).set(0)
+
+    async def take(self, name: Log, batch: Batch) -> None:
+        """Read one batch; wait for the running commit if too much waits already.
+
+        Raises:
+            TidemillError: a commit that had become due failed.
+        """
+        held = self._held.get(batch.partition)
+        if held is None:
+            return  # read before a rebalance; its new owner reads it from the lake's offset
+        try:
+            letters = held.partition.take(name, batch)
+        except BaseException:
+            self.failed = True
+            raise
+        now_s = time.monotonic()
+        held.idle.read(name, now_s)
+        self._note_due(held, now_s)
+        labels = (self.loop.loop, name)
+        self._metrics.records.labels(*labels).inc(len(batch))
+        self._metrics.batches.labels(*labels).inc()
+        for letter in letters:
+            self._metrics.dead.labels(*labels, letter.reason).inc()
+        if self._pending_rows() >= self._cadence.rows:
+            await self.commit()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a round of commits."""
+        waited = time.monotonic() - self._committed_s >= self._cadence.every_s
+        return (
+            bool(self._held)
+            and waited
+            and (self._pending_rows() > 0 or any(held.due_since_s for held in self._held.values()))
+        )
+
+    async def commit(self) -> None:
+        """Commit everything taken so far; return when it is safe.
+
+        Raises:
+            FencedError: another worker owns one of the partitions now.
+            LakeError: the lake still refuses after a while.
+            BrokerError: dead letters were not acknowledged.
+        """
+        async with self._lock:
+            held = dict(self._held)
+            due_s = [item.due_since_s for item in held.values() if item.due_since_s is not None]
+            started = time.monotonic()
+            try:
+                cuts = [item.partition.cut() for item in held.values()]
+                for item in held.values():
+                    item.due_since_s = None
+                version = await asyncio.to_thread(self._write, held, cuts)
+            except BaseException:
+                self.failed = True
+                raise
+            self._committed_s = time.monotonic()
+            self._metrics.commits.labels(self.loop.loop).observe(self._committed_s - started)
+        if version is not None:
+            for since_s in due_s:
+                lag_s = self._committed_s - since_s
+                self._metrics.close_to_example.labels(self.loop.loop).observe(lag_s)
+            self._on_examples(version)
+        self._count_open()
+
+    def quiet(self) -> list[tuple[Log, int]]:
+        """Return the logs that may be idle: nothing read for a while, everything read is taken."""
+        now_s = time.monotonic()
+        return [
+            (name, number)
+            for number, held in self._held.items()
+            if held.partition.join.open_decisions or held.partition.join.open_feedback
+            for name in held.idle.quiet(now_s)
+        ]
+
+    def advance_idle(self, at_end: Collection[tuple[Log, int]]) -> None:
+        """Let time go on in the logs that are *at_end*, where that closes a window.
+
+        An advance that closes nothing is not made: it would only have to be written down.
+        """
+        now_s = time.monotonic()
+        for number, held in self._held.items():
+            join = held.partition.join
+            idle = {name for name in held.idle.quiet(now_s) if (name, number) in at_end}
+            times = {name: join.stream_time(name) for name in LOGS}
+            targets = held.idle.targets(times, idle, now_s)
+            after = [targets.get(name) or times[name] for name in LOGS]
+            if not targets or not self._closes(held, after):
+                continue
+            for name, to in targets.items():
+                join.advance(name, to)
+            if len(idle) == len(LOGS):
+                held.idle.advanced(now_s)
+            self._note_due(held, now_s)
+
+    def going_on(self, until: datetime) -> list[tuple[Log, int]]:
+        """Return the logs that would have to end so that decisions up to *until* are closed."""
+        to = self.rules.closing_time(until)
+        found = []
+        for number, held in self._held.items():
+            times = [held.partition.join.stream_time(name) for name in LOGS]
+            if any(time is None or time < to for time in times):
+                found += [(name, number) for name in LOGS]
+        return found
+
+    def end_logs(self, until: datetime, at_end: Collection[tuple[Log, int]]) -> None:
+        """Close every decision up to *until* in partitions of which both logs are *at_end*."""
+        to = self.rules.closing_time(until)
+        for number, held in self._held.items():
+            if all((name, number) in at_end for name in LOGS):
+                for name in LOGS:
+                    held.partition.join.advance(name, to)
+                self._note_due(held, time.monotonic())
+
+    def _closes(self, held: _Held, times: Collection[datetime | None]) -> bool:
+        """Whether stream times of *times* close a window of *held*, or settle feedback."""
+        join = held.partition.join
+        if not (join.open_decisions or join.open_feedback):
+            return False
+        known = [time for time in times if time is not None]
+        if len(known) < len(LOGS):
+            return False
+        closed = join.frontier
+        return closed is None or frontier_at(self.rules, min(known)) > micros(closed)
+
+    def _note_due(self, held: _Held, now_s: float) -> None:
+        if held.due_since_s is None:
+            times = [held.partition.join.stream_time(name) for name in LOGS]
+            if self._closes(held, times):
+                held.due_since_s = now_s
+
+    def _pending_rows(self) -> int:
+        return sum(held.partition.pending_rows for held in self._held.values())
+
+    def _count_open(self) -> None:
+        joins = [held.partition.join for held in self._held.values()]
+        gauge = self._metrics.open
+        gauge.labels(self.loop.loop, "decisions").set(sum(join.open_decisions for join in joins))
+        gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
+
+    def _load(self, partitions: Collection[int]) -> dict[int, _Held]:
+        """Claim and read back; in a thread."""
+        held = {}
+        holdings = claim(self._tables, partitions)
+        resumes = read_resumes(self.rules, self._tables, holdings)
+        for number, holding in holdings.items():
+            readings = {
+                name: LogReading(
+                    topic=self.topics[name],
+                    decoder=EventDecoder(self.loop, name, self._store),
+                    next=holding.numbers[name]["offset"] or 0,
+                    dead=holding.numbers[name]["dead"] or 0,
+                )
+                for name in LOGS
+            }
+            join = PartitionJoin(self.rules, resumes[number], labels=self._labels)
+            partition = Partition(number, join, readings, self.loop.max_skew)
+            held[number] = _Held(
+                partition, holding, IdleClock(self.loop.idle_after, time.monotonic())
+            )
+        return held
+
+    def _write(self, held: Mapping[int, _Held], cuts: Collection[Cut]) -> int | None:
+        """Make one round of commits, in a thread; return the version of examples, if it moved."""
+        self._letters.write(letter for cut in cuts for letter in cut.letters)
+        for name in LOGS:
+            moves = [
+                Move(held[cut.partition].holding, cut.frames[name], cut.numbers[name])
+                for cut in cuts
+                if cut.frames[name] or _moved(held[cut.partition].holding, name, cut.numbers[name])
+            ]
+            if moves:
+                commit(name, self._tables[name], moves)
+                self._count_rows(name, moves)
+        moves = [
+            _examples_move(held[cut.partition].holding, self.topics["decisions"], cut)
+            for cut in cuts
+            if cut.closed is not None
+        ]
+        if not moves:
+            return None
+        version = commit("examples", self._tables["examples"], moves, _told(cuts))
+        self._count_rows("examples", moves)
+        return version
+
+    def _count_rows(self, table: str, moves: Collection[Move]) -> None:
+        rows = sum(frame.height for move in moves for frame in move.frames)
+        self._metrics.rows.labels(self.loop.loop, table).inc(rows)
+
+
+def _moved(holding: Holding, table: str, new: Mapping[str, int]) -> bool:
+    return any(holding.numbers[table][name] != number for name, number in new.items())
+
+
+def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
+    closed = cut.closed
+    if closed is None:
+        raise ValueError(f"partition {cut.partition} has closed nothing")
+    frame = closed.examples.with_columns(
+        pl.lit(topic).alias("topic"), pl.lit(cut.partition, dtype=pl.Int32).alias("partition")
+    )
+    numbers = {
+        "frontier": micros(closed.frontier),
+        "time/decisions": micros(closed.stream_times["decisions"]),
+        "time/feedback": micros(closed.stream_times["feedback"]),
+        "late": closed.counts.late,
+        "duplicate": closed.counts.duplicate,
+        "unmatched": closed.counts.unmatched,
+    }
+    return Move(holding, [frame] if frame.height else [], numbers)
+
+
+def _told(cuts: Collection[Cut]) -> dict[str, str]:
+    """Return what the commit of examples tells besides: which idle logs were moved on, where."""
+    advances = [
+        {
+            "partition": cut.partition,
+            "log": advance.log,
+            "offset": advance.offset,
+            "to": advance.to.isoformat(),
+        }
+        for cut in cuts
+        if cut.closed is not None
+        for advance in cut.closed.advances
+    ]
+    return {"tidemill.advances": json.dumps(advances)} if advances else {}

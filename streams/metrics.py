@@ -1,0 +1,77 @@
+"""What a streams worker counts about itself, as Prometheus metrics in a registry of its own."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+_LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+_COMMIT_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class StreamMetrics:
+    """The metrics of one worker process; `serve` answers /metrics on a port."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.records = Counter(
+            "tidemill_stream_records",
+            "Records read from Kafka",
+            ["loop", "log"],
+            registry=self.registry,
+        )
+        self.batches = Counter(
+            "tidemill_stream_batches",
+            "Batches read, one per partition and fetch",
+            ["loop", "log"],
+            registry=self.registry,
+        )
+        self.dead = Counter(
+            "tidemill_stream_dead_letters",
+            "Records that went to tidemill.dead-letters",
+            ["loop", "log", "reason"],
+            registry=self.registry,
+        )
+        self.lost = Counter(
+            "tidemill_stream_lost_records",
+            "Records that Kafka deleted before they were read",
+            ["topic"],
+            registry=self.registry,
+        )
+        self.rows = Counter(
+            "tidemill_lake_rows",
+            "Rows committed to the lake",
+            ["loop", "table"],
+            registry=self.registry,
+        )
+        self.commits = Histogram(
+            "tidemill_lake_commit_seconds",
+            "Seconds one round of commits took (decisions, feedback, examples)",
+            ["loop"],
+            buckets=_COMMIT_S,
+            registry=self.registry,
+        )
+        self.close_to_example = Histogram(
+            "tidemill_close_to_example_seconds",
+            "Seconds from the moment stream time passed a window's close to its examples' commit",
+            ["loop"],
+            buckets=_LAG_S,
+            registry=self.registry,
+        )
+        self.open = Gauge(
+            "tidemill_stream_open_rows",
+            "Rows that wait for their window to close",
+            ["loop", "log"],
+            registry=self.registry,
+        )
+        self.partitions = Gauge(
+            "tidemill_stream_partitions",
+            "Partitions this worker holds",
+            ["loop"],
+            registry=self.registry,
+        )
+
+    def serve(self, port: int) -> None:
+        """Answer GET /metrics on *port* of all interfaces, from a thread of its own.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        start_http_server(port, registry=self.registry)

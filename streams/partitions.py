@@ -1,0 +1,153 @@
+"""One partition of one loop in this process: its decoders, its join, the rows not yet committed.
+
+It knows no Faust, no clock and no lake. Batches come in, letters about unreadable records come out
+at once, and a `Cut` hands over everything since the last one: rows, numbers, closed examples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from tidemill.errors import BrokerError
+from tidemill.schemas.blocks import Decoded, EventDecoder
+from tidemill.streams.batches import LOGS, Batch
+from tidemill.streams.commits import raw_numbers
+from tidemill.streams.deadletters import DeadLetter
+from tidemill.streams.rules import Log, micros
+from tidemill.streams.windows import Closed, PartitionJoin
+
+
+@dataclass(slots=True)
+class LogReading:
+    """How far one log of the partition is read, and what was read since the last cut."""
+
+    topic: str
+    decoder: EventDecoder
+    next: int = 0
+    dead: int = 0
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Everything of one partition up to one moment, for one round of commits."""
+
+    partition: int
+    frames: Mapping[Log, list[pl.DataFrame]]
+    numbers: Mapping[Log, Mapping[str, int]]
+    letters: list[DeadLetter]
+    closed: Closed | None
+
+
+class Partition:
+    """The state of one partition while this process owns it."""
+
+    def __init__(
+        self,
+        number: int,
+        join: PartitionJoin,
+        readings: Mapping[Log, LogReading],
+        max_skew: timedelta,
+    ) -> None:
+        self.number = number
+        self.join = join
+        self.readings = readings
+        self.pending_rows = 0
+        self._max_skew_us = micros(max_skew)
+
+    def take(self, log: Log, batch: Batch) -> list[DeadLetter]:
+        """Read *batch* of *log* and return letters about those of its records that are unreadable.
+
+        Raises:
+            BrokerError: the batch does not follow the one before.
+        """
+        reading = self.readings[log]
+        if batch.start != reading.next:
+            raise BrokerError(
+                f"{batch.topic}/{self.number} was read up to {reading.next}, "
+                f"then from {batch.start}: records are missing or come twice",
+                hint="nothing is lost: a restarted worker goes on where the lake ends; please "
+                "report this",
+            )
+        values = batch.values()
+        decoded = reading.decoder.decode(values)
+        frame, letters = self._placed(batch, values, decoded)
+        if frame.height:
+            take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
+            reading.frames.append(take(frame).with_columns(pl.lit(batch.topic).alias("topic")))
+        reading.next = batch.next
+        reading.dead += len(letters)
+        reading.letters += letters
+        self.pending_rows += len(batch)
+        return letters
+
+    def stream_time(self, log: Log) -> datetime | None:
+        """Return the largest event time of *log* so far, idle advances included."""
+        return self.join.stream_time(log)
+
+    def cut(self) -> Cut:
+        """Hand over what came since the last cut, after closing every window that is due."""
+        closed = self.join.close()
+        cut = Cut(
+            partition=self.number,
+            frames={log: self.readings[log].frames for log in LOGS},
+            numbers={log: self._numbers(log) for log in LOGS},
+            letters=[letter for log in LOGS for letter in self.readings[log].letters],
+            closed=closed,
+        )
+        for reading in self.readings.values():
+            reading.frames, reading.letters = [], []
+        self.pending_rows = 0
+        return cut
+
+    def _numbers(self, log: Log) -> dict[str, int]:
+        time = self.stream_time(log)
+        reading = self.readings[log]
+        return raw_numbers(reading.next, None if time is None else micros(time), reading.dead)
+
+    def _placed(
+        self, batch: Batch, values: list[bytes | None], decoded: Decoded
+    ) -> tuple[pl.DataFrame, list[DeadLetter]]:
+        """Give the decoded rows their place in the log; set aside those ahead of their time."""
+        offsets, arrived_ms = batch.offsets(), batch.timestamps_ms()
+        rows = decoded.frame["row"].to_numpy()
+        whole = len(rows) == len(values)
+        frame = decoded.frame.drop("row").with_columns(
+            pl.lit(self.number, dtype=pl.Int32).alias("partition"),
+            pl.Series("offset", offsets if whole else offsets[rows]),
+            pl.Series("ingested_at", (arrived_ms if whole else arrived_ms[rows]) * 1000).cast(
+                pl.Datetime("us", "UTC")
+            ),
+        )
+        poison = [(bad.row, bad.reason, bad.detail) for bad in decoded.poison]
+        ahead = self._ahead(frame)
+        if ahead.any():
+            poison += [
+                (int(row), "skew", "its event time is past the broker's by more than max_skew")
+                for row in rows[ahead]
+            ]
+            frame = frame.filter(~pl.Series(ahead))
+        letters = [
+            DeadLetter(
+                topic=batch.topic,
+                partition=self.number,
+                offset=int(offsets[row]),
+                timestamp_ms=int(arrived_ms[row]),
+                reason=reason,
+                detail=detail,
+                key=batch.records[row].key,
+                value=values[row],
+            )
+            for row, reason, detail in sorted(poison)
+        ]
+        return frame, letters
+
+    def _ahead(self, frame: pl.DataFrame) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+        at = frame["at"].to_physical().to_numpy()
+        arrived = frame["ingested_at"].to_physical().to_numpy()
+        ahead: np.ndarray[tuple[int], np.dtype[np.bool_]] = at > arrived + self._max_skew_us
+        return ahead

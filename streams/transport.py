@@ -1,0 +1,266 @@
+"""Batches as Faust events: one fetched run of records of one partition is one message.
+
+Faust spends about 70 us of Python on each event, whatever it is told; so an event of ours is a
+whole run of records, and Faust's group, rebalancing, agents, supervision and life cycle come at no
+cost per record. Reached as `batch://host:port` through the entry point `faust.transports`.
+
+It knows neither loops nor the lake. Where a partition starts and how far its work is safe is asked
+of a `Progress`, because that truth is not in Kafka: the group's offsets are written for operators'
+tools alone. It overrides private names of faust-streaming and aiokafka; tests/streams/
+test_transport.py pins each of them, so that an upgrade fails there and not in production.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import aiokafka
+import faust
+from aiokafka.errors import KafkaError
+from faust.transport.drivers import aiokafka as driver
+from faust.transport.utils import DefaultSchedulingStrategy
+from faust.types import TP, ConsumerMessage
+
+from tidemill.errors import BrokerError
+from tidemill.streams.batches import Batch
+
+log = logging.getLogger(__name__)
+
+FETCH_WAIT_MS = 100  # a longer poll on caught-up partitions would hold back the busy ones
+PAUSE_S = 0.02  # how long to wait when every partition is held back by a full queue
+
+
+class Progress(Protocol):
+    """What the transport has to ask: where to start, and up to where everything is safe."""
+
+    async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
+        """Return the next offset of each partition; None: nothing was ever read of it."""
+
+    def settled(self, tp: TP) -> int | None:
+        """Return the offset up to which (exclusive) nothing is needed from Kafka any more."""
+
+    def lost(self, tp: TP, records: int) -> None:
+        """Be told that Kafka has deleted so many *records* of *tp* before they were read."""
+
+
+class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed
+    """Marks a topic as batched: its messages carry a `Batch`, which agents get as it is."""
+
+    def loads_key(self, app: object, message: Any, **_options: object) -> None:
+        """Return None: a batch has the keys of its records."""
+
+    def loads_value(self, app: object, message: Any, **_options: object) -> Batch:
+        """Return the batch of *message*."""
+        batch: Batch = message.value
+        return batch
+
+
+class BatchScheduler(DefaultSchedulingStrategy):  # type: ignore[misc]  # Faust is not typed
+    """Yield the records of batched topics as one run per partition, the others one by one."""
+
+    def __init__(self, consumer: "BatchConsumer") -> None:
+        self._consumer = consumer
+
+    def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
+        """Return ``(tp, run)`` for batched topics first, then ``(tp, record)`` in round robin."""
+        single = {}
+        for tp, run in records.items():
+            if self._consumer.is_batched(tp.topic):
+                yield tp, run
+            else:
+                single[tp] = run
+        yield from super().iterate(single)
+
+
+class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is not typed
+    """The thread with aiokafka's consumer; it fetches briefly and survives a broker that is away."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        self._assignor = self.app.assignor  # co-partitioned: both topics of a loop stay together
+        auth = driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # only ever used below the log's start: see _check
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            check_crcs=conf.broker_check_crcs,
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            isolation_level="read_committed",  # events of an aborted transaction never happened
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **auth,
+        )
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Write the group's offsets; a refusal is only logged, for nothing depends on them."""
+        places = {
+            driver.ensure_aiokafka_TP(tp): driver.OffsetAndMetadata(offset, "")
+            for tp, offset in offsets.items()
+            if tp in self.assignment()
+        }
+        try:
+            await self._ensure_consumer().commit(places)
+        except KafkaError as error:
+            log.warning("group offsets were not written, lag looks too large: %s", error)
+            return False
+        return True
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not typed
+    """Faust's consumer of aiokafka, delivering batches and seeking to where the lake says."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.scheduler = BatchScheduler(self)
+        self.session = 0
+        self._delivered: dict[TP, int] = {}
+        self._batched: dict[str, bool] = {}
+
+    @property
+    def progress(self) -> Progress:
+        """Who knows where partitions start."""
+        progress: Progress | None = self.transport.progress
+        if progress is None:
+            raise RuntimeError("set app.transport.progress before the app starts")
+        return progress
+
+    def is_batched(self, topic: str) -> bool:
+        """Whether a channel of the app reads *topic* with a `BatchSchema`."""
+        if topic not in self._batched:
+            self._batched[topic] = any(
+                topic in channel.topics and isinstance(channel.schema, BatchSchema)
+                for channel in self.app.topics
+            )
+        return self._batched[topic]
+
+    def delivered(self, tp: TP) -> int | None:
+        """Return the offset after the last one handed to an agent since the last seek."""
+        return self._delivered.get(tp)
+
+    async def ends(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        """Return, for each of *tps*, the consumer's position and the end, asked of the broker.
+
+        The position is past marks of transactions that no record will ever stand for.
+        """
+        places = list(tps)
+        ends = await self.highwaters(*places)
+        return {tp: (await self.position(tp) or 0, ends[tp]) for tp in places if tp in ends}
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Seek every batched partition to where `Progress` says; a new session begins."""
+        assigned = {tp for tp in self.assignment() if self.is_batched(tp.topic)}
+        wanted = await self.progress.positions(assigned)
+        starts = await self._check(wanted) if wanted else {}
+        self.session += 1
+        self._delivered = dict(starts)
+        if starts:
+            await self.seek_wait(starts)
+        return starts
+
+    async def _check(self, wanted: Mapping[TP, int | None]) -> dict[TP, int]:
+        """Compare with what Kafka still has, for it would start elsewhere without a word."""
+        lows = await self.earliest_offsets(*wanted)
+        highs = await self._thread.call_thread(
+            self._thread._ensure_consumer().end_offsets, list(wanted)
+        )
+        starts = {}
+        for tp, offset in wanted.items():
+            low, high = lows[tp], highs[tp]
+            if offset is not None and offset > high:
+                raise BrokerError(
+                    f"{tp.topic}/{tp.partition} ends at {high}, the lake has read up to {offset}",
+                    hint="the topic was made anew or cut: give the loop a new name, or restore it",
+                )
+            if low > (offset or 0):
+                self.progress.lost(tp, low - (offset or 0))
+            starts[tp] = offset or 0
+        return starts
+
+    def _new_consumer_thread(self) -> BatchThread:
+        return BatchThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        if not isinstance(record, list):
+            return super()._to_message(tp, record)
+        first, last = record[0], record[-1]
+        batch = Batch(
+            topic=tp.topic,
+            partition=tp.partition,
+            start=self._delivered.get(tp, first.offset),
+            last=last.offset,
+            session=self.session,
+            records=record,
+        )
+        self._delivered[tp] = batch.next
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            (),
+            None,
+            batch,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+        """Yield what was fetched, unless the flow was stopped meanwhile.
+
+        What is dropped here is read again: a seek follows every stop of the flow.
+        """
+        records, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if not records or self.should_stop:
+            return
+        for tp, run in self.scheduler.iterate(records):
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if active is None or tp in active or tp in self._buffered_partitions:
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                yield tp, self._to_message(tp, run)
+
+    async def _wait_next_records(
+        self, timeout: float
+    ) -> tuple[Mapping[TP, list[Any]] | None, set[TP] | None]:
+        if self.flow_active and not self._get_active_partitions():
+            await self.sleep(PAUSE_S)
+            return {}, set()
+        found: tuple[Mapping[TP, list[Any]] | None, set[TP] | None]
+        found = await super()._wait_next_records(min(timeout, FETCH_WAIT_MS / 1000))
+        return found
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Return the position to write for the group: what the lake has, not what was acked."""
+        if not self.is_batched(tp.topic):
+            offset: int | None = super()._new_offset(tp)
+            return offset
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        return self.progress.settled(tp)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        if not self.is_batched(tp.topic):
+            await super()._add_gap(tp, offset_from, offset_to)
+
+
+class BatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is not typed
+    """What `batch://` in a broker address stands for; set `progress` before the app starts."""
+
+    Consumer = BatchConsumer
+    progress: Progress | None = None

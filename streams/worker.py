@@ -1,0 +1,188 @@
+"""The process of the streams room: reads loops and their settings, runs their agents, says why it ends.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, for its supervisor to start it again. What
+is committed is committed; the rest is read again.
+"""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from tidemill.errors import ConfigError, ContractError, TidemillError
+from tidemill.features.lake import Lake, LakeConfig
+from tidemill.kafka import KafkaConfig, Writer, ensure_topics, partition_count
+from tidemill.schemas import topics
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import SHARED_TOPICS, fetch_loops, newest
+from tidemill.schemas.store import schema_store
+from tidemill.streams.agents import StreamsApp
+from tidemill.streams.app import GroupConfig, run_app
+from tidemill.streams.closing import CloseRequests
+from tidemill.streams.commits import TABLES, Table, UnfencedTable
+from tidemill.streams.deadletters import DeadLetterWriter
+from tidemill.streams.looprun import Cadence, LoopRun
+from tidemill.streams.metrics import StreamMetrics
+
+log = logging.getLogger(__name__)
+
+NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What a streams worker needs to know."""
+
+    kafka: KafkaConfig
+    lake: LakeConfig
+    loops: Sequence[str] = ()  # none: every loop that is published when it starts
+    group: str | None = None  # None: tidemill-<loop> for one loop, else tidemill-streams
+    metrics_port: int | None = None
+    cadence: Cadence = field(default_factory=Cadence)
+    session_timeout_s: float = 10.0
+    fetch_records: int = 20_000
+    fenced: bool = True  # False only in the test that shows what the fence prevents
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], loops: Sequence[str] = ()) -> Self:
+        """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the knobs below.
+
+        TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_SESSION_TIMEOUT_S,
+        TIDEMILL_FETCH_RECORDS.
+
+        Raises:
+            ConfigError: a setting is missing or no number.
+        """
+        plain = cls(
+            kafka=KafkaConfig.from_env(env), lake=LakeConfig.from_env(env), loops=tuple(loops)
+        )
+        port = env.get("TIDEMILL_METRICS_PORT")
+        default = plain.cadence
+        return replace(
+            plain,
+            group=env.get("TIDEMILL_GROUP"),
+            metrics_port=None if not port else int(_number(env, "TIDEMILL_METRICS_PORT", 0)),
+            cadence=Cadence(
+                every_s=_number(env, "TIDEMILL_COMMIT_S", default.every_s),
+                rows=int(_number(env, "TIDEMILL_COMMIT_ROWS", default.rows)),
+            ),
+            session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
+            fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
+            fenced=not env.get(NO_FENCE),
+            env=dict(env),
+        )
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    try:
+        return float(text) if text else default
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}, no number", hint=f"say {default:g}") from None
+
+
+def run_worker(config: WorkerConfig) -> int:
+    """Run until a signal or an error ends it; return the exit code, after saying why on the log."""
+    try:
+        asyncio.run(_run(config))
+    except TidemillError as error:
+        log.critical("the worker ends: %s", error)
+        return 1
+    except Exception:  # the outermost loop: the supervisor gets an exit code, people the traceback
+        log.critical("the worker ends by an error of its own", exc_info=True)
+        return 1
+    log.info("the worker ends as asked")
+    return 0
+
+
+async def _run(config: WorkerConfig) -> None:
+    loops = read_loops(config)
+    lake = Lake(config.lake)
+    metrics = StreamMetrics()
+    if config.metrics_port is not None:
+        metrics.serve(config.metrics_port)
+    letters = DeadLetterWriter(config.kafka)
+    control = Writer(config.kafka)
+    closing = CloseRequests(config.kafka)
+    store = schema_store(config.kafka, config.env)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tidemill-faust-") as folder:
+            runs = [
+                LoopRun(
+                    loop,
+                    open_tables(lake, loop, fenced=config.fenced),
+                    store,
+                    letters,
+                    metrics,
+                    _announce(control, loop.loop),
+                    config.cadence,
+                )
+                for loop in loops
+            ]
+            group = GroupConfig(
+                group=config.group or group_name(loops),
+                data=Path(folder),
+                session_timeout_s=config.session_timeout_s,
+                fetch_records=config.fetch_records,
+            )
+            await run_app(StreamsApp(config.kafka, group, runs, metrics, closing).app)
+    finally:
+        closing.close()
+        letters.close()
+        control.close(1.0)
+
+
+def read_loops(config: WorkerConfig) -> list[Loop]:
+    """Return the newest version of each loop to work on, once its topics are fit for it.
+
+    Raises:
+        ContractError: a loop is not published, or its two topics differ in partitions.
+        BrokerError: the broker does not answer.
+    """
+    ensure_topics(config.kafka, SHARED_TOPICS)
+    published = fetch_loops(config.kafka)
+    names = config.loops or sorted({name for name, _version in published})
+    if not names:
+        raise ContractError("no loop is published", hint="publish one: tidemill publish LOOP.yaml")
+    loops = [newest(published, name) for name in names]
+    for loop in loops:
+        counts = {
+            topic: partition_count(config.kafka, topic)
+            for topic in (topics.decisions(loop.loop), topics.feedback(loop.loop))
+        }
+        if set(counts.values()) != {loop.partitions}:
+            told = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
+            raise ContractError(
+                f"loop {loop.loop} has {loop.partitions} partitions, but {told}",
+                hint="a decision and its feedback must share a partition: make both topics anew "
+                "with that number, or publish the loop under a new name",
+            )
+    return loops
+
+
+def group_name(loops: Sequence[Loop]) -> str:
+    """Return the consumer group of a worker for *loops*."""
+    return f"tidemill-{loops[0].loop}" if len(loops) == 1 else "tidemill-streams"
+
+
+def open_tables(lake: Lake, loop: Loop, *, fenced: bool) -> dict[str, Table]:
+    """Return the tables of *loop*, made if they are missing."""
+    lake.create(loop)
+    tables: dict[str, Table] = {name: lake.table(loop.loop, name) for name in TABLES}
+    if fenced:
+        return tables
+    return {name: UnfencedTable(table) for name, table in tables.items()}
+
+
+def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
+    """Return what tells others that examples of a loop have come to a new version."""
+    key = loop_name.encode()
+
+    def announce(version: int) -> None:
+        control.write(topics.CONTROL, key=key, value=str(version).encode())
+
+    return announce

@@ -1,0 +1,248 @@
+"""A loop on a real broker, a producer in plain fastavro, and worker processes that may be killed."""
+
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+
+import fastavro
+from confluent_kafka import Producer
+
+from tidemill.features.lake import Lake, LakeConfig
+from tidemill.kafka import KafkaConfig
+from tidemill.schemas import topics
+from tidemill.schemas.events import decision_schema, feedback_schema
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import publish_loop
+from tidemill.streams.closing import request_close
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+WORKER = """
+import logging, os, sys
+from tidemill.streams.worker import WorkerConfig, run_worker
+logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+sys.exit(run_worker(WorkerConfig.from_env(os.environ, sys.argv[1:])))
+"""
+
+
+def new_loop(**changes: object) -> Loop:
+    """Return a loop of a name nobody else has: clicks within a minute, four partitions."""
+    return Loop.model_validate(
+        {
+            "loop": f"t-{uuid.uuid4().hex[:10]}".replace("-0", "-a"),
+            "decision": {"type": "bool", "default": False},
+            "features": {"hour": "int", "price": "float", "page": "category"},
+            "feedback": {"click": {"within": "60s", "values": {"amount": "float"}}},
+            "label": {"sql": "max(amount) > 0.5", "type": "bool"},
+            "grace": "10s",
+            "idle_after": "2s",
+            "policy": {"kind": "threshold", "above": True, "below": False},
+            "partitions": 4,
+        }
+        | changes
+    )
+
+
+def until(true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    """Return as soon as *true* holds; fail after *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)
+
+
+class PlainProducer:
+    """Events by fastavro and confluent-kafka alone, from the schemas, as any service would."""
+
+    def __init__(self, kafka: KafkaConfig, loop: Loop) -> None:
+        self.loop = loop
+        self._producer = Producer(
+            {
+                "bootstrap.servers": kafka.bootstrap,
+                "partitioner": "murmur2_random",
+                "message.max.bytes": 8_000_000,
+                "linger.ms": 20,
+                "compression.type": "lz4",
+            }
+        )
+        schemas = {"": decision_schema(loop)} | {
+            kind: feedback_schema(loop, kind) for kind in loop.feedback
+        }
+        self._schemas = {kind: fastavro.parse_schema(schema) for kind, schema in schemas.items()}
+        self._prefixes = {
+            kind: b"\xc3\x01"
+            + bytes.fromhex(
+                fastavro.schema.fingerprint(
+                    fastavro.schema.to_parsing_canonical_form(schema), "CRC-64-AVRO"
+                )
+            )[::1]
+            for kind, schema in schemas.items()
+        }
+
+    def payload(self, kind: str, event: Mapping[str, object]) -> bytes:
+        """Return an event as bytes: the empty *kind* is a decision."""
+        out = BytesIO()
+        fastavro.schemaless_writer(out, self._schemas[kind], event)
+        return self._prefixes[kind] + out.getvalue()
+
+    def decide(self, key: str, at: datetime, **features: object) -> None:
+        """Send a decision."""
+        event = {
+            "id": key,
+            "at": at,
+            "entity": None,
+            "action": False,
+            "score": 0.25,
+            "propensity": None,
+            "source": "default",
+            "model_version": None,
+            "policy_version": 1,
+            "loop_version": 1,
+            "features": {"hour": 3, "price": 1.5, "page": "home"} | features,
+        }
+        self.send(topics.decisions(self.loop.loop), key, self.payload("", event))
+
+    def feed(self, key: str, at: datetime, *, id: str | None = None, amount: float = 1.0) -> None:
+        """Send a click."""
+        event = {"id": id or f"f-{key}", "decision_id": key, "at": at, "values": {"amount": amount}}
+        self.send(topics.feedback(self.loop.loop), key, self.payload("click", event))
+
+    def send(self, topic: str, key: str, value: bytes | None, partition: int = -1) -> None:
+        """Send any bytes."""
+        while True:
+            try:
+                self._producer.produce(topic, value, key.encode(), partition)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def flush(self) -> None:
+        """Return when everything sent is acknowledged."""
+        assert self._producer.flush(60) == 0
+
+
+@dataclass
+class Rig:
+    """One loop with its topics and its lake."""
+
+    kafka: KafkaConfig
+    loop: Loop
+    folder: Path
+
+    @property
+    def lake(self) -> Lake:
+        """The lake workers write to."""
+        return Lake(LakeConfig(root=str(self.folder / "lake")))
+
+    def producer(self) -> PlainProducer:
+        """Return a producer of events of the loop."""
+        return PlainProducer(self.kafka, self.loop)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return the environment of a worker."""
+        return {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
+            "TIDEMILL_LAKE": str(self.folder / "lake"),
+            "TIDEMILL_SESSION_TIMEOUT_S": "6",
+            **more,
+        }
+
+    def start(self, **more: str) -> subprocess.Popen[bytes]:
+        """Start a worker process; its log is worker.log in the folder."""
+        with (self.folder / "worker.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-c", WORKER, self.loop.loop],
+                env=self.environment(**more),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+            )
+
+    @contextmanager
+    def worker(self, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker while the block lasts."""
+        process = self.start(**more)
+        try:
+            yield process
+        finally:
+            end(process)
+
+    def log(self) -> str:
+        """Return what workers have said so far."""
+        return (self.folder / "worker.log").read_text()
+
+    def rows(self, table: str) -> int:
+        """Return the number of rows in a table; 0 before there is one."""
+        if not self.lake.has_table(self.loop.loop, table):
+            return 0
+        return self.lake.table(self.loop.loop, table).read(["offset"]).height
+
+    def close(self, at: datetime) -> None:
+        """End the logs up to *at*."""
+        request_close(self.kafka, self.loop.loop, at)
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """End a worker in good order and return its exit code."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+    try:
+        return process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+def new_rig(kafka: KafkaConfig, folder: Path, **changes: object) -> Rig:
+    """Publish a new loop and return what is around it."""
+    loop = new_loop(**changes)
+    publish_loop(kafka, loop)
+    return Rig(kafka, loop, folder)
+
+
+def send_traffic(
+    producer: PlainProducer, numbers: Sequence[int], seed: int, per_second: float = 500.0
+) -> datetime:
+    """Send a decision for each of *numbers* and feedback for two thirds; return the last time.
+
+    Some come out of order, twice, late, early or for nobody.
+    """
+    draw = random.Random(seed)
+    last = START
+    for number in numbers:
+        at = START + timedelta(seconds=number / per_second)
+        jitter = timedelta(seconds=draw.uniform(-5, 5))
+        last = max(last, at + jitter)
+        key = f"d{number}"
+        fate = draw.random()
+        if fate < 0.01:
+            jitter -= timedelta(seconds=30)  # late
+        producer.decide(key, at + jitter, hour=number % 24)
+        if 0.01 < fate < 0.02:
+            producer.decide(key, at + jitter, hour=23)  # twice
+        if draw.random() < 0.66:
+            delay = timedelta(seconds=draw.uniform(-2, 70))
+            click_at = min(at + delay, last)
+            producer.feed(key, click_at, amount=draw.random())
+            if draw.random() < 0.02:
+                producer.feed(key, click_at, amount=0.0)
+        if draw.random() < 0.01:
+            producer.feed(f"nobody{number}", at)
+    producer.flush()
+    return last
+
+
+__all__ = ["START", "PlainProducer", "Rig", "end", "new_loop", "new_rig", "send_traffic", "struct"]

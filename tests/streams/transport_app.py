@@ -1,0 +1,100 @@
+"""A Faust app over `batch://` that keeps each batch in SQLite; run as a process that may be killed.
+
+Arguments: bootstrap, group, database, topics (comma separated). The database stands where the lake
+stands in the product: offsets and rows land in one transaction, compared with what was there.
+"""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import Iterable, Mapping
+
+import faust
+from faust.types import TP
+
+from tidemill.streams.app import run_app
+from tidemill.streams.batches import Batch
+from tidemill.streams.transport import BatchSchema
+
+SETUP = """
+create table if not exists batches (
+    topic text, part int, start int, next int, records int, worker int,
+    primary key (topic, part, start)
+)
+"""
+
+
+class SqliteProgress:
+    """The next offset of each partition, kept with the batches themselves."""
+
+    def __init__(self, path: str) -> None:
+        self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.execute(SETUP)
+
+    def next(self, topic: str, partition: int) -> int | None:
+        """Return the offset after the last batch kept."""
+        query = "select max(next) from batches where topic = ? and part = ?"
+        found: int | None = self._db.execute(query, (topic, partition)).fetchone()[0]
+        return found
+
+    async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
+        """Where each partition goes on."""
+        return {tp: self.next(tp.topic, tp.partition) for tp in tps}
+
+    def settled(self, tp: TP) -> int | None:
+        """Everything kept is safe."""
+        return self.next(tp.topic, tp.partition)
+
+    def lost(self, tp: TP, records: int) -> None:
+        """Nothing is deleted in these tests."""
+        raise AssertionError(f"{records} records of {tp} are gone")
+
+    def keep(self, batch: Batch, worker: int) -> bool:
+        """Keep *batch* if it starts where the last one ended; False if another has kept it."""
+        self._db.execute("begin immediate")
+        if (self.next(batch.topic, batch.partition) or 0) != batch.start:
+            self._db.execute("rollback")
+            return False
+        row = (batch.topic, batch.partition, batch.start, batch.next, len(batch), worker)
+        self._db.execute("insert into batches values (?, ?, ?, ?, ?, ?)", row)
+        self._db.execute("commit")
+        return True
+
+
+def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> faust.App:
+    """Return an app whose one agent keeps batches."""
+    app = faust.App(
+        group,
+        broker=f"batch://{bootstrap}",
+        broker_producer=f"kafka://{bootstrap}",
+        agent_supervisor="mode.supervisors:CrashingSupervisor",
+        broker_max_poll_records=2000,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=0.2,
+        stream_wait_empty=True,
+        table_standby_replicas=1,
+        topic_disable_leader=True,
+        web_enabled=False,
+        datadir=f"{database}.data",
+    )
+    progress = SqliteProgress(database)
+    app.transport.progress = progress
+
+    @app.agent(app.topic(*topics, schema=BatchSchema(), maxsize=11))
+    async def keep(stream: faust.StreamT) -> None:
+        async for batch in stream:
+            if batch.session != app.consumer.session:
+                continue
+            if not progress.keep(batch, id(app)):
+                raise RuntimeError(
+                    f"{batch.topic}/{batch.partition}: {batch.start} does not follow"
+                )
+
+    return app
+
+
+if __name__ == "__main__":
+    _, bootstrap, group, database, topics = sys.argv
+    asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(","))))
