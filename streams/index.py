@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tidemill.streams.keys import UInt64s
 from tidemill.streams.rules import Int64s
 
 
@@ -16,14 +15,14 @@ from tidemill.streams.rules import Int64s
 class _Run:
     """Entries sorted by key, those of equal key in the order of their arrival."""
 
-    key: UInt64s
+    key: Int64s
     at: Int64s
     payload: Int64s
     earliest: int
     latest: int
 
     @classmethod
-    def of(cls, key: UInt64s, at: Int64s, payload: Int64s) -> "_Run":
+    def of(cls, key: Int64s, at: Int64s, payload: Int64s) -> "_Run":
         order = np.argsort(key, kind="stable")
         at = at[order]
         return cls(key[order], at, payload[order], int(at.min()), int(at.max()))
@@ -63,7 +62,7 @@ class KeyIndex:
     def __len__(self) -> int:
         return sum(len(run.key) for run in self._runs)
 
-    def add(self, key: UInt64s, at: Int64s, payload: Int64s) -> None:
+    def add(self, key: Int64s, at: Int64s, payload: Int64s) -> None:
         """Add one entry for each element; the three have one length."""
         if not len(key):
             return
@@ -73,7 +72,7 @@ class KeyIndex:
             newer = runs.pop()
             runs[-1] = runs[-1].merged(newer)
 
-    def find(self, key: UInt64s) -> Hits:
+    def find(self, key: Int64s) -> Hits:
         """Return every entry whose key is among *key*, in no particular order."""
         order = np.argsort(key)
         wanted = key[order]
@@ -101,7 +100,7 @@ class KeyIndex:
         self._runs = kept
 
 
-def _found_in(run: _Run, wanted: UInt64s) -> Hits:
+def _found_in(run: _Run, wanted: Int64s) -> Hits:
     """Return the entries of *run* whose key is in *wanted*, which is sorted."""
     first = np.searchsorted(run.key, wanted)
     inside = np.minimum(first, len(run.key) - 1)

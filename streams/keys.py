@@ -8,10 +8,9 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-UInt64s = npt.NDArray[np.uint64]
+from tidemill.streams.rules import Int64s
 
 _SEEDS = (int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "big"))
 
@@ -20,11 +19,11 @@ _SEEDS = (int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "b
 class Keys:
     """One column of ids: *key* to sort and search by, *check* to confirm a hit."""
 
-    key: UInt64s
-    check: UInt64s
+    key: Int64s
+    check: Int64s
 
 
 def id_keys(ids: pl.Series) -> Keys:
     """Return the keys of a String column without nulls; equal ids have equal keys."""
-    key, check = (ids.hash(seed).to_numpy() for seed in _SEEDS)
+    key, check = (ids.hash(seed).to_numpy().view(np.int64) for seed in _SEEDS)
     return Keys(key, check)

@@ -16,8 +16,6 @@ from tidemill.streams.rules import Int64s
 _SHELF_ROWS = 8192
 _SHELF_BITS = 32
 
-Column = npt.NDArray[np.generic]
-
 
 class _Shelf:
     """Some thousand rows in the order of their arrival, and how far their time has come."""
@@ -25,7 +23,7 @@ class _Shelf:
     def __init__(self) -> None:
         self.waiting = 0
         self._frames: list[pl.DataFrame] = []
-        self._columns: list[Mapping[str, Column]] = []
+        self._columns: list[Mapping[str, Int64s]] = []
         self._alive = np.empty(0, dtype=np.bool_)
         self._order: Int64s | None = None
         self._ordered_at = np.empty(0, dtype=np.int64)
@@ -34,7 +32,7 @@ class _Shelf:
     def __len__(self) -> int:
         return len(self._alive)
 
-    def add(self, frame: pl.DataFrame, columns: Mapping[str, Column]) -> None:
+    def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> None:
         self._frames.append(frame)
         self._columns.append(columns)
         self._alive = np.concatenate((self._alive, np.ones(len(frame), dtype=np.bool_)))
@@ -46,7 +44,7 @@ class _Shelf:
             self._frames = [pl.concat(self._frames)]
         return self._frames[0]
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> Int64s:
         if len(self._columns) > 1:
             names = self._columns[0]
             self._columns = [
@@ -78,7 +76,7 @@ class _Shelf:
     def _sort(self) -> None:
         if self._order is None:
             waiting = np.flatnonzero(self._alive)
-            at = self.column("at")[waiting].astype(np.int64, copy=False)
+            at = self.column("at")[waiting]
             by_time = np.argsort(at, kind="stable")
             self._order, self._ordered_at, self._next = waiting[by_time], at[by_time], 0
 
@@ -96,7 +94,7 @@ class WaitingRows:
     def __len__(self) -> int:
         return sum(shelf.waiting for shelf in self._shelves.values())
 
-    def add(self, frame: pl.DataFrame, columns: Mapping[str, Column]) -> Int64s:
+    def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> Int64s:
         """Keep *frame* and return the numbers of its rows, ascending."""
         shelf = self._shelves.get(self._newest)
         if shelf is None or len(shelf) + len(frame) > _SHELF_ROWS:
@@ -125,7 +123,7 @@ class WaitingRows:
         ]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.bool_)
 
-    def columns(self, rows: Int64s, *names: str) -> list[Column]:
+    def columns(self, rows: Int64s, *names: str) -> list[Int64s]:
         """Return columns *names* of *rows*, which must be waiting and grouped by shelf."""
         shelves = [(self._shelves[number], positions) for number, positions in _by_shelf(rows)]
         return [

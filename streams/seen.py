@@ -39,7 +39,7 @@ class SeenIds:
 
     def add(self, ids: Keys, at: Int64s, *, on_time: Bools, is_first: Bools) -> None:
         """Remember those of *ids* that came on time."""
-        payload = (ids.check.view(np.int64) & ~_FIRST) | is_first
+        payload = (ids.check & ~_FIRST) | is_first
         if on_time.all():
             self._index.add(ids.key, at, payload)
         else:
@@ -48,7 +48,7 @@ class SeenIds:
     def find(self, ids: Keys) -> Sightings:
         """Return every remembered decision that bears one of *ids*."""
         hits = self._index.find(ids.key)
-        same = (hits.payload & ~_FIRST) == (ids.check.view(np.int64) & ~_FIRST)[hits.query]
+        same = (hits.payload & ~_FIRST) == (ids.check & ~_FIRST)[hits.query]
         payload = hits.payload[same]
         return Sightings(hits.query[same], hits.at[same], (payload & _FIRST) == 1)
 

@@ -18,7 +18,7 @@ from tidemill.streams.index import KeyIndex
 from tidemill.streams.keys import Keys, id_keys
 from tidemill.streams.labels import GROUP, Labels
 from tidemill.streams.matching import Fates, Pairs, fates, match
-from tidemill.streams.rows import Column, WaitingRows
+from tidemill.streams.rows import WaitingRows
 from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log, micros, moment
 from tidemill.streams.seen import SeenIds
 
@@ -262,7 +262,7 @@ class PartitionJoin:
         kinds = frame["kind"].cast(self._kinds, strict=False).to_physical()
         unknown = len(self._kinds.categories)
         columns = {"at": at, "before": before, "offset": frame["offset"].to_numpy()}
-        columns |= {"kind": kinds.fill_null(unknown).to_numpy()}
+        columns |= {"kind": kinds.cast(pl.Int64).fill_null(unknown).to_numpy()}
         columns |= {"key": ids.key, "check": ids.check}
         rows, columns = _only(kept, frame.select(_KEPT_OF_FEEDBACK), columns)
         numbers = self._feedback.add(rows, columns)
@@ -339,8 +339,8 @@ def _is_sorted(at: Int64s, offset: Int64s) -> bool:
 
 
 def _only(
-    kept: Bools, frame: pl.DataFrame, columns: dict[str, Column]
-) -> tuple[pl.DataFrame, dict[str, Column]]:
+    kept: Bools, frame: pl.DataFrame, columns: dict[str, Int64s]
+) -> tuple[pl.DataFrame, dict[str, Int64s]]:
     """Return the rows of *frame* and *columns* for which *kept* is true."""
     if kept.all():
         return frame, columns

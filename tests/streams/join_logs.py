@@ -15,7 +15,7 @@ import polars as pl
 
 from tidemill.schemas.fields import Feature, FieldType
 from tidemill.schemas.loop import Decision, Feedback, Label, Loop, Policy
-from tidemill.streams.rules import JoinRules, Log, moment, read_back
+from tidemill.streams.rules import JoinRules, Log, read_back
 from tidemill.streams.windows import Advance, Closed, Counts, PartitionJoin, Resume
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -381,6 +381,3 @@ def assert_conserved(shell: Shell) -> None:
     counts = shell.join.counts
     ended = counts.late + counts.duplicate + counts.unmatched
     assert len(fates) == fates.count("late") + joined + ended + shell.join.open_feedback
-
-
-__all__ = ["D", "F", "LOOP", "RULES", "Logs", "Shell", "moment", "naive", "random_logs"]
