@@ -1,10 +1,12 @@
 """The command line: the list of commands, and how an error reaches the terminal.
 
-The commands themselves are in the `*_commands.py` beside this file. One returns nothing or its exit
-status. A `TidemillError` ends with 2, Ctrl-C with 130.
+The commands themselves are in the `*_commands.py` beside this file, loaded when one is called: a
+person who asks for help waits for no database. A command returns nothing or its exit status; a
+`TidemillError` ends with 2, Ctrl-C with 130.
 """
 
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -14,17 +16,21 @@ from typing import Annotated, ParamSpec
 import typer
 
 from tidemill import __version__
-from tidemill.deploy import kafka_commands
 from tidemill.errors import TidemillError
 
 P = ParamSpec("P")
 
-app = typer.Typer(
-    help="Decisions flow out, feedback flows back, and the mill between them makes better models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+COMMANDS = {  # name -> module of this folder, function, first line of its help; in order of use
+    "init": ("loop_commands", "init", "Write a loop file to start from, and its JSON Schema."),
+    "check": ("loop_commands", "check", "Say what a loop file defines, or what is wrong with it."),
+    "diff": ("loop_commands", "diff", "Show what changed between two versions of a loop."),
+    "schema": ("loop_commands", "schema", "Print the JSON Schema of loop files, for editors."),
+    "publish": ("loop_commands", "publish", "Check a loop file and publish it."),
+    "kafka": ("kafka_commands", "kafka", "Find a Kafka or start one, and keep it until Ctrl-C."),
+    "worker": ("worker_commands", "worker", "Join decisions with feedback, into the lake."),
+    "close": ("worker_commands", "close", "End a finite replay: close its last windows."),
+    "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
+}
 
 
 def _with_status(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -39,32 +45,53 @@ def _with_status(command: Callable[P, int | None]) -> Callable[P, None]:
     return run
 
 
-def _add(command: Callable[..., int | None], name: str | None = None) -> None:
-    app.command(name)(_with_status(command))
+def _not_called() -> None:
+    """Stand for a command in the list of commands; the one that is called is loaded."""
 
 
-_add(kafka_commands.kafka)
-_add(kafka_commands.lag)
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tidemill {__version__}")
+        raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _every_command(
-    version: Annotated[bool, typer.Option("--version", help="Say the version and end.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Say the version."),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log more; TIDEMILL_LOG=INFO does the same.")
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"tidemill {__version__}")
-        raise typer.Exit
     level = "INFO" if verbose else os.environ.get("TIDEMILL_LOG", "WARNING").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
+def make_app(called: str | None) -> typer.Typer:
+    """Return the command line with the command *called* loaded and all others only listed."""
+    app = typer.Typer(
+        help="Decisions flow out, feedback flows back, the mill between makes better models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_every_command)
+    for name, (module, function, summary) in COMMANDS.items():
+        if name == called:
+            command = getattr(importlib.import_module(f"tidemill.deploy.{module}"), function)
+            app.command(name)(_with_status(command))
+        else:
+            app.command(name, help=summary)(_not_called)
+    return app
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status instead of leaving the process."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        app(args=None if argv is None else list(argv))
+        make_app(called)(args=arguments)
     except TidemillError as error:
         print(f"tidemill: {error}", file=sys.stderr)
         return 2

@@ -22,9 +22,9 @@ from tidemill.features.commits import Swap
 
 log = logging.getLogger(__name__)
 
-# Numbers on decisions and on feedback: next offset, stream time after it (us), dead letters so far.
+# Numbers on decisions and feedback: next offset, stream time after it (us), dead letters so far.
 RAW = ("owner", "offset", "time", "dead")
-# Numbers on examples: closed up to (us, exclusive), stream times used (us), ends of feedback so far.
+# Numbers on examples: closed up to (us, exclusive), stream times used (us), lost feedback so far.
 EXAMPLES = (
     "owner",
     "frontier",

@@ -19,7 +19,7 @@ import faust
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.utils import DefaultSchedulingStrategy
-from faust.types import TP, ConsumerMessage
+from faust.types import TP, ConsumerMessage, Message
 
 from tidemill.errors import BrokerError
 from tidemill.streams.batches import Batch
@@ -46,10 +46,10 @@ class Progress(Protocol):
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed
     """Marks a topic as batched: its messages carry a `Batch`, which agents get as it is."""
 
-    def loads_key(self, app: object, message: Any, **_options: object) -> None:
+    def loads_key(self, app: object, message: Message, **_options: object) -> None:
         """Return None: a batch has the keys of its records."""
 
-    def loads_value(self, app: object, message: Any, **_options: object) -> Batch:
+    def loads_value(self, app: object, message: Message, **_options: object) -> Batch:
         """Return the batch of *message*."""
         batch: Batch = message.value
         return batch
@@ -73,9 +73,9 @@ class BatchScheduler(DefaultSchedulingStrategy):  # type: ignore[misc]  # Faust 
 
 
 class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is not typed
-    """The thread with aiokafka's consumer; it fetches briefly and survives a broker that is away."""
+    """The thread with aiokafka's consumer; fetches are short, a broker that is away is no crash."""
 
-    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
         self._assignor = self.app.assignor  # co-partitioned: both topics of a loop stay together
         auth = driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
@@ -120,7 +120,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not typed
     """Faust's consumer of aiokafka, delivering batches and seeking to where the lake says."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Faust's own)
         super().__init__(*args, **kwargs)
         self.scheduler = BatchScheduler(self)
         self.session = 0
@@ -190,7 +190,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
     def _new_consumer_thread(self) -> BatchThread:
         return BatchThread(self, loop=self.loop, beacon=self.beacon)
 
-    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+    def _to_message(self, tp: TP, record: object) -> ConsumerMessage:
         if not isinstance(record, list):
             return super()._to_message(tp, record)
         first, last = record[0], record[-1]
@@ -219,24 +219,28 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             generation_id=self.app.consumer_generation_id,
         )
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+    async def getmany(  # Faust's signature
+        self,
+        timeout: float,  # noqa: ASYNC109
+    ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield what was fetched, unless the flow was stopped meanwhile.
 
         What is dropped here is read again: a seek follows every stop of the flow.
         """
+        session = self.session
         records, active = await self._wait_next_records(timeout)
-        generation = self.app.consumer_generation_id
         if not records or self.should_stop:
             return
         for tp, run in self.scheduler.iterate(records):
-            if not self.flow_active or self.app.consumer_generation_id != generation:
+            if not self.flow_active or self.session != session:
                 return
             if active is None or tp in active or tp in self._buffered_partitions:
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 yield tp, self._to_message(tp, run)
 
     async def _wait_next_records(
-        self, timeout: float
+        self,
+        timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> tuple[Mapping[TP, list[Any]] | None, set[TP] | None]:
         if self.flow_active and not self._get_active_partitions():
             await self.sleep(PAUSE_S)

@@ -1,4 +1,4 @@
-"""The process of the streams room: reads loops and their settings, runs their agents, says why it ends.
+"""The process of the streams room: reads its settings and loops, runs agents, says why it ends.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, for its supervisor to start it again. What
 is committed is committed; the rest is read again.
