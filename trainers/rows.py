@@ -1,0 +1,102 @@
+"""Labelled rows as learners take them: features, label and time in columns, oldest first.
+
+It knows no learner and no lake; `Rows.of` takes what `features/datasets.py` returns.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+import numpy as np
+import polars as pl
+
+from tidemill.features.datasets import TrainingSet
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.signature import ACTION
+from tidemill.trainers.evaluate import Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one snapshot, ordered by (at, decision_id).
+
+    *features* holds the loop's features by name and, for a greedy policy, the logged ``action``.
+    """
+
+    features: pl.DataFrame
+    label: Floats
+    at: pl.Series
+    ids: pl.Series
+    snapshot: int
+
+    @classmethod
+    def of(cls, training: TrainingSet, loop: Loop) -> Self:
+        """Return the rows of a training set of *loop*, without copying their columns."""
+        frame = pl.from_arrow(training.table)
+        if not isinstance(frame, pl.DataFrame):
+            raise TypeError(f"a training set is a table, not {type(frame).__name__}")
+        return cls(
+            features=frame.select(*loop.features, *scored_action(loop)),
+            label=frame.get_column("label").to_numpy(),
+            at=frame.get_column("at"),
+            ids=frame.get_column("decision_id"),
+            snapshot=training.version,
+        )
+
+    def __len__(self) -> int:
+        return self.label.size
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return the rows from *start* up to, not including, *stop*."""
+        return Rows(
+            features=self.features[start:stop],
+            label=self.label[start:stop],
+            at=self.at[start:stop],
+            ids=self.ids[start:stop],
+            snapshot=self.snapshot,
+        )
+
+    def since(self, at: datetime) -> int:
+        """Return the place of the first row that is not before *at*."""
+        place = self.at.search_sorted(at, side="left")
+        return int(place)
+
+    @property
+    def last_at(self) -> datetime | None:
+        """The time of the newest decision; None if there is no row."""
+        return self.at[-1] if len(self) else None
+
+    @property
+    def mean_label(self) -> float:
+        """The mean label, nan if there is no row."""
+        return float(np.mean(self.label)) if len(self) else float("nan")
+
+
+def scored_action(loop: Loop) -> list[pl.Expr]:
+    """Return the logged action as the category a greedy policy scores; nothing for other policies.
+
+    Of a ranking it is the item that was put first.
+    """
+    if loop.policy.kind != "greedy":
+        return []
+    action = pl.col(ACTION)
+    if loop.decision.type == "ranking":
+        action = action.list.first()
+    return [action.cast(pl.String).alias(ACTION)]
+
+
+def split(rows: Rows, holdout: float, maturity: timedelta) -> tuple[Rows, Rows]:
+    """Cut *rows* by time into those to learn from and the later ones to be judged by.
+
+    Args:
+        rows: oldest first.
+        holdout: the share of rows, the newest, to be judged by.
+        maturity: how long after its decision a label is known. Rows whose label was not yet known
+            at the first later row are in neither part: a model made then could not have had them.
+    """
+    cut = int(len(rows) * (1.0 - holdout))
+    if not 0 < cut < len(rows):
+        return rows.slice(0, 0), rows.slice(0, len(rows))
+    start: datetime = rows.at[cut]
+    later = rows.slice(rows.since(start), len(rows))
+    return rows.slice(0, rows.since(start - maturity)), later
