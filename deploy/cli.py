@@ -29,6 +29,7 @@ COMMANDS = {  # name -> module of this folder, function, first line of its help;
     "kafka": ("kafka_commands", "kafka", "Find a Kafka or start one, and keep it until Ctrl-C."),
     "worker": ("worker_commands", "worker", "Join decisions with feedback, into the lake."),
     "close": ("worker_commands", "close", "End a finite replay: close its last windows."),
+    "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
     "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
 }
 

@@ -135,6 +135,24 @@ class LagReader:
             )
         return found
 
+    def newest_ms(self, partitions: Mapping[str, int]) -> dict[str, int | None]:
+        """Return the broker's time of the newest record of each topic, in ms; None if it is empty.
+
+        Args:
+            partitions: how many partitions each topic has.
+
+        Raises:
+            BrokerError: no answer in time.
+        """
+        places = {(topic, number) for topic, count in partitions.items() for number in range(count)}
+        with broker_errors(self._config, "the ends of the logs could not be read"):
+            found = self._ask(dict.fromkeys(places, NEWEST))
+        newest: dict[str, int | None] = dict.fromkeys(partitions)
+        for (topic, _), answer in found.items():
+            if answer.timestamp_ms >= 0:
+                newest[topic] = max(answer.timestamp_ms, newest[topic] or 0)
+        return newest
+
     def _lags(
         self, committed: Mapping[str, Mapping[Place, int | None]]
     ) -> dict[str, list[PartitionLag]]:
