@@ -23,7 +23,6 @@ from tidemill.schemas.announcements import (
     check_payload,
     chunk_count,
     parse_chunk_key,
-    payload_digest,
     verify,
 )
 from tidemill.schemas.keys import TrustedKeys
@@ -76,7 +75,7 @@ class ModelInbox:
         self._wants = wants or (lambda _loop: True)
         self._chunks: OrderedDict[tuple[str, str], Chunks] = OrderedDict()
         self.held_bytes = 0  # of chunks; never over HELD_BYTES after a call
-        self._newest: dict[tuple[str, str], tuple[Announcement, str]] = {}
+        self._newest: dict[tuple[str, str], Announcement] = {}
         self._waiting: dict[tuple[str, str], Announcement] = {}
 
     def feed(self, key: bytes | None, value: bytes | None) -> Delivery | Refusal | None:
@@ -111,10 +110,10 @@ class ModelInbox:
         if announcement.key != announcement_key(loop, slot):
             found = announcement.key.decode()
             return _refusal(announcement, "misplaced", f"{found} stands under {loop}/{slot}")
-        before, before_digest = self._newest.get((loop, slot), (None, ""))
+        before = self._newest.get((loop, slot))
         if before is not None:
-            if payload_digest(value) == before_digest:
-                return None  # the same record once more: the topic is read again after a reconnect
+            if announcement == before:
+                return None  # the same once more: read again after a reconnect, or signed anew
             if announcement.sequence <= before.sequence:
                 detail = f"sequence {announcement.sequence} after {before.sequence}"
                 return _refusal(announcement, "replayed", detail)
@@ -123,7 +122,7 @@ class ModelInbox:
                 return _refusal(announcement, "replayed", detail)
         elif len(self._newest) >= _MAX_PLACES:
             return _refusal(announcement, "oversize", f"over {_MAX_PLACES} loops and slots")
-        self._newest[loop, slot] = announcement, payload_digest(value)
+        self._newest[loop, slot] = announcement
         self._waiting.pop((loop, slot), None)
         if payload is not None:
             return Delivery(announcement, payload)
@@ -156,11 +155,11 @@ class ModelInbox:
         group = self._chunks[where]
         payload = b"".join(group[index] for index in range(announcement.chunks))
         self._drop(where)
-        del self._waiting[announcement.loop, announcement.slot]
         try:
             check_payload(announcement, payload)
         except RefusedError as error:
             return _refusal(announcement, error.reason, error.what)
+        del self._waiting[announcement.loop, announcement.slot]
         return Delivery(announcement, payload)
 
     def _missing(self, announcement: Announcement) -> list[int]:

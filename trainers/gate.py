@@ -193,7 +193,7 @@ def _metrics(loop: Loop, trial: Trial, scores: list[Score], costs: list[Score]) 
     if costs:
         found["policy_cost"] = costs[0].value.mean
         found["default_cost"] = costs[1].value.mean
-    return found
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def _praise(trial: Trial, scores: list[Score], costs: list[Score]) -> str:

@@ -195,9 +195,11 @@ def test_a_tombstoned_chunk_is_gone() -> None:
 def test_a_changed_chunk_is_a_digest_mismatch() -> None:
     """Chunks are not signed; the announced digest covers them."""
     items = records(announce(BIG, 1), BIG)
-    items[1] = (items[1][0], bytes(900_000))
-    out = only_refusal(feed(ModelInbox(TRUSTED), items))
+    changed = [items[0], (items[1][0], bytes(900_000)), *items[2:]]
+    inbox = ModelInbox(TRUSTED)
+    out = only_refusal(feed(inbox, changed))
     assert (out.reason, out.version) == ("digest-mismatch", "lightgbm-1")
+    assert feed(inbox, items) == [Delivery(announce(BIG, 1), BIG)]  # published again, it serves
 
 
 def test_a_changed_inline_payload_is_a_digest_mismatch() -> None:

@@ -1,0 +1,213 @@
+"""The registry: every model a loop ever made, promoted or not, with what it came from and cost.
+
+One Delta table ``models`` beside the examples. A row is a model with its payload, so the lake alone
+can bring the model topic back. It knows no learner, no gate and no topic.
+
+Delivery: exactly once. A version's number moves in the commit that adds its row; a second trainer
+of the same loop is fenced.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import polars as pl
+
+from tidemill.features.commits import Swap
+from tidemill.features.lake import Lake
+from tidemill.schemas.announcements import (
+    INLINE_BYTES,
+    LIVE,
+    Announcement,
+    chunk_count,
+    payload_digest,
+)
+from tidemill.schemas.signature import FeatureSignature
+
+MODELS = "models"
+ONLINE = "online"  # the slot an online learner keeps its newest state in, live or not
+_NUMBER = "number"
+_TIME = pl.Datetime("us", "UTC")
+_SCHEMA = pl.Schema(
+    {
+        "number": pl.Int64(),
+        "version": pl.String(),
+        "at": _TIME,
+        "learner": pl.String(),
+        "loop_version": pl.Int32(),
+        "policy_version": pl.Int32(),
+        "label_type": pl.String(),
+        "promoted": pl.Boolean(),
+        "sequence": pl.Int64(),
+        "reason": pl.String(),
+        "metrics": pl.String(),
+        "snapshot": pl.Int64(),
+        "labels": pl.Int64(),
+        "until": _TIME,
+        "later_from": _TIME,
+        "trained_on_rows": pl.Int64(),
+        "base_rate": pl.Float64(),
+        "seed": pl.Int64(),
+        "params": pl.String(),
+        "software": pl.String(),
+        "replaces": pl.String(),
+        "wall_s": pl.Float64(),
+        "cpu_s": pl.Float64(),
+        "digest": pl.String(),
+        "features": pl.String(),
+        "payload": pl.Binary(),
+        "event_date": pl.Date(),
+    }
+)
+_LISTED = [name for name in _SCHEMA if name not in ("payload", "event_date")]
+_JSON = ("metrics", "params", "software")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One row of the registry, without the payload.
+
+    Attributes:
+        number: counts the models of the loop, over all learners, from 1.
+        version: learner and number.
+        at: when it was made.
+        promoted: whether the gate let it go live.
+        sequence: counts what was live, from 1; 0 for a model that never was.
+        reason: the gate's sentence.
+        snapshot: version of the examples table it was learned from.
+        labels: labelled rows of that snapshot, those it was judged by included.
+        until: time of the newest decision of that snapshot.
+        later_from: first decision time of the rows it was judged by; those before it may know.
+        trained_on_rows: rows it learned.
+        replaces: what was live when it was judged; empty if nothing was.
+        wall_s: seconds of the clock it took.
+        cpu_s: seconds of all cores it took.
+        digest: SHA-256 of the payload.
+        features: its feature signature as JSON.
+    """
+
+    number: int
+    version: str
+    at: datetime
+    learner: str
+    loop_version: int
+    policy_version: int
+    label_type: str
+    promoted: bool
+    sequence: int
+    reason: str
+    metrics: Mapping[str, float]
+    snapshot: int
+    labels: int
+    until: datetime | None
+    later_from: datetime | None
+    trained_on_rows: int
+    base_rate: float
+    seed: int
+    params: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    replaces: str = ""
+    wall_s: float
+    cpu_s: float
+    digest: str
+    features: str
+
+    @property
+    def signature(self) -> FeatureSignature:
+        """The features it reads."""
+        return FeatureSignature.from_json(self.features)
+
+
+class Registry:
+    """The models of one loop in the lake."""
+
+    def __init__(self, lake: Lake, loop_name: str) -> None:
+        self._table = lake.create_table(loop_name, MODELS, _SCHEMA)
+        self._loop_name = loop_name
+        self._models = self._read()
+
+    def models(self) -> list[ModelVersion]:
+        """Return every version, in the order they were made."""
+        return list(self._models)
+
+    def live(self) -> ModelVersion | None:
+        """Return the version that was promoted last; None while there is none."""
+        return max((one for one in self._models if one.promoted), key=_sequence, default=None)
+
+    def newest(self, learner: str) -> ModelVersion | None:
+        """Return the version *learner* made last, live or not."""
+        return next((one for one in reversed(self._models) if one.learner == learner), None)
+
+    def next_number(self) -> int:
+        """Return the number the next version will have."""
+        return self._models[-1].number + 1 if self._models else 1
+
+    def next_sequence(self) -> int:
+        """Return the sequence the next promoted version will have."""
+        live = self.live()
+        return live.sequence + 1 if live else 1
+
+    def payload(self, model: ModelVersion) -> bytes:
+        """Return the bytes of *model*.
+
+        Raises:
+            LakeError: the lake cannot be read.
+        """
+        found = self._table.read(["payload"], pl.col("number") == model.number)
+        payload: bytes = found.item()
+        return payload
+
+    def add(self, model: ModelVersion, payload: bytes) -> None:
+        """Keep *model*; it must have the next number.
+
+        Raises:
+            FencedError: another trainer has added a version meanwhile.
+            LakeError: the lake refuses; nothing of it is visible.
+        """
+        if payload_digest(payload) != model.digest:
+            raise ValueError(f"{model.version} has another digest than its payload")
+        before = self._models[-1].number if self._models else None
+        row = {name: getattr(model, name) for name in _LISTED}
+        row |= {name: json.dumps(dict(row[name]), sort_keys=True) for name in _JSON}
+        frame = pl.DataFrame([row | {"payload": payload}], schema=_row_schema())
+        self._table.append(frame, swaps=[Swap(_NUMBER, before, model.number)])
+        self._models.append(model)
+
+    def _read(self) -> list[ModelVersion]:
+        rows = self._table.read(_LISTED).sort("number").iter_rows(named=True)
+        return [
+            ModelVersion(**row | {name: json.loads(row[name]) for name in _JSON}) for row in rows
+        ]
+
+    def announcement(self, model: ModelVersion, payload_bytes: int, slot: str) -> Announcement:
+        """Return the announcement of *model* in *slot*; the same value each time."""
+        return Announcement(
+            loop=self._loop_name,
+            loop_version=model.loop_version,
+            slot=slot,
+            version=model.version,
+            number=model.number,
+            sequence=model.sequence if slot == LIVE else model.number,
+            learner=model.learner,
+            label_type=model.label_type,
+            digest=model.digest,
+            payload_bytes=payload_bytes,
+            chunks=0 if payload_bytes <= INLINE_BYTES else chunk_count(payload_bytes),
+            features=model.features,
+            features_digest=model.signature.digest,
+            policy_version=model.policy_version,
+            snapshot=model.snapshot,
+            trained_on_rows=model.trained_on_rows,
+            base_rate=model.base_rate,
+            metrics=model.metrics,
+            created_at=model.at,
+        )
+
+
+def _row_schema() -> dict[str, pl.DataType]:
+    return {name: kind for name, kind in _SCHEMA.items() if name != "event_date"}
+
+
+def _sequence(model: ModelVersion) -> int:
+    return model.sequence
