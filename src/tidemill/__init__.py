@@ -1,3 +1,9 @@
 """tidemill: the open end-to-end loop for product decisions on Kafka."""
 
 __version__ = "0.1.0"
+
+from tidemill.errors import TidemillError
+from tidemill.schemas.loop import Loop
+from tidemill.serving.client import Client
+
+__all__ = ["Client", "Loop", "TidemillError", "__version__"]

@@ -1,0 +1,147 @@
+"""Admission: what a delivered model has to pass before it may decide anything.
+
+Its signature and digest are checked already (`schemas/inbox.py`). Here: the features it reads are
+the loop's, its structure is sound, and a child process has loaded it and scored probe rows with it
+within limits of time and memory. A model that crashes or hangs takes the child with it, not the
+worker. It knows no Kafka.
+"""
+
+import math
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from tidemill.errors import ModelError
+from tidemill.schemas.fields import FieldType
+from tidemill.schemas.inbox import Delivery
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.riverstate import LEARNERS, LinearPredictor, LinearState
+from tidemill.schemas.signature import ACTION, FeatureSignature, SignatureField
+from tidemill.serving.modeltext import check_text
+from tidemill.serving.policy import Score
+from tidemill.serving.predictor import LightGbmModel
+from tidemill.serving.trial import Trial
+
+PROBES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialLimits:
+    """What the child process may use; past it, the model is refused."""
+
+    time_s: float = 20.0  # starting Python and loading 64 MB of trees, with a lot of room
+    memory_bytes: int = 2**30
+    score_ms: float = 50.0  # of one probe, on average
+
+
+def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
+    """Return the scores of a delivered model, ready to serve *loop*.
+
+    Raises:
+        ModelError: the model is for other features, is broken, or did not survive its trial.
+    """
+    announcement = delivery.announcement
+    signature = FeatureSignature.from_json(announcement.features)
+    signature.check(loop)
+    if announcement.label_type != loop.label.type:
+        raise ModelError(
+            f"{announcement.version} predicts a {announcement.label_type} label, "
+            f"{loop.loop} version {loop.version} has a {loop.label.type} one",
+            hint=f"train a model for this version: tidemill train {loop.loop} --once",
+        )
+    if announcement.learner == "lightgbm":
+        return _admit_text(announcement.version, delivery.payload, signature, limits)
+    if announcement.learner in LEARNERS:
+        return LinearPredictor(LinearState.from_bytes(delivery.payload), signature).score
+    raise ModelError(
+        f"{announcement.version} was trained by {announcement.learner!r}, unknown to this worker",
+        hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
+    )
+
+
+def _admit_text(
+    version: str, payload: bytes, signature: FeatureSignature, limits: TrialLimits
+) -> Score:
+    try:
+        text = payload.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{version} is no LightGBM text: {error}", hint="publish it as the trainer does"
+        ) from error
+    check_text(text, len(signature.columns))
+    rows = probe_rows(signature)
+    scores = try_in_child(text, rows, limits)
+    model = LightGbmModel(text, len(signature.columns))
+    for row, score in zip(rows, scores, strict=True):
+        found = model.predict(row)
+        if struct.pack("d", found) != struct.pack("d", score) or not math.isfinite(found):
+            raise ModelError(
+                f"{version} scores a probe as {found} here and {score} in its trial",
+                hint="train the model again and publish it",
+            )
+    return model.scorer(signature.encode_row)
+
+
+def probe_rows(signature: FeatureSignature) -> list[list[float]]:
+    """Return rows to try a model on: missing values, extremes, and a fixed choice of others."""
+    random = Random(0)
+    width = len(signature.columns)
+    rows = [[math.nan] * width, [0.0] * width, [1e300] * width, [-1e300] * width]
+    while len(rows) < PROBES:
+        features = {field.name: _probe(field, random) for field in signature.fields}
+        rows.append(signature.encode_row(features))
+    return rows
+
+
+def _probe(field: SignatureField, random: Random) -> object:
+    if field.vocabulary and field.type is FieldType.CATEGORY:
+        return random.choice(field.vocabulary)
+    if field.type is FieldType.CATEGORIES:
+        return [word for word in field.vocabulary if random.random() < 0.5]
+    if field.type is FieldType.BOOL:
+        return random.random() < 0.5
+    if field.type in (FieldType.FLOAT, FieldType.INT) and field.name != ACTION:
+        return random.choice(
+            (random.gauss(0, 1), random.gauss(0, 1000), float(random.randrange(30)))
+        )
+    return None
+
+
+def try_in_child(text: str, rows: list[list[float]], limits: TrialLimits) -> list[float]:
+    """Return the scores that a process of its own gives *rows*.
+
+    Raises:
+        ModelError: the process crashed, hung, took too much memory, or was too slow.
+    """
+    packed = [struct.pack(f"{len(row)}d", *row) for row in rows]
+    trial = Trial(
+        text=text,
+        rows=packed,
+        memory_bytes=limits.memory_bytes,
+        score_ms=limits.score_ms,
+        time_s=math.ceil(limits.time_s),
+    )
+    command = [sys.executable, "-m", "tidemill.serving.trial"]
+    try:
+        done = subprocess.run(
+            command, input=msgspec.msgpack.encode(trial), capture_output=True, timeout=limits.time_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _failed(f"hung for {limits.time_s:g} s") from error
+    except OSError as error:
+        raise _failed(f"could not start: {error.strerror}") from error
+    if done.returncode or len(done.stdout) != 8 * len(rows):
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise _failed(f"ended with status {done.returncode}: {last[:300]}")
+    return list(struct.unpack(f"{len(rows)}d", done.stdout))
+
+
+def _failed(how: str) -> ModelError:
+    return ModelError(
+        f"the trial of the model in a child process {how}",
+        hint="the model is broken or too large for serving: train it again, with fewer leaves",
+    )

@@ -1,0 +1,208 @@
+"""The walk of one decision inside a worker: check, score, choose, log, answer.
+
+A decision never waits and never fails once its request is legal: without a model the loop's default
+answers, with a model that fails or takes longer than the loop's budget it answers too, marked as
+fallback. It knows no HTTP and no model topic; the subscriber gives it its model by assigning one
+attribute.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Mapping
+from random import Random
+from typing import NamedTuple
+
+from tidemill.errors import BrokerError, ModelError, RequestError
+from tidemill.schemas import topics
+from tidemill.schemas.events import DecisionEncoder, FeedbackEncoder
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.memorystore import SchemaStore
+from tidemill.serving.eventlog import EventLog
+from tidemill.serving.ids import new_id
+from tidemill.serving.policy import Choice, Score, default_choice, policy_of
+from tidemill.serving.requests import (
+    DecisionReader,
+    DecisionRequest,
+    FeedbackReader,
+    FeedbackRequest,
+)
+from tidemill.serving.results import DecisionResult
+
+LATENCY_BOUNDS_US = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000)
+_BOUNDS_NS = [bound * 1_000 for bound in LATENCY_BOUNDS_US]
+MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
+_SLOW_IN_A_ROW = 3  # one decision over budget may be the machine's fault, three are the model's
+_REST_NS = 1_000_000_000  # how long a slow model is not asked
+_MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
+
+
+class LiveModel(NamedTuple):
+    """The model that decides: its version, and the function that scores features with it."""
+
+    version: str
+    score: Score
+
+
+class Tally:
+    """What one decider has counted; incremented without a lock, read by whoever asks.
+
+    Adding to an int is one step for CPython's threads; a lost count would be a lost count only.
+    """
+
+    def __init__(self) -> None:
+        self.decisions = {"model": 0, "default": 0, "fallback": 0}
+        self.feedback = 0
+        self.failed = 0  # decisions that the model raised on
+        self.over_budget = 0  # decisions that it had no time for
+        self.latency = [0] * (len(_BOUNDS_NS) + 1)
+        self.latency_ns = 0
+
+
+class Decider:
+    """Decides for one version of one loop; safe to share between threads.
+
+    Args:
+        loop: what to decide.
+        store: where the schemas of the events get their prefix from.
+        log: where the events go.
+        random: the chance of the policy.
+        tally: what counts its decisions; None: one of its own.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        store: SchemaStore,
+        log: EventLog,
+        random: Random,
+        tally: Tally | None = None,
+    ) -> None:
+        self.loop = loop
+        self.model: LiveModel | None = None  # assigned by the subscriber, read once a decision
+        self.last_failure: str | None = None
+        self.tally = tally or Tally()
+        self.decisions = DecisionReader(loop)
+        self.feedback = FeedbackReader(loop)
+        self._policy = policy_of(loop, random)
+        self._default = default_choice(loop)
+        self._encode = DecisionEncoder(loop, store).encode
+        self._encode_feedback = FeedbackEncoder(loop, store).encode
+        self._write = log.write
+        self._topic = topics.decisions(loop.loop)
+        self._feedback_topic = topics.feedback(loop.loop)
+        self._budget_ns = int(loop.budget_ms * 1e6)
+        self._versions = (loop.policy.version, loop.version)
+        self._slow = 0
+        self._rest_until_ns = 0
+
+    def decide(self, request: DecisionRequest, started_ns: int | None = None) -> DecisionResult:
+        """Decide, log the decision, and return it.
+
+        Args:
+            request: what `decisions` has read or checked.
+            started_ns: when the budget started to run, by `time.perf_counter_ns`; now if None.
+
+        Raises:
+            RequestError: a text of the request is not valid Unicode; nothing was decided.
+        """
+        started_ns = started_ns or time.perf_counter_ns()
+        features = request.features
+        (action, score, propensity), source, version = self._choose(features, started_ns)
+        policy_version, loop_version = self._versions
+        decision_id = request.id or new_id()
+        payload = self._encode(
+            {
+                "id": decision_id,
+                "at": request.at or time.time_ns() // 1_000,
+                "entity": request.entity,
+                "action": action,
+                "score": score,
+                "propensity": propensity,
+                "source": source,
+                "model_version": version,
+                "policy_version": policy_version,
+                "loop_version": loop_version,
+                "features": features,
+            }
+        )
+        _check_size(payload)
+        self._write(self._topic, key=decision_id.encode(), value=payload)
+        tally = self.tally
+        tally.decisions[source] += 1
+        spent_ns = time.perf_counter_ns() - started_ns
+        tally.latency_ns += spent_ns
+        tally.latency[bisect_left(_BOUNDS_NS, spent_ns)] += 1
+        return DecisionResult(
+            decision_id,
+            action,
+            score,
+            propensity,
+            source,
+            version,
+            policy_version,
+            loop_version,
+        )
+
+    def _choose(
+        self, features: Mapping[str, object], started_ns: int
+    ) -> tuple[Choice, str, str | None]:
+        """Return choice, source and model version: the model's where it is there and in time."""
+        model = self.model
+        if model is None:
+            return self._default, "default", None
+        deadline_ns = started_ns + self._budget_ns
+        now_ns = time.perf_counter_ns()
+        if now_ns > deadline_ns or now_ns < self._rest_until_ns:
+            self.tally.over_budget += 1
+            return self._default, "fallback", None
+        try:
+            choice = self._policy.choose(model.score, features)
+        except _MODEL_FAILURES as error:
+            self.tally.failed += 1
+            self.last_failure = f"{model.version}: {error}"
+            return self._default, "fallback", None
+        now_ns = time.perf_counter_ns()
+        if now_ns <= deadline_ns:
+            self._slow = 0
+            return choice, "model", model.version
+        self.tally.over_budget += 1
+        self._slow += 1
+        if self._slow >= _SLOW_IN_A_ROW:
+            self._rest_until_ns = now_ns + _REST_NS
+        return self._default, "fallback", None
+
+    def take_feedback(self, request: FeedbackRequest) -> str:
+        """Log one feedback and return its id.
+
+        Raises:
+            RequestError: a text of the request is not valid Unicode, or it is too large.
+            BrokerError: the buffer before the broker is full; the feedback is not taken.
+        """
+        feedback_id = request.id or new_id()
+        payload = self._encode_feedback(
+            request.kind,
+            {
+                "id": feedback_id,
+                "decision_id": request.decision_id,
+                "at": request.at or time.time_ns() // 1_000,
+                "values": request.values,
+            },
+        )
+        _check_size(payload)
+        key = request.decision_id.encode()
+        if not self._write(self._feedback_topic, key=key, value=payload):
+            raise BrokerError(
+                "the feedback was not taken: the buffer before Kafka is full",
+                hint="send it again later with the same id; look whether the brokers are up",
+            )
+        self.tally.feedback += 1
+        return feedback_id
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > MAX_EVENT_BYTES:
+        raise RequestError(
+            f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}",
+            hint="send shorter texts and lists",
+        )

@@ -1,0 +1,68 @@
+"""The child process in which a model is loaded for the first time: ``python -m`` this module.
+
+Reads a `Trial` from standard input, limits itself, loads, scores, and writes the scores as doubles.
+Whatever goes wrong here goes wrong here only.
+"""
+
+import os
+import struct
+import sys
+import time
+
+import msgspec
+
+from tidemill.errors import ModelError
+from tidemill.serving.predictor import LightGbmModel
+
+
+class Trial(msgspec.Struct):
+    """What the child process is asked to do."""
+
+    text: str
+    rows: list[bytes]  # each a row of doubles
+    memory_bytes: int
+    score_ms: float
+    time_s: int
+
+
+def main() -> int:
+    """Carry out one trial; return 0 if the model survived it."""
+    trial = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Trial)
+    rows = [struct.unpack(f"{len(row) // 8}d", row) for row in trial.rows]
+    _limit(trial)
+    try:
+        model = LightGbmModel(trial.text, len(rows[0]))
+        started = time.perf_counter()
+        scores = [model.predict(row) for row in rows]
+        spent_ms = (time.perf_counter() - started) * 1e3 / len(rows)
+    except (ModelError, MemoryError) as error:
+        print(error.what if isinstance(error, ModelError) else "out of memory", file=sys.stderr)
+        return 1
+    if spent_ms > trial.score_ms:
+        print(f"a prediction takes {spent_ms:.1f} ms, over {trial.score_ms}", file=sys.stderr)
+        return 1
+    sys.stdout.buffer.write(struct.pack(f"{len(scores)}d", *scores))
+    return 0
+
+
+def _limit(trial: Trial) -> None:
+    """Give the rest of this process so much memory and time; not on Windows, which has no way."""
+    try:
+        import resource
+    except ImportError:
+        return
+    os.nice(10)  # the decisions of the worker go first
+    resource.setrlimit(resource.RLIMIT_CPU, (trial.time_s, trial.time_s))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = 0
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        pass  # no /proc: the whole process gets what the model may take
+    limit = used + trial.memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

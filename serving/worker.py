@@ -1,0 +1,170 @@
+"""An inference worker: its deciders, its event log, and the subscriber that keeps it up to date.
+
+`http.py` puts a server before it, `Client.embedded` runs it inside a service. It starts with or
+without Kafka, and once it knows a loop it decides, whatever happens to Kafka.
+"""
+
+import logging
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Self
+
+from tidemill.kafka import KafkaConfig, Writer
+from tidemill.schemas import topics
+from tidemill.schemas.announcements import Ack
+from tidemill.schemas.keys import TRUSTED_KEYS, TrustedKeys
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.memorystore import MemorySchemaStore, SchemaStore
+from tidemill.serving.admission import TrialLimits, admit
+from tidemill.serving.decider import Decider, Tally
+from tidemill.serving.eventlog import EventLog
+from tidemill.serving.follower import Follower
+from tidemill.serving.requests import UnknownError
+from tidemill.serving.subscriber import Subscriber
+
+log = logging.getLogger(__name__)
+
+NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What a worker serves, and by whose word."""
+
+    kafka: KafkaConfig
+    name: str
+    """How it calls itself in acknowledgements and health; unique among the workers."""
+    loops: tuple[str, ...] = ()
+    """The loops to serve; all that are published if empty."""
+    definitions: tuple[Loop, ...] = ()
+    """Loops that are known at once, for a start without Kafka; newer published versions win."""
+    trusted: TrustedKeys | None = None
+    """Whose models may serve; None: nobody's."""
+    seed: int | None = None
+    """Of the policies' chance; None: of the system's."""
+    queue_events: int = 100_000
+    """How many events may wait for Kafka: a minute of 1,500 decisions a second."""
+    limits: TrialLimits = field(default_factory=TrialLimits)
+    close_s: float = 10.0
+    """How long a stopping worker waits for its last events to be delivered."""
+
+    @classmethod
+    def from_env(
+        cls,
+        env: Mapping[str, str],
+        *,
+        name: str,
+        loops: tuple[str, ...] = (),
+        definitions: tuple[Loop, ...] = (),
+        seed: int | None = None,
+    ) -> Self:
+        """Read KAFKA_BOOTSTRAP_SERVERS and, if set, TIDEMILL_TRUSTED_KEYS.
+
+        Raises:
+            ConfigError: no broker is named, or the file of trusted keys is not readable.
+        """
+        return cls(
+            kafka=KafkaConfig.from_env(env),
+            name=name,
+            loops=loops,
+            definitions=definitions,
+            trusted=TrustedKeys.from_env(env) if env.get(TRUSTED_KEYS) else None,
+            seed=seed,
+        )
+
+
+class Worker:
+    """Decides for all its loops; safe to share between threads.
+
+    Args:
+        config: what to serve.
+        store: where the events' schemas get their prefix from; None: from the schemas themselves,
+            which needs no broker.
+        event_log: where the events go; None: to Kafka.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        store: SchemaStore | None = None,
+        event_log: EventLog | None = None,
+    ) -> None:
+        self.config = config
+        self.log: EventLog = event_log or Writer(config.kafka, queue_messages=config.queue_events)
+        self._store = store
+        self._seeds = Random(config.seed)
+        self.follower = Follower(
+            config.name,
+            make=self._decider,
+            admit=partial(admit, limits=config.limits),
+            acknowledge=self._acknowledge,
+            trusted=config.trusted or TrustedKeys({}),
+            wants=config.loops,
+        )
+        self.subscriber = Subscriber(config.kafka, self.follower)
+        for loop in config.definitions:
+            self.follower.install(loop)
+
+    def start(self) -> None:
+        """Begin to follow the topics; return at once."""
+        if self.config.trusted is None:
+            log.warning(NO_KEYS)
+        self.subscriber.start()
+
+    def close(self) -> int:
+        """Stop following, deliver the last events, and return how many could not be."""
+        self.subscriber.close()
+        undelivered = self.log.flush(self.config.close_s)
+        self.log.close(timeout_s=0.0)
+        return undelivered
+
+    def decider(self, loop: str) -> Decider:
+        """Return what decides *loop* now.
+
+        Raises:
+            UnknownError: this worker does not serve that loop.
+        """
+        decider = self.follower.deciders.get(loop)
+        if decider is None:
+            known = ", ".join(sorted(self.follower.deciders)) or "none"
+            raise UnknownError(
+                f"this worker serves no loop {loop[:100]!r}",
+                hint=f"publish it with `tidemill publish LOOP.yaml`; served here: {known}",
+            )
+        return decider
+
+    @property
+    def ready(self) -> bool:
+        """Whether the topics have been read to the end they had at the start."""
+        return self.subscriber.ready.is_set()
+
+    def troubles(self) -> list[str]:
+        """Return what an operator should know of, a clause each."""
+        found = [] if self.config.trusted is not None else [NO_KEYS]
+        if self.subscriber.trouble:
+            found.append(self.subscriber.trouble)
+        if lost := self.log.dropped + self.log.failed:
+            found.append(f"{lost} events were lost")
+        if self.follower.last_refusal:
+            found.append(f"refused model {self.follower.last_refusal}")
+        return found
+
+    def _decider(self, loop: Loop, tally: Tally) -> Decider:
+        seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
+        return Decider(
+            loop,
+            store=self._store or MemorySchemaStore(),
+            log=self.log,
+            random=Random(seed),
+            tally=tally,
+        )
+
+    def _seed_of(self, loop: Loop) -> int:
+        return zlib.crc32(f"{self.config.seed}/{self.config.name}/{loop.loop}".encode())
+
+    def _acknowledge(self, ack: Ack) -> None:
+        self.log.write(topics.ACKS, key=ack.key, value=ack.to_json())
