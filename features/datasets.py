@@ -6,7 +6,7 @@ knows no learner.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import duckdb
 import pyarrow as pa
@@ -114,10 +114,10 @@ def _query(
 ) -> tuple[str, int]:
     examples = source(connection, lake.table(loop.loop, EXAMPLES), version)
     features = [f"features.{quoted(name)} AS {quoted(name)}" for name in loop.features]
-    columns = ", ".join([*features, *BESIDES])
+    columns = ", ".join([*features, *map(quoted, BESIDES)])
     return (
         f"SELECT {columns} FROM {examples.sql} WHERE {_condition(since, until)}"
-        " ORDER BY at, decision_id",
+        ' ORDER BY "at", decision_id',
         examples.version,
     )
 
@@ -126,11 +126,9 @@ def _condition(since: datetime | None, until: datetime | None) -> str:
     """Return the WHERE of labelled rows in time; the date lets whole files be left out."""
     parts = ["label IS NOT NULL"]
     if since is not None:
-        moment = _moment(since)
-        parts.append(f"at >= {moment} AND event_date >= ({moment} AT TIME ZONE 'UTC')::DATE")
+        parts += [f'"at" >= {_moment(since)}', f"event_date >= {_date(since)}"]
     if until is not None:
-        moment = _moment(until)
-        parts.append(f"at < {moment} AND event_date <= ({moment} AT TIME ZONE 'UTC')::DATE")
+        parts += [f'"at" < {_moment(until)}', f"event_date <= {_date(until)}"]
     return " AND ".join(parts)
 
 
@@ -138,3 +136,7 @@ def _moment(at: datetime) -> str:
     if at.tzinfo is None:
         raise ValueError(f"{at} has no time zone; pass an aware datetime")
     return f"TIMESTAMPTZ '{at.isoformat()}'"
+
+
+def _date(at: datetime) -> str:
+    return f"DATE '{at.astimezone(UTC).date().isoformat()}'"

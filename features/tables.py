@@ -74,11 +74,16 @@ class Table:
         """The columns, as last seen."""
         return to_polars(self._handle.schema())
 
-    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """Return the number of each of *app_ids* on a fresh snapshot; None where there is none."""
+    def progress(self, app_ids: Iterable[str], version: int | None = None) -> dict[str, int | None]:
+        """Return the number of each of *app_ids*; None where there is none.
+
+        They are of one snapshot: the newest, read afresh, unless *version* names another.
+        """
         with self._lock, self._errors("read the progress"):
-            self._refresh()
-            return {app_id: self._handle.transaction_version(app_id) for app_id in app_ids}
+            if version is None:
+                self._refresh()
+            handle = self._handle if version is None else self._open(version)
+            return {app_id: handle.transaction_version(app_id) for app_id in app_ids}
 
     def version(self) -> int:
         """Return the newest version."""

@@ -5,7 +5,7 @@
 `decision_states` and `feedback_states`. It writes nothing and knows no dashboard.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -84,8 +84,16 @@ def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnect
     return connection
 
 
-def views(lake: Lake, loops: Iterable[Loop], connection: duckdb.DuckDBPyConnection) -> None:
+def views(
+    lake: Lake,
+    loops: Iterable[Loop],
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    versions: Mapping[str, Mapping[str, int]] | None = None,
+) -> None:
     """Make the views of *loops* on *connection*.
+
+    *versions* pins tables, by loop and table name; what it leaves out is taken as of now.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -93,37 +101,48 @@ def views(lake: Lake, loops: Iterable[Loop], connection: duckdb.DuckDBPyConnecti
     named = list(loops)
     for loop in named:
         schema = quoted(schema_name(loop.loop))
+        pinned = (versions or {}).get(loop.loop) or snapshot(lake, loop)
+        queries = _queries(lake, loop, schema, connection, pinned)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        made = _make_views(lake, loop, schema, connection)
-        if len(named) == 1:
-            for name in made:
-                connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}")
+        for name, query in queries.items():
+            connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}")
+        for name in queries if len(named) == 1 else ():
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}")
 
 
-def _make_views(
-    lake: Lake, loop: Loop, schema: str, connection: duckdb.DuckDBPyConnection
-) -> list[str]:
-    # Examples first: every example then has its decision and its feedback in the later snapshots.
-    examples = lake.table(loop.loop, EXAMPLES)
-    frontiers = frontier_values(examples, loop)
+def _queries(
+    lake: Lake,
+    loop: Loop,
+    schema: str,
+    connection: duckdb.DuckDBPyConnection,
+    versions: Mapping[str, int],
+) -> dict[str, str]:
+    tables = {name: lake.table(loop.loop, name) for name in versions}
     queries = {
-        name: f"FROM {source(connection, lake.table(loop.loop, name)).sql}"
-        for name in (EXAMPLES, FEEDBACK, DECISIONS)
+        name: f"FROM {source(connection, table, versions[name]).sql}"
+        for name, table in tables.items()
     }
-    queries["frontiers"] = frontiers
+    queries["frontiers"] = _frontiers(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["decision_states"] = decision_states(schema)
     queries["feedback_states"] = feedback_states(schema, loop)
-    for name, query in queries.items():
-        connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}")
-    return list(queries)
+    return queries
 
 
-def frontier_values(examples: Table, loop: Loop) -> str:
-    """Return a query of one row a partition: up to which time its buckets are closed."""
-    found = examples.progress(f"frontier/{number}" for number in range(loop.partitions))
+def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
+    """Return versions of the tables of *loop* that fit together, by table name.
+
+    `examples` is read first: each of its rows then has its decision and its feedback in the others,
+    and whatever they have beyond its frontier is open.
+    """
+    return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
+
+
+def _frontiers(examples: Table, loop: Loop, version: int) -> str:
+    """Return a query of one row a partition: up to which time its decisions are closed."""
+    ids = [f"frontier/{number}" for number in range(loop.partitions)]
     rows = ", ".join(
-        f"({key.removeprefix('frontier/')}, {'NULL' if micros is None else micros})"
-        for key, micros in found.items()
+        f"({number}, {'NULL' if micros is None else micros})"
+        for number, micros in enumerate(examples.progress(ids, version).values())
     )
     return (
         'SELECT "partition"::INTEGER AS "partition", make_timestamptz(micros::BIGINT) AS frontier'
@@ -145,29 +164,31 @@ def decision_states(schema: str) -> str:
 def feedback_states(schema: str, loop: Loop) -> str:
     """Return the query of what became of every feedback record.
 
-    A record that no example joined has a fate once its time is closed: it is a duplicate if an
-    on-time first decision could have taken it, late if there only is a decision of its id, and
-    unmatched otherwise.
+    A record that no example joined has a fate once its time is closed: it is a duplicate if a first
+    decision could have taken it; late if an on-time decision of its id, no older than ids are
+    remembered, is there; and unmatched otherwise.
     """
     windows = ", ".join(
         f"({_literal(name)}, {_interval(kind.early)}, {_interval(kind.within)})"
         for name, kind in loop.feedback.items()
     )
     close = _interval(loop.wait + loop.grace)
+    memory = _interval(max(loop.remember, loop.wait + loop.grace + loop.early))
     return f"""
         WITH windows(kind, early, within) AS (VALUES {windows}),
         joined AS (
             SELECT "partition", unnest(feedback_offsets) AS "offset" FROM {schema}.examples
         ),
-        takers AS (  -- decisions of the same id, and whether they could have taken the record
-            SELECT f."partition", f."offset", bool_or(
-                f.at BETWEEN d.at - w.early AND d.at + w.within
-                AND coalesce(f.stream_time <= d.at + {close}, true)
-            ) AS could
+        hits AS (  -- on-time decisions of the record's id
+            SELECT f."partition", f."offset",
+                   bool_or(d.verdict IS NULL AND f.at BETWEEN d.at - w.early AND d.at + w.within
+                           AND coalesce(f.stream_time <= d.at + {close}, true)) AS is_taken,
+                   bool_or(d.at BETWEEN f.at - {memory} AND f.at + w.early) AS is_known
             FROM {schema}.feedback f
             JOIN {schema}.decisions d
-              ON d."partition" = f."partition" AND d.id = f.decision_id AND d.verdict IS NULL
-            LEFT JOIN windows w ON w.kind = f.kind
+              ON d."partition" = f."partition" AND d.id = f.decision_id
+             AND (d.verdict IS NULL OR d.verdict = 'duplicate')
+            JOIN windows w ON w.kind = f.kind
             WHERE f.verdict IS NULL
             GROUP BY ALL
         )
@@ -175,13 +196,13 @@ def feedback_states(schema: str, loop: Loop) -> str:
                CASE WHEN f.verdict IS NOT NULL THEN f.verdict
                     WHEN j."offset" IS NOT NULL THEN 'joined'
                     WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true) THEN 'open'
-                    WHEN t.could THEN 'duplicate'
-                    WHEN t."offset" IS NOT NULL THEN 'late'
+                    WHEN h.is_taken THEN 'duplicate'
+                    WHEN h.is_known THEN 'late'
                     ELSE 'unmatched' END AS state
         FROM {schema}.feedback f
         LEFT JOIN {schema}.frontiers p ON p."partition" = f."partition"
         LEFT JOIN joined j ON j."partition" = f."partition" AND j."offset" = f."offset"
-        LEFT JOIN takers t ON t."partition" = f."partition" AND t."offset" = f."offset"
+        LEFT JOIN hits h ON h."partition" = f."partition" AND h."offset" = f."offset"
     """
 
 

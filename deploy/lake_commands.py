@@ -1,0 +1,59 @@
+"""`tidemill sql`, `tidemill ledger` and `tidemill compact`: parse, call one function, print.
+
+Each command imports its room when it runs, so that `tidemill --help` loads none of them.
+"""
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over the views of the lake.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows to print.")] = 100,
+) -> None:
+    """Ask the lake a question in SQL.
+
+    The views of loop `flight-delay` are in schema flight_delay: decisions, feedback, examples,
+    decision_states and feedback_states; with one loop in the lake the schema may be left out.
+    """
+    from tidemill.deploy.tables import print_answer
+    from tidemill.features.lake import Lake, LakeConfig
+    from tidemill.features.queries import ask
+
+    lake = Lake(LakeConfig.from_env(os.environ))
+    print_answer(ask(lake, query, limit=limit), as_json=as_json)
+
+
+def ledger(
+    loop: Annotated[str | None, typer.Argument(help="One loop; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> int:
+    """Show that all records read have ended or are open; exit 1 if one is not accounted for."""
+    from tidemill.deploy.tables import print_ledger
+    from tidemill.features.lake import Lake, LakeConfig
+    from tidemill.monitor.ledger import is_balanced, ledger
+
+    lake = Lake(LakeConfig.from_env(os.environ))
+    names = lake.loops() if loop is None else [loop]
+    accounts = [account for name in names for account in ledger(lake, lake.loop(name))]
+    print_ledger(accounts, as_json=as_json)
+    return 0 if is_balanced(accounts) else 1
+
+
+def compact(
+    loop: Annotated[str | None, typer.Argument(help="One loop; all by default.")] = None,
+) -> None:
+    """Merge the small files of each day, and remove what no reader needs any more."""
+    from tidemill.features.compaction import compact
+    from tidemill.features.lake import Lake, LakeConfig
+
+    lake = Lake(LakeConfig.from_env(os.environ))
+    for name in lake.loops() if loop is None else [loop]:
+        for done in compact(lake, name):
+            typer.echo(
+                f"{name}/{done.table}: {done.merged} files merged to {done.made},"
+                f" {done.removed} old files removed"
+            )

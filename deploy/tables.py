@@ -1,0 +1,69 @@
+"""Answers and ledgers on a terminal, or as JSON for a program. It prints and does nothing else."""
+
+import json
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from tidemill.features.queries import Answer
+from tidemill.monitor.ledger import Account, is_balanced
+
+
+def print_answer(answer: Answer, *, as_json: bool) -> None:
+    """Print the rows of *answer*: a table, or with *as_json* one JSON object a line."""
+    if as_json:
+        for record in answer.records():
+            print(json.dumps(record, default=_plain))
+        return
+    table = Table(*answer.columns)
+    for row in answer.rows:
+        table.add_row(*(_shown(value) for value in row))
+    console = Console()
+    console.print(table)
+    if answer.is_cut:
+        console.print(f"more than {len(answer.rows)} rows; show more with --limit")
+
+
+def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
+    """Print *accounts*, a row a partition of each log, and whether all of them balance."""
+    balanced = is_balanced(accounts)
+    if as_json:
+        found = [account.to_json() for account in accounts]
+        print(json.dumps({"balanced": balanced, "accounts": found}))
+        return
+    console = Console()
+    for log in ("decisions", "feedback"):
+        chosen = [account for account in accounts if account.log == log]
+        if chosen:
+            console.print(_ledger_table(log, chosen))
+    console.print("balanced" if balanced else "[bold red]NOT balanced[/]")
+
+
+def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
+    ends = list(accounts[0].ends)
+    table = Table(title=log)
+    table.add_column("loop")
+    for name in ("partition", "read", *ends, "open", "lost", "twice", "difference", "unread"):
+        table.add_column(name, justify="right")
+    for account in accounts:
+        numbers = [account.partition, account.read, *account.ends.values(), account.open]
+        numbers += [account.lost, account.twice, account.difference]
+        cells = [f"{number:,}" for number in numbers]
+        cells.append("-" if account.unread is None else f"{account.unread:,}")
+        table.add_row(account.loop, *cells, style=None if account.is_balanced else "bold red")
+    return table
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S.%f").removesuffix(".000000")
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _plain(value: object) -> object:
+    """Turn what JSON does not know into text."""
+    return value.isoformat() if isinstance(value, (date, datetime)) else str(value)
