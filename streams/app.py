@@ -115,8 +115,7 @@ async def _told(asked: asyncio.Event) -> None:
 
 
 async def _crashed(app: faust.App) -> None:
-    while not app.crashed:  # Faust has no event that can be waited for before it has started
-        await asyncio.sleep(0.05)
+    await app._crashed.wait()
 
 
 async def _failed(starting: "asyncio.Future[None]") -> None:
