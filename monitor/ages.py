@@ -25,41 +25,53 @@ Ask = Callable[[Mapping[K, int]], Mapping[K, Found | None]]
 
 @dataclass(slots=True)
 class _Search:
-    """One partition: the wanted record's time lies in (low_ms, high_ms], low_ms is a record's."""
+    """One partition: the wanted record's time lies in [low, high], and *low* is a record's."""
 
     offset: int
     low: Found
     high_ms: int
     high: Found | None
-    halve: bool = False
+    high_offset: int
+    turn: int = 0
 
     @property
-    def done(self) -> bool:
-        return self.high_ms - self.low.timestamp_ms <= 1
+    def is_exact(self) -> bool:
+        return self.high is not None and self.high.offset == self.offset
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_exact or self.high_ms - self.low.timestamp_ms <= 1
 
     def probe(self) -> int:
-        """Return the next time to ask for: by turns a guess from the offsets, and the middle."""
+        """Return the next time to ask for: by turns guessed from the offsets, next, the middle."""
         low_ms, span = self.low.timestamp_ms, self.high_ms - self.low.timestamp_ms
-        share = 0.5
-        if not self.halve and self.high is not None:
-            share = (self.offset - self.low.offset) / (self.high.offset - self.low.offset)
-        self.halve = not self.halve
-        return low_ms + min(max(int(span * share), 1), span - 1)
+        match self.turn % 3:
+            case 0:
+                share = (self.offset - self.low.offset) / (self.high_offset - self.low.offset)
+                step = int(span * share)
+            case 1:
+                step = 1  # decides at once if the wanted record shares its batch's time with low
+            case _:
+                step = span // 2
+        self.turn += 1
+        return low_ms + min(max(step, 1), span - 1)
 
     def learn(self, asked_ms: int, found: Found | None) -> None:
         if found is not None and found.offset < self.offset:
             self.low = found
-        else:
-            self.high_ms, self.high = asked_ms, found
+            return
+        self.high_ms, self.high = asked_ms, found
+        if found is not None:
+            self.high_offset = found.offset
 
     @property
     def timestamp_ms(self) -> int:
-        """The record's time; records of one batch share theirs, then it is the lower end."""
-        exact = self.high is not None and self.high.offset == self.offset
-        return self.high.timestamp_ms if exact and self.high else self.low.timestamp_ms
+        if self.high is not None and self.is_exact:
+            return self.high.timestamp_ms
+        return self.low.timestamp_ms  # of one batch, and so of one time
 
 
-def record_times(ask: Ask[K], offsets: Mapping[K, int], newest_ms: Mapping[K, int]) -> dict[K, int]:
+def record_times(ask: Ask[K], offsets: Mapping[K, int], newest: Mapping[K, Found]) -> dict[K, int]:
     """Return the timestamp of the record at each offset, in milliseconds since the epoch.
 
     Timestamps must not go down along a log (LogAppendTime). At an offset that holds no record
@@ -70,7 +82,7 @@ def record_times(ask: Ask[K], offsets: Mapping[K, int], newest_ms: Mapping[K, in
     Args:
         ask: answers, for a time in ms per partition, the first record at or after it, or None.
         offsets: the wanted offset of each partition, below the end of its log.
-        newest_ms: the largest timestamp in each log.
+        newest: a record with the largest timestamp of each log.
     """
     times: dict[K, int] = {}
     open_: dict[K, _Search] = {}
@@ -80,9 +92,11 @@ def record_times(ask: Ask[K], offsets: Mapping[K, int], newest_ms: Mapping[K, in
         if first.offset >= offsets[key]:
             times[key] = first.timestamp_ms
         else:
-            open_[key] = _Search(offsets[key], first, newest_ms[key] + 1, None)
+            last = newest[key]
+            past = max(last.offset, offsets[key]) + 1
+            open_[key] = _Search(offsets[key], first, last.timestamp_ms + 1, None, past)
     while True:
-        for key in [key for key, search in open_.items() if search.done]:
+        for key in [key for key, search in open_.items() if search.is_done]:
             times[key] = open_.pop(key).timestamp_ms
         if not open_:
             return times

@@ -232,9 +232,9 @@ class LagReader:
         newest = self._ask({place: NEWEST for place, _ in unread})
         later_ms = int(time.time() * 1000) + 86_400_000  # if the newest is in an open transaction
         limits = {
-            key: newest[key[0]].timestamp_ms if newest[key[0]].timestamp_ms >= 0 else later_ms
+            key: found if found.timestamp_ms >= 0 else Found(key[1], later_ms)
             for key in unread
-            if key[0] in newest
+            if (found := newest.get(key[0])) is not None
         }
         return record_times(self._first_at, {key: key[1] for key in limits}, limits)
 
