@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tidemill.streams.keys import Keys
 from tidemill.streams.rules import Int64s
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Entries sorted by key, those of equal key in the order of their arrival."""
+    """Entries sorted by key."""
 
     key: Int64s
     at: Int64s
@@ -22,25 +23,24 @@ class _Run:
     latest: int
 
     @classmethod
-    def of(cls, key: Int64s, at: Int64s, payload: Int64s) -> "_Run":
-        order = np.argsort(key, kind="stable")
+    def of(cls, key: Int64s, at: Int64s, payload: Int64s, order: Int64s) -> "_Run":
         at = at[order]
         return cls(key[order], at, payload[order], int(at.min()), int(at.max()))
 
     def merged(self, newer: "_Run") -> "_Run":
-        return _Run.of(
-            np.concatenate((self.key, newer.key)),
-            np.concatenate((self.at, newer.at)),
-            np.concatenate((self.payload, newer.payload)),
-        )
+        key = np.concatenate((self.key, newer.key))
+        at = np.concatenate((self.at, newer.at))
+        payload = np.concatenate((self.payload, newer.payload))
+        # Of numpy's sorts the stable one is the one that merges runs it finds sorted.
+        return _Run.of(key, at, payload, np.argsort(key, kind="stable"))
 
     def since(self, at: int) -> "_Run | None":
         if self.earliest >= at:
             return self
         if self.latest < at:
             return None
-        kept = self.at >= at
-        return _Run.of(self.key[kept], self.at[kept], self.payload[kept])
+        kept = np.flatnonzero(self.at >= at)
+        return _Run.of(self.key, self.at, self.payload, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +57,25 @@ class KeyIndex:
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
-        self._forgotten_before: int | None = None
 
     def __len__(self) -> int:
         return sum(len(run.key) for run in self._runs)
 
-    def add(self, key: Int64s, at: Int64s, payload: Int64s) -> None:
+    def add(self, keys: Keys, at: Int64s, payload: Int64s) -> None:
         """Add one entry for each element; the three have one length."""
-        if not len(key):
+        if not len(at):
             return
         runs = self._runs
-        runs.append(_Run.of(key, at, payload))
+        runs.append(_Run.of(keys.key, at, payload, keys.order))
         while len(runs) > 1 and len(runs[-2].key) < 2 * len(runs[-1].key):
             newer = runs.pop()
             runs[-1] = runs[-1].merged(newer)
 
-    def find(self, key: Int64s) -> Hits:
-        """Return every entry whose key is among *key*, in no particular order."""
-        order = np.argsort(key)
-        wanted = key[order]
-        found = [_found_in(run, wanted) for run in self._runs] if len(key) else []
+    def find(self, keys: Keys) -> Hits:
+        """Return every entry whose key is among *keys*, in no particular order."""
+        order = keys.order
+        wanted = keys.key[order]
+        found = [_found_in(run, wanted) for run in self._runs] if len(wanted) else []
         if not found:
             none = np.empty(0, dtype=np.int64)
             return Hits(none, none, none)

@@ -56,7 +56,7 @@ def match(
         spans: the windows.
         on_time: the test against the stream time of the feedback's own log.
     """
-    hits = index.find(ids.key)
+    hits = index.find(ids)
     order = np.argsort(hits.payload)
     pairs = Pairs(hits.query[order], hits.payload[order])
     pairs = pairs.only(feedback.waiting(pairs.rows))
@@ -104,7 +104,7 @@ def fates(
         return Fates(late=0, duplicate=0, unmatched=0)
     columns = feedback.columns(rows, "key", "check", "at", "before", "kind")
     key, check, at, before, kind = columns
-    found = seen.find(Keys(key, check))
+    found = seen.find(Keys.of(key, check))
     its_at, its_kind = at[found.query], kind[found.query]
     inside = _is_inside(its_at, found.at, its_kind, spans)
     taken = found.is_first & inside & on_time(before[found.query], found.at)

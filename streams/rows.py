@@ -61,11 +61,11 @@ class _Shelf:
         return int(self._ordered_at[self._next]) if self._next < len(self._ordered_at) else None
 
     def due(self, before: int) -> Int64s:
-        """Return the positions of waiting rows earlier than *before*, by time; once each."""
+        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
         self._sort()
         assert self._order is not None
         end = int(np.searchsorted(self._ordered_at, before))
-        positions = self._order[self._next : end]
+        positions = np.sort(self._order[self._next : end])
         self._next = max(self._next, end)
         return positions[self._alive[positions]]
 
@@ -105,7 +105,7 @@ class WaitingRows:
         return np.arange(first, first + len(frame), dtype=np.int64)
 
     def due(self, before: int) -> Int64s:
-        """Return the numbers of rows whose time is earlier than *before*, each row only once."""
+        """Return the numbers of rows earlier than *before*, ascending; each row only once."""
         found = []
         for number, shelf in self._shelves.items():
             earliest = shelf.earliest()

@@ -40,14 +40,11 @@ class SeenIds:
     def add(self, ids: Keys, at: Int64s, *, on_time: Bools, is_first: Bools) -> None:
         """Remember those of *ids* that came on time."""
         payload = (ids.check & ~_FIRST) | is_first
-        if on_time.all():
-            self._index.add(ids.key, at, payload)
-        else:
-            self._index.add(ids.key[on_time], at[on_time], payload[on_time])
+        self._index.add(ids.only(on_time), at[on_time], payload[on_time])
 
     def find(self, ids: Keys) -> Sightings:
         """Return every remembered decision that bears one of *ids*."""
-        hits = self._index.find(ids.key)
+        hits = self._index.find(ids)
         same = (hits.payload & ~_FIRST) == (ids.check & ~_FIRST)[hits.query]
         payload = hits.payload[same]
         return Sightings(hits.query[same], hits.at[same], (payload & _FIRST) == 1)
@@ -70,7 +67,7 @@ class SeenIds:
 
 def _latest_in_batch(ids: Keys, at: Int64s) -> Int64s:
     """Return for each row the largest *at* of the rows of the same id above it, or NEVER."""
-    ordered = np.sort(ids.key)
+    ordered = ids.key[ids.order]
     if not (ordered[1:] == ordered[:-1]).any():
         return np.full(len(at), NEVER)
     above = pl.col("at").cum_max().shift(1, fill_value=NEVER).over("key", "check")

@@ -90,8 +90,8 @@ class Closed:
     """What one call closed: finished examples, and how far time has come.
 
     Attributes:
-        examples: one row per on-time first decision earlier than *frontier*, by (at, offset);
-            the columns of the lake's table but topic, partition and event_date.
+        examples: one row per on-time first decision between the last frontier and this one, by
+            offset; the columns of the lake's table but topic, partition and event_date.
         frontier: every decision earlier than this is closed now.
         counts: feedback whose time is past without a decision, from the start of the log on.
         stream_times: what each log had come to when the close was due.
@@ -253,8 +253,7 @@ class PartitionJoin:
 
     def _keep_decisions(self, frame: pl.DataFrame, ids: Keys, at: Int64s, kept: Bools) -> None:
         rows = frame.select(_KEPT_OF_DECISIONS)
-        columns = {"at": at, "offset": frame["offset"].to_numpy()}
-        columns |= {"key": ids.key, "check": ids.check}
+        columns = {"at": at, "key": ids.key, "check": ids.check}
         self._decisions.add(*_only(kept, rows, columns))
 
     def _keep_feedback(self, frame: pl.DataFrame, at: Int64s, before: Int64s, kept: Bools) -> None:
@@ -266,7 +265,7 @@ class PartitionJoin:
         columns |= {"key": ids.key, "check": ids.check}
         rows, columns = _only(kept, frame.select(_KEPT_OF_FEEDBACK), columns)
         numbers = self._feedback.add(rows, columns)
-        self._feedback_of.add(columns["key"], columns["at"], numbers)
+        self._feedback_of.add(ids.only(kept), columns["at"], numbers)
 
     def _close_decisions(self, frontier: int) -> pl.DataFrame:
         """Return the examples of all decisions earlier than *frontier*, and forget their rows."""
@@ -275,13 +274,15 @@ class PartitionJoin:
         if frame is None:
             empty = pl.DataFrame(schema={**self._rules.decisions, "offset": pl.Int64()})
             return build_examples(empty, None, self._labels, self._rules.missing)
-        at, offset, key, check = self._decisions.columns(rows, "at", "offset", "key", "check")
+        at, key, check = self._decisions.columns(rows, "at", "key", "check")
         self._decisions.remove(rows)
-        if not _is_sorted(at, offset):
-            order = np.lexsort((offset, at))
-            frame, at, key, check = frame[order], at[order], key[order], check[order]
         pairs = match(
-            Keys(key, check), at, self._feedback, self._feedback_of, self._spans, self._is_on_time
+            Keys.of(key, check),
+            at,
+            self._feedback,
+            self._feedback_of,
+            self._spans,
+            self._is_on_time,
         )
         joined = self._joined(pairs)
         self._feedback.remove(pairs.rows)
@@ -330,12 +331,6 @@ class PartitionJoin:
         if joined is not None:
             kept &= ~np.isin(frame["offset"].to_numpy(), joined.to_numpy())
         self._keep_feedback(frame, at, before, kept)
-
-
-def _is_sorted(at: Int64s, offset: Int64s) -> bool:
-    """Return whether rows are by (at, offset)."""
-    step = np.diff(at)
-    return bool(((step > 0) | ((step == 0) & (np.diff(offset) > 0))).all())
 
 
 def _only(
