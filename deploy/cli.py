@@ -30,6 +30,13 @@ COMMANDS = {  # name -> module of this folder, function, first line of its help;
     "worker": ("worker_commands", "worker", "Join decisions with feedback, into the lake."),
     "close": ("worker_commands", "close", "End a finite replay: close its last windows."),
     "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
+    "worker": ("worker_commands", "worker", "Join decisions and feedback into the lake."),
+    "close": ("worker_commands", "close", "Close the windows of a replay that has ended."),
+    "serve": ("serve_commands", "serve", "Serve decisions over HTTP."),
+    "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
+    "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
+    "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
+    "compact": ("lake_commands", "compact", "Merge the lake's small files."),
     "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
 }
 

@@ -17,7 +17,6 @@ def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
         partitioner="murmur2_random",  # as the Java clients: a key has the same partition for all
         compression_type="lz4",
         acks="all",
-        enable_idempotence=True,
     )
     return Producer({**settings, **more}, logger=log)
 
@@ -41,6 +40,7 @@ class Writer:
         more: dict[str, object] = {
             "queue.buffering.max.messages": queue_messages,
             "linger.ms": linger_ms,
+            "enable.idempotence": True,
             "message.timeout.ms": 0,  # the buffer is the limit, not the time
             "delivery.report.only.error": True,  # a Python call for each success would cost 1 us
             "on_delivery": self._on_failure,
@@ -123,6 +123,8 @@ def write_all(
 ) -> None:
     """Write key-value pairs in their order and return when each is acknowledged.
 
+    After a lost answer of the broker a record may be there twice.
+
     Raises:
         BrokerError: one of them was refused, or not acknowledged in *timeout_s*; some may be there.
     """
@@ -132,9 +134,12 @@ def write_all(
         if error is not None:
             errors.append(error.str())
 
-    producer = _producer(
-        config, {"message.timeout.ms": int(timeout_s * 1000), "on_delivery": report}
-    )
+    more = {
+        "message.timeout.ms": int(timeout_s * 1000),
+        "max.in.flight.requests.per.connection": 1,  # in order; an idempotent one starts in 0.5 s
+        "on_delivery": report,
+    }
+    producer = _producer(config, more)
     with broker_errors(config, f"could not write to {topic}"):
         for key, value in items:
             while True:
