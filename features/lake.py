@@ -84,9 +84,15 @@ class Lake:
             LakeError: the storage refuses.
         """
         with lake_errors(f"create the tables of {loop.loop}", self.root):
-            self._remember(loop)
+            is_new = self._is_new(loop)
+            for name, schema in layouts(loop).items():
+                if self.has_table(loop.loop, name):  # refused before any table has changed
+                    missing_fields(name, self.table(loop.loop, name).schema, schema)
             for name, schema in layouts(loop).items():
                 self._create_table(loop.loop, name, schema)
+            if is_new:
+                definition = loop.model_dump_json().encode()
+                self.storage.write(self._path(loop.loop, loop.version), definition)
 
     def create_table(self, loop_name: str, name: str, schema: pl.Schema) -> Table:
         """Make a table of another room's layout beside the ones of *loop_name*, and return it.
@@ -127,24 +133,27 @@ class Lake:
             versions = self._versions(loop_name)
             if not versions:
                 raise unknown(loop_name, self.root)
-            return Loop.model_validate_json(
-                self.storage.read(f"{loop_name}/loop-{max(versions)}.json")
-            )
+            return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
 
     def _versions(self, loop_name: str) -> list[int]:
         names = self.storage.names(loop_name)
         parts = (name.removeprefix("loop-").removesuffix(".json") for name in names)
         return [int(part) for part in parts if part.isdigit()]
 
-    def _remember(self, loop: Loop) -> None:
-        path = f"{loop.loop}/loop-{loop.version}.json"
+    def _is_new(self, loop: Loop) -> bool:
+        """Return whether this version of *loop* has never been here."""
         if loop.version not in self._versions(loop.loop):
-            self.storage.write(path, loop.model_dump_json().encode())
-        elif Loop.model_validate_json(self.storage.read(path)).digest != loop.digest:
+            return True
+        known = self.storage.read(self._path(loop.loop, loop.version))
+        if Loop.model_validate_json(known).digest != loop.digest:
             raise ContractError(
                 f"the lake knows version {loop.version} of {loop.loop} with another content",
                 hint="a version never changes: raise `version` in the loop file",
             )
+        return False
+
+    def _path(self, loop_name: str, version: int) -> str:
+        return f"{loop_name}/loop-{version}.json"
 
     def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> None:
         uri = self._uri(loop_name, name)

@@ -6,7 +6,6 @@ here.
 """
 
 import contextlib
-import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -129,10 +128,9 @@ def lake_errors(doing: str, root: str) -> Iterator[None]:
 def _hint(error: Exception, root: str) -> str:
     """Say what to do about *error*, as far as it can be told."""
     text = str(error).lower()
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "no space" in text:
+    if any(words in text for words in ("no space left", "file too large", "quota exceeded")):
         return f"free disk space for {root}; then start again, nothing is lost"
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission denied" in text:
+    if any(words in text for words in ("permission denied", "read-only", "not permitted")):
         return f"give this process the right to write to {root}"
     if "://" in root:
         return "check the bucket, AWS_ENDPOINT_URL and the AWS_* credentials; then start again"
