@@ -90,20 +90,19 @@ def known(flights: ModuleType, minute: int, reports: list[tuple[int, float]]) ->
             "day": [1],
             "sched_dep_time": [600 + minute],
             "dep_delay": [0],
-            "arr_time": [None],
-            "arr_delay": [None],
+            "arr_time": [915],
+            "arr_delay": [0],
             "carrier": ["UA"],
             "flight": [1],
             "tailnum": ["N1"],
             "origin": ["EWR"],
             "dest": ["SFO"],
-            "air_time": [None],
+            "air_time": [340],
             "distance": [2565],
             "hour": [6],
             "minute": [minute],
             "time_hour": ["2013-07-01T10:00:00Z"],
-        },
-        schema_overrides=dict.fromkeys(("arr_time", "arr_delay", "air_time"), pl.Int64),
+        }
     )
     weather = pl.DataFrame(
         [
