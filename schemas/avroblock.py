@@ -1,108 +1,131 @@
 """Read many payloads of one writer schema as columns: one Avro block, decoded by Polars in a call.
 
-After each payload stands a guard, eight random bytes drawn for the batch, which the schema names
-as a last field. A payload that ends too early or too late takes a guard for something else, so a
-block whose guards all come back in place was cut exactly at its payloads. A block that does not
-come back whole is halved; the few payloads left in doubt are read singly (`slowpath.py`).
-It knows no loop, no store and no prefix but its length.
+Three things keep payloads from touching their neighbours. `survey.py` lets only those into a block
+that are sound by the schema. Behind each stands a guard, random bytes drawn for the batch, which
+the schema names as a last field: a block whose guards all come back in place was cut exactly at
+its payloads. And a block that does not come back whole is halved, until the few payloads left in
+doubt are read singly (`slowpath.py`), as are those that did not pass the survey.
+It knows no loop and no store.
 """
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
+import numpy as np
 import polars as pl
-from polars.exceptions import PanicException
+from numpy.typing import NDArray
+from polars.exceptions import PanicException, PolarsError
 
 from tidemill.errors import PayloadError
+from tidemill.schemas.batch import GUARD_BYTES, Batch
 from tidemill.schemas.encoding import varint
 from tidemill.schemas.evolution import column_type, fields_of
 from tidemill.schemas.slowpath import compile_reader
+from tidemill.schemas.survey import PADDING, compile_survey
 from tidemill.schemas.wire import Schema
 
-GUARD_BYTES = 8
 SINGLY = 32
 """A block of so few payloads that does not come back whole is read payload by payload."""
 
 _SYNC = bytes(16)
-_GUARD = {"name": "_guard", "type": {"type": "fixed", "name": "_Guard", "size": GUARD_BYTES}}
 
 
 @dataclass(slots=True)
 class Rows:
-    """What was read: a frame of the writer's columns, the index of each row, and what was not."""
+    """What was read: frames of the writer's columns, the rows they hold, and what was refused."""
 
     frames: list[pl.DataFrame] = field(default_factory=list)
-    indexes: list[int] = field(default_factory=list)
+    numbers: list[NDArray[np.int64]] = field(default_factory=list)
     refused: list[tuple[int, PayloadError]] = field(default_factory=list)
+    slowly: int = 0
 
 
 class BlockReader:
-    """Reads payloads written with one schema into the columns of its fields."""
+    """Reads payloads that start with one prefix, and so were written with one schema."""
 
-    def __init__(self, writer: Schema, *, guarded: bool = True) -> None:
+    def __init__(
+        self, writer: Schema, prefix: bytes, *, guarded: bool = True, surveyed: bool = True
+    ) -> None:
         """Prepare for *writer*, which has passed `evolution.check_schema`.
 
-        Without *guarded* the proof that payloads do not touch their neighbours is left out; tests
-        use that to see that they would notice.
+        The guard and the survey can be left out, to see in a test what each of them is good for.
         """
         self.columns = _columns(writer)
-        self._guarded = guarded
+        self._prefix = prefix
+        self._surveyed = surveyed
         self._in_blocks = column_type(writer) is not None
-        self._header = _header(writer, guarded=guarded)
+        self._header = _header(writer, GUARD_BYTES * guarded + len(prefix))
+        self._survey = compile_survey(writer) if self._in_blocks else None
         self._read_one = compile_reader(writer)
 
-    def read(self, payloads: Sequence[bytes], prefix_bytes: int) -> Rows:
-        """Return the columns of *payloads*, whose bodies begin after *prefix_bytes*."""
-        rows = Rows()
-        self._read(payloads, prefix_bytes, 0, len(payloads), rows)
-        return rows
+    def read(self, batch: Batch, rows: NDArray[np.int64]) -> Rows:
+        """Return the columns of those *rows* of *batch*; all start with the prefix."""
+        read = Rows()
+        if self._survey is None:
+            self._singly(batch, rows, read)
+            return read
+        if self._surveyed:
+            starts = batch.starts[rows] + len(self._prefix)
+            sound = self._survey(batch.data, starts, batch.ends[rows])
+            if not sound.all():
+                self._singly(batch, rows[~sound], read)
+                rows = rows[sound]
+        self._halving(batch, rows, read)
+        return read
 
-    def _read(self, payloads: Sequence[bytes], skip: int, start: int, end: int, rows: Rows) -> None:
-        if self._in_blocks:
-            frame = self._block([payload[skip:] for payload in payloads[start:end]])
-            if frame is not None:
-                rows.frames.append(frame)
-                rows.indexes += range(start, end)
-                return
-            if end - start > SINGLY:
-                middle = (start + end) // 2
-                self._read(payloads, skip, start, middle, rows)
-                self._read(payloads, skip, middle, end, rows)
-                return
-        self._singly(payloads, skip, start, end, rows)
+    def _halving(self, batch: Batch, rows: NDArray[np.int64], read: Rows) -> None:
+        if not len(rows):
+            return
+        frame = self._block(batch, rows)
+        if frame is not None:
+            read.frames.append(frame)
+            read.numbers.append(rows)
+        elif len(rows) <= SINGLY:
+            self._singly(batch, rows, read)
+        else:
+            middle = len(rows) // 2
+            self._halving(batch, rows[:middle], read)
+            self._halving(batch, rows[middle:], read)
 
-    def _block(self, bodies: Sequence[bytes]) -> pl.DataFrame | None:
-        """Return the columns of *bodies*, or None if they are not one value each."""
-        guard = os.urandom(GUARD_BYTES) if self._guarded else b""
-        body = guard.join(bodies) + guard
-        head = varint(len(bodies)) + varint(len(body))
+    def _block(self, batch: Batch, rows: NDArray[np.int64]) -> pl.DataFrame | None:
+        """Return the columns of *rows*, or None if they do not come back whole.
+
+        The first prefix is cut off, each next one is part of the guard before it.
+        """
+        skip, guard = len(self._prefix), batch.guard
+        if len(rows) == len(batch.values):
+            body = memoryview(batch.data)[skip : len(batch.data) - PADDING]
+        else:
+            body = memoryview(guard.join((*[batch.values[row] for row in rows.tolist()], b"")))[
+                skip:
+            ]
+        head = varint(len(rows)) + varint(len(body) + skip)
+        block = b"".join((self._header, head, body, self._prefix, _SYNC))
         try:
-            frame = pl.read_avro(io.BytesIO(b"".join((self._header, head, body, _SYNC))))
-        except (pl.exceptions.PolarsError, PanicException, OverflowError, ValueError):
+            frame = pl.read_avro(io.BytesIO(block))
+        except (PolarsError, PanicException):  # a panic would be a surprise, but no stop
             return None
-        if frame.height != len(bodies):
-            return None
-        if self._guarded:
-            if not frame.select((pl.col("_guard") == pl.lit(guard)).all()).item():
-                return None
-            frame = frame.drop("_guard")
-        return frame
+        whole = frame.height == len(rows)
+        if whole and guard:
+            back = pl.col("_guard") == pl.lit(guard + self._prefix)
+            whole = cast(bool, frame.select(back.all()).item())
+        return frame.drop("_guard") if whole else None
 
-    def _singly(
-        self, payloads: Sequence[bytes], skip: int, start: int, end: int, rows: Rows
-    ) -> None:
-        records = []
-        for index in range(start, end):
+    def _singly(self, batch: Batch, rows: NDArray[np.int64], read: Rows) -> None:
+        read.slowly += len(rows)
+        records, numbers = [], []
+        for row in rows.tolist():
             try:
-                records.append(self._read_one(payloads[index], skip))
-                rows.indexes.append(index)
+                records.append(self._read_one(batch.values[row], len(self._prefix)))
+                numbers.append(row)
             except PayloadError as error:
-                rows.refused.append((index, error))
+                read.refused.append((row, error))
         if records:
-            rows.frames.append(_frame(records, self.columns))
+            read.frames.append(_frame(records, self.columns))
+            read.numbers.append(np.array(numbers, dtype=np.int64))
 
 
 def _columns(schema: Schema) -> pl.Schema:
@@ -112,17 +135,21 @@ def _columns(schema: Schema) -> pl.Schema:
 
 
 def _frame(records: Sequence[dict[str, object]], columns: pl.Schema) -> pl.DataFrame:
-    series = [
-        pl.Series(name, [record[name] for record in records], dtype=dtype, strict=True)
-        for name, dtype in columns.items()
-    ]
-    return pl.DataFrame(series)
+    return pl.DataFrame(
+        [
+            pl.Series(name, [record[name] for record in records], dtype=dtype)
+            for name, dtype in columns.items()
+        ]
+    )
 
 
-def _header(schema: Schema, *, guarded: bool) -> bytes:
+def _header(schema: Schema, guard_bytes: int) -> bytes:
     """Return the header of an Avro container of *schema* and the guard, uncompressed."""
-    fields = [*fields_of(schema), *([_GUARD] if guarded else [])]
-    meta = {"avro.schema": json.dumps({**schema, "fields": fields}), "avro.codec": "null"}
+    guard = {"name": "_guard", "type": {"type": "fixed", "name": "_Guard", "size": guard_bytes}}
+    meta = {
+        "avro.schema": json.dumps({**schema, "fields": [*fields_of(schema), guard]}),
+        "avro.codec": "null",
+    }
     entries = b"".join(_text(key) + _text(value) for key, value in meta.items())
     return b"Obj\x01" + varint(len(meta)) + entries + b"\x00" + _SYNC
 

@@ -1,8 +1,8 @@
 """Decode a batch of event payloads to columns: `EventDecoder`.
 
-Payloads of one writer schema are framed as one Avro block in memory and decoded in one call, with a
-guard after each so that a broken one cannot shift its neighbours. What does not come back whole is
-read by itself (`slowpath.py`). Every payload ends in exactly one of `Decoded.frame` and
+Payloads of one writer schema are decoded together (`avroblock.py`), those in doubt singly
+(`slowpath.py`), and older or newer events are brought to the loop's own columns
+(`evolution.py`). Every payload ends in exactly one of `Decoded.frame` and
 `Decoded.poison`, and which one depends on nothing but its bytes and its schema.
 """
 
@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import polars as pl
 
 from tidemill.errors import ContractError
-from tidemill.schemas.avroblock import BlockReader
+from tidemill.schemas.avroblock import BlockReader, Rows
+from tidemill.schemas.batch import Batch, Poison
 from tidemill.schemas.events import (
     Kind,
     decision_frame_schema,
@@ -21,19 +23,12 @@ from tidemill.schemas.events import (
     feedback_frame_schema,
     feedback_schema,
 )
-from tidemill.schemas.evolution import full_name, resolve, why_unreadable
+from tidemill.schemas.evolution import full_name, resolve, unsure_columns, why_unreadable
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
-from tidemill.schemas.wire import MAX_PAYLOAD_BYTES, Schema, prefix_of
+from tidemill.schemas.wire import Schema
 
-
-@dataclass(frozen=True, slots=True)
-class Poison:
-    """A payload that cannot be read: its place in the batch, a reason word, and what is wrong."""
-
-    row: int
-    reason: str
-    detail: str
+__all__ = ["Decoded", "EventDecoder", "Poison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +37,12 @@ class Decoded:
 
     *frame* has the columns of `decision_frame_schema` or `feedback_frame_schema` behind a first
     column ``row`` (UInt32), the index of the payload in the batch, ascending. *poison* has the
-    rest, ascending too.
+    rest, ascending too. *slowly_read* counts the payloads that had to be read singly.
     """
 
     frame: pl.DataFrame
     poison: list[Poison]
+    slowly_read: int = 0
 
 
 Shape = Callable[[pl.DataFrame], pl.DataFrame]
@@ -58,7 +54,8 @@ class _Plan:
 
     block: BlockReader
     shape: Shape
-    prefix_bytes: int
+    resolve: Shape
+    unsure: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +70,22 @@ class EventDecoder:
     """Decodes one topic of a loop; the schemas it meets are looked up once and remembered."""
 
     def __init__(
-        self, loop: Loop, topic_kind: Kind, store: SchemaStore, *, guarded: bool = True
+        self,
+        loop: Loop,
+        topic_kind: Kind,
+        store: SchemaStore,
+        *,
+        guarded: bool = True,
+        surveyed: bool = True,
     ) -> None:
+        """Read *topic_kind* of *loop* with the schemas of *store*.
+
+        Without *guarded* and *surveyed* payloads may spoil their neighbours: switches for tests
+        that want to see it.
+        """
         self._store = store
         self._guarded = guarded
+        self._surveyed = surveyed
         self._plans: dict[bytes, _Plan | _Refusal] = {}
         self._readers: dict[str, tuple[Schema, Shape]] = {}
         if topic_kind == "decisions":
@@ -99,71 +108,75 @@ class EventDecoder:
         Raises:
             BrokerError: a schema is not known here and the store does not answer.
         """
-        poison: list[Poison] = []
-        groups = _groups(values, poison)
+        batch = Batch(values, guarded=self._guarded)
+        groups = dict(batch.groups())
         self._learn(groups.keys())
+        poison = batch.poison
+        slowly_read = 0
         frames: list[pl.DataFrame] = []
         for prefix, rows in groups.items():
             match self._plans.get(prefix):
                 case None:
                     what = f"no schema is registered for {prefix.hex()}"
-                    poison += [Poison(row, "unknown-schema", what) for row in rows]
+                    poison += [Poison(row, "unknown-schema", what) for row in rows.tolist()]
                 case _Refusal(reason, detail):
-                    poison += [Poison(row, reason, detail) for row in rows]
+                    poison += [Poison(row, reason, detail) for row in rows.tolist()]
                 case plan:
-                    payloads = [value for row in rows if (value := values[row])]
-                    frames += self._read(plan, rows, payloads, poison)
-        empty = pl.DataFrame(schema={"row": pl.UInt32(), **self.frame_schema})
-        frame = pl.concat([empty, *frames])
-        if not frame["row"].is_sorted():
-            frame = frame.sort("row")
-        return Decoded(frame, sorted(poison, key=lambda each: each.row))
+                    read = plan.block.read(batch, rows)
+                    slowly_read += read.slowly
+                    poison += [Poison(row, each.reason, each.what) for row, each in read.refused]
+                    frames += _shaped(plan, read, poison)
+        poison.sort(key=lambda each: each.row)
+        return Decoded(self._together(frames), poison, slowly_read)
+
+    def _together(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Return *frames* as one, in the order of the rows."""
+        match frames:
+            case []:
+                return pl.DataFrame(schema={"row": pl.UInt32(), **self.frame_schema})
+            case [frame]:
+                pass
+            case _:
+                frame = pl.concat(frames)
+        return frame if frame["row"].is_sorted() else frame.sort("row")
 
     def _learn(self, prefixes: Collection[bytes]) -> None:
         missing = prefixes - self._plans.keys()
         if missing:
             for prefix, writer in self._store.lookup_all(missing).items():
-                self._plans[prefix] = self._plan(writer, len(prefix))
+                self._plans[prefix] = self._plan(writer, prefix)
 
-    def _plan(self, writer: Schema, prefix_bytes: int) -> _Plan | _Refusal:
+    def _plan(self, writer: Schema, prefix: bytes) -> _Plan | _Refusal:
         if refusal := why_unreadable(writer):
             return _Refusal(refusal[0], f"its schema {refusal[1]}")
         name = full_name(writer)
         if name not in self._readers:
             return _Refusal("wrong-type", f"{name} is no event of this topic")
         reader, shape = self._readers[name]
-        block = BlockReader(writer, guarded=self._guarded)
+        block = BlockReader(writer, prefix, guarded=self._guarded, surveyed=self._surveyed)
         try:
             resolve(pl.DataFrame(schema=block.columns), writer, reader)
         except (ContractError, pl.exceptions.PolarsError) as error:
             return _Refusal("incompatible-schema", str(error))
-        return _Plan(block, lambda frame: shape(resolve(frame, writer, reader)), prefix_bytes)
-
-    def _read(
-        self, plan: _Plan, rows: Sequence[int], payloads: Sequence[bytes], poison: list[Poison]
-    ) -> Iterator[pl.DataFrame]:
-        read = plan.block.read(payloads, plan.prefix_bytes)
-        poison += [Poison(rows[at], error.reason, error.what) for at, error in read.refused]
-        if read.frames:
-            frame = plan.shape(pl.concat(read.frames))
-            index = pl.Series("row", [rows[at] for at in read.indexes], dtype=pl.UInt32)
-            yield frame.insert_column(0, index)
+        return _Plan(
+            block,
+            resolve=lambda frame: resolve(frame, writer, reader),
+            unsure=unsure_columns(writer, reader),
+            shape=shape,
+        )
 
 
-def _groups(values: Sequence[bytes | None], poison: list[Poison]) -> dict[bytes, list[int]]:
-    """Return the rows of each prefix; what has none is added to *poison*."""
-    groups: dict[bytes, list[int]] = {}
-    for row, value in enumerate(values):
-        if not value:
-            poison.append(Poison(row, "empty", "no value" if value is None else "no bytes"))
-        elif len(value) > MAX_PAYLOAD_BYTES:
-            poison.append(Poison(row, "oversize", f"{len(value)} bytes, over 1 MiB"))
-        elif (prefix := prefix_of(value)) is None:
-            what = f"starts with {value[:2].hex()}, which names no schema"
-            poison.append(Poison(row, "unknown-schema", what))
-        else:
-            groups.setdefault(prefix, []).append(row)
-    return groups
+def _shaped(plan: _Plan, read: Rows, poison: list[Poison]) -> Iterator[pl.DataFrame]:
+    """Return the frames of *read* in the topic's columns, each row with its number."""
+    for frame, numbers in zip(read.frames, read.numbers, strict=True):
+        column = pl.Series("row", numbers.astype(np.uint32))
+        resolved = plan.resolve(frame).insert_column(0, column)
+        if plan.unsure:
+            null = resolved.select(pl.any_horizontal(pl.col(plan.unsure).is_null())).to_series()
+            what = f"null in one of {', '.join(plan.unsure)}"
+            poison += [Poison(row, "wrong-type", what) for row in resolved.filter(null)["row"]]
+            resolved = resolved.filter(~null)
+        yield plan.shape(resolved)
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:
@@ -181,6 +194,7 @@ def _feedback(kind: str, values: Collection[str], schema: pl.Schema) -> Shape:
         for each in listed
     )
     columns = [
+        pl.col("row"),
         pl.col("id"),
         pl.col("decision_id"),
         pl.lit(kind).alias("kind"),

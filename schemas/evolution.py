@@ -301,8 +301,9 @@ def column_type(schema: object) -> pl.DataType | None:
 def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame:
     """Return *frame*, read with *writer*, with the columns of *reader* by Avro's rules.
 
-    Fields are matched by name or alias and widened; one that *writer* lacks gets its default. A
-    field without default that an event of a later version lacks is null.
+    Fields are matched by name or alias and widened; one that *writer* lacks gets its default. Only
+    inside a nested record, where columns may be null anyway, one without default is null: a later
+    version of the loop has let that feature go.
 
     Raises:
         ContractError: a field of *writer* cannot be read as *reader* wants it.
@@ -314,6 +315,18 @@ def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame
     return frame.select(columns)
 
 
+def unsure_columns(writer: Schema, reader: Schema) -> list[str]:
+    """Return the columns that *writer* may leave null although *reader* says they never are."""
+    had = {cast(str, field["name"]): field for field in fields_of(writer)}
+    return [
+        cast(str, field["name"])
+        for field in fields_of(reader)
+        if (before := _match(field, had)) is not None
+        and optional(before["type"])[0]
+        and not optional(field["type"])[0]
+    ]
+
+
 def _resolve_field(
     field: Mapping[str, object],
     had: Mapping[str, Mapping[str, object]],
@@ -323,6 +336,11 @@ def _resolve_field(
     before = _match(field, had)
     plain = optional(field["type"])[1]
     if before is None:
+        if parent is None and "default" not in field:
+            raise ContractError(
+                f"{name} is missing in the event and has no default",
+                hint="produce events with the schemas of docs/guide/contracts.md",
+            )
         dtype = column_type(plain)
         return pl.lit(_default(field), dtype=dtype).alias(name)
     old = cast(str, before["name"])
@@ -338,8 +356,9 @@ def _resolve_field(
             hint="run a version of the loop that knows this schema",
         )
     target = column_type(plain)
-    same = target is None or type_name(was) == type_name(plain)
-    return (source if same else source.cast(target)).alias(name)
+    if target is not None and type_name(was) != type_name(plain):
+        source = source.cast(target)
+    return source.alias(name)
 
 
 def _default(field: Mapping[str, object]) -> object:

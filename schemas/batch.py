@@ -1,0 +1,95 @@
+"""The payloads of one fetched batch side by side in memory, and which schema each names.
+
+All payloads are joined once, a guard of eight random bytes behind each; prefixes, measures
+(`survey.py`) and the block that is decoded (`avroblock.py`) are views of these same bytes.
+It knows no store and no loop.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.schemas.survey import PADDING, Positions
+from tidemill.schemas.wire import (
+    CONFLUENT,
+    CONFLUENT_BYTES,
+    MAX_PAYLOAD_BYTES,
+    SINGLE_OBJECT,
+    SINGLE_OBJECT_BYTES,
+)
+
+GUARD_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A payload that cannot be read: its place in the batch, a reason word, and what is wrong."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+class Batch:
+    """Joined payloads; what is empty, too large or without a prefix is poison and left out."""
+
+    def __init__(self, values: Sequence[bytes | None], *, guarded: bool = True) -> None:
+        """Join *values*; without *guarded* nothing stands between them, for tests only."""
+        self.poison: list[Poison] = []
+        self.values = self._readable(values)
+        self.guard = os.urandom(GUARD_BYTES) if guarded else b""
+        self.data = self.guard.join((*self.values, bytes(PADDING)))
+        sizes = np.fromiter(map(len, self.values), np.int64, len(self.values))
+        self.ends: Positions = np.cumsum(sizes + len(self.guard)) - len(self.guard)
+        self.starts: Positions = self.ends - sizes
+        self._sizes = sizes
+
+    def _readable(self, values: Sequence[bytes | None]) -> Sequence[bytes]:
+        """Return *values* with empty bytes for each that is none or too large."""
+        try:
+            most = max(map(len, values), default=0)  # type: ignore[arg-type]  # None is caught
+            least = min(map(len, values), default=1)  # type: ignore[arg-type]
+        except TypeError:
+            most, least = 0, 0
+        if least > 0 and most <= MAX_PAYLOAD_BYTES:
+            return values  # type: ignore[return-value]  # none of them is None
+        kept = []
+        for row, value in enumerate(values):
+            size = len(value or b"")
+            if not value:
+                what = "no value" if value is None else "no bytes"
+                self.poison.append(Poison(row, "empty", what))
+            elif size > MAX_PAYLOAD_BYTES:
+                self.poison.append(Poison(row, "oversize", f"{size} bytes, over 1 MiB"))
+            kept.append(value if value and size <= MAX_PAYLOAD_BYTES else b"")
+        return kept
+
+    def groups(self) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
+        """Return each prefix with the rows that start with it."""
+        words = np.ndarray((len(self.data) - 7,), "<u8", self.data, strides=(1,))
+        first = words[self.starts]
+        single = (first & np.uint64(0xFFFF)) == int.from_bytes(SINGLE_OBJECT, "little")
+        single &= self._sizes >= SINGLE_OBJECT_BYTES
+        framed = ((first & np.uint64(0xFF)) == CONFLUENT[0]) & (self._sizes >= CONFLUENT_BYTES)
+        yield from self._group(single, words[self.starts + 2 * single], SINGLE_OBJECT_BYTES)
+        yield from self._group(framed, first & np.uint64(0xFFFFFFFFFF), CONFLUENT_BYTES)
+        for row in np.flatnonzero(~single & ~framed & (self._sizes > 0)).tolist():
+            what = f"starts with {self.values[row][:2].hex()}, which names no schema"
+            self.poison.append(Poison(row, "unknown-schema", what))
+
+    def _group(
+        self, those: NDArray[np.bool_], keys: NDArray[np.uint64], size: int
+    ) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
+        if not those.any():
+            return
+        if those.all() and (keys == keys[0]).all():
+            yield self.values[0][:size], np.arange(len(keys))
+            return
+        rows = np.flatnonzero(those)
+        order = rows[np.argsort(keys[rows], kind="stable")]
+        changes = np.flatnonzero(np.diff(keys[order])) + 1
+        for group in np.split(order, changes):
+            yield self.values[int(group[0])][:size], group
