@@ -37,16 +37,14 @@ _TINY = 1e-15
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one commit taught: how many rows, and the predictions made before each was learned."""
+    """What one commit taught.
+
+    *predictions* has a row an example, in the order they were learned: ``decision_id``, ``at``,
+    ``label``, and ``predicted``, what was predicted before the label was learned.
+    """
 
     version: int
-    predicted: Floats
-    label: Floats
-
-    @property
-    def rows(self) -> int:
-        """How many examples were learned."""
-        return self.label.size
+    predictions: pl.DataFrame
 
 
 class OnlineLearner:
@@ -79,6 +77,11 @@ class OnlineLearner:
         self._model._weights = VectorDict({one.name: one.value for one in state.weights})
         self._model.intercept = state.intercept
         self._model.optimizer.n_iterations = state.iterations
+
+    def restart(self) -> None:
+        """Forget everything but how far the examples have been gone through."""
+        self._scaler, self._model = preprocessing.StandardScaler(), _model(self._online)
+        self.rows, self.loss_sum = 0, 0.0
 
     def state(self) -> LinearState:
         """Return all of the learner as a value.
@@ -116,17 +119,20 @@ class OnlineLearner:
             version: the commit's; a commit that was learned already is passed over.
             examples: the rows it added, columns of the table ``examples``.
         """
-        if version <= self.learned_until:
-            return Learned(version, np.empty(0), np.empty(0))
         labelled = examples.filter(pl.col("label").is_not_null()).sort("partition", "offset")
+        if version <= self.learned_until:
+            labelled = labelled.clear()
         labels: list[float] = labelled.get_column("label").to_list()
         predicted = [
             self._learn_one(row, label)
             for row, label in zip(feature_rows(labelled, self._loop), labels, strict=True)
         ]
-        self.learned_until = version
+        self.learned_until = max(version, self.learned_until)
         self.rows += len(labels)
-        return Learned(version, np.array(predicted, dtype=float), np.array(labels, dtype=float))
+        told = labelled.select(
+            "decision_id", "at", "label", pl.Series("predicted", predicted, dtype=pl.Float64)
+        )
+        return Learned(version, told)
 
     def _learn_one(self, row: Mapping[str, object], label: float) -> float:
         """Return what was predicted for *row* before its label was learned."""

@@ -1,0 +1,256 @@
+"""One turn of training: follow the examples, train when due, judge, keep, publish.
+
+Everything happens in order and in one thread; all that must outlast it is in the lake, so a new
+`TrainingCycle` on the same lake goes on where the last one was killed:
+
+- killed before a version is kept: it is made again;
+- killed after it is kept and before it is published: the next turn publishes it first.
+
+It knows no process, no signal and no waiting; those are in `trainer.py`.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import polars as pl
+
+from tidemill.errors import ModelError
+from tidemill.features.datasets import training_set
+from tidemill.features.lake import Lake
+from tidemill.features.layouts import EXAMPLES
+from tidemill.schemas.announcements import LIVE, payload_digest, utc_now
+from tidemill.schemas.loop import Batch, Loop, Online
+from tidemill.schemas.riverstate import LinearState
+from tidemill.trainers.batch import LIGHTGBM, Stopwatch, Trained, software, train
+from tidemill.trainers.gate import Verdict, judge
+from tidemill.trainers.online import OnlineLearner
+from tidemill.trainers.prequential import Predictions
+from tidemill.trainers.publisher import Publisher
+from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
+from tidemill.trainers.rows import Rows, split
+from tidemill.trainers.tailing import Census, census, commits_after
+from tidemill.trainers.trials import Trials
+
+log = logging.getLogger(__name__)
+
+Told = Callable[[ModelVersion], None]
+
+
+class TrainingCycle:
+    """The learners of one loop.
+
+    Args:
+        loop: what is learned, from what, and how it is judged.
+        lake: where examples are read and models are kept.
+        publisher: where the models go.
+        clock: the present time, for the record only; no decision depends on it.
+        told: called with each version once it is kept.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        lake: Lake,
+        publisher: Publisher,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        told: Told = lambda _model: None,
+    ) -> None:
+        lake.create(loop)
+        self.loop = loop
+        self.registry = Registry(lake, loop.loop)
+        self._lake, self._publisher, self._clock, self._told = lake, publisher, clock, told
+        self._examples = lake.table(loop.loop, EXAMPLES)
+        self._published: dict[str, int] = {}
+        self._refused_labels = -1
+        self._seen: Census | None = None
+        self._look_again = 0.0
+        online = loop.models.online
+        self._predictions = Predictions(lake, loop.loop, online) if online else None
+        self._trials = Trials(loop, lake, self.registry, self._predictions)
+        self.learner = self._resumed(online) if online else None
+        self._watch = Stopwatch()
+
+    def _resumed(self, online: Online) -> OnlineLearner:
+        newest = self.registry.newest(online.learner)
+        state = LinearState.from_bytes(self.registry.payload(newest)) if newest else None
+        return OnlineLearner(self.loop, online, state)
+
+    def turn(self, *, force: bool = False) -> list[ModelVersion]:
+        """Do all that is due and return the versions that were made.
+
+        Args:
+            force: make a version of each learner of whatever is new, due or not.
+
+        Raises:
+            BrokerError: the topic is away; what was made is kept, the next turn publishes it.
+            LakeError: the lake is away, or (FencedError) another trainer has taken over.
+        """
+        self.publish()
+        before = self.registry.next_number()
+        self._follow(force=force)
+        self._batch(force=force)
+        return [model for model in self.registry.models() if model.number >= before]
+
+    def publish(self) -> None:
+        """Bring the topic to say what the registry says; nothing happens if it does.
+
+        Raises:
+            BrokerError: the topic is away.
+        """
+        online = self.loop.models.online
+        due = {LIVE: self.registry.live()}
+        due[ONLINE] = self.registry.newest(online.learner) if online else None
+        for slot, model in due.items():
+            if model is not None and self._published.get(slot) != model.number:
+                payload = self.registry.payload(model)
+                announcement = self.registry.announcement(model, len(payload), slot)
+                self._publisher.publish(announcement, payload)
+                self._published[slot] = model.number
+
+    def _follow(self, *, force: bool) -> None:
+        """Learn every commit that is new, and offer the learner's state whenever it is due."""
+        learner, online, predictions = self.learner, self.loop.models.online, self._predictions
+        if learner is None or online is None or predictions is None:
+            return
+        start = learner.learned_until
+        for version, rows in commits_after(self._examples, start, self._learned_ids):
+            predictions.add(learner.learn(version, rows))
+            if self._unpublished_rows(learner, online) >= online.publish_every:
+                self._offer_online(learner, online, predictions)
+        if force and self._unpublished_rows(learner, online):
+            self._offer_online(learner, online, predictions)
+
+    def _learned_ids(self) -> pl.Series:
+        if self._predictions is None or self.learner is None:
+            return pl.Series("decision_id", [], dtype=pl.String)
+        saved = self._predictions.read(up_to=self.learner.learned_until)
+        return saved.get_column("decision_id")
+
+    def _unpublished_rows(self, learner: OnlineLearner, online: Online) -> int:
+        newest = self.registry.newest(online.learner)
+        known = newest.trained_on_rows if newest and newest.snapshot <= learner.learned_until else 0
+        return learner.rows - (known if known <= learner.rows else 0)
+
+    def _offer_online(
+        self, learner: OnlineLearner, online: Online, predictions: Predictions
+    ) -> None:
+        predictions.save()
+        try:
+            payload = learner.state().to_bytes()
+        except ModelError as error:
+            log.warning("a diverged learner starts anew", extra={"reason": error.what})
+            learner.restart()
+            return
+        version = self._version(online.learner)
+        window = self._trials.window()
+        snapshot = learner.learned_until
+        trial = self._trials.of_online(online.learner, window, version, snapshot)
+        newest_at = window.predictions.get_column("at")
+        trained = Trained(
+            learner=online.learner,
+            payload=payload,
+            signature=learner.signature,
+            snapshot=snapshot,
+            rows=learner.rows,
+            base_rate=window.base_rate,
+            seed=0,
+            params={"learning_rate": online.learning_rate, "l2": online.l2},
+            software=software("river"),
+            cost=self._watch.read(),
+        )
+        seen = Census(snapshot, learner.rows, newest_at[-1] if len(newest_at) else None)
+        self._keep(trained, judge(self.loop, trial), seen, newest_at[0] if len(newest_at) else None)
+        self._watch = Stopwatch()
+
+    def _batch(self, *, force: bool) -> None:
+        """Train on a snapshot if enough is new since the last time."""
+        batch = self.loop.models.batch
+        if batch is None:
+            return
+        seen = self._look(force=force)
+        if seen is None or not self._is_due(batch, seen, force=force):
+            return
+        watch = Stopwatch()
+        rows = Rows.of(training_set(self._lake, self.loop, version=seen.version), self.loop)
+        earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)
+        try:
+            trained = train(earlier, self.loop, batch)
+        except ModelError as error:
+            log.warning("no model was trained", extra={"reason": error.what})
+            self._refused_labels = seen.labels
+            return
+        trial = self._trials.of_batch(trained, later, self._version(LIGHTGBM))
+        verdict = judge(self.loop, trial)
+        trained = replace(trained, cost=watch.read())
+        self._keep(trained, verdict, seen, later.at[0] if len(later) else None)
+
+    def _look(self, *, force: bool) -> Census | None:
+        """Count the labels if the table has changed; on a large lake not at every turn.
+
+        Counting takes at most a twentieth of the time.
+        """
+        started = time.monotonic()
+        if not force and started < self._look_again:
+            return None
+        if self._seen is None or self._seen.version != self._examples.version():
+            self._seen = census(self._examples)
+            taken = time.monotonic() - started
+            self._look_again = started + 20 * taken
+        return self._seen
+
+    def _is_due(self, batch: Batch, seen: Census, *, force: bool) -> bool:
+        if seen.labels < batch.min_labels or seen.labels == self._refused_labels:
+            return False
+        last = self.registry.newest(LIGHTGBM)
+        if last is None or last.loop_version != self.loop.version:
+            return True
+        fresh = seen.labels - last.labels
+        if fresh >= (1 if force else batch.retrain.new_labels):
+            return True
+        every = batch.retrain.every
+        if every is None or fresh < 1 or seen.last_at is None or last.until is None:
+            return False
+        return seen.last_at - last.until >= every
+
+    def _version(self, learner: str) -> str:
+        return f"{learner}-{self.registry.next_number()}"
+
+    def _keep(
+        self, trained: Trained, verdict: Verdict, seen: Census, later_from: datetime | None
+    ) -> None:
+        """Keep the version with its verdict, then publish."""
+        live, cost = self.registry.live(), trained.cost
+        model = ModelVersion(
+            number=self.registry.next_number(),
+            version=self._version(trained.learner),
+            at=self._clock(),
+            learner=trained.learner,
+            loop_version=self.loop.version,
+            policy_version=self.loop.policy.version,
+            label_type=self.loop.label.type,
+            promoted=verdict.promoted,
+            sequence=self.registry.next_sequence() if verdict.promoted else 0,
+            reason=verdict.reason,
+            metrics=verdict.metrics,
+            snapshot=trained.snapshot,
+            labels=seen.labels,
+            until=seen.last_at,
+            later_from=later_from,
+            trained_on_rows=trained.rows,
+            base_rate=trained.base_rate,
+            seed=trained.seed,
+            params=trained.params,
+            software=trained.software,
+            replaces=live.version if live else "",
+            wall_s=cost.wall_s,
+            cpu_s=cost.cpu_s,
+            digest=payload_digest(trained.payload),
+            features=trained.signature.to_json(),
+        )
+        self.registry.add(model, trained.payload)
+        self._told(model)
+        self.publish()

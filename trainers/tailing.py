@@ -1,0 +1,62 @@
+"""Reading ``examples`` commit by commit, for learners that take each row once.
+
+It knows no learner. Where the log no longer goes back far enough, the rows that are missing are
+found by their decision ids instead.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from tidemill.errors import LakeError
+from tidemill.features.lake import Table
+
+_NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "offset")
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many labelled rows a version holds, and the time of the newest decision among them."""
+
+    version: int
+    labels: int
+    last_at: datetime | None
+
+
+def census(examples: Table) -> Census:
+    """Count the labelled rows of the newest version."""
+    version = examples.version()
+    told = (
+        examples.scan(version)
+        .filter(pl.col("label").is_not_null())
+        .select(pl.len().alias("n"), pl.col("at").max().alias("last"))
+        .collect()
+    )
+    labels, last_at = told.row(0)
+    return Census(version, labels, last_at)
+
+
+def commits_after(
+    examples: Table, version: int, learned_ids: Callable[[], pl.Series]
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield version and new rows of every commit after *version*, oldest first.
+
+    Args:
+        examples: the table.
+        version: up to which everything is known; -1 for nothing.
+        learned_ids: asked only if the log was cut before *version* + 1: the decision ids already
+            learned. All other rows then come as one commit, that of the newest version.
+    """
+    try:
+        commits = examples.commits_since(version)
+    except LakeError:  # the log is cut; if it is the storage, the read below fails the same way
+        newest = examples.version()
+        rows = examples.read(_NEEDED, version=newest)
+        known = pl.DataFrame({"decision_id": learned_ids()})
+        yield newest, rows.join(known, on="decision_id", how="anti")
+        return
+    for commit in commits:
+        if commit.files:
+            yield commit.version, examples.rows(commit).select(_NEEDED)

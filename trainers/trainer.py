@@ -1,0 +1,199 @@
+"""The trainer process: turn after turn of training for one loop, until SIGTERM.
+
+Delivery: every commit of ``examples`` is learned once and every version is kept and published once,
+whatever is killed when (`cycle.py`). If the broker goes away, what was made waits in the lake; any
+other error ends the process with what and hint, for its supervisor to start it again.
+"""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Self
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from tidemill.errors import BrokerError, ConfigError
+from tidemill.features.lake import Lake, LakeConfig
+from tidemill.kafka import KafkaConfig
+from tidemill.schemas.keys import SigningKey
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import latest_loop
+from tidemill.trainers.cycle import TrainingCycle
+from tidemill.trainers.publisher import KafkaModelTopic, Publisher
+from tidemill.trainers.registry import ModelVersion
+from tidemill.trainers.wake import Wake
+
+log = logging.getLogger(__name__)
+
+Told = Callable[[ModelVersion], None]
+_LOOK_AGAIN_TURNS = 10  # a new version of the loop file is noticed after so many turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """What a trainer needs to know."""
+
+    loop: str
+    kafka: KafkaConfig
+    lake: LakeConfig
+    key: SigningKey
+    once: bool = False  # make what can be made of what is there, then end
+    poll_s: float = 1.0  # how long an unannounced commit may lie unseen
+    metrics_port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.poll_s <= 0:
+            raise ConfigError(f"poll_s is {self.poll_s}", hint="set it above zero, say 1.0")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], loop: str, *, once: bool = False) -> Self:
+        """Read KAFKA_*, TIDEMILL_LAKE, TIDEMILL_SIGNING_KEY and, if set, TIDEMILL_METRICS_PORT.
+
+        Raises:
+            ConfigError: a setting is missing or wrong.
+        """
+        port = env.get("TIDEMILL_METRICS_PORT", "")
+        if port and not port.isdigit():
+            raise ConfigError(
+                f"TIDEMILL_METRICS_PORT is {port!r}", hint="set it to a port number, or unset it"
+            )
+        return cls(
+            loop=loop,
+            kafka=KafkaConfig.from_env(env),
+            lake=LakeConfig.from_env(env),
+            key=SigningKey.from_env(env),
+            once=once,
+            metrics_port=int(port) if port else None,
+        )
+
+
+class TrainerMetrics:
+    """What a trainer counts about itself, as Prometheus metrics in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.models = Counter(
+            "tidemill_models",
+            "Versions that were made",
+            ["loop", "learner", "promoted"],
+            registry=self.registry,
+        )
+        self.cpu = Counter(
+            "tidemill_training_cpu_seconds",
+            "CPU seconds spent on versions",
+            ["loop", "learner"],
+            registry=self.registry,
+        )
+        self.learned = Gauge(
+            "tidemill_online_learned_version",
+            "Version of the examples table the online learner has learned up to",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.live = Gauge(
+            "tidemill_live_model_number",
+            "Number of the live model",
+            ["loop"],
+            registry=self.registry,
+        )
+
+    def count(self, loop: str, model: ModelVersion) -> None:
+        """Count a version that was made."""
+        promoted = "yes" if model.promoted else "no"
+        self.models.labels(loop, model.learner, promoted).inc()
+        self.cpu.labels(loop, model.learner).inc(model.cpu_s)
+
+
+def run_trainer(config: TrainerConfig, told: Told = lambda _model: None) -> int:
+    """Train the models of one loop until SIGTERM or SIGINT, or once; return the exit status.
+
+    Args:
+        config: what to train and where.
+        told: called with every version once it is kept.
+
+    Raises:
+        TidemillError: a setting, the loop, the lake or (when training once) the broker is at fault.
+    """
+    stop = threading.Event()
+    metrics = TrainerMetrics()
+    if config.metrics_port is not None:
+        start_http_server(config.metrics_port, registry=metrics.registry)
+
+    def tell(model: ModelVersion) -> None:
+        metrics.count(config.loop, model)
+        log.info("%s: %s", model.version, model.reason)
+        told(model)
+
+    cycle = _cycle(config, latest_loop(config.kafka, config.loop), tell)
+    if config.once:
+        cycle.turn(force=True)
+        return os.EX_OK
+    with _Signals(stop):
+        _turn_until(stop, config, cycle, metrics, tell)
+    return os.EX_OK
+
+
+def _turn_until(
+    stop: threading.Event,
+    config: TrainerConfig,
+    cycle: TrainingCycle,
+    metrics: TrainerMetrics,
+    tell: Told,
+) -> None:
+    wake = Wake(config.kafka, config.loop, stop)
+    turns = 0
+    try:
+        while not stop.is_set():
+            turns += 1
+            try:
+                if turns % _LOOK_AGAIN_TURNS == 0:
+                    cycle = _renewed(config, cycle, tell)
+                cycle.turn()
+            except BrokerError as error:
+                log.warning("the broker is away; what was made waits: %s", error.what)
+            _gauge(metrics, config.loop, cycle)
+            wake.wait(config.poll_s)
+    finally:
+        wake.close()
+
+
+def _cycle(config: TrainerConfig, loop: Loop, tell: Told) -> TrainingCycle:
+    publisher = Publisher(KafkaModelTopic(config.kafka), loop.loop, config.key)
+    return TrainingCycle(loop, Lake(config.lake), publisher, told=tell)
+
+
+def _renewed(config: TrainerConfig, cycle: TrainingCycle, tell: Told) -> TrainingCycle:
+    """Return a cycle of the loop's newest version: the same one if nothing was published."""
+    loop = latest_loop(config.kafka, config.loop)
+    return cycle if loop == cycle.loop else _cycle(config, loop, tell)
+
+
+def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
+    if cycle.learner is not None:
+        metrics.learned.labels(loop).set(cycle.learner.learned_until)
+    live = cycle.registry.live()
+    metrics.live.labels(loop).set(live.number if live else 0)
+
+
+class _Signals:
+    """Set an event on SIGTERM and SIGINT while inside; the turn under way is finished first."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._set)
+
+    def _set(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() returned
