@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from polars.exceptions import PanicException, PolarsError
 
 from tidemill.errors import PayloadError
+from tidemill.schemas.avrotypes import column_type, fields_of
 from tidemill.schemas.batch import GUARD_BYTES, Batch
 from tidemill.schemas.encoding import varint
-from tidemill.schemas.evolution import column_type, fields_of
 from tidemill.schemas.slowpath import compile_reader
 from tidemill.schemas.survey import PADDING, compile_survey
 from tidemill.schemas.wire import Schema
@@ -49,7 +49,7 @@ class BlockReader:
     def __init__(
         self, writer: Schema, prefix: bytes, *, guarded: bool = True, surveyed: bool = True
     ) -> None:
-        """Prepare for *writer*, which has passed `evolution.check_schema`.
+        """Prepare for *writer*, which has passed `soundness.check_schema`.
 
         The guard and the survey can be left out, to see in a test what each of them is good for.
         """

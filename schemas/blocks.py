@@ -15,6 +15,7 @@ import polars as pl
 
 from tidemill.errors import ContractError
 from tidemill.schemas.avroblock import BlockReader, Rows
+from tidemill.schemas.avrotypes import full_name
 from tidemill.schemas.batch import Batch, Poison
 from tidemill.schemas.events import (
     Kind,
@@ -23,8 +24,9 @@ from tidemill.schemas.events import (
     feedback_frame_schema,
     feedback_schema,
 )
-from tidemill.schemas.evolution import full_name, resolve, unsure_columns, why_unreadable
+from tidemill.schemas.evolution import resolve, unsure_columns
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.soundness import why_unreadable
 from tidemill.schemas.store import SchemaStore
 from tidemill.schemas.wire import Schema
 

@@ -20,8 +20,10 @@ from typing import cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from tidemill.errors import BrokerError, ConfigError, ContractError
-from tidemill.schemas.evolution import check_schema, check_successor, full_name
+from tidemill.schemas.avrotypes import full_name
+from tidemill.schemas.evolution import check_successor
 from tidemill.schemas.memorystore import SchemaStore
+from tidemill.schemas.soundness import check_schema
 from tidemill.schemas.wire import Schema, canonical_json, confluent_id, confluent_prefix
 
 MAX_ANSWER_BYTES = 4 * 2**20

@@ -1,170 +1,32 @@
-"""What a schema may be, what its successor may change, and how older columns become newer ones.
+"""What the successor of a schema may change, and how the columns of one become those of the other.
 
-Two promises follow from it: every event that was ever published stays readable, and no schema can
-make a reader run away. It knows no store, no payload and no loop.
+The promise: every event that was ever published stays readable. It knows no store and no payload.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-import fastavro
 import polars as pl
-from fastavro.schema import SchemaParseException, UnknownType
 
 from tidemill.errors import ContractError
-from tidemill.schemas.wire import Schema, canonical_json
-
-MAX_SCHEMA_BYTES = 256 * 1024
-MAX_DEPTH = 16
-"""How deep types may be nested; a reader recurses as deep."""
-MAX_FIELDS = 4_096
+from tidemill.schemas.avrotypes import (
+    column_type,
+    fields_of,
+    full_name,
+    item_of,
+    optional,
+    type_name,
+)
+from tidemill.schemas.wire import Schema
 
 _PROMOTIONS: Mapping[str, Sequence[str]] = {
     "int": ("long", "float", "double"),
     "long": ("float", "double"),
     "float": ("double",),
 }
-_COLUMNS: Mapping[str, pl.DataType] = {
-    "boolean": pl.Boolean(),
-    "int": pl.Int32(),
-    "long": pl.Int64(),
-    "float": pl.Float32(),
-    "double": pl.Float64(),
-    "string": pl.String(),
-    "bytes": pl.Binary(),
-    "timestamp-micros": pl.Datetime("us", "UTC"),
-}
-
-
-def check_schema(schema: Schema) -> None:
-    """Return if *schema* is a record that can be read within limits.
-
-    Raises:
-        ContractError: it is no Avro record, names itself, has items of no size, or is too large.
-    """
-    if refusal := why_unreadable(schema):
-        raise ContractError(
-            f"schema {schema.get('name', '?')!r} {refusal[1]}",
-            hint="make the event a plain record of values and lists of values",
-        )
-
-
-def why_unreadable(schema: Schema) -> tuple[str, str] | None:
-    """Return why *schema* must not be used to read payloads: a reason word and a text; or None."""
-    if not isinstance(schema, Mapping) or schema.get("type") != "record":
-        return "malformed-schema", "is not a record"
-    if len(canonical_json(schema)) > MAX_SCHEMA_BYTES:
-        return "malformed-schema", f"is larger than {MAX_SCHEMA_BYTES} bytes"
-    try:
-        _Survey().visit(schema, "", 0)
-        fastavro.parse_schema(dict(schema), _write_hint=False)
-    except _RefusedError as refused:
-        return refused.reason, str(refused)
-    except (SchemaParseException, UnknownType, KeyError, TypeError, ValueError) as error:
-        return "malformed-schema", f"is not valid Avro: {error!r}"
-    return None
-
-
-class _RefusedError(Exception):
-    def __init__(self, text: str, *, reason: str = "malformed-schema") -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-class _Survey:
-    """Walks through a schema once; `visit` returns the least bytes a value of it takes."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
-        self.open: set[str] = set()
-        self.fields = 0
-
-    def visit(self, schema: object, namespace: str, depth: int) -> int:
-        if depth > MAX_DEPTH:
-            raise _RefusedError(f"is nested deeper than {MAX_DEPTH}")
-        if isinstance(schema, list):
-            sizes = [self.visit(branch, namespace, depth + 1) for branch in schema]
-            if not sizes:
-                raise _RefusedError("has a union without branches")
-            return 1 + min(sizes)
-        if isinstance(schema, str):
-            return self._named(schema, namespace)
-        if not isinstance(schema, Mapping):
-            raise _RefusedError(f"has {schema!r} for a type")
-        match schema.get("type"):
-            case "record" | "error":
-                return self._record(schema, namespace, depth)
-            case "array":
-                self._item(schema.get("items"), namespace, depth)
-                return 1
-            case "map":
-                self._item(schema.get("values"), namespace, depth)
-                return 1
-            case "fixed":
-                size = schema.get("size")
-                if not isinstance(size, int) or not 0 < size <= 2**20:
-                    raise _RefusedError(f"has a fixed of size {size!r}")
-                self.names[_full_name(schema, namespace)] = size
-                return size
-            case "enum":
-                self.names[_full_name(schema, namespace)] = 1
-                return 1
-            case other:
-                return self.visit(other, namespace, depth + 1)
-
-    def _named(self, name: str, namespace: str) -> int:
-        if name == "null":
-            return 0
-        if name in _LEAST_BYTES:
-            return _LEAST_BYTES[name]
-        full = name if "." in name or not namespace else f"{namespace}.{name}"
-        if full in self.open:
-            raise _RefusedError(f"names itself in {name!r}", reason="recursive-schema")
-        if full not in self.names:
-            raise _RefusedError(f"has an unknown type {name!r}")
-        return self.names[full]
-
-    def _record(self, schema: Mapping[str, object], namespace: str, depth: int) -> int:
-        full = _full_name(schema, namespace)
-        inner = full.rpartition(".")[0]
-        fields = schema.get("fields")
-        if full in self.open or not isinstance(fields, list):
-            raise _RefusedError(f"has a broken record {full!r}", reason="recursive-schema")
-        self.open.add(full)
-        self.fields += len(fields)
-        if self.fields > MAX_FIELDS:
-            raise _RefusedError(f"has more than {MAX_FIELDS} fields")
-        size = 0
-        for field in fields:
-            if not isinstance(field, Mapping) or field.get("type") == "null":
-                raise _RefusedError(f"has a field that holds nothing: {field!r}")
-            size += self.visit(field.get("type"), inner, depth + 1)
-        self.open.discard(full)
-        self.names[full] = size
-        return size
-
-    def _item(self, schema: object, namespace: str, depth: int) -> None:
-        if self.visit(schema, namespace, depth + 1) == 0:
-            raise _RefusedError("has items of no size: a few bytes could hold billions of them")
-
-
-_LEAST_BYTES: Mapping[str, int] = {
-    "boolean": 1,
-    "int": 1,
-    "long": 1,
-    "float": 4,
-    "double": 8,
-    "bytes": 1,
-    "string": 1,
-}
-
-
-def _full_name(schema: Mapping[str, object], namespace: str) -> str:
-    name = schema.get("name")
-    if not isinstance(name, str):
-        raise _RefusedError("has a type without a name")
-    namespace = str(schema.get("namespace", namespace))
-    return name if "." in name or not namespace else f"{namespace}.{name}"
+_PLAIN = frozenset(
+    ("boolean", "int", "long", "float", "double", "bytes", "string", "timestamp-micros")
+)
 
 
 def check_successor(subject: str, older: Iterable[Schema], new: Schema) -> None:
@@ -193,11 +55,6 @@ def check_compatible(old: Schema, new: Schema, *, subject: str = "") -> None:
             hint="register another record under a subject of its own",
         )
     _check_record(old, new, f"{label}: ")
-
-
-def full_name(schema: Schema) -> str:
-    """Return the name of a record schema with its namespace."""
-    return _full_name(schema, "")
 
 
 def _check_record(old: Schema, new: Schema, path: str) -> None:
@@ -235,8 +92,10 @@ def _check_type(old: object, new: object, path: str) -> None:
 
 def _widens(old: object, new: object) -> bool:
     was, now = type_name(old), type_name(new)
+    if was == now == "array":
+        return _widens(item_of(old), item_of(new))
     if was == now:
-        return was != "array" or _widens(item_of(old), item_of(new))
+        return was in _PLAIN or old == new
     return now in _PROMOTIONS.get(was, ())
 
 
@@ -249,53 +108,6 @@ def _match(
         if name in had:
             return had[name]
     return None
-
-
-def fields_of(schema: object) -> Sequence[Mapping[str, object]]:
-    """Return the fields of a record schema."""
-    return cast(Sequence[Mapping[str, object]], cast(Schema, schema)["fields"])
-
-
-def item_of(schema: object) -> object:
-    """Return the item type of an array schema."""
-    return cast(Schema, schema)["items"]
-
-
-def optional(schema: object) -> tuple[bool, object]:
-    """Return whether *schema* is a union of null and one type, and that type."""
-    if isinstance(schema, list) and len(schema) == 2 and "null" in schema:
-        return True, schema[1] if schema[0] == "null" else schema[0]
-    return False, schema
-
-
-def type_name(schema: object) -> str:
-    """Return one word for the type *schema*; a logical type that columns keep is a type too."""
-    if isinstance(schema, list):
-        return "union"
-    if isinstance(schema, Mapping):
-        logical = schema.get("logicalType")
-        if logical == "timestamp-micros" and schema.get("type") == "long":
-            return "timestamp-micros"
-        return type_name(schema["type"])
-    return str(schema)
-
-
-def column_type(schema: object) -> pl.DataType | None:
-    """Return the type of the column that values of *schema* become, or None if columns have none.
-
-    Null is allowed in any column, so a nullable type is the type itself.
-    """
-    nullable, plain = optional(schema)
-    name = type_name(plain)
-    if name == "array":
-        item = column_type(item_of(plain)) if item_of(plain) == "string" else None
-        return pl.List(item) if item is not None else None
-    if name == "record":
-        if nullable:
-            return None
-        fields = {str(field["name"]): column_type(field["type"]) for field in fields_of(plain)}
-        return pl.Struct(cast(dict[str, pl.DataType], fields)) if all(fields.values()) else None
-    return _COLUMNS.get(name)
 
 
 def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame:

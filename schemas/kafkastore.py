@@ -12,7 +12,8 @@ from collections.abc import Collection
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
 from tidemill.schemas import topics
-from tidemill.schemas.evolution import check_schema, check_successor
+from tidemill.schemas.evolution import check_successor
+from tidemill.schemas.soundness import check_schema
 from tidemill.schemas.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Collection
 from typing import Protocol
 
-from tidemill.schemas.evolution import check_schema, check_successor
+from tidemill.schemas.evolution import check_successor
+from tidemill.schemas.soundness import check_schema
 from tidemill.schemas.wire import Schema, canonical_json, single_object_prefix
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from tidemill.errors import PayloadError
+from tidemill.schemas.avrotypes import fields_of, type_name
 from tidemill.schemas.encoding import EARLIEST, LATEST
-from tidemill.schemas.evolution import fields_of, type_name
 from tidemill.schemas.wire import Schema
 
 Reader = Callable[["Body"], object]
@@ -80,7 +80,7 @@ def refused(reason: str, what: str) -> PayloadError:
 def compile_reader(schema: Schema) -> Callable[[bytes, int], dict[str, object]]:
     """Return the function that reads a payload of *schema* from a position to its end.
 
-    *schema* has passed `evolution.check_schema`. Times come as microseconds since 1970. The
+    *schema* has passed `soundness.check_schema`. Times come as microseconds since 1970. The
     function raises `PayloadError` for a payload that is not exactly one value.
     """
     read = _compile(schema, "", {})

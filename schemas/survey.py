@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.schemas.evolution import fields_of, item_of, type_name
+from tidemill.schemas.avrotypes import fields_of, item_of, type_name
 from tidemill.schemas.wire import Schema
 
 PADDING = 16
@@ -59,7 +59,7 @@ def compile_survey(schema: Schema) -> Callable[[bytes, Positions, Positions], Fl
     """Return the function that says which payloads of *schema* can be decoded as they stand.
 
     Its arguments are the joined bytes, with `PADDING` behind them, and where each body starts and
-    ends. *schema* has columns for all its fields (`evolution.column_type`).
+    ends. *schema* has columns for all its fields (`avrotypes.column_type`).
     """
     steps = list(_merged(_record(schema)))
 
