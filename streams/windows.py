@@ -5,8 +5,6 @@ read first, how large the batches are, a crash or a replay change nothing. It kn
 clock and no file, so agents, backfill, audit and tests run the same code.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -18,9 +16,12 @@ from tidemill.streams.index import KeyIndex
 from tidemill.streams.keys import Keys, id_keys
 from tidemill.streams.labels import GROUP, Labels
 from tidemill.streams.matching import Fates, Pairs, fates, match
+from tidemill.streams.progress import Advance, Closed, Counts, Resume, fitted
 from tidemill.streams.rows import WaitingRows
 from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log, micros, moment
 from tidemill.streams.seen import SeenIds
+
+__all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -32,77 +33,6 @@ _KEPT_OF_DECISIONS = (
 )
 _KEPT_OF_FEEDBACK = ("id", "kind", "at", "offset", "values")
 _TIME = pl.Datetime("us", "UTC")
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """An idle log's stream time was moved to *to* before the record at *offset* was read."""
-
-    log: Log
-    offset: int
-    to: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Feedback that will join no decision any more, counted when its time is past."""
-
-    late: int = 0
-    duplicate: int = 0
-    unmatched: int = 0
-
-    def plus(self, more: Fates) -> "Counts":
-        """Return these counts and *more*."""
-        return Counts(
-            late=self.late + more.late,
-            duplicate=self.duplicate + more.duplicate,
-            unmatched=self.unmatched + more.unmatched,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    """What a partition needs to go on where a commit left it; the rows come from the lake.
-
-    Attributes:
-        frontier: decisions earlier than this are closed; None before the first close.
-        stream_times: of each log the larger of what the raw tables and the examples recorded.
-        offsets: the next offset of each log.
-        counts: as in the last `Closed`.
-        decisions: raw rows whose verdict is null or 'duplicate', at least from
-            `read_back(...).decisions` on, with *verdict*; more rows do no harm.
-        feedback: raw rows whose verdict is null, at least from `read_back(...).feedback` on, with
-            *stream_time*; more rows do no harm.
-        joined: offsets of feedback that is in `feedback_offsets` of examples already.
-    """
-
-    frontier: datetime | None = None
-    stream_times: Mapping[Log, datetime | None] = field(default_factory=dict)
-    offsets: Mapping[Log, int] = field(default_factory=dict)
-    counts: Counts = Counts()
-    decisions: pl.DataFrame | None = None
-    feedback: pl.DataFrame | None = None
-    joined: pl.Series | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
-    """What one call closed: finished examples, and how far time has come.
-
-    Attributes:
-        examples: one row per on-time first decision between the last frontier and this one, by
-            offset; the columns of the lake's table but topic, partition and event_date.
-        frontier: every decision earlier than this is closed now.
-        counts: feedback whose time is past without a decision, from the start of the log on.
-        stream_times: what each log had come to when the close was due.
-        advances: idle advances since the last close.
-    """
-
-    examples: pl.DataFrame
-    frontier: datetime
-    counts: Counts
-    stream_times: Mapping[Log, datetime]
-    advances: tuple[Advance, ...]
 
 
 class PartitionJoin:
@@ -312,9 +242,11 @@ class PartitionJoin:
         self._frontier = NEVER if resume.frontier is None else micros(resume.frontier)
         self.counts = resume.counts
         if resume.decisions is not None:
-            self._resume_decisions(resume.decisions.sort("offset"))
+            rows = fitted(resume.decisions, self._rules.decisions, "offset", "verdict")
+            self._resume_decisions(rows.sort("offset"))
         if resume.feedback is not None:
-            self._resume_feedback(resume.feedback.sort("offset"), resume.joined)
+            rows = fitted(resume.feedback, self._rules.feedback, "offset", "verdict", "stream_time")
+            self._resume_feedback(rows.sort("offset"), resume.joined)
 
     def _resume_decisions(self, frame: pl.DataFrame) -> None:
         at, ids = frame["at"].to_physical().to_numpy(), id_keys(frame["id"])

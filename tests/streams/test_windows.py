@@ -1,5 +1,6 @@
 """The join of one partition: the conformance cases by their names, then windows at their edges."""
 
+import polars as pl
 import pytest
 from tests.streams.join_logs import (
     LOGS,
@@ -19,7 +20,7 @@ from tests.streams.join_logs import (
 )
 
 from tidemill.streams.rules import JoinRules
-from tidemill.streams.windows import Counts, PartitionJoin
+from tidemill.streams.windows import Counts, PartitionJoin, Resume
 
 
 def played(decisions: list[D], feedback: list[F], join_rules: JoinRules = RULES) -> Shell:
@@ -381,3 +382,25 @@ def test_the_closing_time_closes_the_last_decision() -> None:
         closed = shell.join.close()
         assert closed is not None
         assert closed.examples["decision_id"].to_list() == ["a"]
+
+
+def test_a_restart_reads_rows_that_other_loop_versions_wrote() -> None:
+    """The lake grows columns as the loop does; an older worker must still take up its windows."""
+    join = PartitionJoin(RULES)
+    decisions = join.take_decisions(decision_frame([D("a", 0)]))
+    feedback = join.take_feedback(feedback_frame([F("x", "a", 1, value=4.0)]))
+    newer = pl.struct(pl.lit("red").alias("colour"), pl.col("features").struct.field("price"))
+    older = pl.struct(pl.col("values").struct.field("weight"))
+    resume = Resume(
+        offsets={"decisions": 1, "feedback": 1},
+        stream_times={log: join.stream_time(log) for log in LOGS},
+        decisions=decisions.with_columns(features=newer),
+        feedback=feedback.with_columns(values=older),
+    )
+    again = PartitionJoin(RULES, resume)
+    for log in LOGS:
+        again.advance(log, START + 60 * SECOND)
+    closed = again.close()
+    assert closed is not None
+    assert closed.examples.schema["features"] == RULES.decisions["features"]
+    assert closed.examples["label"].to_list() == [4004.0]
