@@ -23,6 +23,7 @@ from faust.types import TP, ConsumerMessage, Message
 
 from tidemill.errors import BrokerError
 from tidemill.streams.batches import Batch
+from tidemill.streams.fetches import WholeBatches
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,25 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **auth,
         )
+
+    async def on_start(self) -> None:
+        """Start aiokafka's consumer, and let it hand out whole record batches."""
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._records = WholeBatches(
+            self.consumer.is_batched, self.app.conf.broker_max_poll_records
+        )
+
+    async def getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109 (Faust's signature)
+    ) -> Mapping[TP, list[Any]]:
+        """Return what was fetched; a batch is as large as `WholeBatches` makes it."""
+        found: Mapping[TP, list[Any]] = await self.call_thread(
+            self._fetch_records, self._ensure_consumer(), active_partitions, timeout=timeout
+        )
+        return found
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Write the group's offsets; a refusal is only logged, for nothing depends on them."""

@@ -5,6 +5,7 @@ is committed is committed; the rest is read again.
 """
 
 import asyncio
+import gc
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,10 @@ from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 
 log = logging.getLogger(__name__)
+
+# Records are many objects and no cycles: Python's default (2,000, 10, 10) looks at all of those that
+# wait in queues again and again, for half of the CPU time of the worker.
+_COLLECT = (200_000, 20, 20)
 
 NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
 
@@ -87,6 +92,7 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
 
 def run_worker(config: WorkerConfig) -> int:
     """Run until a signal or an error ends it; return the exit code, after saying why on the log."""
+    gc.set_threshold(*_COLLECT)
     try:
         asyncio.run(_run(config))
     except TidemillError as error:
