@@ -16,8 +16,9 @@ from tidemill.schemas.blocks import Decoded, EventDecoder
 from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.commits import raw_numbers
 from tidemill.streams.deadletters import DeadLetter
+from tidemill.streams.progress import Closed
 from tidemill.streams.rules import Log, micros
-from tidemill.streams.windows import Closed, PartitionJoin
+from tidemill.streams.windows import PartitionJoin
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ import polars as pl
 
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import Holding, Table
+from tidemill.streams.progress import Counts, Resume
 from tidemill.streams.rules import JoinRules, Log, ReadBack, moment, read_back
-from tidemill.streams.windows import Counts, Resume
 
 _NOT_ROWS_OF_THE_JOIN = ("topic", "partition", "ingested_at", "event_date")
 
