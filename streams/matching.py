@@ -46,7 +46,7 @@ class Fates:
 def match(
     ids: Keys, at: Int64s, feedback: WaitingRows, index: KeyIndex, spans: Spans, on_time: OnTime
 ) -> Pairs:
-    """Return the waiting feedback of the decisions *ids*, made *at*.
+    """Return the waiting feedback of the decisions *ids*, made *at*, all copies of it.
 
     Args:
         ids: the decisions, no id twice with overlapping windows.
@@ -64,7 +64,7 @@ def match(
     made = at[pairs.decision]
     same = check == ids.check[pairs.decision]
     inside = _is_inside(its_at, made, kind, spans)
-    return first_copies(pairs.only(same & inside & on_time(before, made)), feedback)
+    return pairs.only(same & inside & on_time(before, made))
 
 
 def _is_inside(at: Int64s, made: Int64s, kind: Int64s, spans: Spans) -> Bools:

@@ -15,7 +15,7 @@ from tidemill.streams.examples import build_examples
 from tidemill.streams.index import KeyIndex
 from tidemill.streams.keys import Keys, id_keys
 from tidemill.streams.labels import GROUP, Labels
-from tidemill.streams.matching import Fates, Pairs, fates, match
+from tidemill.streams.matching import Fates, Pairs, fates, first_copies, match
 from tidemill.streams.progress import Advance, Closed, Counts, Resume, fitted
 from tidemill.streams.rows import WaitingRows
 from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log, micros, moment
@@ -166,6 +166,9 @@ class PartitionJoin:
         """Tell which feedback was read while its decision could still take it."""
         return before <= decision_at + self._spans.close
 
+    def _first_copies(self, pairs: Pairs) -> Pairs:
+        return first_copies(pairs, self._feedback)
+
     def _follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
         """Let the stream time of *log* follow *frame*; return the event times and those before."""
         at = frame["at"].to_physical().to_numpy()
@@ -214,6 +217,7 @@ class PartitionJoin:
             self._spans,
             self._is_on_time,
         )
+        pairs = self._first_copies(pairs)
         joined = self._joined(pairs)
         self._feedback.remove(pairs.rows)
         return build_examples(frame, joined, self._labels, self._rules.missing)

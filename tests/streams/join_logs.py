@@ -9,12 +9,14 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from functools import cache
+from typing import Literal, NamedTuple
 
 import polars as pl
 
 from tidemill.schemas.fields import Feature, FieldType
 from tidemill.schemas.loop import Decision, Feedback, Label, Loop, Policy
+from tidemill.streams.labels import Labels
 from tidemill.streams.rules import JoinRules, Log, read_back
 from tidemill.streams.windows import Advance, Closed, Counts, PartitionJoin, Resume
 
@@ -45,6 +47,21 @@ class Logs(NamedTuple):
 
     decisions: Sequence[D]
     feedback: Sequence[F]
+
+
+def with_shared_labels(rules: JoinRules, resume: Resume | None) -> PartitionJoin:
+    """Return a join; opening DuckDB anew for each would take most of the time of a test."""
+    return PartitionJoin(rules, resume, labels=shared_labels(rules))
+
+
+def shared_labels(rules: JoinRules) -> Labels:
+    """Return the same labels for the same expression."""
+    return _labels(rules.label_sql, rules.label_type)
+
+
+@cache
+def _labels(sql: str, label_type: Literal["bool", "float"]) -> Labels:
+    return Labels(sql, label_type=label_type)
 
 
 def number() -> Feature:
@@ -226,7 +243,7 @@ class Shell:
 
     logs: Logs
     rules: JoinRules = RULES
-    made: Callable[[JoinRules, Resume | None], PartitionJoin] = PartitionJoin
+    made: Callable[[JoinRules, Resume | None], PartitionJoin] = with_shared_labels
     raw: dict[Log, list[pl.DataFrame]] = field(default_factory=lambda: {log: [] for log in LOGS})
     offsets: dict[Log, int] = field(default_factory=lambda: dict.fromkeys(LOGS, 0))
     times: dict[Log, datetime | None] = field(default_factory=lambda: dict.fromkeys(LOGS))

@@ -1,0 +1,292 @@
+"""The join against an oracle of dictionaries: any logs, any polls, any crashes, any idleness.
+
+Each guard of the join is also switched off here, and then the same comparison has to fail: a check
+that cannot go red proves nothing.
+"""
+
+import io
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.streams.join_logs import (
+    LOGS,
+    RULES,
+    SECOND,
+    D,
+    F,
+    Logs,
+    Shell,
+    assert_agrees,
+    assert_conserved,
+    random_logs,
+    rules,
+    seconds,
+    shared_labels,
+)
+
+from tidemill.streams.keys import Keys
+from tidemill.streams.matching import Bools, Fates, Pairs
+from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log
+from tidemill.streams.windows import PartitionJoin, Resume
+
+DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30))
+FEEDBACK = st.builds(
+    F,
+    st.sampled_from("uvwxyz"),
+    st.sampled_from("abcde-"),
+    st.integers(-3, 45),
+    st.sampled_from(["click", "buy"]),
+    st.integers(-5, 9).map(float),
+)
+ANY_LOG = st.sampled_from(LOGS)
+COUNTS = st.integers(1, 12)
+STEPS = st.lists(st.tuples(st.sampled_from([*LOGS, "commit"]), COUNTS), max_size=30)
+
+
+class Worker(RuleBasedStateMachine):
+    """Events, polls, commits, crashes and idle advances in any order."""
+
+    @initialize(
+        bucket=st.sampled_from([1, 3, 7]),
+        missing=st.sampled_from(["negative", "censored", "dropped"]),
+        remember=st.sampled_from([0, 15, 40]),
+    )
+    def start(self, bucket: int, missing: str, remember: int) -> None:
+        """Begin with empty logs and one of several rules."""
+        self.decisions: list[D] = []
+        self.feedback: list[F] = []
+        chosen = rules(bucket=bucket * SECOND, missing=missing, remember=remember * SECOND)
+        self.shell = Shell(Logs(self.decisions, self.feedback), chosen)
+
+    @rule(more=st.lists(DECISIONS, min_size=1, max_size=4))
+    def decide(self, more: list[D]) -> None:
+        """Produce decisions."""
+        self.decisions += more
+
+    @rule(more=st.lists(FEEDBACK, min_size=1, max_size=4))
+    def answer(self, more: list[F]) -> None:
+        """Produce feedback."""
+        self.feedback += more
+
+    @rule(log=ANY_LOG, count=COUNTS)
+    def poll(self, log: Log, count: int) -> None:
+        """Read on in one log."""
+        self.shell.poll(log, count)
+
+    @rule(log=ANY_LOG, by=st.integers(0, 20))
+    def idle(self, log: Log, by: int) -> None:
+        """Let time go on in one log."""
+        stands = self.shell.join.stream_time(log)
+        self.shell.advance(log, by + (seconds(stands) if stands else 0))
+
+    @rule()
+    def commit(self) -> None:
+        """Commit, and compare."""
+        self.shell.commit()
+        assert_agrees(self.shell)
+
+    @rule(step=st.integers(0, 2))
+    def crash(self, step: int) -> None:
+        """Die within a round of commits, and start again."""
+        self.shell.commit(crash_after=step)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """Hold the ledger at any time."""
+        if hasattr(self, "shell"):
+            assert_conserved(self.shell)
+
+    def teardown(self) -> None:
+        """Read everything, close everything, compare."""
+        if hasattr(self, "shell"):
+            self.shell.finish()
+            assert_agrees(self.shell)
+            assert_conserved(self.shell)
+            assert (self.shell.join.open_decisions, self.shell.join.open_feedback) == (0, 0)
+
+
+TestWorker = Worker.TestCase
+TestWorker.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(DECISIONS, max_size=25), st.lists(FEEDBACK, max_size=25), STEPS)
+def test_how_the_logs_are_polled_does_not_matter(
+    decisions: list[D], feedback: list[F], steps: list[tuple[Log, int]]
+) -> None:
+    """Batch sizes and interleaving are the network's choice; the result is the logs'."""
+    at_once, step_by_step = (Shell(Logs(decisions, feedback)) for _ in range(2))
+    for what, count in steps:
+        if what in LOGS:
+            step_by_step.poll(what, count)
+        else:
+            step_by_step.commit()
+    for shell in (at_once, step_by_step):
+        shell.finish()
+        assert_agrees(shell)
+    assert as_bytes(at_once) == as_bytes(step_by_step)
+    assert at_once.closed[-1].counts == step_by_step.closed[-1].counts
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
+    """A dataset has to be reproducible from the topics, down to the last bit."""
+    logs = random_logs(random.Random(7), 300)
+    found = []
+    for chosen in (size, 10**6):
+        shell = Shell(logs)
+        for _ in range(0, 300, chosen):
+            for log in LOGS:
+                shell.poll(log, chosen)
+            shell.commit()
+        shell.finish()
+        found.append(as_bytes(shell))
+    assert found[0] == found[1]
+
+
+def as_bytes(shell: Shell) -> bytes:
+    """Return the examples of *shell* as text, by decision id; bits of padding do not count."""
+    file = io.BytesIO()
+    examples = shell.examples()
+    if len(examples):
+        examples.sort("decision_id", "offset").write_ndjson(file)
+    return file.getvalue()
+
+
+class ClosesByDecisionsAlone(PartitionJoin):
+    """Rule 3 without the feedback log."""
+
+    def _closing_time(self) -> int:
+        return self._time["decisions"] if self.stream_time("feedback") else NEVER
+
+
+class TakesFeedbackWheneverItComes(PartitionJoin):
+    """Rule 1 without the test for being on time."""
+
+    def _is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        return np.ones(len(before), dtype=np.bool_)
+
+
+class ForgetsFeedbackAtItsTime(PartitionJoin):
+    """Feedback dropped once stream time has passed it, with windows still open."""
+
+    def _close_feedback(self, frontier: int) -> Fates:
+        return super()._close_feedback(max(frontier, self._closing_time()))
+
+
+class TakesDecisionsWheneverTheyCome(PartitionJoin):
+    """Rule 2 switched off."""
+
+    def _is_late_decision(self, at: Int64s, before: Int64s) -> Bools:
+        return np.zeros(len(at), dtype=np.bool_)
+
+
+class TakesEveryCopyOfADecision(PartitionJoin):
+    """Rule 6 switched off for decisions."""
+
+    def _is_duplicate(self, ids: Keys, at: Int64s, before: Int64s, on_time: Bools) -> Bools:
+        return np.zeros(len(at), dtype=np.bool_)
+
+
+class TakesEveryCopyOfFeedback(PartitionJoin):
+    """Rule 6 switched off for feedback."""
+
+    def _first_copies(self, pairs: Pairs) -> Pairs:
+        return pairs
+
+
+class ForgetsWhatIsJoined(PartitionJoin):
+    """A restart that does not know what examples have already."""
+
+    def _resume(self, resume: Resume) -> None:
+        super()._resume(replace(resume, joined=pl.Series("joined", [], dtype=pl.Int64)))
+
+
+class ForgetsDuplicatesAtARestart(PartitionJoin):
+    """A restart that reads back open decisions only, not the ids that were seen."""
+
+    def _resume(self, resume: Resume) -> None:
+        decisions, frontier = resume.decisions, resume.frontier
+        if decisions is not None and frontier is not None:
+            decisions = decisions.filter(pl.col("at") >= frontier)
+        super()._resume(replace(resume, decisions=decisions))
+
+
+class ForgetsStreamTimeAtARestart(PartitionJoin):
+    """A restart that judges what comes next by what comes next alone."""
+
+    def _resume(self, resume: Resume) -> None:
+        super()._resume(replace(resume, stream_times={}))
+
+
+class ForgetsIdleAdvances(PartitionJoin):
+    """A restart that has only the event times of the log to go by."""
+
+    def _resume(self, resume: Resume) -> None:
+        times = {}
+        for log, frame in (("decisions", resume.decisions), ("feedback", resume.feedback)):
+            times[log] = None if frame is None else frame["at"].max()
+        super()._resume(replace(resume, stream_times=times))  # type: ignore[arg-type]
+
+
+def agrees(join: Callable[..., PartitionJoin], *, schedules: int = 150) -> bool:
+    """Return whether *join* gives what the oracle says on all of so many random schedules."""
+
+    def made(chosen: JoinRules, resume: Resume | None) -> PartitionJoin:
+        return join(chosen, resume, labels=shared_labels(chosen))
+
+    for seed in range(schedules):
+        rng = random.Random(seed)
+        shell = Shell(random_logs(rng, 40), RULES, made)
+        try:
+            play(shell, rng)
+            assert_agrees(shell)
+        except AssertionError:
+            return False
+    return True
+
+
+def play(shell: Shell, rng: random.Random) -> None:
+    """Poll, idle, commit and crash at random, then finish."""
+    for _ in range(25):
+        log, chance = rng.choice(LOGS), rng.random()
+        if chance < 0.6:
+            shell.poll(log, rng.choice((1, 3, 10)))
+        elif chance < 0.65:
+            stands = shell.join.stream_time(log)
+            shell.advance(log, (seconds(stands) if stands else 0) + 20)
+        else:
+            shell.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
+    shell.finish()
+
+
+def test_the_join_agrees_with_the_oracle() -> None:
+    """The comparison that every control below has to fail."""
+    assert agrees(PartitionJoin)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ClosesByDecisionsAlone,
+        TakesFeedbackWheneverItComes,
+        ForgetsFeedbackAtItsTime,
+        TakesDecisionsWheneverTheyCome,
+        TakesEveryCopyOfADecision,
+        TakesEveryCopyOfFeedback,
+        ForgetsWhatIsJoined,
+        ForgetsDuplicatesAtARestart,
+        ForgetsStreamTimeAtARestart,
+        ForgetsIdleAdvances,
+    ],
+)
+def test_without_a_guard_the_comparison_goes_red(broken: type[PartitionJoin]) -> None:
+    """Each rule is there for a reason, and the tests would see it go."""
+    assert not agrees(broken)
