@@ -5,19 +5,17 @@ that is not fit is refused with a reason, and the one before it goes on. It know
 thread: `subscriber.py` brings the records.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import ValidationError
-
-from tidemill.errors import BrokerError, ModelError, TidemillError
+from tidemill.errors import BrokerError, LoopError, ModelError, TidemillError
 from tidemill.schemas.announcements import LIVE, Ack, Announcement, utc_now
 from tidemill.schemas.inbox import Delivery, ModelInbox, Refusal
 from tidemill.schemas.keys import TrustedKeys
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import parse_all
 from tidemill.serving.decider import Decider, LiveModel, Tally
 from tidemill.serving.policy import Score
 
@@ -83,11 +81,12 @@ class Follower:
             ):
                 continue
             try:
-                loop = Loop.model_validate(json.loads(value))
-            except (ValidationError, ValueError, RecursionError) as error:
-                log.error("record %r of the loop topic is no loop: %s", key, error)
+                loops = parse_all({key or b"": value})
+            except (LoopError, RecursionError) as error:
+                log.error("a record of the loop topic is passed over: %s", error)
                 continue
-            self.install(loop)
+            for loop in loops.values():
+                self.install(loop)
 
     def install(self, loop: Loop) -> None:
         """Decide *loop* from now on, unless this or a newer version of it is installed.

@@ -1,0 +1,61 @@
+"""The C API gives the same bits as the Python package, from any thread."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tests.serving.models import SIGNATURE, booster, rows, text
+
+from tidemill.errors import ModelError
+from tidemill.serving.predictor import LightGbmModel
+
+WIDTH = len(SIGNATURE.columns)
+
+
+@pytest.mark.parametrize("objective", ["binary", "regression"])
+def test_a_row_scores_as_in_python_bit_for_bit(objective: str) -> None:
+    """The gate judged the model through the Python package; the worker must serve that model."""
+    trained = booster(20, objective)
+    model = LightGbmModel(trained.model_to_string(), WIDTH)
+    data = rows(500, seed=1)
+    found = np.array([model.predict(row.tolist()) for row in data])
+    assert found.tobytes() == trained.predict(data, num_threads=1).tobytes()
+
+
+def test_extremes_score_as_in_python_bit_for_bit() -> None:
+    """Infinite, huge and missing values take the default branches."""
+    model = LightGbmModel(text(), WIDTH)
+    data = np.array([[value] * WIDTH for value in (np.inf, -np.inf, np.nan, 1e308, -1e-300, -7.0)])
+    found = np.array([model.predict(row.tolist()) for row in data])
+    assert found.tobytes() == booster().predict(data, num_threads=1).tobytes()
+
+
+def test_threads_do_not_mix_their_rows() -> None:
+    """All threads of an embedded worker share one row buffer in C."""
+    model = LightGbmModel(text(), WIDTH)
+    data = [row.tolist() for row in rows(200, seed=2)]
+    alone = [model.predict(row) for row in data]
+    with ThreadPoolExecutor(8) as pool:
+        for together in pool.map(lambda _: [model.predict(row) for row in data], range(40)):
+            assert together == alone
+
+
+def test_features_are_scored_through_the_signature() -> None:
+    """A worker has features by name; the model reads numbers in order."""
+    score = LightGbmModel(text(), WIDTH).scorer(SIGNATURE.encode_row)
+    features = {"country": "c07", "visits": 3, "amount": 0.5, "member": False}
+    row = SIGNATURE.encode_row(features)
+    assert score(features) == booster().predict([row], num_threads=1)[0]
+
+
+def test_a_row_of_another_width_is_refused() -> None:
+    """C would read whatever lies behind a short row."""
+    model = LightGbmModel(text(), WIDTH)
+    with pytest.raises(ModelError, match="does not fit"):
+        model.predict([0.0] * (WIDTH - 1))
+
+
+def test_a_model_of_another_width_is_refused() -> None:
+    """A signature and a payload can be from different trainings."""
+    with pytest.raises(ModelError, match="reads 8 numbers"):
+        LightGbmModel(text(), WIDTH + 1)
