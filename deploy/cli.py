@@ -21,23 +21,25 @@ from tidemill.errors import TidemillError
 P = ParamSpec("P")
 
 COMMANDS = {  # name -> module of this folder, function, first line of its help; in order of use
+    "demo": ("demo_commands", "demo", "Play a year of real flights through the whole loop."),
     "init": ("loop_commands", "init", "Write a loop file to start from, and its JSON Schema."),
     "check": ("loop_commands", "check", "Say what a loop file defines, or what is wrong with it."),
     "diff": ("loop_commands", "diff", "Show what changed between two versions of a loop."),
     "schema": ("loop_commands", "schema", "Print the JSON Schema of loop files, for editors."),
     "publish": ("loop_commands", "publish", "Check a loop file and publish it."),
+    "up": ("demo_commands", "up", "Run all processes of the published loops here."),
     "kafka": ("kafka_commands", "kafka", "Find a Kafka or start one, and keep it until Ctrl-C."),
-    "worker": ("worker_commands", "worker", "Join decisions with feedback, into the lake."),
-    "close": ("worker_commands", "close", "End a finite replay: close its last windows."),
-    "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
     "worker": ("worker_commands", "worker", "Join decisions and feedback into the lake."),
     "close": ("worker_commands", "close", "Close the windows of a replay that has ended."),
     "serve": ("serve_commands", "serve", "Serve decisions over HTTP."),
+    "train": ("train_commands", "train", "Train the models of a loop as examples come in."),
+    "models": ("train_commands", "models", "Show every model a loop ever made, and why."),
+    "keys": ("train_commands", "keys", "Make the keys that models are signed with."),
     "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
-    "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
-    "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
-    "compact": ("lake_commands", "compact", "Merge the lake's small files."),
     "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
+    "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
+    "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
+    "compact": ("lake_commands", "compact", "Merge the lake's small files."),
 }
 
 

@@ -1,0 +1,141 @@
+"""A replay's lanes: events of the past, split so that every log gets its events in order.
+
+A service sends events as they happen. A replay squeezes a year into minutes, where a tenth of a
+second between two workers is hours of event time. So each partition is a lane: its events go one
+after the other, through one worker. It knows columns and the partitioner, and sends nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import NamedTuple
+
+import polars as pl
+
+_MASK = 0xFFFFFFFF
+_MIX = 0x5BD1E995
+
+
+class Decide(NamedTuple):
+    """A decision to ask for."""
+
+    at: datetime
+    id: str
+    entity: str | None
+    features: dict[str, object]
+
+
+class Tell(NamedTuple):
+    """A feedback to send."""
+
+    at: datetime
+    id: str
+    decision_id: str
+    kind: str
+    values: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What happened, in two frames.
+
+    decisions: id, at, entity, and the features by name.
+    feedback: id, decision_id, at, and the values of *kind* by name.
+    """
+
+    decisions: pl.DataFrame
+    feedback: pl.DataFrame
+    kind: str
+
+    @property
+    def events(self) -> int:
+        """How many calls it takes to tell it."""
+        return self.decisions.height + self.feedback.height
+
+    def lanes(self, partitions: int) -> list["Lane"]:
+        """Return the events by the partition of their decision's id."""
+        decisions, feedback = (
+            _split(frame, column, partitions)
+            for frame, column in ((self.decisions, "id"), (self.feedback, "decision_id"))
+        )
+        return [
+            Lane(number, _by_day(decisions[number]), _by_day(feedback[number]), self.kind)
+            for number in range(partitions)
+        ]
+
+    def days(self) -> list[date]:
+        """Return every day on which something happened, in order."""
+        both = pl.concat([self.decisions.select("at"), self.feedback.select("at")])
+        return both["at"].dt.date().unique().sort().to_list()
+
+
+Days = dict[date, pl.DataFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The events of one partition by day."""
+
+    partition: int
+    decisions: Days
+    feedback: Days
+    kind: str
+
+    def day(self, day: date) -> list[Decide | Tell]:
+        """Return the events of *day* in event time; a decision before feedback of its instant."""
+        events: list[Decide | Tell] = [*self._decide(day), *self._tell(day)]
+        events.sort(key=_order)
+        return events
+
+    def _decide(self, day: date) -> Iterator[Decide]:
+        frame = self.decisions.get(day)
+        if frame is not None:
+            names = [name for name in frame.columns if name not in ("id", "at", "entity")]
+            rows = frame.select("at", "id", "entity", pl.struct(names)).iter_rows()
+            yield from map(Decide._make, rows)
+
+    def _tell(self, day: date) -> Iterator[Tell]:
+        frame = self.feedback.get(day)
+        if frame is not None:
+            names = [name for name in frame.columns if name not in ("id", "at", "decision_id")]
+            rows = frame.select("at", "id", "decision_id", pl.struct(names)).iter_rows()
+            yield from (Tell(at, id_, of, self.kind, values) for at, id_, of, values in rows)
+
+
+def _order(event: Decide | Tell) -> tuple[datetime, bool]:
+    return event.at, isinstance(event, Tell)
+
+
+def _split(frame: pl.DataFrame, column: str, partitions: int) -> list[pl.DataFrame]:
+    keys = frame[column].to_list()
+    lane = pl.Series("lane", [partition_of(key.encode(), partitions) for key in keys], pl.Int32)
+    marked = frame.with_columns(lane)
+    return [marked.filter(pl.col("lane") == number).drop("lane") for number in range(partitions)]
+
+
+def _by_day(frame: pl.DataFrame) -> Days:
+    if frame.is_empty():
+        return {}
+    marked = frame.with_columns(pl.col("at").dt.date().alias("day"))
+    parts = marked.partition_by("day", as_dict=True, include_key=False)
+    return {key[0]: part for key, part in parts.items()}
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition that Kafka's Java clients and librdkafka's murmur2 choose for *key*.
+
+    >>> partition_of(b"foobar", 7)
+    0
+    """
+    size = len(key)
+    h = 0x9747B28C ^ size
+    whole = size & ~3
+    for start in range(0, whole, 4):
+        k = int.from_bytes(key[start : start + 4], "little") * _MIX & _MASK
+        k = (k ^ (k >> 24)) * _MIX & _MASK
+        h = (h * _MIX & _MASK) ^ k
+    if rest := key[whole:]:
+        h = (h ^ int.from_bytes(rest, "little")) * _MIX & _MASK
+    h = (h ^ (h >> 13)) * _MIX & _MASK
+    h ^= h >> 15
+    return (h & 0x7FFFFFFF) % partitions
