@@ -66,10 +66,13 @@ def to_polars(schema: Schema) -> pl.Schema:
     return frame.schema
 
 
-def plain_arrow(schema: pl.Schema) -> pa.Schema:
-    """Return the Arrow schema files are written with: plain strings, no views, no partition."""
-    inside = pl.Schema({name: kind for name, kind in schema.items() if name != PARTITION})
-    return pl.DataFrame(schema=inside).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+def plain_arrow(schema: pl.Schema, *, partition: bool = False) -> pa.Schema:
+    """Return *schema* in Arrow with plain strings, as every reader knows them, and no views.
+
+    The date is left out unless *partition*: files have it in their path.
+    """
+    kept = {name: kind for name, kind in schema.items() if partition or name != PARTITION}
+    return pl.DataFrame(schema=kept).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
 
 
 def missing_fields(table: str, have: pl.Schema, want: pl.Schema) -> list[Field]:

@@ -6,6 +6,7 @@ here.
 """
 
 import contextlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +14,7 @@ from typing import Protocol
 import deltalake.exceptions
 import polars as pl
 import pyarrow as pa
-import pyarrow.fs as pafs
-from deltalake.fs import DeltaStorageHandler
+from deltalake._internal import DeltaFileSystemHandler
 
 from tidemill.errors import LakeError
 
@@ -77,26 +77,27 @@ class S3Folder:
     """A prefix of an S3 bucket, reached with the same options as the Delta log."""
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
-        self._files = pafs.PyFileSystem(DeltaStorageHandler(root, dict(options)))
+        # deltalake's public wrapper hands Arrow buffers to a writer that takes bytes only
+        self._files = DeltaFileSystemHandler(root, dict(options))
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*."""
-        with self._files.open_input_file(path) as file:
-            data: bytes = file.read()
-        return data
+        file = self._files.open_input_file(path)
+        return bytes(file.read(file.size()))
 
     def write(self, path: str, data: bytes) -> None:
         """Write *path*; S3 shows an object only once it is complete."""
-        with self._files.open_output_stream(path) as file:
-            file.write(data)
+        file = self._files.open_output_stream(path)
+        file.write(data)
+        file.close()  # type: ignore[attr-defined]  # the stubs forget it
 
     def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
-        """Write *frame* at *path* in one upload and return its size in bytes."""
-        sink = pa.BufferOutputStream()
-        frame.write_parquet(sink, compression="zstd", compression_level=1, arrow_schema=schema)
-        data = sink.getvalue()
+        """Write *frame* at *path* and return its size in bytes."""
+        with io.BytesIO() as sink:
+            frame.write_parquet(sink, compression="zstd", compression_level=1, arrow_schema=schema)
+            data = sink.getvalue()
         self.write(path, data)
-        return int(data.size)
+        return len(data)
 
     def remove(self, path: str) -> None:
         """Remove *path* if it is there."""
@@ -105,8 +106,8 @@ class S3Folder:
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""
-        selector = pafs.FileSelector(path, allow_not_found=True)
-        return sorted({info.base_name for info in self._files.get_file_info(selector)})
+        found = self._files.get_file_info_selector(path, allow_not_found=True, recursive=False)
+        return sorted({info.base_name for info in found})
 
 
 def open_storage(root: str, options: Mapping[str, str]) -> Storage:

@@ -61,6 +61,7 @@ class Table:
     def __init__(self, place: Place, folder: str, *, fenced: bool = True) -> None:
         """Open *folder* of a lake; *fenced* is False only to show what the fence is for."""
         self.folder = folder
+        self.place = place
         self._root = place.root
         self._options = place.options
         self._storage = place.storage

@@ -5,15 +5,19 @@
 `decision_states` and `feedback_states`. It writes nothing and knows no dashboard.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+from deltalake.fs import DeltaStorageHandler
 
 from tidemill.features.lake import Lake, Table
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
 from tidemill.schemas.loop import Loop
 
 _DUCK_TYPES = {
@@ -59,13 +63,30 @@ def source(
         return Source(f"({_empty(table.schema)})", found)
     if "://" in uris[0]:
         name = f"{table.folder}@{found}"
-        connection.register(name, handle.to_pyarrow_dataset())
+        connection.register(name, arrow_dataset(table, uris))
         return Source(quoted(name), found)
     columns = ", ".join(quoted(name) for name in table.schema)
     files = ", ".join(_literal(uri) for uri in uris)
     # by name: files written before a loop version added a feature lack it
     read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = true)"
     return Source(f"(SELECT {columns} FROM {read})", found)
+
+
+def arrow_dataset(table: Table, uris: Sequence[str]) -> ds.Dataset:
+    """Return files of *table* as an Arrow dataset, for engines that read such.
+
+    deltalake's own dataset promises `column >= null` where the log has no bounds, and filters lose
+    rows by it; this one promises the date and nothing else.
+    """
+    place = table.place
+    files = pafs.PyFileSystem(DeltaStorageHandler(place.root, place.options))
+    return ds.dataset(
+        [uri.removeprefix(f"{place.root}/") for uri in uris],
+        schema=plain_arrow(table.schema, partition=True),
+        format="parquet",
+        partitioning=ds.partitioning(pa.schema([(PARTITION, pa.date32())]), flavor="hive"),
+        filesystem=files,
+    )
 
 
 def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:

@@ -1,8 +1,10 @@
 """A process that commits to a lake as fast as it can, at offsets another one wants too.
 
-Run as ``racer.py ROOT LOOP FRAME fenced|unfenced NAME``; it starts at a line on its input.
+Run as ``racer.py LOOP FRAME fenced|unfenced NAME`` with TIDEMILL_LAKE set; it starts at a line on
+its input.
 """
 
+import os
 import sys
 
 import polars as pl
@@ -13,10 +15,10 @@ from tidemill.features.lake import Lake, LakeConfig, Swap
 ROUNDS = 20
 
 
-def main(root: str, loop_name: str, frame: str, fence: str, name: str) -> None:
+def main(loop_name: str, frame: str, fence: str, name: str) -> None:
     """Try to commit `ROUNDS` rows, each at the offset the table is at."""
     fenced = fence == "fenced"
-    table = Lake(LakeConfig(root=root)).table(loop_name, "decisions", fenced=fenced)
+    table = Lake(LakeConfig.from_env(os.environ)).table(loop_name, "decisions", fenced=fenced)
     row = pl.read_ipc(frame)
     print("ready", flush=True)
     sys.stdin.readline()
