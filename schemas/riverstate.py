@@ -6,7 +6,7 @@ It knows neither River nor Kafka.
 
 A row of features becomes numbers by `RowMapping`: floats, ints, bools and timestamps are scaled,
 each category is a flag ``feature=word`` that is not (a scaler would turn a flag that is only seen
-as 1 into 0). A null, NaN or infinity is a missing key: it neither scores nor teaches.
+as 1 into 0). A null, NaN, or number past 1e100 is a missing key: it neither scores nor teaches.
 """
 
 import io
@@ -27,6 +27,7 @@ from tidemill.schemas.loop import FieldType
 from tidemill.schemas.signature import FeatureSignature, Row, SignatureField, seconds
 
 MAX_NAMES = 200_000  # of flags and numbers together; the learner stops taking new words there
+MAX_NUMBER = 1e100  # the square of a larger one would make the variance infinite for ever
 MAX_STATE_BYTES = 16 * 2**20
 LEARNERS = ("logistic_regression", "linear_regression")
 _UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
@@ -67,7 +68,7 @@ class RowMapping:
             value = get(name)
             if value is not None:
                 number = float(value)  # type: ignore[arg-type]  # float, int or bool by the loop
-                if number - number == 0.0:  # finite
+                if -MAX_NUMBER < number < MAX_NUMBER:
                     numbers[name] = number
         for name in self._times:
             value = get(name)

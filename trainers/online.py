@@ -158,7 +158,8 @@ class OnlineLearner:
 
     def _loss(self, label: float, predicted: float) -> float:
         if self._online.learner != "logistic_regression":
-            return (label - predicted) ** 2
+            off = label - predicted
+            return off * off  # `** 2` raises where this is infinite
         chance = min(max(predicted, _TINY), 1.0 - _TINY)
         return -math.log(chance) if label > 0.5 else -math.log1p(-chance)
 

@@ -131,6 +131,7 @@ def test_a_row_becomes_numbers_and_flags() -> None:
     )
     assert mapping({"hour": math.nan, "warm": None, "tags": []}) == ({}, [])
     assert mapping({"hour": math.inf}) == ({}, [])
+    assert mapping({"hour": -1e100}) == ({}, [])
 
 
 def test_the_score_is_the_formula() -> None:
