@@ -1,0 +1,186 @@
+"""The ledger: balanced in the middle of the work, and red for each way to lose or double a row."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.layouts import layouts
+from tidemill.monitor.ledger import Account, is_balanced, ledger
+from tidemill.schemas.loop import Loop
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+LOOP = Loop.model_validate(
+    {
+        "loop": "ads",
+        "decision": {"type": "bool", "default": False},
+        "features": {"price": "float"},
+        "feedback": {"clicked": {"within": "10m", "early": "1m"}},
+        "label": {"sql": "count(*) > 0"},
+        "policy": {"kind": "threshold", "above": True, "below": False},
+        "partitions": 2,
+    }
+)
+
+Change = Callable[[Lake], object]
+
+
+def _rows(table: str, minutes: list[int], **columns: object) -> pl.DataFrame:
+    """Return one row a minute of *minutes*, at offsets from 0, in partition 0."""
+    schema = {name: kind for name, kind in layouts(LOOP)[table].items() if name != "event_date"}
+    known: dict[str, object] = {
+        "at": [START + minute * MINUTE for minute in minutes],
+        "partition": [0] * len(minutes),
+        "offset": list(range(len(minutes))),
+        **columns,
+    }
+    data = {name: known.get(name, [None] * len(minutes)) for name in schema}
+    return pl.DataFrame(data, schema=schema)
+
+
+def _micros(at: datetime) -> int:
+    return int(at.timestamp() * 1_000_000)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """Six decisions and six feedback records in partition 0, closed up to minute 4."""
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(LOOP)
+    verdicts = [None, None, "late", "duplicate", None, None]
+    lake.table("ads", "decisions").append(
+        _rows("decisions", [0, 1, 0, 1, 4, 9], verdict=verdicts),
+        swaps=[Swap("offset/0", None, 8), Swap("dead/0", None, 2)],
+    )
+    lake.table("ads", "feedback").append(
+        _rows("feedback", [1, 1, 2, 0, 5, 3], verdict=[None, None, None, "late", None, None]),
+        swaps=[Swap("offset/0", None, 7), Swap("dead/0", None, 1)],
+    )
+    examples = _rows(
+        "examples",
+        [0, 1],
+        state=["labeled", "no_feedback"],
+        feedback_offsets=[[0, 2], []],
+    )
+    counters = {"late": 0, "duplicate": 1, "unmatched": 0}
+    lake.table("ads", "examples").append(
+        examples,
+        swaps=[Swap("frontier/0", None, _micros(START + 4 * MINUTE))]
+        + [Swap(f"{name}/0", None, number) for name, number in counters.items()],
+    )
+    return lake
+
+
+def _account(lake: Lake, log: str, partition: int = 0) -> Account:
+    (found,) = (
+        account
+        for account in ledger(lake, LOOP)
+        if (account.log, account.partition) == (log, partition)
+    )
+    return found
+
+
+def test_every_decision_is_in_one_place(lake: Lake) -> None:
+    """An operator sees where each record went, while some are still open."""
+    account = _account(lake, "decisions")
+    assert account.read == 8
+    assert account.ends == {
+        "labeled": 1,
+        "no_feedback": 1,
+        "censored": 0,
+        "late": 1,
+        "duplicate": 1,
+        "dead_letter": 2,
+    }
+    assert account.open == 2
+    assert account.is_balanced
+
+
+def test_every_feedback_is_in_one_place(lake: Lake) -> None:
+    """Feedback counts by its own time and how early it may be; joined rows are never open."""
+    account = _account(lake, "feedback")
+    assert account.read == 7
+    assert account.ends == {
+        "joined": 2,
+        "late": 1,
+        "duplicate": 1,
+        "unmatched": 0,
+        "dead_letter": 1,
+    }
+    assert account.open == 2
+    assert account.is_balanced
+
+
+def test_a_partition_without_records_is_balanced(lake: Lake) -> None:
+    """It is listed all the same: a partition that stays empty is worth a look."""
+    account = _account(lake, "decisions", 1)
+    assert (account.read, account.open, account.is_balanced) == (0, 0, True)
+
+
+def test_what_has_not_been_read_is_no_loss(lake: Lake) -> None:
+    """The end of the log is ahead while events come in."""
+    accounts = ledger(lake, LOOP, ends={("decisions", 0): 11})
+    unread = {(account.log, account.partition): account.unread for account in accounts}
+    assert unread[("decisions", 0)] == 3
+    assert unread[("feedback", 0)] is None
+    assert is_balanced(accounts)
+
+
+def _lose_an_example(lake: Lake) -> None:
+    lake.table("ads", "examples").append(None, swaps=[_frontier(lake, 5 * MINUTE)])
+
+
+def _double_an_example(lake: Lake) -> None:
+    again = _rows("examples", [0], state=["labeled"], feedback_offsets=[[]])
+    lake.table("ads", "examples").append(again, swaps=[])
+
+
+def _double_a_decision(lake: Lake) -> None:
+    again = _rows("decisions", [9], verdict=[None]).with_columns(offset=pl.lit(5, pl.Int64))
+    lake.table("ads", "decisions").append(again, swaps=[])
+
+
+def _skip_an_offset(lake: Lake) -> None:
+    lake.table("ads", "decisions").append(None, swaps=[Swap("offset/0", 8, 9)])
+
+
+@pytest.mark.parametrize(
+    ("change", "difference", "twice", "lost"),
+    [
+        (_lose_an_example, 1, 0, 0),
+        (_double_an_example, -1, 0, 0),
+        (_double_a_decision, 0, 1, 0),
+        (_skip_an_offset, 0, 0, 1),
+    ],
+)
+def test_a_planted_fault_is_seen(
+    lake: Lake, change: Change, difference: int, twice: int, lost: int
+) -> None:
+    """A ledger that is always green shows nothing."""
+    change(lake)
+    account = _account(lake, "decisions")
+    assert (account.difference, account.twice, account.lost) == (difference, twice, lost)
+    assert not account.is_balanced
+    assert not is_balanced(ledger(lake, LOOP))
+
+
+def test_feedback_joined_twice_is_seen(lake: Lake) -> None:
+    """Two decisions that share one purchase are two purchases too many for a model."""
+    again = _rows("examples", [3], state=["labeled"], feedback_offsets=[[0]])
+    lake.table("ads", "examples").append(again, swaps=[])
+    assert _account(lake, "feedback").difference == -1
+
+
+def test_feedback_forgotten_at_close_is_seen(lake: Lake) -> None:
+    """Its time is over, no example has it, and no counter counted it."""
+    lake.table("ads", "examples").append(None, swaps=[_frontier(lake, 5 * MINUTE)])
+    assert _account(lake, "feedback").difference == 1
+
+
+def _frontier(lake: Lake, after: timedelta) -> Swap:
+    found = lake.table("ads", "examples").progress(["frontier/0"])["frontier/0"]
+    return Swap("frontier/0", found, _micros(START + after))
