@@ -11,8 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.decide import measure_decisions
 from benchmarks.join import measure_join
 from benchmarks.processes import stay_out_of_the_way
+from benchmarks.train import measure_training
 from tidemill.deploy.embedded import find_kafka
 
 PARTS = ("join", "decide", "train")
@@ -25,6 +27,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
     parser.add_argument("--decisions", type=int, default=1_000_000, help="of the join")
     parser.add_argument("--naive-events", type=int, default=150_000, help="the naive join reads")
+    parser.add_argument("--calls", type=int, default=200_000, help="in process")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of load over HTTP")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the training set")
     parser.add_argument("--report", type=Path, help="where to write the figures as JSON")
     asked = parser.parse_args()
@@ -41,6 +45,10 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
     """Run the parts asked for, one after the other, on one broker."""
     parts = asked.parts or PARTS
     report: Report = {}
+    if "train" in parts:
+        report["train"] = measure_training(rows=asked.rows, say=console.print)
+    if parts == ["train"]:
+        return _rounded(report)
     running = find_kafka(os.environ)
     try:
         if "join" in parts:
@@ -50,11 +58,19 @@ def measure(asked: argparse.Namespace, console: Console) -> Report:
                 naive_events=asked.naive_events,
                 say=console.print,
             )
+        if "decide" in parts:
+            report["decide"] = measure_decisions(
+                running.config, decisions=asked.calls, seconds=asked.seconds, say=console.print
+            )
     finally:
         running.stop()
+    return _rounded({part: report[part] for part in PARTS if part in report})
+
+
+def _rounded(report: Report) -> Report:
     return {
-        part: {key: round(value, 3) for key, value in found.items()}
-        for part, found in report.items()
+        part: {name: round(value, 3) for name, value in figures.items()}
+        for part, figures in report.items()
     }
 
 

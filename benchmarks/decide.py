@@ -1,0 +1,105 @@
+"""Decisions with logging to Kafka: in process, and over HTTP with 32 connections on one core."""
+
+import json
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.httpload import generate
+from benchmarks.model import publish_model
+from benchmarks.processes import Measured, module_command
+from benchmarks.workload import features, loop
+from tidemill.deploy.kafka_settings import free_port
+from tidemill.deploy.processes import answers, tidemill_command
+from tidemill.kafka import KafkaConfig
+from tidemill.schemas.keys import TRUSTED_KEYS, TrustedKeys
+from tidemill.schemas.loops import publish_loop
+from tidemill.serving.client import Client
+from tidemill.serving.embedded import open_door
+
+Say = Callable[[str], None]
+DIFFERENT = 1_000
+
+
+def measure_decisions(
+    kafka: KafkaConfig, *, decisions: int, seconds: float, say: Say
+) -> dict[str, float]:
+    """Return the figures of the report's `decide`."""
+    bench = loop(f"bench-decide-{uuid.uuid4().hex[:8]}")
+    publish_loop(kafka, bench)
+    with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
+        keys = publish_model(kafka, bench, Path(folder))
+        arguments = (kafka.bootstrap, bench.loop, str(keys), str(decisions))
+        with Measured(module_command("decide", *arguments)) as embedded:
+            inside = embedded.result()
+        say(
+            f"decide: {inside['us']:.1f} us in process, {inside['until_safe_us']:.1f} until safe, "
+            f"{inside['cpu_us']:.1f} of CPU with the client's own thread"
+        )
+        figures = _over_http(kafka, bench.loop, keys, seconds)
+    return {"in_process_us": inside["us"], **figures}
+
+
+def _over_http(kafka: KafkaConfig, name: str, keys: Path, seconds: float) -> dict[str, float]:
+    port = free_port()
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, TRUSTED_KEYS: str(keys)}
+    with Measured(tidemill_command("serve", name, "--port", str(port)), environment) as server:
+        server.until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), timeout_s=60)
+        chance = random.Random(5)
+        requests = [_request(name, features(n, chance)) for n in range(DIFFERENT)]
+        found = generate(port, requests, expected=b'"source":"model"', seconds=seconds)
+    return {"http_per_second": found.per_second, "http_p99_ms": found.p99_ms}
+
+
+def _request(name: str, asked: dict[str, object]) -> bytes:
+    body = msgspec.json.encode({"features": asked, "entity": "user-17"})
+    head = (
+        f"POST /v1/loops/{name}/decisions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def main(bootstrap: str, name: str, keys: Path, decisions: int) -> None:
+    """Decide in this process; print the microseconds of a call, and until Kafka has all of it."""
+    door = open_door(
+        KafkaConfig(bootstrap),
+        loops=(name,),
+        definitions=(),
+        trusted=TrustedKeys.load(keys),
+        name="bench",
+        seed=1,
+        ready_s=30.0,
+    )
+    chance = random.Random(5)
+    asked = [features(number, chance) for number in range(DIFFERENT)]
+    with Client.through(door) as client:
+        decide = client.loop(name).get_decision
+        deadline = time.monotonic() + 30
+        while decide(asked[0]).source != "model":
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the model does not serve: {door.worker.troubles()}")
+            time.sleep(0.05)
+        for number in range(10 * DIFFERENT):
+            decide(asked[number % DIFFERENT])
+        door.worker.log.flush(30)
+        started, used = time.perf_counter(), time.process_time()
+        for number in range(decisions):
+            decide(asked[number % DIFFERENT], entity="user-17")
+        called = time.perf_counter() - started
+        left = door.worker.log.flush(60)
+        safe, used = time.perf_counter() - started, time.process_time() - used
+        if left or door.worker.log.dropped or door.worker.log.failed:
+            raise RuntimeError(f"events are missing: {door.worker.troubles()}, {left} left")
+    whole = {"us": called, "until_safe_us": safe, "cpu_us": used}
+    print(json.dumps({name: seconds / decisions * 1e6 for name, seconds in whole.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

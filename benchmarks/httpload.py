@@ -1,0 +1,110 @@
+"""A load generator: so many connections, each sending its next request when it has its answer.
+
+It reads of an answer only what it needs to know that it is whole and right, so that one core is
+enough to load a server on another.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import uvloop
+
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Load:
+    """What all connections have seen since the warm-up ended."""
+
+    requests: Sequence[bytes]
+    expected: bytes  # what every answer must hold
+    measuring: bool = False
+    sent: int = 0
+    seconds: list[float] = field(default_factory=list)
+    wrong: int = 0
+    last_wrong: bytes = b""
+
+    def next(self) -> bytes:
+        """Return the next request, by turns."""
+        self.sent += 1
+        return self.requests[self.sent % len(self.requests)]
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._buffer = b""
+        self._sent_s = 0.0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but not by class
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        found = _LENGTH.search(self._buffer, 0, end) if end >= 0 else None
+        if found is None or len(self._buffer) < end + 4 + int(found[1]):
+            return
+        load = self._load
+        if load.measuring:
+            load.seconds.append(time.perf_counter() - self._sent_s)
+        if load.expected not in self._buffer:
+            load.wrong, load.last_wrong = load.wrong + 1, self._buffer
+        self._buffer = b""
+        self._send()
+
+    def _send(self) -> None:
+        self._sent_s = time.perf_counter()
+        self._transport.write(self._load.next())
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a server did under load."""
+
+    per_second: float
+    p99_ms: float
+
+
+async def _run(host: str, port: int, load: Load, connections: int, seconds: float) -> Result:
+    running = asyncio.get_running_loop()
+    opened = [
+        await running.create_connection(lambda: _Connection(load), host, port)
+        for _ in range(connections)
+    ]
+    await asyncio.sleep(min(2.0, seconds))
+    load.measuring = True
+    started = time.perf_counter()
+    await asyncio.sleep(seconds)
+    load.measuring = False
+    took = time.perf_counter() - started
+    for transport, _ in opened:
+        transport.abort()
+    if load.wrong or not load.seconds:
+        raise RuntimeError(f"{load.wrong} answers were wrong, the last one: {load.last_wrong!r}")
+    ordered = sorted(load.seconds)
+    return Result(len(ordered) / took, ordered[int(len(ordered) * 0.99)] * 1000)
+
+
+def generate(
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    expected: bytes,
+    connections: int = 32,
+    seconds: float = 10.0,
+) -> Result:
+    """Send *requests* by turns to this machine's *port* for so long, after a warm-up.
+
+    Raises:
+        RuntimeError: an answer did not hold *expected*, or there was none.
+    """
+    load = Load(requests, expected)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run("127.0.0.1", port, load, connections, seconds))
