@@ -1,0 +1,237 @@
+"""The join once more, as one DuckDB query over whole logs: what the stream must have written.
+
+It is written from the rules of docs/guide/joins.md and shares no code with the join. It reads event
+times, not verdicts, from the raw tables; of what the stream wrote it takes only how far each
+partition is closed and, if asked to, where idle logs were moved on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import duckdb
+import polars as pl
+
+from tidemill.schemas.labels import compile_label
+from tidemill.schemas.loop import Loop
+
+_WITHOUT_LABEL = {
+    "negative": "('no_feedback', 0.0)",
+    "censored": "('censored', NULL)",
+    "dropped": "('no_feedback', NULL)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relations:
+    """What the oracle reads: names of tables or views, or subqueries in brackets.
+
+    *decisions* and *feedback* are raw tables, *frontiers* has (partition, frontier): every decision
+    of the partition earlier than that is closed. *idle* says that stream times in the raw tables
+    may stand ahead of event times because an idle log was moved on.
+    """
+
+    decisions: str = "decisions"
+    feedback: str = "feedback"
+    frontiers: str = "frontiers"
+    idle: bool = True
+
+
+def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
+    """Return a query that tells what must have become of every record of both logs.
+
+    Its columns: log ('decisions' or 'feedback'), partition, offset, id, state; and for closed
+    decisions label, feedback_offsets in the order of (at, offset), first_feedback_at.
+
+    Raises:
+        LoopError: the label of *loop* is wrong.
+    """
+    parts = [*_judged(loop, relations or Relations()), *_joined(loop), *_told(loop)]
+    named = ",\n".join(f"{name} AS ({query})" for name, query in parts)
+    return f"WITH {named}\nFROM told_decisions UNION ALL BY NAME FROM told_feedback"
+
+
+def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
+    """Each record with the stream time before it, and the verdict that follows."""
+    close, grace = _span(loop.wait + loop.grace), _span(loop.grace)
+    late_anyway = _span(loop.early + loop.wait + loop.grace)
+    before = _before(idle=relations.idle)
+    yield (
+        "windows(kind, early, within)",
+        "VALUES "
+        + ", ".join(
+            f"('{name}', {_span(kind.early)}, {_span(kind.within)})"
+            for name, kind in loop.feedback.items()
+        ),
+    )
+    yield ("frontiers_", f"FROM {relations.frontiers}")
+    yield ("decisions_read", f"SELECT *, {before} AS before FROM {relations.decisions}")
+    yield (
+        "decisions_timed",
+        f'SELECT *, coalesce(before <= "at" + {grace}, true) AS on_time FROM decisions_read',
+    )
+    yield (
+        "decisions_seen",
+        """
+        SELECT *, max(CASE WHEN on_time THEN "at" END) OVER (
+            PARTITION BY "partition", id ORDER BY "offset"
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        ) AS seen_at FROM decisions_timed""",
+    )
+    yield (
+        "d",
+        f"""
+        SELECT "partition", "offset", id, "at", on_time,
+               CASE WHEN NOT on_time THEN 'late'
+                    WHEN seen_at + {_span(_memory(loop))} >= before THEN 'duplicate'
+               END AS judged
+        FROM decisions_seen""",
+    )
+    yield ("feedback_read", f"SELECT *, {before} AS before FROM {relations.feedback}")
+    yield (
+        "f",
+        f"""
+        SELECT *, coalesce(before > "at" + {late_anyway}, false) AS is_late,
+               coalesce(before - {close}, '-infinity'::TIMESTAMPTZ) AS open_since
+        FROM feedback_read""",
+    )
+
+
+def _before(*, idle: bool) -> str:
+    """Return an expression for the stream time of a record's own log before it; NULL if none."""
+    log = 'PARTITION BY "partition" ORDER BY "offset" ROWS BETWEEN UNBOUNDED PRECEDING AND'
+    events = f'max("at") OVER ({log} 1 PRECEDING)'
+    return f"greatest({events}, max(stream_time) OVER ({log} CURRENT ROW))" if idle else events
+
+
+def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
+    """Which feedback belongs to which first decision, and the label it makes."""
+    names = [name for kind in loop.feedback.values() for name in kind.values]
+    values = "".join(f', f."values"."{name}" AS "{name}"' for name in dict.fromkeys(names))
+    yield (
+        "right_for",
+        f"""
+        SELECT f."partition" AS _partition, d."offset" AS _decision, f.id AS _id,
+               f.kind AS kind, f.at AS "at", f."offset" AS "offset", d.at AS decision_at{values}
+        FROM f JOIN windows USING (kind) JOIN d
+          ON d."partition" = f."partition" AND d.id = f.decision_id AND d.judged IS NULL
+         AND f.at >= d.at - early AND f.at <= d.at + within AND f.open_since <= d.at""",
+    )
+    yield (
+        "joined",
+        """
+        FROM right_for QUALIFY row_number() OVER (
+            PARTITION BY _partition, _decision, _id ORDER BY "offset"
+        ) = 1""",
+    )
+    label = compile_label(loop)
+    number = f"({label})::BOOLEAN::DOUBLE" if loop.label.type == "bool" else f"({label})::DOUBLE"
+    yield (
+        "labels",
+        f"""
+        SELECT _partition, _decision, {number} AS label,
+               list("offset" ORDER BY "at", "offset") AS feedback_offsets,
+               min("at") AS first_feedback_at
+        FROM joined GROUP BY _partition, _decision""",
+    )
+
+
+def _told(loop: Loop) -> Iterator[tuple[str, str]]:
+    """The state of every record."""
+    state, label = _WITHOUT_LABEL[loop.label.missing].strip("()").split(", ")
+    yield (
+        "told_decisions",
+        f"""
+        SELECT 'decisions' AS log, d."partition" AS "partition", d."offset" AS "offset", d.id AS id,
+               CASE WHEN judged IS NOT NULL THEN judged
+                    WHEN NOT is_closed THEN 'open'
+                    WHEN isfinite(l.label) THEN 'labeled' ELSE {state} END AS state,
+               CASE WHEN judged IS NOT NULL OR NOT is_closed THEN NULL
+                    WHEN isfinite(l.label) THEN l.label ELSE {label} END AS label,
+               CASE WHEN judged IS NULL AND is_closed
+                    THEN coalesce(l.feedback_offsets, []) END AS feedback_offsets,
+               CASE WHEN judged IS NULL AND is_closed
+                    THEN l.first_feedback_at END AS first_feedback_at
+        FROM (SELECT d.*, coalesce(d.at < frontier, false) AS is_closed
+              FROM d LEFT JOIN frontiers_ USING ("partition")) d
+        LEFT JOIN labels l ON l._partition = d."partition" AND l._decision = d."offset" """,
+    )
+    yield (
+        "taken",
+        """
+        SELECT j._partition, j."offset" FROM joined j JOIN told_decisions t
+            ON t."partition" = j._partition AND t."offset" = j._decision
+        WHERE t.state <> 'open'""",
+    )
+    yield (
+        "known",
+        f"""
+        SELECT DISTINCT f."partition", f."offset" FROM f JOIN windows USING (kind) JOIN d
+            ON d."partition" = f."partition" AND d.id = f.decision_id AND d.on_time
+           AND d.at >= f.at - {_span(_memory(loop))} AND d.at <= f.at + early""",
+    )
+    yield (
+        "told_feedback",
+        f"""
+        SELECT 'feedback' AS log, f."partition" AS "partition", f."offset" AS "offset", f.id AS id,
+               CASE WHEN f.is_late THEN 'late'
+                    WHEN (f."partition", f."offset") IN (FROM taken) THEN 'joined'
+                    WHEN coalesce(f.at + {_span(loop.early)} >= frontier, true) THEN 'open'
+                    WHEN (f."partition", f."offset") IN
+                         (SELECT _partition, "offset" FROM right_for) THEN 'duplicate'
+                    WHEN (f."partition", f."offset") IN (FROM known) THEN 'late'
+                    ELSE 'unmatched' END AS state
+        FROM f LEFT JOIN frontiers_ USING ("partition")""",
+    )
+
+
+def _memory(loop: Loop) -> timedelta:
+    return max(loop.remember, loop.wait + loop.grace + loop.early)
+
+
+def _span(length: timedelta) -> str:
+    return f"to_microseconds({length // timedelta(microseconds=1)})"
+
+
+def differences(
+    connection: duckdb.DuckDBPyConnection, loop: Loop, schema: str, *, idle: bool = True
+) -> pl.DataFrame:
+    """Return every record of which the lake tells something else than the oracle.
+
+    Args:
+        connection: has the views of `tidemill.features.views` for *loop*.
+        loop: the definition, of the version that wrote the rows.
+        schema: the schema of those views.
+        idle: as in `Relations`.
+
+    Returns:
+        log, partition, offset, id; state, label, feedback_offsets as they must be and, with
+        ``_found`` behind, as they are; null where one side has no such record. A record the lake
+        has twice is there as often.
+    """
+    relations = Relations(
+        decisions=f"{schema}.decisions",
+        feedback=f"{schema}.feedback",
+        frontiers=f"{schema}.frontiers",
+        idle=idle,
+    )
+    query = f"""
+        WITH oracle AS ({oracle_sql(loop, relations)}),
+        stored AS (
+            SELECT 'decisions' AS log, "partition", "offset", state, label, feedback_offsets
+            FROM {schema}.decision_states
+            UNION ALL BY NAME
+            SELECT 'feedback' AS log, "partition", "offset", state FROM {schema}.feedback_states
+        ),
+        counted AS (
+            SELECT *, count(*) OVER (PARTITION BY log, "partition", "offset") AS times FROM stored
+        )
+        SELECT log, "partition", "offset", o.id, o.state, o.label, o.feedback_offsets,
+               s.state AS state_found, s.label AS label_found,
+               s.feedback_offsets AS feedback_offsets_found
+        FROM oracle o FULL JOIN counted s USING (log, "partition", "offset")
+        WHERE o.state IS DISTINCT FROM s.state OR o.label IS DISTINCT FROM s.label
+           OR o.feedback_offsets IS DISTINCT FROM s.feedback_offsets OR s.times > 1
+        ORDER BY log, "partition", "offset"
+    """
+    return pl.DataFrame(connection.sql(query).to_arrow_table())

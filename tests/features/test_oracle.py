@@ -1,0 +1,123 @@
+"""The DuckDB oracle against the oracle of dictionaries: both read whole logs, and share no code."""
+
+import random
+from datetime import datetime, timedelta
+
+import duckdb
+import polars as pl
+import pytest
+from tests.streams.join_logs import (
+    LOGS,
+    LOOP,
+    SECOND,
+    START,
+    D,
+    F,
+    Logs,
+    Outcome,
+    decision_frame,
+    feedback_frame,
+    naive,
+    random_logs,
+)
+from tests.streams.join_logs import Shell as Stream
+
+from tidemill.features.oracle import Relations, oracle_sql
+from tidemill.schemas.labels import connect
+from tidemill.schemas.loop import Loop
+from tidemill.streams.rules import JoinRules
+
+NO_TIME = pl.Datetime("us", "UTC")
+
+
+def told(
+    logs: Logs, loop: Loop = LOOP, frontier: datetime | None = None, *, stream: Stream | None = None
+) -> Outcome:
+    """Return what the DuckDB oracle tells of *logs*, or of what *stream* has stored of them."""
+    connection = connect()
+    frames = {
+        "decisions": decision_frame(logs.decisions),
+        "feedback": feedback_frame(logs.feedback),
+    }
+    for log in LOGS:
+        frame = stream.rows(log) if stream and stream.raw[log] else frames[log]
+        if "stream_time" not in frame.columns:
+            frame = frame.with_columns(pl.lit(None, dtype=NO_TIME).alias("stream_time"))
+        raw = frame.with_columns(pl.lit(0, dtype=pl.Int32).alias("partition"))
+        connection.register(log, raw.to_arrow())
+    closed = pl.DataFrame(
+        {"partition": [0], "frontier": [frontier]},
+        schema={"partition": pl.Int32, "frontier": NO_TIME},
+    )
+    connection.register("frontiers", closed.to_arrow())
+    return outcome(connection, loop, idle=stream is not None)
+
+
+def outcome(connection: duckdb.DuckDBPyConnection, loop: Loop, *, idle: bool) -> Outcome:
+    """Return the rows of the query in the terms of the other oracle."""
+    rows = connection.sql(oracle_sql(loop, Relations(idle=idle))).to_arrow_table().to_pylist()
+    found = Outcome({}, {}, {})
+    for row in rows:
+        states = found.decisions if row["log"] == "decisions" else found.feedback
+        assert row["offset"] not in states, "one row for each record"
+        states[row["offset"]] = row["state"]
+        if row["feedback_offsets"] is not None:
+            found.examples[row["offset"]] = row["label"], tuple(row["feedback_offsets"])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_both_oracles_tell_the_same(seed: int) -> None:
+    """A mistake in one way of saying the rules does not repeat itself in the other."""
+    rng = random.Random(seed)
+    logs = random_logs(rng, 60)
+    missing = rng.choice(("negative", "censored", "dropped"))
+    label = LOOP.label.model_copy(update={"missing": missing})
+    loop = LOOP.model_copy(update={"label": label, "remember": rng.choice((0, 15, 40)) * SECOND})
+    frontier = rng.choice((-20, 0, 5, 15, 40, 200))
+    expected = naive(JoinRules.of(loop), logs, frontier)
+    assert told(logs, loop, START + frontier * SECOND) == expected
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_stream_wrote_what_the_oracle_tells(seed: int) -> None:
+    """With crashes in between, and with idle logs that were moved on."""
+    rng = random.Random(seed)
+    stream = Stream(random_logs(rng, 60))
+    for _ in range(20):
+        stream.poll(rng.choice(LOGS), rng.choice((1, 5, 20)))
+        if rng.random() < 0.1:
+            stream.advance(rng.choice(LOGS), rng.randint(0, 60))
+        if rng.random() < 0.4:
+            stream.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
+    for log in LOGS:
+        stream.poll(log, 1000)
+    stream.commit()
+    frontier = stream.closed[-1].frontier if stream.closed else None
+    found, _ = stream.outcome()
+    expected = told(stream.logs, frontier=frontier, stream=stream)
+    assert expected.decisions == found.decisions
+    assert expected.examples == found.examples
+    joined = {at for at, state in found.feedback.items() if state == "joined"}
+    assert {at for at, state in expected.feedback.items() if state == "joined"} == joined
+
+
+def test_without_a_frontier_everything_on_time_is_open() -> None:
+    """A partition that has closed nothing yet owes nothing yet."""
+    found = told(Logs([D("a", 0)], [F("x", "a", 1)]))
+    assert found == Outcome({0: "open"}, {}, {0: "open"})
+
+
+def test_times_count_to_the_microsecond() -> None:
+    """Both ends of a window are inside, and nothing beyond."""
+    loop = LOOP.model_copy(
+        update={
+            "feedback": {
+                kind: each.model_copy(update={"within": each.within - timedelta(microseconds=1)})
+                for kind, each in LOOP.feedback.items()
+            }
+        }
+    )
+    logs = Logs([D("a", 0)], [F("x", "a", 2), F("y", "a", 3)])
+    assert told(logs, LOOP, START + 99 * SECOND).examples[0][1] == (0, 1)
+    assert told(logs, loop, START + 99 * SECOND).examples[0][1] == (0,)
