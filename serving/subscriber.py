@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _AGAIN_S = 1.0
+_LOOKUP_S = 3.0  # of the topics; a stop waits for it
 
 
 class Subscriber:
@@ -60,8 +61,8 @@ class Subscriber:
 
     def _follow(self) -> None:
         with (
-            closing(Tail(self._config, topics.LOOPS, timeout_s=10)) as loops,
-            closing(Tail(self._config, topics.MODELS, timeout_s=10)) as models,
+            closing(Tail(self._config, topics.LOOPS, timeout_s=_LOOKUP_S)) as loops,
+            closing(Tail(self._config, topics.MODELS, timeout_s=_LOOKUP_S)) as models,
         ):
             self.trouble = None
             while not self._stopped.is_set():
