@@ -32,7 +32,9 @@ _INLINE: Mapping[str, str] = {  # tried before the writer is called: a call cost
     "int": "(ints.get({0}) or write_int({0})) if {0}.__class__ is int else write_int({0})",
     "category": "texts.get({0}) or write_category({0})",
     "boolean": "yes if {0} is True else no if {0} is False else write_boolean({0})",
+    "double": "pack({0}) if {0}.__class__ is float else write_double({0})",
 }
+_SOME_DOUBLE = "pack_some(2, {0}) if {0}.__class__ is float else "
 _UNIQUE = frozenset({"id", "decision_id", "entity"})
 """Texts that do not come back, so that remembering their bytes would be in vain."""
 
@@ -65,7 +67,10 @@ class _Field:
     def write(self) -> str:
         """Return the expression that is the bytes of this field."""
         plain = _INLINE.get(self.kind, f"write_{self.kind}({{0}})").format(self.variable)
-        return f"no if {self.variable} is None else some + ({plain})" if self.nullable else plain
+        if not self.nullable:
+            return plain
+        fast = _SOME_DOUBLE.format(self.variable) if self.kind == "double" else ""
+        return f"{fast}no if {self.variable} is None else some + ({plain})"
 
 
 def _kind(schema: object, name: str) -> str:
@@ -99,6 +104,8 @@ class _Code:
             "yes": b"\x01",
             "some": b"\x02",
             "join": b"".join,
+            "pack": struct.Struct("<d").pack,
+            "pack_some": struct.Struct("<Bd").pack,
         }
         self.lines: list[str] = []
         pieces = list(self._record(schema, "record", ""))

@@ -153,8 +153,7 @@ def _resolve_field(
                 f"{name} is missing in the event and has no default",
                 hint="produce events with the schemas of docs/guide/contracts.md",
             )
-        dtype = column_type(plain)
-        return pl.lit(_default(field), dtype=dtype).alias(name)
+        return pl.lit(field.get("default"), dtype=column_type(plain)).alias(name)
     old = cast(str, before["name"])
     source = pl.col(old) if parent is None else parent.struct.field(old)
     was = optional(before["type"])[1]
@@ -171,8 +170,3 @@ def _resolve_field(
     if target is not None and type_name(was) != type_name(plain):
         source = source.cast(target)
     return source.alias(name)
-
-
-def _default(field: Mapping[str, object]) -> object:
-    default = field.get("default")
-    return pl.Series([default]) if isinstance(default, list) else default

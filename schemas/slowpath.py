@@ -13,11 +13,13 @@ from typing import cast
 from tidemill.errors import PayloadError
 from tidemill.schemas.avrotypes import fields_of, type_name
 from tidemill.schemas.encoding import EARLIEST, LATEST
+from tidemill.schemas.soundness import MAX_FIELDS
+from tidemill.schemas.survey import LONG_LIST
 from tidemill.schemas.wire import Schema
 
 Reader = Callable[["Body"], object]
-MAX_VALUES = 2**21
-"""How many values one payload may hold; each takes a byte at least, so 1 MiB never needs more."""
+MAX_VALUES = MAX_FIELDS * (LONG_LIST + 1)
+"""How many list items and records one payload may hold: as many as the survey may let pass."""
 
 _float = struct.Struct("<f")
 _double = struct.Struct("<d")

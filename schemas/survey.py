@@ -112,7 +112,8 @@ def _nullable(inner: Step | int, null_first: bool) -> Step:
         some = branch == there
         cursors.move(1)
         size = inner if isinstance(inner, int) else inner(cursors, some)
-        return size * some.astype(np.int64)
+        moved: Positions = size * some.astype(np.int64)
+        return moved
 
     return nullable
 
