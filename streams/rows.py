@@ -87,17 +87,23 @@ class WaitingRows:
     A row has a number for as long as it waits. Frames are shared, not copied, until taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shelf_rows: int = _SHELF_ROWS) -> None:
+        self._shelf_rows = shelf_rows
         self._shelves: dict[int, _Shelf] = {}
         self._newest = 0
 
     def __len__(self) -> int:
         return sum(shelf.waiting for shelf in self._shelves.values())
 
+    @property
+    def shelves(self) -> int:
+        """How many stretches of rows are in memory."""
+        return len(self._shelves)
+
     def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> Int64s:
         """Keep *frame* and return the numbers of its rows, ascending."""
         shelf = self._shelves.get(self._newest)
-        if shelf is None or len(shelf) + len(frame) > _SHELF_ROWS:
+        if shelf is None or len(shelf) + len(frame) > self._shelf_rows:
             self._newest += 1
             shelf = self._shelves[self._newest] = _Shelf()
         first = (self._newest << _SHELF_BITS) + len(shelf)

@@ -404,3 +404,18 @@ def test_a_restart_reads_rows_that_other_loop_versions_wrote() -> None:
     assert closed is not None
     assert closed.examples.schema["features"] == RULES.decisions["features"]
     assert closed.examples["label"].to_list() == [4004.0]
+
+
+def test_the_example_of_the_guide() -> None:
+    """docs/guide/joins.md goes through it step by step; what it says has to be so."""
+    decisions = [D("a", 0), D("b", 4), D("a", 0), D("b", 4)]
+    feedback = [F("u", "a", 3), F("v", "a", 8, "buy"), F("w", "b", 2), F("x", "b", 9)]
+    shell = Shell(Logs(decisions, [*feedback, F("y", "a", 7, "buy")]))
+    shell.poll("decisions", 4)
+    shell.poll("feedback", 4)
+    shell.advance("feedback", 11)
+    shell.finish()
+    assert shell.rows("decisions")["verdict"].to_list() == [None, None, "late", "duplicate"]
+    assert joined(shell) == {"a": [0, 1], "b": [2]}
+    assert shell.closed[-1].counts == Counts(late=2)
+    assert_agrees(shell)
