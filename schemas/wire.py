@@ -70,16 +70,3 @@ def confluent_id(prefix: bytes) -> int | None:
     if len(prefix) != CONFLUENT_BYTES or prefix[:1] != CONFLUENT:
         return None
     return int.from_bytes(prefix[1:], "big")
-
-
-def prefix_of(payload: bytes) -> bytes | None:
-    """Return the prefix of *payload*, or None if it starts with neither marker or ends inside it.
-
-    >>> prefix_of(bytes.fromhex("c301 0102030405060708 02")).hex()
-    'c3010102030405060708'
-    """
-    if payload[:2] == SINGLE_OBJECT and len(payload) >= SINGLE_OBJECT_BYTES:
-        return payload[:SINGLE_OBJECT_BYTES]
-    if payload[:1] == CONFLUENT and len(payload) >= CONFLUENT_BYTES:
-        return payload[:CONFLUENT_BYTES]
-    return None

@@ -6,7 +6,6 @@ from tidemill.errors import ContractError
 from tidemill.schemas.wire import (
     confluent_id,
     confluent_prefix,
-    prefix_of,
     schema_fingerprint,
     single_object_prefix,
 )
@@ -47,22 +46,6 @@ def test_a_registrys_number_is_big_endian_behind_a_zero() -> None:
     assert confluent_prefix(258) == b"\x00\x00\x00\x01\x02"
     assert confluent_id(b"\x00\x00\x00\x01\x02") == 258
     assert confluent_id(single_object_prefix({"type": "null"})) is None
-
-
-@pytest.mark.parametrize(
-    ("payload", "prefix"),
-    [
-        (b"", None),
-        (b"\xc3\x01\x00", None),
-        (b"\xc3\x02" + bytes(20), None),
-        (b"\x00\x00\x00\x01", None),
-        (b"\x00\x00\x00\x00\x01rest", b"\x00\x00\x00\x00\x01"),
-        (b"\xc3\x0112345678rest", b"\xc3\x0112345678"),
-    ],
-)
-def test_a_prefix_is_told_from_other_bytes(payload: bytes, prefix: bytes | None) -> None:
-    """Whatever else arrives on the topic is an unknown schema, not a crash."""
-    assert prefix_of(payload) == prefix
 
 
 def test_what_is_no_schema_has_no_fingerprint() -> None:
