@@ -202,6 +202,11 @@ class TrainingCycle:
             self._look_again = started + 20 * taken
         return self._seen
 
+    @property
+    def has_looked(self) -> bool:
+        """Whether the labels of the newest version have been counted."""
+        return self._seen is not None and self._seen.version == self._examples.version()
+
     def _is_due(self, batch: Batch, seen: Census, *, force: bool) -> bool:
         if seen.labels < batch.min_labels or seen.labels == self._refused_labels:
             return False

@@ -60,7 +60,7 @@ def test_rows_that_share_their_hour_do_not_count_as_independent() -> None:
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 200), elements=st.floats(-1e6, 1e6)))
-def test_the_mean_is_inside_its_interval(values: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_the_mean_is_inside_its_interval(values: np.ndarray) -> None:
     """Whatever the rows, the bounds are around the mean and the mean is the mean."""
     found = interval(values, 0.95)
     assert found.mean == pytest.approx(float(np.mean(values)))
