@@ -21,6 +21,7 @@ from tidemill.schemas.labels import check_label, compile_label
 from tidemill.schemas.loop import Loop, format_duration
 from tidemill.schemas.loopfile import LoopFileError, read_file
 from tidemill.schemas.loops import fetch_loops, newest, publish_loop, versions
+from tidemill.schemas.store import schema_store
 from tidemill.schemas.topics import decisions, feedback
 
 TEMPLATE = "loop.template.yaml"
@@ -155,7 +156,7 @@ def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
     """Check a loop file and publish it: its topics, its event schemas, its definition."""
     loop = checked_loop(path)
     config = KafkaConfig.from_env(os.environ)
-    is_new = publish_loop(config, loop)
+    is_new = publish_loop(config, loop, schema_store(config, os.environ))
     if as_json:
         told = {"loop": loop.loop, "version": loop.version, "digest": loop.digest, "new": is_new}
         print(json.dumps(told))
