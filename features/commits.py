@@ -32,11 +32,12 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit that added rows or moved progress; *files* are addresses to read rows from."""
+    """One commit that added rows or moved progress: its *files* below the root, and its numbers."""
 
     version: int
     files: tuple[str, ...]
     metadata: Mapping[str, str]
+    numbers: Mapping[str, int]
 
 
 def write_files(
@@ -51,7 +52,7 @@ def write_files(
     paths: list[str] = []
     try:
         for day, rows in _by_date(frame):
-            path = f"{PARTITION}={day.isoformat()}/{name}.parquet"
+            path = f"{PARTITION}={day.isoformat()}/{name}.parquet" if day else f"{name}.parquet"
             paths.append(path)
             size = storage.write_parquet(f"{folder}/{path}", rows, arrow)
             actions.append(_add_action(path, size, day, rows))
@@ -70,8 +71,10 @@ def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
             return
 
 
-def _by_date(frame: pl.DataFrame) -> list[tuple[date, pl.DataFrame]]:
+def _by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]:
     """Split *frame* by its event date, which files carry in their path and not as a column."""
+    if PARTITION not in frame.columns:
+        return [(None, frame)]
     days = frame.get_column(PARTITION)
     if days.null_count():
         raise ValueError("a row without `at` cannot be kept: events always have a time")
@@ -84,11 +87,11 @@ def _by_date(frame: pl.DataFrame) -> list[tuple[date, pl.DataFrame]]:
     return [(day, rows) for (day,), rows in sorted(parts.items())]
 
 
-def _add_action(path: str, size: int, day: date, rows: pl.DataFrame) -> AddAction:
+def _add_action(path: str, size: int, day: date | None, rows: pl.DataFrame) -> AddAction:
     return AddAction(
         path=path,
         size=size,
-        partition_values={PARTITION: day.isoformat()},
+        partition_values={PARTITION: day.isoformat()} if day else {},
         modification_time=int(datetime.now(UTC).timestamp() * 1000),
         data_change=True,
         stats=statistics(rows),
@@ -134,14 +137,14 @@ def read_commit(storage: Storage, folder: str, version: int) -> Commit | None:
     text = storage.read(f"{folder}/_delta_log/{version:020d}.json").decode()
     files: list[str] = []
     metadata: dict[str, str] = {}
-    changes = False
+    numbers: dict[str, int] = {}
     for line in text.splitlines():
-        action: dict[str, dict[str, object]] = json.loads(line)
-        if "add" in action and action["add"].get("dataChange"):
-            files.append(f"{folder}/{action['add']['path']}")
-        changes = changes or "txn" in action or bool(files)
-        if "commitInfo" in action:
-            metadata = {
-                key: value for key, value in action["commitInfo"].items() if isinstance(value, str)
-            }
-    return Commit(version, tuple(files), metadata) if changes else None
+        match json.loads(line):
+            case {"add": {"path": str(path), "dataChange": True}}:
+                files.append(f"{folder}/{path}")
+            case {"txn": {"appId": str(app_id), "version": int(number)}}:
+                numbers[app_id] = number
+            case {"commitInfo": {**info}}:
+                told = ((str(key), value) for key, value in info.items())
+                metadata = {key: value for key, value in told if isinstance(value, str)}
+    return Commit(version, tuple(files), metadata, numbers) if files or numbers else None

@@ -17,9 +17,10 @@ from deltalake import DeltaTable
 
 from tidemill.errors import ConfigError, ContractError
 from tidemill.features.commits import Commit, Swap
+from tidemill.features.handles import Place, unknown
 from tidemill.features.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
 from tidemill.features.storage import lake_errors, open_storage
-from tidemill.features.tables import Place, Table, unknown
+from tidemill.features.tables import Table
 from tidemill.schemas.loop import Loop
 
 __all__ = ["Commit", "Lake", "LakeConfig", "Swap", "Table"]

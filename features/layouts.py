@@ -60,10 +60,7 @@ def to_delta(schema: pl.Schema) -> Schema:
 
 def to_polars(schema: Schema) -> pl.Schema:
     """Return the columns of a Delta table as Polars types."""
-    frame = pl.from_arrow(pa.schema(schema.to_arrow()).empty_table())
-    if not isinstance(frame, pl.DataFrame):
-        raise TypeError(f"a table's schema is {frame!r}")
-    return frame.schema
+    return pl.Schema(schema.to_arrow())
 
 
 def plain_arrow(schema: pl.Schema, *, partition: bool = False) -> pa.Schema:

@@ -11,8 +11,6 @@ the fence. After an error of unknown outcome the log is read back, for the commi
 import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from urllib.parse import unquote
 from uuid import uuid4
 
 import deltalake.exceptions
@@ -25,34 +23,14 @@ from tidemill.features.commits import (
     COMMIT_ID,
     Commit,
     Swap,
-    read_commit,
     remove_files,
     write_files,
 )
-from tidemill.features.layouts import PARTITION, fitted, to_polars
-from tidemill.features.storage import Storage, lake_errors
+from tidemill.features.handles import Handle, Place, open_table
+from tidemill.features.layouts import PARTITION, fitted
+from tidemill.features.storage import lake_errors
 
 _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this often at most
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a lake is: its root, the options that reach it, and its small files."""
-
-    root: str
-    options: dict[str, str] | None
-    storage: Storage
-
-
-class _Handle(DeltaTable):
-    """A Delta table whose file addresses are paths that can be opened, blanks and all."""
-
-    def file_uris(self, *args: object, **kwargs: object) -> list[str]:
-        """Return the addresses of the files; deltalake writes local paths like URLs."""
-        found: list[str] = super().file_uris(*args, **kwargs)  # type: ignore[arg-type]
-        return (
-            found if any("://" in path for path in found[:1]) else [unquote(path) for path in found]
-        )
 
 
 class Table:
@@ -68,12 +46,12 @@ class Table:
         self._uri = f"{place.root}/{folder}"
         self._fenced = fenced
         self._lock = threading.RLock()
-        self._handle = self._open()
+        self._handle = Handle(place, folder)
 
     @property
     def schema(self) -> pl.Schema:
         """The columns, as last seen."""
-        return to_polars(self._handle.schema())
+        return self._handle.schema
 
     def progress(self, app_ids: Iterable[str], version: int | None = None) -> dict[str, int | None]:
         """Return the number of each of *app_ids*; None where there is none.
@@ -81,16 +59,17 @@ class Table:
         They are of one snapshot: the newest, read afresh, unless *version* names another.
         """
         with self._lock, self._errors("read the progress"):
-            if version is None:
-                self._refresh()
-            handle = self._handle if version is None else self._open(version)
-            return {app_id: handle.transaction_version(app_id) for app_id in app_ids}
+            if version is not None:
+                opened = self._open(version)
+                return {app_id: opened.transaction_version(app_id) for app_id in app_ids}
+            self._handle.refresh()
+            return {app_id: self._handle.number(app_id) for app_id in app_ids}
 
     def version(self) -> int:
         """Return the newest version."""
         with self._lock, self._errors("read the version"):
-            self._refresh()
-            return self._handle.version()
+            self._handle.refresh()
+            return self._handle.version
 
     def append(
         self,
@@ -112,7 +91,7 @@ class Table:
         with self._lock, self._errors("commit"):
             self._compare(swaps)
             if not swaps and (frame is None or frame.is_empty()):
-                return self._handle.version()
+                return self._handle.version
             commit_id = uuid4().hex
             actions = self._write(frame, commit_id)
             told = {COMMIT_ID: commit_id, **(metadata or {})}
@@ -144,8 +123,8 @@ class Table:
         with self._lock, self._errors("list the files"):
             if version is not None:
                 return sorted(self._open(version).file_uris())
-            self._refresh()
-            return sorted(self._handle.file_uris())
+            self._handle.refresh()
+            return sorted(self._handle.delta.file_uris())
 
     def commits_since(self, version: int) -> list[Commit]:
         """Return every commit after *version* that moved rows or numbers in, oldest first.
@@ -155,10 +134,9 @@ class Table:
         Raises:
             LakeError: the log no longer goes back to *version* (see `LakeConfig.keep`).
         """
-        newest = self.version()
-        with self._errors("read the log"):
-            found = [self._read_commit(number) for number in range(version + 1, newest + 1)]
-        return [commit for commit in found if commit is not None]
+        with self._lock, self._errors("read the log"):
+            self._handle.refresh()
+            return [commit for _, commit in self._handle.commits(version) if commit is not None]
 
     def rows(self, commit: Commit) -> pl.DataFrame:
         """Return the rows one commit added, in the order they were written."""
@@ -187,31 +165,22 @@ class Table:
             return self._open(version)
 
     def _open(self, version: int | None = None) -> DeltaTable:
-        try:
-            return _Handle(self._uri, version=version, storage_options=self._options)
-        except deltalake.exceptions.TableNotFoundError as error:
-            raise unknown(self.folder, self._root) from error
+        return open_table(self.place, self.folder, version)
 
     def _errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return lake_errors(f"{doing} ({self.folder})", self._root)
 
-    def _refresh(self) -> None:
-        try:
-            self._handle.update_incremental()
-        except deltalake.exceptions.DeltaError:  # so far behind that the log is cut: start anew
-            self._handle = self._open()
-
     def _compare(self, swaps: Sequence[Swap]) -> None:
         """Check *swaps* on the handle; a handle that is merely behind is brought up first."""
         if self._fenced and self._mismatch(swaps):
-            self._refresh()
+            self._handle.refresh()
             wrong = self._mismatch(swaps)
             if wrong:
                 raise self._fence(*wrong)
 
     def _mismatch(self, swaps: Sequence[Swap]) -> tuple[Swap, int | None] | None:
         for swap in swaps:
-            found = self._handle.transaction_version(swap.app_id)
+            found = self._handle.number(swap.app_id)
             if found != swap.expected:
                 return swap, found
         return None
@@ -231,7 +200,7 @@ class Table:
         try:
             rows = fitted(frame, schema)
         except ValueError:  # the loop may have grown since this handle was opened
-            self._refresh()
+            self._handle.refresh()
             schema = self.schema
             rows = fitted(frame, schema)
         return write_files(self._storage, self.folder, rows, schema, name)
@@ -241,14 +210,15 @@ class Table:
     ) -> int:
         numbers = [Transaction(swap.app_id, swap.new) for swap in swaps] if self._fenced else []
         properties = CommitProperties(custom_metadata=metadata, app_transactions=numbers)
-        before = self._handle.version()
+        before = self._handle.version
         for attempt in range(_ATTEMPTS):
             try:
-                self._handle.create_write_transaction(
+                delta = self._handle.delta
+                delta.create_write_transaction(
                     list(actions),
                     "append",
-                    self._handle.schema(),
-                    partition_by=self._handle.metadata().partition_columns,
+                    delta.schema(),
+                    partition_by=delta.metadata().partition_columns,
                     commit_properties=properties,
                 )
             except (OSError, deltalake.exceptions.DeltaError) as error:
@@ -257,15 +227,15 @@ class Table:
                     return landed
                 self._refused(actions, swaps, error, is_last=attempt + 1 == _ATTEMPTS)
             else:
-                self._refresh()
-                return self._find(before, metadata[COMMIT_ID])
+                self._handle.refresh()
+                return self._handle.find(before, metadata[COMMIT_ID])
         raise AssertionError("the last attempt returns or raises")
 
     def _read_back(self, before: int, commit_id: str, error: Exception) -> int | None:
         """Return the version of our commit if it landed in spite of *error*."""
         try:
-            self._refresh()
-            return self._find(before, commit_id)
+            self._handle.refresh()
+            return self._handle.find(before, commit_id)
         except LookupError:
             return None
         except (OSError, LakeError, deltalake.exceptions.DeltaError) as second:
@@ -273,14 +243,6 @@ class Table:
                 f"{self.folder}: a commit failed ({error}) and it cannot be told if it landed",
                 hint="start again once the storage answers: the progress it names is the truth",
             ) from second
-
-    def _find(self, before: int, commit_id: str) -> int:
-        newest = self._handle.version()
-        for version in range(before + 1, newest + 1):
-            commit = self._read_commit(version)
-            if commit is not None and commit.metadata.get(COMMIT_ID) == commit_id:
-                return version
-        raise LookupError(commit_id)
 
     def _refused(
         self,
@@ -301,20 +263,3 @@ class Table:
         if wrong:
             raise self._fence(*wrong) from error
         raise error
-
-    def _read_commit(self, version: int) -> Commit | None:
-        try:
-            return read_commit(self._storage, self.folder, version)
-        except FileNotFoundError as error:
-            raise LakeError(
-                f"the log of {self.folder} no longer has version {version}",
-                hint="it was further behind than LakeConfig.keep: start it from a full read",
-            ) from error
-
-
-def unknown(what: str, root: str) -> LakeError:
-    """Return the error for a table or loop that is not there."""
-    return LakeError(
-        f"the lake at {root} has no {what}",
-        hint="start a worker for the loop first, or check TIDEMILL_LAKE",
-    )
