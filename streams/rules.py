@@ -24,6 +24,7 @@ NEVER = -(2**62)
 """The stream time of a log before its first record, in microseconds: earlier than any event."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SHORTEST_BUCKET = timedelta(seconds=1)
 _LONGEST_BUCKET = timedelta(minutes=10)
@@ -47,6 +48,10 @@ def moment(at: int) -> datetime:
     datetime.datetime(1970, 1, 1, 0, 0, 2, tzinfo=datetime.timezone.utc)
     """
     return _EPOCH + timedelta(microseconds=at)
+
+
+FIRST_MOMENT = micros(_FIRST)
+"""The begin of year 1, in microseconds: what a service sends that never set its clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +184,12 @@ def read_back(rules: JoinRules, frontier: datetime | None) -> ReadBack:
     if frontier is None:
         return ReadBack(decisions=None, feedback=None, examples=None)
     return ReadBack(
-        decisions=frontier - rules.ahead - rules.memory,
-        feedback=frontier - rules.ahead,
-        examples=frontier - rules.ahead - rules.wait,
+        decisions=_earlier(frontier, rules.ahead + rules.memory),
+        feedback=_earlier(frontier, rules.ahead),
+        examples=_earlier(frontier, rules.ahead + rules.wait),
     )
+
+
+def _earlier(time: datetime, by: timedelta) -> datetime | None:
+    """Return *time* less *by*; None where the calendar begins later than that."""
+    return time - by if time - _FIRST >= by else None

@@ -18,7 +18,7 @@ from tidemill.streams.labels import GROUP, Labels
 from tidemill.streams.matching import Fates, Pairs, fates, first_copies, match
 from tidemill.streams.progress import Advance, Closed, Counts, Resume, fitted
 from tidemill.streams.rows import WaitingRows
-from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log, micros, moment
+from tidemill.streams.rules import FIRST_MOMENT, NEVER, Int64s, JoinRules, Log, micros, moment
 from tidemill.streams.seen import SeenIds
 
 __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
@@ -136,7 +136,7 @@ class PartitionJoin:
             return None
         spans = self._spans
         frontier = (time - spans.close - 1) // spans.bucket * spans.bucket
-        if frontier <= self._frontier:
+        if frontier <= self._frontier or frontier < FIRST_MOMENT:
             return None
         examples = self._close_decisions(frontier)
         self.counts = self.counts.plus(self._close_feedback(frontier))

@@ -1,5 +1,7 @@
 """The join of one partition: the conformance cases by their names, then windows at their edges."""
 
+from datetime import UTC, datetime
+
 import polars as pl
 import pytest
 from tests.streams.join_logs import (
@@ -17,6 +19,7 @@ from tests.streams.join_logs import (
     decision_frame,
     feedback_frame,
     rules,
+    seconds,
 )
 
 from tidemill.streams.rules import JoinRules
@@ -362,6 +365,22 @@ def test_batches_out_of_order_are_a_programming_error() -> None:
     join.take_feedback(feedback_frame([F("x", "a", 1)], 5))
     with pytest.raises(ValueError, match="not in order"):
         join.take_feedback(feedback_frame([F("y", "a", 1)], 5))
+
+
+def test_a_clock_that_was_never_set_stops_nobody() -> None:
+    """The zero time of some languages is the first moment there is; no window closes before it."""
+    year_one = seconds(datetime(1, 1, 1, tzinfo=UTC))
+    logs = Logs([D("a", year_one), D("b", 0)], [F("x", "a", year_one), F("y", "b", 1)])
+    shell = Shell(logs)
+    for _ in range(2):
+        for log in LOGS:
+            shell.poll(log, 1)
+        shell.advance("feedback", 1)
+        shell.commit()
+        shell.start()
+    shell.finish()
+    assert joined(shell) == {"a": [0], "b": [1]}
+    assert_agrees(shell)
 
 
 def test_an_empty_batch_changes_nothing() -> None:
