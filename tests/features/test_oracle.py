@@ -121,3 +121,40 @@ def test_times_count_to_the_microsecond() -> None:
     logs = Logs([D("a", 0)], [F("x", "a", 2), F("y", "a", 3)])
     assert told(logs, LOOP, START + 99 * SECOND).examples[0][1] == (0, 1)
     assert told(logs, loop, START + 99 * SECOND).examples[0][1] == (0,)
+
+
+def large_logs(rng: random.Random, size: int) -> Logs:
+    """Return logs too long for one shelf, one run of an index, or one close."""
+    decisions = [D(f"d{number}", number // 40) for number in range(size)]
+    after, kinds = (-2, 0, 1, 3, 5, 8, 9), ("click", "buy")
+    feedback = [
+        F(f"f{number}", d.id, d.at + rng.choice(after), rng.choice(kinds))
+        for number, d in enumerate(decisions)
+        if rng.random() < 0.7
+    ]
+    decisions += rng.choices(decisions, k=size // 20)
+    feedback += rng.choices(feedback, k=size // 20)
+    decisions.sort(key=lambda d: d.at + rng.uniform(0, 2.5))
+    feedback.sort(key=lambda f: f.at + rng.choice((0, 0, 0, 1, 4, 12)) * rng.random())
+    return Logs(decisions, feedback)
+
+
+def test_logs_of_many_batches_agree_as_well() -> None:
+    """What is split into shelves and runs, merged and forgotten, must not be lost on the way."""
+    rng = random.Random(3)
+    stream = Stream(large_logs(rng, 40_000))
+    while any(stream.positions[log] < len(getattr(stream.logs, log)) for log in LOGS):
+        for _ in range(rng.randint(1, 8)):
+            stream.poll(rng.choice(LOGS), rng.choice((100, 700, 3000)))
+        stream.commit(crash_after=rng.choice((1, 2, 3, 3, 3, 3, 3, 3)))
+    stream.finish()
+    found, counts = stream.outcome()
+    expected = told(stream.logs, frontier=stream.closed[-1].frontier, stream=stream)
+    assert found.decisions == expected.decisions
+    assert found.examples == expected.examples
+    fates = list(expected.feedback.values())
+    verdicts = list(found.feedback.values())
+    assert counts.duplicate == fates.count("duplicate") > 100
+    assert counts.unmatched == fates.count("unmatched")
+    assert counts.late + verdicts.count("late") == fates.count("late") > 1000
+    assert (stream.join.open_decisions, stream.join.open_feedback) == (0, 0)
