@@ -8,6 +8,7 @@ function generated once for each schema takes two to three. It covers the types 
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import cast
 
@@ -34,6 +35,8 @@ _INLINE: Mapping[str, str] = {  # tried before the writer is called: a call cost
     "boolean": "yes if {0} is True else no if {0} is False else write_boolean({0})",
     "double": "pack({0}) if {0}.__class__ is float else write_double({0})",
 }
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, struct.error)
+"""What a value that does not fit makes the generated code raise."""
 _SOME_DOUBLE = "pack_some(2, {0}) if {0}.__class__ is float else "
 _UNIQUE = frozenset({"id", "decision_id", "entity"})
 """Texts that do not come back, so that remembering their bytes would be in vain."""
@@ -109,8 +112,11 @@ class _Code:
         }
         self.lines: list[str] = []
         pieces = list(self._record(schema, "record", ""))
-        body = "\n    ".join([*self.lines, f"return join(({', '.join(pieces)},))"])
-        self.text = f"def encode(record):\n    {body}\n"
+        body = "\n        ".join([*self.lines, f"return join((prefix, {', '.join(pieces)},))"])
+        self.text = (
+            f"def encode(record):\n    try:\n        {body}\n"
+            "    except wrong:\n        explain(record)\n        raise\n"
+        )
 
     def _record(self, schema: Schema, source: str, index: str) -> Iterator[str]:
         fields = _fields(schema, index)
@@ -139,8 +145,8 @@ class _Code:
         return f"{pack}({values}) if {floats} is float else {singly}"
 
 
-def compile_encoder(schema: Schema) -> Encode:
-    """Return the function that encodes a mapping as the body of an event of *schema*.
+def compile_encoder(schema: Schema, prefix: bytes = b"") -> Encode:
+    """Return the function that encodes a mapping as *prefix* and an event of *schema*.
 
     A field that is missing gets the schema's default. The function raises `RequestError` for a
     field that is unknown, missing or of a wrong type.
@@ -149,20 +155,12 @@ def compile_encoder(schema: Schema) -> Encode:
         ValueError: *schema* has a type that loops do not have.
     """
     code = _Code(schema)
+    code.names |= {"prefix": prefix, "wrong": _WRONG, "explain": partial(_explain, schema)}
     exec(compile(code.text, f"<encoder of {schema['name']}>", "exec"), code.names)
-    encode = cast(Encode, code.names["encode"])
-
-    def checked(record: Mapping[str, object]) -> bytes:
-        try:
-            return encode(record)
-        except (KeyError, TypeError, ValueError, AttributeError, struct.error):
-            _explain(schema, record, "")
-            raise
-
-    return checked
+    return cast(Encode, code.names["encode"])
 
 
-def _explain(schema: Schema, record: object, path: str) -> None:
+def _explain(schema: Schema, record: object, path: str = "") -> None:
     """Raise `RequestError` for the first field of *record* that does not fit *schema*."""
     if not isinstance(record, Mapping):
         raise RequestError(

@@ -170,8 +170,8 @@ class DecisionEncoder:
 
     def __init__(self, loop: Loop, store: SchemaStore) -> None:
         schema = decision_schema(loop)
-        self._prefix = store.register(decision_subject(loop), schema)
-        self._body = compile_encoder(schema)
+        prefix = store.register(decision_subject(loop), schema)
+        self._encode = compile_encoder(schema, prefix)
 
     def encode(self, decision: Mapping[str, object]) -> bytes:
         """Return the payload for Kafka of *decision*, a mapping of the schema's names to values.
@@ -182,7 +182,7 @@ class DecisionEncoder:
         Raises:
             RequestError: a field is unknown, missing or of a wrong type.
         """
-        return self._prefix + self._body(decision)
+        return self._encode(decision)
 
 
 class FeedbackEncoder:
@@ -194,11 +194,11 @@ class FeedbackEncoder:
     """
 
     def __init__(self, loop: Loop, store: SchemaStore) -> None:
-        self._kinds: dict[str, tuple[bytes, Encode]] = {}
+        self._kinds: dict[str, Encode] = {}
         for kind in loop.feedback:
             schema = feedback_schema(loop, kind)
             prefix = store.register(feedback_subject(loop, kind), schema)
-            self._kinds[kind] = prefix, compile_encoder(schema)
+            self._kinds[kind] = compile_encoder(schema, prefix)
 
     def encode(self, kind: str, feedback: Mapping[str, object]) -> bytes:
         """Return the payload for Kafka of *feedback*, a mapping of the schema's names to values.
@@ -208,8 +208,7 @@ class FeedbackEncoder:
         """
         if kind not in self._kinds:
             raise _unknown_kind(kind, self._kinds)
-        prefix, body = self._kinds[kind]
-        return prefix + body(feedback)
+        return self._kinds[kind](feedback)
 
 
 def _namespace(loop: Loop) -> str:
