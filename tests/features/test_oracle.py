@@ -2,6 +2,7 @@
 
 import random
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -22,10 +23,12 @@ from tests.streams.join_logs import (
 )
 from tests.streams.join_logs import Shell as Stream
 
-from tidemill.features.oracle import Relations, oracle_sql
+from tidemill.features import views
+from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.oracle import Relations, differences, oracle_sql
 from tidemill.schemas.labels import connect
 from tidemill.schemas.loop import Loop
-from tidemill.streams.rules import JoinRules
+from tidemill.streams.rules import JoinRules, micros
 
 NO_TIME = pl.Datetime("us", "UTC")
 
@@ -158,3 +161,58 @@ def test_logs_of_many_batches_agree_as_well() -> None:
     assert counts.unmatched == fates.count("unmatched")
     assert counts.late + verdicts.count("late") == fates.count("late") > 1000
     assert (stream.join.open_decisions, stream.join.open_feedback) == (0, 0)
+
+
+def stored(stream: Stream, folder: Path, *, spoil: pl.Expr | None = None) -> pl.DataFrame:
+    """Write what *stream* committed to a lake in *folder*, and return what the oracle objects to.
+
+    *spoil* replaces columns of the examples first.
+    """
+    lake = Lake(LakeConfig(root=str(folder)))
+    lake.create(LOOP)
+    place = {"topic": pl.lit("shop"), "partition": pl.lit(1, dtype=pl.Int32)}
+    for log in LOGS:
+        frame = stream.rows(log).with_columns(ingested_at=pl.col("at"), **place)
+        lake.table(LOOP.loop, log).append(frame, swaps=[])
+    examples = stream.examples().with_columns(**place)
+    frontier = micros(stream.closed[-1].frontier)
+    lake.table(LOOP.loop, "examples").append(
+        examples if spoil is None else examples.with_columns(spoil),
+        swaps=[Swap("frontier/1", None, frontier)],
+    )
+    with views.connect(lake) as connection:
+        return differences(connection, LOOP, views.schema_name(LOOP.loop))
+
+
+def a_stream() -> Stream:
+    """Return a stream that has committed some of everything."""
+    stream = Stream(random_logs(random.Random(11), 200))
+    for _ in range(10):
+        for log in LOGS:
+            stream.poll(log, 20)
+        stream.commit()
+    return stream
+
+
+def test_a_lake_that_is_right_differs_nowhere(tmp_path: Path) -> None:
+    """Closed and open, joined and not: every record of both logs is compared."""
+    stream = a_stream()
+    assert stored(stream, tmp_path).is_empty()
+    assert {"labeled", "open", "duplicate"} <= set(stream.outcome()[0].decisions.values())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "column"),
+    [
+        (pl.col("label") + (pl.int_range(pl.len()) == 3).cast(pl.Float64), "label"),
+        (pl.col("feedback_offsets").list.head(1), "feedback_offsets"),
+        (pl.when(pl.int_range(pl.len()) == 3).then(1).otherwise(pl.col("offset")).alias("offset"),
+         "state"),
+    ],
+    ids=["a label that is off by one", "feedback left out", "an example twice, another not at all"],
+)  # fmt: skip
+def test_a_planted_mistake_is_named(tmp_path: Path, spoil: pl.Expr, column: str) -> None:
+    """A check that cannot go red proves nothing."""
+    found = stored(a_stream(), tmp_path, spoil=spoil)
+    assert len(found) >= 1
+    assert found.filter(pl.col(column).ne_missing(pl.col(f"{column}_found"))).height >= 1
