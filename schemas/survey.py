@@ -19,8 +19,8 @@ from tidemill.schemas.wire import Schema
 
 PADDING = 16
 """Bytes that must follow the last payload: cursors look a little ahead."""
-LONG_LIST = 64
-"""A list of more items does not pass; walking it would hold all the others up."""
+LONG_LIST = 63
+"""A list of more items does not pass: its length takes two bytes, and its walk holds others up."""
 
 Positions = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -173,7 +173,7 @@ def _list(item: Step) -> Step:
 
     def listed(cursors: Cursors, among: Flags | None) -> Positions | int:
         first = cursors.bytes[cursors.at]
-        odd = ((first & 0x81) != 0) | (first > 2 * LONG_LIST)
+        odd = (first & 0x81) != 0  # negative, or beyond LONG_LIST
         cursors.fail(odd, among)
         count = (first >> 1).astype(np.int64)
         count[odd if among is None else odd | ~among] = 0
