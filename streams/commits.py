@@ -130,18 +130,25 @@ def _raise_epochs(name: str, table: Table, holdings: Mapping[int, Holding]) -> N
 
 
 def commit(
-    name: str, table: Table, moves: Sequence[Move], metadata: Mapping[str, str] | None = None
+    name: str,
+    table: Table,
+    moves: Sequence[Move],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> int:
     """Commit all *moves* to *table* at once and return its version.
 
     Raises:
         FencedError: a partition has another owner now, or was moved by someone else.
-        LakeError: the lake still refused after `PATIENCE_S` seconds; nothing is visible of it.
+        LakeError: the lake still refused after *patience_s* seconds; nothing is visible of it.
     """
     frames = [frame for move in moves for frame in move.frames]
     frame = pl.concat(frames) if frames else None
     swaps = [swap for move in moves for swap in move.holding.swaps(name, move.new)]
-    version = patient(lambda: table.append(frame, swaps=swaps, metadata=metadata))
+    version = patient(
+        lambda: table.append(frame, swaps=swaps, metadata=metadata), patience_s=patience_s
+    )
     for move in moves:
         move.holding.moved(name, move.new)
     return version

@@ -13,6 +13,18 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.structs import TopicPartition
 
 
+class Run(list[Any]):
+    """Records of one partition; *start* is the position the consumer had before them.
+
+    It shows whether anything was dropped on the way: the next run starts behind this one's last
+    record, but for marks of transactions and holes that compaction left.
+    """
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+
+
 class WholeBatches(dict[TopicPartition, Any]):
     """Fetch results by partition; those of chosen topics give whole record batches."""
 
@@ -21,31 +33,38 @@ class WholeBatches(dict[TopicPartition, Any]):
         super().__init__()
         self._is_chosen = is_chosen
         self._at_least = at_least
+        self._starts: dict[TopicPartition, int] = {}  # before marks that no record has followed yet
 
     def __setitem__(self, place: TopicPartition, result: object) -> None:
         if isinstance(result, FetchResult) and self._is_chosen(place.topic):
-            result.getall = _whole(result, self._at_least)
+            result.getall = self._whole(place, result)
         super().__setitem__(place, result)
 
+    def forget(self) -> None:
+        """Start anew, after a seek."""
+        self._starts.clear()
 
-def _whole(result: FetchResult, at_least: int) -> Callable[..., list[Any]]:
-    """Return what takes the place of `FetchResult.getall`: the same, but by record batches."""
-    batches = record_batches(result._partition_records)
+    def _whole(self, place: TopicPartition, result: FetchResult) -> Callable[..., list[Any]]:
+        """Return what takes the place of `FetchResult.getall`: the same, but by record batches."""
+        fetched = result._partition_records
+        batches = record_batches(fetched)
 
-    def getall(_max_records: int | None = None) -> list[Any]:
-        if not result.check_assignment(result._topic_partition) or not result.has_more():
-            return []
-        found: list[Any] = []
-        for batch in batches:
-            found += batch
-            if len(found) >= at_least:
-                result._update_position()
-                return found
-        result._update_position()
-        result._partition_records = None
-        return found
+        def getall(_max_records: int | None = None) -> list[Any]:
+            if not result.check_assignment(result._topic_partition) or not result.has_more():
+                return []
+            run = Run(self._starts.pop(place, fetched.next_fetch_offset))
+            for batch in batches:
+                run += batch
+                if len(run) >= self._at_least:
+                    break
+            else:
+                result._partition_records = None
+            result._assignment.state_value(place).consumed_to(fetched.next_fetch_offset)
+            if not run:
+                self._starts[place] = run.start
+            return run
 
-    return getall
+        return getall
 
 
 def record_batches(fetched: PartitionRecords) -> Iterator[list[Any]]:

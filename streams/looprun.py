@@ -20,7 +20,7 @@ from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
 from tidemill.streams.batches import LOGS, Batch
-from tidemill.streams.commits import Holding, Move, Table, claim, commit
+from tidemill.streams.commits import PATIENCE_S, Holding, Move, Table, claim, commit
 from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.idle import IdleClock, frontier_at
 from tidemill.streams.labels import Labels
@@ -35,10 +35,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """When a round of commits is due: after so long, or after so many records."""
+    """When a round of commits is due: after so long, or after so many records; and how it waits."""
 
     every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
     rows: int = 200_000  # bounds what a crash repeats, and the memory of what is not committed
+    patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
 
 
 @dataclass(slots=True)
@@ -298,7 +299,7 @@ class LoopRun:
                 if cut.frames[name] or _moved(held[cut.partition].holding, name, cut.numbers[name])
             ]
             if moves:
-                commit(name, self._tables[name], moves)
+                commit(name, self._tables[name], moves, patience_s=self._cadence.patience_s)
                 self._count_rows(name, moves)
         moves = [
             _examples_move(held[cut.partition].holding, self.topics["decisions"], cut)
@@ -307,7 +308,13 @@ class LoopRun:
         ]
         if not moves:
             return None
-        version = commit("examples", self._tables["examples"], moves, _told(cuts))
+        version = commit(
+            "examples",
+            self._tables["examples"],
+            moves,
+            _told(cuts),
+            patience_s=self._cadence.patience_s,
+        )
         self._count_rows("examples", moves)
         return version
 

@@ -23,7 +23,7 @@ from faust.types import TP, ConsumerMessage, Message
 
 from tidemill.errors import BrokerError
 from tidemill.streams.batches import Batch
-from tidemill.streams.fetches import WholeBatches
+from tidemill.streams.fetches import Run, WholeBatches
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +106,14 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
     async def on_start(self) -> None:
         """Start aiokafka's consumer, and let it hand out whole record batches."""
         await super().on_start()
-        fetcher = self._ensure_consumer()._fetcher
-        fetcher._records = WholeBatches(
+        self._fetches = WholeBatches(
             self.consumer.is_batched, self.app.conf.broker_max_poll_records
         )
+        self._ensure_consumer()._fetcher._records = self._fetches
+
+    def forget_fetches(self) -> None:
+        """Start anew, before a seek."""
+        self._fetches.forget()
 
     async def getmany(
         self,
@@ -145,6 +149,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         self.scheduler = BatchScheduler(self)
         self.session = 0
         self._delivered: dict[TP, int] = {}
+        self._expected: dict[TP, int] = {}
         self._batched: dict[str, bool] = {}
 
     @property
@@ -181,15 +186,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         """Seek every batched partition to where `Progress` says; a new session begins."""
         assigned = {tp for tp in self.assignment() if self.is_batched(tp.topic)}
         wanted = await self.progress.positions(assigned)
-        starts = await self._check(wanted) if wanted else {}
+        starts, lows = await self._check(wanted) if wanted else ({}, {})
         self.session += 1
         self._delivered = dict(starts)
+        self._expected = {tp: max(start, lows[tp]) for tp, start in starts.items()}
         if starts:
-            await self.seek_wait(starts)
+            self._thread.forget_fetches()
+            await self.seek_wait(self._expected)
         return starts
 
-    async def _check(self, wanted: Mapping[TP, int | None]) -> dict[TP, int]:
-        """Compare with what Kafka still has, for it would start elsewhere without a word."""
+    async def _check(
+        self, wanted: Mapping[TP, int | None]
+    ) -> tuple[dict[TP, int], Mapping[TP, int]]:
+        """Compare with what Kafka still has, for it would start elsewhere without a word.
+
+        Returns:
+            where the work goes on, and where the log begins.
+        """
         lows = await self.earliest_offsets(*wanted)
         highs = await self._thread.call_thread(
             self._thread._ensure_consumer().end_offsets, list(wanted)
@@ -205,7 +218,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             if low > (offset or 0):
                 self.progress.lost(tp, low - (offset or 0))
             starts[tp] = offset or 0
-        return starts
+        return starts, lows
 
     def _new_consumer_thread(self) -> BatchThread:
         return BatchThread(self, loop=self.loop, beacon=self.beacon)
@@ -222,7 +235,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             session=self.session,
             records=record,
         )
-        self._delivered[tp] = batch.next
+        self._delivered[tp] = self._expected[tp] = batch.next
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -239,13 +252,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             generation_id=self.app.consumer_generation_id,
         )
 
-    async def getmany(  # Faust's signature
+    async def getmany(
         self,
-        timeout: float,  # noqa: ASYNC109
+        timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield what was fetched, unless the flow was stopped meanwhile.
 
         What is dropped here is read again: a seek follows every stop of the flow.
+
+        Raises:
+            BrokerError: records were dropped elsewhere, on the way from aiokafka to here.
         """
         session = self.session
         records, active = await self._wait_next_records(timeout)
@@ -254,15 +270,34 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         for tp, run in self.scheduler.iterate(records):
             if not self.flow_active or self.session != session:
                 return
-            if active is None or tp in active or tp in self._buffered_partitions:
-                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-                yield tp, self._to_message(tp, run)
+            if active is not None and tp not in active and tp not in self._buffered_partitions:
+                continue
+            if isinstance(run, Run) and run.start != self._expected.get(tp, run.start):
+                await self._look_into_gap(tp, run.start)
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            yield tp, self._to_message(tp, run)
+
+    async def _look_into_gap(self, tp: TP, start: int) -> None:
+        """Tell records that Kafka has deleted from records that were dropped by mistake."""
+        expected = self._expected[tp]
+        low = (await self.earliest_offsets(tp))[tp]
+        if not expected < start <= low:
+            raise BrokerError(
+                f"{tp.topic}/{tp.partition} was read up to {expected}, then from {start}",
+                hint="nothing is lost: a restarted worker goes on where the lake ends; please "
+                "report this",
+            )
+        self.progress.lost(tp, start - expected)
 
     async def _wait_next_records(
         self,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> tuple[Mapping[TP, list[Any]] | None, set[TP] | None]:
-        if self.flow_active and not self._get_active_partitions():
+        """Return what there is soon, but nothing that was asked for in another session."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+            return {}, set()
+        if not self._get_active_partitions():
             await self.sleep(PAUSE_S)
             return {}, set()
         found: tuple[Mapping[TP, list[Any]] | None, set[TP] | None]

@@ -30,8 +30,8 @@ from tidemill.streams.metrics import StreamMetrics
 
 log = logging.getLogger(__name__)
 
-# Records are many objects and no cycles: Python's default (2,000, 10, 10) looks at all of those that
-# wait in queues again and again, for half of the CPU time of the worker.
+# Records are many objects and no cycles: Python's default (2,000, 10, 10) looks at all of those
+# that wait in queues again and again, for half of the CPU time of the worker.
 _COLLECT = (200_000, 20, 20)
 
 NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
@@ -56,8 +56,8 @@ class WorkerConfig:
     def from_env(cls, env: Mapping[str, str], loops: Sequence[str] = ()) -> Self:
         """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the knobs below.
 
-        TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_SESSION_TIMEOUT_S,
-        TIDEMILL_FETCH_RECORDS.
+        TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
+        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS.
 
         Raises:
             ConfigError: a setting is missing or no number.
@@ -74,6 +74,7 @@ class WorkerConfig:
             cadence=Cadence(
                 every_s=_number(env, "TIDEMILL_COMMIT_S", default.every_s),
                 rows=int(_number(env, "TIDEMILL_COMMIT_ROWS", default.rows)),
+                patience_s=_number(env, "TIDEMILL_PATIENCE_S", default.patience_s),
             ),
             session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),

@@ -1,25 +1,29 @@
-"""A loop on a real broker, a producer in plain fastavro, and worker processes that may be killed."""
+"""A loop on a real broker, a producer in plain fastavro, and workers that may be killed."""
 
 import os
 import random
 import signal
-import struct
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
 import fastavro
-from confluent_kafka import Producer
+import polars as pl
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig
+from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events import decision_schema, feedback_schema
 from tidemill.schemas.loop import Loop
@@ -85,7 +89,7 @@ class PlainProducer:
                 fastavro.schema.fingerprint(
                     fastavro.schema.to_parsing_canonical_form(schema), "CRC-64-AVRO"
                 )
-            )[::1]
+            )
             for kind, schema in schemas.items()
         }
 
@@ -95,8 +99,8 @@ class PlainProducer:
         fastavro.schemaless_writer(out, self._schemas[kind], event)
         return self._prefixes[kind] + out.getvalue()
 
-    def decide(self, key: str, at: datetime, **features: object) -> None:
-        """Send a decision."""
+    def decision(self, key: str, at: datetime, **features: object) -> bytes:
+        """Return the bytes of a decision."""
         event = {
             "id": key,
             "at": at,
@@ -110,12 +114,21 @@ class PlainProducer:
             "loop_version": 1,
             "features": {"hour": 3, "price": 1.5, "page": "home"} | features,
         }
-        self.send(topics.decisions(self.loop.loop), key, self.payload("", event))
+        return self.payload("", event)
+
+    def click(self, key: str, at: datetime, *, id: str | None = None, amount: float = 1.0) -> bytes:
+        """Return the bytes of a click on the decision *key*."""
+        event = {"id": id or f"f-{key}", "decision_id": key, "at": at, "values": {"amount": amount}}
+        return self.payload("click", event)
+
+    def decide(self, key: str, at: datetime, **features: object) -> None:
+        """Send a decision."""
+        self.send(topics.decisions(self.loop.loop), key, self.decision(key, at, **features))
 
     def feed(self, key: str, at: datetime, *, id: str | None = None, amount: float = 1.0) -> None:
         """Send a click."""
-        event = {"id": id or f"f-{key}", "decision_id": key, "at": at, "values": {"amount": amount}}
-        self.send(topics.feedback(self.loop.loop), key, self.payload("click", event))
+        value = self.click(key, at, id=id, amount=amount)
+        self.send(topics.feedback(self.loop.loop), key, value)
 
     def send(self, topic: str, key: str, value: bytes | None, partition: int = -1) -> None:
         """Send any bytes."""
@@ -138,6 +151,7 @@ class Rig:
     kafka: KafkaConfig
     loop: Loop
     folder: Path
+    ports: dict[int, int] = field(default_factory=dict)  # of /metrics, by process id
 
     @property
     def lake(self) -> Lake:
@@ -160,14 +174,28 @@ class Rig:
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:
         """Start a worker process; its log is worker.log in the folder."""
+        port = free_port()
         with (self.folder / "worker.log").open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", WORKER, self.loop.loop],
-                env=self.environment(**more),
+                env=self.environment(TIDEMILL_METRICS_PORT=str(port), **more),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
             )
+        self.ports[process.pid] = port
+        return process
+
+    def taken(self, worker: subprocess.Popen[bytes]) -> int:
+        """Return how many records *worker* says it has read."""
+        try:
+            address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return 0
+        name = "tidemill_stream_records_total"
+        return int(sum(float(line.split()[-1]) for line in lines if line.startswith(name)))
 
     @contextmanager
     def worker(self, **more: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -188,9 +216,92 @@ class Rig:
             return 0
         return self.lake.table(self.loop.loop, table).read(["offset"]).height
 
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Return where each log ends now, asked of the broker."""
+        reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
+        names = {
+            "decisions": topics.decisions(self.loop.loop),
+            "feedback": topics.feedback(self.loop.loop),
+        }
+        found = {
+            (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            for log, topic in names.items()
+            for number in range(self.loop.partitions)
+        }
+        reader.close()
+        return {place: high for place, (_low, high) in found.items()}
+
+    def accounts(self) -> list[Account]:
+        """Return the ledger, with what is still unread."""
+        return ledger(self.lake, self.loop, ends=self.ends())
+
+    def is_done(self) -> bool:
+        """Whether everything is read and nothing is open."""
+        if not self.lake.has_table(self.loop.loop, "examples"):
+            return False
+        return all(account.unread == 0 and account.open == 0 for account in self.accounts())
+
+    def is_read(self) -> bool:
+        """Whether everything is read and committed."""
+        if not self.lake.has_table(self.loop.loop, "examples"):
+            return False
+        return all(account.unread == 0 for account in self.accounts())
+
+    def examples(self) -> pl.DataFrame:
+        """Return all examples, by decision id."""
+        return self.lake.table(self.loop.loop, "examples").read().sort("decision_id")
+
+    def letters(self) -> list[tuple[str, int, bytes | None]]:
+        """Return reason, offset and bytes of the dead letters of this loop, by offset."""
+        found = []
+        reader = Consumer(
+            {
+                "bootstrap.servers": self.kafka.bootstrap,
+                "group.id": "letters",
+                "enable.partition.eof": True,
+            }
+        )
+        reader.assign([TopicPartition(topics.DEAD_LETTERS, 0, OFFSET_BEGINNING)])
+        while True:
+            message = reader.poll(10)
+            assert message is not None
+            if message.error() is not None:
+                assert message.error().code() == KafkaError._PARTITION_EOF
+                break
+            headers = dict(message.headers())
+            if headers["topic"].decode().startswith(f"{self.loop.loop}."):
+                found.append((headers["reason"].decode(), int(headers["offset"]), message.value()))
+        reader.close()
+        return sorted(found, key=lambda letter: letter[1])
+
     def close(self, at: datetime) -> None:
         """End the logs up to *at*."""
         request_close(self.kafka, self.loop.loop, at)
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def raise_limit(kafka: KafkaConfig, topic: str) -> None:
+    """Let *topic* take messages of 8 MB."""
+    entry = ConfigEntry("max.message.bytes", "8000000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(10)
+
+
+def assert_exact(rig: Rig) -> None:
+    """The lake holds each record once, every end is accounted for, and the oracle agrees."""
+    for account in rig.accounts():
+        assert account.is_balanced, account
+        assert account.unread == 0, account
+    raw = rig.lake.table(rig.loop.loop, "decisions").read(["verdict"])
+    assert rig.examples().height == raw["verdict"].null_count()
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
@@ -243,6 +354,3 @@ def send_traffic(
             producer.feed(f"nobody{number}", at)
     producer.flush()
     return last
-
-
-__all__ = ["START", "PlainProducer", "Rig", "end", "new_loop", "new_rig", "send_traffic", "struct"]

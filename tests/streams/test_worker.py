@@ -1,0 +1,347 @@
+"""Streams workers on a real broker: killed, frozen, added, removed, poisoned; the lake is exact."""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tests.streams.rig import (
+    START,
+    Rig,
+    assert_exact,
+    end,
+    new_rig,
+    raise_limit,
+    send_traffic,
+    until,
+)
+
+from tidemill.deploy.embedded import EmbeddedKafka
+from tidemill.kafka import KafkaConfig
+from tidemill.schemas import topics
+
+pytestmark = pytest.mark.kafka
+
+NEVER = {"TIDEMILL_COMMIT_S": "3600", "TIDEMILL_COMMIT_ROWS": "1000000000"}
+SECOND = timedelta(seconds=1)
+
+
+def committed(rig: Rig) -> int:
+    """Return how many records the lake has moved past."""
+    if not rig.lake.has_table(rig.loop.loop, "examples"):
+        return 0
+    ids = [f"offset/{number}" for number in range(rig.loop.partitions)]
+    tables = [rig.lake.table(rig.loop.loop, name) for name in ("decisions", "feedback")]
+    return sum(number or 0 for table in tables for number in table.progress(ids).values())
+
+
+def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """The one promise everything else rests on: each event once, whatever happens to processes."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    chunks = [range(start, start + 22_500) for start in range(0, 180_000, 22_500)]
+    last = START
+    workers = [rig.start()]
+    try:
+        for number, chunk in enumerate(chunks):
+            before = committed(rig)
+            last = max(last, send_traffic(rig.producer(), chunk, seed=number))
+            until(lambda before=before: committed(rig) > before, "a commit", 90)
+            if number < 5:
+                victim = workers.pop()
+                victim.send_signal(signal.SIGKILL)
+                victim.wait()
+                workers.append(rig.start())
+            if number == 2:
+                workers.insert(0, rig.start())
+            if number == 5:
+                assert end(workers.pop(0)) == 0
+        rig.close(last)
+        until(rig.is_done, "everything is closed", 120)
+    finally:
+        codes = [end(worker) for worker in workers]
+    assert codes == [0]
+    assert sum(rig.ends().values()) >= 300_000
+    assert_exact(rig)
+
+
+@contextmanager
+def zombie(rig: Rig, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that took rows, slept past its session, and woke when all was another's."""
+    send_traffic(rig.producer(), range(5_000), seed=1)
+    workers = [rig.start(**NEVER, **settings)]
+    try:
+        until(lambda: rig.taken(workers[0]) >= 5_000, "it has taken rows")
+        workers[0].send_signal(signal.SIGSTOP)
+        workers.append(rig.start(**settings))
+        until(rig.is_read, "the other one has read everything", 60)
+        workers[0].send_signal(signal.SIGCONT)
+        yield workers[0]
+    finally:
+        for worker in workers:
+            end(worker)
+
+
+def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """A worker that was frozen past its session wakes up believing that it still owns its rows."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    with zombie(rig) as worker:
+        assert worker.wait(40) == 1
+        rig.close(START + 60 * SECOND)
+        until(rig.is_done, "windows close")
+    assert "another worker has taken over" in rig.log()
+    assert_exact(rig)
+
+
+def test_without_the_fence_a_zombie_corrupts_the_lake(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Switch the guard off and the check must go red, or the check proves nothing."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    with zombie(rig, TIDEMILL_TEST_ONLY_NO_FENCE="1"):
+        until(lambda: any(account.twice for account in rig.accounts()), "rows are there twice")
+    assert "THE FENCE IS OFF" in rig.log()
+    with pytest.raises(AssertionError):
+        assert_exact(rig)
+
+
+def replayed(kafka: KafkaConfig, rig: Rig, folder: Path, group: str, **settings: str) -> Rig:
+    """Read the topics of *rig* into another lake."""
+    folder.mkdir()
+    again = Rig(kafka, rig.loop, folder)
+    with again.worker(TIDEMILL_GROUP=group, **settings):
+        until(again.is_done, f"{group} is done", 90)
+    return again
+
+
+def test_replays_with_other_batch_sizes_give_the_same_bytes(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """How large a fetch is depends on the network; what a model learns from must not."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    last = send_traffic(rig.producer(), range(30_000), seed=2)
+    rig.close(last)
+    large = replayed(kafka, rig, tmp_path / "large", f"{rig.loop.loop}-large")
+    small = replayed(
+        kafka,
+        rig,
+        tmp_path / "small",
+        f"{rig.loop.loop}-small",
+        TIDEMILL_FETCH_RECORDS="700",
+        TIDEMILL_COMMIT_S="0.2",
+        TIDEMILL_COMMIT_ROWS="2000",
+    )
+    commits = [each.lake.table(rig.loop.loop, "examples").version() for each in (large, small)]
+    assert commits[1] > commits[0], "the sizes did differ"
+    assert as_bytes(large.examples()) == as_bytes(small.examples())
+    assert_exact(large)
+    assert_exact(small)
+
+
+def as_bytes(frame: pl.DataFrame) -> bytes:
+    """Return the rows as one block of Arrow bytes."""
+    written = frame.rechunk().write_ipc(None, compression="uncompressed")
+    return written.getvalue()
+
+
+def test_kafka_is_killed_and_returns(own_kafka: EmbeddedKafka, tmp_path: Path) -> None:
+    """A broker that goes away for a while is an outage of reading, never a loss."""
+    rig = new_rig(own_kafka.config, tmp_path, idle_after="1h")
+    send_traffic(rig.producer(), range(5_000), seed=3)
+    worker = Supervised(rig)
+    try:
+        until(lambda: rig.rows("decisions") > 0, "it reads")
+        own_kafka.kill()
+        time.sleep(2.0)  # the outage itself, not a wait for anything
+        own_kafka.restart()
+        last = send_traffic(rig.producer(), range(5_000, 10_000), seed=4)
+        rig.close(last)
+        until(rig.is_done, "it goes on where it was", 90)
+    finally:
+        worker.end()
+    assert_exact(rig)
+
+
+class Supervised:
+    """A worker that is started again when it ends, as in production."""
+
+    def __init__(self, rig: Rig, **settings: str) -> None:
+        self._stop = threading.Event()
+        self.codes: list[int] = []
+        self._thread = threading.Thread(target=self._run, args=(rig, settings))
+        self._thread.start()
+
+    def _run(self, rig: Rig, settings: dict[str, str]) -> None:
+        while not self._stop.is_set():
+            worker = rig.start(**settings)
+            while worker.poll() is None and not self._stop.wait(0.1):
+                pass
+            self.codes.append(end(worker))
+
+    def end(self) -> None:
+        """End it for good."""
+        self._stop.set()
+        self._thread.join()
+
+
+def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Whoever is woken at night needs to read what to do, and find everything still there."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    producer = rig.producer()
+    send_traffic(producer, range(3_000), seed=5)
+    log = tmp_path / "lake" / rig.loop.loop / "decisions" / "_delta_log"
+    aside = log.with_name("aside")
+    worker = rig.start(TIDEMILL_PATIENCE_S="1")
+    try:
+        until(rig.is_read, "it reads")
+        log.rename(aside)
+        log.write_text("no folder any more")
+        last = send_traffic(producer, range(3_000, 6_000), seed=6)
+        assert worker.wait(60) == 1
+    finally:
+        end(worker)
+    said = rig.log()
+    assert "the worker ends: " in said
+    assert "hint: " in said.rsplit("the worker ends: ", 1)[1]
+    log.unlink()
+    aside.rename(log)
+    with rig.worker():
+        rig.close(last)
+        until(rig.is_done, "it goes on where the lake ends")
+    assert_exact(rig)
+
+
+def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """One broken producer must not stop the loop, and its bytes must be there to be looked at."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1)
+    raise_limit(kafka, topics.decisions(rig.loop.loop))
+    producer = rig.producer()
+    good = producer.decision("good", START)
+    poison: dict[str, tuple[bytes | None, set[str]]] = {
+        "empty": (b"", {"empty"}),
+        "tombstone": (None, {"empty"}),
+        "truncated": (good[:-3], {"truncated"}),
+        "overlong": (good + b"\x00\x01", {"overlong"}),
+        "unknown": (b"\xc3\x01" + b"\x07" * 8 + good[10:], {"unknown-schema"}),
+        "text": (b"not avro at all", {"unknown-schema"}),
+        "feedback": (producer.click("x", START), {"wrong-type"}),
+        "huge": (good + b"\x00" * (2**20), {"oversize"}),
+        "future": (producer.decision("f", datetime.now(UTC) + timedelta(hours=1)), {"skew"}),
+    }
+    topic = topics.decisions(rig.loop.loop)
+    for number, (value, _reasons) in enumerate(poison.values()):
+        producer.decide(f"n{number}", START + number * SECOND)
+        producer.send(topic, "poison", value)
+    producer.decide("last", START + 100 * SECOND)
+    producer.flush()
+    with rig.worker():
+        rig.close(START + 100 * SECOND)
+        until(rig.is_done, "everything is read")
+    letters = rig.letters()
+    reasons = [reason for reason, _offset, _value in letters if reason != "oversize"]
+    wanted = [next(iter(each)) for _value, each in poison.values() if "oversize" not in each]
+    assert reasons == wanted
+    parts = [value or b"" for reason, _offset, value in letters if reason == "oversize"]
+    assert len(parts) == 2
+    assert sorted(b"".join(parts)) == sorted(poison["huge"][0] or b"")
+    whole = [value for reason, _offset, value in letters if reason != "oversize"]
+    assert [value or None for value in whole] == [
+        value or None for value, each in poison.values() if "oversize" not in each
+    ]
+    assert rig.examples()["decision_id"].to_list() == sorted(
+        [*(f"n{number}" for number in range(len(poison))), "last"]
+    )
+    dead = sum(account.ends["dead_letter"] for account in rig.accounts())
+    assert dead == len(poison)
+    assert_exact(rig)
+
+
+def test_a_crash_between_poll_and_write_loses_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Conformance 10. What was read and not yet written is gone with the process: it is re-read."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    last = send_traffic(rig.producer(), range(4_000), seed=7)
+    worker = rig.start(**NEVER)
+    until(lambda: rig.taken(worker) >= sum(rig.ends().values()), "it has polled everything")
+    worker.kill()
+    worker.wait()
+    assert committed(rig) == 0
+    with rig.worker():
+        rig.close(last)
+        until(rig.is_done, "the next one reads it again")
+    assert_exact(rig)
+
+
+def test_the_first_start_reads_from_the_beginning(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Conformance 11. A loop lives before its first worker: what came before must count."""
+    rig = new_rig(kafka, tmp_path, partitions=1)
+    producer = rig.producer()
+    producer.decide("first", START)
+    producer.flush()
+    with rig.worker():
+        until(lambda: rig.rows("decisions") == 1, "the decision from before")
+    assert rig.accounts()[0].read == 1
+
+
+def test_a_rebalance_inside_a_window_leaves_no_gap_and_no_double(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Conformance 12. The decision is read by one worker, its feedback by another."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    producer = rig.producer()
+    for number in range(400):
+        producer.decide(f"d{number}", START + number * SECOND / 100)
+    producer.flush()
+    with rig.worker():
+        until(rig.is_read, "decisions are read")
+        with rig.worker():
+            until(lambda: rig.log().count("holding partitions") >= 3, "the second one has some")
+            for number in range(0, 400, 2):
+                producer.feed(f"d{number}", START + number * SECOND / 100 + SECOND)
+            producer.flush()
+            rig.close(START + 4 * SECOND)
+            until(rig.is_done, "both have closed theirs")
+    states = dict(rig.examples()["state"].value_counts().iter_rows())
+    assert states == {"labeled": 200, "no_feedback": 200}
+    assert_exact(rig)
+
+
+def test_a_quiet_loop_closes_by_the_clock(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Conformance 5. The last window of a quiet topic has no next event that could close it."""
+    rig = new_rig(
+        kafka,
+        tmp_path,
+        feedback={"click": {"within": "2s", "values": {"amount": "float"}}},
+        grace="1s",
+        idle_after="1s",
+    )
+    producer = rig.producer()
+    producer.decide("a", START)
+    producer.decide("b", START + SECOND)
+    producer.feed("a", START + SECOND)
+    producer.flush()
+    with rig.worker():
+        until(rig.is_done, "the windows close without a next event", 30)
+    states = dict(rig.examples().select("decision_id", "state").iter_rows())
+    assert states == {"a": "labeled", "b": "no_feedback"}
+    assert_exact(rig)
+
+
+def test_a_worker_ends_within_five_seconds_and_leaves_nothing_uncommitted(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Deployments replace workers all the time; they must not leave work to be done twice."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    send_traffic(rig.producer(), range(3_000), seed=8)
+    worker = rig.start(**NEVER)
+    until(lambda: rig.taken(worker) >= sum(rig.ends().values()), "it has polled everything")
+    asked = time.monotonic()
+    assert end(worker) == 0
+    assert time.monotonic() - asked < 5.0
+    assert rig.is_read()
