@@ -47,6 +47,9 @@ class WorkerConfig:
     """Of the policies' chance; None: of the system's."""
     queue_events: int = 100_000
     """How many events may wait for Kafka: a minute of 1,500 decisions a second."""
+    linger_ms: int = 50
+    """How long an event may wait for others to be sent with: a join that waits minutes feels none
+    of it, and brokers and readers handle far fewer and larger batches."""
     limits: TrialLimits = field(default_factory=TrialLimits)
     close_s: float = 10.0
     """How long a stopping worker waits for its last events to be delivered."""
@@ -94,7 +97,9 @@ class Worker:
         event_log: EventLog | None = None,
     ) -> None:
         self.config = config
-        self.log: EventLog = event_log or Writer(config.kafka, queue_messages=config.queue_events)
+        self.log: EventLog = event_log or Writer(
+            config.kafka, queue_messages=config.queue_events, linger_ms=config.linger_ms
+        )
         self._store = store
         self._seeds = Random(config.seed)
         self.follower = Follower(

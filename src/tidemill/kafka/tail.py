@@ -4,7 +4,14 @@ import logging
 import time
 from dataclasses import dataclass
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from tidemill.errors import BrokerError
 from tidemill.kafka.config import KafkaConfig, broker_errors
@@ -15,6 +22,11 @@ _REFUSALS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError._AUTHENTICATION,
+}
+_UNSETTLED = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
 
 
@@ -72,10 +84,23 @@ class Tail:
             self._consumer.assign(places)
             behind = {}
             for place in places:
-                low, high = self._consumer.get_watermark_offsets(place, timeout=timeout_s)
+                low, high = self._watermarks(place, time.monotonic() + timeout_s)
                 if high > low:
                     behind[place.partition] = high
         return behind
+
+    def _watermarks(self, place: TopicPartition, deadline: float) -> tuple[int, int]:
+        """Return the first offset and the end; wait for a leader where one is being chosen."""
+        while True:
+            left = max(0.1, deadline - time.monotonic())
+            try:
+                low, high = self._consumer.get_watermark_offsets(place, timeout=left)
+            except KafkaException as error:
+                if error.args[0].code() not in _UNSETTLED or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)  # a topic just made: the broker says so itself, there is no event
+            else:
+                return low, high
 
     @property
     def caught_up(self) -> bool:
