@@ -31,7 +31,7 @@ class Tally:
     again: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
-    latencies_s: array[float] = field(default_factory=lambda: array("d"))
+    latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
 
     @property
     def events(self) -> int:
