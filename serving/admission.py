@@ -54,7 +54,10 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
             hint=f"train a model for this version: tidemill train {loop.loop} --once",
         )
     if announcement.learner == "lightgbm":
-        return _admit_text(announcement.version, delivery.payload, signature, limits)
+        nullable = {name for name, feature in loop.features.items() if feature.nullable}
+        return _admit_text(announcement.version, delivery.payload, signature, limits).scorer(
+            signature, nullable
+        )
     if announcement.learner in LEARNERS:
         return LinearPredictor(LinearState.from_bytes(delivery.payload), signature).score
     raise ModelError(
@@ -65,7 +68,7 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
 
 def _admit_text(
     version: str, payload: bytes, signature: FeatureSignature, limits: TrialLimits
-) -> Score:
+) -> LightGbmModel:
     try:
         text = payload.decode("ascii")
     except UnicodeDecodeError as error:
@@ -83,7 +86,7 @@ def _admit_text(
                 f"{version} scores a probe as {found} here and {score} in its trial",
                 hint="train the model again and publish it",
             )
-    return model.scorer(signature.encode_row)
+    return model
 
 
 def probe_rows(signature: FeatureSignature) -> list[list[float]]:

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 from tidemill.errors import BrokerError, ModelError, RequestError
 from tidemill.schemas import topics
-from tidemill.schemas.events import DecisionEncoder, FeedbackEncoder
+from tidemill.schemas.events import FeedbackEncoder
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import SchemaStore
 from tidemill.serving.eventlog import EventLog
 from tidemill.serving.ids import new_id
 from tidemill.serving.policy import Choice, Score, default_choice, policy_of
+from tidemill.serving.record import DecisionRecord
 from tidemill.serving.requests import (
     DecisionReader,
     DecisionRequest,
@@ -86,7 +87,7 @@ class Decider:
         self.feedback = FeedbackReader(loop)
         self._policy = policy_of(loop, random)
         self._default = default_choice(loop)
-        self._encode = DecisionEncoder(loop, store).encode
+        self._record = DecisionRecord(loop, store).encode
         self._encode_feedback = FeedbackEncoder(loop, store).encode
         self._write = log.write
         self._topic = topics.decisions(loop.loop)
@@ -104,28 +105,22 @@ class Decider:
             started_ns: when the budget started to run, by `time.perf_counter_ns`; now if None.
 
         Raises:
-            RequestError: a text of the request is not valid Unicode; nothing was decided.
+            RequestError: the request cannot be written as an event, or only as too large a one.
         """
         started_ns = started_ns or time.perf_counter_ns()
         features = request.features
-        (action, score, propensity), source, version = self._choose(features, started_ns)
-        policy_version, loop_version = self._versions
+        choice, source, version = self._choose(features, started_ns)
         decision_id = request.id or new_id()
-        payload = self._encode(
-            {
-                "id": decision_id,
-                "at": request.at or time.time_ns() // 1_000,
-                "entity": request.entity,
-                "action": action,
-                "score": score,
-                "propensity": propensity,
-                "source": source,
-                "model_version": version,
-                "policy_version": policy_version,
-                "loop_version": loop_version,
-                "features": features,
-            }
-        )
+        at = request.at or time.time_ns() // 1_000
+        try:
+            payload = self._record(
+                decision_id, at, request.entity, choice, source, version, features
+            )
+        except ValueError as error:
+            raise RequestError(
+                f"the request cannot be written as an event: {error}",
+                hint="send texts in valid Unicode, and times of the years 1 to 9999",
+            ) from error
         _check_size(payload)
         self._write(self._topic, key=decision_id.encode(), value=payload)
         tally = self.tally
@@ -133,16 +128,7 @@ class Decider:
         spent_ns = time.perf_counter_ns() - started_ns
         tally.latency_ns += spent_ns
         tally.latency[bisect_left(_BOUNDS_NS, spent_ns)] += 1
-        return DecisionResult(
-            decision_id,
-            action,
-            score,
-            propensity,
-            source,
-            version,
-            policy_version,
-            loop_version,
-        )
+        return DecisionResult(decision_id, *choice, source, version, *self._versions)
 
     def _choose(
         self, features: Mapping[str, object], started_ns: int

@@ -11,13 +11,19 @@ import importlib.util
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from tidemill.errors import ModelError
 from tidemill.serving.modeltext import END
-from tidemill.serving.policy import Features, Score
+
+if TYPE_CHECKING:  # the trial in a child process needs neither, and starts faster without
+    from tidemill.schemas.signature import FeatureSignature
+    from tidemill.serving.policy import Score
+
+T = TypeVar("T")
 
 _FLOAT64 = 1
 _NORMAL = 0  # probabilities for a classifier, values for a regression
@@ -26,7 +32,7 @@ _PARAMETERS = b"num_threads=1 verbosity=-1"  # OpenMP on busy cores is twenty ti
 
 
 class LightGbmModel:
-    """A LightGBM model behind the single-row call of its C API."""
+    """A LightGBM model behind the single-row call of its C API; safe to share between threads."""
 
     def __init__(self, text: str, columns: int) -> None:
         """Load *text*, a model in LightGBM's own format that reads *columns* numbers a row.
@@ -37,23 +43,61 @@ class LightGbmModel:
         Raises:
             ModelError: the library refuses the text, or its number of features is another.
         """
+        self._handle = _Handle(text.partition(END)[0] + END, columns)
+
+    def predict(self, row: Sequence[float]) -> float:
+        """Return the probability (binary) or value (regression) of *row*.
+
+        Raises:
+            ModelError: the library reports an error, or *row* has another length.
+        """
+        return self._scorer(self._handle.fill_row)(row)
+
+    def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "Score":
+        """Return the function that scores features; see `rows.row_filler` for the arguments."""
+        from tidemill.serving.rows import row_filler  # see above
+
+        return self._scorer(row_filler(signature, nullable, self._handle.fill))
+
+    def _scorer(self, fill: Callable[[T], None]) -> Callable[[T], float]:
+        handle = self._handle  # the function below keeps it, and so the model in C, alive
+        lock, out, arguments, call = handle.lock, handle.score, handle.arguments, _call()
+
+        def score(value: T, _alive: object = handle) -> float:
+            with lock:
+                try:
+                    fill(value)
+                except struct.error as error:
+                    raise ModelError(
+                        f"the numbers do not fit the model: {error}",
+                        hint="score with the signature that came with the model",
+                    ) from error
+                if call(*arguments):
+                    raise _library_error()
+                return out[0]
+
+        return score
+
+
+class _Handle:
+    """A booster in C with the one row and one score that all threads share behind a lock."""
+
+    def __init__(self, text: str, columns: int) -> None:
         lib = _library()
-        booster = ctypes.c_void_p()
+        booster, fast = ctypes.c_void_p(), ctypes.c_void_p()
         trees, found = ctypes.c_int(), ctypes.c_int()
-        head = text.partition(END)[0] + END
         _check(
             lib.LGBM_BoosterLoadModelFromString(
-                head.encode(), ctypes.byref(trees), ctypes.byref(booster)
+                text.encode(), ctypes.byref(trees), ctypes.byref(booster)
             )
         )
-        weakref.finalize(self, lib.LGBM_BoosterFree, booster)
+        weakref.finalize(self, _free, booster, fast)
         _check(lib.LGBM_BoosterGetNumFeature(booster, ctypes.byref(found)))
         if found.value != columns:
             raise ModelError(
                 f"the model reads {found.value} numbers a row, its signature has {columns}",
                 hint="publish the model together with the signature it was trained with",
             )
-        fast = ctypes.c_void_p()
         _check(
             lib.LGBM_BoosterPredictForMatSingleRowFastInit(
                 booster,
@@ -66,42 +110,32 @@ class LightGbmModel:
                 ctypes.byref(fast),
             )
         )
-        weakref.finalize(self, lib.LGBM_FastConfigFree, fast)
-        self._row = (ctypes.c_double * columns)()
+        self.lock = threading.Lock()
+        self.row = (ctypes.c_double * columns)()
+        self.fill = partial(struct.Struct(f"{columns}d").pack_into, self.row, 0)
+        self.score = (ctypes.c_double * 1)()
         self._size = ctypes.c_int64()
-        self._score = (ctypes.c_double * 1)()
-        self._arguments = (
+        self.arguments = (
             fast.value,
-            ctypes.addressof(self._row),
+            ctypes.addressof(self.row),
             ctypes.addressof(self._size),
-            ctypes.addressof(self._score),
+            ctypes.addressof(self.score),
         )
-        self._pack = struct.Struct(f"{columns}d").pack_into
-        self._call = lib.LGBM_BoosterPredictForMatSingleRowFast
-        self._lock = threading.Lock()  # one row and one score buffer for all threads
 
-    def predict(self, row: Sequence[float]) -> float:
-        """Return the probability (binary) or value (regression) of *row*.
+    def fill_row(self, row: Sequence[float]) -> None:
+        """Take the numbers of *row* as they are."""
+        self.fill(*row)
 
-        Raises:
-            ModelError: the library reports an error, or *row* has another length.
-        """
-        with self._lock:
-            try:
-                self._pack(self._row, 0, *row)
-            except struct.error as error:
-                raise ModelError(
-                    f"a row of {len(row)} numbers does not fit the model: {error}",
-                    hint="encode rows with the signature that came with the model",
-                ) from error
-            if self._call(*self._arguments):
-                raise _library_error()
-            return self._score[0]
 
-    def scorer(self, encode: Callable[[Features], Sequence[float]]) -> Score:
-        """Return the function that scores features, which *encode* turns into a row."""
-        predict = self.predict
-        return lambda features: predict(encode(features))
+def _free(booster: ctypes.c_void_p, fast: ctypes.c_void_p) -> None:
+    if fast:
+        _library().LGBM_FastConfigFree(fast)
+    _library().LGBM_BoosterFree(booster)
+
+
+def _call() -> Callable[..., int]:
+    call: Callable[..., int] = _library().LGBM_BoosterPredictForMatSingleRowFast
+    return call
 
 
 @cache

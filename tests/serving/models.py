@@ -45,6 +45,7 @@ DEFINITION: dict[str, object] = {
     "budget_ms": 2_000,
 }
 FEATURES: dict[str, object] = {"country": "c01", "visits": 3, "amount": 1.5, "member": True}
+NULLABLE = {"seen", "tags", "age"}
 SIGNATURE = FeatureSignature(
     (
         SignatureField("country", FieldType.CATEGORY, COUNTRIES),

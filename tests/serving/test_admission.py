@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from tidemill.schemas.riverstate import LinearPredictor, LinearState
 from tidemill.schemas.signature import FeatureSignature, SignatureField
 from tidemill.serving import admission
 from tidemill.serving.admission import TrialLimits, admit, probe_rows, try_in_child
+from tidemill.serving.requests import DecisionReader
 
 LIMITS = TrialLimits()
 
@@ -38,8 +40,9 @@ def delivery(payload: bytes, **changes: object) -> Delivery:
 def test_a_sound_model_scores_as_it_was_trained() -> None:
     """All guards together let a good model through, unchanged."""
     score = admit(delivery(text().encode()), banner(), LIMITS)
-    row = SIGNATURE.encode_row(FEATURES)
-    assert score(FEATURES) == booster().predict([row], num_threads=1)[0]
+    features = DecisionReader(banner()).check(FEATURES).features
+    row = SIGNATURE.encode_row(features)
+    assert score(features) == booster().predict([row], num_threads=1)[0]
 
 
 def test_an_online_model_scores_as_its_state_says() -> None:
@@ -131,7 +134,7 @@ def test_a_model_that_is_too_slow_is_refused() -> None:
 
 def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A broken installation must not look like a broken model."""
-    monkeypatch.setattr(admission.sys, "executable", str(tmp_path / "nothing"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
     with pytest.raises(ModelError, match="could not start"):
         try_in_child(text(), probe_rows(SIGNATURE), LIMITS)
 

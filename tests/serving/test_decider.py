@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from random import Random
 
 import pytest
-from tests.serving.models import FEATURES, SIGNATURE, banner, booster, text
+from tests.serving.models import FEATURES, NULLABLE, SIGNATURE, banner, booster, text
 
 from tidemill.errors import BrokerError, ModelError, RequestError
 from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.events import DecisionEncoder
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import register
 from tidemill.schemas.memorystore import MemorySchemaStore
 from tidemill.serving.decider import Decider, LiveModel
 from tidemill.serving.eventlog import MemoryEventLog
@@ -36,12 +36,10 @@ def decide(maker: Decider, **more: object) -> DecisionResult:
 def logged(log: MemoryEventLog, topic: str, loop: Loop | None = None) -> Rows:
     """Return the events of *topic* as a streams worker would read them."""
     store = MemorySchemaStore()
-    DecisionEncoder(loop or banner(), store)
-    from tidemill.schemas.loops import register
-
     register(loop or banner(), store)
-    kind = "decisions" if topic.endswith(".decisions") else "feedback"
-    reader = EventDecoder(loop or banner(), kind, store)
+    reader = EventDecoder(
+        loop or banner(), "decisions" if topic.endswith(".decisions") else "feedback", store
+    )
     found = reader.decode([event.value for event in log.events if event.topic == topic])
     assert not found.poison
     return found.frame.to_dicts()
@@ -79,10 +77,11 @@ def test_with_a_model_its_score_decides() -> None:
     """The score that is logged has the bits the trainer would compute."""
     maker = decider()
     model = LightGbmModel(text(), len(SIGNATURE.columns))
-    maker.model = LiveModel("lightgbm-1", model.scorer(SIGNATURE.encode_row))
+    maker.model = LiveModel("lightgbm-1", model.scorer(SIGNATURE, NULLABLE))
     result = decide(maker)
     row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
     assert result.score == booster().predict([row], num_threads=1)[0]
+    assert result.score is not None
     assert result.action == ("show" if result.score >= 0.5 else "hide")
     assert (result.source, result.model_version) == ("model", "lightgbm-1")
 

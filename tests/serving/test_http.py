@@ -107,6 +107,12 @@ def test_feedback_without_room_is_unavailable(url: str, log: MemoryEventLog) -> 
         ("/v1/loops/nope/feedback", b"{}", 404, "this worker serves no loop 'nope'"),
         (FEEDBACK, b'{"decision_id": "d", "kind": "no"}', 404, "loop banner has no feedback 'no'"),
         (FEEDBACK, b'{"decision_id": 3, "kind": "left"}', 400, "field 'decision_id' is int"),
+        (
+            DECISIONS,
+            json.dumps({"features": FEATURES, "at": "0001-01-01T00:00:00+02:00"}).encode(),
+            400,
+            "the request cannot be written as an event",
+        ),
         (FEEDBACK, b'{"kind": "left"}', 400, "field 'decision_id' is missing"),
         ("/v1/loops/banner/else", b"{}", 404, "there is nothing at /v1/loops/banner/else"),
         ("/", b"", 404, "there is nothing at /"),

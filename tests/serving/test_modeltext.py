@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -63,7 +64,7 @@ def test_a_model_without_a_split_is_accepted() -> None:
     LightGbmModel(sound, WIDTH)
 
 
-HOSTILE = {
+HOSTILE: dict[str, Callable[[], str]] = {
     "more leaves than values": lambda: with_line("num_leaves", "31"),
     "a huge number of leaves": lambda: with_line("num_leaves", "2000000000"),
     "a negative number of leaves": lambda: with_line("num_leaves", "-1"),

@@ -1,10 +1,11 @@
 """The C API gives the same bits as the Python package, from any thread."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tests.serving.models import SIGNATURE, booster, rows, text
+from tests.serving.models import FEATURES, NULLABLE, SIGNATURE, booster, rows, text
 
 from tidemill.errors import ModelError
 from tidemill.serving.predictor import LightGbmModel
@@ -19,7 +20,7 @@ def test_a_row_scores_as_in_python_bit_for_bit(objective: str) -> None:
     model = LightGbmModel(trained.model_to_string(), WIDTH)
     data = rows(500, seed=1)
     found = np.array([model.predict(row.tolist()) for row in data])
-    assert found.tobytes() == trained.predict(data, num_threads=1).tobytes()
+    assert found.tobytes() == np.asarray(trained.predict(data, num_threads=1)).tobytes()
 
 
 def test_extremes_score_as_in_python_bit_for_bit() -> None:
@@ -27,7 +28,7 @@ def test_extremes_score_as_in_python_bit_for_bit() -> None:
     model = LightGbmModel(text(), WIDTH)
     data = np.array([[value] * WIDTH for value in (np.inf, -np.inf, np.nan, 1e308, -1e-300, -7.0)])
     found = np.array([model.predict(row.tolist()) for row in data])
-    assert found.tobytes() == booster().predict(data, num_threads=1).tobytes()
+    assert found.tobytes() == np.asarray(booster().predict(data, num_threads=1)).tobytes()
 
 
 def test_threads_do_not_mix_their_rows() -> None:
@@ -42,8 +43,8 @@ def test_threads_do_not_mix_their_rows() -> None:
 
 def test_features_are_scored_through_the_signature() -> None:
     """A worker has features by name; the model reads numbers in order."""
-    score = LightGbmModel(text(), WIDTH).scorer(SIGNATURE.encode_row)
-    features = {"country": "c07", "visits": 3, "amount": 0.5, "member": False}
+    score = LightGbmModel(text(), WIDTH).scorer(SIGNATURE, NULLABLE)
+    features = {**FEATURES, "country": "c07", "seen": None, "tags": ["old"], "age": None}
     row = SIGNATURE.encode_row(features)
     assert score(features) == booster().predict([row], num_threads=1)[0]
 
@@ -51,7 +52,7 @@ def test_features_are_scored_through_the_signature() -> None:
 def test_a_row_of_another_width_is_refused() -> None:
     """C would read whatever lies behind a short row."""
     model = LightGbmModel(text(), WIDTH)
-    with pytest.raises(ModelError, match="does not fit"):
+    with pytest.raises(ModelError, match="do not fit"):
         model.predict([0.0] * (WIDTH - 1))
 
 
@@ -59,3 +60,15 @@ def test_a_model_of_another_width_is_refused() -> None:
     """A signature and a payload can be from different trainings."""
     with pytest.raises(ModelError, match="reads 8 numbers"):
         LightGbmModel(text(), WIDTH + 1)
+
+
+def test_scores_outlive_the_model_they_were_made_from() -> None:
+    """A decider keeps the function only; the trees in C must stay as long as it does."""
+    features = {**FEATURES, "seen": None, "tags": None, "age": 30.0}
+    score = LightGbmModel(text(), WIDTH).scorer(SIGNATURE, NULLABLE)
+    gc.collect()
+    others = [LightGbmModel(text(rounds), WIDTH) for rounds in (3, 5)]
+    row = SIGNATURE.encode_row(features)
+    assert score(features) == booster().predict([row], num_threads=1)[0]
+    del others, score
+    gc.collect()
