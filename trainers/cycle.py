@@ -15,23 +15,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-import polars as pl
-
 from tidemill.errors import ModelError
 from tidemill.features.datasets import training_set
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import EXAMPLES
 from tidemill.schemas.announcements import LIVE, payload_digest, utc_now
-from tidemill.schemas.loop import Batch, Loop, Online
-from tidemill.schemas.riverstate import LinearState
-from tidemill.trainers.batch import LIGHTGBM, Stopwatch, Trained, software, train
+from tidemill.schemas.loop import Batch, Loop
+from tidemill.trainers.batch import LIGHTGBM, Stopwatch, Trained, train
+from tidemill.trainers.course import OnlineCourse
 from tidemill.trainers.gate import Verdict, judge
-from tidemill.trainers.online import OnlineLearner
-from tidemill.trainers.prequential import Predictions
 from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
 from tidemill.trainers.rows import Rows, split
-from tidemill.trainers.tailing import Census, census, commits_after
+from tidemill.trainers.tailing import Census, census
 from tidemill.trainers.trials import Trials
 
 log = logging.getLogger(__name__)
@@ -69,15 +65,9 @@ class TrainingCycle:
         self._seen: Census | None = None
         self._look_again = 0.0
         online = loop.models.online
-        self._predictions = Predictions(lake, loop.loop, online) if online else None
-        self._trials = Trials(loop, lake, self.registry, self._predictions)
-        self.learner = self._resumed(online) if online else None
-        self._watch = Stopwatch()
-
-    def _resumed(self, online: Online) -> OnlineLearner:
-        newest = self.registry.newest(online.learner)
-        state = LinearState.from_bytes(self.registry.payload(newest)) if newest else None
-        return OnlineLearner(self.loop, online, state)
+        self.course = OnlineCourse(loop, online, lake, self.registry) if online else None
+        predictions = self.course.predictions if self.course else None
+        self._trials = Trials(loop, lake, self.registry, predictions)
 
     def turn(self, *, force: bool = False) -> list[ModelVersion]:
         """Do all that is due and return the versions that were made.
@@ -113,58 +103,28 @@ class TrainingCycle:
 
     def _follow(self, *, force: bool) -> None:
         """Learn every commit that is new, and offer the learner's state whenever it is due."""
-        learner, online, predictions = self.learner, self.loop.models.online, self._predictions
-        if learner is None or online is None or predictions is None:
+        course, online = self.course, self.loop.models.online
+        if course is None or online is None:
             return
-        start = learner.learned_until
-        for version, rows in commits_after(self._examples, start, self._learned_ids):
-            predictions.add(learner.learn(version, rows))
-            if self._unpublished_rows(learner, online) >= online.publish_every:
-                self._offer_online(learner, online, predictions)
-        if force and self._unpublished_rows(learner, online):
-            self._offer_online(learner, online, predictions)
+        for _version in course.follow():
+            if course.fresh_rows >= online.publish_every:
+                self._offer(course)
+        if force and course.fresh_rows:
+            self._offer(course)
 
-    def _learned_ids(self) -> pl.Series:
-        if self._predictions is None or self.learner is None:
-            return pl.Series("decision_id", [], dtype=pl.String)
-        saved = self._predictions.read(up_to=self.learner.learned_until)
-        return saved.get_column("decision_id")
-
-    def _unpublished_rows(self, learner: OnlineLearner, online: Online) -> int:
-        newest = self.registry.newest(online.learner)
-        known = newest.trained_on_rows if newest and newest.snapshot <= learner.learned_until else 0
-        return learner.rows - (known if known <= learner.rows else 0)
-
-    def _offer_online(
-        self, learner: OnlineLearner, online: Online, predictions: Predictions
-    ) -> None:
-        predictions.save()
-        try:
-            payload = learner.state().to_bytes()
-        except ModelError as error:
-            log.warning("a diverged learner starts anew", extra={"reason": error.what})
-            learner.restart()
+    def _offer(self, course: OnlineCourse) -> None:
+        course.save()
+        window = self._trials.window(course.learner.learned_until)
+        trained = course.candidate(window.base_rate)
+        if trained is None:
             return
-        version = self._version(online.learner)
-        window = self._trials.window()
-        snapshot = learner.learned_until
-        trial = self._trials.of_online(online.learner, window, version, snapshot)
-        newest_at = window.predictions.get_column("at")
-        trained = Trained(
-            learner=online.learner,
-            payload=payload,
-            signature=learner.signature,
-            snapshot=snapshot,
-            rows=learner.rows,
-            base_rate=window.base_rate,
-            seed=0,
-            params={"learning_rate": online.learning_rate, "l2": online.l2},
-            software=software("river"),
-            cost=self._watch.read(),
-        )
-        seen = Census(snapshot, learner.rows, newest_at[-1] if len(newest_at) else None)
-        self._keep(trained, judge(self.loop, trial), seen, newest_at[0] if len(newest_at) else None)
-        self._watch = Stopwatch()
+        version = self._version(trained.learner)
+        trial = self._trials.of_online(trained.learner, window, version, trained.snapshot)
+        seen = Census(trained.snapshot, trained.rows, course.learner.until)
+        times = window.predictions.get_column("at")
+        model = self._keep(trained, judge(self.loop, trial), seen, times[0] if len(times) else None)
+        course.kept(model, trained.payload)
+        self.publish()
 
     def _batch(self, *, force: bool) -> None:
         """Train on a snapshot if enough is new since the last time."""
@@ -187,6 +147,7 @@ class TrainingCycle:
         verdict = judge(self.loop, trial)
         trained = replace(trained, cost=watch.read())
         self._keep(trained, verdict, seen, later.at[0] if len(later) else None)
+        self.publish()
 
     def _look(self, *, force: bool) -> Census | None:
         """Count the labels if the table has changed; on a large lake not at every turn.
@@ -226,8 +187,8 @@ class TrainingCycle:
 
     def _keep(
         self, trained: Trained, verdict: Verdict, seen: Census, later_from: datetime | None
-    ) -> None:
-        """Keep the version with its verdict, then publish."""
+    ) -> ModelVersion:
+        """Keep the version with its verdict."""
         live, cost = self.registry.live(), trained.cost
         model = ModelVersion(
             number=self.registry.next_number(),
@@ -258,4 +219,4 @@ class TrainingCycle:
         )
         self.registry.add(model, trained.payload)
         self._told(model)
-        self.publish()
+        return model

@@ -1,9 +1,8 @@
 """The online learner: a scaled linear model of River that learns each example once, as it closes.
 
-It predicts before it learns, so every example is judged by a model that had not seen it
-(prequential evaluation). All of its state goes into a `LinearState` and comes back bit for bit, so
-a learner that was killed is the same learner after it has gone through the commits again. It knows
-no lake and no topic; rows are handed in commit by commit.
+It predicts before it learns (prequential evaluation). All of its state goes into a `LinearState`
+and comes back bit for bit, so a learner that was killed is the same learner after it has gone
+through the commits again. It knows no lake and no topic; rows are handed in commit by commit.
 
 Source of the evaluation: J. Gama, R. Sebastiao, P. P. Rodrigues, "On evaluating stream learning
 algorithms", Machine Learning 90(3), 2013.
@@ -12,6 +11,7 @@ algorithms", Machine Learning 90(3), 2013.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -40,11 +40,13 @@ class Learned:
     """What one commit taught.
 
     *predictions* has a row an example, in the order they were learned: ``decision_id``, ``at``,
-    ``label``, and ``predicted``, what was predicted before the label was learned.
+    ``label``, and ``prequential``, what was predicted before the label was learned; *rows* are
+    their features.
     """
 
     version: int
     predictions: pl.DataFrame
+    rows: list[Mapping[str, object]]
 
 
 class OnlineLearner:
@@ -64,6 +66,7 @@ class OnlineLearner:
         self._scaler = preprocessing.StandardScaler()
         self._model = _model(online)
         self.learned_until, self.rows, self.loss_sum = -1, 0, 0.0
+        self.until: datetime | None = None  # the newest decision learned
         if state is not None and continues(online, state):
             self._restore(state)
 
@@ -123,16 +126,17 @@ class OnlineLearner:
         if version <= self.learned_until:
             labelled = labelled.clear()
         labels: list[float] = labelled.get_column("label").to_list()
-        predicted = [
-            self._learn_one(row, label)
-            for row, label in zip(feature_rows(labelled, self._loop), labels, strict=True)
-        ]
+        rows = list(feature_rows(labelled, self._loop))
+        predicted = [self._learn_one(row, label) for row, label in zip(rows, labels, strict=True)]
         self.learned_until = max(version, self.learned_until)
         self.rows += len(labels)
         told = labelled.select(
-            "decision_id", "at", "label", pl.Series("predicted", predicted, dtype=pl.Float64)
+            "decision_id", "at", "label", pl.Series("prequential", predicted, dtype=pl.Float64)
         )
-        return Learned(version, told)
+        newest = told.get_column("at").max()
+        if isinstance(newest, datetime):
+            self.until = newest if self.until is None else max(newest, self.until)
+        return Learned(version, told, rows)
 
     def _learn_one(self, row: Mapping[str, object], label: float) -> float:
         """Return what was predicted for *row* before its label was learned."""

@@ -173,8 +173,8 @@ def _renewed(config: TrainerConfig, cycle: TrainingCycle, tell: Told) -> Trainin
 
 
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
-    if cycle.learner is not None:
-        metrics.learned.labels(loop).set(cycle.learner.learned_until)
+    if cycle.course is not None:
+        metrics.learned.labels(loop).set(cycle.course.learner.learned_until)
     live = cycle.registry.live()
     metrics.live.labels(loop).set(live.number if live else 0)
 

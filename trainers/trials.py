@@ -1,18 +1,19 @@
 """Trials: the later rows a candidate is judged by, and what everyone predicts for them.
 
-A batch model is judged by the rows that were held out, an online model by what it predicted before
-learning. The live model is asked for the same rows: a batch model anew, an online one by its
-predictions of the time, because it has learned those rows since. It knows no gate and no topic.
+A batch model is judged by the rows that were held out, an online learner by what its states would
+have served (`prequential.py`). The live model is asked for the same rows: a batch model anew, an
+online one by those predictions, because it has learned the rows since. It knows no gate and no
+topic.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from tidemill.errors import ModelError
 from tidemill.features.datasets import training_set
 from tidemill.features.lake import Lake
+from tidemill.features.layouts import EXAMPLES
 from tidemill.schemas.loop import Loop
 from tidemill.trainers.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.evaluate import Candidate, Floats
@@ -27,7 +28,7 @@ WINDOW_ROWS = 50_000  # an online model is judged by at most so many of the newe
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The rows an online model is judged by: its predictions, and the base rate known before."""
+    """The rows an online learner is judged by: its predictions, and the base rate known before."""
 
     predictions: pl.DataFrame
     base_rate: float
@@ -83,7 +84,7 @@ class Trials:
         )
 
     def of_online(self, learner: str, window: Window, version: str, snapshot: int) -> Trial:
-        """Return the trial of an online model by what it predicted before learning."""
+        """Return the trial of an online learner by what it would have served."""
         live, note = self._live()
         rows = window.predictions
         its: Floats | None = None
@@ -102,21 +103,22 @@ class Trials:
             continues=continued,
         )
 
-    def window(self) -> Window:
-        """Return the newest half of the saved predictions, at most `WINDOW_ROWS` of them.
+    def window(self, snapshot: int) -> Window:
+        """Return the newest predictions the online learner would have served, and their base rate.
 
         Where a batch model is live only rows that are later than those it learned from count.
         """
         if self._predictions is None:
             raise ValueError(f"{self._loop.loop} has no online learner")
-        saved = self._predictions.read()
-        size = min(saved.height // 2, WINDOW_ROWS)
-        earlier, newest = saved.head(saved.height - size), saved.tail(size)
         live, _ = self._live()
-        if live is not None and live.learner == LIGHTGBM and live.later_from is not None:
-            newest = newest.filter(pl.col("at") >= live.later_from)
-        labels = earlier.get_column("label")
-        return Window(newest, float(np.mean(labels.to_numpy())) if earlier.height else 0.0)
+        since = live.later_from if live is not None and live.learner == LIGHTGBM else None
+        found = self._predictions.newest(WINDOW_ROWS, since)
+        known = pl.col("label").is_not_null()
+        if found.height:
+            known &= pl.col("at") < found.get_column("at")[0]
+        examples = self._lake.table(self._loop.loop, EXAMPLES).scan(snapshot)
+        rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
+        return Window(found, float(rate or 0.0))
 
     def _live(self) -> tuple[ModelVersion | None, str]:
         """Return the live model if it reads this loop's features, else a note that it does not."""

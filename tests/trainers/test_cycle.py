@@ -378,5 +378,5 @@ def test_a_cut_log_is_made_up_for_by_ids(
         file.unlink()
     resumed = cycle_of(loop, Lake(lake.config), topic)
     resumed.turn()
-    assert resumed.learner is not None
-    assert resumed.learner.rows == 1_600
+    assert resumed.course is not None
+    assert resumed.course.learner.rows == 1_600

@@ -116,14 +116,14 @@ def test_it_is_river_s_own_pipeline(make_loop: MakeLoop, make_rows: MakeRows) ->
         theirs.append(pipeline.predict_proba_one(numbers | flags)[True])
         pipeline.learn_one(numbers | flags, label)
     again = OnlineLearner(loop, online_of(loop)).learn(1, rows)
-    assert again.predictions["predicted"].to_list() == pytest.approx(theirs, abs=1e-9)
+    assert again.predictions["prequential"].to_list() == pytest.approx(theirs, abs=1e-9)
 
 
 def test_it_predicts_before_it_learns(make_loop: MakeLoop, make_rows: MakeRows) -> None:
     """The first prediction knows nothing; on pure noise it never gets better than a coin."""
     loop = make_loop()
     learned = OnlineLearner(loop, online_of(loop)).learn(1, make_rows(50))
-    assert learned.predictions["predicted"][0] == 0.5
+    assert learned.predictions["prequential"][0] == 0.5
     noise = OnlineLearner(loop, online_of(loop))
     told = noise.learn(1, make_rows(4_000, signal=0.0)).predictions
     rate = told["label"].mean()
@@ -139,7 +139,7 @@ def test_the_prequential_loss_is_that_of_its_predictions(
     loop = make_loop()
     learner = OnlineLearner(loop, online_of(loop))
     told = learner.learn(1, make_rows(500)).predictions
-    label, predicted = told["label"].to_numpy(), told["predicted"].to_numpy()
+    label, predicted = told["label"].to_numpy(), told["prequential"].to_numpy()
     lost = -(label * np.log(predicted) + (1 - label) * np.log1p(-predicted))
     assert learner.state().loss_sum == pytest.approx(float(lost.sum()))
 
