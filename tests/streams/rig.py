@@ -16,12 +16,15 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
+import duckdb
 import fastavro
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.oracle import differences
+from tidemill.features.views import schema_name, views
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
@@ -57,7 +60,7 @@ def new_loop(**changes: object) -> Loop:
     )
 
 
-def until(true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+def until(true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
     """Return as soon as *true* holds; fail after *timeout_s*."""
     deadline = time.monotonic() + timeout_s
     while not true():
@@ -295,13 +298,19 @@ def raise_limit(kafka: KafkaConfig, topic: str) -> None:
         done.result(10)
 
 
-def assert_exact(rig: Rig) -> None:
-    """The lake holds each record once, every end is accounted for, and the oracle agrees."""
+def assert_exact(rig: Rig, *, idle: bool = False) -> None:
+    """The lake holds each record once, every end is accounted for, and the oracle agrees.
+
+    *idle* says that logs were moved on by the clock while they were still being written.
+    """
     for account in rig.accounts():
         assert account.is_balanced, account
         assert account.unread == 0, account
-    raw = rig.lake.table(rig.loop.loop, "decisions").read(["verdict"])
-    assert rig.examples().height == raw["verdict"].null_count()
+    with duckdb.connect() as connection:
+        views(rig.lake, [rig.loop], connection)
+        name = f'"{schema_name(rig.loop.loop)}"'
+        wrong = differences(connection, rig.loop, name, idle=idle)
+    assert wrong.is_empty(), wrong.head(10).to_dicts()
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
