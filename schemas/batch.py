@@ -7,6 +7,7 @@ It knows no store and no loop.
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,23 +40,19 @@ class Batch:
     def __init__(self, values: Sequence[bytes | None], *, guarded: bool = True) -> None:
         """Join *values*; without *guarded* nothing stands between them, for tests only."""
         self.poison: list[Poison] = []
-        self.values = self._readable(values)
+        self.values, self._sizes = self._readable(values)
         self.guard = os.urandom(GUARD_BYTES) if guarded else b""
         self.data = self.guard.join((*self.values, bytes(PADDING)))
-        sizes = np.fromiter(map(len, self.values), np.int64, len(self.values))
-        self.ends: Positions = np.cumsum(sizes + len(self.guard)) - len(self.guard)
-        self.starts: Positions = self.ends - sizes
-        self._sizes = sizes
+        self.ends: Positions = np.cumsum(self._sizes + len(self.guard)) - len(self.guard)
+        self.starts: Positions = self.ends - self._sizes
 
-    def _readable(self, values: Sequence[bytes | None]) -> Sequence[bytes]:
-        """Return *values* with empty bytes for each that is none or too large."""
-        try:
-            most = max(map(len, values), default=0)  # type: ignore[arg-type]  # None is caught
-            least = min(map(len, values), default=1)  # type: ignore[arg-type]
-        except TypeError:
-            most, least = 0, 0
-        if least > 0 and most <= MAX_PAYLOAD_BYTES:
-            return values  # type: ignore[return-value]  # none of them is None
+    def _readable(self, values: Sequence[bytes | None]) -> tuple[Sequence[bytes], Positions]:
+        """Return *values* and their sizes, with empty bytes for each that is none or too large."""
+        kept: Sequence[bytes] = values  # type: ignore[assignment]  # a None has no len
+        with suppress(TypeError):
+            sizes = np.fromiter(map(len, kept), np.int64, len(kept))
+            if not len(sizes) or (sizes.min() > 0 and sizes.max() <= MAX_PAYLOAD_BYTES):
+                return kept, sizes
         kept = []
         for row, value in enumerate(values):
             size = len(value or b"")
@@ -65,7 +62,7 @@ class Batch:
             elif size > MAX_PAYLOAD_BYTES:
                 self.poison.append(Poison(row, "oversize", f"{size} bytes, over 1 MiB"))
             kept.append(value if value and size <= MAX_PAYLOAD_BYTES else b"")
-        return kept
+        return kept, np.fromiter(map(len, kept), np.int64, len(kept))
 
     def groups(self) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
         """Return each prefix with the rows that start with it."""
