@@ -92,6 +92,13 @@ class LabelTree:
 
     def visit(self, node: Node, *, inside: bool = False) -> None:
         """Refuse what *node* may not be; *inside* says that an aggregate is around it."""
+        self._visit(node, inside=inside)
+        if not inside and node["class"] == "FUNCTION" and node["function_name"] in ("+", "-", "*"):
+            for argument in node["arguments"]:
+                if self._is_whole(argument["expression"]):  # floats do not overflow
+                    argument["expression"] = as_double(argument["expression"])
+
+    def _visit(self, node: Node, *, inside: bool) -> None:
         kind = node["class"]
         if kind in REFUSED:
             what, hint = REFUSED[kind]
@@ -185,6 +192,15 @@ class LabelTree:
             return [_ascending(node["arguments"][0]["expression"])]
         return [_ascending(column("at")), _ascending(column("offset"))]
 
+    def _is_whole(self, node: Node) -> bool:
+        """Return whether *node*, outside of aggregates, can be a whole number of any size."""
+        if node["class"] in ("COMPARISON", "CAST", "CONSTANT"):
+            return False
+        if node["class"] == "FUNCTION" and node["function_name"].lower() in AGGREGATES:
+            counts = node["function_name"].lower().startswith("count")
+            return not counts and any(map(self._is_exact, children(node)))
+        return any(map(self._is_whole, children(node)))
+
     def _is_exact(self, node: Node) -> bool:
         match node["class"]:
             case "COLUMN_REF":
@@ -200,6 +216,13 @@ class LabelTree:
             case "FUNCTION" if node["function_name"] in ("+", "-", "*"):
                 return all(map(self._is_exact, children(node)))
         return bool(node["type"] == "OPERATOR_TRY" and self._is_exact(node["children"][0]))
+
+
+def as_double(node: Node) -> Node:
+    """Return *node* as a float."""
+    name = {"type_name": "DOUBLE", "qualified_name": {"path": ["DOUBLE"]}}
+    kind = {**_bare("TYPE", "TYPE"), "catalog": "", "schema": "", "children": [], **name}
+    return {**_bare("CAST", "OPERATOR_CAST"), "child": node, "try_cast": True, "type_expr": kind}
 
 
 def children(node: Node) -> list[Node]:

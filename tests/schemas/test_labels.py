@@ -141,6 +141,17 @@ def test_a_value_that_cannot_be_computed_is_null_and_stops_nothing(sql: str) -> 
     assert label_of(sql, ROWS) is None
 
 
+@pytest.mark.parametrize(
+    "sql",
+    ["max(count_) * max(count_)", "-min(count_) - sum(count_)", "coalesce(max(count_), 0) + 1"],
+)
+def test_whole_numbers_of_any_size_can_be_added_and_multiplied(sql: str) -> None:
+    """A feedback with an absurd number must not stop its partition by an overflow."""
+    rows: list[Row] = [("", 1, 0.0, extreme, True, None) for extreme in (2**63 - 1, -(2**63))]
+    assert isinstance(label_of(sql, rows), float)
+    assert label_of("max(count_) - min(count_)", [("", 1, 0.0, 5, True, None)]) == 0.0
+
+
 def test_the_connection_for_labels_has_no_way_out() -> None:
     """Even SQL that slipped through the checks finds no file to read."""
     connection = connect()
