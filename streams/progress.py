@@ -48,8 +48,10 @@ class Resume:
         stream_times: of each log the larger of what the raw tables and the examples recorded.
         offsets: the next offset of each log.
         counts: as in the last `Closed`.
-        decisions: raw rows whose verdict is null or 'duplicate', at least from
-            `read_back(...).decisions` on, with *verdict*; more rows do no harm.
+        decisions: raw rows whose verdict is null or 'duplicate', at least from *frontier* on, with
+            *verdict*; more rows do no harm.
+        seen: *id*, *at* and *verdict* of such rows earlier than *frontier*, at least from
+            `read_back(...).decisions` on; None if they are among *decisions*.
         feedback: raw rows whose verdict is null, at least from `read_back(...).feedback` on, with
             *stream_time*; more rows do no harm.
         joined: offsets of feedback that is in `feedback_offsets` of examples already.
@@ -60,6 +62,7 @@ class Resume:
     offsets: Mapping[Log, int] = field(default_factory=dict)
     counts: Counts = Counts()
     decisions: pl.DataFrame | None = None
+    seen: pl.DataFrame | None = None
     feedback: pl.DataFrame | None = None
     joined: pl.Series | None = None
 

@@ -4,16 +4,17 @@ Restart, rebalance and recovery are this one act. It knows which rows matter (`r
 not what the join does with them.
 """
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import polars as pl
 
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import Holding, Table
 from tidemill.streams.progress import Counts, Resume
-from tidemill.streams.rules import JoinRules, Log, ReadBack, moment, read_back
+from tidemill.streams.rules import JoinRules, Log, moment, read_back
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_ROWS_OF_THE_JOIN = ("topic", "partition", "ingested_at", "event_date")
 
 
@@ -31,17 +32,19 @@ def read_resumes(
     resumes = {number: Resume() for number in holdings}
     if not started:
         return resumes
-    rows = _rows(tables, started, [read_back(rules, _frontier(held)) for held in started.values()])
+    rows = _rows(rules, tables, started)
     for number, held in started.items():
-        decisions, feedback, joined = (
+        decisions, seen, feedback, joined = (
             frame.filter(pl.col("partition") == number) for frame in rows
         )
+        frontier = _frontier(held)
         resumes[number] = Resume(
-            frontier=_frontier(held),
+            frontier=frontier,
             stream_times={log: _stream_time(held, log) for log in LOGS},
             offsets={log: held.numbers[log]["offset"] or 0 for log in LOGS},
             counts=_counts(held),
-            decisions=decisions.drop(_NOT_ROWS_OF_THE_JOIN, strict=False),
+            decisions=_since(frontier, decisions).drop(_NOT_ROWS_OF_THE_JOIN, strict=False),
+            seen=None if frontier is None else seen.filter(pl.col("at") < frontier),
             feedback=feedback.drop(_NOT_ROWS_OF_THE_JOIN, strict=False),
             joined=joined["feedback_offsets"].explode().drop_nulls().cast(pl.Int64),
         )
@@ -49,25 +52,40 @@ def read_resumes(
 
 
 def _rows(
-    tables: Mapping[str, Table], holdings: Mapping[int, Holding], needs: list[ReadBack]
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Read decisions, feedback and examples far enough back for every one of *holdings*."""
-    ours = pl.col("partition").is_in(list(holdings))
+    rules: JoinRules, tables: Mapping[str, Table], holdings: Mapping[int, Holding]
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Read open and seen decisions, feedback, examples, as far back as any of *holdings* needs.
 
-    def since(bound: Callable[[ReadBack], datetime | None]) -> pl.Expr:
-        bounds = [bound(need) for need in needs]
-        known = [each for each in bounds if each is not None]
-        return ours & (pl.col("at") >= min(known)) if len(known) == len(bounds) else ours
+    Decisions that are closed are read for their ids alone: an hour of ids is many rows, and their
+    features would be most of the bytes.
+    """
+    frontiers = [_frontier(held) for held in holdings.values()]
+    needs = [read_back(rules, frontier) for frontier in frontiers]
+    ours, at, verdict = (pl.col(name) for name in ("partition", "at", "verdict"))
+    ours = ours.is_in(list(holdings))
 
-    verdict = pl.col("verdict")
-    decisions = tables["decisions"].read(
-        where=since(lambda need: need.decisions) & (verdict.is_null() | (verdict == "duplicate"))
+    def since(bounds: list[datetime | None]) -> pl.Expr:
+        known = [bound for bound in bounds if bound is not None]
+        return ours & (at >= min(known)) if len(known) == len(bounds) else ours
+
+    on_time = verdict.is_null() | (verdict == "duplicate")
+    decisions = tables["decisions"].read(where=since(frontiers) & on_time)
+    closed = max((each for each in frontiers if each is not None), default=_EPOCH)
+    seen = tables["decisions"].read(
+        ["partition", "id", "at", "verdict"],
+        where=since([need.decisions for need in needs]) & (at < closed) & on_time,
     )
-    feedback = tables["feedback"].read(where=since(lambda need: need.feedback) & verdict.is_null())
+    feedback = tables["feedback"].read(
+        where=since([need.feedback for need in needs]) & verdict.is_null()
+    )
     examples = tables["examples"].read(
-        ["partition", "feedback_offsets"], where=since(lambda need: need.examples)
+        ["partition", "feedback_offsets"], where=since([need.examples for need in needs])
     )
-    return decisions, feedback, examples
+    return decisions, seen, feedback, examples
+
+
+def _since(frontier: datetime | None, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame if frontier is None else frame.filter(pl.col("at") >= frontier)
 
 
 def _frontier(held: Holding) -> datetime | None:

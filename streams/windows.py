@@ -248,17 +248,22 @@ class PartitionJoin:
         if resume.decisions is not None:
             rows = fitted(resume.decisions, self._rules.decisions, "offset", "verdict")
             self._resume_decisions(rows.sort("offset"))
+        if resume.seen is not None:
+            self._resume_seen(resume.seen)
         if resume.feedback is not None:
             rows = fitted(resume.feedback, self._rules.feedback, "offset", "verdict", "stream_time")
             self._resume_feedback(rows.sort("offset"), resume.joined)
 
     def _resume_decisions(self, frame: pl.DataFrame) -> None:
-        at, ids = frame["at"].to_physical().to_numpy(), id_keys(frame["id"])
-        verdict = frame["verdict"]
-        is_first = verdict.is_null().to_numpy()
-        on_time = (verdict.is_null() | (verdict == DUPLICATE)).to_numpy()
-        self._seen.add(ids, at, on_time=on_time, is_first=is_first)
+        at, ids, is_first = self._resume_seen(frame)
         self._keep_decisions(frame, ids, at, is_first & (at >= self._frontier))
+
+    def _resume_seen(self, frame: pl.DataFrame) -> tuple[Int64s, Keys, Bools]:
+        at, ids = frame["at"].to_physical().to_numpy(), id_keys(frame["id"])
+        is_first = frame["verdict"].is_null().to_numpy()
+        on_time = is_first | (frame["verdict"] == DUPLICATE).fill_null(value=False).to_numpy()
+        self._seen.add(ids, at, on_time=on_time, is_first=is_first)
+        return at, ids, is_first
 
     def _resume_feedback(self, frame: pl.DataFrame, joined: pl.Series | None) -> None:
         at = frame["at"].to_physical().to_numpy()

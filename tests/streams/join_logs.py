@@ -334,6 +334,8 @@ class Shell:
         if len(examples) and since.examples:
             recent = examples.filter(pl.col("at") >= since.examples)
             joined = recent["feedback_offsets"].explode().drop_nulls()
+        decisions = self.rows("decisions")
+        seen = _since(decisions, since.decisions, (None, "duplicate"))
         times: dict[Log, datetime | None] = {}
         for log in LOGS:
             known = [self.times[log], last.stream_times[log] if last else None]
@@ -343,7 +345,8 @@ class Shell:
             stream_times=times,
             offsets=self.offsets,
             counts=last.counts if last else Counts(),
-            decisions=_since(self.rows("decisions"), since.decisions, (None, "duplicate")),
+            decisions=_since(decisions, last.frontier if last else None, (None, "duplicate")),
+            seen=seen.filter(pl.col("at") < last.frontier) if last and seen is not None else None,
             feedback=_since(self.rows("feedback"), since.feedback, (None,)),
             joined=joined,
         )

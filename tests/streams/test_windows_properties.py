@@ -213,10 +213,7 @@ class ForgetsDuplicatesAtARestart(PartitionJoin):
     """A restart that reads back open decisions only, not the ids that were seen."""
 
     def _resume(self, resume: Resume) -> None:
-        decisions, frontier = resume.decisions, resume.frontier
-        if decisions is not None and frontier is not None:
-            decisions = decisions.filter(pl.col("at") >= frontier)
-        super()._resume(replace(resume, decisions=decisions))
+        super()._resume(replace(resume, seen=None))
 
 
 class ForgetsStreamTimeAtARestart(PartitionJoin):
