@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -16,6 +17,7 @@ from tidemill.schemas.announcements import LIVE
 from tidemill.schemas.inbox import Delivery, ModelInbox
 from tidemill.schemas.keys import SigningKey, TrustedKeys
 from tidemill.schemas.loop import Loop, Online
+from tidemill.schemas.riverstate import LinearState
 from tidemill.trainers.cycle import TrainingCycle
 from tidemill.trainers.online import OnlineLearner
 from tidemill.trainers.publisher import Item, MemoryModelTopic, ModelTopic, Publisher
@@ -228,7 +230,8 @@ def test_a_model_that_knows_nothing_is_kept_and_not_published(
     assert not any(model.promoted for model in made)
     assert all(model.sequence == 0 for model in made)
     assert live_version(topic) is None
-    assert all("base rate" in model.reason for model in made)
+    assert made[0].reason == "not promoted: only 0 later rows, the gate wants 100"
+    assert all("the base rate's" in model.reason for model in made[1:])
 
 
 @pytest.mark.parametrize("error", [Killed(), BrokerError("away", hint="wait")], ids=repr)
@@ -301,6 +304,29 @@ def test_a_killed_online_learner_ends_as_the_same_model(
     assert cycle.registry.payload(newest) == straight.state().to_bytes()
     predictions = lake.table(loop.loop, "online_predictions").read()
     assert predictions["decision_id"].n_unique() == predictions.height == newest.trained_on_rows
+
+
+def test_a_learner_is_not_credited_with_labels_that_came_later(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """Negative control: every hour all trains are late, or none is, and nobody can know which.
+
+    A learner that sees the labels of an hour one by one predicts the rest of it well; when those
+    decisions were made no label of the hour was known. Judged by that, it would go live.
+    """
+    loop = make_loop(models={"batch": None, "online": {"learning_rate": 0.5, "publish_every": 700}})
+    cycle = cycle_of(loop, lake, MemoryModelTopic())
+    coins = np.random.default_rng(8).integers(0, 2, 100)
+    for start in range(0, 4_000, 250):
+        rows = make_rows(250, first=start)
+        hours = np.arange(start, start + 250) // 60
+        grow(lake, rows.with_columns(label=pl.Series(coins[hours].astype(float))))
+    made = cycle.turn()
+    assert not any(model.promoted for model in made)
+    newest = LinearState.from_bytes(cycle.registry.payload(made[-1]))
+    base = made[-1].metrics["base_log_loss"]
+    assert newest.loss_sum / newest.rows < base - 0.1  # what learning row by row makes believe
+    assert made[-1].metrics["log_loss"] > base
 
 
 def test_a_second_trainer_of_the_same_lake_is_fenced(grown: Lake, make_loop: MakeLoop) -> None:
