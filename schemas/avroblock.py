@@ -10,7 +10,7 @@ It knows no loop and no store.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,16 +21,14 @@ from polars.exceptions import PanicException, PolarsError
 
 from tidemill.errors import PayloadError
 from tidemill.schemas.avrotypes import column_type, fields_of
-from tidemill.schemas.batch import GUARD_BYTES, Batch
+from tidemill.schemas.batch import GUARD_BYTES, SYNC, Batch
 from tidemill.schemas.encoding import varint
 from tidemill.schemas.slowpath import compile_reader
-from tidemill.schemas.survey import PADDING, compile_survey
+from tidemill.schemas.survey import compile_survey
 from tidemill.schemas.wire import Schema
 
 SINGLY = 32
 """A block of so few payloads that does not come back whole is read payload by payload."""
-
-_SYNC = bytes(16)
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ class BlockReader:
         self._prefix = prefix
         self._surveyed = surveyed
         self._in_blocks = column_type(writer) is not None
-        self._header = _header(writer, GUARD_BYTES * guarded + len(prefix))
+        self._header = _header(writer, len(prefix), GUARD_BYTES * guarded)
         self._survey = compile_survey(writer) if self._in_blocks else None
         self._read_one = compile_reader(writer)
 
@@ -90,29 +88,25 @@ class BlockReader:
             self._halving(batch, rows[:middle], read)
             self._halving(batch, rows[middle:], read)
 
-    def _block(self, batch: Batch, rows: NDArray[np.int64]) -> pl.DataFrame | None:
-        """Return the columns of *rows*, or None if they do not come back whole.
+    def head(self, count: int, size: int) -> bytes:
+        """Return what stands before *count* payloads that are *size* bytes with their guards."""
+        return self._header + varint(count) + varint(size)
 
-        The first prefix is cut off, each next one is part of the guard before it.
-        """
-        skip, guard = len(self._prefix), batch.guard
-        if len(rows) == len(batch.values):
-            body = memoryview(batch.data)[skip : len(batch.data) - PADDING]
-        else:
-            body = memoryview(guard.join((*[batch.values[row] for row in rows.tolist()], b"")))[
-                skip:
-            ]
-        head = varint(len(rows)) + varint(len(body) + skip)
-        block = b"".join((self._header, head, body, self._prefix, _SYNC))
+    def _block(self, batch: Batch, rows: NDArray[np.int64]) -> pl.DataFrame | None:
+        """Return the columns of *rows*, or None if they do not come back whole."""
+        block = batch.data
+        if len(rows) < len(batch.values) or not batch.head.startswith(self._header):
+            body = batch.guard.join((*[batch.values[row] for row in rows.tolist()], SYNC))
+            block = self.head(len(rows), len(body) - len(SYNC)) + body
         try:
             frame = pl.read_avro(io.BytesIO(block))
         except (PolarsError, PanicException):  # a panic would be a surprise, but no stop
             return None
         whole = frame.height == len(rows)
-        if whole and guard:
-            back = pl.col("_guard") == pl.lit(guard + self._prefix)
+        if whole and batch.guard:
+            back = pl.col("_guard") == pl.lit(batch.guard)
             whole = cast(bool, frame.select(back.all()).item())
-        return frame.drop("_guard") if whole else None
+        return frame.select(self.columns.names()) if whole else None
 
     def _singly(self, batch: Batch, rows: NDArray[np.int64], read: Rows) -> None:
         read.slowly += len(rows)
@@ -143,15 +137,18 @@ def _frame(records: Sequence[dict[str, object]], columns: pl.Schema) -> pl.DataF
     )
 
 
-def _header(schema: Schema, guard_bytes: int) -> bytes:
-    """Return the header of an Avro container of *schema* and the guard, uncompressed."""
-    guard = {"name": "_guard", "type": {"type": "fixed", "name": "_Guard", "size": guard_bytes}}
-    meta = {
-        "avro.schema": json.dumps({**schema, "fields": [*fields_of(schema), guard]}),
-        "avro.codec": "null",
-    }
+def _header(schema: Schema, prefix_bytes: int, guard_bytes: int) -> bytes:
+    """Return the header of an uncompressed Avro container of prefix, event and guard."""
+    fields = [_fixed("_prefix", prefix_bytes), *fields_of(schema)]
+    if guard_bytes:
+        fields.append(_fixed("_guard", guard_bytes))
+    meta = {"avro.schema": json.dumps({**schema, "fields": fields}), "avro.codec": "null"}
     entries = b"".join(_text(key) + _text(value) for key, value in meta.items())
-    return b"Obj\x01" + varint(len(meta)) + entries + b"\x00" + _SYNC
+    return b"Obj\x01" + varint(len(meta)) + entries + b"\x00" + SYNC
+
+
+def _fixed(name: str, size: int) -> Mapping[str, object]:
+    return {"name": name, "type": {"type": "fixed", "name": f"{name}_bytes", "size": size}}
 
 
 def _text(text: str) -> bytes:

@@ -1,12 +1,12 @@
 """The payloads of one fetched batch side by side in memory, and which schema each names.
 
-All payloads are joined once, a guard of eight random bytes behind each; prefixes, measures
-(`survey.py`) and the block that is decoded (`avroblock.py`) are views of these same bytes.
-It knows no store and no loop.
+All payloads are joined once, a guard of eight random bytes behind each. If all name the same
+schema, which is the rule, these very bytes are the block that is decoded (`avroblock.py`): another
+copy would cost as much as looking through them. It knows no store and no loop.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +23,8 @@ from tidemill.schemas.wire import (
 )
 
 GUARD_BYTES = 8
+SYNC = bytes(PADDING)
+"""The marker at the end of a block, 16 bytes, which also is the survey's padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,25 @@ class Poison:
 class Batch:
     """Joined payloads; what is empty, too large or without a prefix is poison and left out."""
 
-    def __init__(self, values: Sequence[bytes | None], *, guarded: bool = True) -> None:
-        """Join *values*; without *guarded* nothing stands between them, for tests only."""
+    def __init__(
+        self,
+        values: Sequence[bytes | None],
+        *,
+        head: Callable[[int, int], bytes] | None = None,
+        guarded: bool = True,
+    ) -> None:
+        """Join *values*; without *guarded* nothing stands between them, for tests only.
+
+        *head* gives what stands before them, from their number and how many bytes they are.
+        """
         self.poison: list[Poison] = []
         self.values, self._sizes = self._readable(values)
         self.guard = os.urandom(GUARD_BYTES) if guarded else b""
-        self.data = self.guard.join((*self.values, bytes(PADDING)))
-        self.ends: Positions = np.cumsum(self._sizes + len(self.guard)) - len(self.guard)
+        ends = np.cumsum(self._sizes + len(self.guard))
+        self.head = head(len(ends), int(ends[-1])) if head and len(ends) else b""
+        first = [self.head + each for each in self.values[:1]]
+        self.data = self.guard.join((*first, *self.values[1:], SYNC))
+        self.ends: Positions = ends + (len(self.head) - len(self.guard))
         self.starts: Positions = self.ends - self._sizes
 
     def _readable(self, values: Sequence[bytes | None]) -> tuple[Sequence[bytes], Positions]:

@@ -28,7 +28,7 @@ from tidemill.schemas.evolution import resolve, unsure_columns
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.soundness import why_unreadable
 from tidemill.schemas.store import SchemaStore
-from tidemill.schemas.wire import Schema
+from tidemill.schemas.wire import CONFLUENT_BYTES, SINGLE_OBJECT_BYTES, Schema
 
 __all__ = ["Decoded", "EventDecoder", "Poison"]
 
@@ -110,7 +110,7 @@ class EventDecoder:
         Raises:
             BrokerError: a schema is not known here and the store does not answer.
         """
-        batch = Batch(values, guarded=self._guarded)
+        batch = Batch(values, head=self._likely_head(values), guarded=self._guarded)
         groups = dict(batch.groups())
         self._learn(groups.keys())
         poison = batch.poison
@@ -130,6 +130,15 @@ class EventDecoder:
                     frames += _shaped(plan, read, poison)
         poison.sort(key=lambda each: each.row)
         return Decoded(self._together(frames), poison, slowly_read)
+
+    def _likely_head(self, values: Sequence[bytes | None]) -> Callable[[int, int], bytes] | None:
+        """Return what makes a block of a batch whose payloads are all of the first one's schema."""
+        first = (values[0] if values else None) or b""
+        for size in (SINGLE_OBJECT_BYTES, CONFLUENT_BYTES):
+            plan = self._plans.get(first[:size])
+            if isinstance(plan, _Plan):
+                return plan.block.head
+        return None
 
     def _together(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """Return *frames* as one, in the order of the rows."""
