@@ -67,5 +67,6 @@ class Labels:
             self._fill(labels, joined.filter(pl.col(GROUP).is_in(half)))
             self._fill(labels, joined.filter(~pl.col(GROUP).is_in(half)))
             return
+        self._connection.unregister("joined")
         found = result["label"].to_numpy()
         labels[result[GROUP].to_numpy()] = np.asarray(found, dtype=np.float64)

@@ -229,7 +229,7 @@ class PartitionJoin:
             return None
         at, offset = self._feedback.columns(pairs.rows, "at", "offset")
         order = np.lexsort((offset, at, pairs.decision))
-        return frame.with_columns(pl.Series(GROUP, pairs.decision))[order]
+        return frame.drop("id").with_columns(pl.Series(GROUP, pairs.decision))[order]
 
     def _close_feedback(self, frontier: int) -> Fates:
         """Count the feedback that no decision can take any more, and forget its rows."""
