@@ -266,6 +266,7 @@ class LoopRun:
         gauge = self._metrics.open
         gauge.labels(self.loop.loop, "decisions").set(sum(join.open_decisions for join in joins))
         gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
+        self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
 
     def _load(self, partitions: Collection[int]) -> dict[int, _Held]:
         """Claim and read back; in a thread."""

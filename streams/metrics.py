@@ -61,6 +61,12 @@ class StreamMetrics:
             ["loop", "log"],
             registry=self.registry,
         )
+        self.labels_failed = Gauge(
+            "tidemill_stream_labels_failed",
+            "Decisions whose label could not be computed from their feedback, since the start",
+            ["loop"],
+            registry=self.registry,
+        )
         self.partitions = Gauge(
             "tidemill_stream_partitions",
             "Partitions this worker holds",
