@@ -15,6 +15,7 @@ from tidemill.features.layouts import TABLES
 from tidemill.features.storage import lake_errors
 
 FILE_BYTES = 128 * 2**20  # a file of this size is merged no further
+MANY_FILES = 500  # beyond, opening a table and committing to it take noticeably longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,23 @@ def compact(lake: Lake, loop_name: str, *, file_bytes: int = FILE_BYTES) -> list
         LakeError: the storage refuses; no row is touched then.
     """
     return [compact_table(lake, loop_name, name, file_bytes=file_bytes) for name in TABLES]
+
+
+def maintain(lake: Lake, loop_name: str, *, files: int = MANY_FILES) -> list[Compaction]:
+    """Compact those tables of a loop that have more than *files* files beyond one a day.
+
+    Cheap when nothing is due, so whoever has the lake open may call it every few minutes.
+
+    Raises:
+        LakeError: the storage refuses; no row is touched then.
+    """
+    done = []
+    for name in TABLES:
+        uris = lake.table(loop_name, name).uris()
+        days = {uri.rsplit("/", 1)[0] for uri in uris}
+        if len(uris) - len(days) > files:
+            done.append(compact_table(lake, loop_name, name))
+    return done
 
 
 def compact_table(

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import EXAMPLES
-from tidemill.features.views import quoted, source
+from tidemill.features.views import open_duckdb, quoted, source
 from tidemill.schemas.loop import Loop
 
 BESIDES = ("action", "label", "at", "decision_id")  # no feature can have these names
@@ -55,7 +55,7 @@ def training_set(
     Raises:
         LakeError: the lake cannot be read.
     """
-    connection = _connection()
+    connection = open_duckdb()
     query, found = _query(connection, lake, loop, version, since, until)
     table = connection.sql(query).to_arrow_table()
     return TrainingSet(table=table, features=tuple(loop.features), version=found)
@@ -75,7 +75,7 @@ def training_batches(
     Raises:
         LakeError: the lake cannot be read.
     """
-    connection = _connection()
+    connection = open_duckdb()
     query, found = _query(connection, lake, loop, version, since, until)
     reader = connection.sql(query).to_arrow_reader(rows)
     return TrainingBatches(reader=reader, features=tuple(loop.features), version=found)
@@ -90,18 +90,12 @@ def label_count(
     until: datetime | None = None,
 ) -> int:
     """Return how many rows `training_set` would hold."""
-    connection = _connection()
+    connection = open_duckdb()
     examples = source(connection, lake.table(loop.loop, EXAMPLES), version)
     row = connection.execute(
         f"SELECT count(*) FROM {examples.sql} WHERE {_condition(since, until)}"
     ).fetchone()
     return int(row[0]) if row else 0
-
-
-def _connection() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
 
 
 def _query(

@@ -6,7 +6,6 @@ here.
 """
 
 import contextlib
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -77,8 +76,10 @@ class S3Folder:
     """A prefix of an S3 bucket, reached with the same options as the Delta log."""
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        self._root = root
+        self._options = dict(options)
         # deltalake's public wrapper hands Arrow buffers to a writer that takes bytes only
-        self._files = DeltaFileSystemHandler(root, dict(options))
+        self._files = DeltaFileSystemHandler(root, self._options)
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*."""
@@ -92,12 +93,16 @@ class S3Folder:
         file.close()  # type: ignore[attr-defined]  # the stubs forget it
 
     def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
-        """Write *frame* at *path* and return its size in bytes."""
-        with io.BytesIO() as sink:
-            frame.write_parquet(sink, compression="zstd", compression_level=1, arrow_schema=schema)
-            data = sink.getvalue()
-        self.write(path, data)
-        return len(data)
+        """Write *frame* at *path* in one request, and return its size in bytes."""
+        frame.write_parquet(
+            f"{self._root}/{path}",
+            compression="zstd",
+            compression_level=1,
+            arrow_schema=schema,
+            storage_options=self._options,
+        )
+        (info,) = self._files.get_file_info([path])
+        return int(info.size)
 
     def remove(self, path: str) -> None:
         """Remove *path* if it is there."""

@@ -67,9 +67,16 @@ def source(
         return Source(quoted(name), found)
     columns = ", ".join(quoted(name) for name in table.schema)
     files = ", ".join(_literal(uri) for uri in uris)
-    # by name: files written before a loop version added a feature lack it
-    read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = true)"
+    # By name costs a look into every file; only a version that added columns makes it necessary.
+    by_name = str(_has_grown(table)).lower()
+    read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
     return Source(f"(SELECT {columns} FROM {read})", found)
+
+
+def _has_grown(table: Table) -> bool:
+    """Return whether there may be files that lack columns of today."""
+    loop_name = table.folder.split("/")[0]
+    return sum(name.startswith("loop-") for name in table.place.storage.names(loop_name)) > 1
 
 
 def arrow_dataset(table: Table, uris: Sequence[str]) -> ds.Dataset:
@@ -89,6 +96,16 @@ def arrow_dataset(table: Table, uris: Sequence[str]) -> ds.Dataset:
     )
 
 
+def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB in memory, set up for the lake: times in UTC, footers read once."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET parquet_metadata_cache = true")  # files of the lake never change
+    if threads is not None:
+        connection.execute(f"SET threads = {threads}")
+    return connection
+
+
 def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """Return a connection with the views of every loop in *lake*, as of now.
 
@@ -97,10 +114,7 @@ def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnect
     Raises:
         LakeError: the lake cannot be read.
     """
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    if threads is not None:
-        connection.execute(f"SET threads = {threads}")
+    connection = open_duckdb(threads=threads)
     views(lake, [lake.loop(name) for name in lake.loops()], connection)
     return connection
 

@@ -12,7 +12,7 @@ import duckdb
 
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
-from tidemill.features.views import schema_name, snapshot, views
+from tidemill.features.views import open_duckdb, schema_name, snapshot, views
 from tidemill.schemas.loop import Loop
 
 Counters = Mapping[str, int]
@@ -70,7 +70,7 @@ def ledger(
         LakeError: the lake cannot be read.
     """
     versions = snapshot(lake, loop)
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
         views(lake, [loop], connection, versions={loop.loop: versions})
         schema = f'"{schema_name(loop.loop)}"'
         counted = {
@@ -179,8 +179,8 @@ def _feedback_query(schema: str, loop: Loop) -> str:
                    min(f."offset") AS first,
                    count(*) FILTER (verdict = 'late') AS late,
                    count(*) FILTER (
-                       f.verdict IS NULL AND coalesce(f.at + to_seconds({early}::DOUBLE) >= frontier, true)
-                       AND j."offset" IS NULL
+                       f.verdict IS NULL AND j."offset" IS NULL
+                       AND coalesce(f.at + to_seconds({early}::DOUBLE) >= frontier, true)
                    ) AS open
             FROM {schema}.feedback f LEFT JOIN {schema}.frontiers p USING ("partition")
             LEFT JOIN (SELECT DISTINCT * FROM joined) j USING ("partition", "offset")
