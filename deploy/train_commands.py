@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tidemill.trainers.registry import ModelVersion
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
@@ -55,7 +53,9 @@ def models(loop: LoopName, as_json: AsJson = False) -> None:
     from tidemill.features.lake import Lake, LakeConfig
     from tidemill.trainers.registry import Registry
 
-    registry = Registry(Lake(LakeConfig.from_env(os.environ)), loop)
+    lake = Lake(LakeConfig.from_env(os.environ))
+    lake.loop(loop)  # refuses a name that the lake does not know
+    registry = Registry(lake, loop)
     found, live = registry.models(), registry.live()
     if as_json:
         for model in found:
@@ -92,7 +92,7 @@ def _table(loop: str, found: "list[ModelVersion]", live: "ModelVersion | None") 
     return table
 
 
-def _plain(model: "ModelVersion") -> "Mapping[str, object]":
+def _plain(model: "ModelVersion") -> dict[str, object]:
     """Return *model* as JSON knows it, without the long text of its signature."""
     values = asdict(model)
     del values["features"]

@@ -76,6 +76,7 @@ class ModelInbox:
         self._chunks: OrderedDict[tuple[str, str], Chunks] = OrderedDict()
         self.held_bytes = 0  # of chunks; never over HELD_BYTES after a call
         self._newest: dict[tuple[str, str], Announcement] = {}
+        self._rereading: set[tuple[str, str]] = set()
         self._waiting: dict[tuple[str, str], Announcement] = {}
 
     def feed(self, key: bytes | None, value: bytes | None) -> Delivery | Refusal | None:
@@ -93,6 +94,13 @@ class ModelInbox:
             return self._take_announcement(loop, slot, value)
         except RefusedError as error:
             return Refusal(loop=loop, slot=slot, reason=error.reason, detail=error.what)
+
+    def rewind(self) -> None:
+        """Expect the topic from its beginning again, as after a lost connection.
+
+        What was superseded then comes once more; it is passed over until what stands now has come.
+        """
+        self._rereading = set(self._newest)
 
     def pending(self) -> list[Refusal]:
         """Return the announcements whose payload has not arrived whole, as refusals.
@@ -113,7 +121,10 @@ class ModelInbox:
         before = self._newest.get((loop, slot))
         if before is not None:
             if announcement == before:
+                self._rereading.discard((loop, slot))
                 return None  # the same once more: read again after a reconnect, or signed anew
+            if announcement.sequence < before.sequence and (loop, slot) in self._rereading:
+                return None
             if announcement.sequence <= before.sequence:
                 detail = f"sequence {announcement.sequence} after {before.sequence}"
                 return _refusal(announcement, "replayed", detail)
@@ -123,6 +134,7 @@ class ModelInbox:
         elif len(self._newest) >= _MAX_PLACES:
             return _refusal(announcement, "oversize", f"over {_MAX_PLACES} loops and slots")
         self._newest[loop, slot] = announcement
+        self._rereading.discard((loop, slot))
         self._waiting.pop((loop, slot), None)
         if payload is not None:
             return Delivery(announcement, payload)

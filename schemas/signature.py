@@ -29,6 +29,7 @@ from tidemill.schemas.loop import FieldType, Loop
 ACTION = "action"  # the pseudo feature of a greedy policy: the action that is scored
 MAX_CATEGORIES = 4_096  # a longer vocabulary keeps its most frequent words
 MAX_ITEMS = 256  # the same for a list of categories, where each word is a column
+MAX_WORD_BYTES = 256  # a longer word is free text, not a category; the model does not know it
 MAX_FEATURES = 4_096
 MAX_JSON_BYTES = 400_000  # what fits into an announcement beside everything else
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -97,9 +98,15 @@ class FeatureSignature:
     def fit(self, frame: pl.DataFrame) -> "FeatureSignature":
         """Return this signature with the vocabularies of *frame*, flat feature columns by name.
 
-        Past `MAX_CATEGORIES` (`MAX_ITEMS` for lists) the most frequent words stay.
+        Past `MAX_CATEGORIES` (`MAX_ITEMS` for lists) the most frequent words stay, and fewer where
+        all of them together would not fit into an announcement.
         """
-        return FeatureSignature(tuple(_fitted(item, frame) for item in self.fields))
+        limit = MAX_CATEGORIES
+        while True:
+            fitted = FeatureSignature(tuple(_fitted(item, frame, limit) for item in self.fields))
+            if len(fitted.to_json()) <= MAX_JSON_BYTES or limit == 1:
+                return fitted
+            limit //= 2
 
     @cached_property
     def columns(self) -> list[str]:
@@ -185,16 +192,16 @@ def _parsed(item: Mapping[str, object]) -> SignatureField:
     return SignatureField(str(item["name"]), FieldType(str(item["type"])), tuple(vocabulary))
 
 
-def _fitted(item: SignatureField, frame: pl.DataFrame) -> SignatureField:
+def _fitted(item: SignatureField, frame: pl.DataFrame, limit: int) -> SignatureField:
     if item.type is FieldType.CATEGORY:
         words = frame.get_column(item.name)
-        limit = MAX_CATEGORIES
     elif item.type is FieldType.CATEGORIES:
         words = frame.get_column(item.name).explode(empty_as_null=True)
-        limit = MAX_ITEMS
+        limit = min(limit, MAX_ITEMS)
     else:
         return item
-    counts = words.drop_nulls().cast(pl.String).value_counts(name="n")
+    known = words.drop_nulls().cast(pl.String)
+    counts = known.filter(known.str.len_bytes() <= MAX_WORD_BYTES).value_counts(name="n")
     kept = counts.sort(["n", item.name], descending=[True, False]).head(limit)
     return SignatureField(item.name, item.type, tuple(sorted(kept.get_column(item.name).to_list())))
 

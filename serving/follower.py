@@ -110,6 +110,10 @@ class Follower:
             self._try(followed, followed.serving)
         self.deciders[loop.loop] = decider
 
+    def rewind(self) -> None:
+        """Expect both topics from their beginnings, again if they have been read before."""
+        self._inbox.rewind()
+
     def take_models(self, records: Iterable[KeyValue]) -> None:
         """Put *records* of the model topic together; `settle` admits what has arrived."""
         for key, value in records:

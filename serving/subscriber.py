@@ -65,6 +65,7 @@ class Subscriber:
             closing(Tail(self._config, topics.MODELS, timeout_s=_LOOKUP_S)) as models,
         ):
             self.trouble = None
+            self._follower.rewind()
             while not self._stopped.is_set():
                 self._follower.take_loops(_pairs(loops.poll(_POLL_S)))
                 self._follower.take_models(_pairs(models.poll(_POLL_S)))

@@ -4,11 +4,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tidemill.deploy.embedded import EmbeddedKafka, find_kafka
 from tidemill.deploy.jars import cache_dir
 from tidemill.errors import TidemillError
 from tidemill.kafka import KafkaConfig
+
+# A busy machine is no failure: Hypothesis looks for wrong results here, not for slow ones.
+settings.register_profile("tidemill", deadline=None)
+settings.load_profile("tidemill")
 
 
 def _unavailable(error: TidemillError) -> None:

@@ -170,6 +170,24 @@ def test_the_same_record_once_more_changes_nothing() -> None:
     assert inbox.pending() == []
 
 
+def test_a_topic_read_again_from_its_beginning_refuses_nothing() -> None:
+    """Superseded records may still be there: they are history, not replays."""
+    items = [
+        item
+        for number, payload in enumerate((BIG, b"two", b"three"), 1)
+        for item in records(announce(payload, number), payload)
+    ]
+    inbox = ModelInbox(TRUSTED)
+    assert len(feed(inbox, items)) == 3
+    inbox.rewind()
+    assert feed(inbox, items) == []
+    assert inbox.pending() == []
+    assert only_refusal(feed(inbox, items[-2:-1])).reason == "replayed"  # now it is one again
+    inbox.rewind()
+    newer = announce(b"four", 4)
+    assert feed(inbox, items + records(newer, b"four")) == [Delivery(newer, b"four")]
+
+
 def test_a_missing_chunk_is_pending_until_it_comes() -> None:
     """A compacted topic can have lost one; the worker says which, and serves on."""
     announcement = announce(BIG, 1)

@@ -89,6 +89,17 @@ def test_a_vocabulary_keeps_the_most_frequent_words() -> None:
     assert list(vocabulary) == sorted(vocabulary)
 
 
+def test_a_signature_always_fits_into_an_announcement() -> None:
+    """A trainer must not publish what no worker would read: long words, many features."""
+    names = [f"word{number}" for number in range(20)]
+    empty = FeatureSignature(tuple(SignatureField(name, FieldType.CATEGORY) for name in names))
+    long = "\N{SNOWMAN}" * 20
+    words = [f"{number:05}{long}" for number in range(5_000)] + ["x" * 1_000_000]
+    signature = empty.fit(pl.DataFrame(dict.fromkeys(names, words)))
+    assert FeatureSignature.from_json(signature.to_json()) == signature
+    assert len(signature.fields[0].vocabulary) >= 64
+
+
 @pytest.mark.parametrize(
     "text",
     [

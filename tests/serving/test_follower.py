@@ -87,6 +87,22 @@ def test_the_newest_of_many_serves_without_trying_the_others(
     assert answered(log) == [("lightgbm-29", "serving")]
 
 
+def test_a_topic_read_again_after_a_lost_connection_refuses_nothing(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The models before the live one are still there; an operator must not read 'refused'."""
+    items = [
+        item
+        for number in range(1, 5)
+        for item in records(key, PAYLOAD, announcement(PAYLOAD, number))
+    ]
+    feed(worker, *items)
+    worker.follower.rewind()
+    feed(worker, *items)
+    assert answered(log) == [("lightgbm-4", "serving")]
+    assert decide(worker).model_version == "lightgbm-4"
+
+
 def test_an_online_model_takes_over_and_back(
     worker: Worker, log: MemoryEventLog, key: SigningKey
 ) -> None:
