@@ -20,6 +20,7 @@ from tidemill.serving.client import Client, LoopClient
 BUDGET_MS = 5_000.0
 PATIENCE_S = 120.0  # a worker that crashed is back long before
 _PAUSE_S = 0.2
+_STOP_S = 6.0  # one call at most, see BUDGET_MS
 
 
 @dataclass(slots=True)
@@ -83,6 +84,7 @@ class Replay:
         self._days = past.days()
         self._tallies = [Tally() for _ in self._lanes]
         self._errors: list[BaseException] = []
+        self._is_over = False
         self._day = 0
         self._barrier = threading.Barrier(len(self._lanes), action=self._next_day)
         self.wall_s = 0.0
@@ -102,8 +104,15 @@ class Replay:
         for thread in threads:
             thread.daemon = True
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C: no lane may go on in a process that ends
+            self._barrier.abort()
+            self._is_over = True
+            for thread in threads:
+                thread.join(_STOP_S)
+            raise
         self.wall_s = time.monotonic() - started
         if self._errors:
             raise self._errors[0]
@@ -128,6 +137,8 @@ class Replay:
                 player = _Player(client, self._loop, self._tallies[lane.partition])
                 for day in self._days:
                     for event in lane.day(day):
+                        if self._is_over:
+                            return
                         player.play(event)
                     self._barrier.wait()
         except threading.BrokenBarrierError:

@@ -86,6 +86,7 @@ class Stack:
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "TIDEMILL_LAKE": self.lake,
             "PYTHONUNBUFFERED": "1",
+            "POLARS_MAX_THREADS": "1",  # processes share the cores; handing work over costs more
             **self.keys(),
         }
         return [self._streams(shared), *self._servers(shared), *self._behind(shared)]

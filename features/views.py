@@ -101,6 +101,7 @@ def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files of the lake never change
+    connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     return connection
