@@ -20,23 +20,27 @@ LATEST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - EPOCH) // MI
 _double = struct.Struct("<d").pack
 
 
+_PAIRS = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(2**14)]
+"""Fourteen bits of a number as the two bytes of a varint that goes on."""
+
+
 def varint(number: int) -> bytes:
-    """Return *number* as Avro writes an int or long: zigzag, then seven bits a byte.
+    """Return *number*, of 64 bits, as Avro writes an int or long: zigzag, then seven bits a byte.
 
     >>> varint(-1).hex(), varint(64).hex()
     ('01', '8001')
     """
-    rest = (number << 1) ^ (number >> 63)
-    out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
+    return _unsigned((number << 1) ^ (number >> 63))
 
 
-_PAIRS = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(2**14)]
-"""Fourteen bits of a number as the two bytes of a varint that goes on."""
+def _unsigned(rest: int) -> bytes:
+    if rest < 0x80:
+        return bytes((rest,))
+    if rest < 0x4000:
+        return bytes((rest & 0x7F | 0x80, rest >> 7))
+    return _PAIRS[rest & 0x3FFF] + _unsigned(rest >> 14)
+
+
 _LENGTHS = [varint(length) for length in range(4_096)]
 LONGS: dict[int, bytes] = {}
 """Numbers that were written before, with their bytes."""
@@ -93,7 +97,7 @@ def write_timestamp(value: object) -> bytes:
 def _remember_high(high: int) -> bytes:
     if len(_HIGHS) >= REMEMBERED:
         _HIGHS.clear()
-    return _HIGHS.setdefault(high, varint((high >> 1) ^ -(high & 1)))
+    return _HIGHS.setdefault(high, _unsigned(high))
 
 
 def _microseconds(value: object) -> int:
