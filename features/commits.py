@@ -101,11 +101,16 @@ def _add_action(path: str, size: int, day: date | None, rows: pl.DataFrame) -> A
 def statistics(rows: pl.DataFrame) -> str:
     """Return the Delta statistics of one file as JSON, so that readers can leave it unopened."""
     columns = [name for name in _STATISTICS if name in rows.columns]
-    bounds = rows.select(
-        [pl.col(name).min().alias(f"min {name}") for name in columns]
-        + [pl.col(name).max().alias(f"max {name}") for name in columns]
-        + [pl.col(name).null_count().alias(f"null {name}") for name in columns]
-    ).row(0, named=True)
+    asked = [
+        bound.alias(f"{which} {name}")
+        for name in columns
+        for which, bound in (
+            ("min", pl.col(name).min()),
+            ("max", pl.col(name).max()),
+            ("null", pl.col(name).null_count()),
+        )
+    ]
+    bounds = rows.select(asked).row(0, named=True) if asked else {}
 
     def told(which: str) -> dict[str, object]:
         found = ((name, bounds[f"{which} {name}"]) for name in columns)

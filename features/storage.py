@@ -101,8 +101,7 @@ class S3Folder:
             arrow_schema=schema,
             storage_options=self._options,
         )
-        (info,) = self._files.get_file_info([path])
-        return int(info.size)
+        return self._files.open_input_file(path).size()
 
     def remove(self, path: str) -> None:
         """Remove *path* if it is there."""

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.features.compaction import compact, compact_table
+from tidemill.features.compaction import compact, compact_table, maintain
 from tidemill.features.lake import Lake, LakeConfig, Swap
 from tidemill.schemas.loop import Loop
 
@@ -58,6 +59,40 @@ def test_a_writer_goes_on_from_its_old_handle(lake: Lake, loop: Loop, rows: Rows
     compact(lake, loop.loop)
     table.append(rows("decisions", 1, offset=3), swaps=[Swap("offset/0", 3, 4)])
     assert sorted(table.read()["offset"]) == [0, 1, 2, 3]
+
+
+def test_a_writer_and_a_compaction_at_once_lose_nothing(lake: Lake, loop: Loop, rows: Rows) -> None:
+    """Neither waits for the other; the log settles who was first."""
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    commits = 12
+
+    def write() -> None:
+        for number in range(commits):
+            swap = Swap("offset/0", number or None, number + 1)
+            table.append(rows("decisions", 1, offset=number), swaps=[swap])
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not writing.done():
+            compact_table(lake, loop.loop, "decisions")
+        writing.result()
+    assert sorted(table.read()["offset"]) == list(range(commits))
+    tailed = [table.rows(commit)["offset"].to_list() for commit in table.commits_since(0)]
+    assert tailed == [[number] for number in range(commits)]
+
+
+def test_maintenance_waits_until_there_is_something_to_merge(
+    lake: Lake, loop: Loop, rows: Rows
+) -> None:
+    """It is asked every few minutes, and rewrites files only when it pays."""
+    lake.create(loop)
+    table = lake.table(loop.loop, "feedback")
+    for number in range(4):
+        table.append(rows("feedback", 1, offset=number), swaps=[])
+    assert maintain(lake, loop.loop, files=3) == []
+    (done,) = maintain(lake, loop.loop, files=2)
+    assert (done.table, done.merged, done.made) == ("feedback", 4, 1)
 
 
 def test_a_file_that_is_being_committed_is_not_taken_for_litter(

@@ -57,6 +57,15 @@ def test_a_handle_of_before_takes_rows_of_the_new_version(
     assert "coupon" in table.read()["values"].struct.fields
 
 
+def test_other_rooms_keep_tables_of_their_own(lake: Lake) -> None:
+    """The registry of models is one; it needs no date and no event time."""
+    table = lake.create_table("home-page", "models", pl.Schema({"name": pl.String()}))
+    table.append(pl.DataFrame({"name": ["lightgbm-1"]}), swaps=[Swap("number", None, 1)])
+    assert lake.has_table("home-page", "models")
+    (commit,) = table.commits_since(0)
+    assert table.rows(commit)["name"].to_list() == table.read()["name"].to_list() == ["lightgbm-1"]
+
+
 def test_a_changed_type_is_refused(lake: Lake, loop: Loop) -> None:
     """Rows of both versions share one table, for years."""
     lake.create(loop)
