@@ -16,7 +16,7 @@ from tidemill.features.layouts import EXAMPLES
 from tidemill.schemas.loop import Loop, Online
 from tidemill.schemas.riverstate import LinearPredictor, LinearState
 from tidemill.trainers.batch import Stopwatch, Trained, software
-from tidemill.trainers.online import OnlineLearner, continues
+from tidemill.trainers.online import OnlineLearner, continues, settings_of
 from tidemill.trainers.prequential import MAX_STATES, OfferedStates, Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.tailing import commits_after
@@ -100,7 +100,7 @@ class OnlineCourse:
             rows=learner.rows,
             base_rate=base_rate,
             seed=0,
-            params={"learning_rate": online.learning_rate, "l2": online.l2},
+            params=settings_of(online),
             software=software("river"),
             cost=self._watch.read(),
         )

@@ -188,6 +188,11 @@ class FrozenLinear:
         return np.fromiter(scores, dtype=np.float64, count=features.height)
 
 
+def settings_of(online: Online) -> dict[str, bool | int | float | str]:
+    """Return what makes the learner this one; with another rate it learns everything anew."""
+    return {"learning_rate": online.learning_rate, "l2": online.l2}
+
+
 def continues(online: Online, state: LinearState) -> bool:
     """Say whether *state* is one that *online* would have learned itself."""
     asked = (online.learner, online.learning_rate, online.l2)

@@ -7,8 +7,11 @@ topic.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tidemill.errors import ModelError
 from tidemill.features.datasets import training_set
@@ -18,11 +21,12 @@ from tidemill.schemas.loop import Loop
 from tidemill.trainers.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.evaluate import Candidate, Floats
 from tidemill.trainers.gate import Trial
-from tidemill.trainers.online import FrozenLinear
+from tidemill.trainers.online import FrozenLinear, settings_of
 from tidemill.trainers.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import Rows
 
+Places = NDArray[np.integer]
 WINDOW_ROWS = 50_000  # an online model is judged by at most so many of the newest rows
 
 
@@ -64,17 +68,10 @@ class Trials:
     def of_batch(self, trained: Trained, later: Rows, version: str) -> Trial:
         """Return the trial of a batch model by the rows held out from it."""
         live, note = self._live()
-        own = LightGBM.of(trained).predict(later.features)
-        label, its = later.label, None
-        if live is not None and live.learner == LIGHTGBM:
-            its = self._predict(live, later.features)
-        elif live is not None:
-            known = self._joined(later)
-            place, its = (
-                known.get_column("place").to_numpy(),
-                known.get_column("predicted").to_numpy(),
-            )
-            own, label = own[place], label[place]
+        own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
+        if live is not None:
+            places, its = self._asked(live, later)
+            own, label = own[places], label[places]
         return Trial(
             label=label,
             candidate=Candidate(trained.learner, version, own),
@@ -86,17 +83,17 @@ class Trials:
     def of_online(self, learner: str, window: Window, version: str, snapshot: int) -> Trial:
         """Return the trial of an online learner by what it would have served."""
         live, note = self._live()
-        rows = window.predictions
-        its: Floats | None = None
-        continued = ""
-        if live is not None and live.learner == LIGHTGBM and rows.height:
-            features = self._features(rows, snapshot)
-            its = self._predict(live, features)
-        elif live is not None and live.learner == learner:
-            continued = live.version
+        own = window.predictions.get_column("predicted").to_numpy()
+        label, its, continued = window.predictions.get_column("label").to_numpy(), None, ""
+        if live is not None and self._is_learning(live):
+            continued, live = live.version, None
+        elif live is not None and label.size:
+            rows = self._rows(window.predictions, snapshot)
+            places, its = self._asked(live, rows)
+            own, label = own[places], label[places]
         return Trial(
-            label=rows.get_column("label").to_numpy(),
-            candidate=Candidate(learner, version, rows.get_column("predicted").to_numpy()),
+            label=label,
+            candidate=Candidate(learner, version, own),
             base_rate=window.base_rate,
             live=_candidate(live, its),
             live_note=note,
@@ -106,12 +103,12 @@ class Trials:
     def window(self, snapshot: int) -> Window:
         """Return the newest predictions the online learner would have served, and their base rate.
 
-        Where a batch model is live only rows that are later than those it learned from count.
+        Rows that the live model may have learned from are left out.
         """
         if self._predictions is None:
             raise ValueError(f"{self._loop.loop} has no online learner")
         live, _ = self._live()
-        since = live.later_from if live is not None and live.learner == LIGHTGBM else None
+        since = None if live is None or self._is_learning(live) else self._unseen_from(live)
         found = self._predictions.newest(WINDOW_ROWS, since)
         known = pl.col("label").is_not_null()
         if found.height:
@@ -131,25 +128,51 @@ class Trials:
             return None, f"the live {live.version} reads other features and could not compete"
         return live, ""
 
-    def _predict(self, model: ModelVersion, features: pl.DataFrame) -> Floats:
-        return load_model(model, self._registry.payload(model)).predict(features)
+    def _is_learning(self, live: ModelVersion) -> bool:
+        """Say whether *live* is a state of the very learner that goes on learning."""
+        online = self._loop.models.online
+        return online is not None and (live.learner, live.params) == (
+            online.learner,
+            settings_of(online),
+        )
 
-    def _joined(self, later: Rows) -> pl.DataFrame:
-        """Return place in *later* and online prediction, of the rows that have one, in order."""
-        places = pl.DataFrame({"decision_id": later.ids}).with_row_index("place")
+    def _unseen_from(self, live: ModelVersion) -> datetime | None:
+        """Return the decision time from which on *live* has learned nothing; None if unknown."""
+        return live.later_from if live.learner == LIGHTGBM else live.until
+
+    def _asked(self, live: ModelVersion, rows: Rows) -> tuple[Places, Floats]:
+        """Return which of *rows* the live model can be judged by, and what it predicts for them."""
+        if self._is_learning(live):
+            known = self._served(rows)
+            return known.get_column("place").to_numpy(), known.get_column("predicted").to_numpy()
+        unseen = self._unseen_from(live)
+        start = 0 if unseen is None else rows.since(unseen)
+        model = load_model(live, self._registry.payload(live))
+        return np.arange(start, len(rows)), model.predict(rows.features[start:])
+
+    def _served(self, rows: Rows) -> pl.DataFrame:
+        """Return place and prediction of those of *rows* that the online learner has served."""
+        places = pl.DataFrame({"decision_id": rows.ids}).with_row_index("place")
         if self._predictions is None:
             return places.clear().with_columns(pl.lit(0.0).alias("predicted"))
-        saved = self._predictions.read(since=later.at[0] if len(later) else None)
+        saved = self._predictions.read(since=rows.at[0] if len(rows) else None)
         return places.join(saved, on="decision_id", how="inner").sort("place")
 
-    def _features(self, predictions: pl.DataFrame, snapshot: int) -> pl.DataFrame:
-        """Return the features of the predicted decisions, row for row."""
+    def _rows(self, predictions: pl.DataFrame, snapshot: int) -> Rows:
+        """Return the predicted decisions with their features, row for row."""
         since = predictions.get_column("at")[0]
         training = training_set(self._lake, self._loop, version=snapshot, since=since)
-        rows = Rows.of(training, self._loop)
-        found = rows.features.with_columns(rows.ids.alias(" id"))
+        found = Rows.of(training, self._loop)
+        features = found.features.with_columns(found.ids.alias(" id"))
         wanted = predictions.select(pl.col("decision_id").alias(" id"))
-        return wanted.join(found, on=" id", how="left", maintain_order="left").drop(" id")
+        joined = wanted.join(features, on=" id", how="left", maintain_order="left").drop(" id")
+        return Rows(
+            features=joined,
+            label=predictions.get_column("label").to_numpy(),
+            at=predictions.get_column("at"),
+            ids=predictions.get_column("decision_id"),
+            snapshot=snapshot,
+        )
 
 
 def _candidate(model: ModelVersion | None, predicted: Floats | None) -> Candidate | None:
