@@ -10,25 +10,19 @@ tools alone. It overrides private names of faust-streaming and aiokafka; tests/s
 test_transport.py pins each of them, so that an upgrade fails there and not in production.
 """
 
-import logging
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-import aiokafka
 import faust
-from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP, ConsumerMessage, Message
 
 from tidemill.errors import BrokerError
 from tidemill.streams.batches import Batch
-from tidemill.streams.fetches import Run, WholeBatches
+from tidemill.streams.fetches import Run
+from tidemill.streams.fetchthread import FETCH_WAIT_MS, BatchThread
 
-log = logging.getLogger(__name__)
-
-FETCH_WAIT_MS = 100  # a longer poll on caught-up partitions would hold back the busy ones
 PAUSE_S = 0.02  # how long to wait when every partition is held back by a full queue
 
 
@@ -72,76 +66,6 @@ class BatchScheduler(DefaultSchedulingStrategy):  # type: ignore[misc]  # Faust 
             else:
                 single[tp] = run
         yield from super().iterate(single)
-
-
-class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is not typed
-    """The thread with aiokafka's consumer; fetches are short, a broker that is away is no crash."""
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        conf = self.app.conf
-        self._assignor = self.app.assignor  # co-partitioned: both topics of a loop stay together
-        auth = driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
-        return aiokafka.AIOKafkaConsumer(
-            client_id=conf.broker_client_id,
-            group_id=conf.id,
-            group_instance_id=conf.consumer_group_instance_id,
-            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[self._assignor],
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",  # only ever used below the log's start: see _check
-            max_poll_records=conf.broker_max_poll_records,
-            max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
-            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            request_timeout_ms=int(conf.broker_request_timeout * 1000),
-            check_crcs=conf.broker_check_crcs,
-            session_timeout_ms=int(conf.broker_session_timeout * 1000),
-            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
-            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-            isolation_level="read_committed",  # events of an aborted transaction never happened
-            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
-            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
-            **auth,
-        )
-
-    async def on_start(self) -> None:
-        """Start aiokafka's consumer, and let it hand out whole record batches."""
-        await super().on_start()
-        self._fetches = WholeBatches(
-            self.consumer.is_batched, self.app.conf.broker_max_poll_records
-        )
-        self._ensure_consumer()._fetcher._records = self._fetches
-
-    def forget_fetches(self) -> None:
-        """Start anew, before a seek."""
-        self._fetches.forget()
-
-    async def getmany(
-        self,
-        active_partitions: set[TP] | None,
-        timeout: float,  # noqa: ASYNC109 (Faust's signature)
-    ) -> Mapping[TP, list[Any]]:
-        """Return what was fetched; a batch is as large as `WholeBatches` makes it."""
-        found: Mapping[TP, list[Any]] = await self.call_thread(
-            self._fetch_records, self._ensure_consumer(), active_partitions, timeout=timeout
-        )
-        return found
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Write the group's offsets; a refusal is only logged, for nothing depends on them."""
-        places = {
-            driver.ensure_aiokafka_TP(tp): driver.OffsetAndMetadata(offset, "")
-            for tp, offset in offsets.items()
-            if tp in self.assignment()
-        }
-        try:
-            await self._ensure_consumer().commit(places)
-        except KafkaError as error:
-            log.warning("group offsets were not written, lag looks too large: %s", error)
-            return False
-        # Faust's watchdog looks here, and complains every second of who never commits.
-        self.tp_last_committed_at.update(dict.fromkeys(offsets, time.monotonic()))
-        return True
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not typed

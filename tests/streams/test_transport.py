@@ -23,7 +23,8 @@ from faust.transport.drivers import by_name
 from tests.streams.rig import until
 
 from tidemill.kafka import KafkaConfig, Topic, Writer, ensure_topics
-from tidemill.streams.transport import BatchConsumer, BatchThread, BatchTransport
+from tidemill.streams.fetchthread import BatchThread
+from tidemill.streams.transport import BatchConsumer, BatchTransport
 
 APP = Path(__file__).with_name("transport_app.py")
 
