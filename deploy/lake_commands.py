@@ -31,14 +31,22 @@ def ledger(
     loop: Annotated[str | None, typer.Argument(help="One loop; all by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> int:
-    """Show that all records read have ended or are open; exit 1 if one is not accounted for."""
+    """Show that all records read have ended or are open; exit 1 if one is not accounted for.
+
+    With KAFKA_BOOTSTRAP_SERVERS set, what the logs hold beyond is shown as unread.
+    """
     from tidemill.deploy.tables import print_ledger
     from tidemill.features.lake import Lake, LakeConfig
+    from tidemill.kafka import KafkaConfig
     from tidemill.monitor.ledger import is_balanced, ledger
+    from tidemill.monitor.logends import log_ends
 
     lake = Lake(LakeConfig.from_env(os.environ))
-    names = lake.loops() if loop is None else [loop]
-    accounts = [account for name in names for account in ledger(lake, lake.loop(name))]
+    kafka = "KAFKA_BOOTSTRAP_SERVERS" in os.environ and KafkaConfig.from_env(os.environ)
+    accounts = []
+    for name in lake.loops() if loop is None else [loop]:
+        defined = lake.loop(name)
+        accounts += ledger(lake, defined, ends=log_ends(kafka, defined) if kafka else None)
     print_ledger(accounts, as_json=as_json)
     return 0 if is_balanced(accounts) else 1
 

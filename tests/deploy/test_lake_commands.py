@@ -29,6 +29,7 @@ LOOP = Loop.model_validate(
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """A lake with two open decisions, named by the environment."""
     monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
     lake = Lake(LakeConfig(root=str(tmp_path)))
     lake.create(LOOP)
     for number in range(2):
