@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from tests.schemas.loops import MINIMAL
 
 from tidemill.errors import LoopError
+from tidemill.schemas.labels import compile_label
+from tidemill.schemas.loop import Feedback, Label
 from tidemill.schemas.loopfile import LoopFileError, dump_loop, load_loop, parse_loop
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights" / "loop.yaml"
@@ -123,3 +125,16 @@ def test_the_example_is_the_loop_that_the_demo_promises() -> None:
     assert loop.decision.default == "quiet"
     assert loop.wait.total_seconds() == 8 * 3600
     assert loop.label.missing == "censored"
+
+
+def test_the_guide_shows_a_loop_that_is_legal() -> None:
+    """People copy the first example they see."""
+    guide = (FLIGHTS.parents[2] / "docs" / "guide" / "loops.md").read_text()
+    example = guide.split("```yaml\n")[1].split("```")[0]
+    loop = parse_loop(example)
+    assert compile_label(loop)
+    for line in guide.split("```sql\n")[1].split("```")[0].strip().splitlines():
+        values = {"arr_delay": "float", "amount": "float", "stars": "int"}
+        label = Label(sql=line, type="bool" if ">" in line else "float")
+        feedback = {"bought": Feedback.model_validate({"within": "1d", "values": values})}
+        assert compile_label(loop.model_copy(update={"label": label, "feedback": feedback}))
