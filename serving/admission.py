@@ -21,10 +21,9 @@ from tidemill.schemas.inbox import Delivery
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.riverstate import LEARNERS, LinearPredictor, LinearState
 from tidemill.schemas.signature import ACTION, FeatureSignature, SignatureField
-from tidemill.serving.modeltext import check_text
 from tidemill.serving.policy import Score
 from tidemill.serving.predictor import LightGbmModel
-from tidemill.serving.trial import Trial
+from tidemill.serving.trial import REFUSED, Trial
 
 PROBES = 32
 
@@ -75,7 +74,6 @@ def _admit_text(
         raise ModelError(
             f"{version} is no LightGBM text: {error}", hint="publish it as the trainer does"
         ) from error
-    check_text(text, len(signature.columns))
     rows = probe_rows(signature)
     scores = try_in_child(text, rows, limits)
     model = LightGbmModel(text, len(signature.columns))
@@ -114,11 +112,14 @@ def _probe(field: SignatureField, random: Random) -> object:
     return None
 
 
-def try_in_child(text: str, rows: list[list[float]], limits: TrialLimits) -> list[float]:
-    """Return the scores that a process of its own gives *rows*.
+def try_in_child(
+    text: str, rows: list[list[float]], limits: TrialLimits, *, is_checked: bool = True
+) -> list[float]:
+    """Return the scores that a process of its own gives *rows*, once it has checked *text*.
 
     Raises:
-        ModelError: the process crashed, hung, took too much memory, or was too slow.
+        ModelError: the text is not sound, or the process crashed, hung, took too much memory or
+            was too slow.
     """
     packed = [struct.pack(f"{len(row)}d", *row) for row in rows]
     trial = Trial(
@@ -127,6 +128,7 @@ def try_in_child(text: str, rows: list[list[float]], limits: TrialLimits) -> lis
         memory_bytes=limits.memory_bytes,
         score_ms=limits.score_ms,
         time_s=math.ceil(limits.time_s),
+        is_checked=is_checked,
     )
     command = [sys.executable, "-m", "tidemill.serving.trial"]
     try:
@@ -138,13 +140,18 @@ def try_in_child(text: str, rows: list[list[float]], limits: TrialLimits) -> lis
     except OSError as error:
         raise _failed(f"could not start: {error.strerror}") from error
     if done.returncode or len(done.stdout) != 8 * len(rows):
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise _failed(f"ended with status {done.returncode}: {last[:300]}")
+        words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:500]
+        if done.returncode == REFUSED and words:
+            raise ModelError(words, hint=_HINT)
+        raise _failed(f"ended with status {done.returncode}: {words}")
     return list(struct.unpack(f"{len(rows)}d", done.stdout))
 
 
 def _failed(how: str) -> ModelError:
     return ModelError(
         f"the trial of the model in a child process {how}",
-        hint="the model is broken or too large for serving: train it again, with fewer leaves",
+        hint=_HINT,
     )
+
+
+_HINT = "the model is broken or too large for serving: train it again, with fewer leaves"

@@ -58,6 +58,7 @@ def app_of(worker: Worker) -> App:
             reply = api.answer(scope["method"], scope["path"], body, started_ns)
         except Refusal as refusal:
             reply = refusal.reply
+        worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
         headers = [reply.kind, (b"content-length", b"%d" % len(reply.body))]
         if reply.status == 413:
             headers.append((b"connection", b"close"))

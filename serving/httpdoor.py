@@ -87,7 +87,12 @@ class HttpDoor:
         # The id is made here, so that a second attempt is the same decision for the join.
         asked = {"features": features, "entity": entity, "id": id or new_id(), "at": at}
         answer = self._decisions(loop, asked, [asked])
-        return _one.decode(answer) if isinstance(answer, bytes) else answer[0]
+        if not isinstance(answer, bytes):
+            return answer[0]
+        result = _one.decode(answer)
+        if result.loop_version != self._defaults[loop].loop_version:
+            self._defaults.pop(loop, None)  # a newer loop may have another default
+        return result
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
         """Return the decisions of a worker, or the loop's default if none answers in time."""
@@ -146,7 +151,7 @@ class HttpDoor:
                 str(item["id"]),
                 known.default,
                 None,
-                None,
+                1.0 if isinstance(known.default, bool | str) else None,  # as a worker's default
                 "fallback",
                 None,
                 known.policy_version,

@@ -27,6 +27,12 @@ class _Collector:
         """Return the metrics as of now."""
         yield from _of_loops(self._worker)
         yield from _of_events(self._worker)
+        answers = CounterMetricFamily(
+            "tidemill_http_answers", "Answers over HTTP by status", labels=["status"]
+        )
+        for status, count in sorted(self._worker.answers.items()):
+            answers.add_metric([str(status)], count)
+        yield answers
         refused = CounterMetricFamily(
             "tidemill_models_refused", "Models that were not fit to serve"
         )

@@ -133,28 +133,36 @@ def _free(booster: ctypes.c_void_p, fast: ctypes.c_void_p) -> None:
     _library().LGBM_BoosterFree(booster)
 
 
+@cache
 def _call() -> Callable[..., int]:
-    call: Callable[..., int] = _library().LGBM_BoosterPredictForMatSingleRowFast
-    return call
+    """Return the prediction itself, which holds the interpreter's lock.
+
+    Releasing the lock costs more than the few microseconds of a prediction, and the decision would
+    have to wait until another thread gives it back.
+    """
+    call = ctypes.PyDLL(_path()).LGBM_BoosterPredictForMatSingleRowFast
+    call.argtypes = [ctypes.c_void_p] * 4
+    typed: Callable[..., int] = call
+    return typed
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Load LightGBM's shared library without importing its Python package, which brings pandas.
+    """Return all the rest of the library, which lets other threads run meanwhile."""
+    lib = ctypes.CDLL(_path())
+    lib.LGBM_GetLastError.restype = ctypes.c_char_p
+    return lib
 
-    Called with the interpreter lock held: releasing it costs more than the few microseconds of a
-    prediction, and a waiting thread would make the decision wait in turn.
-    """
+
+def _path() -> str:
+    """Find the shared library without importing LightGBM's Python package, which brings pandas."""
     spec = importlib.util.find_spec("lightgbm")
     if spec is None or spec.origin is None:
         raise ModelError("lightgbm is not installed", hint="pip install tidemill")
     folder = Path(spec.origin).parent
     for place in ("lib/lib_lightgbm.so", "lib/lib_lightgbm.dylib", "bin/lib_lightgbm.dll"):
         if (folder / place).exists():
-            lib = ctypes.PyDLL(str(folder / place))
-            lib.LGBM_GetLastError.restype = ctypes.c_char_p
-            lib.LGBM_BoosterPredictForMatSingleRowFast.argtypes = [ctypes.c_void_p] * 4
-            return lib
+            return str(folder / place)
     raise ModelError(
         f"lightgbm in {folder} has no shared library", hint="reinstall it: pip install lightgbm"
     )

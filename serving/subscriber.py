@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _AGAIN_S = 1.0
-_LOOKUP_S = 3.0  # of the topics; a stop waits for it
+_LOOKUP_S = 3.0  # of the topics
+_CLOSE_S = 5.0
 
 
 class Subscriber:
@@ -41,10 +42,10 @@ class Subscriber:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading and wait for the thread."""
+        """Stop reading; a model that is on trial just now is not waited for."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

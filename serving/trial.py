@@ -1,7 +1,8 @@
 """The child process in which a model is loaded for the first time: ``python -m`` this module.
 
-Reads a `Trial` from standard input, limits itself, loads, scores, and writes the scores as doubles.
-Whatever goes wrong here goes wrong here only.
+Reads a `Trial` from standard input, limits itself, checks the text, loads it, and writes the scores
+of the rows as doubles. Whatever goes wrong here goes wrong here only; and reading megabytes of
+numbers in Python, which the check is, does not hold up the decisions of the worker.
 """
 
 import os
@@ -12,6 +13,7 @@ import time
 import msgspec
 
 from tidemill.errors import ModelError
+from tidemill.serving.modeltext import check_text
 from tidemill.serving.predictor import LightGbmModel
 
 
@@ -23,6 +25,10 @@ class Trial(msgspec.Struct):
     memory_bytes: int
     score_ms: float
     time_s: int
+    is_checked: bool = True  # False only to show what the check is for
+
+
+REFUSED = 3  # exit status: the reason stands on standard error in words; 1 is a traceback
 
 
 def main() -> int:
@@ -31,16 +37,18 @@ def main() -> int:
     rows = [struct.unpack(f"{len(row) // 8}d", row) for row in trial.rows]
     _limit(trial)
     try:
+        if trial.is_checked:
+            check_text(trial.text, len(rows[0]))
         model = LightGbmModel(trial.text, len(rows[0]))
         started = time.perf_counter()
         scores = [model.predict(row) for row in rows]
         spent_ms = (time.perf_counter() - started) * 1e3 / len(rows)
     except (ModelError, MemoryError) as error:
         print(error.what if isinstance(error, ModelError) else "out of memory", file=sys.stderr)
-        return 1
+        return REFUSED
     if spent_ms > trial.score_ms:
         print(f"a prediction takes {spent_ms:.1f} ms, over {trial.score_ms}", file=sys.stderr)
-        return 1
+        return REFUSED
     sys.stdout.buffer.write(struct.pack(f"{len(scores)}d", *scores))
     return 0
 

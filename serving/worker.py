@@ -100,6 +100,7 @@ class Worker:
         self.log: EventLog = event_log or Writer(
             config.kafka, queue_messages=config.queue_events, linger_ms=config.linger_ms
         )
+        self.answers: dict[int, int] = {}  # HTTP answers by status, counted by whoever gives them
         self._store = store
         self._seeds = Random(config.seed)
         self.follower = Follower(
@@ -156,6 +157,8 @@ class Worker:
             found.append(f"{lost} events were lost")
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
+        deciders = list(self.follower.deciders.values())
+        found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
 
     def _decider(self, loop: Loop, tally: Tally) -> Decider:

@@ -106,18 +106,24 @@ def test_without_the_structure_check_the_child_still_protects_the_worker(case: s
     rows = probe_rows(SIGNATURE)
     limits = TrialLimits(time_s=2.0)
     try:
-        scores = try_in_child(HOSTILE[case](), rows, limits)
+        scores = try_in_child(HOSTILE[case](), rows, limits, is_checked=False)
     except ModelError:
         return
     # An index past the row may read harmless memory; the worker compares the scores again.
     assert len(scores) == len(rows)
 
 
+def test_the_child_checks_before_it_loads() -> None:
+    """Reading megabytes of numbers in the worker would hold up its decisions."""
+    with pytest.raises(ModelError, match="not a model that can be trusted"):
+        try_in_child(HOSTILE["a child out of range"](), probe_rows(SIGNATURE), LIMITS)
+
+
 def test_a_child_that_hangs_is_given_up() -> None:
     """An endless prediction would otherwise hold the subscriber for ever."""
     cycle = HOSTILE["a node that is its own child"]()
     with pytest.raises(ModelError, match=r"hung|ended with status"):
-        try_in_child(cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5))
+        try_in_child(cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5), is_checked=False)
 
 
 def test_a_model_that_takes_too_much_memory_is_refused() -> None:

@@ -178,6 +178,7 @@ def test_metrics_count_what_happened(url: str, worker: Worker) -> None:
     assert 'tidemill_decision_seconds_count{loop="banner"} 3.0' in text
     assert 'tidemill_decision_seconds_bucket{le="+Inf",loop="banner"} 3.0' in text
     assert "tidemill_events_delivered_total 3.0" in text
+    assert 'tidemill_http_answers_total{status="200"} 3.0' in text
 
 
 def test_a_loop_describes_itself(url: str) -> None:
