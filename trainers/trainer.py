@@ -101,6 +101,20 @@ class TrainerMetrics:
             registry=self.registry,
         )
 
+    def serve(self, port: int) -> None:
+        """Answer GET /metrics on *port*, in a thread.
+
+        Raises:
+            ConfigError: the port is taken or not allowed.
+        """
+        try:
+            start_http_server(port, registry=self.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics cannot be shown on port {port}: {error.strerror}",
+                hint="name a free one with --metrics-port or TIDEMILL_METRICS_PORT",
+            ) from error
+
     def count(self, loop: str, model: ModelVersion) -> None:
         """Count a version that was made."""
         promoted = "yes" if model.promoted else "no"
@@ -121,7 +135,7 @@ def run_trainer(config: TrainerConfig, told: Told = lambda _model: None) -> int:
     stop = threading.Event()
     metrics = TrainerMetrics()
     if config.metrics_port is not None:
-        start_http_server(config.metrics_port, registry=metrics.registry)
+        metrics.serve(config.metrics_port)
 
     def tell(model: ModelVersion) -> None:
         metrics.count(config.loop, model)
