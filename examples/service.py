@@ -3,8 +3,8 @@
 from tidemill import Client
 
 flights = Client(["http://localhost:8700", "http://localhost:8701"]).loop("flight-delay")
-features = {"carrier": "UA", "origin": "EWR", "destination": "IAH", "distance": 1400.0}
-features |= {"hour": 17, "weekday": 2, "month": 7}
+features: dict[str, object] = {"carrier": "UA", "origin": "EWR", "destination": "IAH"}
+features |= {"distance": 1400.0, "hour": 17, "weekday": "Tue", "month": "Jul"}
 
 decision = flights.get_decision(features, entity="N14228")
 print(f"{decision.action}, because of {decision.model_version or decision.source}")
