@@ -148,10 +148,8 @@ class EmbeddedKafka:
         return jars.command("kafka.Kafka", str(properties), options=options)
 
     def _wait_until_ready(self, deadline: float) -> None:
-        settings = self.config.client(
-            **{"reconnect.backoff.max.ms": 200, "socket.timeout.ms": 2000}
-        )
-        admin = AdminClient(settings, logger=logging.getLogger("tidemill.deploy.starting"))
+        settings = self.config.client(reconnect_backoff_max_ms=200, socket_timeout_ms=2000)
+        admin = AdminClient({**settings, "log_level": 0})  # that it is not there yet is no news
         while not _answers(admin):
             if not self.running:
                 raise self._failed("ended by itself")
