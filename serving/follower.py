@@ -127,15 +127,22 @@ class Follower:
     def settle(self) -> None:
         """Admit the newest model of each loop; call when the records up to now are all taken.
 
-        Where nothing serves yet and the newest is refused, the ones before it are tried.
+        Where nothing serves yet and the newest is refused, the ones before it are tried. A model of
+        a newer loop version than is installed waits for that: the two topics are read apart.
         """
         for loop in list(self._unmade.values()):
             self.install(loop)
         for followed in self._loops.values():
-            while followed.arrived and followed.decider is not None:
-                served = self._try(followed, followed.arrived.pop())
+            if followed.decider is None:
+                continue
+            version = followed.decider.loop.version
+            early = [one for one in followed.arrived if one.announcement.loop_version > version]
+            due = [one for one in followed.arrived if one not in early]
+            while due:
+                served = self._try(followed, due.pop())
                 if served or followed.serving is not None:
-                    followed.arrived.clear()
+                    due.clear()
+            followed.arrived = early
         for refusal in self._inbox.pending():
             if (refusal.loop, refusal.digest) not in self._reported:
                 self._reported.add((refusal.loop, refusal.digest))

@@ -87,6 +87,20 @@ def test_the_newest_of_many_serves_without_trying_the_others(
     assert answered(log) == [("lightgbm-29", "serving")]
 
 
+def test_a_model_of_the_next_loop_version_waits_for_it(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The model topic may be read ahead of the loop topic; refused once it would never serve."""
+    feed(worker, *records(key, PAYLOAD))
+    feed(worker, *records(key, PAYLOAD, announcement(PAYLOAD, 2, loop_version=2)))
+    assert answered(log) == [("lightgbm-1", "serving")]
+    newer = banner(version=2)
+    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    feed(worker)
+    assert answered(log)[-1] == ("lightgbm-2", "serving")
+    assert decide(worker).model_version == "lightgbm-2"
+
+
 def test_a_topic_read_again_after_a_lost_connection_refuses_nothing(
     worker: Worker, log: MemoryEventLog, key: SigningKey
 ) -> None:
