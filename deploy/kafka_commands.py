@@ -22,13 +22,13 @@ def kafka(
     from tidemill.errors import BrokerError
 
     running = find_kafka(os.environ, data=data)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     typer.echo(f"Kafka ({running.kind}) answers after {running.start_s:.1f} s")
     typer.echo(f"export KAFKA_BOOTSTRAP_SERVERS={running.config.bootstrap}")
     if running.embedded is None:
         return
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         while not stop.wait(0.5):
             if not running.embedded.running:
