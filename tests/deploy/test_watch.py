@@ -57,7 +57,7 @@ def acknowledged(
 RECORDS = [published(1, 1_000), acknowledged("a", 1, 1_200), acknowledged("b", 1, 1_700)]
 
 
-@pytest.mark.parametrize("order", itertools.permutations(RECORDS))
+@pytest.mark.parametrize("order", list(itertools.permutations(RECORDS)))
 def test_a_swap_takes_until_the_last_worker_serves(order: tuple[Record, ...]) -> None:
     """Two topics are read, and nobody knows which record comes first."""
     journeys = Journeys("banner", TrustedKeys.of([KEY.public]))
