@@ -33,6 +33,10 @@ class Cost:
     wall_s: float
     cpu_s: float
 
+    def plus(self, other: "Cost") -> "Cost":
+        """Return what both took together."""
+        return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
 
 class Stopwatch:
     """Measures the cost of what happens from its making to `read`."""

@@ -15,7 +15,7 @@ from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import EXAMPLES
 from tidemill.schemas.loop import Loop, Online
 from tidemill.schemas.riverstate import LinearPredictor, LinearState
-from tidemill.trainers.batch import Stopwatch, Trained, software
+from tidemill.trainers.batch import Cost, Stopwatch, Trained, software
 from tidemill.trainers.online import OnlineLearner, continues, settings_of
 from tidemill.trainers.prequential import MAX_STATES, OfferedStates, Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
@@ -39,7 +39,7 @@ class OnlineCourse:
         self._loop, self._online = loop, online
         self._examples: Table = lake.table(loop.loop, EXAMPLES)
         self._offered = OfferedStates(loop.wait + loop.grace)
-        self._watch = Stopwatch()
+        self._spent = Cost(0.0, 0.0)
         self.learner = self._resumed(registry)
         self._offered_rows = self.learner.rows
 
@@ -71,11 +71,13 @@ class OnlineCourse:
         for version, rows in commits_after(
             self._examples, start, lambda: self.predictions.learned_ids(start)
         ):
+            watch = Stopwatch()
             learned = self.learner.learn(version, rows)
             told = learned.predictions
             times: list[datetime] = told.get_column("at").to_list()
             served = pl.Series("predicted", self._offered.predict(times, learned.rows), pl.Float64)
             self.predictions.add(version, told.with_columns(served))
+            self._spent = self._spent.plus(watch.read())
             yield version
 
     def save(self) -> None:
@@ -102,11 +104,11 @@ class OnlineCourse:
             seed=0,
             params=settings_of(online),
             software=software("river"),
-            cost=self._watch.read(),
+            cost=self._spent,
         )
 
     def kept(self, model: ModelVersion, payload: bytes) -> None:
         """Note that *model* is in the registry: from now on it is what would have been served."""
         self._offer(LinearState.from_bytes(payload), model)
         self._offered_rows = self.learner.rows
-        self._watch = Stopwatch()
+        self._spent = Cost(0.0, 0.0)
