@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +88,8 @@ def credentials(kafka: KafkaConfig) -> CredentialsT | None:
     )
 
 
-async def run_app(app: faust.App) -> None:
-    """Run *app* until SIGTERM or SIGINT.
+async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
+    """Run *app* until SIGTERM or SIGINT (returns True) or until *is_over* holds (returns False).
 
     Raises:
         BaseException: whatever crashed the app.
@@ -97,8 +98,8 @@ async def run_app(app: faust.App) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     starting = asyncio.ensure_future(app.start())
-    ending = [asyncio.ensure_future(each) for each in (_told(asked), _crashed(app))]
-    ending.append(asyncio.ensure_future(_failed(starting)))
+    waits = (_told(asked), _crashed(app), _failed(starting), _over(is_over))
+    ending = [asyncio.ensure_future(each) for each in waits]
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     for each in ending:
         each.cancel()
@@ -108,6 +109,12 @@ async def run_app(app: faust.App) -> None:
     starting.cancel()
     if app.crash_reason is not None:
         raise app.crash_reason
+    return asked.is_set()
+
+
+async def _over(is_over: Callable[[], bool]) -> None:
+    while not is_over():  # noqa: ASYNC110 (it is told by threads that know no event loop)
+        await asyncio.sleep(0.1)
 
 
 async def _told(asked: asyncio.Event) -> None:

@@ -28,6 +28,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut, LogReading, Partition
 from tidemill.streams.recovery import read_resumes
 from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class LoopRun:
         metrics: StreamMetrics,
         on_examples: Callable[[int], None],
         cadence: Cadence,
+        newest: Callable[[], int],
     ) -> None:
         self.loop = loop
         self.rules = JoinRules.of(loop)
@@ -77,11 +79,13 @@ class LoopRun:
         self._metrics = metrics
         self._on_examples = on_examples
         self._cadence = cadence
+        self._versions = VersionCheck(loop, newest)
         self._labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
         self._committed_s = time.monotonic()
         self.failed = False
+        self.superseded = False
 
     @property
     def partitions(self) -> Collection[int]:
@@ -136,13 +140,16 @@ class LoopRun:
             TidemillError: a commit that had become due failed.
         """
         held = self._held.get(batch.partition)
-        if held is None:
-            return  # read before a rebalance; its new owner reads it from the lake's offset
+        if held is None or self.superseded:
+            return  # whoever owns it next reads it from the lake's offset on
         try:
             letters = held.partition.take(name, batch)
         except BaseException:
             self.failed = True
             raise
+        if letters is None:
+            self.superseded = True
+            return
         now_s = time.monotonic()
         held.idle.read(name, now_s)
         self._note_due(held, now_s)
@@ -284,7 +291,7 @@ class LoopRun:
                 for name in LOGS
             }
             join = PartitionJoin(self.rules, resumes[number], labels=self._labels)
-            partition = Partition(number, join, readings, self.loop.max_skew)
+            partition = Partition(number, join, readings, self.loop.max_skew, self._versions)
             held[number] = _Held(
                 partition, holding, IdleClock(self.loop.idle_after, time.monotonic())
             )

@@ -18,6 +18,7 @@ from tidemill.streams.commits import raw_numbers
 from tidemill.streams.deadletters import DeadLetter
 from tidemill.streams.progress import Closed
 from tidemill.streams.rules import Log, micros
+from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
 
 
@@ -53,15 +54,19 @@ class Partition:
         join: PartitionJoin,
         readings: Mapping[Log, LogReading],
         max_skew: timedelta,
+        versions: VersionCheck,
     ) -> None:
         self.number = number
         self.join = join
         self.readings = readings
         self.pending_rows = 0
         self._max_skew_us = micros(max_skew)
+        self._versions = versions
 
-    def take(self, log: Log, batch: Batch) -> list[DeadLetter]:
+    def take(self, log: Log, batch: Batch) -> list[DeadLetter] | None:
         """Read *batch* of *log* and return letters about those of its records that are unreadable.
+
+        None says that the batch was not taken: it has events of a newer version of the loop.
 
         Raises:
             BrokerError: the batch does not follow the one before.
@@ -76,6 +81,8 @@ class Partition:
             )
         values = batch.values()
         decoded = reading.decoder.decode(values)
+        if self._versions.is_newer(decoded, values):
+            return None
         frame, letters = self._placed(batch, values, decoded)
         if frame.height:
             take = self.join.take_decisions if log == "decisions" else self.join.take_feedback

@@ -5,6 +5,7 @@ is committed is committed; the rest is read again.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import tempfile
@@ -27,6 +28,7 @@ from tidemill.streams.commits import TABLES, Table, UnfencedTable
 from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +94,17 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
 
 
 def run_worker(config: WorkerConfig) -> int:
-    """Run until a signal or an error ends it; return the exit code, after saying why on the log."""
+    """Run until a signal or an error ends it; return the exit code, after saying why on the log.
+
+    When a loop is published in a new version, the work is committed and taken up with that one.
+    """
     gc.set_threshold(*_COLLECT)
+    metrics = StreamMetrics()
     try:
-        asyncio.run(_run(config))
+        if config.metrics_port is not None:
+            metrics.serve(config.metrics_port)
+        while not asyncio.run(_run(config, metrics)):
+            log.info("starting anew with what was published")
     except TidemillError as error:
         log.critical("the worker ends: %s", error)
         return 1
@@ -106,41 +115,42 @@ def run_worker(config: WorkerConfig) -> int:
     return 0
 
 
-async def _run(config: WorkerConfig) -> None:
+async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
+    """Return True after a signal, False when a newer version of a loop is to be taken up."""
     loops = read_loops(config)
     lake = Lake(config.lake)
-    metrics = StreamMetrics()
-    if config.metrics_port is not None:
-        metrics.serve(config.metrics_port)
-    letters = DeadLetterWriter(config.kafka)
-    control = Writer(config.kafka)
-    closing = CloseRequests(config.kafka)
     store = schema_store(config.kafka, config.env)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tidemill-faust-") as folder:
-            runs = [
-                LoopRun(
-                    loop,
-                    open_tables(lake, loop, fenced=config.fenced),
-                    store,
-                    letters,
-                    metrics,
-                    _announce(control, loop.loop),
-                    config.cadence,
-                )
-                for loop in loops
-            ]
-            group = GroupConfig(
-                group=config.group or group_name(loops),
-                data=Path(folder),
-                session_timeout_s=config.session_timeout_s,
-                fetch_records=config.fetch_records,
+    with contextlib.ExitStack() as last:
+        letters = DeadLetterWriter(config.kafka)
+        last.callback(letters.close)
+        control = Writer(config.kafka)
+        last.callback(control.close, 1.0)
+        closing = CloseRequests(config.kafka)
+        last.callback(closing.close)
+        news = NewVersions(config.kafka, loops, any_loop=not config.loops)
+        last.callback(news.close)
+        folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
+        runs = [
+            LoopRun(
+                loop,
+                open_tables(lake, loop, fenced=config.fenced),
+                store,
+                letters,
+                metrics,
+                _announce(control, loop.loop),
+                config.cadence,
+                _newest_version(config.kafka, loop.loop),
             )
-            await run_app(StreamsApp(config.kafka, group, runs, metrics, closing).app)
-    finally:
-        closing.close()
-        letters.close()
-        control.close(1.0)
+            for loop in loops
+        ]
+        group = GroupConfig(
+            group=config.group or group_name(loops),
+            data=Path(folder),
+            session_timeout_s=config.session_timeout_s,
+            fetch_records=config.fetch_records,
+        )
+        app = StreamsApp(config.kafka, group, runs, metrics, closing).app
+        return await run_app(app, lambda: news.published() or any(run.superseded for run in runs))
 
 
 def read_loops(config: WorkerConfig) -> list[Loop]:
@@ -193,3 +203,7 @@ def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
         control.write(topics.CONTROL, key=key, value=str(version).encode())
 
     return announce
+
+
+def _newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
+    return lambda: newest(fetch_loops(kafka), loop_name).version

@@ -114,7 +114,7 @@ class PlainProducer:
             "source": "default",
             "model_version": None,
             "policy_version": 1,
-            "loop_version": 1,
+            "loop_version": self.loop.version,
             "features": {"hour": 3, "price": 1.5, "page": "home"} | features,
         }
         return self.payload("", event)
@@ -187,7 +187,18 @@ class Rig:
                 cwd=self.folder,
             )
         self.ports[process.pid] = port
+        until(lambda: self.answers(process), "the worker answers")
         return process
+
+    def answers(self, worker: subprocess.Popen[bytes]) -> bool:
+        """Whether *worker* has started; fails if it has ended instead."""
+        assert worker.poll() is None, self.log()[-3000:]
+        try:
+            address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
+            urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def taken(self, worker: subprocess.Popen[bytes]) -> int:
         """Return how many records *worker* says it has read."""

@@ -25,6 +25,7 @@ from tests.streams.rig import (
 from tidemill.deploy.embedded import EmbeddedKafka
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
+from tidemill.schemas.loops import publish_loop
 
 pytestmark = pytest.mark.kafka
 
@@ -345,3 +346,32 @@ def test_a_worker_ends_within_five_seconds_and_leaves_nothing_uncommitted(
     assert end(worker) == 0
     assert time.monotonic() - asked < 5.0
     assert rig.is_read()
+
+
+def test_a_new_version_of_the_loop_is_taken_up_at_once(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """A worker that went on with the old version would leave out what services now send."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    old = rig.producer()
+    old.decide("old", START)
+    old.flush()
+    with rig.worker() as worker:
+        until(lambda: rig.rows("decisions") == 1, "the old version is read")
+        rig.loop = rig.loop.model_validate(
+            rig.loop.model_dump(mode="json")
+            | {
+                "version": 2,
+                "features": rig.loop.model_dump(mode="json")["features"]
+                | {"weather": {"type": "category", "nullable": True}},
+            }
+        )
+        publish_loop(kafka, rig.loop)
+        new = rig.producer()
+        new.decide("new", START + SECOND, weather="rain")
+        new.flush()
+        until(lambda: rig.rows("decisions") == 2, "the new version is read")
+        rig.close(START + SECOND)
+        until(rig.is_done, "both are closed")
+        assert worker.poll() is None, "it is the same process"
+    weather = rig.examples().unnest("features")["weather"].to_list()
+    assert weather == ["rain", None]
+    assert_exact(rig)

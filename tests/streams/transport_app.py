@@ -97,4 +97,4 @@ def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> fa
 
 if __name__ == "__main__":
     _, bootstrap, group, database, topics = sys.argv
-    asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(","))))
+    asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(",")), lambda: False))
