@@ -5,6 +5,7 @@ What a version says about progress, and its columns, are kept until the version 
 Other writers' commits are followed through the log, so it stays true beside them.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -117,13 +118,15 @@ class Handle:
             yield version, self._read(version)
 
     def _follow(self, before: int) -> None:
-        """Let the numbers of version *before* follow the commits since."""
-        if self.version - before > _FOLLOWED:
-            self._numbers.clear()
-            return
-        for _, commit in self.commits(before):
-            if commit is not None:
-                self._numbers.update(commit.numbers)
+        """Let the numbers of version *before* follow the commits since, as far as the log goes."""
+        moved: dict[str, int] = {}
+        if self.version - before <= _FOLLOWED:
+            with contextlib.suppress(LakeError):
+                for _, commit in self.commits(before):
+                    moved |= commit.numbers if commit is not None else {}
+                self._numbers |= moved
+                return
+        self._numbers.clear()
 
     def _read(self, version: int) -> Commit | None:
         try:

@@ -107,6 +107,24 @@ def test_a_handle_that_is_behind_is_no_zombie(
     assert behind.read().height == 2
 
 
+def test_a_handle_follows_a_log_that_was_cut(tmp_path: Path, loop: Loop, rows: Rows) -> None:
+    """A table that nobody wrote to for days was compacted meanwhile, and old entries went away."""
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    asleep = lake.table(loop.loop, "decisions")
+    assert asleep.progress(["offset/0"]) == {"offset/0": None}
+    table.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
+    table.append(rows("decisions", 1, offset=1), swaps=[Swap("offset/0", 1, 2)])
+    table.handle().create_checkpoint()
+    (tmp_path / loop.loop / "decisions" / "_delta_log" / f"{1:020d}.json").unlink()
+    assert asleep.progress(["offset/0"]) == {"offset/0": 2}
+    asleep.append(rows("decisions", 1, offset=2), swaps=[Swap("offset/0", 2, 3)])
+    with pytest.raises(LakeError, match="no longer has version 1") as caught:
+        asleep.commits_since(0)
+    assert "full read" in caught.value.hint
+
+
 def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
     """A replay runs through days in seconds; files are by day, the commit stays atomic."""
     sent = rows("decisions", 5, step=timedelta(days=1))
@@ -228,8 +246,12 @@ def test_two_processes_race_and_nothing_comes_twice(
     for racer in racers:
         assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
+    for racer in racers:  # both are ready before the first may start
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
     for racer in racers:
-        racer.communicate("go\n", timeout=60)
+        racer.communicate(timeout=120)
         assert racer.returncode == 0
     table = lake.table(loop.loop, "decisions")
     offsets = sorted(table.read(["offset"])["offset"])
