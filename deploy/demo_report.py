@@ -26,6 +26,7 @@ from tidemill.trainers.evaluate import Floats, losses, roc_auc
 from tidemill.trainers.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 
+ZONE = "America/New_York"  # of the flights' departures, and so of their months
 CLOSE_TO_EXAMPLE = "tidemill_close_to_example_seconds"
 
 
@@ -135,7 +136,7 @@ def months(lake: Lake, loop: Loop, registry: Registry) -> list[Month]:
 
 
 def _month(column: str) -> pl.Expr:
-    return pl.col(column).dt.strftime("%Y-%m")
+    return pl.col(column).dt.convert_time_zone(ZONE).dt.strftime("%Y-%m")
 
 
 def _month_of(name: str, rows: pl.DataFrame, both: pl.DataFrame) -> Month:
@@ -270,12 +271,11 @@ def _summary_table(report: Report) -> Table:
 
 
 def _models_table(report: Report) -> Table:
-    table = Table("model", "rows", "live", "why", title="Every model", title_justify="left")
+    table = Table("model", "rows", "went live", "why", title="Every model", title_justify="left")
     for model in report.models:
         live = "yes" if model["promoted"] else "no"
-        table.add_row(
-            str(model["version"]), f"{model['trained_on_rows']:,}", live, str(model["reason"])
-        )
+        why = str(model["reason"]).removeprefix("not ").removeprefix("promoted: ")
+        table.add_row(str(model["version"]), f"{model['trained_on_rows']:,}", live, why)
     return table
 
 
