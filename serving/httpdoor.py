@@ -13,8 +13,8 @@ import msgspec
 from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.serving.connection import Address, Connection
 from tidemill.serving.ids import new_id
-from tidemill.serving.requests import plain
 from tidemill.serving.results import DecisionResult
+from tidemill.serving.values import plain
 
 _SKIPPED_S = 1.0  # how long a worker that did not answer has its turns taken by the others
 

@@ -1,11 +1,9 @@
-"""Requests: what a service may send, checked once by a decoder made for each loop.
+"""Requests: what a service may send, as JSON or in this process, checked by its loop.
 
-msgspec compiles the checks from a type; the types are made here from the loop's features and
-feedback values. What does not fit is told in the words of the loop. It knows no HTTP and no model.
+Features and feedback values are checked in `values.py`; here is what goes around them, one by one
+or in batches. It knows no HTTP and no model.
 """
 
-import math
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, TypeVar
@@ -13,7 +11,8 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from tidemill.errors import RequestError
-from tidemill.schemas.loop import Feature, FieldType, Loop
+from tidemill.schemas.loop import Loop
+from tidemill.serving.values import At, Record, reworded
 
 MAX_BATCH = 1_000  # decisions or feedback of one request
 MAX_ID = 200  # characters
@@ -21,16 +20,6 @@ MAX_ID = 200  # characters
 T = TypeVar("T")
 R = TypeVar("R")
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
-At = Annotated[datetime, msgspec.Meta(tz=True)]
-_LARGEST = 1.7976931348623157e308
-_TYPES: dict[FieldType, object] = {
-    FieldType.FLOAT: Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)],  # nor NaN
-    FieldType.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
-    FieldType.BOOL: bool,
-    FieldType.CATEGORY: str,
-    FieldType.CATEGORIES: list[str],
-    FieldType.TIMESTAMP: At,
-}
 
 
 class UnknownError(RequestError):
@@ -78,58 +67,6 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _ITEM = msgspec.json.Decoder(_Item)
 _FEEDBACK = msgspec.json.Decoder(_FeedbackItem)
 _BATCH = msgspec.json.Decoder(_Batch)
-
-
-class Record:
-    """The values of one mapping, as a type: features, or the values of one kind of feedback."""
-
-    def __init__(self, noun: str, fields: Mapping[str, Feature]) -> None:
-        self.noun = noun  # what one of them is called in an error
-        self.types = {name: str(field.type) for name, field in fields.items()}
-        self.struct = msgspec.defstruct(
-            "Record",
-            [_struct_field(name, field) for name, field in fields.items()],
-            kw_only=True,
-            forbid_unknown_fields=True,
-            gc=False,
-        )
-        self._size = len(fields)
-
-    @property
-    def hint(self) -> str:
-        """What to send, for the hint of an error."""
-        listed = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
-        return f"send {listed}" if listed else f"send no {self.noun}s"
-
-    def check(self, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Return *values* with what was left out filled in; numpy's numbers become Python's.
-
-        Raises:
-            RequestError: a value is missing, unknown or of another type.
-        """
-        try:
-            checked = msgspec.convert(values, self.struct)
-        except msgspec.ValidationError as error:
-            if not isinstance(values, Mapping):
-                what = f"the {self.noun}s are {type(values).__name__}, not names and values"
-                raise RequestError(what, hint=self.hint) from error
-            values = {str(name): plain(value) for name, value in values.items()}
-            try:
-                checked = msgspec.convert(values, self.struct)
-            except msgspec.ValidationError as error:
-                what = _reworded(str(error), self.noun)
-                raise RequestError(what, hint=self.hint) from error
-        return values if len(values) == self._size else msgspec.structs.asdict(checked)
-
-
-def plain(value: object) -> object:
-    """Return numpy's scalars as Python's and NaN as None; leave every other value alone."""
-    item = getattr(value, "item", None)
-    if item is not None and getattr(value, "shape", None) == ():
-        value = item()
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return list(value) if isinstance(value, tuple | set | frozenset) else value
 
 
 class DecisionReader:
@@ -293,49 +230,18 @@ def _decode(
     try:
         return msgspec.structs.asdict(decoder.decode(raw))
     except msgspec.ValidationError as error:
-        raise RequestError(_reworded(str(error), record.noun), hint=record.hint) from error
+        raise RequestError(reworded(str(error), record.noun), hint=record.hint) from error
     except _MALFORMED as error:
         raise _malformed(error) from error
 
 
 def _refused(error: Exception) -> RequestError:
-    return RequestError(_reworded(str(error), "field"), hint=_EXAMPLE)
+    return RequestError(reworded(str(error), "field"), hint=_EXAMPLE)
 
 
 def _malformed(error: Exception) -> RequestError:
     return RequestError(f"the body is not JSON: {error}", hint=_EXAMPLE)
 
 
-def _struct_field(name: str, field: Feature) -> tuple[str, object] | tuple[str, object, object]:
-    kind = _TYPES[field.type]
-    annotation = kind | None if field.nullable else kind  # type: ignore[operator]  # a type
-    if field.default is not None:
-        default = msgspec.convert(field.default, kind)
-        if isinstance(default, list):
-            return name, annotation, msgspec.field(default_factory=default.copy)
-        return name, annotation, default
-    return (name, annotation, None) if field.nullable else (name, annotation)
-
-
-def _reworded(message: str, noun: str) -> str:
-    """Return msgspec's *message* about one *noun* as a clause of our own.
-
-    >>> _reworded("Expected `float`, got `str` - at `$.distance`", "feature")
-    "feature 'distance' is str, not float"
-    """
-    place = _PLACE.fullmatch(message)
-    message, path = (place["what"], place["path"]) if place else (message, "")
-    if field := _FIELD.fullmatch(message):
-        return f"{noun} {field['name']!r} {_HOW[field['how']]}"
-    subject = f"{noun} {path!r}" if path else "the body"
-    if wrong := _EXPECTED.fullmatch(message):
-        return f"{subject} is {wrong['found']}, not {wrong['wanted']}".replace("`", "")
-    return f"{subject}: {message}".replace("`", "")
-
-
-_PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
-_FIELD = re.compile(r"Object (?P<how>missing required|contains unknown) field `(?P<name>.*)`", re.S)
-_EXPECTED = re.compile(r"Expected (?P<wanted>.*), got (?P<found>.*)", re.DOTALL)
-_HOW = {"missing required": "is missing", "contains unknown": "is unknown"}
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _EXAMPLE = "see docs/guide/serving.md for the bodies of requests"
