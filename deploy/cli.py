@@ -27,7 +27,7 @@ COMMANDS = {  # name -> module of this folder, function, first line of its help;
     "diff": ("loop_commands", "diff", "Show what changed between two versions of a loop."),
     "schema": ("loop_commands", "schema", "Print the JSON Schema of loop files, for editors."),
     "publish": ("loop_commands", "publish", "Check a loop file and publish it."),
-    "up": ("demo_commands", "up", "Run all processes of the published loops here."),
+    "up": ("demo_commands", "up", "Run all processes of loops here, until Ctrl-C."),
     "kafka": ("kafka_commands", "kafka", "Find a Kafka or start one, and keep it until Ctrl-C."),
     "worker": ("worker_commands", "worker", "Join decisions and feedback into the lake."),
     "close": ("worker_commands", "close", "Close the windows of a replay that has ended."),

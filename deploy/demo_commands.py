@@ -53,7 +53,7 @@ def up(
         Path, typer.Option(help="For logs, keys, and the lake unless TIDEMILL_LAKE is set.")
     ] = Path(".tidemill/up"),
 ) -> int:
-    """Run all processes of the published loops here, Kafka too if there is none, until Ctrl-C."""
+    """Run all processes of loops here, Kafka too if there is none, until Ctrl-C."""
     from rich.console import Console
 
     from tidemill.deploy.up import UpConfig, run_up

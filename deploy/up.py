@@ -1,4 +1,4 @@
-"""Everything on one machine: Kafka if there is none, and every process of the published loops."""
+"""Everything on one machine: Kafka if there is none, and every process of some loops."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _WATCH_S = 1.0
 class UpConfig:
     """What to run, and where."""
 
-    files: Sequence[Path] = ()
+    files: Sequence[Path] = ()  # published first; empty: every loop that is published already
     port: int = 8700
     servers: int = 1
     folder: Path = Path(".tidemill/up")
@@ -54,7 +54,7 @@ def run_up(config: UpConfig, console: Console) -> Never:
             lake=config.env.get("TIDEMILL_LAKE") or str((config.folder / "lake").resolve()),
             folder=config.folder.resolve(),
             ports=Ports.from_first(config.port, config.servers),
-            loops=_published(kafka.config),
+            loops=[loop.loop for loop in loops] or _published(kafka.config),
             env={k: v for k, v in config.env.items() if k.startswith("TIDEMILL_")},
         )
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)

@@ -22,7 +22,7 @@ def small_loop(folder: Path) -> Path:
         ("loop: flight-delay", f"loop: flights-{uuid.uuid4().hex[:8]}"),
         ("min_labels: 15000", "min_labels: 1000"),
         ("new_labels: 50000", "new_labels: 1500"),
-        ("publish_every: 10000", "publish_every: 1000"),
+        ("publish_every: 20000", "publish_every: 1000"),
         ("min_rows: 500", "min_rows: 100"),
     ]:
         assert text.count(old) == 1, old
