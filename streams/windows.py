@@ -90,7 +90,9 @@ class PartitionJoin:
             ValueError: the batch is out of order or goes back before the last one.
         """
         at, before = self._follow("decisions", frame)
-        late = self._is_late_decision(at, before)
+        # No record that is on time is before the frontier, unless a new version of the loop waits
+        # longer than the one that closed so far. What is closed stays closed.
+        late = self._is_late_decision(at, before) | (at < self._frontier)
         ids = id_keys(frame["id"])
         duplicate = self._is_duplicate(ids, at, before, ~late)
         first = ~(late | duplicate)
@@ -112,7 +114,8 @@ class PartitionJoin:
             ValueError: the batch is out of order or goes back before the last one.
         """
         at, before = self._follow("feedback", frame)
-        late = before > at + (self._spans.ahead + self._spans.close)
+        last_use = at + self._spans.ahead
+        late = (before > last_use + self._spans.close) | (last_use < self._frontier)
         self._keep_feedback(frame, at, before, ~late)
         return _judged(frame, before, late, np.zeros_like(late))
 

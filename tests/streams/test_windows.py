@@ -383,6 +383,23 @@ def test_a_clock_that_was_never_set_stops_nobody() -> None:
     assert_agrees(shell)
 
 
+def test_a_loop_version_that_waits_longer_opens_nothing_that_is_closed() -> None:
+    """A decision behind the frontier would wait in vain, and be lost by the next restart."""
+    shell = Shell(Logs([D("a", 0), D("b", 1)], [F("x", "a", 0), F("y", "b", 1)]))
+    for log in LOGS:
+        shell.poll(log, 1)
+        shell.advance(log, 30)
+    shell.commit()
+    shell.rules = rules(grace=60 * SECOND)
+    shell.start()
+    for log in LOGS:
+        shell.poll(log, 1)
+    shell.commit()
+    assert shell.rows("decisions")["verdict"].to_list() == [None, "late"]
+    assert shell.rows("feedback")["verdict"].to_list() == [None, "late"]
+    assert_conserved(shell)
+
+
 def test_an_empty_batch_changes_nothing() -> None:
     """A fetch may hold nothing but dead letters."""
     join = PartitionJoin(RULES)
