@@ -107,7 +107,7 @@ def _decision(old: Loop, new: Loop) -> Iterator[Change]:
 def _feedback(old: Loop, new: Loop, kind: str) -> Iterator[Change]:
     path = f"feedback.{kind}"
     if kind not in old.feedback or kind not in new.feedback:
-        yield Change(path, *(_presence(kind in loop.feedback) for loop in (old, new)))
+        yield Change(path, _presence(kind in old.feedback), _presence(kind in new.feedback))
         return
     before, after = old.feedback[kind], new.feedback[kind]
     for name in ("within", "early"):

@@ -7,7 +7,7 @@ merge keys, keys given twice, or aliases that grow. It knows nothing of loops.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Protocol
 
 import yaml
 
@@ -32,13 +32,13 @@ _RESOLVERS = (
 class PlainLoader(yaml.SafeLoader):
     """Resolve plain scalars as YAML 1.2 does: yes, no, on, off and dates are texts."""
 
-    yaml_implicit_resolvers: ClassVar[Resolvers] = {}
+    yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012  # as PyYAML declares it
 
 
 class PlainDumper(yaml.SafeDumper):
     """Quote exactly what `PlainLoader` would read as something else."""
 
-    yaml_implicit_resolvers: ClassVar[Resolvers] = {}
+    yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012  # as PyYAML declares it
 
 
 for _tag, _pattern, _first in _RESOLVERS:
@@ -94,6 +94,13 @@ def read_tree(text: str, *, file: str) -> Tree:
     return Tree(reader.value(node, (), 0), reader.lines)
 
 
+class _Mark(Protocol):
+    """Where PyYAML saw something; its two scanners have a class each."""
+
+    @property
+    def line(self) -> int: ...
+
+
 class _Reader:
     """Builds values under a budget, so that neither depth nor aliases can hurt."""
 
@@ -102,7 +109,7 @@ class _Reader:
         self._left = MAX_NODES
         self.lines: dict[tuple[str, ...], int] = {}
 
-    def _wrong(self, mark: yaml.Mark | None, what: str, hint: str) -> LoopError:
+    def _wrong(self, mark: _Mark | None, what: str, hint: str) -> LoopError:
         line = mark.line + 1 if mark else None
         return LoopError(what, hint=hint, file=self._file, line=line)
 
@@ -120,7 +127,7 @@ class _Reader:
                 raise self._wrong(event.start_mark, what, "a loop needs six; check the brackets")
         self._left = MAX_NODES
 
-    def _spend(self, mark: yaml.Mark | None) -> None:
+    def _spend(self, mark: _Mark | None) -> None:
         self._left -= 1
         if self._left < 0:
             what = f"has more than {MAX_NODES:,} values once its aliases are expanded"

@@ -54,6 +54,7 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
             lifespan="off",
             access_log=False,
             log_config=None,
+            proxy_headers=False,  # nobody asks who the client is
             server_header=False,
             date_header=False,
             backlog=2048,
