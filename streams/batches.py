@@ -5,6 +5,7 @@ It knows no Faust; records are anything with `offset`, `timestamp` (broker's, ms
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -73,3 +74,21 @@ class Batch:
     def timestamps_ms(self) -> npt.NDArray[np.int64]:
         """Return the broker's time of each record."""
         return np.fromiter((record.timestamp for record in self.records), np.int64, len(self))
+
+
+def merged(batches: Sequence[Batch]) -> list[Batch]:
+    """Return *batches* of one log as one, or as they are if one does not follow the other."""
+    follows = all(after.start == before.next for before, after in pairwise(batches))
+    if len(batches) < 2 or not follows:
+        return list(batches)
+    first, last = batches[0], batches[-1]
+    return [
+        Batch(
+            topic=first.topic,
+            partition=first.partition,
+            start=first.start,
+            last=last.last,
+            session=last.session,
+            records=[record for batch in batches for record in batch.records],
+        )
+    ]

@@ -6,32 +6,32 @@ Taking goes on meanwhile, but never is there more than one commit at a time. It 
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-
-import polars as pl
 
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
-from tidemill.streams.batches import LOGS, Batch
-from tidemill.streams.commits import PATIENCE_S, Holding, Move, Table, claim, commit
+from tidemill.streams.batches import LOGS, Batch, merged
+from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
 from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.idle import IdleClock, frontier_at
 from tidemill.streams.labels import Labels
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.partitions import Cut, LogReading, Partition
+from tidemill.streams.partitions import LogReading, Partition
 from tidemill.streams.recovery import read_resumes
+from tidemill.streams.rounds import Rounds
 from tidemill.streams.rules import JoinRules, Log, micros
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
 
 log = logging.getLogger(__name__)
+
+TOGETHER = 4_000  # so many records are decoded at once; fewer wait for more until the next commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,11 @@ class _Held:
     holding: Holding
     idle: IdleClock
     due_since_s: float | None = None  # when stream time passed a close that is not yet committed
+    waiting: dict[Log, list[Batch]] = field(default_factory=lambda: {log: [] for log in LOGS})
+
+    def waiting_rows(self, log: Log) -> int:
+        """Return how many records of *log* wait to be taken."""
+        return sum(len(batch) for batch in self.waiting[log])
 
 
 class LoopRun:
@@ -75,11 +80,11 @@ class LoopRun:
         }
         self._tables = tables
         self._store = store
-        self._letters = letters
         self._metrics = metrics
         self._on_examples = on_examples
         self._cadence = cadence
         self._versions = VersionCheck(loop, newest)
+        self._rounds = Rounds(loop.loop, tables, letters, metrics, cadence.patience_s)
         self._labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
@@ -142,24 +147,31 @@ class LoopRun:
         held = self._held.get(batch.partition)
         if held is None or self.superseded:
             return  # whoever owns it next reads it from the lake's offset on
-        try:
-            letters = held.partition.take(name, batch)
-        except BaseException:
-            self.failed = True
-            raise
-        if letters is None:
-            self.superseded = True
-            return
-        now_s = time.monotonic()
-        held.idle.read(name, now_s)
-        self._note_due(held, now_s)
+        held.idle.read(name, time.monotonic())
+        held.waiting[name].append(batch)
         labels = (self.loop.loop, name)
         self._metrics.records.labels(*labels).inc(len(batch))
         self._metrics.batches.labels(*labels).inc()
-        for letter in letters:
-            self._metrics.dead.labels(*labels, letter.reason).inc()
+        if held.waiting_rows(name) >= TOGETHER:
+            self._take_waiting(held, name)
         if self._pending_rows() >= self._cadence.rows:
             await self.commit()
+
+    def _take_waiting(self, held: _Held, name: Log) -> None:
+        """Take the batches of one log that came since the last time, as one."""
+        batches, held.waiting[name] = held.waiting[name], []
+        try:
+            for batch in merged(batches):
+                letters = held.partition.take(name, batch)
+                if letters is None:
+                    self.superseded = True
+                    return
+                for letter in letters:
+                    self._metrics.dead.labels(self.loop.loop, name, letter.reason).inc()
+        except BaseException:
+            self.failed = True
+            raise
+        self._note_due(held, time.monotonic())
 
     def is_due(self) -> bool:
         """Whether it is time for a round of commits."""
@@ -180,13 +192,18 @@ class LoopRun:
         """
         async with self._lock:
             held = dict(self._held)
+            for item in held.values():
+                for name in LOGS:
+                    if not self.superseded:
+                        self._take_waiting(item, name)
             due_s = [item.due_since_s for item in held.values() if item.due_since_s is not None]
             started = time.monotonic()
             try:
                 cuts = [item.partition.cut() for item in held.values()]
                 for item in held.values():
                     item.due_since_s = None
-                version = await asyncio.to_thread(self._write, held, cuts)
+                holdings = {number: item.holding for number, item in held.items()}
+                version = await asyncio.to_thread(self._rounds.write, holdings, cuts)
             except BaseException:
                 self.failed = True
                 raise
@@ -266,7 +283,10 @@ class LoopRun:
                 held.due_since_s = now_s
 
     def _pending_rows(self) -> int:
-        return sum(held.partition.pending_rows for held in self._held.values())
+        return sum(
+            held.partition.pending_rows + sum(held.waiting_rows(name) for name in LOGS)
+            for held in self._held.values()
+        )
 
     def _count_open(self) -> None:
         joins = [held.partition.join for held in self._held.values()]
@@ -296,74 +316,3 @@ class LoopRun:
                 partition, holding, IdleClock(self.loop.idle_after, time.monotonic())
             )
         return held
-
-    def _write(self, held: Mapping[int, _Held], cuts: Collection[Cut]) -> int | None:
-        """Make one round of commits, in a thread; return the version of examples, if it moved."""
-        self._letters.write(letter for cut in cuts for letter in cut.letters)
-        for name in LOGS:
-            moves = [
-                Move(held[cut.partition].holding, cut.frames[name], cut.numbers[name])
-                for cut in cuts
-                if cut.frames[name] or _moved(held[cut.partition].holding, name, cut.numbers[name])
-            ]
-            if moves:
-                commit(name, self._tables[name], moves, patience_s=self._cadence.patience_s)
-                self._count_rows(name, moves)
-        moves = [
-            _examples_move(held[cut.partition].holding, self.topics["decisions"], cut)
-            for cut in cuts
-            if cut.closed is not None
-        ]
-        if not moves:
-            return None
-        version = commit(
-            "examples",
-            self._tables["examples"],
-            moves,
-            _told(cuts),
-            patience_s=self._cadence.patience_s,
-        )
-        self._count_rows("examples", moves)
-        return version
-
-    def _count_rows(self, table: str, moves: Collection[Move]) -> None:
-        rows = sum(frame.height for move in moves for frame in move.frames)
-        self._metrics.rows.labels(self.loop.loop, table).inc(rows)
-
-
-def _moved(holding: Holding, table: str, new: Mapping[str, int]) -> bool:
-    return any(holding.numbers[table][name] != number for name, number in new.items())
-
-
-def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
-    closed = cut.closed
-    if closed is None:
-        raise ValueError(f"partition {cut.partition} has closed nothing")
-    frame = closed.examples.with_columns(
-        pl.lit(topic).alias("topic"), pl.lit(cut.partition, dtype=pl.Int32).alias("partition")
-    )
-    numbers = {
-        "frontier": micros(closed.frontier),
-        "time/decisions": micros(closed.stream_times["decisions"]),
-        "time/feedback": micros(closed.stream_times["feedback"]),
-        "late": closed.counts.late,
-        "duplicate": closed.counts.duplicate,
-        "unmatched": closed.counts.unmatched,
-    }
-    return Move(holding, [frame] if frame.height else [], numbers)
-
-
-def _told(cuts: Collection[Cut]) -> dict[str, str]:
-    """Return what the commit of examples tells besides: which idle logs were moved on, where."""
-    advances = [
-        {
-            "partition": cut.partition,
-            "log": advance.log,
-            "offset": advance.offset,
-            "to": advance.to.isoformat(),
-        }
-        for cut in cuts
-        if cut.closed is not None
-        for advance in cut.closed.advances
-    ]
-    return {"tidemill.advances": json.dumps(advances)} if advances else {}

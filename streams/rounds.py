@@ -1,0 +1,110 @@
+"""One round of commits: dead letters, then decisions, feedback and examples of all partitions.
+
+The order is the promise: a letter is safe before its record counts as read, and examples only ever
+tell of rows that are there. It knows no clock and no Kafka but the letters.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+
+import polars as pl
+
+from tidemill.schemas import topics
+from tidemill.streams.batches import LOGS
+from tidemill.streams.commits import Holding, Move, Table, commit
+from tidemill.streams.deadletters import DeadLetterWriter
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.partitions import Cut
+from tidemill.streams.rules import Log, micros
+
+
+class Rounds:
+    """Writes the cuts of one loop; blocks, so it is called in a thread."""
+
+    def __init__(
+        self,
+        loop_name: str,
+        tables: Mapping[str, Table],
+        letters: DeadLetterWriter,
+        metrics: StreamMetrics,
+        patience_s: float,
+    ) -> None:
+        self._loop = loop_name
+        self._tables = tables
+        self._letters = letters
+        self._metrics = metrics
+        self._patience_s = patience_s
+
+    def write(self, holdings: Mapping[int, Holding], cuts: Collection[Cut]) -> int | None:
+        """Make one round of commits; return the version of examples, if it moved.
+
+        Raises:
+            FencedError: another worker owns one of the partitions now.
+            LakeError: the lake still refuses after a while.
+            BrokerError: dead letters were not acknowledged.
+        """
+        self._letters.write(letter for cut in cuts for letter in cut.letters)
+        for log in LOGS:
+            self._commit(log, _raw_moves(holdings, cuts, log))
+        topic = topics.decisions(self._loop)
+        moves = [
+            _examples_move(holdings[cut.partition], topic, cut)
+            for cut in cuts
+            if cut.closed is not None
+        ]
+        return self._commit("examples", moves, _told(cuts))
+
+    def _commit(
+        self, table: str, moves: Collection[Move], told: Mapping[str, str] | None = None
+    ) -> int | None:
+        if not moves:
+            return None
+        version = commit(table, self._tables[table], list(moves), told, patience_s=self._patience_s)
+        rows = sum(frame.height for move in moves for frame in move.frames)
+        self._metrics.rows.labels(self._loop, table).inc(rows)
+        return version
+
+
+def _raw_moves(holdings: Mapping[int, Holding], cuts: Collection[Cut], log: Log) -> list[Move]:
+    """Return the moves of those partitions where there is anything new of *log*."""
+    moves = (Move(holdings[cut.partition], cut.frames[log], cut.numbers[log]) for cut in cuts)
+    return [
+        move
+        for move in moves
+        if move.frames
+        or any(move.holding.numbers[log][name] != number for name, number in move.new.items())
+    ]
+
+
+def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
+    closed = cut.closed
+    if closed is None:
+        raise ValueError(f"partition {cut.partition} has closed nothing")
+    frame = closed.examples.with_columns(
+        pl.lit(topic).alias("topic"), pl.lit(cut.partition, dtype=pl.Int32).alias("partition")
+    )
+    numbers = {
+        "frontier": micros(closed.frontier),
+        "time/decisions": micros(closed.stream_times["decisions"]),
+        "time/feedback": micros(closed.stream_times["feedback"]),
+        "late": closed.counts.late,
+        "duplicate": closed.counts.duplicate,
+        "unmatched": closed.counts.unmatched,
+    }
+    return Move(holding, [frame] if frame.height else [], numbers)
+
+
+def _told(cuts: Collection[Cut]) -> dict[str, str]:
+    """Return what the commit of examples tells besides: which idle logs were moved on, where."""
+    advances = [
+        {
+            "partition": cut.partition,
+            "log": advance.log,
+            "offset": advance.offset,
+            "to": advance.to.isoformat(),
+        }
+        for cut in cuts
+        if cut.closed is not None
+        for advance in cut.closed.advances
+    ]
+    return {"tidemill.advances": json.dumps(advances)} if advances else {}
