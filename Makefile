@@ -12,6 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"tidemill needs Python 3.11 to 3.13, this is {v.major}.{v.minor}: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[kafka,demo,dev]'
+	@$(BIN)/python -c 'import lightgbm' 2>/dev/null || { echo 'LightGBM needs the OpenMP runtime libgomp.so.1, which slim images lack: apt-get install libgomp1, or dnf install libgomp'; exit 1; }
 	@touch $(STAMP)
 
 demo: install

@@ -16,7 +16,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.encoders import Encode, compile_encoder
 from tidemill.schemas.encoding import EPOCH, MICROSECOND
 from tidemill.schemas.loop import Feature, FieldType, Loop
-from tidemill.schemas.store import SchemaStore
+from tidemill.schemas.memorystore import SchemaStore
 from tidemill.schemas.wire import Schema
 
 Kind = Literal["decisions", "feedback"]
