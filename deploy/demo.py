@@ -117,12 +117,12 @@ def run_demo(config: DemoConfig, console: Console) -> Report:
         running.enter_context(supervisor)
         supervisor.wait_ready()
         names = ", ".join(supervisor.pids)
-        console.print(f"[bold]3[/] Processes are ready: {names}; logs in {stack.logs}")
+        _step(console, 3, f"Processes are ready: {names}; logs in {stack.logs}")
         run = _Run(config, console, kafka, loop, stack, supervisor, watch, past)
         report = run.play(started)
         demo_report.show(report, console)
         config.report.write_text(json.dumps(report.to_json(), indent=2) + "\n")
-        console.print(f"[bold]6[/] The same in {config.report}")
+        _step(console, 6, f"The same in {config.report}")
         if config.keep:
             tell_addresses(stack, console)
             with suppress(KeyboardInterrupt):
@@ -135,7 +135,7 @@ def _start_kafka(config: DemoConfig, console: Console, running: ExitStack) -> Ru
         kafka = find_kafka(config.env, data=config.folder / "kafka")
     running.callback(kafka.stop)
     where = kafka.config.bootstrap
-    console.print(f"[bold]1[/] Kafka ({kafka.kind}) at {where} after {kafka.start_s:.1f} s")
+    _step(console, 1, f"Kafka ({kafka.kind}) at {where} after {kafka.start_s:.1f} s")
     return kafka
 
 
@@ -146,7 +146,7 @@ def _publish(path: Path, kafka: KafkaConfig, config: DemoConfig, console: Consol
         number += 1  # what was played before must not meet what is played now
         loop = Loop.model_validate({**plain, "loop": f"{plain['loop']}-{number}"})
     publish_loop(kafka, loop, schema_store(kafka, config.env))
-    console.print(f"[bold]2[/] {path.name} is legal; published as {loop.loop} v{loop.version}")
+    _step(console, 2, f"{path.name} is legal; published as {loop.loop} v{loop.version}")
     return loop
 
 
@@ -159,6 +159,10 @@ def _stack(config: DemoConfig, kafka: KafkaConfig, loop: Loop) -> Stack:
         loops=[loop.loop],
         env={name: value for name, value in config.env.items() if name.startswith("TIDEMILL_")},
     )
+
+
+def _step(console: Console, number: int, text: str) -> None:
+    console.print(f"[bold]{number}[/] {text}", soft_wrap=True)
 
 
 def _empty(folder: Path) -> None:
@@ -188,9 +192,11 @@ class _Run:
 
     def play(self, started: float) -> Report:
         console, past = self.console, self.past
-        console.print(
-            f"[bold]4[/] {past.decisions.height:,} flights ask for a decision,"
-            f" {past.feedback.height:,} arrivals are told, as they happened"
+        _step(
+            console,
+            4,
+            f"{past.decisions.height:,} flights ask for a decision,"
+            f" {past.feedback.height:,} arrivals are told, as they happened",
         )
         with ReplayProgress(console, past, lambda: self.watch.live) as progress:
             replay = Replay(
@@ -204,7 +210,8 @@ class _Run:
         with console.status("The last windows close, the last models train"):
             self._close()
             self._learn()
-        console.print(f"[bold]5[/] {len(self.watch.journeys)} models went live, without a restart")
+        live = len(self.watch.journeys)
+        _step(console, 5, f"{live} models went live one after the other, without a restart")
         return self._report(seen, replay.wall_s, time.monotonic() - started)
 
     def _lake(self) -> Lake:
