@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loopfile import load_loop
-from tidemill.schemas.store import schema_store
+from tidemill.schemas.store import writer_store
 from tidemill.serving.server import ServerConfig, run_server
 from tidemill.serving.worker import WorkerConfig
 
@@ -35,7 +34,5 @@ def serve(
         os.environ, name=name, loops=tuple(loops or ()), definitions=definitions, seed=seed
     )
     config = ServerConfig(worker=worker, host=host, port=port)
-    has_registry = os.environ.get("SCHEMA_REGISTRY_URL", "").strip()
-    store = schema_store(KafkaConfig.from_env(os.environ), os.environ) if has_registry else None
     typer.echo(f"worker {name} answers at http://{host}:{port}")
-    return run_server(config, store=store)
+    return run_server(config, store=writer_store(worker.kafka, os.environ))

@@ -16,6 +16,7 @@ __all__ = [
     "MemorySchemaStore",
     "SchemaStore",
     "schema_store",
+    "writer_store",
 ]
 
 
@@ -30,3 +31,15 @@ def schema_store(config: KafkaConfig, env: Mapping[str, str]) -> SchemaStore:
     topic = KafkaSchemaStore(config)
     url = env.get("SCHEMA_REGISTRY_URL", "").strip()
     return ConfluentSchemaStore(url, older=topic) if url else topic
+
+
+def writer_store(config: KafkaConfig, env: Mapping[str, str]) -> SchemaStore | None:
+    """Return where a writer of events gets its prefixes: a registry if *env* has one, else None.
+
+    None: single-object prefixes follow from the schemas themselves, so no broker has to answer
+    before the first event is written.
+
+    Raises:
+        ConfigError: SCHEMA_REGISTRY_URL is not an address.
+    """
+    return schema_store(config, env) if env.get("SCHEMA_REGISTRY_URL", "").strip() else None

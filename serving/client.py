@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.keys import TrustedKeys
     from tidemill.schemas.loop import Loop
+    from tidemill.schemas.memorystore import SchemaStore
 
 Asked = Mapping[str, object]
 """One decision to ask for: ``features`` and, if known, ``entity``, ``id`` and ``at``."""
@@ -95,6 +96,8 @@ class Client:
         name: str | None = None,
         seed: int | None = None,
         ready_s: float = 30.0,
+        env: Mapping[str, str] | None = None,
+        store: "SchemaStore | None" = None,
     ) -> Self:
         """Run a worker inside this process: no HTTP, no other process, a few microseconds a call.
 
@@ -109,10 +112,16 @@ class Client:
             seed: of the policies' chance; None: of the system's.
             ready_s: how long to wait for the topics to be read. Not waited for where
                 *definitions* already say what to decide.
+            env: hand in ``os.environ`` where the loops were published to a schema registry: with
+                SCHEMA_REGISTRY_URL in it, events are framed for that registry.
+            store: that registry itself, instead of *env*.
 
         Raises:
-            BrokerError: the topics could not be read in that time, and there are no definitions.
+            BrokerError: the topics could not be read in that time, and there are no definitions; or
+                the schema registry does not answer.
+            ConfigError: SCHEMA_REGISTRY_URL is not an address.
         """
+        from tidemill.schemas.store import writer_store
         from tidemill.serving.embedded import open_door  # not before it is wanted: it needs Polars
 
         door = open_door(
@@ -123,6 +132,7 @@ class Client:
             name=name,
             seed=seed,
             ready_s=ready_s,
+            store=store or writer_store(kafka, env or {}),
         )
         return cls.through(door)
 

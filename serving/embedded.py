@@ -9,6 +9,7 @@ from tidemill.errors import BrokerError, RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.keys import TrustedKeys
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.memorystore import SchemaStore
 from tidemill.serving.decider import Decider
 from tidemill.serving.requests import MAX_BATCH, DecisionRequest
 from tidemill.serving.results import DecisionResult
@@ -79,6 +80,7 @@ def open_door(
     name: str | None,
     seed: int | None,
     ready_s: float,
+    store: SchemaStore | None = None,
 ) -> EmbeddedDoor:
     """Start a worker and return the door to it; see `Client.embedded`."""
     config = WorkerConfig(
@@ -89,7 +91,7 @@ def open_door(
         trusted=trusted,
         seed=seed,
     )
-    worker = Worker(config)
+    worker = Worker(config, store=store)
     worker.start()
     if not definitions and not worker.subscriber.ready.wait(ready_s):
         trouble = "; ".join(worker.troubles())

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.schemas.registry import running_registry
 from tests.serving.models import FEATURES, announcement, banner, records, text
 
 from tidemill import Client
@@ -27,6 +28,7 @@ from tidemill.schemas.kafkastore import KafkaSchemaStore
 from tidemill.schemas.keys import SigningKey, TrustedKeys
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.store import schema_store
 from tidemill.serving.worker import Worker, WorkerConfig
 
 pytestmark = pytest.mark.kafka
@@ -97,6 +99,25 @@ def test_a_worker_starts_from_the_topics_alone(
     assert feedback["decision_id"] == first.id
     ack = Ack.from_json(read_compacted(kafka, topics.ACKS)[f"{name}/{loop.loop}".encode()])
     assert (ack.version, ack.status) == ("lightgbm-2", "serving")
+
+
+def test_an_embedded_worker_writes_for_the_registry_that_readers_ask(kafka: KafkaConfig) -> None:
+    """With prefixes of its own, all its events would be dead letters, and no error would say so."""
+    made = banner(loop=f"banner-{uuid.uuid4().hex[:8]}")
+    with running_registry() as (url, registry):
+        env = {"SCHEMA_REGISTRY_URL": url}
+        publish_loop(kafka, made, schema_store(kafka, env))
+        known = list(registry.schemas)
+        with Client.embedded(kafka, loops=[made.loop], env=env) as client:
+            result = client.loop(made.loop).get_decision(FEATURES)
+            client.loop(made.loop).log_feedback(result.id, "left")
+        assert registry.schemas == known
+        for kind in ("decisions", "feedback"):
+            (value,) = read_compacted(kafka, f"{made.loop}.{kind}").values()
+            decoder = EventDecoder(made, kind, schema_store(kafka, env))
+            found = decoder.decode([value])
+            assert value[:1] == b"\0"
+            assert (found.frame.height, found.poison) == (1, [])
 
 
 def test_a_forged_model_is_refused_on_the_topic_too(
