@@ -1,0 +1,85 @@
+"""Every shape of decision, from the call of a service to the columns a streams worker reads."""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import polars as pl
+import pytest
+from tests.serving.models import FEATURES, banner
+
+from tidemill import Client
+from tidemill.kafka import KafkaConfig, Tail
+from tidemill.schemas import topics
+from tidemill.schemas.blocks import EventDecoder
+from tidemill.schemas.kafkastore import KafkaSchemaStore
+from tidemill.schemas.loops import publish_loop
+from tidemill.serving.decider import LiveModel
+from tidemill.serving.embedded import EmbeddedDoor
+from tidemill.serving.worker import Worker, WorkerConfig
+
+ORDER = {"news": 0.25, "sport": 0.75, "music": 0.5}
+NAMED: dict[str, object] = {"type": "choice", "actions": list(ORDER), "default": "news"}
+Case = tuple[dict[str, object], dict[str, object], pl.DataType, object, object]
+SHAPES: dict[str, Case] = {
+    # decision, policy, type of the column, action without a model, action with one
+    "bool": (
+        {"type": "bool", "default": False},
+        {"kind": "threshold", "threshold": 0.5, "above": True, "below": False},
+        pl.Boolean(),
+        False,
+        True,
+    ),
+    "choice": (NAMED, {"kind": "greedy"}, pl.String(), "news", "sport"),
+    "float": ({"type": "float", "default": 9.5}, {"kind": "value"}, pl.Float64(), 9.5, 0.75),
+    "ranking": (
+        {**NAMED, "type": "ranking", "default": ["news", "sport", "music"]},
+        {"kind": "greedy"},
+        pl.List(pl.String),
+        ["news", "sport", "music"],
+        ["sport", "music", "news"],
+    ),
+}
+
+
+def score(features: Mapping[str, object]) -> float:
+    """Score as a model would: by the action where the policy asks for each, else 0.75."""
+    return ORDER[cast(str, features.get("action", "sport"))]
+
+
+def read_topic(kafka: KafkaConfig, topic: str, count: int) -> Sequence[bytes | None]:
+    """Return the first *count* values of *topic*."""
+    tail, deadline = Tail(kafka, topic), time.monotonic() + 30
+    found: list[bytes | None] = []
+    try:
+        while len(found) < count:
+            assert time.monotonic() < deadline, f"{len(found)} of {count} events came"
+            found += [record.value for record in tail.poll(0.2)]
+    finally:
+        tail.close()
+    return found
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_action_of_every_shape_arrives_as_it_was_decided(shape: str, kafka: KafkaConfig) -> None:
+    """A shape that only the default survives is found by the first user, with a model live."""
+    decision, policy, kind, plain, modelled = SHAPES[shape]
+    loop = banner(loop=f"{shape}-{uuid.uuid4().hex[:8]}", decision=decision, policy=policy)
+    publish_loop(kafka, loop)
+    worker = Worker(WorkerConfig(kafka=kafka, name="w", definitions=(loop,)))
+    worker.start()
+    with Client.through(EmbeddedDoor(worker)) as client:
+        calls = client.loop(loop.loop)
+        first = calls.get_decision(FEATURES)
+        worker.decider(loop.loop).model = LiveModel("lightgbm-1", score)
+        second = calls.get_decision(FEATURES)
+    assert (first.action, first.source) == (plain, "default")
+    assert (second.action, second.source, second.score) == (modelled, "model", 0.75)
+    values = read_topic(kafka, topics.decisions(loop.loop), 2)
+    found = EventDecoder(loop, "decisions", KafkaSchemaStore(kafka)).decode(values)
+    assert not found.poison
+    assert found.frame.schema["action"] == kind
+    logged = {row["id"]: row["action"] for row in found.frame.to_dicts()}
+    assert logged == {first.id: plain, second.id: modelled}
