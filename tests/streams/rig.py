@@ -19,8 +19,20 @@ from pathlib import Path
 import duckdb
 import fastavro
 import polars as pl
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its list of names
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.features.oracle import differences
@@ -82,8 +94,8 @@ class PlainProducer:
                 "compression.type": "lz4",
             }
         )
-        schemas = {"": decision_schema(loop)} | {
-            kind: feedback_schema(loop, kind) for kind in loop.feedback
+        schemas = {"": dict(decision_schema(loop))} | {
+            kind: dict(feedback_schema(loop, kind)) for kind in loop.feedback
         }
         self._schemas = {kind: fastavro.parse_schema(schema) for kind, schema in schemas.items()}
         self._prefixes = {
@@ -279,18 +291,25 @@ class Rig:
         while True:
             message = reader.poll(10)
             assert message is not None
-            if message.error() is not None:
-                assert message.error().code() == KafkaError._PARTITION_EOF
+            error = message.error()
+            if error is not None:
+                assert error.code() == KafkaError._PARTITION_EOF
                 break
-            headers = dict(message.headers())
-            if headers["topic"].decode().startswith(f"{self.loop.loop}."):
-                found.append((headers["reason"].decode(), int(headers["offset"]), message.value()))
+            headers = {name: str(told, "utf-8") for name, told in _headers(message)}
+            if headers["topic"].startswith(f"{self.loop.loop}."):
+                found.append((headers["reason"], int(headers["offset"]), message.value()))
         reader.close()
         return sorted(found, key=lambda letter: letter[1])
 
     def close(self, at: datetime) -> None:
         """End the logs up to *at*."""
         request_close(self.kafka, self.loop.loop, at)
+
+
+def _headers(message: Message) -> list[tuple[str, bytes]]:
+    found = message.headers() or []
+    pairs = found.items() if isinstance(found, dict) else found
+    return [(name, told) for name, told in pairs if isinstance(told, bytes)]
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,6 +63,10 @@ class Kept:
         rows = self.query("select coalesce(sum(records), 0) from batches")
         return rows[0][0] if rows else 0
 
+    def has_more_than(self, records: int) -> bool:
+        """Whether more than *records* are kept."""
+        return self.records() > records
+
 
 class Processes:
     """Processes of the app, to be killed."""
@@ -114,7 +119,7 @@ def test_batches_tile_the_log_whoever_is_killed(kafka: KafkaConfig, tmp_path: Pa
         for round in range(1, 4):
             before = kept.records()
             fill(kafka, topics, 60_000)
-            until(lambda before=before: kept.records() > before, "the app reads")
+            until(partial(kept.has_more_than, before), "the app reads")
             if round == 2:
                 processes.start()
             victim = draw.choice(processes.running)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -42,6 +43,11 @@ def committed(rig: Rig) -> int:
     return sum(number or 0 for table in tables for number in table.progress(ids).values())
 
 
+def is_past(rig: Rig, records: int) -> bool:
+    """Whether the lake has moved past more than *records*."""
+    return committed(rig) > records
+
+
 def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
@@ -54,7 +60,7 @@ def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
         for number, chunk in enumerate(chunks):
             before = committed(rig)
             last = max(last, send_traffic(rig.producer(), chunk, seed=number))
-            until(lambda before=before: committed(rig) > before, "a commit", 180)
+            until(partial(is_past, rig, before), "a commit", 180)
             if number < 5:
                 victim = workers.pop()
                 victim.send_signal(signal.SIGKILL)

@@ -82,7 +82,6 @@ def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> fa
     progress = SqliteProgress(database)
     app.transport.progress = progress
 
-    @app.agent(app.topic(*topics, schema=BatchSchema(), maxsize=11))
     async def keep(stream: faust.StreamT) -> None:
         async for batch in stream:
             if batch.session != app.consumer.session:
@@ -92,6 +91,7 @@ def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> fa
                     f"{batch.topic}/{batch.partition}: {batch.start} does not follow"
                 )
 
+    app.agent(app.topic(*topics, schema=BatchSchema(), maxsize=11))(keep)
     return app
 
 
