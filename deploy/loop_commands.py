@@ -6,6 +6,7 @@ Each parses its arguments, calls one function of `schemas/`, and prints. Errors 
 import json
 import os
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -118,6 +119,7 @@ def diff(
     """
     if other is not None:
         old, new = checked_loop(path), checked_loop(other)
+        known: Mapping[int, Loop] = {old.version: old}
     else:
         new = checked_loop(path)
         published = fetch_loops(KafkaConfig.from_env(os.environ))
@@ -144,7 +146,7 @@ def diff(
             print(f"{old.loop}: no difference")
     if any(not change.is_compatible for change in changes):
         raise typer.Exit(1)
-    check_successor({old.version: old}, new)
+    check_successor(known, new)
 
 
 def schema() -> None:

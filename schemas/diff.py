@@ -2,13 +2,16 @@
 
 Two readers meet at a change: older events read as the newer version, and models trained on the
 older one. The first decides whether a change is compatible, the second is told as a note.
+
+All versions of a loop share the columns of one lake, and a column never changes its type. Avro
+reads an int as a float, but no column becomes one: that is refused like any other change of type.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tidemill.errors import ContractError
-from tidemill.schemas.fields import Feature, FieldType
+from tidemill.schemas.fields import Feature
 from tidemill.schemas.loop import Loop
 
 RETRAINS = ("label", "policy", "models", "gate")
@@ -32,7 +35,10 @@ class Change:
 
 
 def diff_loops(old: Loop, new: Loop) -> list[Change]:
-    """Return what differs, in the order of a loop file; empty if the definitions are equal."""
+    """Return what differs, in the order of a loop file; empty if the definitions are equal.
+
+    Values of feedback are compared by their name across kinds, which share one namespace.
+    """
     if old.loop != new.loop:
         return [
             Change(
@@ -44,7 +50,7 @@ def diff_loops(old: Loop, new: Loop) -> list[Change]:
             )
         ]
     changes = [*_decision(old, new)]
-    changes += _fields("features", old.features, new.features)
+    changes += _fields("features", old.features, new.features, old.features)
     for kind in dict.fromkeys([*old.feedback, *new.feedback]):
         changes += _feedback(old, new, kind)
     for name in ("label", "policy", "models", "gate"):
@@ -63,7 +69,7 @@ def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
 
     Raises:
         ContractError: the version stands and says something else, is older than the newest, or
-            events of the newest could not be read as this one.
+            events of any known version could not be read, or kept in the lake, as this one.
     """
     same = known.get(new.version)
     if same is not None and same.digest == new.digest:
@@ -82,10 +88,11 @@ def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
             f"{name} is older than version {newest}, which is published",
             hint=f"write version: {newest + 1}",
         )
-    if newest:
-        for change in diff_loops(known[newest], new):
+    for version in sorted(known, reverse=True):
+        beside = name if version == newest else f"{name} beside version {version}"
+        for change in diff_loops(known[version], new):
             if not change.is_compatible:
-                raise ContractError(f"{name}: {change.problem}", hint=change.hint)
+                raise ContractError(f"{beside}: {change.problem}", hint=change.hint)
     return True
 
 
@@ -106,21 +113,36 @@ def _decision(old: Loop, new: Loop) -> Iterator[Change]:
 
 def _feedback(old: Loop, new: Loop, kind: str) -> Iterator[Change]:
     path = f"feedback.{kind}"
+    elsewhere = {
+        name: value for each in old.feedback.values() for name, value in each.values.items()
+    }
     if kind not in old.feedback or kind not in new.feedback:
         yield Change(path, _presence(kind in old.feedback), _presence(kind in new.feedback))
+        values = new.feedback[kind].values if kind in new.feedback else {}
+        for name, value in values.items():
+            if name in elsewhere and elsewhere[name].type != value.type:
+                yield _clash(f"{path}.values.{name}", name, elsewhere[name], value)
         return
     before, after = old.feedback[kind], new.feedback[kind]
     for name in ("within", "early"):
         if getattr(before, name) != getattr(after, name):
             yield Change(f"{path}.{name}", getattr(before, name), getattr(after, name))
-    yield from _fields(f"{path}.values", before.values, after.values)
+    yield from _fields(f"{path}.values", before.values, after.values, elsewhere)
 
 
-def _fields(path: str, old: Mapping[str, Feature], new: Mapping[str, Feature]) -> Iterator[Change]:
+def _fields(
+    path: str,
+    old: Mapping[str, Feature],
+    new: Mapping[str, Feature],
+    elsewhere: Mapping[str, Feature],
+) -> Iterator[Change]:
+    """Yield what differs; *elsewhere* are the fields that share a column with those of *new*."""
     for name in dict.fromkeys([*old, *new]):
         place = f"{path}.{name}"
         if name not in new:
             yield Change(place, str(old[name].type), None)
+        elif name not in old and name in elsewhere and elsewhere[name].type != new[name].type:
+            yield _clash(place, name, elsewhere[name], new[name])
         elif name not in old:
             yield _added(place, name, new[name])
         elif old[name] != new[name]:
@@ -141,16 +163,27 @@ def _added(place: str, name: str, field: Feature) -> Change:
     )
 
 
+def _clash(place: str, name: str, old: Feature, new: Feature) -> Change:
+    return Change(
+        place,
+        None,
+        _told(new),
+        problem=f"{place} is {new.type}, but {name} was {old.type} in another kind of feedback, "
+        "and the lake has one column for both",
+        hint=f"give it a new name, say {name}_{new.type}",
+    )
+
+
 def _changed(place: str, name: str, old: Feature, new: Feature) -> Change:
     before, after = _told(old), _told(new)
-    widens = old.type == FieldType.INT and new.type == FieldType.FLOAT
-    if old.type != new.type and not widens:
+    if old.type != new.type:
         return Change(
             place,
             before,
             after,
-            problem=f"{place} was {old.type} and becomes {new.type}; older events hold the other",
-            hint=f"leave {name} as it is and add {name}_{new.type} beside it, nullable",
+            problem=f"{place} was {old.type} and becomes {new.type}; its column in the lake stays "
+            f"{old.type}",
+            hint=f"give it a new name, say {name}_{new.type}, nullable; {name} may stay or go",
         )
     if old.nullable and not new.nullable:
         return Change(

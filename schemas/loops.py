@@ -1,8 +1,8 @@
 """Published loops: a compacted topic that keeps every version of every loop.
 
 Workers, trainers and the monitor start from it. A version never changes; a new one must leave the
-events of the newest readable (`diff.py`). Label SQL is checked before (`labels.py`), because this
-module is read by inference workers, which carry no SQL engine.
+events of all before it readable and their columns as they are (`diff.py`). Label SQL is checked
+before (`labels.py`), because this module is read by inference workers, which carry no SQL engine.
 """
 
 import json
@@ -40,7 +40,7 @@ class Loops(Protocol):
 
         Raises:
             ContractError: its version stands and says something else, or older events would become
-                unreadable.
+                unreadable, or a column of the lake would change its type.
             BrokerError: the loops are away; publish again, it changes nothing twice.
         """
 
