@@ -144,6 +144,11 @@ class Predictions:
         )
 
     def learned_ids(self, up_to: int) -> pl.Series:
-        """Return the decision ids learned from versions of ``examples`` up to *up_to*."""
+        """Return the decision ids learned from versions of ``examples`` up to *up_to*.
+
+        Those that wait for the next `save` are among them.
+        """
         wanted = (pl.col("learner") == self._learner) & (pl.col("snapshot") <= up_to)
-        return self._table.read(["decision_id"], wanted).get_column("decision_id")
+        saved = self._table.read(["decision_id"], wanted)
+        waiting = [frame.filter(wanted).select("decision_id") for frame in self._waiting]
+        return pl.concat([saved, *waiting]).get_column("decision_id").unique()

@@ -2,7 +2,8 @@
 
 Delivery: every commit of ``examples`` is learned once and every version is kept and published once,
 whatever is killed when (`cycle.py`). If the broker goes away, what was made waits in the lake; any
-other error ends the process with what and hint, for its supervisor to start it again.
+other error ends the process with what and hint, for its supervisor to start it again. Between two
+versions it keeps the lake tidy (`housekeeping.py`).
 """
 
 import logging
@@ -17,12 +18,14 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from tidemill.errors import BrokerError, ConfigError
+from tidemill.features.compaction import MANY_FILES
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.keys import SigningKey
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import latest_loop
 from tidemill.trainers.cycle import TrainingCycle
+from tidemill.trainers.housekeeping import Housekeeping
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
 from tidemill.trainers.wake import Wake
@@ -44,6 +47,8 @@ class TrainerConfig:
     once: bool = False  # make what can be made of what is there, then end
     poll_s: float = 1.0  # how long an unannounced commit may lie unseen
     metrics_port: int | None = None
+    tidy_every_s: float = 300.0  # between two looks for small files
+    tidy_files: int = MANY_FILES  # so many small files of a table are left alone
 
     def __post_init__(self) -> None:
         if self.poll_s <= 0:
@@ -159,6 +164,9 @@ def _turn_until(
     tell: Told,
 ) -> None:
     wake = Wake(config.kafka, config.loop, stop)
+    housekeeping = Housekeeping(
+        Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
+    )
     turns = 0
     try:
         while not stop.is_set():
@@ -166,9 +174,12 @@ def _turn_until(
             try:
                 if turns % _LOOK_AGAIN_TURNS == 0:
                     cycle = _renewed(config, cycle, tell)
-                cycle.turn()
+                if not cycle.turn():
+                    housekeeping.look()
             except BrokerError as error:
-                log.warning("the broker is away; what was made waits: %s", error.what)
+                log.warning(
+                    "the broker is away; what was made waits: %s; hint: %s", error.what, error.hint
+                )
             _gauge(metrics, config.loop, cycle)
             wake.wait(config.poll_s)
     finally:

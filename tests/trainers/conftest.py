@@ -1,22 +1,25 @@
 """What the tests of the trainers share: a small loop, and a lake whose examples grow on demand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from tests.trainers.rig import TrainerProcess
 
 from tidemill.features.commits import Swap
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.features.layouts import EXAMPLES
+from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop import Loop
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
 Grow = Callable[[Lake, pl.DataFrame], int]
+StartTrainer = Callable[..., TrainerProcess]
 
 
 @pytest.fixture
@@ -132,3 +135,19 @@ def grow() -> Grow:
         return examples.append(rows, swaps=[Swap("frontier/0", before, (before or 0) + 1)])
 
     return commit
+
+
+@pytest.fixture
+def start_trainer(lake: Lake, tmp_path: Path) -> Iterator[StartTrainer]:
+    """Start trainers as processes on the test's lake; what still runs at the end is killed."""
+    started: list[TrainerProcess] = []
+
+    def start(kafka: KafkaConfig, loop: Loop, program: str | None = None) -> TrainerProcess:
+        folder = tmp_path / f"trainer-{len(started)}"
+        folder.mkdir()
+        started.append(TrainerProcess(kafka, lake, loop, folder, program))
+        return started[-1]
+
+    yield start
+    for trainer in started:
+        trainer.kill()

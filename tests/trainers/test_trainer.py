@@ -1,25 +1,27 @@
 """The trainer as a process on a real broker: examples in, a model that a worker believes out."""
 
 import json
-import os
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 import polars as pl
 import pytest
+from tests.trainers.rig import (
+    KEY,
+    TrainerProcess,
+    assert_learned_once,
+    commit,
+    is_taught,
+    received,
+    wait_for,
+)
 
-from tidemill.deploy.processes import tidemill_command
 from tidemill.errors import ConfigError
-from tidemill.features.commits import Swap
 from tidemill.features.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, Tail, write_all
+from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
-from tidemill.schemas.inbox import Delivery, ModelInbox
-from tidemill.schemas.keys import SigningKey, TrustedKeys
+from tidemill.schemas.keys import SigningKey
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import publish_loop
 from tidemill.trainers.registry import ModelVersion, Registry
@@ -28,8 +30,7 @@ from tidemill.trainers.trials import load_model
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
-KEY = SigningKey.generate()
-DEADLINE_S = 60.0
+StartTrainer = Callable[..., TrainerProcess]
 
 
 @pytest.fixture
@@ -45,28 +46,6 @@ def config(kafka: KafkaConfig, loop: Loop, lake: Lake) -> TrainerConfig:
     """A trainer of that loop, to be run once."""
     lake.create(loop)
     return TrainerConfig(loop=loop.loop, kafka=kafka, lake=lake.config, key=KEY, once=True)
-
-
-def commit(lake: Lake, loop: Loop, rows: pl.DataFrame) -> int:
-    """Commit rows to the examples as a worker does; return the version."""
-    examples = lake.table(loop.loop, "examples")
-    before = examples.progress(["frontier/0"])["frontier/0"]
-    return examples.append(rows, swaps=[Swap("frontier/0", before, (before or 0) + 1)])
-
-
-def received(kafka: KafkaConfig, loop: Loop, key: SigningKey = KEY) -> list[Delivery]:
-    """What a worker that starts now makes of the model topic."""
-    inbox = ModelInbox(TrustedKeys.of([key.public]), wants=lambda name: name == loop.loop)
-    tail, found = Tail(kafka, topics.MODELS), list[Delivery]()
-    try:
-        while not tail.caught_up:
-            for record in tail.poll(0.2):
-                out = inbox.feed(record.key, record.value)
-                if isinstance(out, Delivery):
-                    found.append(out)
-    finally:
-        tail.close()
-    return found
 
 
 @pytest.mark.kafka
@@ -103,78 +82,30 @@ def test_training_once_more_without_new_examples_publishes_nothing(
     assert received(kafka, loop) == before
 
 
-@pytest.fixture
-def process_env(kafka: KafkaConfig, lake: Lake, tmp_path: Path) -> dict[str, str]:
-    """What a supervisor gives the process."""
-    KEY.save(tmp_path / "signing.key")
-    return {
-        **os.environ,
-        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
-        "TIDEMILL_LAKE": lake.config.root,
-        "TIDEMILL_SIGNING_KEY": str(tmp_path / "signing.key"),
-    }
-
-
-@pytest.fixture
-def start(process_env: dict[str, str], loop: Loop) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Start trainers as processes; what still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run() -> subprocess.Popen[str]:
-        command = tidemill_command("train", loop.loop, "--json")
-        process = subprocess.Popen(command, env=process_env, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Poll until *true*, or fail at the deadline."""
-    end = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def is_taught(lake: Lake, loop: Loop, rows: int) -> bool:
-    """Whether the online learner has offered what it knows of so many rows."""
-    return any(model.trained_on_rows == rows for model in Registry(lake, loop.loop).models())
-
-
 @pytest.mark.kafka
 def test_a_process_follows_the_lake_survives_kill_9_and_ends_clean(
-    start: Callable[[], subprocess.Popen[str]],
+    start_trainer: StartTrainer,
     kafka: KafkaConfig,
     loop: Loop,
     lake: Lake,
     make_rows: MakeRows,
 ) -> None:
-    """Killed in the middle of its work, the next one goes on; SIGTERM ends it with status 0."""
+    """Killed between two states, the next one goes on to the same bits; SIGTERM ends it with 0."""
     lake.create(loop)
-    first = start()
-    for number in range(4):
+    first = start_trainer(kafka, loop)
+    for number in range(5):  # the last of them is learned, and forgotten, or not yet seen
         version = commit(lake, loop, make_rows(500, first=500 * number))
         write_all(kafka, topics.CONTROL, [(loop.loop.encode(), str(version).encode())])
-    wait_for(lambda: bool(Registry(lake, loop.loop).models()))
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    second = start()
-    for number in range(4, 8):
+    wait_for(lambda: is_taught(lake, loop, 2_000))
+    first.kill()
+    second = start_trainer(kafka, loop)
+    for number in range(5, 8):
         commit(lake, loop, make_rows(500, first=500 * number))
     wait_for(lambda: is_taught(lake, loop, 4_000))
-    second.send_signal(signal.SIGTERM)
-    out, _ = second.communicate(timeout=DEADLINE_S)
-    assert second.returncode == 0
-    models = Registry(lake, loop.loop).models()
-    assert [model.number for model in models] == list(range(1, len(models) + 1))
-    online = [m.trained_on_rows for m in models if m.learner == "logistic_regression"]
-    assert online == [1_000, 2_000, 3_000, 4_000]
-    told = [json.loads(line)["version"] for line in out.splitlines()]
-    assert set(told) <= {model.version for model in models}
+    assert second.end() == 0
+    assert_learned_once(lake, loop, [1_000, 2_000, 3_000, 4_000])
+    told = {json.loads(line)["version"] for line in second.out.splitlines()}
+    assert told <= {model.version for model in Registry(lake, loop.loop).models()}
     live = Registry(lake, loop.loop).live()
     assert live is not None
     assert received(kafka, loop)[-1].announcement.version == live.version
