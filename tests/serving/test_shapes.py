@@ -3,6 +3,9 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
 from typing import cast
 
 import polars as pl
@@ -10,15 +13,21 @@ import pytest
 from tests.serving.models import FEATURES, banner
 
 from tidemill import Client
+from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.layouts import layouts
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.kafkastore import KafkaSchemaStore
+from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import publish_loop
-from tidemill.serving.decider import LiveModel
+from tidemill.schemas.memorystore import MemorySchemaStore
+from tidemill.serving.decider import Decider, LiveModel
 from tidemill.serving.embedded import EmbeddedDoor
+from tidemill.serving.eventlog import MemoryEventLog
 from tidemill.serving.worker import Worker, WorkerConfig
 
+AT = datetime(2026, 1, 2, tzinfo=UTC)
 ORDER = {"news": 0.25, "sport": 0.75, "music": 0.5}
 NAMED: dict[str, object] = {"type": "choice", "actions": list(ORDER), "default": "news"}
 Case = tuple[dict[str, object], dict[str, object], pl.DataType, object, object]
@@ -61,12 +70,18 @@ def read_topic(kafka: KafkaConfig, topic: str, count: int) -> Sequence[bytes | N
     return found
 
 
+def loop_of(shape: str) -> Loop:
+    """Return a loop with that kind of decision, and a name of its own."""
+    decision, policy, *_ = SHAPES[shape]
+    return banner(loop=f"{shape}-{uuid.uuid4().hex[:8]}", decision=decision, policy=policy)
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_action_of_every_shape_arrives_as_it_was_decided(shape: str, kafka: KafkaConfig) -> None:
     """A shape that only the default survives is found by the first user, with a model live."""
-    decision, policy, kind, plain, modelled = SHAPES[shape]
-    loop = banner(loop=f"{shape}-{uuid.uuid4().hex[:8]}", decision=decision, policy=policy)
+    *_, kind, plain, modelled = SHAPES[shape]
+    loop = loop_of(shape)
     publish_loop(kafka, loop)
     worker = Worker(WorkerConfig(kafka=kafka, name="w", definitions=(loop,)))
     worker.start()
@@ -83,3 +98,33 @@ def test_an_action_of_every_shape_arrives_as_it_was_decided(shape: str, kafka: K
     assert found.frame.schema["action"] == kind
     logged = {row["id"]: row["action"] for row in found.frame.to_dicts()}
     assert logged == {first.id: plain, second.id: modelled}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_action_of_every_shape_comes_back_from_the_lake(shape: str, tmp_path: Path) -> None:
+    """Lists and texts take other ways through Parquet and Delta than numbers do."""
+    *_, kind, plain, modelled = SHAPES[shape]
+    loop, store, log = loop_of(shape), MemorySchemaStore(), MemoryEventLog()
+    maker = Decider(loop, store=store, log=log, random=Random(1))
+    request = maker.decisions.check(FEATURES)
+    first = maker.decide(request)
+    maker.model = LiveModel("lightgbm-1", score)
+    second = maker.decide(request)
+    decoded = EventDecoder(loop, "decisions", store).decode([event.value for event in log.events])
+    source = {"topic": "t", "partition": 0, "ingested_at": AT, "stream_time": AT, "verdict": None}
+    rows = (
+        decoded.frame.drop("row")
+        .with_row_index("offset")
+        .with_columns(pl.lit(value).alias(name) for name, value in source.items())
+    )
+    columns = layouts(loop)["decisions"]
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    table.append(
+        rows.cast({name: columns[name] for name in ("offset", *source)}),
+        swaps=[Swap("offset/0", None, 2)],
+    )
+    back = table.read(["id", "action"])
+    assert back.schema["action"] == kind
+    assert dict(back.rows()) == {first.id: plain, second.id: modelled}
