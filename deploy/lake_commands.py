@@ -4,9 +4,14 @@ Each command imports its room when it runs, so that `tidemill --help` loads none
 """
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tidemill.errors import LakeError
+
+if TYPE_CHECKING:
+    from tidemill.features.lake import Lake
 
 
 def sql(
@@ -44,7 +49,7 @@ def ledger(
     lake = Lake(LakeConfig.from_env(os.environ))
     kafka = "KAFKA_BOOTSTRAP_SERVERS" in os.environ and KafkaConfig.from_env(os.environ)
     accounts = []
-    for name in lake.loops() if loop is None else [loop]:
+    for name in _loops(lake) if loop is None else [loop]:
         defined = lake.loop(name)
         accounts += ledger(lake, defined, ends=log_ends(kafka, defined) if kafka else None)
     print_ledger(accounts, as_json=as_json)
@@ -59,9 +64,20 @@ def compact(
     from tidemill.features.lake import Lake, LakeConfig
 
     lake = Lake(LakeConfig.from_env(os.environ))
-    for name in lake.loops() if loop is None else [loop]:
+    for name in _loops(lake) if loop is None else [loop]:
         for done in compact(lake, name):
             typer.echo(
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
                 f" {done.removed} old files removed"
             )
+
+
+def _loops(lake: "Lake") -> list[str]:
+    """Return the loops of *lake*; none at all is a wrong address far more often than a new lake."""
+    found = lake.loops()
+    if not found:
+        raise LakeError(
+            f"the lake at {lake.root} has no loops",
+            hint="start a worker for a published loop first, or check TIDEMILL_LAKE",
+        )
+    return found

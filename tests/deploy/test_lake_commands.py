@@ -86,6 +86,23 @@ def test_ledger_ends_with_1_if_not(lake: Lake, capsys: pytest.CaptureFixture[str
     assert "NOT balanced" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["ledger", "compact"])
+def test_a_lake_that_is_not_there_is_an_error(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A typing error in the address must not be told as balanced."""
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path / "absent"))
+    assert main([command]) == 2
+    captured = capsys.readouterr()
+    assert "has no loops" in captured.err
+    assert "hint: " in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "absent").exists()
+
+
 def test_compact_says_what_it_did(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     """It runs at night; its line in the log should be enough."""
     assert main(["compact"]) == 0
