@@ -76,6 +76,8 @@ def _every_command(
 ) -> None:
     level = "INFO" if verbose else os.environ.get("TIDEMILL_LOG", "WARNING").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if logging.getLogger().level > logging.INFO:  # what and hint say it once, and in words
+        logging.getLogger("tidemill.librdkafka").setLevel(logging.CRITICAL)
 
 
 def make_app(called: str | None) -> typer.Typer:

@@ -31,7 +31,7 @@ from tidemill.deploy.kafka_settings import (
     stored_ports,
 )
 from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig
+from tidemill.kafka import KafkaConfig, client_log
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def find_kafka(
 
 def _expect_answer(config: KafkaConfig, patience_s: float) -> None:
     try:
-        AdminClient(config.client(), logger=log).list_topics(timeout=patience_s)
+        AdminClient(config.client(), logger=client_log).list_topics(timeout=patience_s)
     except KafkaException as error:
         raise BrokerError(
             f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer",

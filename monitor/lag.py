@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, broker_errors
+from tidemill.kafka import KafkaConfig, broker_errors, client_log
 from tidemill.monitor.ages import Found, record_times
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class LagReader:
     def __init__(self, config: KafkaConfig, *, timeout_s: float = 20.0) -> None:
         self._config = config
         self._timeout_s = timeout_s
-        self._admin = AdminClient(config.client())
+        self._admin = AdminClient(config.client(), logger=client_log)
 
     def read(self, group: str | None = None) -> list[GroupLag]:
         """Return the lag of *group*, or of every group that has offsets or members.
@@ -118,7 +118,8 @@ class LagReader:
         Raises:
             BrokerError: no answer in time, a missing right, or no such group.
         """
-        with broker_errors(self._config, "the lag could not be read"):
+        self._admin.poll(0)  # hands over what the client has logged since
+        with broker_errors(self._config, "the lag could not be read", self._admin):
             names = self._groups() if group is None else [group]
             committed = {name: self._committed(name) for name in names}
             members = self._members(names)
@@ -145,7 +146,7 @@ class LagReader:
             BrokerError: no answer in time.
         """
         places = {(topic, number) for topic, count in partitions.items() for number in range(count)}
-        with broker_errors(self._config, "the ends of the logs could not be read"):
+        with broker_errors(self._config, "the ends of the logs could not be read", self._admin):
             found = self._ask(dict.fromkeys(places, NEWEST))
         newest: dict[str, int | None] = dict.fromkeys(partitions)
         for (topic, _), answer in found.items():
@@ -179,7 +180,9 @@ class LagReader:
 
     def _groups(self) -> list[str]:
         found = self._result(self._admin.list_consumer_groups(request_timeout=self._timeout_s))
-        return sorted(listing.group_id for listing in found.valid)
+        for error in found.errors or ():  # of one broker: its groups are missing, not healthy
+            raise KafkaException(error)
+        return sorted(listing.group_id for listing in found.valid or ())
 
     def _committed(self, group: str) -> dict[Place, int]:
         request = [ConsumerGroupTopicPartitions(group)]

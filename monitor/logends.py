@@ -4,8 +4,7 @@ from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from tidemill.kafka import KafkaConfig
-from tidemill.kafka.config import broker_errors
+from tidemill.kafka import KafkaConfig, broker_errors, client_log
 from tidemill.schemas import topics
 from tidemill.schemas.loop import Loop
 
@@ -25,8 +24,8 @@ def log_ends(
         for topic in logs
         for partition in range(loop.partitions)
     }
-    with broker_errors(config, f"ask where the logs of {loop.loop} end"):
-        admin = AdminClient(config.client())
+    admin = AdminClient(config.client(), logger=client_log)
+    with broker_errors(config, f"the ends of the logs of {loop.loop} could not be read", admin):
         answers = admin.list_offsets(
             asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s
         )

@@ -111,3 +111,22 @@ def test_tidemill_kafka_says_where_it_is_and_ends_at_ctrl_c(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=90)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_without_a_broker_only_what_and_hint_are_told() -> None:
+    """The client's own log of each attempt would bury the one line a person can act on."""
+    script = (
+        "import sys; from tidemill.deploy import cli; from tidemill.kafka import *;"
+        "sys.modules['tidemill.deploy.asks_commands'] = sys.modules['__main__'];"
+        "asks = lambda: partition_count(KafkaConfig('127.0.0.1:1'), 'any', timeout_s=1.0);"
+        "cli.COMMANDS['asks'] = ('asks_commands', 'asks', 'Ask nobody.');"
+        "sys.exit(cli.main([*sys.argv[1:], 'asks']))"
+    )
+    quiet, told = (
+        subprocess.run([sys.executable, "-c", script, *more], capture_output=True, text=True)
+        for more in ((), ("--verbose",))
+    )
+    assert (quiet.returncode, quiet.stdout) == (2, "")
+    assert quiet.stderr.startswith("tidemill: topic any could not be looked up at 127.0.0.1:1")
+    assert len(quiet.stderr.splitlines()) == 2
+    assert "tidemill.librdkafka" in told.stderr

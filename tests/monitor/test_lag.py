@@ -171,6 +171,13 @@ def test_a_topic_that_is_gone_does_not_break_the_others(read: Read) -> None:
     assert set(read.lag()) == {0, 1, 2}
 
 
+def test_a_broker_that_does_not_answer_is_an_error_and_not_an_empty_table() -> None:
+    """No groups and no broker look the same, and one of them is an alarm."""
+    with pytest.raises(BrokerError, match="the lag could not be read at") as caught:
+        LagReader(KafkaConfig("127.0.0.1:1"), timeout_s=1.0).read()
+    assert "reachable" in caught.value.hint
+
+
 def test_an_unknown_group_is_an_error_with_a_hint(kafka: KafkaConfig) -> None:
     """A typing error must not look like a healthy group."""
     with pytest.raises(BrokerError, match="no consumer group"):

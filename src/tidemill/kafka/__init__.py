@@ -4,7 +4,7 @@ It is the only place that knows how a librdkafka client is set up. It knows no l
 no model; keys and values are bytes. Consumer groups live in `streams/`, which has Faust for them.
 """
 
-from tidemill.kafka.config import KafkaConfig, Setting, broker_errors
+from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.topics import Topic, ensure_topics, partition_count
 from tidemill.kafka.writer import Writer, write_all
@@ -17,6 +17,7 @@ __all__ = [
     "Topic",
     "Writer",
     "broker_errors",
+    "client_log",
     "ensure_topics",
     "partition_count",
     "read_compacted",

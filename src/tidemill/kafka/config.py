@@ -1,15 +1,21 @@
 """Where the brokers are, and how their errors reach a person. It opens no connection."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from tidemill.errors import BrokerError, ConfigError
 
 Setting = str | int | float | bool
+
+client_log = logging.getLogger("tidemill.librdkafka")
+"""Where every librdkafka client of ours logs to, instead of to stderr. It tells each failed attempt
+to connect as an error, so the command line shows it only when asked for more."""
 
 _ENV_OPTIONS = {
     "KAFKA_SECURITY_PROTOCOL": "security.protocol",
@@ -56,13 +62,21 @@ class KafkaConfig:
 
 
 @contextmanager
-def broker_errors(config: KafkaConfig, what: str) -> Iterator[None]:
-    """Turn a client's `KafkaException` into a `BrokerError` that says *what* could not be done."""
+def broker_errors(
+    config: KafkaConfig, what: str, client: AdminClient | Consumer | None = None
+) -> Iterator[None]:
+    """Turn a `KafkaException` into a `BrokerError` that says *what* could not be done.
+
+    What *client* has kept for the log, say that a password is wrong, is logged before that.
+    """
     try:
         yield
     except KafkaException as error:
+        if client is not None:
+            client.poll(0)
         reason = error.args[0].str() if isinstance(error.args[0], KafkaError) else str(error)
         raise BrokerError(
             f"{what} at {config.bootstrap}: {reason}",
-            hint="is that broker up and reachable from here? `tidemill kafka` starts a local one",
+            hint="is that broker up and reachable from here? --verbose tells each attempt; "
+            "`tidemill kafka` starts a local one",
         ) from error

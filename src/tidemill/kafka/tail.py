@@ -14,7 +14,7 @@ from confluent_kafka import (
 )
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, broker_errors
+from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Tail:
             auto_offset_reset="earliest",
             fetch_wait_max_ms=100,
         )
-        self._consumer = Consumer(settings, logger=log)
+        self._consumer = Consumer(settings, logger=client_log)
         try:
             self._behind = self._assign(topic, timeout_s)
         except BrokerError:
@@ -71,7 +71,7 @@ class Tail:
 
     def _assign(self, topic: str, timeout_s: float) -> dict[int, int]:
         """Start at the beginning; return the end offset of each partition that is not empty."""
-        with broker_errors(self._config, f"topic {topic} could not be read"):
+        with broker_errors(self._config, f"topic {topic} could not be read", self._consumer):
             found = self._consumer.list_topics(timeout=timeout_s).topics.get(topic)
             if found is None or not found.partitions:
                 raise BrokerError(
@@ -130,6 +130,8 @@ class Tail:
                     f"{self._config.bootstrap} refuses to be read: {error.str()}",
                     hint="check KAFKA_SASL_* and the rights of this user",
                 )
+            elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # said once for each outage
+                log.warning("no broker of %s answers; waiting for one", self._config.bootstrap)
             return None
         if topic is None or partition is None or offset is None:
             return None

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tidemill.errors import BrokerError, ContractError
-from tidemill.kafka.config import KafkaConfig, broker_errors
+from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,8 @@ def ensure_topics(config: KafkaConfig, topics: Iterable[Topic], *, timeout_s: fl
     """
     wanted = {topic.name: topic for topic in topics}
     deadline = time.monotonic() + timeout_s
-    admin = AdminClient(config.client())
-    with broker_errors(config, "topics could not be created"):
+    admin = AdminClient(config.client(), logger=client_log)
+    with broker_errors(config, "topics could not be created", admin):
         metadata = admin.list_topics(timeout=timeout_s)
         replicas = min(3, len(metadata.brokers))
         missing = [
@@ -105,7 +105,8 @@ def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = 30.0)
     Raises:
         BrokerError: the broker does not answer within *timeout_s*.
     """
-    with broker_errors(config, f"topic {topic} could not be looked up"):
-        metadata = AdminClient(config.client()).list_topics(timeout=timeout_s)
+    admin = AdminClient(config.client(), logger=client_log)
+    with broker_errors(config, f"topic {topic} could not be looked up", admin):
+        metadata = admin.list_topics(timeout=timeout_s)
     found = metadata.topics.get(topic)
     return len(found.partitions) if found is not None and found.partitions else None

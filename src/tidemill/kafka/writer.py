@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, broker_errors
+from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
         compression_type="lz4",
         acks="all",
     )
-    return Producer({**settings, **more}, logger=log)
+    return Producer({**settings, **more}, logger=client_log)
 
 
 class Writer:
