@@ -14,12 +14,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tidemill.errors import ConfigError, LoopError
+from tidemill.errors import ConfigError, ContractError, LoopError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.diff import Change, check_successor, diff_loops
+from tidemill.schemas.durations import told_duration
 from tidemill.schemas.editor import FILE, loop_json_schema_text
 from tidemill.schemas.labels import check_label, compile_label
-from tidemill.schemas.loop import Loop, format_duration
+from tidemill.schemas.loop import Loop
 from tidemill.schemas.loopfile import LoopFileError, read_file
 from tidemill.schemas.loops import fetch_loops, newest, publish_loop, versions
 from tidemill.schemas.store import schema_store
@@ -86,18 +87,19 @@ def check(path: LoopFileArgument, as_json: AsJson = False) -> None:
 
 def summary(loop: Loop) -> str:
     """Return the loop in a few lines, for a person who wants to see that it was understood."""
-    kinds = ", ".join(f"{k} within {format_duration(f.within)}" for k, f in loop.feedback.items())
+    kinds = ", ".join(f"{k} within {told_duration(f.within)}" for k, f in loop.feedback.items())
     nullable = sum(feature.nullable for feature in loop.features.values())
     answers = " | ".join(loop.decision.actions) or loop.decision.type
     learners = [m.learner for m in (loop.models.batch, loop.models.online) if m is not None]
-    waits = f"{format_duration(loop.wait + loop.grace)} of event time after each decision"
+    label = f"\n{' ' * 13}".join(line.strip() for line in loop.label.sql.strip().splitlines())
+    waits = f"{told_duration(loop.wait + loop.grace)} of event time after each decision"
     return "\n".join(
         [
             f"{loop.loop} version {loop.version} is legal  (digest {loop.digest[:12]})",
             f"  decides    {answers}, by default {loop.decision.default}",
             f"  features   {len(loop.features)}, of which {nullable} may be null",
             f"  feedback   {kinds}",
-            f"  label      {compile_label(loop)}  ({loop.label.type})",
+            f"  label      {label}  ({loop.label.type})",
             f"  no label   {loop.label.missing}",
             f"  closes     {waits}",
             f"  models     {', '.join(learners) or 'none'}; gate on {loop.gate.metric}",
@@ -117,9 +119,9 @@ def diff(
 
     Exit status 1 if the newer one could not be published beside the older.
     """
+    known: Mapping[int, Loop] = {}  # of two files, neither need be published
     if other is not None:
         old, new = checked_loop(path), checked_loop(other)
-        known: Mapping[int, Loop] = {old.version: old}
     else:
         new = checked_loop(path)
         published = fetch_loops(KafkaConfig.from_env(os.environ))
@@ -146,7 +148,22 @@ def diff(
             print(f"{old.loop}: no difference")
     if any(not change.is_compatible for change in changes):
         raise typer.Exit(1)
-    check_successor(known, new)
+    if other is not None:
+        _check_versions(old, new, other)
+    else:
+        check_successor(known, new)
+
+
+def _check_versions(old: Loop, new: Loop, newer: Path) -> None:
+    """Check that two files could be published one after the other, by their version numbers."""
+    if new.version > old.version or (new.version == old.version and new.digest == old.digest):
+        return
+    raise ContractError(
+        f"both files say version {new.version}, and differ"
+        if new.version == old.version
+        else f"{newer} says version {new.version}, which is older than {old.version}",
+        hint=f"write version: {old.version + 1} in {newer}, if the other one is to stand beside it",
+    )
 
 
 def schema() -> None:

@@ -49,6 +49,22 @@ def format_duration(value: timedelta) -> str:
     return f"{millis}ms"
 
 
+def told_duration(value: timedelta) -> str:
+    """Return *value* as people say it, to the millisecond.
+
+    >>> told_duration(timedelta(minutes=481))
+    '8h1m'
+    >>> told_duration(timedelta(days=2, milliseconds=1500))
+    '2d1.5s'
+    """
+    minutes, rest = divmod(value, timedelta(minutes=1))
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    seconds = f"{rest.total_seconds():.3f}".rstrip("0").rstrip(".")
+    parts = [(str(days), "d"), (str(hours), "h"), (str(minutes), "m"), (seconds, "s")]
+    return "".join(f"{number}{unit}" for number, unit in parts if number != "0") or "0s"
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),

@@ -9,7 +9,7 @@ from tests.schemas.loops import MINIMAL
 from typer.testing import CliRunner
 
 from tidemill.deploy import loop_commands
-from tidemill.errors import ConfigError, LoopError
+from tidemill.errors import ConfigError, ContractError, LoopError
 from tidemill.kafka import KafkaConfig
 
 app = typer.Typer()
@@ -87,6 +87,32 @@ def test_diff_shows_changes_and_fails_where_events_would_become_unreadable(
     [change] = json.loads(output)["changes"]
     assert change["path"] == "features.visits"
     assert not change["compatible"]
+
+
+def test_diff_of_two_files_says_nothing_of_publishing_what_never_was(
+    banner: Path, tmp_path: Path
+) -> None:
+    """A person compares drafts, too; the version is to be raised, but nothing stands yet."""
+    newer = tmp_path / "newer.yaml"
+    newer.write_text(MINIMAL.replace("30m", "1h"))
+    with pytest.raises(ContractError, match="both files say version 1, and differ") as caught:
+        run("diff", banner, newer)
+    assert f"write version: 2 in {newer}" in caught.value.hint
+    banner.write_text(MINIMAL + "version: 3\n")
+    with pytest.raises(ContractError, match="says version 1, which is older than 3") as caught:
+        run("diff", banner, newer)
+    assert "is published" not in str(caught.value)
+    assert run("diff", banner, banner)[0] == 0
+
+
+def test_check_tells_times_and_label_as_people_write_them(banner: Path) -> None:
+    """A person compares it with the file; 481m and what SQL is compiled to are no help in that."""
+    sql = "count(*) filter (where seconds > 3) > 0"
+    banner.write_text(MINIMAL.replace("30m", "8h").replace("count(*) > 0", sql) + "grace: 1m\n")
+    said = run("check", banner)[1]
+    assert "closes     8h1m of event time" in said
+    assert f"label      {sql}  (bool)" in said
+    assert "count_star" not in said
 
 
 def test_the_schema_can_be_handed_to_an_editor() -> None:
