@@ -45,7 +45,7 @@ from tidemill.trainers.registry import Registry
 
 LANDED_S = 120.0  # how long the last windows may take to become examples
 LEARNED_S = 60.0  # how long the trainer may take to come to rest after the last example
-_QUIET_S = 4.0  # a trainer that made nothing for so long is at rest
+_QUIET_S = 10.0  # a trainer that made nothing for so long is at rest; trainings are shorter
 _POLL_S = 0.5
 _MARK = ".tidemill-demo"  # in a folder that the next demo may empty
 
@@ -277,6 +277,6 @@ class _Run:
             close_to_example_s=demo_report.close_to_example(self.stack.metrics_url),
             publish_to_swap_s=max((swap for swap in swaps if swap is not None), default=None),
             wall_s=wall_s,
-            sources=seen.sources,
+            sources=dict(seen.sources),
             restarts=self.supervisor.restarts,
         )

@@ -39,7 +39,7 @@ def demo(
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all children, like Ctrl-C
     found = run_demo(config, Console(highlight=False))
-    return int(not found.ledger_balanced or bool(found.duplicates))
+    return int(not found.is_sound)
 
 
 def up(

@@ -75,11 +75,16 @@ class Report:
     sources: Mapping[str, int] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was lost or doubled, and a model that was promoted did decide."""
+        promoted = any(model["promoted"] for model in self.models)
+        decided = sum(month.decisions_by_model for month in self.months)
+        return self.ledger_balanced and not self.duplicates and (decided > 0 or not promoted)
+
     def to_json(self) -> dict[str, object]:
         """Return it as plain values; what is no number is null."""
-        plain = _finite(asdict(self))
-        assert isinstance(plain, dict)
-        return plain
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
 def _finite(value: object) -> object:

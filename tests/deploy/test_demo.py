@@ -52,6 +52,7 @@ def test_a_short_demo_turns_the_whole_loop(kafka: KafkaConfig, tmp_path: Path) -
     assert report["examples"]["late"] == report["examples"]["duplicate"] == 0
     assert report["ledger_balanced"] is True
     assert report["duplicates"] == 0
+    assert sum(report["sources"].values()) == past.decisions.height
     learners = {model["version"].rsplit("-", 1)[0] for model in report["models"]}
     assert learners == {"lightgbm", "logistic_regression"}
     assert all(model["reason"] for model in report["models"])

@@ -64,6 +64,23 @@ KEYS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_sound"),
+    [
+        ({}, True),
+        ({"ledger_balanced": False}, False),
+        ({"duplicates": 1}, False),
+        ({"models": [{"promoted": True}], "months": []}, False),
+        ({"models": [{"promoted": True}]}, True),
+    ],
+)
+def test_a_run_that_lost_doubled_or_ignored_something_is_not_sound(
+    changes: dict[str, object], is_sound: bool
+) -> None:
+    """Its exit status is what a machine believes."""
+    assert report(**changes).is_sound is is_sound
+
+
 def test_the_report_has_the_keys_that_were_promised_and_is_strict_json() -> None:
     """Others read it with parsers that know no NaN."""
     text = json.dumps(report().to_json(), allow_nan=False)
