@@ -28,7 +28,7 @@ from tidemill.trainers.publisher import MemoryModelTopic, Publisher
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
 StartTrainer = Callable[..., TrainerProcess]
-ONLINE_ONLY = {"online": {"publish_every": 700}}
+ONLINE_ONLY = {"batch": None, "online": {"publish_every": 700}}
 TIDY = """
 import os, sys
 from dataclasses import replace
