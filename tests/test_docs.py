@@ -1,11 +1,15 @@
 """What the documents say is so: loops are legal, examples fit them, links lead somewhere."""
 
 import ast
+import doctest
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+import tidemill
 from tidemill.deploy.cli import COMMANDS
 from tidemill.schemas.fields import FieldType
 from tidemill.schemas.loop import Loop
@@ -62,3 +66,17 @@ def test_every_command_a_page_names_exists(page: Path) -> None:
     """Documentation of a command that was renamed sends people the wrong way at night."""
     named = set(re.findall(r"`tidemill ([a-z-]+)", page.read_text()))
     assert named <= COMMANDS.keys() | {"demo"}
+
+
+MODULES = sorted(info.name for info in pkgutil.walk_packages(tidemill.__path__, "tidemill."))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_example_in_a_docstring_says_what_really_comes_out(module: str) -> None:
+    """An example is read before any word around it."""
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+def test_there_are_examples_in_docstrings_to_check() -> None:
+    """Finding none would look like success."""
+    assert doctest.testmod(importlib.import_module("tidemill.streams.rules")).attempted > 0
