@@ -6,6 +6,7 @@ A run of all three writes `benchmarks/report.json`; a run of some only prints, u
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -18,11 +19,20 @@ from benchmarks.train import measure_training
 from tidemill.deploy.embedded import find_kafka
 
 PARTS = ("join", "decide", "train")
+SIZES = ("decisions", "naive_events", "calls", "seconds", "rows")
 Report = dict[str, dict[str, float]]
+TARGETS = {  # what the product promises, each (part, figure): (bound, is it a least value?)
+    ("join", "cpu_s_per_million"): (5.0, False),
+    ("join", "peak_mb"): (700.0, False),
+    ("join", "times_less_cpu_than_naive"): (20.0, True),
+    ("decide", "in_process_us"): (12.0, False),
+    ("decide", "http_per_second"): (15_000.0, True),
+    ("decide", "http_p99_ms"): (8.0, False),
+}
 
 
-def main() -> None:
-    """Read the arguments, measure, print."""
+def main() -> int:
+    """Read the arguments, measure, print; return 1 if a run of full size misses a promise."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
     parser.add_argument("--decisions", type=int, default=1_000_000, help="of the join")
@@ -39,6 +49,8 @@ def main() -> None:
     if path is not None:
         path.write_text(json.dumps(report, indent=2) + "\n")
     Console(width=100).print(table(report))
+    is_full = all(getattr(asked, size) == parser.get_default(size) for size in SIZES)
+    return int(is_full and bool(missed(report)))
 
 
 def measure(asked: argparse.Namespace, console: Console) -> Report:
@@ -74,14 +86,39 @@ def _rounded(report: Report) -> Report:
     }
 
 
+def missed(report: Report) -> list[tuple[str, str]]:
+    """Return the figures of *report* that are not what was promised."""
+    return [
+        (part, name)
+        for (part, name), (bound, is_least) in TARGETS.items()
+        if part in report and _misses(compared(report, part)[name], bound, is_least=is_least)
+    ]
+
+
+def _misses(value: float, bound: float, *, is_least: bool) -> bool:
+    return value < bound if is_least else value > bound
+
+
+def compared(report: Report, part: str) -> dict[str, float]:
+    """Return the figures of *part*, and of the join also the ratio to the naive one."""
+    figures = dict(report[part])
+    if part == "join":
+        naive, ours = figures["naive_cpu_s_per_million"], figures["cpu_s_per_million"]
+        figures["times_less_cpu_than_naive"] = naive / ours
+    return figures
+
+
 def table(report: Report) -> Table:
-    """Return the figures as a person reads them."""
-    made = Table("part", "figure", "value", box=None)
-    for part, figures in report.items():
-        for name, value in figures.items():
-            made.add_row(part, name, f"{value:,.3f}")
+    """Return the figures as a person reads them, what is missed in red."""
+    made = Table("part", "figure", "value", "promised", box=None)
+    red = missed(report)
+    for part in report:
+        for name, value in compared(report, part).items():
+            bound, is_least = TARGETS.get((part, name), (None, False))
+            told = "" if bound is None else f"{'at least' if is_least else 'at most'} {bound:,g}"
+            made.add_row(part, name, f"{value:,.3f}", told, style="red" * ((part, name) in red))
     return made
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """The benchmarks run, small, and write the figures under the names that others read."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -37,3 +38,22 @@ def test_every_figure_of_the_report_comes_from_a_real_run(
     assert {part: set(found) for part, found in figures.items()} == KEYS
     assert all(value > 0 for found in figures.values() for value in found.values())
     assert figures["train"]["rows"] == 5000
+
+
+def test_a_promise_that_is_missed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slower release must not look like any other."""
+    monkeypatch.syspath_prepend(ROOT)
+    missed = importlib.import_module("benchmarks.__main__").missed
+    good: dict[str, dict[str, float]] = {
+        "join": {"cpu_s_per_million": 4.0, "naive_cpu_s_per_million": 100.0, "peak_mb": 600.0},
+        "decide": {"in_process_us": 10.0, "http_per_second": 20_000.0, "http_p99_ms": 4.0},
+    }
+    assert missed(good) == []
+    slow = {**good, "join": {**good["join"], "cpu_s_per_million": 5.1}}
+    assert missed(slow) == [
+        ("join", "cpu_s_per_million"),
+        ("join", "times_less_cpu_than_naive"),
+    ]
+    assert missed({"decide": {**good["decide"], "http_per_second": 14_999.0}}) == [
+        ("decide", "http_per_second")
+    ]
