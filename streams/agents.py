@@ -75,6 +75,17 @@ class StreamsApp:
         run, name = self._places[tp.topic]
         return run.settled(name, tp.partition)
 
+    def is_ahead(self, tp: TP) -> bool:
+        """Return whether *tp* is so far ahead in event time that its rows would only wait.
+
+        The other log of its partition has to catch up first, and has records to do so.
+        """
+        run, name = self._places[tp.topic]
+        other = run.topics["feedback" if name == "decisions" else "decisions"]
+        return run.is_ahead(name, tp.partition) and self.app.consumer.has_more(
+            TP(other, tp.partition)
+        )
+
     def lost(self, tp: TP, records: int) -> None:
         """Tell operators that retention was shorter than the backlog."""
         self._metrics.lost.labels(tp.topic).inc(records)

@@ -86,6 +86,7 @@ class LoopRun:
         self._versions = VersionCheck(loop, newest)
         self._rounds = Rounds(loop.loop, tables, letters, metrics, cadence.patience_s)
         self._labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
+        self._ahead = self.rules.wait + self.rules.grace
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
         self._committed_s = time.monotonic()
@@ -106,6 +107,20 @@ class LoopRun:
         """Return the offset up to which *log* is committed to the lake."""
         held = self._held.get(partition)
         return None if held is None else held.holding.numbers[log]["offset"]
+
+    def is_ahead(self, log: Log, partition: int) -> bool:
+        """Return whether *log* is more than a window ahead of the other one in event time.
+
+        Rows read now would wait in memory for the other log, which windows cannot close without.
+        """
+        held = self._held.get(partition)
+        if held is None:
+            return False
+        other: Log = "feedback" if log == "decisions" else "decisions"
+        mine, theirs = (held.partition.join.stream_time(name) for name in (log, other))
+        if mine is None or theirs is None:
+            return mine is not None
+        return mine - theirs > self._ahead
 
     async def claim(self, partitions: Collection[int]) -> None:
         """Own *partitions*, and read back what the lake knows of them.

@@ -5,7 +5,7 @@ tell of rows that are there. It knows no clock and no Kafka but the letters.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import polars as pl
 
@@ -16,6 +16,8 @@ from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut
 from tidemill.streams.rules import Log, micros
+
+PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
 
 
 class Rounds:
@@ -57,12 +59,27 @@ class Rounds:
     def _commit(
         self, table: str, moves: Collection[Move], told: Mapping[str, str] | None = None
     ) -> int | None:
-        if not moves:
-            return None
-        version = commit(table, self._tables[table], list(moves), told, patience_s=self._patience_s)
-        rows = sum(frame.height for move in moves for frame in move.frames)
-        self._metrics.rows.labels(self._loop, table).inc(rows)
+        version = None
+        for portion in _portions(moves):
+            version = commit(table, self._tables[table], portion, told, patience_s=self._patience_s)
+            rows = sum(frame.height for move in portion for frame in move.frames)
+            self._metrics.rows.labels(self._loop, table).inc(rows)
         return version
+
+
+def _portions(moves: Collection[Move]) -> Iterator[list[Move]]:
+    """Split *moves* between partitions where one commit would hold too many rows in memory."""
+    portion: list[Move] = []
+    rows = 0
+    for move in moves:
+        more = sum(frame.height for frame in move.frames)
+        if portion and rows + more > PORTION_ROWS:
+            yield portion
+            portion, rows = [], 0
+        portion.append(move)
+        rows += more
+    if portion:
+        yield portion
 
 
 def _raw_moves(holdings: Mapping[int, Holding], cuts: Collection[Cut], log: Log) -> list[Move]:

@@ -35,6 +35,9 @@ class Progress(Protocol):
     def settled(self, tp: TP) -> int | None:
         """Return the offset up to which (exclusive) nothing is needed from Kafka any more."""
 
+    def is_ahead(self, tp: TP) -> bool:
+        """Return whether *tp* should wait for others, which have more to read."""
+
     def lost(self, tp: TP, records: int) -> None:
         """Be told that Kafka has deleted so many *records* of *tp* before they were read."""
 
@@ -99,6 +102,30 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
     def delivered(self, tp: TP) -> int | None:
         """Return the offset after the last one handed to an agent since the last seek."""
         return self._delivered.get(tp)
+
+    def has_more(self, tp: TP) -> bool:
+        """Return whether Kafka has records of *tp* that were not fetched, as of the last answer."""
+        consumer = self._thread._ensure_consumer()
+        state = consumer._subscription.subscription.assignment.state_value(
+            driver.ensure_aiokafka_TP(tp)
+        )
+        return bool(
+            state is not None
+            and state.has_valid_position
+            and state.lso is not None
+            and state.position < state.lso
+        )
+
+    async def _getmany(
+        self,
+        active_partitions: set[TP] | None,
+        timeout: float,  # noqa: ASYNC109 (Faust's signature)
+    ) -> Mapping[TP, list[Any]]:
+        """Fetch, but leave partitions that are ahead of their like where they are."""
+        active = set(active_partitions or ())
+        wanted = {tp for tp in active if not self.progress.is_ahead(tp)}
+        found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted or active, timeout)
+        return found
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """Return, for each of *tps*, the consumer's position and the end, asked of the broker.

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer as PlainConsumer
 from confluent_kafka import TopicPartition
 from faust.tables.recovery import Recovery
 from faust.transport.conductor import Conductor
-from faust.transport.consumer import Consumer, Fetcher
+from faust.transport.consumer import Consumer, Fetcher, ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.drivers import by_name
 from tests.streams.rig import until
@@ -34,6 +34,7 @@ OVERRIDDEN: list[tuple[type, Callable[..., object], list[str]]] = [
     (BatchConsumer, Consumer._new_offset, ["self", "tp"]),
     (BatchConsumer, Consumer._add_gap, ["self", "tp", "offset_from", "offset_to"]),
     (BatchConsumer, Consumer._wait_next_records, ["self", "timeout"]),
+    (BatchConsumer, ThreadDelegateConsumer._getmany, ["self", "active_partitions", "timeout"]),
     (BatchConsumer, driver.Consumer._new_consumer_thread, ["self"]),
     (BatchConsumer, Consumer.getmany, ["self", "timeout"]),
     (BatchConsumer, driver.Consumer.seek_to_committed, ["self"]),

@@ -46,6 +46,10 @@ class SqliteProgress:
         """Everything kept is safe."""
         return self.next(tp.topic, tp.partition)
 
+    def is_ahead(self, tp: TP) -> bool:
+        """No partition waits for another."""
+        return False
+
     def lost(self, tp: TP, records: int) -> None:
         """Nothing is deleted in these tests."""
         raise AssertionError(f"{records} records of {tp} are gone")
