@@ -14,7 +14,7 @@ from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import publish_loop
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
-EVERY = timedelta(microseconds=200)  # 5,000 decisions a second of event time
+EVERY = timedelta(milliseconds=1)  # so some 65,000 decisions wait for their window at any time
 WITHIN = timedelta(seconds=60)
 FLOATS = [f"f{number}" for number in range(11)]
 COUNTRIES = [f"country-{number}" for number in range(50)]
