@@ -27,7 +27,7 @@ class GroupConfig:
     group: str
     data: Path  # Faust wants a folder of its own; nothing of value is ever in it
     session_timeout_s: float = 10.0  # a worker that is silent so long loses its partitions
-    fetch_records: int = 20_000  # at most so many records are one batch
+    fetch_records: int = 8_000  # at most so many records are one batch
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.session_timeout_s <= 60.0:

@@ -39,7 +39,7 @@ class Cadence:
     """When a round of commits is due: after so long, or after so many records; and how it waits."""
 
     every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
-    rows: int = 200_000  # bounds what a crash repeats, and the memory of what is not committed
+    rows: int = 100_000  # bounds what a crash repeats, and the memory of what is not committed
     patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
 
 
@@ -86,7 +86,7 @@ class LoopRun:
         self._versions = VersionCheck(loop, newest)
         self._rounds = Rounds(loop.loop, tables, letters, metrics, cadence.patience_s)
         self._labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
-        self._ahead = self.rules.wait + self.rules.grace
+        self._ahead = self.rules.grace
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
         self._committed_s = time.monotonic()
@@ -109,7 +109,7 @@ class LoopRun:
         return None if held is None else held.holding.numbers[log]["offset"]
 
     def is_ahead(self, log: Log, partition: int) -> bool:
-        """Return whether *log* is more than a window ahead of the other one in event time.
+        """Return whether *log* is more than `grace` ahead of the other one in event time.
 
         Rows read now would wait in memory for the other log, which windows cannot close without.
         """

@@ -50,7 +50,7 @@ class WorkerConfig:
     metrics_port: int | None = None
     cadence: Cadence = field(default_factory=Cadence)
     session_timeout_s: float = 10.0
-    fetch_records: int = 20_000
+    fetch_records: int = 8_000
     fenced: bool = True  # False only in the test that shows what the fence prevents
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 

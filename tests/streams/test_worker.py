@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -151,8 +152,9 @@ def test_replays_with_other_batch_sizes_give_the_same_bytes(
 
 
 def as_bytes(frame: pl.DataFrame) -> bytes:
-    """Return the rows as one block of Arrow bytes."""
-    written = frame.rechunk().write_ipc(None, compression="uncompressed")
+    """Return the rows as a Parquet file; Arrow's bytes depend on how a frame was put together."""
+    written = BytesIO()
+    frame.rechunk().write_parquet(written, compression="uncompressed")
     return written.getvalue()
 
 
