@@ -22,13 +22,14 @@ from tidemill.kafka import KafkaConfig
 from tidemill.streams.app import GroupConfig, new_app
 from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.closing import CloseRequests
-from tidemill.streams.looprun import LoopRun
+from tidemill.streams.looprun import TOGETHER, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.rules import Log
 from tidemill.streams.transport import BatchSchema
 
 log = logging.getLogger(__name__)
 
+IN_FLIGHT = 2 * TOGETHER  # records of one log that wait in queues at most, and one batch more
 TICK_S = 0.1  # how often it is looked whether a commit is due
 IDLE_TICK_S = 0.5  # how often quiet logs are compared with their end, one request each time
 
@@ -76,11 +77,16 @@ class StreamsApp:
         return run.settled(name, tp.partition)
 
     def is_ahead(self, tp: TP) -> bool:
-        """Return whether *tp* is so far ahead in event time that its rows would only wait.
+        """Return whether *tp* should wait: for its own batches to be taken, or for the other log.
 
-        The other log of its partition has to catch up first, and has records to do so.
+        A log that is ahead in event time would only fill memory: its rows wait for the other one,
+        which has records to catch up with.
         """
         run, name = self._places[tp.topic]
+        delivered = self.app.consumer.delivered(tp)
+        taken = run.next_offset(name, tp.partition)
+        if delivered is not None and taken is not None and delivered - taken >= IN_FLIGHT:
+            return True
         other = run.topics["feedback" if name == "decisions" else "decisions"]
         return run.is_ahead(name, tp.partition) and self.app.consumer.has_more(
             TP(other, tp.partition)

@@ -122,9 +122,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> Mapping[TP, list[Any]]:
         """Fetch, but leave partitions that are ahead of their like where they are."""
-        active = set(active_partitions or ())
-        wanted = {tp for tp in active if not self.progress.is_ahead(tp)}
-        found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted or active, timeout)
+        wanted = {tp for tp in active_partitions or () if not self.progress.is_ahead(tp)}
+        if not wanted:
+            await self.sleep(PAUSE_S)
+            return {}
+        found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
         return found
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
