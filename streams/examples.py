@@ -67,8 +67,14 @@ def _lists(group: Int64s, values: Int64s, count: int) -> pl.Series:
     """Return a List(Int64) column: the *values* of each of *count* groups; *group* is sorted."""
     ends = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(np.bincount(group, minlength=count), out=ends[1:])
-    lists = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values))
+    lists = pa.LargeListArray.from_arrays(_arrow(ends), _arrow(values))
     return pl.Series(lists, dtype=pl.List(pl.Int64))
+
+
+def _arrow(values: Int64s) -> pa.Array:
+    """Return *values* as Arrow; `pa.array` would import all of pandas to look at their type."""
+    buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
 
 
 def _first(group: Int64s, at: Int64s, count: int) -> pl.Series:
