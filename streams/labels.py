@@ -68,5 +68,5 @@ class Labels:
             self._fill(labels, joined.filter(~pl.col(GROUP).is_in(half)))
             return
         self._connection.unregister("joined")
-        found = result["label"].to_numpy()
-        labels[result[GROUP].to_numpy()] = np.asarray(found, dtype=np.float64)
+        found = pl.DataFrame(result)  # Arrow's own to_numpy would import all of pandas
+        labels[found[GROUP].to_numpy()] = found["label"].fill_null(np.nan).to_numpy()
