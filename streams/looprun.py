@@ -39,7 +39,7 @@ class Cadence:
     """When a round of commits is due: after so long, or after so many records; and how it waits."""
 
     every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
-    rows: int = 100_000  # bounds what a crash repeats, and the memory of what is not committed
+    rows: int = 150_000  # bounds what a crash repeats, and the memory of what is not committed
     patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
 
 

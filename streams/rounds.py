@@ -17,7 +17,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut
 from tidemill.streams.rules import Log, micros
 
-PORTION_ROWS = 60_000  # rows on their way into Parquet are held several times over
+PORTION_ROWS = 80_000  # rows on their way into Parquet are held several times over
 
 
 class Rounds:
