@@ -96,6 +96,13 @@ class Processes:
             process.wait()
 
 
+def handles_sigterm(process_id: int) -> bool:
+    """Whether a process has come so far in its start that it listens to SIGTERM."""
+    status = Path(f"/proc/{process_id}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def fill(kafka: KafkaConfig, topics: list[str], records: int) -> None:
     """Write so many records in all."""
     writer = Writer(kafka)
@@ -129,9 +136,10 @@ def test_batches_tile_the_log_whoever_is_killed(kafka: KafkaConfig, tmp_path: Pa
             processes.running.remove(victim)
             processes.start()
         until(lambda: kept.records() >= 180_000, "everything is read", 90)
-        oldest = processes.running[0]  # the newest may not have come to listen to signals yet
-        oldest.terminate()
-        assert oldest.wait(10) == 0, "it ends in good order"
+        last = processes.running[-1]
+        until(partial(handles_sigterm, last.pid), "the app has started")
+        last.terminate()
+        assert last.wait(10) == 0, "it ends in good order"
     finally:
         processes.end()
     assert kept.records() == 180_000
