@@ -22,6 +22,7 @@ def core(place: int) -> set[int]:
 
 
 _CORES = sorted(os.sched_getaffinity(0))
+ALL_CORES = set(_CORES)
 
 
 def stay_out_of_the_way() -> None:
@@ -38,10 +39,17 @@ class Usage:
 
 
 class Measured:
-    """A child process on the measured core; ended when the block is left."""
+    """A child process on the measured core, or *cores*; ended when the block is left."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        cores: set[int] | None = None,
+    ) -> None:
         self._command = list(command)
+        self._cores = cores or core(MEASURED)
         self._env = {**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", **(env or {})}
         self.process: subprocess.Popen[str]
 
@@ -51,7 +59,7 @@ class Measured:
             env=self._env,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, core(MEASURED)),
+            preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
         )
         return self
 

@@ -15,6 +15,7 @@ import uvicorn
 
 from tidemill.schemas.memorystore import SchemaStore
 from tidemill.serving.http import app_of
+from tidemill.serving.onewrite import OneWriteProtocol
 from tidemill.serving.worker import Worker, WorkerConfig
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
             host=config.host,
             port=config.port,
             loop="uvloop",
-            http="httptools",
+            http=OneWriteProtocol,
             ws="none",
             lifespan="off",
             access_log=False,
