@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from rich.table import Table
 
 from tidemill.features.lake import Lake
+from tidemill.features.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig, read_compacted
 from tidemill.monitor.lag import LagReader
 from tidemill.schemas import topics
 from tidemill.schemas.announcements import Ack
 from tidemill.schemas.loop import Loop
-
-EXAMPLES = "examples"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

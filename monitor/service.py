@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tidemill.errors import TidemillError
 from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.freshness import Chain, read_acks, read_chain
 from tidemill.monitor.lag import GroupLag, LagReader
@@ -99,7 +100,7 @@ class Readings:
         return [newest(published, name) for name in names]
 
     def _account(self, loop: Loop) -> Iterable[Account]:
-        return ledger(self._lake, loop) if self._lake.has_table(loop.loop, "examples") else ()
+        return ledger(self._lake, loop) if self._lake.has_table(loop.loop, EXAMPLES) else ()
 
 
 def as_metrics(status: Status) -> bytes:
