@@ -132,7 +132,11 @@ def write_string(value: object) -> bytes:
     """Write a text as UTF-8 behind its length in bytes."""
     if not isinstance(value, str):
         raise TypeError("is not a text")
-    body = value.encode()
+    return write_text(value.encode())
+
+
+def write_text(body: bytes) -> bytes:
+    """Write a text that is UTF-8 already."""
     size = len(body)
     return (_LENGTHS[size] if size < 4_096 else varint(size)) + body
 

@@ -110,25 +110,28 @@ class Decider:
         started_ns = started_ns or time.perf_counter_ns()
         features = request.features
         choice, source, version = self._choose(features, started_ns)
-        decision_id = request.id or new_id()
-        at = request.at or time.time_ns() // 1_000
+        now_ns = time.time_ns()
+        decision_id = request.id or new_id(now_ns)
+        at = request.at or now_ns // 1_000
         try:
-            payload = self._record(
-                decision_id, at, request.entity, choice, source, version, features
-            )
+            key = decision_id.encode()
+            payload = self._record(key, at, request.entity, choice, source, version, features)
         except ValueError as error:
             raise RequestError(
                 f"the request cannot be written as an event: {error}",
                 hint="send texts in valid Unicode, and times of the years 1 to 9999",
             ) from error
-        _check_size(payload)
-        self._write(self._topic, key=decision_id.encode(), value=payload)
+        if len(payload) > MAX_EVENT_BYTES:
+            raise _too_large(payload)
+        self._write(self._topic, key, payload)
         tally = self.tally
         tally.decisions[source] += 1
         spent_ns = time.perf_counter_ns() - started_ns
         tally.latency_ns += spent_ns
         tally.latency[bisect_left(_BOUNDS_NS, spent_ns)] += 1
-        return DecisionResult(decision_id, *choice, source, version, *self._versions)
+        action, score, propensity = choice
+        policy, loop = self._versions
+        return DecisionResult(decision_id, action, score, propensity, source, version, policy, loop)
 
     def _choose(
         self, features: Mapping[str, object], started_ns: int
@@ -175,9 +178,9 @@ class Decider:
                 "values": request.values,
             },
         )
-        _check_size(payload)
-        key = request.decision_id.encode()
-        if not self._write(self._feedback_topic, key=key, value=payload):
+        if len(payload) > MAX_EVENT_BYTES:
+            raise _too_large(payload)
+        if not self._write(self._feedback_topic, request.decision_id.encode(), payload):
             raise BrokerError(
                 "the feedback was not taken: the buffer before Kafka is full",
                 hint="send it again later with the same id; look whether the brokers are up",
@@ -186,9 +189,8 @@ class Decider:
         return feedback_id
 
 
-def _check_size(payload: bytes) -> None:
-    if len(payload) > MAX_EVENT_BYTES:
-        raise RequestError(
-            f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}",
-            hint="send shorter texts and lists",
-        )
+def _too_large(payload: bytes) -> RequestError:
+    return RequestError(
+        f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}",
+        hint="send shorter texts and lists",
+    )

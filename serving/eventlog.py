@@ -23,7 +23,7 @@ class EventLog(Protocol):
     def waiting(self) -> int:
         """How many events are still in the buffer."""
 
-    def write(self, topic: str, *, key: bytes | None, value: bytes | None) -> bool:
+    def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
         """Take one event and return at once; False if it was not taken."""
 
     def flush(self, timeout_s: float) -> int:
@@ -64,7 +64,7 @@ class MemoryEventLog:
         """None ever waits: they are all kept."""
         return 0
 
-    def write(self, topic: str, *, key: bytes | None, value: bytes | None) -> bool:
+    def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
         """Keep one event; False if there is no room."""
         with self._lock:
             if len(self.events) >= self._capacity:

@@ -16,6 +16,7 @@ from tidemill.schemas.encoding import (
     write_int,
     write_string,
     write_strings,
+    write_text,
     write_timestamp,
 )
 from tidemill.schemas.events import decision_schema, decision_subject
@@ -57,7 +58,7 @@ class DecisionRecord:
 
     def encode(
         self,
-        decision_id: str,
+        decision_id: bytes,
         at: object,
         entity: str | None,
         choice: Choice,
@@ -65,7 +66,16 @@ class DecisionRecord:
         model_version: str | None,
         features: Mapping[str, object],
     ) -> bytes:
-        """Return the payload for Kafka; *at* is an aware datetime or microseconds since 1970.
+        """Return the payload for Kafka.
+
+        Args:
+            decision_id: in UTF-8, as it is the record's key as well.
+            at: an aware datetime, or microseconds since 1970.
+            entity: whom or what it is about, if known.
+            choice: what was decided.
+            source: who decided.
+            model_version: which model, if one did.
+            features: all of the loop's, by name.
 
         Raises:
             RequestError: a feature is unknown, missing or of a wrong type.
@@ -76,7 +86,7 @@ class DecisionRecord:
         return b"".join(
             (
                 self._prefix,
-                write_string(decision_id),
+                write_text(decision_id),
                 write_timestamp(at),
                 _NULL if entity is None else _SOME + write_string(entity),
                 self._write_action(action),

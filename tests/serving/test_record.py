@@ -76,7 +76,7 @@ def test_the_bytes_are_those_of_the_schema(data: st.DataObject) -> None:
     versions = {"policy_version": loop.policy.version, "loop_version": loop.version}
     told: dict[str, Any] = {name: value for name, value in decision.items() if name != "id"}
     choice = (told.pop("action"), told.pop("score"), told.pop("propensity"))
-    fast = DecisionRecord(loop, store).encode(str(decision["id"]), choice=choice, **told)
+    fast = DecisionRecord(loop, store).encode(str(decision["id"]).encode(), choice=choice, **told)
     assert fast == DecisionEncoder(loop, store).encode({**decision, **versions})
 
 
@@ -86,7 +86,7 @@ def test_a_time_may_be_a_datetime_or_microseconds() -> None:
     features = {"country": "c", "visits": 1, "amount": 1.0, "member": True}
     features |= {"seen": None, "tags": None, "age": None}
     first, second = (
-        record.encode("d", at, None, (True, None, 1.0), "default", None, features)
+        record.encode(b"d", at, None, (True, None, 1.0), "default", None, features)
         for at in (datetime(2026, 1, 1, tzinfo=UTC), 1_767_225_600_000_000)
     )
     assert first == second
