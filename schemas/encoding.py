@@ -83,21 +83,23 @@ def _whole(value: object) -> int:
 
 def write_timestamp(value: object) -> bytes:
     """Write a time: an aware datetime, ISO 8601 text with its zone, or microseconds since 1970."""
-    micros = value if value.__class__ is int else _microseconds(value)
-    if not EARLIEST <= micros <= LATEST:
-        raise ValueError("is outside the years 1 to 9999")
-    bits = micros << 1
-    high = bits >> 28
-    if high <= 0:
-        return varint(micros)
-    tail = _HIGHS.get(high) or _remember_high(high)  # changes every 134 seconds
+    bits = (value if value.__class__ is int else _microseconds(value)) << 1
+    tail = _HIGHS.get(bits >> 28)  # changes every 134 seconds
+    if tail is None:
+        return _seldom_timestamp(bits >> 1)
     return _PAIRS[bits & 0x3FFF] + _PAIRS[bits >> 14 & 0x3FFF] + tail
 
 
-def _remember_high(high: int) -> bytes:
-    if len(_HIGHS) >= REMEMBERED:
-        _HIGHS.clear()
-    return _HIGHS.setdefault(high, _unsigned(high))
+def _seldom_timestamp(micros: int) -> bytes:
+    """Write a time, and remember what the 134 seconds around it have in common."""
+    if not EARLIEST <= micros <= LATEST:
+        raise ValueError("is outside the years 1 to 9999")
+    high = micros >> 27
+    if 0 < high < LATEST >> 27:  # so that whatever is remembered is in range
+        if len(_HIGHS) >= REMEMBERED:
+            _HIGHS.clear()
+        _HIGHS[high] = _unsigned(high)
+    return varint(micros)
 
 
 def _microseconds(value: object) -> int:

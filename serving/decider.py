@@ -6,10 +6,10 @@ fallback. It knows no HTTP and no model topic; the subscriber gives it its model
 attribute.
 """
 
-import time
 from bisect import bisect_left
 from collections.abc import Mapping
 from random import Random
+from time import perf_counter_ns, time_ns
 from typing import NamedTuple
 
 from tidemill.errors import BrokerError, ModelError, RequestError
@@ -93,7 +93,7 @@ class Decider:
         self._topic = topics.decisions(loop.loop)
         self._feedback_topic = topics.feedback(loop.loop)
         self._budget_ns = int(loop.budget_ms * 1e6)
-        self._versions = (loop.policy.version, loop.version)
+        self._policy_version, self._version = loop.policy.version, loop.version
         self._slow = 0
         self._rest_until_ns = 0
 
@@ -107,10 +107,11 @@ class Decider:
         Raises:
             RequestError: the request cannot be written as an event, or only as too large a one.
         """
-        started_ns = started_ns or time.perf_counter_ns()
+        asked_ns = perf_counter_ns()
+        started_ns = started_ns or asked_ns
         features = request.features
-        choice, source, version = self._choose(features, started_ns)
-        now_ns = time.time_ns()
+        choice, source, version = self._choose(features, started_ns, asked_ns)
+        now_ns = time_ns()
         decision_id = request.id or new_id(now_ns)
         at = request.at or now_ns // 1_000
         try:
@@ -126,22 +127,29 @@ class Decider:
         self._write(self._topic, key, payload)
         tally = self.tally
         tally.decisions[source] += 1
-        spent_ns = time.perf_counter_ns() - started_ns
+        spent_ns = perf_counter_ns() - started_ns
         tally.latency_ns += spent_ns
         tally.latency[bisect_left(_BOUNDS_NS, spent_ns)] += 1
         action, score, propensity = choice
-        policy, loop = self._versions
-        return DecisionResult(decision_id, action, score, propensity, source, version, policy, loop)
+        return DecisionResult(
+            decision_id,
+            action,
+            score,
+            propensity,
+            source,
+            version,
+            self._policy_version,
+            self._version,
+        )
 
     def _choose(
-        self, features: Mapping[str, object], started_ns: int
+        self, features: Mapping[str, object], started_ns: int, now_ns: int
     ) -> tuple[Choice, str, str | None]:
         """Return choice, source and model version: the model's where it is there and in time."""
         model = self.model
         if model is None:
             return self._default, "default", None
         deadline_ns = started_ns + self._budget_ns
-        now_ns = time.perf_counter_ns()
         if now_ns > deadline_ns or now_ns < self._rest_until_ns:
             self.tally.over_budget += 1
             return self._default, "fallback", None
@@ -151,7 +159,7 @@ class Decider:
             self.tally.failed += 1
             self.last_failure = f"{model.version}: {error}"
             return self._default, "fallback", None
-        now_ns = time.perf_counter_ns()
+        now_ns = perf_counter_ns()
         if now_ns <= deadline_ns:
             self._slow = 0
             return choice, "model", model.version
@@ -174,7 +182,7 @@ class Decider:
             {
                 "id": feedback_id,
                 "decision_id": request.decision_id,
-                "at": request.at or time.time_ns() // 1_000,
+                "at": request.at or time_ns() // 1_000,
                 "values": request.values,
             },
         )

@@ -52,7 +52,7 @@ class DecisionRecord:
         fields = cast(list[Mapping[str, object]], schema["fields"])
         self._prefix = store.register(decision_subject(loop), schema)
         self._write_action = _WRITE_ACTION[loop.decision.type]
-        self._features = compile_encoder(cast(Schema, fields[-1]["type"]))
+        self._features = compile_encoder(cast(Schema, fields[-1]["type"]), checked=True)
         self._versions = write_int(loop.policy.version) + write_int(loop.version)
         self._ends: dict[End, bytes] = {}
 
@@ -75,10 +75,9 @@ class DecisionRecord:
             choice: what was decided.
             source: who decided.
             model_version: which model, if one did.
-            features: all of the loop's, by name.
+            features: all of the loop's, by name, as `DecisionReader` has checked them.
 
         Raises:
-            RequestError: a feature is unknown, missing or of a wrong type.
             ValueError: a text is not valid Unicode, or *at* is no time of the years 1 to 9999.
         """
         action, score, propensity = choice

@@ -88,7 +88,7 @@ class DecisionReader:
         Raises:
             RequestError: it is not what the loop expects.
         """
-        if entity is not None and not isinstance(entity, str):
+        if not (entity is None or isinstance(entity, str)):
             raise RequestError(f"entity {entity!r:.100} is no text", hint="send a text")
         if id is not None or at is not None:
             _check_id("id", id)
