@@ -10,6 +10,9 @@ from rich.table import Table
 from tidemill.features.queries import Answer
 from tidemill.monitor.ledger import Account, is_balanced
 
+RARE = frozenset({"not_activated"})
+"""Ends that only some loops know; a column of zeros would take the width of a terminal."""
+
 
 def print_answer(answer: Answer, *, as_json: bool) -> None:
     """Print the rows of *answer*: a table, or with *as_json* one JSON object a line."""
@@ -42,13 +45,18 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
 
 
 def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
-    ends = list(accounts[0].ends)
+    ends = [
+        name
+        for name in accounts[0].ends
+        if name not in RARE or any(account.ends[name] for account in accounts)
+    ]
     table = Table(title=log)
     table.add_column("loop")
     for name in ("partition", "read", *ends, "open", "lost", "twice", "difference", "unread"):
         table.add_column(name, justify="right")
     for account in accounts:
-        numbers = [account.partition, account.read, *account.ends.values(), account.open]
+        ended = [account.ends[name] for name in ends]
+        numbers = [account.partition, account.read, *ended, account.open]
         numbers += [account.lost, account.twice, account.difference]
         cells = [f"{number:,}" for number in numbers]
         cells.append("-" if account.unread is None else f"{account.unread:,}")

@@ -92,7 +92,7 @@ class Lake:
             for name, schema in layouts(loop).items():
                 self._create_table(loop.loop, name, schema)
             if is_new:
-                definition = loop.model_dump_json().encode()
+                definition = loop.canonical.encode()
                 self.storage.write(self._path(loop.loop, loop.version), definition)
 
     def create_table(self, loop_name: str, name: str, schema: pl.Schema) -> Table:

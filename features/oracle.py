@@ -46,7 +46,12 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
     Raises:
         LoopError: the label of *loop* is wrong.
     """
-    parts = [*_judged(loop, relations or Relations()), *_joined(loop), *_told(loop)]
+    parts = [
+        *_judged(loop, relations or Relations()),
+        *_joined(loop),
+        *_labeled(loop),
+        *_told(loop),
+    ]
     named = ",\n".join(f"{name} AS ({query})" for name, query in parts)
     return f"WITH {named}\nFROM told_decisions UNION ALL BY NAME FROM told_feedback"
 
@@ -124,15 +129,38 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
             PARTITION BY _partition, _decision, _id ORDER BY "offset"
         ) = 1""",
     )
+    yield (
+        "lists",
+        """
+        SELECT _partition, _decision, list("offset" ORDER BY "at", "offset") AS feedback_offsets
+        FROM joined GROUP BY _partition, _decision""",
+    )
+
+
+def _labeled(loop: Loop) -> Iterator[tuple[str, str]]:
+    """Which decisions took effect, and what the rest of their feedback makes of them."""
+    if loop.activation is None:
+        yield "outcomes", "FROM joined"
+    else:
+        yield (
+            "activated",
+            f"""
+            SELECT _partition, _decision, min("at") AS activated_at
+            FROM joined WHERE kind = '{loop.activation}' GROUP BY _partition, _decision""",
+        )
+        yield (
+            "outcomes",
+            f"""
+            FROM joined LEFT JOIN activated USING (_partition, _decision)
+            WHERE kind <> '{loop.activation}'""",
+        )
     label = compile_label(loop)
     number = f"({label})::BOOLEAN::DOUBLE" if loop.label.type == "bool" else f"({label})::DOUBLE"
     yield (
         "labels",
         f"""
-        SELECT _partition, _decision, {number} AS label,
-               list("offset" ORDER BY "at", "offset") AS feedback_offsets,
-               min("at") AS first_feedback_at
-        FROM joined GROUP BY _partition, _decision""",
+        SELECT _partition, _decision, {number} AS label, min("at") AS first_feedback_at
+        FROM outcomes GROUP BY _partition, _decision""",
     )
 
 
@@ -145,16 +173,19 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
         SELECT 'decisions' AS log, d."partition" AS "partition", d."offset" AS "offset", d.id AS id,
                CASE WHEN judged IS NOT NULL THEN judged
                     WHEN NOT is_closed THEN 'open'
+                    WHEN NOT is_activated THEN 'not_activated'
                     WHEN isfinite(l.label) THEN 'labeled' ELSE {state} END AS state,
-               CASE WHEN judged IS NOT NULL OR NOT is_closed THEN NULL
+               CASE WHEN judged IS NOT NULL OR NOT is_closed OR NOT is_activated THEN NULL
                     WHEN isfinite(l.label) THEN l.label ELSE {label} END AS label,
                CASE WHEN judged IS NULL AND is_closed
-                    THEN coalesce(l.feedback_offsets, []) END AS feedback_offsets,
+                    THEN coalesce(j.feedback_offsets, []) END AS feedback_offsets,
                CASE WHEN judged IS NULL AND is_closed
                     THEN l.first_feedback_at END AS first_feedback_at
-        FROM (SELECT d.*, coalesce(d.at < frontier, false) AS is_closed
+        FROM (SELECT d.*, coalesce(d.at < frontier, false) AS is_closed,
+                     {_is_activated(loop)} AS is_activated
               FROM d LEFT JOIN frontiers_ USING ("partition")) d
-        LEFT JOIN labels l ON l._partition = d."partition" AND l._decision = d."offset" """,
+        LEFT JOIN labels l ON l._partition = d."partition" AND l._decision = d."offset"
+        LEFT JOIN lists j ON j._partition = d."partition" AND j._decision = d."offset" """,
     )
     yield (
         "taken",
@@ -183,6 +214,12 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
                     ELSE 'unmatched' END AS state
         FROM f LEFT JOIN frontiers_ USING ("partition")""",
     )
+
+
+def _is_activated(loop: Loop) -> str:
+    if loop.activation is None:
+        return "true"
+    return '(d."partition", d."offset") IN (SELECT (_partition, _decision) FROM activated)'
 
 
 def _memory(loop: Loop) -> timedelta:

@@ -145,7 +145,7 @@ _KEPT = (  # which log a number belongs to, its name, and the table whose commit
 )
 _NUMBERS = {log: [name for kept, name, _ in _KEPT if kept == log] for log in (DECISIONS, FEEDBACK)}
 _ENDS = {
-    DECISIONS: ("labeled", "no_feedback", "censored", "late", "duplicate"),
+    DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "late", "duplicate", "unmatched"),
 }
 
@@ -161,7 +161,8 @@ _DECISIONS = """
     ), closed AS (
         SELECT "partition", count(*) FILTER (state = 'labeled') AS labeled,
                count(*) FILTER (state = 'no_feedback') AS no_feedback,
-               count(*) FILTER (state = 'censored') AS censored
+               count(*) FILTER (state = 'censored') AS censored,
+               count(*) FILTER (state = 'not_activated') AS not_activated
         FROM {schema}.examples GROUP BY ALL
     )
     SELECT "partition", coalesce(COLUMNS(* EXCLUDE "partition"), 0)

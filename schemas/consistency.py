@@ -16,6 +16,9 @@ RESERVED_LOOPS = frozenset({"tidemill", "main", "temp", "system"})
 RESERVED_FEATURES = frozenset({"action", "label", "at", "decision_id"})
 """Columns that stand beside the features in a training set."""
 
+ACTIVATED_AT = "activated_at"
+"""What labels read the time of the first activation by, in loops that have one."""
+
 _POLICIES = {
     "bool": ("threshold",),
     "choice": ("threshold", "greedy"),
@@ -89,6 +92,33 @@ def check_values(loop: "Loop") -> None:
                     hint=f"kinds share one namespace of values: call this one {kind}_{name}",
                     at=("feedback", kind, "values", name),
                 )
+
+
+def check_activation(loop: "Loop") -> None:
+    """Refuse an activation that no feedback can bring, or that leaves the label nothing to see."""
+    name = loop.activation
+    if name is None:
+        return
+    others = ", ".join(kind for kind in loop.feedback if kind != name)
+    if name not in loop.feedback:
+        raise wrong(
+            f"activation {name!r} is no kind of feedback",
+            hint=f"declare it below feedback, say {name}: {{within: 1h}}, or take one of {others}",
+            at=("activation",),
+        )
+    if not others:
+        raise wrong(
+            f"{name!r} is the only kind of feedback, so nothing tells what came of a decision",
+            hint="declare the feedback that the label is made of as another kind",
+            at=("activation",),
+        )
+    for kind, feedback in loop.feedback.items():
+        if ACTIVATED_AT in feedback.values:
+            raise wrong(
+                f"{ACTIVATED_AT!r} is a name of tidemill's own column where there is an activation",
+                hint=f"call the value something else, say {kind}_{ACTIVATED_AT}",
+                at=("feedback", kind, "values", ACTIVATED_AT),
+            )
 
 
 def check_policy(loop: "Loop") -> None:
@@ -178,4 +208,4 @@ def check_times(loop: "Loop") -> None:
             raise wrong(f"{at[-1]} is zero", hint=hint, at=at)
 
 
-CHECKS = (check_names, check_values, check_policy, check_models, check_times)
+CHECKS = (check_names, check_values, check_activation, check_policy, check_models, check_times)

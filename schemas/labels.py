@@ -11,6 +11,7 @@ import re
 import duckdb
 
 from tidemill.errors import LoopError
+from tidemill.schemas.consistency import ACTIVATED_AT
 from tidemill.schemas.fields import FieldType
 from tidemill.schemas.labelsql import Columns, LabelTree
 from tidemill.schemas.loop import Loop
@@ -30,6 +31,7 @@ OWN_COLUMNS = {
     "offset": FieldType.INT,
     "decision_at": FieldType.TIMESTAMP,
 }
+_ACTIVATED = {ACTIVATED_AT: FieldType.TIMESTAMP}
 DECISION_FIELDS = (
     "id",
     "entity",
@@ -63,11 +65,18 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def label_columns(loop: Loop) -> dict[str, FieldType]:
-    """Return the columns that the label of *loop* may read, own columns first."""
+    """Return the columns that the label of *loop* may read, own columns first.
+
+    An activation is no outcome: its rows and values are not among what a label sees.
+    """
     values = {
-        name: value.type for kind in loop.feedback.values() for name, value in kind.values.items()
+        name: value.type
+        for kind, feedback in loop.feedback.items()
+        if kind != loop.activation
+        for name, value in feedback.values.items()
     }
-    return OWN_COLUMNS | values
+    own = OWN_COLUMNS if loop.activation is None else OWN_COLUMNS | _ACTIVATED
+    return own | values
 
 
 def compile_label(loop: Loop) -> str:

@@ -38,6 +38,10 @@ __all__ = [
     "parse_duration",
 ]
 
+ADDED_SETTINGS = ("activation",)
+"""Settings later than the first release. Left at their defaults they are not in `Loop.canonical`:
+what was published stays equal to itself, and older releases read what needs no newer one."""
+
 RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
 """Columns that stand beside the values of a feedback where its label is computed."""
 
@@ -219,7 +223,11 @@ class Gate(Value):
 
 
 class Loop(Value):
-    """One decision point. A version never changes once it is published."""
+    """One decision point. A version never changes once it is published.
+
+    *activation* names the kind of feedback that says that the decision took effect (the banner was
+    shown, the mail was opened). A decision that never did is no example, whatever came of it.
+    """
 
     loop: str = Field(pattern=NAME, max_length=80)
     version: int = Field(default=1, ge=1, lt=2**31)
@@ -228,6 +236,7 @@ class Loop(Value):
     features: dict[FieldName, Feature] = Field(min_length=1)
     feedback: dict[FieldName, Feedback] = Field(min_length=1)
     label: Label
+    activation: FieldName | None = None
     grace: Duration = timedelta(minutes=1)
     idle_after: Duration = timedelta(seconds=30)
     max_skew: Duration = timedelta(minutes=5)
@@ -264,9 +273,14 @@ class Loop(Value):
     @property
     def canonical(self) -> str:
         """The definition as one line of JSON; features keep their order, models depend on it."""
-        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False)
+        told = self.model_dump(mode="json", exclude=self._left_at_default())
+        return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 of `canonical`; two equal definitions have equal digests."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+    def _left_at_default(self) -> set[str]:
+        fields = type(self).model_fields
+        return {name for name in ADDED_SETTINGS if getattr(self, name) == fields[name].default}

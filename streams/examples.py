@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tidemill.schemas.consistency import ACTIVATED_AT
 from tidemill.streams.labels import GROUP, Floats, Labels
 from tidemill.streams.rules import Int64s
 
 Missing = Literal["negative", "censored", "dropped"]
 
 LABELED, NO_FEEDBACK, CENSORED = "labeled", "no_feedback", "censored"
+NOT_ACTIVATED = "not_activated"
 COLUMNS = (
     *("decision_id", "at", "entity", "features", "action", "score", "propensity", "source"),
     *("model_version", "policy_version", "loop_version", "state", "label"),
@@ -24,7 +26,11 @@ _TIME = pl.Datetime("us", "UTC")
 
 
 def build_examples(
-    decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels, missing: Missing
+    decisions: pl.DataFrame,
+    joined: pl.DataFrame | None,
+    labels: Labels,
+    missing: Missing,
+    activation: str | None = None,
 ) -> pl.DataFrame:
     """Return one example for each row of *decisions*, in their order.
 
@@ -34,33 +40,63 @@ def build_examples(
             decision, by (decision, at, offset); None if there is none.
         labels: what the feedback of one decision means.
         missing: what no feedback means, or feedback without a label.
+        activation: the kind of feedback without which a decision is no example, if there is one;
+            it is joined, and no label sees it.
     """
     count = len(decisions)
-    if joined is None:
-        group: Int64s = np.empty(0, dtype=np.int64)
-        label, offsets, times = np.full(count, np.nan), group, group
-    else:
-        group = joined[GROUP].to_numpy()
-        made = decisions["at"].gather(group).alias("decision_at")
-        rows = joined.with_columns(made).unnest("values")
-        label = labels.of(rows, count)
-        offsets, times = joined["offset"].to_numpy(), joined["at"].to_physical().to_numpy()
+    offsets = _lists(*_grouped(joined, "offset"), count)
+    activated = None
+    if activation is not None:
+        activated, joined = _activated(joined, activation, count)
     return decisions.rename({"id": "decision_id"}).with_columns(
-        *_outcome(label, missing),
-        _lists(group, offsets, count).alias("feedback_offsets"),
-        _first(group, times, count).alias("first_feedback_at"),
+        *_outcome(_labels(decisions, joined, labels), missing, activated),
+        offsets.alias("feedback_offsets"),
+        _first(*_grouped(joined, "at"), count).alias("first_feedback_at"),
     ).select(COLUMNS)  # fmt: skip
 
 
-def _outcome(label: Floats, missing: Missing) -> list[pl.Series]:
+def _grouped(joined: pl.DataFrame | None, column: str) -> tuple[Int64s, Int64s]:
+    """Return the decision of each joined row, and its *column* as numbers."""
+    if joined is None:
+        none: Int64s = np.empty(0, dtype=np.int64)
+        return none, none
+    return joined[GROUP].to_numpy(), joined[column].to_physical().to_numpy()
+
+
+def _activated(
+    joined: pl.DataFrame | None, activation: str, count: int
+) -> tuple[pl.Series, pl.DataFrame | None]:
+    """Return when each decision was activated, null if never, and what else was joined."""
+    if joined is None:
+        return _first(*_grouped(None, "at"), count), None
+    is_activation = joined["kind"] == activation
+    at = _first(*_grouped(joined.filter(is_activation), "at"), count)
+    rest = joined.filter(~is_activation)
+    return at, rest.with_columns(at.gather(rest[GROUP]).alias(ACTIVATED_AT))
+
+
+def _labels(decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels) -> Floats:
+    """Return one label for each of *decisions*, nan for none."""
+    if joined is None:
+        return np.full(len(decisions), np.nan)
+    made = decisions["at"].gather(joined[GROUP]).alias("decision_at")
+    return labels.of(joined.with_columns(made).unnest("values"), len(decisions))
+
+
+def _outcome(label: Floats, missing: Missing, activated: pl.Series | None) -> list[pl.Series]:
     """Return the columns state and label."""
     without = np.isnan(label)
-    state = pl.Series("state", [LABELED, CENSORED if missing == "censored" else NO_FEEDBACK])
+    silence = CENSORED if missing == "censored" else NO_FEEDBACK
+    state = pl.Series("state", [LABELED, silence, NOT_ACTIVATED])
     if missing == "negative":
         values = pl.Series("label", np.where(without, 0.0, label))
     else:
         values = pl.Series("label", label, nan_to_null=True)
-    return [state.gather(without.astype(np.uint32)), values]
+    if activated is None:
+        return [state.gather(without.astype(np.uint32)), values]
+    never = activated.is_null()
+    ends = np.where(never.to_numpy(), 2, without).astype(np.uint32)
+    return [state.gather(ends), values.set(never, None)]
 
 
 def _lists(group: Int64s, values: Int64s, count: int) -> pl.Series:

@@ -82,6 +82,7 @@ class JoinRules:
 
     *bucket* is how many decisions close together, as a length of event time; it changes when a
     result appears, never the result. *decisions* and *feedback* are the columns events decode to.
+    Without joined feedback of the kind *activation*, if there is one, a decision is no example.
     """
 
     within: Mapping[str, timedelta]
@@ -94,6 +95,7 @@ class JoinRules:
     missing: Literal["negative", "censored", "dropped"]
     decisions: pl.Schema
     feedback: pl.Schema
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         if not self.within or set(self.within) != set(self.early):
@@ -102,6 +104,8 @@ class JoinRules:
             raise ValueError("a window of negative length")
         if self.grace < timedelta(0) or self.bucket <= timedelta(0):
             raise ValueError(f"grace {self.grace} or bucket {self.bucket} out of range")
+        if self.activation is not None and self.activation not in self.within:
+            raise ValueError(f"activation {self.activation} is none of {set(self.within)}")
 
     @classmethod
     def of(cls, loop: Loop) -> Self:
@@ -117,6 +121,7 @@ class JoinRules:
             missing=loop.label.missing,
             decisions=decision_frame_schema(loop),
             feedback=feedback_frame_schema(loop),
+            activation=loop.activation,
         )
 
     @property

@@ -209,7 +209,7 @@ class PartitionJoin:
         frame = self._decisions.frame(rows)
         if frame is None:
             empty = pl.DataFrame(schema={**self._rules.decisions, "offset": pl.Int64()})
-            return build_examples(empty, None, self._labels, self._rules.missing)
+            return self._examples(empty, None)
         at, key, check = self._decisions.columns(rows, "at", "key", "check")
         self._decisions.remove(rows)
         pairs = match(
@@ -223,7 +223,11 @@ class PartitionJoin:
         pairs = self._first_copies(pairs)
         joined = self._joined(pairs)
         self._feedback.remove(pairs.rows)
-        return build_examples(frame, joined, self._labels, self._rules.missing)
+        return self._examples(frame, joined)
+
+    def _examples(self, decisions: pl.DataFrame, joined: pl.DataFrame | None) -> pl.DataFrame:
+        rules = self._rules
+        return build_examples(decisions, joined, self._labels, rules.missing, rules.activation)
 
     def _joined(self, pairs: Pairs) -> pl.DataFrame | None:
         """Return the feedback of *pairs* in the order in which labels see it."""

@@ -75,8 +75,17 @@ def test_both_oracles_tell_the_same(seed: int) -> None:
     rng = random.Random(seed)
     logs = random_logs(rng, 60)
     missing = rng.choice(("negative", "censored", "dropped"))
-    label = LOOP.label.model_copy(update={"missing": missing})
-    loop = LOOP.model_copy(update={"label": label, "remember": rng.choice((0, 15, 40)) * SECOND})
+    activation = rng.choice((None, "click", "buy"))
+    value = {None: "coalesce(weight, amount)", "click": "amount", "buy": "weight"}[activation]
+    sql = f"sum({value}) + 1000 * first({value})"
+    label = LOOP.label.model_copy(update={"sql": sql, "missing": missing})
+    loop = LOOP.model_copy(
+        update={
+            "label": label,
+            "activation": activation,
+            "remember": rng.choice((0, 15, 40)) * SECOND,
+        }
+    )
     frontier = rng.choice((-20, 0, 5, 15, 40, 200))
     expected = naive(JoinRules.of(loop), logs, frontier)
     assert told(logs, loop, START + frontier * SECOND) == expected

@@ -92,6 +92,7 @@ def test_every_decision_is_in_one_place(lake: Lake) -> None:
         "labeled": 1,
         "no_feedback": 1,
         "censored": 0,
+        "not_activated": 0,
         "late": 1,
         "duplicate": 1,
         "dead_letter": 2,
@@ -184,3 +185,15 @@ def test_feedback_forgotten_at_close_is_seen(lake: Lake) -> None:
 def _frontier(lake: Lake, after: timedelta) -> Swap:
     found = lake.table("ads", "examples").progress(["frontier/0"])["frontier/0"]
     return Swap("frontier/0", found, _micros(START + after))
+
+
+def test_a_decision_that_was_not_activated_has_ended(lake: Lake) -> None:
+    """It is no example to learn from, and still one of those that were read."""
+    table = lake.table("ads", "examples")
+    table.append(
+        _rows("examples", [4], state=["not_activated"], offset=[4]),
+        swaps=[Swap("frontier/0", _micros(START + 4 * MINUTE), _micros(START + 5 * MINUTE))],
+    )
+    account = _account(lake, "decisions")
+    assert (account.ends["not_activated"], account.open) == (1, 1)
+    assert account.is_balanced

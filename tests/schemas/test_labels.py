@@ -2,7 +2,7 @@
 
 import duckdb
 import pytest
-from tests.schemas.loops import MINIMAL, with_label
+from tests.schemas.loops import MINIMAL, minimal, with_label
 
 from tidemill.errors import LoopError
 from tidemill.schemas.labels import DUCKDB_TYPES, check_label, compile_label, connect, label_columns
@@ -159,3 +159,18 @@ def test_the_connection_for_labels_has_no_way_out() -> None:
         connection.execute("SELECT * FROM read_text('/etc/hostname')")
     with pytest.raises(duckdb.Error):
         connection.execute("SET enable_external_access = true")
+
+
+def shown(sql: str) -> str:
+    """Return the compiled label of a loop whose decisions count once they were shown."""
+    kinds = {"done": {"within": "1h"}, "shown": {"within": "1m", "values": {"place": "int"}}}
+    loop = minimal(feedback=kinds, activation="shown", label={"sql": sql, "type": "float"})
+    return compile_label(loop)
+
+
+def test_a_label_knows_when_its_decision_was_activated_and_nothing_else_of_that() -> None:
+    """That it was shown is no outcome; it would make every count one too many."""
+    assert "activated_at" in shown("min(epoch(at) - epoch(activated_at))")
+    with pytest.raises(LoopError, match="unknown column 'place'"):
+        shown("max(place)")
+    assert "unknown column 'activated_at'" in refusal("max(activated_at)", "float").what

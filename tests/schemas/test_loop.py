@@ -35,6 +35,10 @@ CHOICE = {"type": "choice", "actions": ["a", "b"], "default": "a"}
 THREE = {"type": "choice", "actions": ["a", "b", "c"], "default": "a"}
 FLOAT = {"type": "float", "default": 1.0}
 RANKING = {"type": "ranking", "actions": ["a", "b"], "default": ["b", "a"]}
+SHOWN_AT = {
+    "shown": {"within": "1m"},
+    "clicked": {"within": "1m", "values": {"activated_at": "float"}},
+}
 NUMBER = {"sql": "max(seconds)", "type": "float"}
 
 
@@ -72,6 +76,9 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"feedback": {"clicked": {"within": "0s"}}}, "zero"),
         ({"feedback": {"clicked": {"within": "1m", "values": {"at": "float"}}}}, "own column"),
         ({"loop": "tidemill"}, "tidemill itself"),
+        ({"activation": "shwon"}, "shwon: {within: 1h}"),
+        ({"activation": "clicked"}, "only kind of feedback"),
+        ({"activation": "shown", "feedback": SHOWN_AT}, "tidemill's own column"),
         ({"idle_after": "0s"}, "zero"),
         ({"partitions": True}, "valid integer"),
     ],
@@ -112,3 +119,10 @@ def test_the_digest_sees_every_change_and_nothing_else() -> None:
     loop = minimal()
     assert loop.digest == Loop.model_validate(loop.model_dump(mode="json")).digest
     assert loop.digest != minimal(grace="2m").digest
+
+
+def test_settings_of_later_releases_are_told_only_where_they_are_used() -> None:
+    """What was published must stay equal to itself, and readable by the release before."""
+    shown = {"shown": {"within": "1m"}, "clicked": {"within": "30m"}}
+    assert "activation" not in minimal().canonical
+    assert '"activation":"shown"' in minimal(feedback=shown, activation="shown").canonical

@@ -4,6 +4,7 @@ The oracle reads whole logs and was written from the rules, not from the product
 seconds, and few of them, so that equal times and window ends are common.
 """
 
+import io
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -192,12 +193,18 @@ def naive(
                 if o in could[offset]:
                     once.setdefault(f.id, offset)
             joined = sorted(once.values(), key=lambda offset: (logs.feedback[offset].at, offset))
-            values = [logs.feedback[offset].value for offset in joined]
-            label = sum(values) + 1000 * values[0] if values else None
-            states[o] = "labeled" if values else _WITHOUT[rules.missing][0]
-            examples[o] = label if values else _WITHOUT[rules.missing][1], tuple(joined)
+            states[o], label = _judged(rules, [logs.feedback[offset] for offset in joined])
+            examples[o] = label, tuple(joined)
             fates |= dict.fromkeys(joined, "joined")
     return Outcome(states, examples, fates)
+
+
+def _judged(rules: JoinRules, joined: Sequence[F]) -> tuple[str, float | None]:
+    """Return state and label of a decision with *joined* feedback, in order."""
+    if rules.activation is not None and rules.activation not in {f.kind for f in joined}:
+        return "not_activated", None
+    values = [f.value for f in joined if f.kind != rules.activation]
+    return ("labeled", sum(values) + 1000 * values[0]) if values else _WITHOUT[rules.missing]
 
 
 _WITHOUT: dict[str, tuple[str, float | None]] = {
@@ -296,7 +303,7 @@ class Shell:
         for log in LOGS:
             self.poll(log, 10**9)
         for log in LOGS:
-            self.advance(log, 10**6)
+            self.advance(log, 10**7)
         self.commit()
 
     def rows(self, log: Log) -> pl.DataFrame:
@@ -401,3 +408,47 @@ def assert_conserved(shell: Shell) -> None:
     counts = shell.join.counts
     ended = counts.late + counts.duplicate + counts.unmatched
     assert len(fates) == fates.count("late") + joined + ended + shell.join.open_feedback
+
+
+def played(decisions: list[D], feedback: list[F], join_rules: JoinRules = RULES) -> Shell:
+    """Read both logs whole, close everything, and hold the result against the oracle."""
+    shell = Shell(Logs(decisions, feedback), join_rules)
+    shell.finish()
+    assert_agrees(shell)
+    assert_conserved(shell)
+    return shell
+
+
+def states(shell: Shell) -> dict[str, str]:
+    """Return the state of each example by decision id."""
+    examples = shell.examples()
+    return dict(zip(examples["decision_id"], examples["state"], strict=True))
+
+
+def joined(shell: Shell) -> dict[str, list[int]]:
+    """Return the offsets of the joined feedback of each example by decision id."""
+    examples = shell.examples()
+    return dict(zip(examples["decision_id"], examples["feedback_offsets"].to_list(), strict=True))
+
+
+def as_bytes(shell: Shell) -> bytes:
+    """Return the examples of *shell* as text, by decision id; bits of padding do not count."""
+    file = io.BytesIO()
+    examples = shell.examples()
+    if len(examples):
+        examples.sort("decision_id", "offset").write_ndjson(file)
+    return file.getvalue()
+
+
+def play(shell: Shell, rng: random.Random, *, idles: bool = True) -> None:
+    """Poll, idle (if *idles*), commit and crash at random, then finish."""
+    for _ in range(25):
+        log, chance = rng.choice(LOGS), rng.random()
+        if chance < 0.6:
+            shell.poll(log, rng.choice((1, 3, 10)))
+        elif chance < 0.65 and idles:
+            stands = shell.join.stream_time(log)
+            shell.advance(log, (seconds(stands) if stands else 0) + 20)
+        else:
+            shell.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
+    shell.finish()

@@ -4,7 +4,6 @@ Each guard of the join is also switched off here, and then the same comparison h
 that cannot go red proves nothing.
 """
 
-import io
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,8 +22,10 @@ from tests.streams.join_logs import (
     F,
     Logs,
     Shell,
+    as_bytes,
     assert_agrees,
     assert_conserved,
+    play,
     random_logs,
     rules,
     seconds,
@@ -151,15 +152,6 @@ def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
     assert found[0] == found[1]
 
 
-def as_bytes(shell: Shell) -> bytes:
-    """Return the examples of *shell* as text, by decision id; bits of padding do not count."""
-    file = io.BytesIO()
-    examples = shell.examples()
-    if len(examples):
-        examples.sort("decision_id", "offset").write_ndjson(file)
-    return file.getvalue()
-
-
 class ClosesByDecisionsAlone(PartitionJoin):
     """Rule 3 without the feedback log."""
 
@@ -248,20 +240,6 @@ def agrees(join: Callable[..., PartitionJoin], *, schedules: int = 150) -> bool:
         except AssertionError:
             return False
     return True
-
-
-def play(shell: Shell, rng: random.Random) -> None:
-    """Poll, idle, commit and crash at random, then finish."""
-    for _ in range(25):
-        log, chance = rng.choice(LOGS), rng.random()
-        if chance < 0.6:
-            shell.poll(log, rng.choice((1, 3, 10)))
-        elif chance < 0.65:
-            stands = shell.join.stream_time(log)
-            shell.advance(log, (seconds(stands) if stands else 0) + 20)
-        else:
-            shell.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
-    shell.finish()
 
 
 def test_the_join_agrees_with_the_oracle() -> None:

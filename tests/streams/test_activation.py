@@ -1,0 +1,89 @@
+"""Decisions that count only once a feedback said that they took effect."""
+
+import random
+
+import pytest
+from tests.streams.join_logs import (
+    LOOP,
+    SECOND,
+    START,
+    D,
+    F,
+    Logs,
+    Shell,
+    assert_agrees,
+    assert_conserved,
+    joined,
+    play,
+    played,
+    random_logs,
+    rules,
+    states,
+)
+
+from tidemill.schemas.loop import Label
+from tidemill.streams.rules import JoinRules
+from tidemill.streams.windows import Counts
+
+SHOWN = rules(activation="buy")
+"""In these tests a `buy` is what says that the decision was shown."""
+
+
+def test_a_decision_that_was_never_shown_is_no_example_to_learn_from() -> None:
+    """Nobody can click what nobody saw: silence is a negative only for what was shown."""
+    shell = played(
+        [D("shown", 0), D("unseen", 0), D("clicked", 0)],
+        [F("u", "shown", 1, "buy"), F("v", "clicked", 2, "buy"), F("w", "clicked", 3)],
+        SHOWN,
+    )
+    assert states(shell) == {
+        "shown": "no_feedback",
+        "unseen": "not_activated",
+        "clicked": "labeled",
+    }
+    assert shell.examples()["label"].to_list() == [0.0, None, 1001.0]
+    assert joined(shell) == {"shown": [0], "unseen": [], "clicked": [1, 2]}
+
+
+@pytest.mark.parametrize("missing", ["negative", "censored", "dropped"])
+def test_what_came_of_a_decision_that_was_not_shown_does_not_count(missing: str) -> None:
+    """A click without a view is joined, and accounted for, and teaches nothing."""
+    shell = played([D("a", 0)], [F("x", "a", 1)], rules(activation="buy", missing=missing))
+    assert (states(shell), joined(shell)) == ({"a": "not_activated"}, {"a": [0]})
+    assert shell.examples()["label"].to_list() == [None]
+
+
+@pytest.mark.parametrize(("at", "state"), [(8, "labeled"), (9, "not_activated")])
+def test_an_activation_has_to_come_in_the_window_of_its_kind(at: int, state: str) -> None:
+    """Whether it was shown in time is asked like any other feedback: both ends inside."""
+    shell = played([D("a", 0)], [F("x", "a", 1), F("y", "a", at, "buy")], SHOWN)
+    assert states(shell) == {"a": state}
+
+
+def test_an_activation_that_comes_late_activates_nothing() -> None:
+    """On time is a matter of the log, not of what happened when."""
+    shell = played([D("a", 0)], [F("w", "z", 11), F("x", "a", 1, "buy")], SHOWN)
+    assert states(shell) == {"a": "not_activated"}
+    assert shell.closed[-1].counts == Counts(late=1, unmatched=1)
+
+
+def test_a_label_may_count_from_the_activation() -> None:
+    """How long people look before they click starts when they see it."""
+    label = Label(sql="min(epoch(at) - epoch(activated_at))", type="float")
+    loop = LOOP.model_copy(update={"label": label, "activation": "buy"})
+    feedback = [F("x", "a", 3), F("y", "a", 2, "buy"), F("z", "a", 1, "buy")]
+    shell = Shell(Logs([D("a", 0)], feedback), JoinRules.of(loop))
+    shell.finish()
+    assert shell.examples()["label"].to_list() == [2.0]
+    assert shell.examples()["first_feedback_at"].to_list() == [START + 3 * SECOND]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_activation_agrees_with_the_oracle(seed: int) -> None:
+    """Any logs, any polls, any crashes: the oracle knows who was shown what."""
+    rng = random.Random(seed)
+    missing = rng.choice(("negative", "censored", "dropped"))
+    shell = Shell(random_logs(rng, 60), rules(activation="buy", missing=missing))
+    play(shell, rng)
+    assert_agrees(shell)
+    assert_conserved(shell)
