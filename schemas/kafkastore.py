@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection
 
 from tidemill.errors import ContractError
-from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
+from tidemill.kafka import KafkaConfig, Topic, TopicEnds, ensure_topics, read_compacted, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.evolution import check_successor
 from tidemill.schemas.soundness import check_schema
@@ -27,6 +27,8 @@ class KafkaSchemaStore:
         self._timeout_s = timeout_s
         self._subjects: dict[str, dict[bytes, Schema]] = {}
         self._known: dict[bytes, Schema] = {}
+        self._ends = TopicEnds(config, topics.SCHEMAS)
+        self._read_to: tuple[int, ...] | None = None  # where the topic ended before it was read
         self._lock = threading.Lock()
 
     def register(self, subject: str, schema: Schema) -> bytes:
@@ -74,12 +76,20 @@ class KafkaSchemaStore:
     def lookup_all(self, prefixes: Collection[bytes]) -> dict[bytes, Schema]:
         """Return the schemas of those *prefixes* that are known, reading the topic at most once.
 
+        For one that is not known here it is asked where the topic ends; it is read again only if
+        it has grown. A flood of unknown prefixes costs a question a batch, and nothing that was
+        registered before the call is overlooked.
+
         Raises:
             BrokerError: one is not known here and Kafka does not answer.
         """
         with self._lock:
-            if any(prefix.startswith(SINGLE_OBJECT) for prefix in prefixes - self._known.keys()):
-                self._refresh("")
+            unknown = (prefix for prefix in prefixes if prefix not in self._known)
+            if any(prefix.startswith(SINGLE_OBJECT) for prefix in unknown):
+                ends = self._ends.read(self._timeout_s)
+                if ends != self._read_to or not ends:
+                    self._refresh("")
+                    self._read_to = ends
             return {prefix: self._known[prefix] for prefix in prefixes if prefix in self._known}
 
     def _refresh(self, subject: str) -> dict[bytes, Schema]:

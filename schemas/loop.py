@@ -30,6 +30,7 @@ __all__ = [
     "Gate",
     "Label",
     "Loop",
+    "MaxBad",
     "Models",
     "Online",
     "Policy",
@@ -222,6 +223,16 @@ class Gate(Value):
     min_rows: int = Field(default=500, ge=1)
 
 
+class MaxBad(Value):
+    """When a worker stops rather than read on: more than *share* of *of* records are unreadable.
+
+    A share of 1 switches it off: everything unreadable goes to the dead letters.
+    """
+
+    share: float = Field(default=0.5, ge=0.0, le=1.0, allow_inf_nan=False)
+    of: int = Field(default=1_000, ge=1, le=1_000_000)
+
+
 class Loop(Value):
     """One decision point. A version never changes once it is published.
 
@@ -241,6 +252,7 @@ class Loop(Value):
     idle_after: Duration = timedelta(seconds=30)
     max_skew: Duration = timedelta(minutes=5)
     remember: Duration = timedelta(hours=1)
+    max_bad: MaxBad = MaxBad()
     policy: Policy
     models: Models = Models()
     gate: Gate = Gate()

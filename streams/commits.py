@@ -22,8 +22,9 @@ from tidemill.features.commits import Swap
 
 log = logging.getLogger(__name__)
 
-# Numbers on decisions and feedback: next offset, stream time after it (us), dead letters so far.
-RAW = ("owner", "offset", "time", "dead")
+# Numbers on decisions and feedback: next offset, stream time after it (us), dead letters so far,
+# and, once there were any, those in the last stretch of the log (`badshare.py`).
+RAW = ("owner", "offset", "time", "dead", "bad")
 # Numbers on examples: closed up to (us, exclusive), stream times used (us), lost feedback so far.
 EXAMPLES = (
     "owner",
@@ -210,7 +211,9 @@ class UnfencedTable:
         return self._table.read(columns, where)
 
 
-def raw_numbers(offset: int, time_us: int | None, dead: int) -> dict[str, int]:
-    """Return the numbers of a raw table after some batches."""
-    numbers = {"offset": offset, "dead": dead}
-    return numbers if time_us is None else {**numbers, "time": time_us}
+def raw_numbers(
+    offset: int, time_us: int | None, dead: int, bad: int | None = None
+) -> dict[str, int]:
+    """Return the numbers of a raw table after some batches; what is None stays as it was."""
+    numbers = {"offset": offset, "time": time_us, "dead": dead, "bad": bad}
+    return {name: number for name, number in numbers.items() if number is not None}

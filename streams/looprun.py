@@ -16,6 +16,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
+from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
 from tidemill.streams.deadletters import DeadLetterWriter
@@ -320,6 +321,11 @@ class LoopRun:
                 name: LogReading(
                     topic=self.topics[name],
                     decoder=EventDecoder(self.loop, name, self._store),
+                    share=BadShare(
+                        self.loop.max_bad,
+                        next=holding.numbers[name]["offset"] or 0,
+                        bad=holding.numbers[name]["bad"] or 0,
+                    ),
                     next=holding.numbers[name]["offset"] or 0,
                     dead=holding.numbers[name]["dead"] or 0,
                 )

@@ -13,6 +13,7 @@ import polars as pl
 
 from tidemill.errors import BrokerError
 from tidemill.schemas.blocks import Decoded, EventDecoder
+from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.commits import raw_numbers
 from tidemill.streams.deadletters import DeadLetter
@@ -28,6 +29,7 @@ class LogReading:
 
     topic: str
     decoder: EventDecoder
+    share: BadShare
     next: int = 0
     dead: int = 0
     frames: list[pl.DataFrame] = field(default_factory=list)
@@ -70,6 +72,7 @@ class Partition:
 
         Raises:
             BrokerError: the batch does not follow the one before.
+            ContractError: more of the log is unreadable than the loop allows.
         """
         reading = self.readings[log]
         if batch.start != reading.next:
@@ -84,6 +87,7 @@ class Partition:
         if self._versions.is_newer(decoded, values):
             return None
         frame, letters = self._placed(batch, values, decoded)
+        reading.share.take(batch.last, letters)
         if frame.height:
             take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
             reading.frames.append(take(frame).with_columns(pl.lit(batch.topic).alias("topic")))
@@ -115,7 +119,8 @@ class Partition:
     def _numbers(self, log: Log) -> dict[str, int]:
         time = self.stream_time(log)
         reading = self.readings[log]
-        return raw_numbers(reading.next, None if time is None else micros(time), reading.dead)
+        bad = reading.share.bad if reading.dead else None
+        return raw_numbers(reading.next, None if time is None else micros(time), reading.dead, bad)
 
     def _placed(
         self, batch: Batch, values: list[bytes | None], decoded: Decoded

@@ -22,7 +22,7 @@ from tidemill.schemas.store import (
     SchemaStore,
     schema_store,
 )
-from tidemill.schemas.wire import CONFLUENT, Schema, single_object_prefix
+from tidemill.schemas.wire import CONFLUENT, SINGLE_OBJECT, Schema, single_object_prefix
 
 NOWHERE = KafkaConfig("127.0.0.1:1")
 Again = Callable[[], SchemaStore]
@@ -294,3 +294,32 @@ def test_the_environment_chooses_the_store() -> None:
     assert isinstance(schema_store(NOWHERE, url), ConfluentSchemaStore)
     with pytest.raises(ConfigError, match="SCHEMA_REGISTRY_URL"):
         schema_store(NOWHERE, {"SCHEMA_REGISTRY_URL": "registry:8081"})
+
+
+class CountingStore(KafkaSchemaStore):
+    """A store that counts how often it has read the whole topic."""
+
+    readings = 0
+
+    def _refresh(self, subject: str) -> dict[bytes, Schema]:
+        self.readings += 1
+        return super()._refresh(subject)
+
+
+@pytest.mark.kafka
+def test_a_flood_of_unknown_prefixes_reads_the_topic_once_and_hides_nothing_new(
+    kafka: KafkaConfig, subject: str
+) -> None:
+    """Junk must not slow the worker; the schema registered a moment ago must not be junk."""
+    writer, reader = KafkaSchemaStore(kafka), CountingStore(kafka)
+    writer.register(subject, record(("a", "long")))
+    for number in range(20):
+        assert reader.lookup(SINGLE_OBJECT + number.to_bytes(8, "big")) is None
+    assert reader.readings == 1
+    for number in range(3):
+        schema = record((f"a{number}", "long"))
+        prefix = single_object_prefix(schema)
+        assert reader.lookup(prefix) is None
+        writer.register(f"{subject}{number}", schema)
+        assert reader.lookup(prefix) == schema
+    assert reader.readings == 4

@@ -159,6 +159,20 @@ class PlainProducer:
         assert self._producer.flush(60) == 0
 
 
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter as any Kafka tool sees it: its headers as text, its key and its value."""
+
+    told: Mapping[str, str]
+    key: bytes | None
+    value: bytes | None
+
+    @property
+    def offset(self) -> int:
+        """Where the record was that could not be read."""
+        return int(self.told["offset"])
+
+
 @dataclass
 class Rig:
     """One loop with its topics and its lake."""
@@ -277,8 +291,8 @@ class Rig:
         """Return all examples, by decision id."""
         return self.lake.table(self.loop.loop, "examples").read().sort("decision_id")
 
-    def letters(self) -> list[tuple[str, int, bytes | None]]:
-        """Return reason, offset and bytes of the dead letters of this loop, by offset."""
+    def letters(self) -> list[Letter]:
+        """Return the dead letters of this loop, by offset; marks of replays are left out."""
         found = []
         reader = Consumer(
             {
@@ -295,11 +309,11 @@ class Rig:
             if error is not None:
                 assert error.code() == KafkaError._PARTITION_EOF
                 break
-            headers = {name: str(told, "utf-8") for name, told in _headers(message)}
-            if headers["topic"].startswith(f"{self.loop.loop}."):
-                found.append((headers["reason"], int(headers["offset"]), message.value()))
+            told = {name: str(value, "utf-8") for name, value in _headers(message)}
+            if told["topic"].startswith(f"{self.loop.loop}.") and "reason" in told:
+                found.append(Letter(told, message.key(), message.value()))
         reader.close()
-        return sorted(found, key=lambda letter: letter[1])
+        return sorted(found, key=lambda letter: letter.offset)
 
     def close(self, at: datetime) -> None:
         """End the logs up to *at*."""

@@ -1,9 +1,12 @@
 """Streams workers on a real broker: killed, frozen, added, removed, poisoned; the lake is exact."""
 
+import json
+import os
 import signal
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,9 +28,10 @@ from tests.streams.rig import (
 )
 
 from tidemill.deploy.embedded import EmbeddedKafka
-from tidemill.kafka import KafkaConfig
+from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.wire import single_object_prefix
 
 pytestmark = pytest.mark.kafka
 
@@ -166,13 +170,15 @@ def test_kafka_is_killed_and_returns(own_kafka: EmbeddedKafka, tmp_path: Path) -
     try:
         until(lambda: rig.rows("decisions") > 0, "it reads")
         own_kafka.kill()
-        time.sleep(2.0)  # the outage itself, not a wait for anything
+        until(lambda: "answers; waiting for one" in rig.log(), "it has noticed")
         own_kafka.restart()
         last = send_traffic(rig.producer(), range(5_000, 10_000), seed=4)
         rig.close(last)
         until(rig.is_done, "it goes on where it was", 180)
     finally:
         worker.end()
+    said = rig.log().partition(f"no broker of {own_kafka.config.bootstrap} answers")[2]
+    assert said.splitlines()[1].startswith("  hint: ")
     assert_exact(rig)
 
 
@@ -241,6 +247,8 @@ def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
         "unknown": (b"\xc3\x01" + b"\x07" * 8 + good[10:], {"unknown-schema"}),
         "text": (b"not avro at all", {"unknown-schema"}),
         "feedback": (producer.click("x", START), {"wrong-type"}),
+        "negative length": (good[:10] + b"\x03" + good[11:], {"malformed"}),
+        "bomb": (recursive_bomb(kafka), {"recursive-schema"}),
         "huge": (good + b"\x00" * (2**20), {"oversize"}),
         "future": (producer.decision("f", datetime.now(UTC) + timedelta(hours=1)), {"skew"}),
     }
@@ -253,22 +261,78 @@ def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
     with rig.worker():
         rig.close(START + 100 * SECOND)
         until(rig.is_done, "everything is read")
-    letters = rig.letters()
-    reasons = [reason for reason, _offset, _value in letters if reason != "oversize"]
-    wanted = [next(iter(each)) for _value, each in poison.values() if "oversize" not in each]
-    assert reasons == wanted
-    parts = [value or b"" for reason, _offset, value in letters if reason == "oversize"]
+    found = rig.letters()
+    for letter in found:
+        place = [letter.told[name] for name in ("topic", "partition", "offset")]
+        assert letter.key == "/".join(place).encode()
+        assert (place[:2], letter.told["key"]) == ([topic, "0"], "poison")
+    parts = [letter.value or b"" for letter in found if letter.told["reason"] == "oversize"]
     assert len(parts) == 2
     assert sorted(b"".join(parts)) == sorted(poison["huge"][0] or b"")
-    whole = [value for reason, _offset, value in letters if reason != "oversize"]
-    assert [value or None for value in whole] == [
-        value or None for value, each in poison.values() if "oversize" not in each
+    whole = [letter for letter in found if letter.told["reason"] != "oversize"]
+    assert [(letter.told["reason"], letter.offset, letter.value or None) for letter in whole] == [
+        (next(iter(each)), 2 * number + 1, value or None)
+        for number, (value, each) in enumerate(poison.values())
+        if "oversize" not in each
     ]
     assert rig.examples()["decision_id"].to_list() == sorted(
         [*(f"n{number}" for number in range(len(poison))), "last"]
     )
     dead = sum(account.ends["dead_letter"] for account in rig.accounts())
     assert dead == len(poison)
+    assert_exact(rig)
+
+
+def recursive_bomb(kafka: KafkaConfig) -> bytes:
+    """Return an event whose schema, put on the topic behind our back, contains itself: 200 KB."""
+    schema = {
+        "type": "record",
+        "name": f"tidemill.Bomb{uuid.uuid4().hex}",
+        "fields": [{"name": "next", "type": ["null", "tidemill.Bomb"]}],
+    }
+    schema["fields"] = [{"name": "next", "type": ["null", schema["name"]]}]
+    prefix = single_object_prefix(schema)
+    key = f"elsewhere/Bomb/{prefix[2:].hex()}".encode()
+    write_all(kafka, topics.SCHEMAS, [(key, json.dumps(schema).encode())])
+    return prefix + b"\x02" * 200_000
+
+
+def test_more_poison_than_the_loop_allows_stops_the_worker(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """A wrong schema registry makes everything unreadable: that is no reason to empty the topic."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1, max_bad={"share": 0.3, "of": 200})
+    producer = rig.producer()
+    unknown = b"\xc3\x01" + os.urandom(8)
+    topic = topics.decisions(rig.loop.loop)
+    for number in range(200):
+        producer.decide(f"n{number}", START + number * SECOND / 10)
+        if number % 5 == 0:
+            producer.send(topic, "junk", unknown + b"a few of them are no reason to stop")
+    producer.flush()
+    with rig.worker():
+        until(rig.is_read, "what the loop allows goes to the dead letters")
+    known = rig.letters()
+    assert len(known) == 40
+    for number in range(300):
+        producer.send(topic, "junk", unknown + b"%d" % number)
+    producer.flush()
+    for _supervisor_starts_it_again in range(3):
+        worker = rig.start()
+        assert worker.wait(60) == 1
+    assert len(rig.letters()) <= len(known) + 60, "no more than one stretch allows"
+    assert committed(rig) < 400
+    said = rig.log().rsplit("the worker ends: ", 1)[1]
+    assert f"{topic}/0: " in said
+    assert "unknown-schema" in said
+    assert "hint: were these schemas registered" in said
+    rig.loop = rig.loop.model_validate(
+        rig.loop.model_dump(mode="json") | {"version": 2, "max_bad": {"share": 1.0}}
+    )
+    publish_loop(kafka, rig.loop)
+    with rig.worker():
+        until(rig.is_read, "without the limit all of it goes to the dead letters")
+    assert len({letter.offset for letter in rig.letters()}) == 340
     assert_exact(rig)
 
 

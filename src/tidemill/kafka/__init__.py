@@ -5,6 +5,7 @@ no model; keys and values are bytes. Consumer groups live in `streams/`, which h
 """
 
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log
+from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.topics import Topic, ensure_topics, partition_count
 from tidemill.kafka.writer import Writer, write_all
@@ -15,6 +16,7 @@ __all__ = [
     "Setting",
     "Tail",
     "Topic",
+    "TopicEnds",
     "Writer",
     "broker_errors",
     "client_log",

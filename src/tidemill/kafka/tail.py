@@ -62,7 +62,8 @@ class Tail:
             auto_offset_reset="earliest",
             fetch_wait_max_ms=100,
         )
-        self._consumer = Consumer(settings, logger=client_log)
+        self._refusal: KafkaError | None = None
+        self._consumer = Consumer({**settings, "error_cb": self._on_error}, logger=client_log)
         try:
             self._behind = self._assign(topic, timeout_s)
         except BrokerError:
@@ -114,6 +115,9 @@ class Tail:
             BrokerError: the broker refuses for good, say for want of a right.
         """
         first = self._consumer.poll(timeout_s)
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise self._refused(refusal)
         messages = [] if first is None else [first, *self._consumer.consume(10_000, timeout=0)]
         return [record for message in messages if (record := self._record(message)) is not None]
 
@@ -126,12 +130,7 @@ class Tail:
                     partition or 0, None
                 )  # the last records may be a transaction's marks
             elif error.fatal() or error.code() in _REFUSALS:
-                raise BrokerError(
-                    f"{self._config.bootstrap} refuses to be read: {error.str()}",
-                    hint="check KAFKA_SASL_* and the rights of this user",
-                )
-            elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # said once for each outage
-                log.warning("no broker of %s answers; waiting for one", self._config.bootstrap)
+                raise self._refused(error)
             return None
         if topic is None or partition is None or offset is None:
             return None
@@ -144,6 +143,23 @@ class Tail:
             key=message.key(),
             value=message.value(),
             timestamp_ms=message.timestamp()[1],
+        )
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Hear what concerns no partition; called by the client from within a poll."""
+        if error.fatal() or error.code() in _REFUSALS:
+            self._refusal = error
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # said once for each outage
+            log.warning(
+                "no broker of %s answers; waiting for one\n"
+                "  hint: look whether the brokers are up; nothing is lost meanwhile",
+                self._config.bootstrap,
+            )
+
+    def _refused(self, error: KafkaError) -> BrokerError:
+        return BrokerError(
+            f"{self._config.bootstrap} refuses to be read: {error.str()}",
+            hint="check KAFKA_SASL_* and the rights of this user",
         )
 
     def close(self) -> None:
