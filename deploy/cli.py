@@ -38,6 +38,7 @@ COMMANDS = {  # name -> module of this folder, function, first line of its help;
     "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
     "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
     "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
+    "audit": ("audit_commands", "audit", "Compute closed windows anew, and compare."),
     "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
     "compact": ("lake_commands", "compact", "Merge the lake's small files."),
 }

@@ -49,7 +49,7 @@ def ledger(
     lake = Lake(LakeConfig.from_env(os.environ))
     kafka = "KAFKA_BOOTSTRAP_SERVERS" in os.environ and KafkaConfig.from_env(os.environ)
     accounts = []
-    for name in _loops(lake) if loop is None else [loop]:
+    for name in loops_of(lake) if loop is None else [loop]:
         defined = lake.loop(name)
         accounts += ledger(lake, defined, ends=log_ends(kafka, defined) if kafka else None)
     print_ledger(accounts, as_json=as_json)
@@ -64,7 +64,7 @@ def compact(
     from tidemill.features.lake import Lake, LakeConfig
 
     lake = Lake(LakeConfig.from_env(os.environ))
-    for name in _loops(lake) if loop is None else [loop]:
+    for name in loops_of(lake) if loop is None else [loop]:
         for done in compact(lake, name):
             typer.echo(
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
@@ -72,7 +72,7 @@ def compact(
             )
 
 
-def _loops(lake: "Lake") -> list[str]:
+def loops_of(lake: "Lake") -> list[str]:
     """Return the loops of *lake*; none at all is a wrong address far more often than a new lake."""
     found = lake.loops()
     if not found:

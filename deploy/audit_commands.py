@@ -1,0 +1,70 @@
+"""`tidemill audit`: parse, call one function, print.
+
+The command imports its room when it runs, so that `tidemill --help` loads none of them.
+"""
+
+import os
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from tidemill.errors import RequestError
+
+
+def audit(
+    loop: Annotated[str | None, typer.Argument(help="One loop; all by default.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Event time of the first decision to compare.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="Event time that those to compare are before.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most differences to name.")] = 20,
+    memory_mb: Annotated[int, typer.Option(min=64, help="Most memory for the query.")] = 1_024,
+    threads: Annotated[int | None, typer.Option(help="Threads; one a core by default.")] = None,
+) -> int:
+    """Compute all closed windows anew, and compare them with what the stream wrote.
+
+    One DuckDB query, made from the loop, says what must have become of every record. Exit 1 if the
+    lake says anything else. Workers may go on meanwhile.
+    """
+    from tidemill.deploy.audit_table import audit_progress, print_audits
+    from tidemill.deploy.lake_commands import loops_of
+    from tidemill.features.audit import Effort, audit
+    from tidemill.features.lake import Lake, LakeConfig
+
+    first, behind = _time("--from", since), _time("--to", until)
+    if first is not None and behind is not None and first >= behind:
+        raise RequestError(f"--from {since} is not before --to {until}", hint="swap them")
+    lake = Lake(LakeConfig.from_env(os.environ))
+    effort = Effort(memory_mb=memory_mb, threads=threads, shown=limit)
+    reports = []
+    for name in [loop] if loop is not None else loops_of(lake):
+        with audit_progress(name) as on_step:
+            reports.append(
+                audit(
+                    lake,
+                    lake.loop(name),
+                    since=first,
+                    until=behind,
+                    effort=effort,
+                    on_step=on_step,
+                )
+            )
+    print_audits(reports, as_json=as_json)
+    return 0 if all(report.agrees for report in reports) else 1
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    """Return the time of an option; without a zone it is in UTC."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(
+            f"{option} {text} is no time", hint="write it as 2026-01-01T00:00:00Z or 2026-01-01"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

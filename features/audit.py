@@ -1,0 +1,259 @@
+"""The audit: is what the stream wrote what its logs mean? Computed anew by DuckDB, row by row.
+
+It reads one set of versions of the tables that fit together (`views.snapshot`), so workers may go
+on committing. The logs are looked at in runs of offsets, event time in slices, and a slice with too
+many rows id by id: memory stays bounded however large the lake is. What the join means is told by
+`oracle.py`, which shares no code with it. The audit writes nothing.
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import duckdb
+
+from tidemill.features.auditplan import Plan, Planner
+from tidemill.features.auditqueries import (
+    TOLD,
+    compared_sql,
+    first_time_sql,
+    last_sql,
+    readings_sql,
+    settled_sql,
+    told_sql,
+    windows_sql,
+)
+from tidemill.features.auditreport import AuditReport, Difference
+from tidemill.features.auditspans import (
+    BEGIN,
+    COUNTERS,
+    FOREVER,
+    LOGS,
+    Mark,
+    Run,
+    Share,
+    Span,
+    memory,
+    micros,
+    read_marks,
+)
+from tidemill.features.lake import Lake
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES
+from tidemill.features.views import open_duckdb, snapshot, source
+from tidemill.schemas.loop import Loop
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+OnStep = Callable[[int, int], None]
+"""Told how many steps are done, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What an audit may take of the machine.
+
+    Attributes:
+        memory_mb: of DuckDB; what does not fit goes to a temporary folder.
+        threads: None for one a core.
+        rows: about so many records are compared at once.
+        shares: of each slice of time at most so many shares of ids; None for all of them.
+        shown: so many differences are named; all are counted.
+    """
+
+    memory_mb: int = 1_024
+    threads: int | None = None
+    rows: int = 1_000_000
+    shares: int | None = None
+    shown: int = 20
+
+
+def audit(
+    lake: Lake,
+    loop: Loop,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    effort: Effort | None = None,
+    on_step: OnStep = lambda _done, _steps: None,
+) -> AuditReport:
+    """Compare every closed decision made in [*since*, *until*) with what its logs mean.
+
+    Bounded by neither, the counts of feedback without a decision are compared too.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    versions = snapshot(lake, loop)
+    marks = read_marks(lake, loop, versions)
+    spans = [Span(partition=number, start=Mark(), end=mark) for number, mark in marks.items()]
+    bounds = (
+        BEGIN if since is None else micros(since),
+        FOREVER if until is None else micros(until),
+    )
+    return audit_spans(
+        lake, loop, versions, spans, bounds=bounds, effort=effort or Effort(), on_step=on_step
+    )
+
+
+def audit_spans(
+    lake: Lake,
+    loop: Loop,
+    versions: Mapping[str, int],
+    spans: Sequence[Span],
+    *,
+    bounds: tuple[int, int] = (BEGIN, FOREVER),
+    effort: Effort,
+    on_step: OnStep = lambda _done, _steps: None,
+) -> AuditReport:
+    """Compare what *spans* closed and read, as of *versions*, with what the logs mean.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    started = time.monotonic()
+    with _connection(effort) as connection:
+        tables = {
+            name: source(connection, lake.table(loop.loop, name), versions[name]).sql
+            for name in TABLES
+        }
+        columns = list(lake.table(loop.loop, EXAMPLES).schema)
+        plan = Planner(
+            connection=connection,
+            loop=loop,
+            tables=tables,
+            bounds=bounds,
+            rows=effort.rows,
+            shares=effort.shares,
+        ).plan(spans)
+        look = _Look(connection, loop, tables, columns, effort.shown)
+        for done, step in enumerate(plan.steps):
+            on_step(done, len(plan.steps))
+            look.at_run(step) if isinstance(step, Run) else look.at_share(step)
+        on_step(len(plan.steps), len(plan.steps))
+        if plan.is_whole and bounds == (BEGIN, FOREVER):
+            look.at_counts(spans)
+    return look.report(versions, plan, time.monotonic() - started)
+
+
+@contextmanager
+def _connection(effort: Effort) -> Iterator[duckdb.DuckDBPyConnection]:
+    with (
+        tempfile.TemporaryDirectory(prefix="tidemill-audit-") as folder,
+        open_duckdb(threads=effort.threads) as connection,
+    ):
+        connection.execute(f"SET memory_limit = '{effort.memory_mb}MB'")
+        connection.execute("SET temp_directory = $folder", {"folder": folder})
+        connection.execute("SET preserve_insertion_order = false")
+        yield connection
+
+
+class _Look:
+    """Takes the steps of one audit, and keeps what was found."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        loop: Loop,
+        tables: Mapping[str, str],
+        columns: Sequence[str],
+        shown: int,
+    ) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._tables = tables
+        self._columns = columns
+        self._shown = shown
+        self._last: dict[str, dict[int, tuple[int, int, int | None]]] = {log: {} for log in LOGS}
+        self._counted: Counter[tuple[int, str]] = Counter()
+        self._seen: Counter[str] = Counter()
+        self._wrong = 0
+        self._first: list[Difference] = []
+
+    def at_run(self, run: Run) -> None:
+        """Look whether the records of some offsets were judged by their own log."""
+        table, last = self._tables[run.log], self._last[run.log]
+        query = readings_sql(self._loop, run.log, table, run.offsets, last)
+        self._note(run.log, query)
+        rows = self._connection.execute(last_sql(table, run.offsets)).fetchall()
+        for partition, offset, at, stream_time, count in rows:
+            last[partition] = (offset, at, stream_time)
+            self._seen["records"] += count
+
+    def at_share(self, share: Share) -> None:
+        """Look whether the examples of a slice of time are what its records make."""
+        decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
+        ((first,),) = self._connection.execute(
+            first_time_sql(self._loop, decisions, share)
+        ).fetchall()
+        reach = micros(memory(self._loop))
+        usual = share.since - micros(self._loop.early) - reach
+        back = (usual if first is None else min(usual, first)) - reach
+        told = told_sql(self._loop, decisions, feedback, share, back)
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {TOLD} AS {told}")
+        query = windows_sql(decisions, self._tables[EXAMPLES], self._columns, share)
+        self._note(DECISIONS, query)
+        (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()
+        self._seen["decisions"] += row[0]
+        settled = self._connection.execute(settled_sql(self._loop, feedback, share)).fetchall()
+        for partition, count, *counts in settled:
+            self._seen["feedback"] += count
+            for name, number in zip(COUNTERS, counts, strict=True):
+                self._counted[partition, name] += number
+        self._connection.execute(f"DROP TABLE {TOLD}")
+
+    def at_counts(self, spans: Sequence[Span]) -> None:
+        """Look whether as much feedback was counted as went without a decision."""
+        for span in spans:
+            columns = {}
+            for name in COUNTERS:
+                stream = span.end.counts[name] - span.start.counts[name]
+                told = self._counted[span.partition, name]
+                if stream != told:
+                    columns[name] = (str(stream), str(told))
+            if columns:
+                self._wrong += 1
+                self._keep([Difference(log="counts", partition=span.partition, columns=columns)])
+
+    def report(self, versions: Mapping[str, int], plan: Plan, seconds: float) -> AuditReport:
+        """Return what was found."""
+        return AuditReport(
+            loop=self._loop.loop,
+            versions=dict(versions),
+            records=self._seen["records"],
+            decisions=self._seen["decisions"],
+            feedback=self._seen["feedback"],
+            differences=self._wrong,
+            first=tuple(self._first),
+            is_whole=plan.is_whole,
+            seconds=seconds,
+        )
+
+    def _note(self, log: str, query: str) -> None:
+        """Keep the rows of *query*: those that differ, the first of them by name."""
+        ordered = f'SELECT *, count(*) OVER () FROM ({query}) ORDER BY "at", "partition", "offset"'
+        rows = self._connection.execute(f"{ordered} LIMIT {self._shown}").fetchall()
+        self._wrong += rows[0][-1] if rows else 0
+        self._keep(
+            Difference(
+                log=log,
+                partition=partition,
+                offset=offset,
+                id=id_,
+                at=at,
+                columns={each["column"]: (each["stream"], each["audit"]) for each in columns},
+            )
+            for partition, offset, id_, at, columns, _count in rows
+        )
+
+    def _keep(self, found: Iterable[Difference]) -> None:
+        """Keep as many of all that was *found* as are shown, the earliest."""
+        self._first = sorted([*self._first, *found], key=_by_time)[: self._shown]
+
+
+def _by_time(found: Difference) -> tuple[bool, datetime, int, int]:
+    at = _EPOCH if found.at is None else found.at
+    return found.at is None, at, found.partition, found.offset or 0

@@ -1,0 +1,308 @@
+"""The questions an audit asks DuckDB, as text: which rows differ, in which columns.
+
+Three of them. `readings_sql`: was each record judged by the stream time of its own log? That needs
+the record before it and no more. `told_sql`: what must have become of the records of a slice of
+time, by the oracle. `windows_sql`: is that what the stream wrote? They run nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tidemill.features.auditspans import Log, Share, memory, micros
+from tidemill.features.oracle import Relations, oracle_sql
+from tidemill.features.views import quoted
+from tidemill.schemas.loop import Loop
+
+TOLD = "told"
+"""The temporary table that holds the answer to `told_sql`."""
+
+# What an example keeps of its decision, by their names there and here.
+_KEPT = {
+    "decision_id": "id",
+    **{
+        name: name
+        for name in (
+            *("topic", "at", "entity", "features", "action", "score", "propensity", "source"),
+            *("model_version", "policy_version", "loop_version"),
+        )
+    },
+}
+
+
+# What an example says of its feedback.
+_MADE = ("state", "label", "feedback_offsets", "first_feedback_at")
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """One column: an expression for what the stream wrote, and one for what it must be."""
+
+    column: str
+    stream: str
+    audit: str
+
+    @property
+    def differs(self) -> str:
+        return f"({self.stream}) IS DISTINCT FROM ({self.audit})"
+
+
+def readings_sql(
+    loop: Loop,
+    log: Log,
+    table: str,
+    offsets: Mapping[int, tuple[int, int]],
+    last: Mapping[int, tuple[int, int, int | None]],
+) -> str:
+    """Return a query for the rows of *table* that were judged otherwise than their log says.
+
+    Args:
+        loop: gives the lengths of time.
+        log: which log *table* holds.
+        table: a FROM item.
+        offsets: partition -> (first, behind the last) offset to look at.
+        last: partition -> (offset, at, stream time) of the row before the first, where known.
+    """
+    length = loop.grace if log == "decisions" else loop.early + loop.wait + loop.grace
+    due = f'"at" + {_span(length)}'
+    checks = [
+        _Check("rows", 'CASE WHEN offset_before = "offset" THEN 2 ELSE 1 END', "1"),
+        # An idle log is moved on by the clock, so a row may stand ahead of what the log says.
+        _Check("stream_time", "stream_time", "greatest(stream_time, reached)"),
+        _Check(
+            "verdict",
+            "nullif(verdict, 'duplicate')",
+            f"CASE WHEN stream_time > {due} THEN 'late' END",
+        ),
+    ]
+    wanted = _values((number, *bounds) for number, bounds in offsets.items())
+    known = _values((number, *row) for number, row in last.items()) if last else None
+    first, behind = min(o for o, _ in offsets.values()), max(o for _, o in offsets.values())
+    before = (
+        f"""UNION ALL BY NAME
+            SELECT "partition", "offset", make_timestamptz("at") AS "at",
+                   make_timestamptz(stream_time::BIGINT) AS stream_time, false AS is_new
+            FROM (VALUES {known}) AS last("partition", "offset", "at", stream_time)"""
+        if known
+        else ""
+    )
+    return f"""
+        WITH wanted("partition", first, behind) AS (VALUES {wanted}),
+        rows_ AS (
+            SELECT r."partition", r."offset", id, "at", stream_time, verdict, true AS is_new
+            FROM {table} r JOIN wanted w
+              ON r."partition" = w."partition" AND r."offset" >= first AND r."offset" < behind
+            WHERE r."offset" >= {first} AND r."offset" < {behind}
+            {before}
+        ),
+        read_ AS (
+            SELECT *, lag("offset") OVER log AS offset_before,
+                   greatest(lag("at") OVER log, lag(stream_time) OVER log) AS reached
+            FROM rows_ WINDOW log AS (PARTITION BY "partition" ORDER BY "offset")
+        )
+        SELECT "partition", "offset", id, "at", {_columns(checks)} AS columns_
+        FROM read_ WHERE is_new AND ({_any(checks)})"""
+
+
+def last_sql(table: str, offsets: Mapping[int, tuple[int, int]]) -> str:
+    """Return a query for the last row of each partition in *offsets*, as `readings_sql` takes."""
+    wanted = _values((number, *bounds) for number, bounds in offsets.items())
+    first, behind = min(o for o, _ in offsets.values()), max(o for _, o in offsets.values())
+    return f"""
+        WITH wanted("partition", first, behind) AS (VALUES {wanted})
+        SELECT r."partition", max(r."offset"), epoch_us(arg_max("at", r."offset")),
+               epoch_us(arg_max(stream_time, r."offset")), count(*)
+        FROM {table} r JOIN wanted w
+          ON r."partition" = w."partition" AND r."offset" >= first AND r."offset" < behind
+        WHERE r."offset" >= {first} AND r."offset" < {behind}
+        GROUP BY ALL"""
+
+
+def first_time_sql(loop: Loop, decisions: str, share: Share) -> str:
+    """Return a query for the earliest stream time that any decision of a slice was judged by.
+
+    Copies are told by stream time, which may stand long before the event time of a decision that
+    comes after a pause.
+    """
+    since = share.since - micros(loop.early + memory(loop))
+    return f"""
+        SELECT epoch_us(min(least("at", stream_time))) FROM {decisions} d
+        WHERE {in_time("d", since, share.until)}
+          AND coalesce(stream_time <= "at" + {_span(loop.grace)}, true)"""
+
+
+def told_sql(loop: Loop, decisions: str, feedback: str, share: Share, decisions_from: int) -> str:
+    """Return a query for what must have become of the records of a share, and before it.
+
+    *decisions_from* is from when on decisions are read, to know which of them are copies.
+    """
+    ahead = micros(loop.early)
+    waits = micros(loop.wait)
+    ours = f't."partition" IN ({", ".join(map(str, share.bounds))})'
+
+    def part(table: str, key: str, since: int, until: int) -> str:
+        wanted = f"{in_time('t', since, until)} AND {ours} {_in_share(key, share)}"
+        return f"(SELECT * FROM {table} t WHERE {wanted})"
+
+    frontiers = _values((number, until) for number, (_, until) in share.bounds.items())
+    relations = Relations(
+        decisions=part(decisions, "t.id", decisions_from, share.until),
+        feedback=part(
+            feedback, "t.decision_id", share.since - 2 * ahead - waits, share.until + waits
+        ),
+        frontiers=(
+            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
+            f' FROM (VALUES {frontiers}) AS t("partition", until))'
+        ),
+    )
+    return oracle_sql(loop, relations)
+
+
+def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Share) -> str:
+    """Return a query for the decisions of a slice of which the stream wrote something else.
+
+    *columns* are those of *examples*; the rows of `TOLD` are the measure.
+    """
+    present = set(columns)
+    checks = [
+        # 'late' follows from the stream time alone, and was looked at with it.
+        _Check("verdict", "nullif(verdict, 'late')", "CASE WHEN told = 'duplicate' THEN told END"),
+        _Check(
+            "rows",
+            "coalesce(times, 0)",
+            "CASE WHEN told IS NULL OR told IN ('late', 'duplicate') THEN 0 ELSE 1 END",
+        ),
+        *(
+            _Check(name, f"e_{name}", f"CASE WHEN is_example THEN must_{name} ELSE e_{name} END")
+            for name in _MADE
+        ),
+        *(
+            _Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
+            for name in _KEPT
+            if name in present
+        ),
+    ]
+    kept = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in _KEPT.items())
+    made = ", ".join(f"t.{name} AS must_{name}" for name in _MADE)
+    stored = ", ".join(
+        f"e.{quoted(name)} AS e_{name}" for name in (*_KEPT, *_MADE) if name in present
+    )
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {_bounds(share)}),
+        must AS (
+            SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS told,
+                   {made}, {kept}
+            FROM {decisions} d JOIN bounds USING ("partition")
+            LEFT JOIN {TOLD} t ON t.log = 'decisions'
+                 AND t."partition" = d."partition" AND t."offset" = d."offset"
+            WHERE {_in_slice("d", share)} {_in_share("d.id", share)}
+        ),
+        wrote AS (
+            SELECT e."partition", e."offset", e.decision_id, e."at",
+                   count(*) OVER place AS times, {stored}
+            FROM {examples} e JOIN bounds USING ("partition")
+            WHERE {_in_slice("e", share)} {_in_share("e.decision_id", share)}
+            WINDOW place AS (PARTITION BY e."partition", e."offset")
+            QUALIFY row_number() OVER place = 1
+        ),
+        both_ AS (
+            SELECT coalesce(m."partition", w."partition") AS "partition",
+                   coalesce(m."offset", w."offset") AS "offset",
+                   coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
+                   m.* EXCLUDE ("partition", "offset", id, "at"),
+                   w.* EXCLUDE ("partition", "offset", decision_id, "at"),
+                   times IS NOT NULL AND told NOT IN ('late', 'duplicate') AS is_example
+            FROM must m FULL JOIN wrote w
+              ON w."partition" = m."partition" AND w."offset" = m."offset"
+        )
+        SELECT "partition", "offset", id, "at", {_columns(checks)} AS columns_
+        FROM both_ WHERE {_any(checks)}"""
+
+
+def compared_sql(decisions: str, share: Share) -> str:
+    """Return a query that counts the decisions of a share."""
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {_bounds(share)})
+        SELECT count(*) FROM {decisions} d JOIN bounds USING ("partition")
+        WHERE {_in_slice("d", share)} {_in_share("d.id", share)}"""
+
+
+def settled_sql(loop: Loop, feedback: str, share: Share) -> str:
+    """Return a query that counts, by partition, what became of the feedback of a slice.
+
+    Columns: partition, how many, and how many of them are late, duplicate, unmatched without a
+    verdict, as the stream counts them.
+    """
+    ahead = micros(loop.early)
+    counted = ", ".join(
+        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)"
+        for state in ("late", "duplicate", "unmatched")
+    )
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {_bounds(share)})
+        SELECT f."partition", count(*), {counted}
+        FROM {feedback} f JOIN bounds USING ("partition")
+        JOIN {TOLD} t ON t.log = 'feedback'
+             AND t."partition" = f."partition" AND t."offset" = f."offset"
+        WHERE {_in_slice("f", share, ahead)} {_in_share("f.decision_id", share)}
+        GROUP BY ALL"""
+
+
+def in_time(table: str, since: int, until: int | None) -> str:
+    """Return the condition of event times in [*since*, *until*); the date leaves files unread."""
+    at, date = f'{table}."at"', f"{table}.event_date"
+    parts = [f"{at} >= {_moment(since)}", f"{date} >= {_moment(since)}::DATE"]
+    if until is not None:
+        parts += [f"{at} < {_moment(until)}", f"{date} <= {_moment(until)}::DATE"]
+    return " AND ".join(parts)
+
+
+def _moment(at: int) -> str:
+    return f"make_timestamptz({at}::BIGINT)"
+
+
+def _in_slice(table: str, share: Share, ahead: int = 0) -> str:
+    """Return the condition of rows whose time, and *ahead*, is in the bounds of its partition."""
+    at = f'{table}."at"'
+    return (
+        f"{in_time(table, share.since - ahead, share.until - ahead)}"
+        f" AND {at} >= make_timestamptz(since - {ahead})"
+        f" AND {at} < make_timestamptz(until - {ahead})"
+    )
+
+
+def _in_share(key: str, share: Share) -> str:
+    """Return the condition of the ids that are looked at; one id is looked at whole or not."""
+    if share.one_in == 1:
+        return ""
+    return f"AND hash({key}) % {share.one_in} = {share.remainder}"
+
+
+def _bounds(share: Share) -> str:
+    return _values((number, *bound) for number, bound in share.bounds.items())
+
+
+def _columns(checks: Sequence[_Check]) -> str:
+    """Return an expression for the list of differing columns, with both values as text."""
+    told = ", ".join(
+        f"{{'column': '{check.column}', 'differs': {check.differs}, "
+        f"'stream': ({check.stream})::VARCHAR, 'audit': ({check.audit})::VARCHAR}}"
+        for check in checks
+    )
+    return f"list_filter([{told}], lambda c: c.differs)"
+
+
+def _any(checks: Sequence[_Check]) -> str:
+    return " OR ".join(check.differs for check in checks)
+
+
+def _values(rows: Iterable[Sequence[int | None]]) -> str:
+    """Return whole numbers as the body of an SQL VALUES list."""
+    return ", ".join(
+        "(" + ", ".join("NULL" if value is None else str(value) for value in row) + ")"
+        for row in rows
+    )
+
+
+def _span(length: timedelta) -> str:
+    return f"to_microseconds({micros(length)})"

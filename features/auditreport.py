@@ -1,0 +1,119 @@
+"""What an audit found: values to print, to count and to compare.
+
+It knows no lake and no query.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+_HINTS = {
+    "stream_time": "the raw row was changed, or its log was not read in order",
+    "verdict": "the record was judged by other rules than the loop's, or its row was changed",
+    "counts": "feedback was settled twice or not at all: compare with `tidemill ledger`",
+}
+_HINT = "only workers may write to the lake; examples can be made again: `tidemill backfill`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One record of which the lake says something else than its logs.
+
+    Attributes:
+        log: ``decisions`` or ``feedback``; ``counts`` for feedback that was counted, not written.
+        columns: by name the stream's value and the audit's, as text; None is null. ``rows`` counts
+            the rows the record has, ``verdict`` and ``stream_time`` are columns of the raw table.
+    """
+
+    log: str
+    partition: int
+    offset: int | None = None
+    id: str | None = None
+    at: datetime | None = None
+    columns: Mapping[str, tuple[str | None, str | None]]
+
+    @property
+    def column(self) -> str:
+        """The first column that differs."""
+        return next(iter(self.columns))
+
+    @property
+    def record(self) -> str:
+        """Which record it is about."""
+        if self.offset is None:
+            return f"partition {self.partition}"
+        what = "decision" if self.log == "decisions" else "feedback"
+        return f"{what} {self.id}, partition {self.partition}, offset {self.offset}"
+
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        told = _HINTS.get("counts" if self.log == "counts" else self.column, _HINT)
+        return f"{told}; see `tidemill trace {self.id}`" if self.log == "decisions" else told
+
+    def __str__(self) -> str:
+        stream, audit = self.columns[self.column]
+        more = len(self.columns) - 1
+        rest = f" (and {more} more column{'s' if more > 1 else ''})" if more else ""
+        return f"{self.record}: {self.column} is {stream}, the audit says {audit}{rest}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        return {
+            "log": self.log,
+            "partition": self.partition,
+            "offset": self.offset,
+            "id": self.id,
+            "at": None if self.at is None else self.at.isoformat(),
+            "columns": {
+                name: {"stream": stream, "audit": audit}
+                for name, (stream, audit) in self.columns.items()
+            },
+            "hint": self.hint,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditReport:
+    """What was looked at, and what was wrong with it.
+
+    Attributes:
+        versions: of the tables, by name.
+        records: raw rows whose stream time and verdict were looked at.
+        decisions: closed or judged decisions that were compared with the examples.
+        feedback: settled feedback that was compared with the counts, or with the examples.
+        differences: how many records differ.
+        first: the first of them, by time.
+        is_whole: whether all ids were looked at, or a share of them.
+        seconds: how long it took.
+    """
+
+    loop: str
+    versions: Mapping[str, int]
+    records: int
+    decisions: int
+    feedback: int
+    differences: int
+    first: tuple[Difference, ...]
+    is_whole: bool
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the lake is what its logs mean, as far as was looked at."""
+        return self.differences == 0
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        return {
+            "loop": self.loop,
+            "agrees": self.agrees,
+            "versions": dict(self.versions),
+            "records": self.records,
+            "decisions": self.decisions,
+            "feedback": self.feedback,
+            "differences": self.differences,
+            "first": [difference.to_json() for difference in self.first],
+            "whole": self.is_whole,
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,226 @@
+"""The audit: silent about what is right, in any slices; and it names whatever was planted."""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tests.features.audited import PARTITION, Spoil, write_lake
+from tests.features.test_oracle import large_logs
+from tests.streams.join_logs import LOGS, LOOP, SECOND, START, Shell, random_logs
+
+from tidemill.features.audit import Effort, audit
+from tidemill.features.auditreport import AuditReport
+
+TINY = Effort(rows=40, threads=1, memory_mb=256)
+WHOLE = Effort(threads=1, memory_mb=256)
+
+
+def a_stream() -> Shell:
+    """Return a stream that has committed some of everything."""
+    stream = Shell(random_logs(random.Random(11), 200))
+    for _ in range(10):
+        for log in LOGS:
+            stream.poll(log, 20)
+        stream.commit()
+    return stream
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_stream_wrote_is_right(seed: int, tmp_path: Path) -> None:
+    """In the middle of the work, after crashes and idle advances, in slices of any size."""
+    rng = random.Random(seed)
+    stream = Shell(random_logs(rng, 80))
+    for _ in range(25):
+        stream.poll(rng.choice(LOGS), rng.choice((1, 5, 20)))
+        if rng.random() < 0.1:
+            stream.advance(rng.choice(LOGS), rng.randint(0, 60))
+        if rng.random() < 0.4:
+            stream.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
+    stream.finish()
+    lake = write_lake(stream, tmp_path)
+    for effort in (WHOLE, TINY):
+        report = audit(lake, LOOP, effort=effort)
+        assert report.agrees, [str(found) for found in report.first]
+        assert report.is_whole
+        assert report.records == sum(stream.offsets.values())
+        assert report.decisions == stream.offsets["decisions"]
+        assert report.feedback == stream.offsets["feedback"]
+
+
+def test_what_is_open_is_not_compared(tmp_path: Path) -> None:
+    """Raw rows are newer than the examples while a worker commits; that is no difference."""
+    stream = a_stream()
+    for log in LOGS:
+        stream.poll(log, 20)
+    stream.commit(crash_after=2)
+    report = audit(write_lake(stream, tmp_path), LOOP, effort=WHOLE)
+    assert report.agrees
+    assert 0 < report.decisions < stream.offsets["decisions"]
+
+
+def test_a_large_log_is_compared_in_shares_of_its_ids(tmp_path: Path) -> None:
+    """More rows than are compared at once, within the time that ids are remembered."""
+    stream = Shell(large_logs(random.Random(5), 3_000))
+    stream.finish()
+    lake = write_lake(stream, tmp_path)
+    steps: list[tuple[int, int]] = []
+    effort = Effort(rows=1_500, threads=1, memory_mb=256)
+    report = audit(lake, LOOP, effort=effort, on_step=lambda done, of: steps.append((done, of)))
+    assert report.agrees
+    assert report.decisions == stream.offsets["decisions"]
+    assert [done for done, _ in steps] == list(range(len(steps)))
+    assert steps[-1] == (len(steps) - 1, len(steps) - 1)
+    part = audit(lake, LOOP, effort=Effort(rows=1_500, shares=1, threads=1, memory_mb=256))
+    assert part.agrees
+    assert not part.is_whole
+    assert 0 < part.decisions < report.decisions / 2
+
+
+def at(row: int, **columns: pl.Expr | int | str | float | None) -> Spoil:
+    """Return what changes columns of one row."""
+    here = pl.int_range(pl.len()) == row
+
+    def change(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(
+            pl.when(here)
+            .then(value if isinstance(value, pl.Expr) else pl.lit(value, dtype=frame[name].dtype))
+            .otherwise(pl.col(name))
+            .alias(name)
+            for name, value in columns.items()
+        )
+
+    return change
+
+
+def without(row: int) -> Spoil:
+    """Return what leaves one row out."""
+    return lambda frame: frame.filter(pl.int_range(pl.len()) != row)
+
+
+def twice(row: int) -> Spoil:
+    """Return what has one row twice."""
+    return lambda frame: pl.concat([frame, frame[row : row + 1]])
+
+
+def a_joined_row(stream: Shell) -> int:
+    """Return the place of an example that has two feedback records."""
+    lengths = stream.examples()["feedback_offsets"].list.len()
+    return next(place for place, length in enumerate(lengths) if length > 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "column", "stream", "audit_says"),
+    [
+        (lambda n: at(n, label=pl.col("label") + 1), "label", None, None),
+        (lambda n: at(n, state="no_feedback"), "state", "no_feedback", "labeled"),
+        (without, "rows", "0", "1"),
+        (twice, "rows", "2", "1"),
+        (lambda n: at(n, feedback_offsets=pl.col("feedback_offsets").list.head(1)),
+         "feedback_offsets", None, None),
+        (lambda n: at(n, first_feedback_at=None), "first_feedback_at", None, None),
+        (lambda n: at(n, action=True), "action", "true", "false"),
+        (lambda n: at(n, features=pl.struct(price=pl.lit(99.0))), "features", None, None),
+    ],
+    ids=["label", "state", "missing", "doubled", "feedback", "time", "action", "features"],
+)  # fmt: skip
+def test_a_wrong_example_is_found_and_named(
+    tmp_path: Path,
+    spoil: Callable[[int], Spoil],
+    column: str,
+    stream: str | None,
+    audit_says: str | None,
+) -> None:
+    """Which decision, where, which column, what is there and what should be."""
+    source = a_stream()
+    row = a_joined_row(source)
+    wrong = source.examples().row(row, named=True)
+    lake = write_lake(source, tmp_path, spoil={"examples": spoil(row)})
+    report = audit(lake, LOOP, effort=WHOLE)
+    assert report.differences == 1
+    (found,) = report.first
+    assert (found.log, found.partition) == ("decisions", PARTITION)
+    assert (found.id, found.offset) == (wrong["decision_id"], wrong["offset"])
+    assert found.column == column
+    assert f"{column} is" in str(found)
+    told = found.columns[column]
+    assert told[0] != told[1]
+    assert told == (stream or told[0], audit_says or told[1])
+
+
+def _ghost(frame: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat([frame, at(0, offset=99_999)(frame[:1])])
+
+
+@pytest.mark.parametrize(
+    ("table", "spoil", "log", "column"),
+    [
+        ("examples", _ghost, "decisions", "rows"),
+        ("decisions", at(4, verdict="duplicate"), "decisions", "verdict"),
+        ("decisions", at(4, verdict="late"), "decisions", "verdict"),
+        ("decisions", at(40, stream_time=None), "decisions", "stream_time"),
+        ("feedback", at(4, verdict="late"), "feedback", "verdict"),
+        ("feedback", at(40, stream_time=None), "feedback", "stream_time"),
+        ("feedback", twice(9), "feedback", "rows"),
+        ("decisions", twice(9), "decisions", "rows"),
+    ],
+)
+def test_wrong_rows_elsewhere_are_found_too(
+    tmp_path: Path, table: str, spoil: Spoil, log: str, column: str
+) -> None:
+    """A row without a decision, a verdict nobody gave, a time nobody read."""
+    lake = write_lake(a_stream(), tmp_path, spoil={table: spoil})
+    report = audit(lake, LOOP, effort=WHOLE)
+    assert not report.agrees
+    assert any(found.log == log and column in found.columns for found in report.first), report.first
+
+
+def test_counts_that_are_off_are_found(tmp_path: Path) -> None:
+    """Feedback that joined nothing is a number only; it has to be the right one."""
+    stream = a_stream()
+    stream.finish()
+    assert audit(write_lake(stream, tmp_path / "right"), LOOP, effort=WHOLE).agrees
+    last = stream.closed[-1]
+    object.__setattr__(last, "counts", type(last.counts)(late=last.counts.late + 1))
+    report = audit(write_lake(stream, tmp_path / "wrong"), LOOP, effort=WHOLE)
+    (found,) = report.first
+    assert (found.log, found.partition) == ("counts", PARTITION)
+    assert found.columns["late"][0] == str(last.counts.late)
+    assert "ledger" in found.hint
+
+
+def between(folder: Path, wrong_at: int, since: int, until: int) -> AuditReport:
+    """Return the audit of [*since*, *until*) seconds where a decision at *wrong_at* is wrong."""
+    stream = Shell(large_logs(random.Random(5), 2_000))
+    stream.finish()
+    times = stream.examples()["at"]
+    row = int((times >= START + wrong_at * SECOND).arg_max() or 0)
+    spoil = at(row, state="censored")
+    lake = write_lake(stream, folder, spoil={"examples": spoil})
+    return audit(
+        lake, LOOP, since=START + since * SECOND, until=START + until * SECOND, effort=WHOLE
+    )
+
+
+def test_an_audit_can_be_bounded_by_event_time(tmp_path: Path) -> None:
+    """Yesterday alone is looked at in a fraction of the time."""
+    report = between(tmp_path / "in", 30, 20, 40)
+    assert report.differences == 1
+    assert report.first[0].at is not None
+    assert timedelta(0) <= report.first[0].at - (START + 30 * SECOND) < SECOND
+    assert report.decisions < 1_000
+    assert between(tmp_path / "out", 30, 35, 40).agrees
+    assert between(tmp_path / "before", 30, 0, 30).agrees
+
+
+def test_a_lake_that_has_closed_nothing_is_right(tmp_path: Path) -> None:
+    """The first minutes of a loop are no alarm."""
+    stream = a_stream()
+    lake = write_lake(stream, tmp_path)
+    empty = LOOP.model_copy(update={"loop": "empty"})
+    lake.create(empty)
+    report = audit(lake, empty, effort=WHOLE)
+    assert report.agrees
+    assert (report.records, report.decisions, report.feedback) == (0, 0, 0)
