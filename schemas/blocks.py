@@ -1,6 +1,6 @@
 """Decode a batch of event payloads to columns: `EventDecoder`.
 
-Payloads of one writer schema are decoded together (`avroblock.py`), those in doubt singly
+Payloads of one writer schema are decoded together (`cursors.py`), those in doubt singly
 (`slowpath.py`), and older or newer events are brought to the loop's own columns
 (`evolution.py`). Every payload ends in exactly one of `Decoded.frame` and
 `Decoded.poison`, and which one depends on nothing but its bytes and its schema.
@@ -14,9 +14,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.errors import ContractError
-from tidemill.schemas.avroblock import BlockReader, Rows
 from tidemill.schemas.avrotypes import full_name
-from tidemill.schemas.batch import Batch, Poison
 from tidemill.schemas.events import (
     Kind,
     decision_frame_schema,
@@ -26,9 +24,11 @@ from tidemill.schemas.events import (
 )
 from tidemill.schemas.evolution import resolve, unsure_columns
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.payloads import Payloads, Poison
+from tidemill.schemas.reading import PayloadReader, Rows
 from tidemill.schemas.soundness import why_unreadable
 from tidemill.schemas.store import SchemaStore
-from tidemill.schemas.wire import CONFLUENT_BYTES, SINGLE_OBJECT_BYTES, Schema
+from tidemill.schemas.wire import Schema
 
 __all__ = ["Decoded", "EventDecoder", "Poison"]
 
@@ -54,7 +54,7 @@ Shape = Callable[[pl.DataFrame], pl.DataFrame]
 class _Plan:
     """How payloads of one prefix become rows of the topic's frame."""
 
-    block: BlockReader
+    reader: PayloadReader
     shape: Shape
     resolve: Shape
     unsure: Sequence[str]
@@ -71,23 +71,9 @@ class _Refusal:
 class EventDecoder:
     """Decodes one topic of a loop; the schemas it meets are looked up once and remembered."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        topic_kind: Kind,
-        store: SchemaStore,
-        *,
-        guarded: bool = True,
-        surveyed: bool = True,
-    ) -> None:
-        """Read *topic_kind* of *loop* with the schemas of *store*.
-
-        Without *guarded* and *surveyed* payloads may spoil their neighbours: switches for tests
-        that want to see it.
-        """
+    def __init__(self, loop: Loop, topic_kind: Kind, store: SchemaStore) -> None:
+        """Read *topic_kind* of *loop* with the schemas of *store*."""
         self._store = store
-        self._guarded = guarded
-        self._surveyed = surveyed
         self._plans: dict[bytes, _Plan | _Refusal] = {}
         self._readers: dict[str, tuple[Schema, Shape]] = {}
         if topic_kind == "decisions":
@@ -104,16 +90,15 @@ class EventDecoder:
                     _feedback(kind, values, self.frame_schema),
                 )
 
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+    def decode(self, values: Payloads | Sequence[bytes | None]) -> Decoded:
         """Return the columns and the poison of *values*, the payloads of one batch.
 
         Raises:
             BrokerError: a schema is not known here and the store does not answer.
         """
-        batch = Batch(values, head=self._likely_head(values), guarded=self._guarded)
-        groups = dict(batch.groups())
+        payloads = values if isinstance(values, Payloads) else Payloads.of(values)
+        groups, poison = payloads.groups()
         self._learn(groups.keys())
-        poison = batch.poison
         slowly_read = 0
         frames: list[pl.DataFrame] = []
         for prefix, rows in groups.items():
@@ -124,21 +109,12 @@ class EventDecoder:
                 case _Refusal(reason, detail):
                     poison += [Poison(row, reason, detail) for row in rows.tolist()]
                 case plan:
-                    read = plan.block.read(batch, rows)
+                    read = plan.reader.read(payloads, rows)
                     slowly_read += read.slowly
                     poison += [Poison(row, each.reason, each.what) for row, each in read.refused]
                     frames += _shaped(plan, read, poison)
         poison.sort(key=lambda each: each.row)
         return Decoded(self._together(frames), poison, slowly_read)
-
-    def _likely_head(self, values: Sequence[bytes | None]) -> Callable[[int, int], bytes] | None:
-        """Return what makes a block of a batch whose payloads are all of the first one's schema."""
-        first = (values[0] if values else None) or b""
-        for size in (SINGLE_OBJECT_BYTES, CONFLUENT_BYTES):
-            plan = self._plans.get(first[:size])
-            if isinstance(plan, _Plan):
-                return plan.block.head
-        return None
 
     def _together(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """Return *frames* as one, in the order of the rows."""
@@ -164,13 +140,13 @@ class EventDecoder:
         if name not in self._readers:
             return _Refusal("wrong-type", f"{name} is no event of this topic")
         reader, shape = self._readers[name]
-        block = BlockReader(writer, prefix, guarded=self._guarded, surveyed=self._surveyed)
+        payloads = PayloadReader(writer, prefix)
         try:
-            resolve(pl.DataFrame(schema=block.columns), writer, reader)
+            resolve(pl.DataFrame(schema=payloads.columns), writer, reader)
         except (ContractError, pl.exceptions.PolarsError) as error:
             return _Refusal("incompatible-schema", str(error))
         return _Plan(
-            block,
+            payloads,
             resolve=lambda frame: resolve(frame, writer, reader),
             unsure=unsure_columns(writer, reader),
             shape=shape,

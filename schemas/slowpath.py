@@ -1,6 +1,6 @@
 """Read one payload by itself, strictly and within limits: the way of every payload in doubt.
 
-A block of payloads (`blocks.py`) that does not come back whole is read here message by message. A
+What cursors (`cursors.py`) do not walk through to its end is read here message by message. A
 reader is compiled from the schema once; it checks every length, index and encoding before it
 takes a byte, so no payload can make it allocate, recurse or run beyond the payload's own size.
 fastavro is the oracle of its tests; it has no limits of its own. It knows no loop and no store.
@@ -12,14 +12,14 @@ from typing import cast
 
 from tidemill.errors import PayloadError
 from tidemill.schemas.avrotypes import fields_of, type_name
+from tidemill.schemas.cursors import LONG_LIST
 from tidemill.schemas.encoding import EARLIEST, LATEST
 from tidemill.schemas.soundness import MAX_FIELDS
-from tidemill.schemas.survey import LONG_LIST
 from tidemill.schemas.wire import Schema
 
 Reader = Callable[["Body"], object]
 MAX_VALUES = MAX_FIELDS * (LONG_LIST + 1)
-"""How many list items and records one payload may hold: as many as the survey may let pass."""
+"""How many list items and records one payload may hold: as many as cursors may let pass."""
 
 _float = struct.Struct("<f")
 _double = struct.Struct("<d")

@@ -32,7 +32,7 @@ from tidemill.streams.windows import PartitionJoin
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 4_000  # so many records are decoded at once; fewer wait for more until the next commit
+TOGETHER = 8_000  # so many records are decoded at once; fewer wait for more until the next commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

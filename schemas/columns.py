@@ -1,0 +1,219 @@
+"""Columns on their way from cursors to Polars: NumPy arrays that know how to become Arrow.
+
+Rows can be left out, or spread among nulls, before Arrow sees them. Texts are not copied: a column
+of them points into the bytes of the batch. It knows no schema and no payload.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Words = NDArray[np.uint64]
+Bytes = NDArray[np.generic]
+Kind = TypeVar("Kind", bound=np.generic)
+
+INLINE = 12
+"""A text of so many bytes lies in its view, a longer one is pointed at."""
+_FIRST = np.array([2 ** (8 * min(size, 4)) - 1 for size in range(INLINE + 1)], dtype=np.uint64)
+_REST = np.array([2 ** (8 * max(size - 4, 0)) - 1 for size in range(INLINE + 1)], dtype=np.uint64)
+_HALF = np.uint64(32)
+_NOT_ASCII = np.uint64(0x8080808080808080)
+
+
+class Column(Protocol):
+    """One value for each row."""
+
+    def only(self, rows: Rows) -> "Column":
+        """Return the column of those *rows*."""
+
+    def spread(self, rows: Rows, count: int) -> "Column":
+        """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
+
+    def no_text(self) -> Rows:
+        """Return the rows that hold text that is no UTF-8."""
+
+    def arrow(self) -> pa.Array:
+        """Return the column for Arrow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Numbers, times, or truth values as 0 and 1; *valid* is None if none is null."""
+
+    values: NDArray[np.generic]
+    kind: pa.DataType
+    valid: Flags | None = None
+
+    def only(self, rows: Rows) -> Self:
+        """Return the column of those *rows*."""
+        valid = None if self.valid is None else self.valid[rows]
+        return replace(self, values=self.values[rows], valid=valid)
+
+    def spread(self, rows: Rows, count: int) -> Self:
+        """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
+        return replace(self, values=_spread(self.values, rows, count), valid=_valid(rows, count))
+
+    def no_text(self) -> Rows:
+        """Return no row."""
+        return np.empty(0, dtype=np.int64)
+
+    def arrow(self) -> pa.Array:
+        """Return the column for Arrow."""
+        values = np.ascontiguousarray(self.values)
+        body = _bits(values != 0) if self.kind == pa.bool_() else pa.py_buffer(values)
+        return pa.Array.from_buffers(self.kind, len(values), [_bits(self.valid), body])
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts or bytes as Arrow's views (two words each) of *data*."""
+
+    views: Words
+    data: bytes | Bytes
+    kind: pa.DataType
+    valid: Flags | None = None
+
+    @classmethod
+    def at(
+        cls, start: Rows, size: Rows, begin: Bytes, data: bytes | Bytes, kind: pa.DataType
+    ) -> Self:
+        """Return the texts of *size* bytes from *start* on, which *begin* with these 16 bytes."""
+        words = begin.view("<u8").reshape(-1, 2)
+        low, high = words[:, 0], words[:, 1]
+        short = np.minimum(size, INLINE)
+        views = np.empty_like(words)
+        views[:, 0] = (low & _FIRST[short]) << _HALF | size.astype(np.uint64)
+        is_long = size > INLINE
+        if is_long.all():
+            views[:, 1] = start.astype(np.uint64) << _HALF
+        else:
+            views[:, 1] = (low >> _HALF | high << _HALF) & _REST[short]
+            if is_long.any():
+                views[is_long, 1] = start[is_long].astype(np.uint64) << _HALF
+        return cls(views, data, kind)
+
+    def only(self, rows: Rows) -> Self:
+        """Return the column of those *rows*."""
+        valid = None if self.valid is None else self.valid[rows]
+        return replace(self, views=self.views[rows], valid=valid)
+
+    def spread(self, rows: Rows, count: int) -> Self:
+        """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
+        return replace(self, views=_spread(self.views, rows, count), valid=_valid(rows, count))
+
+    def no_text(self) -> Rows:
+        """Return the rows that hold text that is no UTF-8."""
+        none = np.empty(0, dtype=np.int64)
+        if self.kind != pa.string_view() or self._is_short_ascii():
+            return none
+        try:
+            self.arrow().validate(full=True)
+        except pa.ArrowInvalid:
+            binary = replace(self, kind=pa.binary_view()).arrow()
+            return np.flatnonzero([not _is_text(value.as_py() or b"") for value in binary])
+        return none
+
+    def _is_short_ascii(self) -> bool:
+        low, high = self.views[:, 0], self.views[:, 1]
+        odd = (low >> _HALF | high) & _NOT_ASCII != 0
+        return not (odd.any() or (low.astype(np.uint32) > INLINE).any())
+
+    def arrow(self) -> pa.Array:
+        """Return the column for Arrow."""
+        buffers = [_bits(self.valid), pa.py_buffer(self.views), pa.py_buffer(self.data)]
+        return pa.Array.from_buffers(self.kind, len(self.views), buffers)
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """Lists of texts: how many each row has, and all of them one after the other."""
+
+    counts: Rows
+    items: Texts
+    valid: Flags | None = None
+
+    def only(self, rows: Rows) -> Self:
+        """Return the column of those *rows*."""
+        counts = self.counts[rows]
+        ends = np.cumsum(counts)
+        places = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+        places += np.repeat((np.cumsum(self.counts) - self.counts)[rows], counts)
+        valid = None if self.valid is None else self.valid[rows]
+        return replace(self, counts=counts, items=self.items.only(places), valid=valid)
+
+    def spread(self, rows: Rows, count: int) -> Self:
+        """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
+        return replace(self, counts=_spread(self.counts, rows, count), valid=_valid(rows, count))
+
+    def no_text(self) -> Rows:
+        """Return the rows that hold text that is no UTF-8."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)[self.items.no_text()]
+
+    def arrow(self) -> pa.Array:
+        """Return the column for Arrow."""
+        ends = np.concatenate(([0], np.cumsum(self.counts)))
+        buffers = [_bits(self.valid), pa.py_buffer(ends)]
+        kind = pa.large_list(self.items.kind)
+        return pa.Array.from_buffers(kind, len(self.counts), buffers, children=[self.items.arrow()])
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """As many records as *count*, none of them null."""
+
+    count: int
+    fields: dict[str, Column]
+
+    def only(self, rows: Rows) -> Self:
+        """Return the column of those *rows*."""
+        fields = {name: each.only(rows) for name, each in self.fields.items()}
+        return replace(self, count=len(rows), fields=fields)
+
+    def spread(self, rows: Rows, count: int) -> Self:
+        """Refuse: a record that may be null has no column."""
+        raise NotImplementedError
+
+    def no_text(self) -> Rows:
+        """Return the rows that hold text that is no UTF-8."""
+        return _all_rows([each.no_text() for each in self.fields.values()])
+
+    def arrow(self) -> pa.StructArray:
+        """Return the column for Arrow."""
+        children = [each.arrow() for each in self.fields.values()]
+        kind = pa.struct([*zip(self.fields, (child.type for child in children), strict=True)])
+        return pa.Array.from_buffers(kind, self.count, [None], children=children)
+
+
+def _all_rows(found: Sequence[Rows]) -> Rows:
+    some = [rows for rows in found if len(rows)]
+    return np.unique(np.concatenate(some)) if some else np.empty(0, dtype=np.int64)
+
+
+def _spread(values: NDArray[Kind], rows: Rows, count: int) -> NDArray[Kind]:
+    spread = np.zeros((count, *values.shape[1:]), dtype=values.dtype)
+    spread[rows] = values
+    return spread
+
+
+def _valid(rows: Rows, count: int) -> Flags:
+    valid = np.zeros(count, dtype=np.bool_)
+    valid[rows] = True
+    return valid
+
+
+def _bits(flags: NDArray[np.bool_] | None) -> pa.Buffer | None:
+    return None if flags is None else pa.py_buffer(np.packbits(flags, bitorder="little"))
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
