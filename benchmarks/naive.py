@@ -11,12 +11,12 @@ import os
 import resource
 import sys
 from collections import deque
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import faust
 from fastavro import parse_schema, schemaless_reader
 
-from benchmarks.workload import WITHIN
+from benchmarks.workload import GRACE, WITHIN
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.events import event_schemas
@@ -24,7 +24,6 @@ from tidemill.schemas.loops import latest_loop
 
 STDOUT = 1
 PREFIX_BYTES = 10  # of an Avro single object
-GRACE = timedelta(seconds=5)
 
 
 class NaiveJoin:

@@ -2,8 +2,14 @@
 
 import heapq
 import random
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
 
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
@@ -16,9 +22,30 @@ from tidemill.schemas.loops import publish_loop
 START = datetime(2025, 3, 1, tzinfo=UTC)
 EVERY = timedelta(milliseconds=1)  # so some 65,000 decisions wait for their window at any time
 WITHIN = timedelta(seconds=60)
+GRACE = timedelta(seconds=5)
 FLOATS = [f"f{number}" for number in range(11)]
 COUNTRIES = [f"country-{number}" for number in range(50)]
 DEVICES = ["phone", "tablet", "desktop", "tv", "watch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """A loop whose topics hold the workload."""
+
+    loop: Loop
+    decisions: int
+    clicks: int
+
+    @property
+    def events(self) -> int:
+        """How many events there are, the last ones that only close windows left out."""
+        return self.decisions + self.clicks
+
+
+def fill(kafka: KafkaConfig, name: str, decisions: int) -> Filled:
+    """Publish the loop under a new name that starts with *name*, and write its events."""
+    bench = loop(f"bench-{name}-{uuid.uuid4().hex[:8]}")
+    return Filled(loop=bench, decisions=decisions, clicks=produce(kafka, bench, decisions))
 
 
 def loop(name: str) -> Loop:
@@ -35,13 +62,17 @@ def loop(name: str) -> Loop:
                 "device": "category",
                 "returning": "bool",
             },
-            "feedback": {"click": {"within": "60s", "values": {"amount": "float"}}},
+            "feedback": {"click": {"within": _seconds(WITHIN), "values": {"amount": "float"}}},
             "label": {"sql": "count(*) > 0", "type": "bool", "missing": "negative"},
-            "grace": "5s",
+            "grace": _seconds(GRACE),
             "policy": {"kind": "threshold", "threshold": 0.5},
             "partitions": 4,
         }
     )
+
+
+def _seconds(length: timedelta) -> str:
+    return f"{length.total_seconds():g}s"
 
 
 def features(number: int, chance: random.Random) -> dict[str, object]:
@@ -59,7 +90,7 @@ def features(number: int, chance: random.Random) -> dict[str, object]:
 def decision(number: int, at: datetime, chance: random.Random) -> dict[str, object]:
     """Return decision event *number*."""
     return {
-        "id": f"{number * 2654435761 % 2**32:08x}{number:024x}",
+        "id": decision_id(number),
         "at": at,
         "entity": f"user-{number % 9973}",
         "action": False,
@@ -73,61 +104,91 @@ def decision(number: int, at: datetime, chance: random.Random) -> dict[str, obje
     }
 
 
+def decision_id(number: int) -> str:
+    """Return the id of decision *number*; it starts with what looks random, as ids do."""
+    return f"{number * 2654435761 % 2**32:08x}{number:024x}"
+
+
+def number_of(decision_id: bytes) -> int:
+    """Return which decision has this id."""
+    return int(decision_id[8:], 16)
+
+
+def right_labels(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the labels of these decisions: 1 for those that get a click."""
+    return np.remainder(numbers, 2)
+
+
+Send = Callable[[str, str, bytes, int], None]
+"""Takes topic, key, payload and partition; -1 means: by the key."""
+
+
 def produce(kafka: KafkaConfig, bench: Loop, decisions: int) -> int:
     """Publish *bench*, write its events in the order of their time; return how many clicks.
 
-    The last record of every partition is ten minutes later, so that all windows before it close.
-
     Raises:
         BrokerError: some were not acknowledged.
+    """
+    writer = Writer(kafka, queue_messages=200_000, linger_ms=20)
+
+    def send(topic: str, key: str, value: bytes, partition: int) -> None:
+        while not writer.write(topic, key=key.encode(), value=value, partition=partition):
+            writer.flush(0.05)
+
+    clicks = write_events(kafka, bench, decisions, send, lambda: writer.flush(60))
+    undelivered, failed = writer.flush(60), writer.failed
+    writer.close()
+    if undelivered or failed:
+        raise BrokerError(f"{undelivered + failed} events are not there", hint="try again")
+    return clicks
+
+
+def write_events(
+    kafka: KafkaConfig, bench: Loop, decisions: int, send: Send, flush: Callable[[], object]
+) -> int:
+    """Publish *bench* and *send* its events in the order of their time; return how many clicks.
+
+    The last record of every partition is ten minutes later, so that all windows before it close. It
+    is sent after a *flush*: who goes by the broker's times must not see it before the others.
     """
     publish_loop(kafka, bench)
     store = KafkaSchemaStore(kafka)
     encode, encode_feedback = DecisionEncoder(bench, store), FeedbackEncoder(bench, store)
     decided, given = topics.decisions(bench.loop), topics.feedback(bench.loop)
-    writer = Writer(kafka, queue_messages=200_000, linger_ms=20)
-
-    def send(topic: str, key: str, value: bytes, partition: int = -1) -> None:
-        while not writer.write(topic, key=key.encode(), value=value, partition=partition):
-            writer.flush(0.05)
-
-    clicks, refused = 0, 0
-    for number, event in _events(decisions):
+    clicks = 0
+    for event in _events(decisions):
         if event["kind"] == "decision":
-            send(decided, str(event["id"]), encode.encode(_without_kind(event)))
+            send(decided, str(event["id"]), encode.encode(_without_kind(event)), -1)
         else:
-            send(given, str(event["decision_id"]), encode_feedback.encode("click", _click(event)))
+            value = encode_feedback.encode("click", _click(event))
+            send(given, str(event["decision_id"]), value, -1)
             clicks += 1
-        refused = number
+    flush()
+    time.sleep(0.01)
     end = START + EVERY * decisions + timedelta(minutes=10)
     for partition in range(bench.partitions):
         last = decision(decisions + partition, end, random.Random(0))
         send(decided, str(last["id"]), encode.encode(last), partition)
         click = {"id": f"last-{partition}", "decision_id": f"none-{partition}", "at": end}
-        event = {**click, "values": {"amount": 0.0}}
-        send(given, f"none-{partition}", encode_feedback.encode("click", event), partition)
-    undelivered = writer.flush(60)
-    failed = writer.failed
-    writer.close()
-    if undelivered or failed:
-        raise BrokerError(f"{undelivered + failed} events of {refused} are not there", hint="retry")
+        value = encode_feedback.encode("click", {**click, "values": {"amount": 0.0}})
+        send(given, f"none-{partition}", value, partition)
     return clicks
 
 
-def _events(decisions: int) -> Iterator[tuple[int, dict[str, object]]]:
+def _events(decisions: int) -> Iterator[dict[str, object]]:
     """Yield decisions and clicks as they happen."""
     chance = random.Random(7)
     due: list[tuple[datetime, int, str]] = []
     for number in range(decisions):
         at = START + EVERY * number
         while due and due[0][0] <= at:
-            yield number, _clicked(*heapq.heappop(due))
+            yield _clicked(*heapq.heappop(due))
         event = decision(number, at, chance)
         if number % 2:
             heapq.heappush(due, (at + WITHIN * chance.random(), number, str(event["id"])))
-        yield number, {"kind": "decision", **event}
+        yield {"kind": "decision", **event}
     while due:
-        yield decisions, _clicked(*heapq.heappop(due))
+        yield _clicked(*heapq.heappop(due))
 
 
 def _clicked(at: datetime, number: int, decision_id: str) -> dict[str, object]:

@@ -1,0 +1,77 @@
+"""What a peer's examples topic holds, compared with the one right answer of the workload."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from benchmarks.workload import number_of, right_labels
+from tidemill.kafka import KafkaConfig
+
+Label = Callable[[bytes], bool]
+AT_ONCE = 20_000
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How the rows of one system compare with what they should be: one right row a decision."""
+
+    rows: int
+    wrong: int  # say a label that is not, or not at the end, the decision's
+    doubled: int  # right ones after the first of a decision
+    missing: int  # decisions without a right row
+
+
+def judged(
+    numbers: npt.NDArray[np.int64], labels: npt.NDArray[np.float64], decisions: int
+) -> Answer:
+    """Compare rows, each the number of its decision and its label (0 or 1), with the right answer.
+
+    Rows of decisions from *decisions* on are the marks behind the workload; they do not count.
+    """
+    asked = numbers < decisions
+    numbers, labels = numbers[asked], labels[asked]
+    is_right = labels == right_labels(numbers)
+    found = np.bincount(numbers[is_right], minlength=decisions)
+    return Answer(
+        rows=len(numbers),
+        wrong=int(np.count_nonzero(~is_right)),
+        doubled=int(np.maximum(found - 1, 0).sum()),
+        missing=int(np.count_nonzero(found == 0)),
+    )
+
+
+def read_answer(kafka: KafkaConfig, topic: str, decisions: int, label: Label) -> Answer:
+    """Read all committed rows of *topic*, keyed by decision id, and judge them.
+
+    Raises:
+        TimeoutError: the broker sent nothing for a while before the end of the topic.
+    """
+    settings = kafka.client(
+        group_id="bench-answers",
+        enable_auto_commit=False,
+        enable_partition_eof=True,
+        isolation_level="read_committed",
+    )
+    consumer = Consumer(settings)
+    numbers, labels = [], []
+    try:
+        partitions = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, place, OFFSET_BEGINNING) for place in partitions])
+        left = set(partitions)
+        while left:
+            messages = consumer.consume(AT_ONCE, timeout=TIMEOUT_S)
+            if not messages:
+                raise TimeoutError(f"{topic}: nothing came for {TIMEOUT_S} s")
+            for message in messages:
+                if message.error() is not None:
+                    left.discard(message.partition())
+                    continue
+                numbers.append(number_of(message.key() or b""))
+                labels.append(label(message.value() or b""))
+    finally:
+        consumer.close()
+    return judged(np.array(numbers, np.int64), np.array(labels, np.float64), decisions)

@@ -1,0 +1,86 @@
+"""The figures of a run: what was promised of them, how a person reads them, where they are kept."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Union
+
+from rich.table import Table
+
+Figures = dict[str, Union[float, "Figures"]]
+Flat = dict[str, float]
+
+TARGETS = {  # what the product promises, each (part, figure): (bound, is it a least value?)
+    ("join", "cpu_s_per_million"): (5.0, False),
+    ("join", "peak_mb"): (700.0, False),
+    ("join", "times_less_cpu_than_naive"): (20.0, True),
+    ("peers", "times_less_cpu_than_kafka_streams"): (8.0, True),
+    ("peers", "times_less_cpu_than_quix"): (20.0, True),
+    ("decide", "in_process_us"): (12.0, False),
+    ("decide", "http_per_second"): (15_000.0, True),
+    ("decide", "http_p99_ms"): (8.0, False),
+}
+
+
+def flat(figures: Mapping[str, object], prefix: str = "") -> Flat:
+    """Return nested figures on one level, names joined by dots."""
+    found: Flat = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            found[prefix + name] = value
+    return found
+
+
+def compared(report: Mapping[str, Figures], part: str) -> Flat:
+    """Return the figures of *part* on one level, with its ratios to others and sizes."""
+    figures = flat(report[part])
+    ours = flat(report.get("join", {})).get("cpu_s_per_million")
+    if part == "join" and ours:
+        figures["times_less_cpu_than_naive"] = figures["naive_cpu_s_per_million"] / ours
+    if part == "peers" and ours:
+        for peer in report[part]:
+            figures[f"times_less_cpu_than_{peer}"] = figures[f"{peer}.cpu_s_per_million"] / ours
+    return figures
+
+
+def missed(report: Mapping[str, Figures]) -> list[tuple[str, str]]:
+    """Return the figures of *report* that are not what was promised."""
+    return [
+        (part, name)
+        for (part, name), (bound, is_least) in TARGETS.items()
+        if part in report and _misses(compared(report, part)[name], bound, is_least=is_least)
+    ]
+
+
+def _misses(value: float, bound: float, *, is_least: bool) -> bool:
+    return value < bound if is_least else value > bound
+
+
+def table(report: Mapping[str, Figures]) -> Table:
+    """Return the figures as a person reads them, what is missed in red."""
+    made = Table("part", "figure", "value", "promised", box=None)
+    red = missed(report)
+    for part in report:
+        for name, value in compared(report, part).items():
+            bound, is_least = TARGETS.get((part, name), (None, False))
+            told = "" if bound is None else f"{'at least' if is_least else 'at most'} {bound:,g}"
+            made.add_row(part, name, f"{value:,.3f}", told, style="red" * ((part, name) in red))
+    return made
+
+
+def rounded(figures: Mapping[str, object]) -> Figures:
+    """Return *figures* with three places after the point."""
+    return {
+        name: rounded(value) if isinstance(value, Mapping) else round(float(str(value)), 3)
+        for name, value in figures.items()
+    }
+
+
+def write(path: Path, report: Mapping[str, Figures], order: tuple[str, ...]) -> None:
+    """Put *report* into the JSON file at *path*; parts that were not run stay as they are there."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    both = {**before, **report}
+    kept = {part: both[part] for part in order if part in both}
+    path.write_text(json.dumps(kept, indent=2) + "\n")
