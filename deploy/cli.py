@@ -20,7 +20,9 @@ from tidemill.errors import TidemillError
 
 P = ParamSpec("P")
 
-COMMANDS = {  # name -> module of this folder, function, first line of its help; in order of use
+# name -> module of this folder, function, first line of its help; in order of use. Several
+# functions are commands of their own below that name.
+COMMANDS = {
     "demo": ("demo_commands", "demo", "Play a year of real flights through the whole loop."),
     "init": ("loop_commands", "init", "Write a loop file to start from, and its JSON Schema."),
     "check": ("loop_commands", "check", "Say what a loop file defines, or what is wrong with it."),
@@ -36,6 +38,11 @@ COMMANDS = {  # name -> module of this folder, function, first line of its help;
     "models": ("train_commands", "models", "Show every model a loop ever made, and why."),
     "keys": ("train_commands", "keys", "Make the keys that models are signed with."),
     "monitor": ("monitor_commands", "monitor", "Watch lag, freshness and ledger over HTTP."),
+    "dead-letters": (
+        "deadletter_commands",
+        "show replay",
+        "Show what could not be read, or send it again once it can be.",
+    ),
     "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
     "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
     "audit": ("audit_commands", "audit", "Compute closed windows anew, and compare."),
@@ -92,8 +99,15 @@ def make_app(called: str | None) -> typer.Typer:
     app.callback()(_every_command)
     for name, (module, function, summary) in COMMANDS.items():
         if name == called:
-            command = getattr(importlib.import_module(f"tidemill.deploy.{module}"), function)
-            app.command(name)(_with_status(command))
+            loaded = importlib.import_module(f"tidemill.deploy.{module}")
+            commands = [getattr(loaded, each) for each in function.split()]
+            if len(commands) == 1:
+                app.command(name)(_with_status(commands[0]))
+                continue
+            group = typer.Typer(help=summary, no_args_is_help=True)
+            for command in commands:
+                group.command(command.__name__)(_with_status(command))
+            app.add_typer(group, name=name)
         else:
             app.command(name, help=summary)(_not_called)
     return app

@@ -8,7 +8,8 @@ in the lake, by the commit itself.
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
@@ -32,6 +33,20 @@ class DeadLetter:
     detail: str
     key: bytes | None
     value: bytes | None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Partition and offset of the record."""
+        return self.partition, self.offset
+
+    @property
+    def source(self) -> str:
+        """Where the record lies, topic/partition/offset: the name of the letter."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+    def with_value(self, value: bytes) -> Self:
+        """Return the same letter with all of its bytes."""
+        return replace(self, value=value)
 
     def headers(self) -> list[tuple[str, bytes]]:
         """Return what travels beside the bytes."""
@@ -84,7 +99,7 @@ class DeadLetterWriter:
             self._writer = Writer(self._config)
         failed = self._writer.failed
         for letter in letters:
-            key = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
+            key = letter.source.encode()
             for value, headers in letter.parts():
                 self._send(self._writer, key, value, headers)
         waiting = self._writer.flush(self._timeout_s)

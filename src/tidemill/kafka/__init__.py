@@ -8,6 +8,7 @@ from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_lo
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.topics import Topic, ensure_topics, partition_count
+from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Tail",
     "Topic",
     "TopicEnds",
+    "TransactionalWriter",
     "Writer",
     "broker_errors",
     "client_log",

@@ -40,6 +40,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     timestamp_ms: int
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Tail:
@@ -143,6 +144,7 @@ class Tail:
             key=message.key(),
             value=message.value(),
             timestamp_ms=message.timestamp()[1],
+            headers=_headers(message),
         )
 
     def _on_error(self, error: KafkaError) -> None:
@@ -165,6 +167,12 @@ class Tail:
     def close(self) -> None:
         """Leave the broker."""
         self._consumer.close()
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
+    found = message.headers() or []
+    pairs = found.items() if isinstance(found, dict) else found
+    return tuple((name, value) for name, value in pairs if isinstance(value, bytes))
 
 
 def read_compacted(
