@@ -47,6 +47,7 @@ COMMANDS = {
     "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
     "audit": ("audit_commands", "audit", "Compute closed windows anew, and compare."),
     "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
+    "backfill": ("backfill_commands", "backfill", "Make examples again by another window."),
     "compact": ("lake_commands", "compact", "Merge the lake's small files."),
 }
 

@@ -6,6 +6,7 @@ here.
 """
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,9 @@ class Storage(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove *path*; nothing happens if it is gone already."""
+
+    def remove_folder(self, path: str) -> None:
+        """Remove everything below *path*; nothing happens if it is gone already."""
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*, sorted; none if it does not exist."""
@@ -65,6 +69,11 @@ class LocalFolder:
     def remove(self, path: str) -> None:
         """Remove *path* if it is there."""
         (self._root / path).unlink(missing_ok=True)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove the folder at *path* if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._root / path)
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""
@@ -107,6 +116,11 @@ class S3Folder:
         """Remove *path* if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_file(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove every object whose name begins with *path* and a slash."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.delete_dir(path)
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""

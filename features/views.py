@@ -2,7 +2,8 @@
 
 `connect(lake)` gives a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
 `decisions`, `feedback`, `examples`, and two that tell what became of every record:
-`decision_states` and `feedback_states`. It writes nothing and knows no dashboard.
+`decision_states` and `feedback_states`; and `examples_<name>` for each backfill that is complete.
+It writes nothing and knows no dashboard.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake.fs import DeltaStorageHandler
 
+from tidemill.features.backfills import completed, table_name, view_name
 from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
 from tidemill.schemas.loop import Loop
@@ -158,6 +160,9 @@ def _queries(
         name: f"FROM {source(connection, table, versions[name]).sql}"
         for name, table in tables.items()
     }
+    for name in completed(lake, loop.loop):
+        again = lake.table(loop.loop, table_name(name))
+        queries[view_name(name)] = f"FROM {source(connection, again).sql}"
     queries["frontiers"] = _frontiers(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["decision_states"] = decision_states(schema)
     queries["feedback_states"] = feedback_states(schema, loop)

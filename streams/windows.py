@@ -80,7 +80,8 @@ class PartitionJoin:
         """Judge and keep a batch of decisions.
 
         Args:
-            frame: the decoded columns and *offset*, in the order of the log.
+            frame: the decoded columns and *offset*, in the order of the log. Rows that were read
+                before may bring *stream_time*: then they are judged by it, and rows may be missing.
 
         Returns:
             The same rows with *stream_time* (before the row) and *verdict* ('late', 'duplicate',
@@ -104,7 +105,7 @@ class PartitionJoin:
         """Judge and keep a batch of feedback.
 
         Args:
-            frame: the decoded columns and *offset*, in the order of the log.
+            frame: as for `take_decisions`.
 
         Returns:
             The same rows with *stream_time* (before the row) and *verdict*: 'late' if no decision
@@ -184,8 +185,13 @@ class PartitionJoin:
                 f"{self._offset[log]}"
             )
         reached = np.maximum.accumulate(np.concatenate(([self._time[log]], at)))
-        self._time[log], self._offset[log] = int(reached[-1]), int(offsets[-1]) + 1
-        return at, reached[:-1]
+        before, after = reached[:-1], reached[-1]
+        if "stream_time" in frame.columns:  # rows of the lake say what they were judged by
+            told = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
+            before = np.maximum(before, np.maximum.accumulate(told))
+            after = max(after, before[-1])
+        self._time[log], self._offset[log] = int(after), int(offsets[-1]) + 1
+        return at, before
 
     def _keep_decisions(self, frame: pl.DataFrame, ids: Keys, at: Int64s, kept: Bools) -> None:
         rows = frame.select(_KEPT_OF_DECISIONS)
