@@ -1,0 +1,146 @@
+"""A lake as a worker leaves it, without a broker: the events of `workload.py` in columns.
+
+The join and the commits are the worker's own; only decoding is left out.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import polars as pl
+
+from benchmarks.workload import COUNTRIES, DEVICES, EVERY, FLOATS, START, WITHIN
+from tidemill.features.lake import Lake
+from tidemill.schemas import topics
+from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.loop import Loop
+from tidemill.streams.batches import LOGS
+from tidemill.streams.commits import TABLES, Holding, Move, claim, commit, raw_numbers
+from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.windows import PartitionJoin
+
+_AT_ONCE = 100_000
+_TIME = pl.Datetime("us", "UTC")
+
+
+def fill(lake: Lake, bench: Loop, decisions: int, *, at_once: int = _AT_ONCE) -> None:
+    """Write *decisions* of the workload, their clicks, and the examples of all closed windows."""
+    lake.create(bench)
+    tables = {name: lake.table(bench.loop, name) for name in TABLES}
+    holdings = claim(tables, range(bench.partitions))
+    joins = {number: PartitionJoin(JoinRules.of(bench)) for number in holdings}
+    offsets = {(log, number): 0 for log in LOGS for number in holdings}
+    for frames in _events(bench, decisions, at_once):
+        for log in LOGS:
+            moves = []
+            for number, holding in holdings.items():
+                rows = frames[log].filter(pl.col("partition") == number)
+                move = _move(joins[number], holding, log, rows, offsets[log, number], bench)
+                offsets[log, number] += len(rows)
+                moves.append(move)
+            commit(log, tables[log], moves)
+        closed = [_closed(joins[number], holding, bench) for number, holding in holdings.items()]
+        commit("examples", tables["examples"], [move for move in closed if move is not None])
+
+
+def _move(
+    join: PartitionJoin, holding: Holding, log: Log, rows: pl.DataFrame, offset: int, bench: Loop
+) -> Move:
+    placed = rows.with_columns(
+        pl.int_range(offset, offset + pl.len(), dtype=pl.Int64).alias("offset"),
+        pl.col("at").alias("ingested_at"),
+    )
+    judged = join.take_decisions(placed) if log == "decisions" else join.take_feedback(placed)
+    topic = topics.decisions(bench.loop) if log == "decisions" else topics.feedback(bench.loop)
+    time = join.stream_time(log)
+    numbers = raw_numbers(offset + len(rows), None if time is None else micros(time), 0)
+    return Move(holding, [judged.with_columns(pl.lit(topic).alias("topic"))], numbers)
+
+
+def _closed(join: PartitionJoin, holding: Holding, bench: Loop) -> Move | None:
+    closed = join.close()
+    if closed is None:
+        return None
+    times = {f"time/{log}": micros(time) for log, time in closed.stream_times.items()}
+    numbers = {"frontier": micros(closed.frontier), **times}
+    examples = closed.examples.with_columns(
+        pl.lit(topics.decisions(bench.loop)).alias("topic"),
+        pl.lit(holding.partition, pl.Int32).alias("partition"),
+    )
+    return Move(holding, [examples], numbers)
+
+
+def _events(bench: Loop, decisions: int, at_once: int) -> Iterator[Mapping[Log, pl.DataFrame]]:
+    """Yield both logs in portions of time, with partitions; every second decision has a click."""
+    clicks = _clicks(bench, decisions)
+    for first in range(0, decisions, at_once):
+        last = min(first + at_once, decisions)
+        until = START + last * EVERY if last < decisions else START + 2 * decisions * EVERY + WITHIN
+        since = START + first * EVERY
+        in_time = pl.col("at").is_between(since, until, closed="left")
+        yield {"decisions": _decisions(bench, first, last), "feedback": clicks.filter(in_time)}
+
+
+def _decisions(bench: Loop, first: int, last: int) -> pl.DataFrame:
+    number = np.arange(first, last)
+    chance = np.random.default_rng(first)
+    features = pl.DataFrame(
+        {
+            **{name: chance.random(len(number)) for name in FLOATS},
+            "visits": number % 97,
+            "hour": number // 3600 % 24,
+            "country": pl.Series(COUNTRIES).gather(number % 50),
+            "device": pl.Series(DEVICES).gather(number % 5),
+            "returning": number % 3 == 0,
+        }
+    )
+    frame = pl.DataFrame(
+        {
+            **_ids("id", number),
+            "at": _times(number * micros(EVERY)),
+            "entity": pl.Series(number % 9973).cast(pl.String),
+            "features": features.to_struct(),
+        }
+    ).with_columns(
+        pl.lit(False).alias("action"),
+        pl.lit(0.25).alias("score"),
+        pl.lit(1.0).alias("propensity"),
+        pl.lit("model").alias("source"),
+        pl.lit("lightgbm-7").alias("model_version"),
+        pl.lit(1).alias("policy_version"),
+        pl.lit(1).alias("loop_version"),
+    )
+    return _fitted(frame, decision_frame_schema(bench), number, bench)
+
+
+def _clicks(bench: Loop, decisions: int) -> pl.DataFrame:
+    number = np.arange(1, decisions, 2)
+    delay = np.random.default_rng(7).random(len(number)) * micros(WITHIN)
+    frame = pl.DataFrame(
+        {
+            "id": pl.Series(number).cast(pl.String),
+            **_ids("decision_id", number),
+            "at": _times(number * micros(EVERY) + delay.astype(np.int64)),
+            "values": pl.DataFrame({"amount": np.full(len(number), 9.5)}).to_struct(),
+        }
+    ).with_columns(pl.lit("click").alias("kind"))
+    return _fitted(frame, feedback_frame_schema(bench), number, bench).sort("at")
+
+
+def _ids(name: str, number: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> dict[str, pl.Series]:
+    return {name: (pl.Series(name, number) * 2654435761 % 2**32).cast(pl.String).str.zfill(32)}
+
+
+def _times(after_us: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> pl.Series:
+    return pl.Series(after_us + micros(START)).cast(_TIME)
+
+
+def _fitted(
+    frame: pl.DataFrame,
+    schema: pl.Schema,
+    number: "np.ndarray[tuple[int], np.dtype[np.int64]]",
+    bench: Loop,
+) -> pl.DataFrame:
+    partition = pl.Series("partition", number // 2 % bench.partitions, dtype=pl.Int32)
+    return frame.select(pl.col(name).cast(kind) for name, kind in schema.items()).with_columns(
+        partition
+    )

@@ -1,0 +1,90 @@
+"""Lakes for tests of what reads raw tables: the logs of `join_logs.py`, one partition each."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+from tests.streams.join_logs import LOGS, LOOP, D, F, Logs, Shell, seconds
+
+from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.schemas import topics
+from tidemill.schemas.loop import Loop
+from tidemill.streams.rules import micros
+
+
+def shop(partitions: int) -> Loop:
+    """Return the loop of `join_logs.py` with so many partitions."""
+    return LOOP.model_copy(update={"partitions": partitions})
+
+
+def minutes_of_logs(rng: random.Random, size: int) -> Logs:
+    """Return logs of ten minutes with some copies, late and orphaned records."""
+    span = 600
+    decisions = [D(f"d{number}", rng.randint(0, span)) for number in range(size)]
+    decisions += [rng.choice(decisions) for _ in range(size // 10)]
+    feedback = []
+    for number in range(size):
+        d = rng.choice(decisions) if rng.random() < 0.9 else D("nobody", rng.randint(0, span))
+        at = d.at + rng.choice((-2, -1, 0, 1, 3, 4, 8, 9, 20))
+        feedback.append(F(f"f{number}", d.id, at, rng.choice(("click", "buy")), rng.random()))
+    feedback += [rng.choice(feedback) for _ in range(size // 10)]
+    decisions.sort(key=lambda d: d.at + rng.uniform(-3, 3))
+    feedback.sort(key=lambda f: f.at + rng.uniform(-3, 3))
+    return Logs(decisions, feedback)
+
+
+def worked(seed: int, size: int = 300) -> Shell:
+    """Return a worker that has read such logs to their end, with idle advances between."""
+    rng = random.Random(seed)
+    shell = Shell(minutes_of_logs(rng, size))
+    while sum(shell.positions.values()) < len(shell.logs.decisions) + len(shell.logs.feedback):
+        log = rng.choice(LOGS)
+        shell.poll(log, rng.choice((1, 10, 30)))
+        if rng.random() < 0.02:
+            stands = shell.join.stream_time(log)
+            shell.advance(log, (seconds(stands) if stands else 0) + rng.choice((1, 5)))
+        if rng.random() < 0.3:
+            shell.commit()
+    shell.commit()
+    return shell
+
+
+def write(folder: Path, shells: Sequence[Shell]) -> Lake:
+    """Return a lake at *folder* with what each of *shells* has committed, in several files."""
+    lake, loop = Lake(LakeConfig(root=str(folder))), shop(len(shells))
+    lake.create(loop)
+    for number, shell in enumerate(shells):
+        for log in LOGS:
+            topic = (
+                topics.decisions(loop.loop) if log == "decisions" else topics.feedback(loop.loop)
+            )
+            rows = _placed(shell.rows(log), number, topic)
+            for third in (rows[number::3] for number in range(3)):
+                lake.table(loop.loop, log).append(third, swaps=[])
+            time = shell.times[log]
+            told = {"offset": shell.offsets[log], "time": None if time is None else micros(time)}
+            swaps = [Swap(f"{n}/{number}", None, at) for n, at in told.items() if at is not None]
+            lake.table(loop.loop, log).append(None, swaps=swaps)
+        if shell.closed:
+            topic = topics.decisions(loop.loop)
+            examples = shell.examples().with_columns(pl.lit(topic).alias("topic"))
+            told = {"frontier": micros(shell.closed[-1].frontier)}
+            told |= {f"time/{k}": micros(t) for k, t in shell.closed[-1].stream_times.items()}
+            examples = examples.with_columns(pl.lit(number, pl.Int32).alias("partition"))
+            swaps = [Swap(f"{n}/{number}", None, at) for n, at in told.items() if at is not None]
+            lake.table(loop.loop, "examples").append(examples, swaps=swaps)
+    return lake
+
+
+def _placed(frame: pl.DataFrame, partition: int, topic: str) -> pl.DataFrame:
+    return frame.with_columns(
+        pl.lit(partition, pl.Int32).alias("partition"),
+        pl.lit(topic).alias("topic"),
+        pl.col("at").alias("ingested_at"),
+    )
+
+
+def examples(lake: Lake, table: str = "examples") -> list[dict[str, object]]:
+    """Return the rows of a table of examples, by partition and offset."""
+    return lake.table(LOOP.loop, table).read().sort("partition", "offset").to_dicts()
