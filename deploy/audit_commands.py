@@ -46,7 +46,7 @@ def audit(
             reports.append(
                 audit(
                     lake,
-                    lake.loop(name),
+                    name,
                     since=first,
                     until=behind,
                     effort=effort,

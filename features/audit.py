@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 
 import duckdb
 
-from tidemill.features.auditplan import Plan, Planner
+from tidemill.errors import LakeError
+from tidemill.features.auditplan import Planner
 from tidemill.features.auditqueries import (
     TOLD,
     compared_sql,
@@ -33,13 +34,12 @@ from tidemill.features.auditspans import (
     COUNTERS,
     FOREVER,
     LOGS,
-    Mark,
     Run,
     Share,
     Span,
     memory,
     micros,
-    read_marks,
+    read_spans,
 )
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES
@@ -73,7 +73,7 @@ class Effort:
 
 def audit(
     lake: Lake,
-    loop: Loop,
+    loop_name: str,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -87,60 +87,79 @@ def audit(
     Raises:
         LakeError: the lake cannot be read.
     """
-    versions = snapshot(lake, loop)
-    marks = read_marks(lake, loop, versions)
-    spans = [Span(partition=number, start=Mark(), end=mark) for number, mark in marks.items()]
+    definitions = lake.definitions(loop_name)
+    versions = snapshot(lake, definitions[-1])
     bounds = (
         BEGIN if since is None else micros(since),
         FOREVER if until is None else micros(until),
     )
     return audit_spans(
-        lake, loop, versions, spans, bounds=bounds, effort=effort or Effort(), on_step=on_step
+        lake,
+        read_spans(lake, definitions, versions),
+        versions,
+        bounds=bounds,
+        effort=effort or Effort(),
+        on_step=on_step,
     )
 
 
 def audit_spans(
     lake: Lake,
-    loop: Loop,
+    work: Sequence[tuple[Loop, Sequence[Span]]],
     versions: Mapping[str, int],
-    spans: Sequence[Span],
     *,
     bounds: tuple[int, int] = (BEGIN, FOREVER),
     effort: Effort,
     on_step: OnStep = lambda _done, _steps: None,
 ) -> AuditReport:
-    """Compare what *spans* closed and read, as of *versions*, with what the logs mean.
+    """Compare what each version of a loop closed and read with what the logs mean.
+
+    Args:
+        lake: where the tables are.
+        work: versions of one loop, and what each of them did.
+        versions: of the tables, by name.
+        bounds: event time to look at, in microseconds.
+        effort: what it may take.
+        on_step: told after every step.
 
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: the lake cannot be read, or the memory is not enough.
     """
     started = time.monotonic()
-    with _connection(effort) as connection:
+    name = work[-1][0].loop
+    with _connection(effort, name) as connection:
+        handles = {table: lake.table(name, table) for table in TABLES}
         tables = {
-            name: source(connection, lake.table(loop.loop, name), versions[name]).sql
-            for name in TABLES
+            table: source(connection, handle, versions[table]).sql
+            for table, handle in handles.items()
         }
-        columns = list(lake.table(loop.loop, EXAMPLES).schema)
-        plan = Planner(
-            connection=connection,
-            loop=loop,
-            tables=tables,
-            bounds=bounds,
-            rows=effort.rows,
-            shares=effort.shares,
-        ).plan(spans)
-        look = _Look(connection, loop, tables, columns, effort.shown)
-        for done, step in enumerate(plan.steps):
-            on_step(done, len(plan.steps))
-            look.at_run(step) if isinstance(step, Run) else look.at_share(step)
-        on_step(len(plan.steps), len(plan.steps))
-        if plan.is_whole and bounds == (BEGIN, FOREVER):
-            look.at_counts(spans)
-    return look.report(versions, plan, time.monotonic() - started)
+        plans = [
+            Planner(
+                connection=connection,
+                loop=loop,
+                tables=tables,
+                bounds=bounds,
+                rows=effort.rows,
+                shares=effort.shares,
+            ).plan(spans)
+            for loop, spans in work
+        ]
+        steps = [
+            (loop, step) for (loop, _), plan in zip(work, plans, strict=True) for step in plan.steps
+        ]
+        look = _Look(connection, tables, list(handles[EXAMPLES].schema), effort.shown)
+        for done, (loop, step) in enumerate(steps):
+            on_step(done, len(steps))
+            look.at_run(loop, step) if isinstance(step, Run) else look.at_share(loop, step)
+        on_step(len(steps), len(steps))
+        is_whole = all(plan.is_whole for plan in plans)
+        if is_whole and bounds == (BEGIN, FOREVER) and len({loop.early for loop, _ in work}) == 1:
+            look.at_counts([span for _, spans in work for span in spans])
+    return look.report(name, versions, time.monotonic() - started, is_whole=is_whole)
 
 
 @contextmanager
-def _connection(effort: Effort) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connection(effort: Effort, loop_name: str) -> Iterator[duckdb.DuckDBPyConnection]:
     with (
         tempfile.TemporaryDirectory(prefix="tidemill-audit-") as folder,
         open_duckdb(threads=effort.threads) as connection,
@@ -148,7 +167,18 @@ def _connection(effort: Effort) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute(f"SET memory_limit = '{effort.memory_mb}MB'")
         connection.execute("SET temp_directory = $folder", {"folder": folder})
         connection.execute("SET preserve_insertion_order = false")
-        yield connection
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise LakeError(
+                f"the audit of {loop_name} needs more than {effort.memory_mb} MB: {error}",
+                hint="give it more with --memory-mb, or less to do with --from and --to",
+            ) from error
+        except duckdb.IOException as error:
+            raise LakeError(
+                f"the audit of {loop_name} cannot read the lake: {error}",
+                hint="a file that was merged away may have been removed meanwhile: audit again",
+            ) from error
 
 
 class _Look:
@@ -157,13 +187,11 @@ class _Look:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        loop: Loop,
         tables: Mapping[str, str],
         columns: Sequence[str],
         shown: int,
     ) -> None:
         self._connection = connection
-        self._loop = loop
         self._tables = tables
         self._columns = columns
         self._shown = shown
@@ -173,32 +201,31 @@ class _Look:
         self._wrong = 0
         self._first: list[Difference] = []
 
-    def at_run(self, run: Run) -> None:
+    def at_run(self, loop: Loop, run: Run) -> None:
         """Look whether the records of some offsets were judged by their own log."""
         table, last = self._tables[run.log], self._last[run.log]
-        query = readings_sql(self._loop, run.log, table, run.offsets, last)
+        known = {n: row for n, row in last.items() if n in run.offsets}
+        query = readings_sql(loop, table, run, known)
         self._note(run.log, query)
         rows = self._connection.execute(last_sql(table, run.offsets)).fetchall()
         for partition, offset, at, stream_time, count in rows:
             last[partition] = (offset, at, stream_time)
             self._seen["records"] += count
 
-    def at_share(self, share: Share) -> None:
+    def at_share(self, loop: Loop, share: Share) -> None:
         """Look whether the examples of a slice of time are what its records make."""
         decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
-        ((first,),) = self._connection.execute(
-            first_time_sql(self._loop, decisions, share)
-        ).fetchall()
-        reach = micros(memory(self._loop))
-        usual = share.since - micros(self._loop.early) - reach
+        ((first,),) = self._connection.execute(first_time_sql(loop, decisions, share)).fetchall()
+        reach = micros(memory(loop))
+        usual = share.since - micros(loop.early) - reach
         back = (usual if first is None else min(usual, first)) - reach
-        told = told_sql(self._loop, decisions, feedback, share, back)
+        told = told_sql(loop, decisions, feedback, share, back)
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {TOLD} AS {told}")
         query = windows_sql(decisions, self._tables[EXAMPLES], self._columns, share)
         self._note(DECISIONS, query)
         (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()
         self._seen["decisions"] += row[0]
-        settled = self._connection.execute(settled_sql(self._loop, feedback, share)).fetchall()
+        settled = self._connection.execute(settled_sql(loop, feedback, share)).fetchall()
         for partition, count, *counts in settled:
             self._seen["feedback"] += count
             for name, number in zip(COUNTERS, counts, strict=True):
@@ -207,28 +234,34 @@ class _Look:
 
     def at_counts(self, spans: Sequence[Span]) -> None:
         """Look whether as much feedback was counted as went without a decision."""
-        for span in spans:
+        firsts = {span.partition: span.start for span in reversed(spans)}
+        lasts = {span.partition: span.end for span in spans}
+        for number, last in lasts.items():
+            before, after = firsts[number].counts, last.counts
+            if before is None or after is None:
+                continue
             columns = {}
             for name in COUNTERS:
-                stream = span.end.counts[name] - span.start.counts[name]
-                told = self._counted[span.partition, name]
+                stream, told = after[name] - before[name], self._counted[number, name]
                 if stream != told:
                     columns[name] = (str(stream), str(told))
             if columns:
                 self._wrong += 1
-                self._keep([Difference(log="counts", partition=span.partition, columns=columns)])
+                self._keep([Difference(log="counts", partition=number, columns=columns)])
 
-    def report(self, versions: Mapping[str, int], plan: Plan, seconds: float) -> AuditReport:
+    def report(
+        self, loop_name: str, versions: Mapping[str, int], seconds: float, *, is_whole: bool
+    ) -> AuditReport:
         """Return what was found."""
         return AuditReport(
-            loop=self._loop.loop,
+            loop=loop_name,
             versions=dict(versions),
             records=self._seen["records"],
             decisions=self._seen["decisions"],
             feedback=self._seen["feedback"],
             differences=self._wrong,
             first=tuple(self._first),
-            is_whole=plan.is_whole,
+            is_whole=is_whole,
             seconds=seconds,
         )
 

@@ -52,10 +52,13 @@ class Planner:
         return Plan((*runs, *shares), is_whole)
 
     def _runs(self, log: Log, spans: Sequence[Span]) -> Iterator[Run]:
-        # one row back, so that the first new one has a row before it
-        places = {
-            s.partition: (max(0, s.start.offsets[log] - 1), s.end.offsets[log]) for s in spans
-        }
+        begins = {span.partition: span.begin for span in spans}
+        places = {}
+        for span in spans:
+            first = span.start.offsets[log]
+            # a later look goes one row back, so that its first row has one before it
+            first -= 0 if span.start == span.begin else min(1, first)
+            places[span.partition] = (first, span.end.offsets[log])
         if self.bounds != (BEGIN, FOREVER):
             found = self.connection.execute(_offsets_sql(self.tables[log], *self.bounds)).fetchall()
             inside = {number: (first, behind) for number, first, behind in found}
@@ -68,6 +71,7 @@ class Planner:
         while any(first < behind for first, behind in places.values()):
             yield Run(
                 log=log,
+                begins=begins,
                 offsets={
                     number: (first, min(first + step, behind))
                     for number, (first, behind) in places.items()
@@ -77,6 +81,7 @@ class Planner:
             places = {n: (first + step, behind) for n, (first, behind) in places.items()}
 
     def _shares(self, spans: Sequence[Span]) -> Iterator[Share]:
+        begins = {span.partition: span.begin for span in spans}
         for since, until, loaded in self._slices(spans):
             bounds = {
                 span.partition: (max(since, span.start.frontier), min(until, span.end.frontier))
@@ -91,7 +96,10 @@ class Planner:
             for number in range(one_in if self.shares is None else min(self.shares, one_in)):
                 # with few of many shares, those of the next slice are others
                 yield Share(
-                    bounds=bounds, one_in=one_in, remainder=(number + since // _SHORTEST) % one_in
+                    bounds=bounds,
+                    begins=begins,
+                    one_in=one_in,
+                    remainder=(number + since // _SHORTEST) % one_in,
                 )
 
     def _slices(self, spans: Sequence[Span]) -> Iterator[tuple[int, int, int]]:

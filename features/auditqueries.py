@@ -6,10 +6,10 @@ time, by the oracle. `windows_sql`: is that what the stream wrote? They run noth
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
-from tidemill.features.auditspans import Log, Share, memory, micros
+from tidemill.features.auditchecks import Check, any_sql, columns_sql
+from tidemill.features.auditspans import NO_MARK, Run, Share, memory, micros
 from tidemill.features.oracle import Relations, oracle_sql
 from tidemill.features.views import quoted
 from tidemill.schemas.loop import Loop
@@ -34,48 +34,34 @@ _KEPT = {
 _MADE = ("state", "label", "feedback_offsets", "first_feedback_at")
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """One column: an expression for what the stream wrote, and one for what it must be."""
-
-    column: str
-    stream: str
-    audit: str
-
-    @property
-    def differs(self) -> str:
-        return f"({self.stream}) IS DISTINCT FROM ({self.audit})"
-
-
 def readings_sql(
-    loop: Loop,
-    log: Log,
-    table: str,
-    offsets: Mapping[int, tuple[int, int]],
-    last: Mapping[int, tuple[int, int, int | None]],
+    loop: Loop, table: str, run: Run, last: Mapping[int, tuple[int, int, int | None]]
 ) -> str:
-    """Return a query for the rows of *table* that were judged otherwise than their log says.
+    """Return a query for the rows of a run that were judged otherwise than their log says.
 
     Args:
         loop: gives the lengths of time.
-        log: which log *table* holds.
-        table: a FROM item.
-        offsets: partition -> (first, behind the last) offset to look at.
+        table: a FROM item, the log of the run.
+        run: the offsets.
         last: partition -> (offset, at, stream time) of the row before the first, where known.
     """
+    log, offsets = run.log, run.offsets
     length = loop.grace if log == "decisions" else loop.early + loop.wait + loop.grace
-    due = f'"at" + {_span(length)}'
+    last_use = '"at"' if log == "decisions" else f'"at" + {_span(loop.early)}'
+    is_late = f'stream_time > "at" + {_span(length)} OR {last_use} < make_timestamptz(closed)'
     checks = [
-        _Check("rows", 'CASE WHEN offset_before = "offset" THEN 2 ELSE 1 END', "1"),
+        Check("rows", 'CASE WHEN offset_before = "offset" THEN 2 ELSE 1 END', "1"),
         # An idle log is moved on by the clock, so a row may stand ahead of what the log says.
-        _Check("stream_time", "stream_time", "greatest(stream_time, reached)"),
-        _Check(
+        Check("stream_time", "stream_time", "greatest(stream_time, reached)"),
+        Check(
             "verdict",
             "nullif(verdict, 'duplicate')",
-            f"CASE WHEN stream_time > {due} THEN 'late' END",
+            f"CASE WHEN {is_late} THEN 'late' END",
         ),
     ]
-    wanted = _values((number, *bounds) for number, bounds in offsets.items())
+    wanted = _values(
+        (number, *bounds, run.begins[number].frontier) for number, bounds in offsets.items()
+    )
     known = _values((number, *row) for number, row in last.items()) if last else None
     first, behind = min(o for o, _ in offsets.values()), max(o for _, o in offsets.values())
     before = (
@@ -87,9 +73,10 @@ def readings_sql(
         else ""
     )
     return f"""
-        WITH wanted("partition", first, behind) AS (VALUES {wanted}),
+        WITH wanted("partition", first, behind, closed) AS (VALUES {wanted}),
         rows_ AS (
-            SELECT r."partition", r."offset", id, "at", stream_time, verdict, true AS is_new
+            SELECT r."partition", r."offset", id, "at", stream_time, verdict, closed,
+                   true AS is_new
             FROM {table} r JOIN wanted w
               ON r."partition" = w."partition" AND r."offset" >= first AND r."offset" < behind
             WHERE r."offset" >= {first} AND r."offset" < {behind}
@@ -100,8 +87,8 @@ def readings_sql(
                    greatest(lag("at") OVER log, lag(stream_time) OVER log) AS reached
             FROM rows_ WINDOW log AS (PARTITION BY "partition" ORDER BY "offset")
         )
-        SELECT "partition", "offset", id, "at", {_columns(checks)} AS columns_
-        FROM read_ WHERE is_new AND ({_any(checks)})"""
+        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
+        FROM read_ WHERE is_new AND ({any_sql(checks)})"""
 
 
 def last_sql(table: str, offsets: Mapping[int, tuple[int, int]]) -> str:
@@ -150,12 +137,28 @@ def told_sql(loop: Loop, decisions: str, feedback: str, share: Share, decisions_
         feedback=part(
             feedback, "t.decision_id", share.since - 2 * ahead - waits, share.until + waits
         ),
+        begins=_begins(share),
         frontiers=(
             '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
             f' FROM (VALUES {frontiers}) AS t("partition", until))'
         ),
     )
     return oracle_sql(loop, relations)
+
+
+def _begins(share: Share) -> str | None:
+    """Return the relation `Relations.begins` asks for; None if the version is the first."""
+    known = {number: mark for number, mark in share.begins.items() if mark != NO_MARK}
+    if not known:
+        return None
+    rows = _values(
+        (number, mark.offsets["decisions"], mark.offsets["feedback"], mark.frontier)
+        for number, mark in known.items()
+    )
+    return (
+        '(SELECT "partition", decisions, feedback, make_timestamptz(frontier) AS frontier'
+        f' FROM (VALUES {rows}) AS t("partition", decisions, feedback, frontier))'
+    )
 
 
 def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Share) -> str:
@@ -166,18 +169,18 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
     present = set(columns)
     checks = [
         # 'late' follows from the stream time alone, and was looked at with it.
-        _Check("verdict", "nullif(verdict, 'late')", "CASE WHEN told = 'duplicate' THEN told END"),
-        _Check(
+        Check("verdict", "nullif(verdict, 'late')", "CASE WHEN told = 'duplicate' THEN told END"),
+        Check(
             "rows",
             "coalesce(times, 0)",
             "CASE WHEN told IS NULL OR told IN ('late', 'duplicate') THEN 0 ELSE 1 END",
         ),
         *(
-            _Check(name, f"e_{name}", f"CASE WHEN is_example THEN must_{name} ELSE e_{name} END")
+            Check(name, f"e_{name}", f"CASE WHEN is_example THEN must_{name} ELSE e_{name} END")
             for name in _MADE
         ),
         *(
-            _Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
+            Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
             for name in _KEPT
             if name in present
         ),
@@ -215,8 +218,8 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
             FROM must m FULL JOIN wrote w
               ON w."partition" = m."partition" AND w."offset" = m."offset"
         )
-        SELECT "partition", "offset", id, "at", {_columns(checks)} AS columns_
-        FROM both_ WHERE {_any(checks)}"""
+        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
+        FROM both_ WHERE {any_sql(checks)}"""
 
 
 def compared_sql(decisions: str, share: Share) -> str:
@@ -280,20 +283,6 @@ def _in_share(key: str, share: Share) -> str:
 
 def _bounds(share: Share) -> str:
     return _values((number, *bound) for number, bound in share.bounds.items())
-
-
-def _columns(checks: Sequence[_Check]) -> str:
-    """Return an expression for the list of differing columns, with both values as text."""
-    told = ", ".join(
-        f"{{'column': '{check.column}', 'differs': {check.differs}, "
-        f"'stream': ({check.stream})::VARCHAR, 'audit': ({check.audit})::VARCHAR}}"
-        for check in checks
-    )
-    return f"list_filter([{told}], lambda c: c.differs)"
-
-
-def _any(checks: Sequence[_Check]) -> str:
-    return " OR ".join(check.differs for check in checks)
 
 
 def _values(rows: Iterable[Sequence[int | None]]) -> str:

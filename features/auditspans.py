@@ -4,7 +4,7 @@ Values only. Times are microseconds since the epoch, because an event may say th
 year 1, and an audit looks back before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -41,29 +41,43 @@ class Mark:
     Attributes:
         frontier: decisions earlier than this are closed.
         offsets: the next offset of each log.
-        counts: feedback that joined nothing, counted from the start of the log on.
+        counts: feedback that joined nothing, counted from the start of the log on; None if not
+            known.
     """
 
     frontier: int = BEGIN
     offsets: Mapping[Log, int] = field(default_factory=lambda: dict.fromkeys(LOGS, 0))
-    counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    counts: Mapping[str, int] | None = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+
+NO_MARK = Mark()
+"""The start of a lake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One partition from one mark to a later one; what is before *start* is looked at already."""
+    """One partition from one mark to a later one; what is before *start* is not looked at.
+
+    *begin* is where the version of the loop took the partition over: rows before it were judged by
+    another version, and keep that verdict.
+    """
 
     partition: int
     start: Mark
     end: Mark
+    begin: Mark = NO_MARK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Offsets of one log to look at: partition -> (first, behind the last)."""
+    """Offsets of one log to look at: partition -> (first, behind the last).
+
+    *begins* is by partition where the version of the loop took it over.
+    """
 
     log: Log
     offsets: Mapping[int, tuple[int, int]]
+    begins: Mapping[int, Mark]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +86,13 @@ class Share:
 
     Attributes:
         bounds: partition -> (since, until); its decisions in it are closed.
+        begins: partition -> where the version of the loop took it over.
         one_in: look at the ids of one in so many; 1 for all.
         remainder: which of them.
     """
 
     bounds: Mapping[int, tuple[int, int]]
+    begins: Mapping[int, Mark]
     one_in: int = 1
     remainder: int = 0
 
@@ -97,20 +113,79 @@ def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int,
     Raises:
         LakeError: the lake cannot be read, or no longer has one of the versions.
     """
-    numbers = range(loop.partitions)
-
-    def progress(table: str, *names: str) -> dict[str, int | None]:
-        ids = [f"{name}/{number}" for name in names for number in numbers]
-        return lake.table(loop.loop, table).progress(ids, versions[table])
-
-    closed = progress(EXAMPLES, "frontier", *COUNTERS)
-    read = {log: progress(log, "offset") for log in LOGS}
-    marks = {}
-    for number in numbers:
-        frontier = closed[f"frontier/{number}"]
-        marks[number] = Mark(
-            frontier=BEGIN if frontier is None else frontier,
-            offsets={log: read[log][f"offset/{number}"] or 0 for log in LOGS},
-            counts={name: closed[f"{name}/{number}"] or 0 for name in COUNTERS},
+    closed, read = ("frontier", *COUNTERS), ("offset",)
+    wanted = {EXAMPLES: closed, **{str(log): read for log in LOGS}}
+    found = _progress(lake, loop, versions, wanted)
+    return {
+        number: Mark(
+            frontier=_or(found[EXAMPLES]["frontier", number], BEGIN),
+            offsets={log: found[log]["offset", number] or 0 for log in LOGS},
+            counts={name: found[EXAMPLES][name, number] or 0 for name in COUNTERS},
         )
-    return marks
+        for number in range(loop.partitions)
+    }
+
+
+def read_spans(
+    lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
+) -> list[tuple[Loop, list[Span]]]:
+    """Return all that a lake has closed, by the version of the loop that did it, oldest first.
+
+    Workers write down where a version begins. What was closed by one of several versions that an
+    older release had not written down is left out: nobody can tell which rules it followed.
+
+    Raises:
+        LakeError: the lake cannot be read, or no longer has one of the versions.
+    """
+    newest = definitions[-1]
+    ends = read_marks(lake, newest, versions)
+    begins = _read_begins(lake, definitions, versions)
+    spans: dict[int, list[Span]] = {loop.version: [] for loop in definitions}
+    for number, end in ends.items():
+        known = {loop.version: begins[loop.version].get(number) for loop in definitions}
+        marks = [(version, mark) for version, mark in known.items() if mark is not None]
+        earlier = [loop.version for loop in definitions if not marks or loop.version < marks[0][0]]
+        if len(earlier) == 1:
+            marks.insert(0, (earlier[0], NO_MARK))  # of a release that wrote nothing down
+        elif not earlier:
+            marks[0] = (marks[0][0], NO_MARK)
+        stops = [*(mark for _, mark in marks[1:]), end]
+        for (version, mark), stop in zip(marks, stops, strict=False):
+            spans[version].append(Span(partition=number, start=mark, end=stop, begin=mark))
+    return [(loop, spans[loop.version]) for loop in definitions if spans[loop.version]]
+
+
+def _read_begins(
+    lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
+) -> dict[int, dict[int, Mark]]:
+    """Return where versions of a loop took partitions over, by version and partition."""
+    names = [f"begin/{loop.version}" for loop in definitions]
+    found = _progress(lake, definitions[-1], versions, dict.fromkeys((EXAMPLES, *LOGS), names))
+    begins: dict[int, dict[int, Mark]] = {loop.version: {} for loop in definitions}
+    for loop, name in zip(definitions, names, strict=True):
+        for number in range(loop.partitions):
+            frontier = found[EXAMPLES].get((name, number))
+            offsets = {log: found[log].get((name, number)) for log in LOGS}
+            known = {log: offset for log, offset in offsets.items() if offset is not None}
+            if frontier is not None and len(known) == len(LOGS):
+                begins[loop.version][number] = Mark(frontier=frontier, offsets=known, counts=None)
+    return begins
+
+
+def _progress(
+    lake: Lake, loop: Loop, versions: Mapping[str, int], names: Mapping[str, Sequence[str]]
+) -> dict[str, dict[tuple[str, int], int | None]]:
+    """Return numbers of partitions by table, then by name and partition."""
+    numbers = range(loop.partitions)
+    found = {}
+    for table, wanted in names.items():
+        ids = [f"{name}/{number}" for name in wanted for number in numbers]
+        values = lake.table(loop.loop, table).progress(ids, versions[table])
+        found[table] = {
+            (name, number): values[f"{name}/{number}"] for name in wanted for number in numbers
+        }
+    return found
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value

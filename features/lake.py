@@ -136,6 +136,19 @@ class Lake:
                 raise unknown(loop_name, self.root)
             return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
 
+    def definitions(self, loop_name: str) -> list[Loop]:
+        """Return every version of a loop that tables were made for, oldest first.
+
+        Raises:
+            LakeError: the lake knows no such loop.
+        """
+        with lake_errors(f"read the definitions of {loop_name}", self.root):
+            versions = sorted(self._versions(loop_name))
+            if not versions:
+                raise unknown(loop_name, self.root)
+            found = (self.storage.read(self._path(loop_name, version)) for version in versions)
+            return [Loop.model_validate_json(text) for text in found]
+
     def _versions(self, loop_name: str) -> list[int]:
         names = self.storage.names(loop_name)
         parts = (name.removeprefix("loop-").removesuffix(".json") for name in names)

@@ -29,12 +29,17 @@ class Relations:
     *decisions* and *feedback* are raw tables, *frontiers* has (partition, frontier): every decision
     of the partition earlier than that is closed. *idle* says that stream times in the raw tables
     may stand ahead of event times because an idle log was moved on.
+
+    *begins* has (partition, decisions, feedback, frontier): where this version of the loop took a
+    partition over. Rows at lower offsets keep the verdict an earlier version gave them, and what is
+    before that frontier stays closed. None: this version has read everything.
     """
 
     decisions: str = "decisions"
     feedback: str = "feedback"
     frontiers: str = "frontiers"
     idle: bool = True
+    begins: str | None = None
 
 
 def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
@@ -70,10 +75,17 @@ def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
         ),
     )
     yield ("frontiers_", f"FROM {relations.frontiers}")
-    yield ("decisions_read", f"SELECT *, {before} AS before FROM {relations.decisions}")
+    yield (
+        "decisions_read",
+        f"SELECT *, {before} AS before FROM {_since_begin(relations, 'decisions', loop)}",
+    )
     yield (
         "decisions_timed",
-        f'SELECT *, coalesce(before <= "at" + {grace}, true) AS on_time FROM decisions_read',
+        f"""
+        SELECT *, CASE WHEN is_earlier THEN given IS DISTINCT FROM 'late'
+                       ELSE NOT is_behind AND coalesce(before <= "at" + {grace}, true)
+                  END AS on_time
+        FROM decisions_read""",
     )
     yield (
         "decisions_seen",
@@ -88,18 +100,37 @@ def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
         f"""
         SELECT "partition", "offset", id, "at", on_time,
                CASE WHEN NOT on_time THEN 'late'
+                    WHEN is_earlier THEN given
                     WHEN seen_at + {_span(_memory(loop))} >= before THEN 'duplicate'
                END AS judged
         FROM decisions_seen""",
     )
-    yield ("feedback_read", f"SELECT *, {before} AS before FROM {relations.feedback}")
+    yield (
+        "feedback_read",
+        f"SELECT *, {before} AS before FROM {_since_begin(relations, 'feedback', loop)}",
+    )
     yield (
         "f",
         f"""
-        SELECT *, coalesce(before > "at" + {late_anyway}, false) AS is_late,
+        SELECT *, CASE WHEN is_earlier THEN coalesce(given = 'late', false)
+                       ELSE is_behind OR coalesce(before > "at" + {late_anyway}, false)
+                  END AS is_late,
                coalesce(before - {close}, '-infinity'::TIMESTAMPTZ) AS open_since
         FROM feedback_read""",
     )
+
+
+def _since_begin(relations: Relations, log: str, loop: Loop) -> str:
+    """Return the records of *log*: who judged them, and whether all that needs them is closed."""
+    table = relations.decisions if log == "decisions" else relations.feedback
+    if relations.begins is None:
+        more = "NULL::VARCHAR AS given, false AS is_earlier, false AS is_behind"
+        return f"(SELECT *, {more} FROM {table})"
+    last_use = 'r."at"' if log == "decisions" else f'r."at" + {_span(loop.early)}'
+    return f"""(
+            SELECT r.*, r.verdict AS given, coalesce(r."offset" < b.{log}, false) AS is_earlier,
+                   coalesce({last_use} < b.frontier, false) AS is_behind
+            FROM {table} r LEFT JOIN {relations.begins} b ON b."partition" = r."partition")"""
 
 
 def _before(*, idle: bool) -> str:
@@ -120,7 +151,8 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
                f.kind AS kind, f.at AS "at", f."offset" AS "offset", d.at AS decision_at{values}
         FROM f JOIN windows USING (kind) JOIN d
           ON d."partition" = f."partition" AND d.id = f.decision_id AND d.judged IS NULL
-         AND f.at >= d.at - early AND f.at <= d.at + within AND f.open_since <= d.at""",
+         AND f.at >= d.at - early AND f.at <= d.at + within AND f.open_since <= d.at
+         AND NOT f.is_late""",
     )
     yield (
         "joined",

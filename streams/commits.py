@@ -11,7 +11,7 @@ It knows no Kafka. What the numbers mean is said where they are named, below.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -35,10 +35,13 @@ EXAMPLES = (
     "duplicate",
     "unmatched",
 )
+# Besides, begin/<version>/<partition>: the offset, or the frontier, at which a version of the loop
+# took a partition over; an audit must know by whose rules a row was judged.
 TABLES: Mapping[str, tuple[str, ...]] = {"decisions": RAW, "feedback": RAW, "examples": EXAMPLES}
 
 Result = TypeVar("Result")
 
+NOTHING_CLOSED = -(2**62)  # the frontier, in us, of a partition that has closed nothing
 CLAIM_TRIES = 8  # two workers that claim at once take turns; more than a few is a duel
 PATIENCE_S = 30.0  # how long a lake that refuses is asked again before the worker gives up
 
@@ -96,8 +99,12 @@ class Move:
     new: Mapping[str, int]
 
 
-def claim(tables: Mapping[str, Table], partitions: Iterable[int]) -> dict[int, Holding]:
+def claim(
+    tables: Mapping[str, Table], partitions: Iterable[int], version: int | None = None
+) -> dict[int, Holding]:
     """Own *partitions* from now on, and return what the lake knows of them.
+
+    *version* is that of the loop; where it begins is written down the first time.
 
     Raises:
         FencedError: another worker keeps claiming the same partitions.
@@ -107,7 +114,7 @@ def claim(tables: Mapping[str, Table], partitions: Iterable[int]) -> dict[int, H
     if not holdings:
         return {}
     for name, table in tables.items():
-        _raise_epochs(name, table, holdings)
+        _raise_epochs(name, table, holdings, version)
     for name, table in tables.items():
         found = table.progress(f"{key}/{number}" for number in holdings for key in TABLES[name])
         for number, holding in holdings.items():
@@ -115,11 +122,11 @@ def claim(tables: Mapping[str, Table], partitions: Iterable[int]) -> dict[int, H
     return holdings
 
 
-def _raise_epochs(name: str, table: Table, holdings: Mapping[int, Holding]) -> None:
-    ids = [f"owner/{number}" for number in holdings]
+def _raise_epochs(
+    name: str, table: Table, partitions: Collection[int], version: int | None
+) -> None:
     for attempt in range(1, CLAIM_TRIES + 1):
-        found = table.progress(ids)
-        swaps = [Swap(key, epoch, (epoch or 0) + 1) for key, epoch in found.items()]
+        swaps = _claims(name, table, partitions, version)
         try:
             patient(lambda swaps=swaps: table.append(None, swaps=swaps))  # type: ignore[misc]
         except FencedError:
@@ -128,6 +135,27 @@ def _raise_epochs(name: str, table: Table, holdings: Mapping[int, Holding]) -> N
             log.info("another worker writes to %s at the same time; claiming again", name)
         else:
             return
+
+
+def _claims(
+    name: str, table: Table, partitions: Collection[int], version: int | None
+) -> list[Swap]:
+    """Return what to move for a claim, as the table stands now.
+
+    A commit of another owner in between moves the owner too, so where a version begins is exact.
+    """
+    reached, nothing = ("frontier", NOTHING_CLOSED) if name == "examples" else ("offset", 0)
+    keys = ("owner", reached, *([] if version is None else [f"begin/{version}"]))
+    found = table.progress(f"{key}/{number}" for key in keys for number in partitions)
+    swaps = []
+    for number in partitions:
+        epoch = found[f"owner/{number}"]
+        swaps.append(Swap(f"owner/{number}", epoch, (epoch or 0) + 1))
+        begin = f"begin/{version}/{number}"
+        if version is not None and found[begin] is None:
+            at = found[f"{reached}/{number}"]
+            swaps.append(Swap(begin, None, nothing if at is None else at))
+    return swaps
 
 
 def commit(

@@ -314,7 +314,7 @@ class LoopRun:
     def _load(self, partitions: Collection[int]) -> dict[int, _Held]:
         """Claim and read back; in a thread."""
         held = {}
-        holdings = claim(self._tables, partitions)
+        holdings = claim(self._tables, partitions, self.loop.version)
         resumes = read_resumes(self.rules, self._tables, holdings)
         for number, holding in holdings.items():
             readings = {

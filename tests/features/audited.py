@@ -1,29 +1,41 @@
 """A lake as a worker would leave it, for tests that look into it from outside."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from tests.streams.join_logs import LOGS, LOOP, Shell
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.schemas.loop import Loop
 from tidemill.streams.rules import micros
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
 PARTITION = 1
 
 
-def write_lake(stream: Shell, folder: Path, *, spoil: Mapping[str, Spoil] | None = None) -> Lake:
-    """Write what *stream* committed to a lake in *folder*; *spoil* changes tables first."""
+def write_lake(
+    stream: Shell,
+    folder: Path,
+    *,
+    spoil: Mapping[str, Spoil] | None = None,
+    loops: Sequence[Loop] = (LOOP,),
+    begins: Mapping[str, Mapping[str, int]] | None = None,
+) -> Lake:
+    """Write what *stream* committed to a lake in *folder*.
+
+    *spoil* changes tables first; *begins* are more numbers for their commits, by table.
+    """
     lake = Lake(LakeConfig(root=str(folder)))
-    lake.create(LOOP)
+    for loop in loops:
+        lake.create(loop)
     change = dict(spoil or {})
     place = {"topic": pl.lit("shop"), "partition": pl.lit(PARTITION, dtype=pl.Int32)}
     for log in LOGS:
         frame = stream.rows(log).with_columns(ingested_at=pl.col("at"), **place)
         lake.table(LOOP.loop, log).append(
             change.get(log, _same)(frame),
-            swaps=[Swap(f"offset/{PARTITION}", None, stream.offsets[log])],
+            swaps=_swaps({"offset": stream.offsets[log], **(begins or {}).get(log, {})}),
         )
     closed = stream.closed[-1]
     numbers = {
@@ -31,13 +43,18 @@ def write_lake(stream: Shell, folder: Path, *, spoil: Mapping[str, Spoil] | None
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
+        **(begins or {}).get("examples", {}),
     }
     examples = stream.examples().with_columns(**place)
     lake.table(LOOP.loop, "examples").append(
         change.get("examples", _same)(examples),
-        swaps=[Swap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()],
+        swaps=_swaps(numbers),
     )
     return lake
+
+
+def _swaps(numbers: Mapping[str, int]) -> list[Swap]:
+    return [Swap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:

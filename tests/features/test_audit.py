@@ -13,6 +13,9 @@ from tests.streams.join_logs import LOGS, LOOP, SECOND, START, Shell, random_log
 
 from tidemill.features.audit import Effort, audit
 from tidemill.features.auditreport import AuditReport
+from tidemill.schemas.loop import Feedback, Loop
+from tidemill.streams.commits import NOTHING_CLOSED
+from tidemill.streams.rules import JoinRules, micros
 
 TINY = Effort(rows=40, threads=1, memory_mb=256)
 WHOLE = Effort(threads=1, memory_mb=256)
@@ -42,7 +45,7 @@ def test_what_a_stream_wrote_is_right(seed: int, tmp_path: Path) -> None:
     stream.finish()
     lake = write_lake(stream, tmp_path)
     for effort in (WHOLE, TINY):
-        report = audit(lake, LOOP, effort=effort)
+        report = audit(lake, LOOP.loop, effort=effort)
         assert report.agrees, [str(found) for found in report.first]
         assert report.is_whole
         assert report.records == sum(stream.offsets.values())
@@ -56,7 +59,7 @@ def test_what_is_open_is_not_compared(tmp_path: Path) -> None:
     for log in LOGS:
         stream.poll(log, 20)
     stream.commit(crash_after=2)
-    report = audit(write_lake(stream, tmp_path), LOOP, effort=WHOLE)
+    report = audit(write_lake(stream, tmp_path), LOOP.loop, effort=WHOLE)
     assert report.agrees
     assert 0 < report.decisions < stream.offsets["decisions"]
 
@@ -68,12 +71,14 @@ def test_a_large_log_is_compared_in_shares_of_its_ids(tmp_path: Path) -> None:
     lake = write_lake(stream, tmp_path)
     steps: list[tuple[int, int]] = []
     effort = Effort(rows=1_500, threads=1, memory_mb=256)
-    report = audit(lake, LOOP, effort=effort, on_step=lambda done, of: steps.append((done, of)))
+    report = audit(
+        lake, LOOP.loop, effort=effort, on_step=lambda done, of: steps.append((done, of))
+    )
     assert report.agrees
     assert report.decisions == stream.offsets["decisions"]
     assert [done for done, _ in steps] == list(range(len(steps)))
     assert steps[-1] == (len(steps) - 1, len(steps) - 1)
-    part = audit(lake, LOOP, effort=Effort(rows=1_500, shares=1, threads=1, memory_mb=256))
+    part = audit(lake, LOOP.loop, effort=Effort(rows=1_500, shares=1, threads=1, memory_mb=256))
     assert part.agrees
     assert not part.is_whole
     assert 0 < part.decisions < report.decisions / 2
@@ -138,7 +143,7 @@ def test_a_wrong_example_is_found_and_named(
     row = a_joined_row(source)
     wrong = source.examples().row(row, named=True)
     lake = write_lake(source, tmp_path, spoil={"examples": spoil(row)})
-    report = audit(lake, LOOP, effort=WHOLE)
+    report = audit(lake, LOOP.loop, effort=WHOLE)
     assert report.differences == 1
     (found,) = report.first
     assert (found.log, found.partition) == ("decisions", PARTITION)
@@ -172,7 +177,7 @@ def test_wrong_rows_elsewhere_are_found_too(
 ) -> None:
     """A row without a decision, a verdict nobody gave, a time nobody read."""
     lake = write_lake(a_stream(), tmp_path, spoil={table: spoil})
-    report = audit(lake, LOOP, effort=WHOLE)
+    report = audit(lake, LOOP.loop, effort=WHOLE)
     assert not report.agrees
     assert any(found.log == log and column in found.columns for found in report.first), report.first
 
@@ -181,10 +186,10 @@ def test_counts_that_are_off_are_found(tmp_path: Path) -> None:
     """Feedback that joined nothing is a number only; it has to be the right one."""
     stream = a_stream()
     stream.finish()
-    assert audit(write_lake(stream, tmp_path / "right"), LOOP, effort=WHOLE).agrees
+    assert audit(write_lake(stream, tmp_path / "right"), LOOP.loop, effort=WHOLE).agrees
     last = stream.closed[-1]
     object.__setattr__(last, "counts", type(last.counts)(late=last.counts.late + 1))
-    report = audit(write_lake(stream, tmp_path / "wrong"), LOOP, effort=WHOLE)
+    report = audit(write_lake(stream, tmp_path / "wrong"), LOOP.loop, effort=WHOLE)
     (found,) = report.first
     assert (found.log, found.partition) == ("counts", PARTITION)
     assert found.columns["late"][0] == str(last.counts.late)
@@ -200,7 +205,7 @@ def between(folder: Path, wrong_at: int, since: int, until: int) -> AuditReport:
     spoil = at(row, state="censored")
     lake = write_lake(stream, folder, spoil={"examples": spoil})
     return audit(
-        lake, LOOP, since=START + since * SECOND, until=START + until * SECOND, effort=WHOLE
+        lake, LOOP.loop, since=START + since * SECOND, until=START + until * SECOND, effort=WHOLE
     )
 
 
@@ -221,6 +226,51 @@ def test_a_lake_that_has_closed_nothing_is_right(tmp_path: Path) -> None:
     lake = write_lake(stream, tmp_path)
     empty = LOOP.model_copy(update={"loop": "empty"})
     lake.create(empty)
-    report = audit(lake, empty, effort=WHOLE)
+    report = audit(lake, "empty", effort=WHOLE)
     assert report.agrees
     assert (report.records, report.decisions, report.feedback) == (0, 0, 0)
+
+
+def two_versions(seed: int) -> tuple[Shell, Loop, dict[str, dict[str, int]]]:
+    """Return a stream whose loop changed on the way: the loop, and where it did."""
+    rng = random.Random(seed)
+    stream = Shell(random_logs(rng, 120))
+    for _ in range(12):
+        stream.poll(rng.choice(LOGS), rng.choice((1, 5, 20)))
+        if rng.random() < 0.5:
+            stream.commit()
+    stream.commit()
+    frontier = stream.closed[-1].frontier if stream.closed else None
+    begins: dict[str, dict[str, int]] = {
+        log: {"begin/1": 0, "begin/2": stream.offsets[log]} for log in LOGS
+    }
+    begins["examples"] = {
+        "begin/1": NOTHING_CLOSED,
+        "begin/2": NOTHING_CLOSED if frontier is None else micros(frontier),
+    }
+    windows = {"click": Feedback(within=rng.choice((1, 6)) * SECOND, early=2 * SECOND)}
+    feedback = {name: LOOP.feedback[name].model_copy(update={"within": each.within})
+                for name, each in windows.items()} | {"buy": LOOP.feedback["buy"]}  # fmt: skip
+    changes = {"version": 2, "feedback": feedback, "grace": rng.choice((0, 5)) * SECOND}
+    second = LOOP.model_copy(update=changes)
+    stream.rules = JoinRules.of(second)
+    stream.start()
+    stream.finish()
+    return stream, second, begins
+
+
+def test_each_row_is_measured_by_the_version_that_judged_it(tmp_path: Path) -> None:
+    """A loop whose window was changed is no alarm, neither before the change nor at it."""
+    unaware = 0
+    for seed in range(8):
+        stream, second, begins = two_versions(seed)
+        loops = (LOOP, second)
+        right = write_lake(stream, tmp_path / f"{seed}", loops=loops, begins=begins)
+        report = audit(right, LOOP.loop, effort=WHOLE)
+        assert report.agrees, (seed, [str(found) for found in report.first])
+        assert report.decisions == stream.offsets["decisions"]
+        lost = {"decisions": {"begin/1": 0, "begin/2": 0}, "feedback": begins["feedback"]}
+        lost["examples"] = {"begin/1": NOTHING_CLOSED, "begin/2": NOTHING_CLOSED}
+        wrong = write_lake(stream, tmp_path / f"{seed}-lost", loops=loops, begins=lost)
+        unaware += audit(wrong, LOOP.loop, effort=WHOLE).differences
+    assert unaware > 0
