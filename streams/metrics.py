@@ -74,6 +74,25 @@ class StreamMetrics:
             registry=self.registry,
         )
 
+        self.audited = Counter(
+            "tidemill_audit_rows",
+            "Decisions and feedback that the worker's audit has computed anew",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.differences = Counter(
+            "tidemill_audit_differences",
+            "Records of which the lake says something else than their logs; any is an alarm",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.audit_seconds = Counter(
+            "tidemill_audit_seconds",
+            "Seconds the worker's audits took",
+            ["loop"],
+            registry=self.registry,
+        )
+
     def serve(self, port: int) -> None:
         """Answer GET /metrics on *port* of all interfaces, from a thread of its own.
 

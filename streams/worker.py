@@ -23,6 +23,7 @@ from tidemill.schemas.loops import SHARED_TOPICS, fetch_loops, newest
 from tidemill.schemas.store import schema_store
 from tidemill.streams.agents import StreamsApp
 from tidemill.streams.app import GroupConfig, run_app
+from tidemill.streams.audits import EVERY_S, AuditTimer, LoopAudit
 from tidemill.streams.closing import CloseRequests
 from tidemill.streams.commits import TABLES, Table, UnfencedTable
 from tidemill.streams.deadletters import DeadLetterWriter
@@ -51,6 +52,7 @@ class WorkerConfig:
     cadence: Cadence = field(default_factory=Cadence)
     session_timeout_s: float = 10.0
     fetch_records: int = 8_000
+    audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
     fenced: bool = True  # False only in the test that shows what the fence prevents
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
@@ -59,7 +61,7 @@ class WorkerConfig:
         """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the knobs below.
 
         TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
-        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS.
+        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_AUDIT_S.
 
         Raises:
             ConfigError: a setting is missing or no number.
@@ -80,6 +82,7 @@ class WorkerConfig:
             ),
             session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
+            audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
             fenced=not env.get(NO_FENCE),
             env=dict(env),
         )
@@ -143,6 +146,9 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
             )
             for loop in loops
         ]
+        if config.audit_s > 0:
+            audits = [LoopAudit(lake, run.loop, lambda run=run: run.partitions) for run in runs]  # type: ignore[misc]
+            last.callback(AuditTimer(audits, metrics, every_s=config.audit_s).close)
         group = GroupConfig(
             group=config.group or group_name(loops),
             data=Path(folder),

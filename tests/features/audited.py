@@ -59,3 +59,45 @@ def _swaps(numbers: Mapping[str, int]) -> list[Swap]:
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
+
+
+class GrowingLake:
+    """A lake that follows what a stream commits, as a worker would leave it after each commit."""
+
+    def __init__(self, stream: Shell, folder: Path) -> None:
+        self.lake = Lake(LakeConfig(root=str(folder)))
+        self.lake.create(LOOP)
+        self._stream = stream
+        self._written: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+
+    def follow(self, spoil: Spoil = _same) -> None:
+        """Commit what is new: raw rows, then examples changed by *spoil*."""
+        place = {"topic": pl.lit("shop"), "partition": pl.lit(PARTITION, dtype=pl.Int32)}
+        for log in LOGS:
+            rows = self._new(log, self._stream.raw[log])
+            frame = rows.with_columns(ingested_at=pl.col("at"), **place) if len(rows) else None
+            self._append(log, frame, {"offset": self._stream.offsets[log]})
+        if self._stream.closed:
+            closed = self._stream.closed[-1]
+            rows = self._new("examples", [each.examples for each in self._stream.closed])
+            numbers = {
+                "frontier": micros(closed.frontier),
+                "late": closed.counts.late,
+                "duplicate": closed.counts.duplicate,
+                "unmatched": closed.counts.unmatched,
+            }
+            frame = spoil(rows.with_columns(**place)) if len(rows) else None
+            self._append("examples", frame, numbers)
+
+    def _new(self, table: str, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        start, self._written[table] = self._written.get(table, 0), len(frames)
+        return pl.concat(frames[start:]) if len(frames) > start else pl.DataFrame()
+
+    def _append(self, table: str, frame: pl.DataFrame | None, numbers: Mapping[str, int]) -> None:
+        swaps = []
+        for name, number in numbers.items():
+            known = self._numbers.get(f"{table}/{name}")
+            swaps.append(Swap(f"{name}/{PARTITION}", known, number))
+            self._numbers[f"{table}/{name}"] = number
+        self.lake.table(LOOP.loop, table).append(frame, swaps=swaps)

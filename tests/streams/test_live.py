@@ -1,0 +1,76 @@
+"""Ledger and audit beside workers that write, are killed and come back: true at every moment."""
+
+import re
+import signal
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tests.streams.rig import START, Rig, end, new_rig, send_traffic, until
+
+from tidemill.features.audit import Effort, audit
+from tidemill.kafka import KafkaConfig
+from tidemill.monitor.ledger import ledger
+
+pytestmark = pytest.mark.kafka
+
+EFFORT = Effort(threads=1, memory_mb=256)
+
+
+def metric(rig: Rig, pid: int, name: str) -> float:
+    """Return a counter of a worker; 0 before it has counted."""
+    address = f"http://127.0.0.1:{rig.ports[pid]}/metrics"
+    with urllib.request.urlopen(address, timeout=5) as answer:
+        found = re.search(rf"^{name}{{.*}} (\S+)$", answer.read().decode(), re.M)
+    return float(found[1]) if found else 0.0
+
+
+def test_ledger_and_audit_are_true_while_a_worker_writes(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """An operator looks at them in the middle of the work, and after a crash most of all."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    often = {"TIDEMILL_COMMIT_S": "0.1", "TIDEMILL_AUDIT_S": "0.5", "TIDEMILL_FETCH_RECORDS": "500"}
+    worker = rig.start(**often)
+    until(lambda: rig.lake.has_table(rig.loop.loop, "examples"), "there are tables")
+    last = [START]
+
+    def send() -> None:
+        for number in range(10):
+            numbers = range(number * 3_000, (number + 1) * 3_000)
+            last[0] = max(last[0], send_traffic(rig.producer(), numbers, number, per_second=100))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    looks, versions, compared, is_killed = 0, set(), 0, False
+    try:
+        while sender.is_alive() or looks < 10:
+            for account in ledger(rig.lake, rig.loop):
+                assert account.is_balanced, account
+            report = audit(rig.lake, rig.loop.loop, effort=EFFORT)
+            assert report.agrees, [str(found) for found in report.first]
+            looks += 1
+            versions.add(report.versions["examples"])
+            compared = max(compared, report.decisions)
+            if compared > 3_000 and not is_killed:
+                worker.send_signal(signal.SIGKILL)
+                worker.wait()
+                worker, is_killed = rig.start(**often), True
+        sender.join()
+        rig.close(last[0])
+        until(rig.is_done, "everything is closed")
+        until(lambda: metric(rig, worker.pid, "tidemill_audit_rows_total") > 0, "an audit")
+        assert metric(rig, worker.pid, "tidemill_audit_differences_total") == 0
+    finally:
+        sender.join()
+        assert end(worker) == 0
+    assert is_killed
+    assert len(versions) > 3, "the lake moved on meanwhile"
+    for account in ledger(rig.lake, rig.loop):
+        assert account.is_balanced, account
+    report = audit(rig.lake, rig.loop.loop, effort=EFFORT)
+    assert report.agrees, [str(found) for found in report.first]
+    assert report.decisions == sum(
+        end for (log, _), end in rig.ends().items() if log == "decisions"
+    )
