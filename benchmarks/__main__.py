@@ -12,8 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.decide import measure_decisions
+from benchmarks.delay import measure_delay
 from benchmarks.figures import Figures, missed, rounded, table, write
+from benchmarks.flat import measure_flat
 from benchmarks.join import measure_join
+from benchmarks.pair import measure_pair
 from benchmarks.peers import measure_peers
 from benchmarks.processes import stay_out_of_the_way
 from benchmarks.train import measure_training
@@ -21,20 +24,27 @@ from benchmarks.workload import fill
 from tidemill.deploy.embedded import find_kafka
 from tidemill.kafka import KafkaConfig
 
-SHORT = ("join", "peers", "decide", "train")
-LONG = ()
-SIZES = ("decisions", "naive_events", "calls", "seconds", "rows")
+SHORT = ("join", "peers", "two_workers", "close_to_example_s", "decide", "train")
+LONG = ("flat",)
+SIZES = {  # of a full run
+    "decisions": (int, 1_000_000, "of the join"),
+    "naive-events": (int, 150_000, "the naive join reads"),
+    "pair-decisions": (int, 2_000_000, "for two workers"),
+    "live-rate": (float, 10_000.0, "events a second of the live traffic"),
+    "live-seconds": (float, 60.0, "of live traffic"),
+    "calls": (int, 200_000, "of decide, in process"),
+    "seconds": (float, 10.0, "of load over HTTP"),
+    "rows": (int, 1_000_000, "of the training set"),
+    "flat-events": (str, "1000000,5000000,20000000", "of each run of flat"),
+}
 
 
 def main() -> int:
     """Read the arguments, measure, print; return 1 if a run of full size misses a promise."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(SHORT + LONG)}")
-    parser.add_argument("--decisions", type=int, default=1_000_000, help="of the join")
-    parser.add_argument("--naive-events", type=int, default=150_000, help="the naive join reads")
-    parser.add_argument("--calls", type=int, default=200_000, help="in process")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of load over HTTP")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the training set")
+    for name, (kind, default, of) in SIZES.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{of} ({default})")
     parser.add_argument("--report", type=Path, help="the JSON file to put the figures in")
     asked = parser.parse_args()
     unknown = set(asked.parts) - {*SHORT, *LONG}
@@ -46,7 +56,8 @@ def main() -> int:
     if path is not None:
         write(path, report, SHORT + LONG)
     Console(width=100).print(table(report))
-    is_full = all(getattr(asked, size) == parser.get_default(size) for size in SIZES)
+    given = vars(asked)
+    is_full = all(given[name.replace("-", "_")] == SIZES[name][1] for name in SIZES)
     return int(is_full and bool(missed(report)))
 
 
@@ -77,6 +88,16 @@ def _with_kafka(
         report["join"] = rounded(joined)
         if "peers" in parts:
             report["peers"] = rounded(measure_peers(kafka, filled, say))
+    if "two_workers" in parts:
+        report["two_workers"] = rounded(measure_pair(kafka, asked.pair_decisions, say))
+    if "close_to_example_s" in parts:
+        delayed = measure_delay(
+            kafka, events_per_second=asked.live_rate, seconds=asked.live_seconds, say=say
+        )
+        report["close_to_example_s"] = rounded(delayed)
+    if "flat" in parts:
+        sizes = [int(size) for size in asked.flat_events.split(",")]
+        report["flat"] = rounded(measure_flat(kafka, sizes, say))
     if "decide" in parts:
         decided = measure_decisions(kafka, decisions=asked.calls, seconds=asked.seconds, say=say)
         report["decide"] = rounded(decided)

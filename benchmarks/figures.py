@@ -16,6 +16,9 @@ TARGETS = {  # what the product promises, each (part, figure): (bound, is it a l
     ("join", "times_less_cpu_than_naive"): (20.0, True),
     ("peers", "times_less_cpu_than_kafka_streams"): (8.0, True),
     ("peers", "times_less_cpu_than_quix"): (20.0, True),
+    ("two_workers", "times_faster_than_one"): (1.7, True),
+    ("close_to_example_s", "p99"): (2.0, False),
+    ("flat", "times_dearer_than_the_smallest"): (1.15, False),
     ("decide", "in_process_us"): (12.0, False),
     ("decide", "http_per_second"): (15_000.0, True),
     ("decide", "http_p99_ms"): (8.0, False),
@@ -42,6 +45,12 @@ def compared(report: Mapping[str, Figures], part: str) -> Flat:
     if part == "peers" and ours:
         for peer in report[part]:
             figures[f"times_less_cpu_than_{peer}"] = figures[f"{peer}.cpu_s_per_million"] / ours
+    if part == "two_workers":
+        two, one = figures["two_events_per_second"], figures["one_events_per_second"]
+        figures["times_faster_than_one"] = two / one
+    if part == "flat":
+        cost = [figures[f"{size}.cpu_s_per_million"] for size in report[part]]
+        figures["times_dearer_than_the_smallest"] = max(cost) / cost[0]
     return figures
 
 

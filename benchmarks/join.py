@@ -19,8 +19,11 @@ from tidemill.deploy.kafka_settings import free_port
 from tidemill.deploy.processes import tidemill_command
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig
+from tidemill.schemas.loop import Loop
 
 Say = Callable[[str], None]
+PARTITIONS = "tidemill_stream_partitions"
+EXAMPLES = ("tidemill_lake_rows_total", 'table="examples"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,24 +65,27 @@ def run_worker(kafka: KafkaConfig, filled: Filled, folder: Path, *, timeout_s: f
     Raises:
         RuntimeError: it failed, or the lake does not hold what was sent.
     """
-    name, port = filled.loop.loop, free_port()
-    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "TIDEMILL_LAKE": str(folder)}
-    command = tidemill_command("worker", name, "--metrics-port", str(port))
-    with Measured(command, environment) as worker:
-        started = worker.until(
-            lambda: metric(port, "tidemill_stream_partitions") > 0, timeout_s=60, every_s=0.02
-        )
+    port = free_port()
+    with started_worker(kafka, filled.loop, folder, port) as worker:
+        started = worker.until(lambda: metric(port, PARTITIONS) > 0, timeout_s=60, every_s=0.02)
         start = worker.usage()
         ended = worker.until(
-            lambda: (
-                metric(port, "tidemill_lake_rows_total", 'table="examples"') >= filled.decisions
-            ),
+            lambda: metric(port, *EXAMPLES) >= filled.decisions,
             timeout_s=timeout_s,
             every_s=0.25,
         )
         usage = replace(worker.usage(), cpu_s=worker.usage().cpu_s - start.cpu_s)
     check_examples(folder, filled)
     return Run(events=filled.events, seconds=ended - started, start_cpu_s=start.cpu_s, usage=usage)
+
+
+def started_worker(
+    kafka: KafkaConfig, loop: Loop, folder: Path, port: int, *, cores: set[int] | None = None
+) -> Measured:
+    """Return a streams worker for *loop*, with its lake in *folder* and its metrics on *port*."""
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "TIDEMILL_LAKE": str(folder)}
+    command = tidemill_command("worker", loop.loop, "--metrics-port", str(port))
+    return Measured(command, environment, cores=cores)
 
 
 def check_examples(folder: Path, filled: Filled) -> None:

@@ -1,5 +1,6 @@
 """Measured processes: pinned to one core, the broker and the load on another."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,6 +29,29 @@ ALL_CORES = set(_CORES)
 def stay_out_of_the_way() -> None:
     """Pin this process, and so the broker it starts, to the core that is not measured."""
     os.sched_setaffinity(0, core(LOAD))
+
+
+def broker_processes() -> list[psutil.Process]:
+    """Return the brokers that this process has started; none if one was given."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "kafka.Kafka" in child.cmdline()
+    ]
+
+
+def run_on(processes: Sequence[psutil.Process], cores: set[int]) -> None:
+    """Let all threads of *processes* run on *cores*."""
+    for process in processes:
+        for thread in process.threads():
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.sched_setaffinity(thread.id, cores)
+
+
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """Return what *processes* have used so far."""
+    times = [process.cpu_times() for process in processes]
+    return sum(one.user + one.system for one in times)
 
 
 @dataclass(frozen=True, slots=True)

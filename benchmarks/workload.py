@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
+from confluent_kafka.admin import AdminClient
 
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
@@ -48,8 +49,16 @@ def fill(kafka: KafkaConfig, name: str, decisions: int) -> Filled:
     return Filled(loop=bench, decisions=decisions, clicks=produce(kafka, bench, decisions))
 
 
-def loop(name: str) -> Loop:
-    """Return the loop under the name *name*: every second decision gets a click within 60 s."""
+def empty(kafka: KafkaConfig, filled: Filled) -> None:
+    """Delete the topics of *filled*, for the disk's sake."""
+    names = [topics.decisions(filled.loop.loop), topics.feedback(filled.loop.loop)]
+    admin = AdminClient(kafka.client())  # held, or it ends before its answers come
+    for deleted in admin.delete_topics(names).values():
+        deleted.result()
+
+
+def loop(name: str, *, within: timedelta = WITHIN, grace: timedelta = GRACE) -> Loop:
+    """Return the loop under the name *name*: every second decision gets a click in its window."""
     return Loop.model_validate(
         {
             "loop": name,
@@ -62,9 +71,9 @@ def loop(name: str) -> Loop:
                 "device": "category",
                 "returning": "bool",
             },
-            "feedback": {"click": {"within": _seconds(WITHIN), "values": {"amount": "float"}}},
+            "feedback": {"click": {"within": _seconds(within), "values": {"amount": "float"}}},
             "label": {"sql": "count(*) > 0", "type": "bool", "missing": "negative"},
-            "grace": _seconds(GRACE),
+            "grace": _seconds(grace),
             "policy": {"kind": "threshold", "threshold": 0.5},
             "partitions": 4,
         }
@@ -156,12 +165,11 @@ def write_events(
     encode, encode_feedback = DecisionEncoder(bench, store), FeedbackEncoder(bench, store)
     decided, given = topics.decisions(bench.loop), topics.feedback(bench.loop)
     clicks = 0
-    for event in _events(decisions):
-        if event["kind"] == "decision":
-            send(decided, str(event["id"]), encode.encode(_without_kind(event)), -1)
+    for key, event in _events(decisions):
+        if "features" in event:
+            send(decided, key, encode.encode(event), -1)
         else:
-            value = encode_feedback.encode("click", _click(event))
-            send(given, str(event["decision_id"]), value, -1)
+            send(given, key, encode_feedback.encode("click", event), -1)
             clicks += 1
     flush()
     time.sleep(0.01)
@@ -169,35 +177,32 @@ def write_events(
     for partition in range(bench.partitions):
         last = decision(decisions + partition, end, random.Random(0))
         send(decided, str(last["id"]), encode.encode(last), partition)
-        click = {"id": f"last-{partition}", "decision_id": f"none-{partition}", "at": end}
-        value = encode_feedback.encode("click", {**click, "values": {"amount": 0.0}})
+        click = clicked(end, f"last-{partition}", f"none-{partition}")
+        value = encode_feedback.encode("click", click)
         send(given, f"none-{partition}", value, partition)
     return clicks
 
 
-def _events(decisions: int) -> Iterator[dict[str, object]]:
-    """Yield decisions and clicks as they happen."""
+def clicked(at: datetime, click_id: str, decision_id: str) -> dict[str, object]:
+    """Return a feedback event of the kind `click`."""
+    return {"at": at, "id": click_id, "decision_id": decision_id, "values": {"amount": 9.5}}
+
+
+def _events(decisions: int) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield decisions and clicks, each with its decision id, as they happen."""
     chance = random.Random(7)
     due: list[tuple[datetime, int, str]] = []
     for number in range(decisions):
         at = START + EVERY * number
         while due and due[0][0] <= at:
-            yield _clicked(*heapq.heappop(due))
+            yield _due(*heapq.heappop(due))
         event = decision(number, at, chance)
         if number % 2:
             heapq.heappush(due, (at + WITHIN * chance.random(), number, str(event["id"])))
-        yield {"kind": "decision", **event}
+        yield str(event["id"]), event
     while due:
-        yield _clicked(*heapq.heappop(due))
+        yield _due(*heapq.heappop(due))
 
 
-def _clicked(at: datetime, number: int, decision_id: str) -> dict[str, object]:
-    return {"kind": "click", "at": at, "id": f"click-{number}", "decision_id": decision_id}
-
-
-def _click(event: dict[str, object]) -> dict[str, object]:
-    return {**_without_kind(event), "values": {"amount": 9.5}}
-
-
-def _without_kind(event: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in event.items() if name != "kind"}
+def _due(at: datetime, number: int, decision_id: str) -> tuple[str, dict[str, object]]:
+    return decision_id, clicked(at, f"click-{number}", decision_id)

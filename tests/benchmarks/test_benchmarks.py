@@ -7,30 +7,34 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from benchmarks.answers import Answer, judged
-from benchmarks.figures import Figures, missed, write
+from benchmarks.delay import delays
+from benchmarks.figures import Figures, flat, missed, write
 from benchmarks.peers import Progress, costs
 from benchmarks.processes import Usage
 
 from tidemill.kafka import KafkaConfig
+from tidemill.streams.rules import Spans
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "join": {"events_per_second", "cpu_s_per_million", "peak_mb", "naive_cpu_s_per_million"},
+    "two_workers": {
+        "one_events_per_second",
+        "two_events_per_second",
+        "one_cpu_s_per_million",
+        "two_cpu_s_per_million",
+    },
+    "close_to_example_s": {"p50", "p99", "own_p50", "own_p99", "events_per_second"},
     "decide": {"in_process_us", "http_per_second", "http_p99_ms"},
     "train": {"rows", "first_tree_s", "peak_mb"},
+    "flat": {"3000.events_per_second", "3000.cpu_s_per_million", "3000.peak_mb"},
 }
-SMALL = (
-    *KEYS,
-    "--decisions",
-    "3000",
-    "--naive-events",
-    "1000",
-    "--calls",
-    "2000",
-    "--rows",
-    "5000",
+SIZES = (
+    "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
+    "--pair-decisions 9000 --live-rate 900 --live-seconds 16 --flat-events 3000"
 )
 
 
@@ -41,17 +45,37 @@ def test_every_figure_of_the_report_comes_from_a_real_run(
     """A benchmark nobody runs measures a program that is gone; the join checks its rows itself."""
     report = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *SMALL, "--seconds", "1", "--report", str(report)],
+        [sys.executable, "-m", "benchmarks", *KEYS, *SIZES.split(), "--report", str(report)],
         cwd=ROOT,
         env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads(report.read_text())
+    figures = {part: flat(found) for part, found in json.loads(report.read_text()).items()}
     assert {part: set(found) for part, found in figures.items()} == KEYS
     assert all(value > 0 for found in figures.values() for value in found.values())
     assert figures["train"]["rows"] == 5000
+
+
+def test_the_delay_counts_from_the_later_log_and_to_the_reader() -> None:
+    """Times are microseconds: close 10 after a decision, buckets of 5; the second log is slower."""
+    spans = Spans(
+        within=np.array([8]), early=np.array([0]), wait=8, ahead=0, grace=2, memory=10, bucket=5
+    )
+    log = {"partition": [0] * 4, "at": [3, 14, 12, 15], "ingested_at": [100, 140, 150, 160]}
+    slower = {**log, "ingested_at": [100, 145, 155, 170]}
+    seen = times({"partition": [0, 0], "at": [3, 9], "readable_at": [180, 200]})
+    logs = {"decisions": times(log), "feedback": times(slower)}
+    whole, own = delays(seen, logs, spans), delays(seen, logs, spans, whole=False)
+    assert whole.tolist() == [10e-6]  # bucket [0, 5) closes at 15; nothing closes [5, 10)
+    assert own.tolist() == [35e-6]  # 14 is past 3 + 10
+
+
+def times(columns: dict[str, list[int]]) -> pl.DataFrame:
+    """Return a frame whose numbers, but for the partition, are times."""
+    moments = pl.exclude("partition").cast(pl.Datetime("us", "UTC"))
+    return pl.DataFrame(columns).with_columns(moments)
 
 
 def test_a_promise_that_is_missed_is_told() -> None:
