@@ -27,7 +27,8 @@ class Account:
         ends: how many ended how; among them `dead_letter`.
         open: rows whose time is not over.
         twice: rows more than there are offsets; 0 or the fence has failed.
-        lost: offsets between the first row and the next one to read that left no trace.
+        lost: offsets between the first row and the next one to read that left no trace; marks of
+            transactions and other holes of the log, which never held a record to read, are none.
         unread: what the log holds beyond; None if its end is not known.
     """
 
@@ -112,7 +113,7 @@ def _account(
         ends=ended | {"dead_letter": dead},
         open=counts.get("open", 0),
         twice=rows - offsets,
-        lost=max(0, passed - offsets - dead) if rows else 0,
+        lost=max(0, passed - offsets - dead - numbers["holes"]) if rows else 0,
         unread=None if end is None else max(0, end - numbers["offset"]),
     )
 
@@ -137,8 +138,10 @@ def _by_partition(connection: duckdb.DuckDBPyConnection, query: str) -> dict[int
 _KEPT = (  # which log a number belongs to, its name, and the table whose commits carry it
     (DECISIONS, "offset", DECISIONS),
     (DECISIONS, "dead", DECISIONS),
+    (DECISIONS, "holes", DECISIONS),
     (FEEDBACK, "offset", FEEDBACK),
     (FEEDBACK, "dead", FEEDBACK),
+    (FEEDBACK, "holes", FEEDBACK),
     (FEEDBACK, "late", EXAMPLES),
     (FEEDBACK, "duplicate", EXAMPLES),
     (FEEDBACK, "unmatched", EXAMPLES),

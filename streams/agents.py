@@ -94,6 +94,8 @@ class StreamsApp:
 
     def lost(self, tp: TP, records: int) -> None:
         """Tell operators that retention was shorter than the backlog."""
+        run, name = self._places[tp.topic]
+        run.lost(name, tp.partition, records)
         self._metrics.lost.labels(tp.topic).inc(records)
         log.error(
             "%d records of %s/%d were deleted by Kafka before they were read\n"
@@ -159,11 +161,31 @@ class StreamsApp:
                     await run.commit()
 
     async def _watch_idle(self) -> None:
+        marks: dict[TP, tuple[int, int]] = {}
         while not self.app.should_stop:
             await asyncio.sleep(IDLE_TICK_S)
+            if self.app.rebalancing:
+                continue
+            marks = self._pass_marks(marks)
             for run in self._runs:
-                if not self.app.rebalancing:
-                    await self._advance(run)
+                await self._advance(run)
+
+    def _pass_marks(self, before: Mapping[TP, tuple[int, int]]) -> dict[TP, tuple[int, int]]:
+        """Move past marks of transactions that no record has followed since the last look.
+
+        Else the log would look unread by them for ever. Returns those that are new.
+        """
+        found = {}
+        for topic, (run, name) in self._places.items():
+            for number in run.partitions:
+                tp = TP(topic, number)
+                marks = self.app.consumer.marks(tp)
+                if marks is None:
+                    continue
+                found[tp] = marks
+                if before.get(tp) == marks and run.pass_marks(name, number, *marks):
+                    self.app.consumer.pass_marks(tp, marks[1])
+        return found
 
     async def _advance(self, run: LoopRun) -> None:
         """Let time go on in logs that are at their end, or end them if someone asked for it."""

@@ -40,9 +40,10 @@ class FetchedRecord(Protocol):
 class Batch:
     """The records of one partition from one fetch; ``[start, last]`` batches tile their log.
 
-    *start* is the position before the fetch: holes left by compaction and transaction marks belong
-    to the batch that follows them. *session* counts the seeks of the consumer: a batch of an
-    earlier one was read before a rebalance and is not for the state that there is now.
+    *start* is the position before the fetch, and the one after it is behind *last*: holes left by
+    compaction and marks of transactions belong to the batches. *session* counts the seeks of the
+    consumer: a batch of an earlier one was read before a rebalance and is not for the state that
+    there is now.
     """
 
     topic: str

@@ -22,9 +22,10 @@ from tidemill.features.commits import Swap
 
 log = logging.getLogger(__name__)
 
-# Numbers on decisions and feedback: next offset, stream time after it (us), dead letters so far,
-# and, once there were any, those in the last stretch of the log (`badshare.py`).
-RAW = ("owner", "offset", "time", "dead", "bad")
+# Numbers on decisions and feedback: next offset, stream time after it (us), dead letters so far;
+# and once there were any, the bad ones in the last stretch of the log (`badshare.py`), and the
+# offsets that held no record (marks of transactions, aborted ones, what compaction removed).
+RAW = ("owner", "offset", "time", "dead", "bad", "holes")
 # Numbers on examples: closed up to (us, exclusive), stream times used (us), lost feedback so far.
 EXAMPLES = (
     "owner",
@@ -240,8 +241,12 @@ class UnfencedTable:
 
 
 def raw_numbers(
-    offset: int, time_us: int | None, dead: int, bad: int | None = None
+    offset: int,
+    time_us: int | None,
+    dead: int,
+    bad: int | None = None,
+    holes: int | None = None,
 ) -> dict[str, int]:
     """Return the numbers of a raw table after some batches; what is None stays as it was."""
-    numbers = {"offset": offset, "time": time_us, "dead": dead, "bad": bad}
+    numbers = {"offset": offset, "time": time_us, "dead": dead, "bad": bad, "holes": holes}
     return {name: number for name, number in numbers.items() if number is not None}

@@ -16,13 +16,13 @@ from aiokafka.structs import TopicPartition
 class Run(list[Any]):
     """Records of one partition; *start* is the position the consumer had before them.
 
-    It shows whether anything was dropped on the way: the next run starts behind this one's last
-    record, but for marks of transactions and holes that compaction left.
+    *next* is the position after them. Both show whether anything was dropped on the way: the next
+    run starts where this one ends, holes that hold no record belong to the runs.
     """
 
     def __init__(self, start: int) -> None:
         super().__init__()
-        self.start = start
+        self.start = self.next = start
 
 
 class WholeBatches(dict[TopicPartition, Any]):
@@ -39,6 +39,10 @@ class WholeBatches(dict[TopicPartition, Any]):
         if isinstance(result, FetchResult) and self._is_chosen(place.topic):
             result.getall = self._whole(place, result)
         super().__setitem__(place, result)
+
+    def marks(self, place: TopicPartition) -> int | None:
+        """Return the position before the marks that end what was fetched of *place*, if any do."""
+        return self._starts.get(place)
 
     def forget(self) -> None:
         """Start anew, after a seek."""
@@ -60,6 +64,7 @@ class WholeBatches(dict[TopicPartition, Any]):
             else:
                 result._partition_records = None
             result._assignment.state_value(place).consumed_to(fetched.next_fetch_offset)
+            run.next = fetched.next_fetch_offset
             if not run:
                 self._starts[place] = run.start
             return run

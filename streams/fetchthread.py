@@ -62,6 +62,20 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         """Start anew, before a seek."""
         self._fetches.forget()
 
+    def marks(self, tp: TP) -> tuple[int, int] | None:
+        """Return the range of offsets at the end of what was fetched that hold but marks, if any.
+
+        Called from another thread: what comes in meanwhile takes the begin away before it moves
+        the position, so a begin that is still there says that the position is the marks' end.
+        """
+        place = driver.ensure_aiokafka_TP(tp)
+        start = self._fetches.marks(place)
+        state = self._ensure_consumer()._subscription.subscription.assignment.state_value(place)
+        if start is None or state is None or not state.has_valid_position:
+            return None
+        position: int = state.position
+        return (start, position) if self._fetches.marks(place) == start else None
+
     async def getmany(
         self,
         active_partitions: set[TP] | None,

@@ -104,6 +104,20 @@ class LoopRun:
         held = self._held.get(partition)
         return None if held is None else held.partition.readings[log].next
 
+    def lost(self, log: Log, partition: int, records: int) -> None:
+        """Take note that Kafka deleted *records* before they were read: they are no holes."""
+        held = self._held.get(partition)
+        if held is not None:
+            held.partition.readings[log].holes -= records
+
+    def pass_marks(self, log: Log, partition: int, start: int, next: int) -> bool:
+        """Move past marks of transactions from *start* on, if *log* is taken up to there."""
+        held = self._held.get(partition)
+        if held is None or held.waiting[log] or held.partition.readings[log].next != start:
+            return False
+        held.partition.pass_marks(log, start, next)
+        return True
+
     def settled(self, log: Log, partition: int) -> int | None:
         """Return the offset up to which *log* is committed to the lake."""
         held = self._held.get(partition)
@@ -328,6 +342,7 @@ class LoopRun:
                     ),
                     next=holding.numbers[name]["offset"] or 0,
                     dead=holding.numbers[name]["dead"] or 0,
+                    holes=holding.numbers[name]["holes"] or 0,
                 )
                 for name in LOGS
             }

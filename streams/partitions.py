@@ -32,6 +32,7 @@ class LogReading:
     share: BadShare
     next: int = 0
     dead: int = 0
+    holes: int = 0  # offsets passed that held no record; what Kafka had deleted is not among them
     frames: list[pl.DataFrame] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
 
@@ -91,11 +92,23 @@ class Partition:
         if frame.height:
             take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
             reading.frames.append(take(frame).with_columns(pl.lit(batch.topic).alias("topic")))
+        reading.holes += batch.next - batch.start - len(batch)
         reading.next = batch.next
         reading.dead += len(letters)
         reading.letters += letters
         self.pending_rows += len(batch)
         return letters
+
+    def pass_marks(self, log: Log, start: int, next: int) -> None:
+        """Move past marks at the end of *log*, from *start* on: no record will ever follow them.
+
+        Nothing happens if the log is not read up to *start* yet.
+        """
+        reading = self.readings[log]
+        if reading.next == start:
+            reading.next = next
+            reading.holes += next - start
+            self.pending_rows += next - start
 
     def stream_time(self, log: Log) -> datetime | None:
         """Return the largest event time of *log* so far, idle advances included."""
@@ -119,8 +132,13 @@ class Partition:
     def _numbers(self, log: Log) -> dict[str, int]:
         time = self.stream_time(log)
         reading = self.readings[log]
-        bad = reading.share.bad if reading.dead else None
-        return raw_numbers(reading.next, None if time is None else micros(time), reading.dead, bad)
+        return raw_numbers(
+            reading.next,
+            None if time is None else micros(time),
+            reading.dead,
+            reading.share.bad if reading.dead else None,
+            reading.holes or None,
+        )
 
     def _placed(
         self, batch: Batch, values: list[bytes | None], decoded: Decoded

@@ -116,6 +116,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             and state.position < state.lso
         )
 
+    def marks(self, tp: TP) -> tuple[int, int] | None:
+        """Return the offsets, from and to, of marks behind everything handed out, if there are."""
+        found = self._thread.marks(tp)
+        if found is None or self._delivered.get(tp) is None:
+            return None
+        delivered = self._delivered[tp]
+        return (delivered, found[1]) if found[0] <= delivered < found[1] else None
+
+    def pass_marks(self, tp: TP, next: int) -> None:
+        """Take note that nothing is waited for before *next*; batches go on from there."""
+        self._delivered[tp] = self._expected[tp] = next
+
     async def _getmany(
         self,
         active_partitions: set[TP] | None,
@@ -187,7 +199,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             topic=tp.topic,
             partition=tp.partition,
             start=self._delivered.get(tp, first.offset),
-            last=last.offset,
+            last=record.next - 1 if isinstance(record, Run) else last.offset,
             session=self.session,
             records=record,
         )
@@ -228,7 +240,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
                 return
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
-            if isinstance(run, Run) and run.start != self._expected.get(tp, run.start):
+            expected = self._expected.get(tp)
+            # marks before the run may have been passed already: then it starts before them
+            if (
+                isinstance(run, Run)
+                and expected is not None
+                and not run.start <= expected <= run[0].offset
+            ):
                 await self._look_into_gap(tp, run.start)
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             yield tp, self._to_message(tp, run)
