@@ -61,6 +61,7 @@ def backfill(
     They are in view examples_NAME, beside the live ones. After a crash or Ctrl-C the same command
     goes on where it was.
     """
+    from tidemill.deploy.times import time_of
     from tidemill.features.backfills import drop
     from tidemill.features.lake import Lake, LakeConfig
     from tidemill.schemas.variants import variant
@@ -83,7 +84,10 @@ def backfill(
         early=_lengths("--early", early),
         grace=grace,
     )
-    times = _time("--from", since), _time("--to", until)
+    times = (
+        None if since is None else time_of("--from", since),
+        None if until is None else time_of("--to", until),
+    )
     _run(lake, wanted, times, name, processes or _cores(), as_json=as_json)
 
 
@@ -194,20 +198,6 @@ def _lengths(option: str, given: Sequence[str] | None) -> dict[str, str]:
             hint=f"write {option} KIND=DURATION, say {option} clicked=30m",
         )
     return {kind: length for kind, _, length in pairs}
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(
-            f"{option} {text} is no time", hint="write it as 2026-01-01T00:00:00Z"
-        ) from None
-    if time.tzinfo is None:
-        raise RequestError(f"{option} {text} could be anywhere", hint=f"say where: {text}Z for UTC")
-    return time
 
 
 def _cores() -> int:

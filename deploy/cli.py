@@ -48,6 +48,7 @@ COMMANDS = {
     "audit": ("audit_commands", "audit", "Compute closed windows anew, and compare."),
     "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
     "backfill": ("backfill_commands", "backfill", "Make examples again by another window."),
+    "replay": ("replay_commands", "replay", "Read the topics once more, into a lake of its own."),
     "compact": ("lake_commands", "compact", "Merge the lake's small files."),
 }
 

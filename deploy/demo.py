@@ -20,13 +20,13 @@ import polars as pl
 from rich.console import Console
 
 from tidemill.deploy import demo_report
-from tidemill.deploy.demo_progress import ReplayProgress
+from tidemill.deploy.demo_progress import PlaybackProgress
 from tidemill.deploy.demo_report import Report
 from tidemill.deploy.embedded import RunningKafka, find_kafka
 from tidemill.deploy.lanes import Past
 from tidemill.deploy.loop_commands import checked_loop
+from tidemill.deploy.playback import Playback, Tally
 from tidemill.deploy.processes import Supervisor
-from tidemill.deploy.replay import Replay, Tally
 from tidemill.deploy.stack import Ports, Stack
 from tidemill.deploy.up import tell_addresses, watch_kafka
 from tidemill.deploy.watch import ModelWatch
@@ -179,7 +179,7 @@ def _empty(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One replay and what is counted after it."""
+    """One playback and what is counted after it."""
 
     config: DemoConfig
     console: Console
@@ -198,27 +198,27 @@ class _Run:
             f"{past.decisions.height:,} flights ask for a decision,"
             f" {past.feedback.height:,} arrivals are told, as they happened",
         )
-        with ReplayProgress(console, past, lambda: self.watch.live) as progress:
-            replay = Replay(
+        with PlaybackProgress(console, past, lambda: self.watch.live) as progress:
+            playback = Playback(
                 self.loop.loop,
                 past,
                 self.stack.server_urls,
                 partitions=self.loop.partitions,
                 on_step=progress.step,
             )
-            seen = replay.run()
+            seen = playback.run()
         with console.status("The last windows close, the last models train"):
             self._close()
             self._learn()
         live = len(self.watch.journeys)
         _step(console, 5, f"{live} models went live one after the other, without a restart")
-        return self._report(seen, replay.wall_s, time.monotonic() - started)
+        return self._report(seen, playback.wall_s, time.monotonic() - started)
 
     def _lake(self) -> Lake:
         return Lake(LakeConfig(root=self.stack.lake))
 
     def _close(self) -> None:
-        """End the replay for the join, and wait until every decision has come to its end."""
+        """End the playback for the join, and wait until every decision has come to its end."""
         last = self.past.decisions["at"].max()
         assert isinstance(last, datetime)
         request_close(self.kafka.config, self.loop.loop, last)
@@ -257,7 +257,7 @@ class _Run:
                 made, since = now, time.monotonic()
             time.sleep(_POLL_S)
 
-    def _report(self, seen: Tally, replay_s: float, wall_s: float) -> Report:
+    def _report(self, seen: Tally, playback_s: float, wall_s: float) -> Report:
         lake = self._lake()
         registry = Registry(lake, self.loop.loop)
         accounts = ledger(lake, self.loop)
@@ -272,7 +272,7 @@ class _Run:
             duplicates=demo_report.duplicates(lake, self.loop),
             models=demo_report.models(registry),
             months=demo_report.months(lake, self.loop, registry),
-            events_per_second=seen.events / replay_s,
+            events_per_second=seen.events / playback_s,
             decision_ms=demo_report.quantiles_ms(seen.latencies_s),
             close_to_example_s=demo_report.close_to_example(self.stack.metrics_url),
             publish_to_swap_s=max((swap for swap in swaps if swap is not None), default=None),

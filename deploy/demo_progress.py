@@ -1,4 +1,4 @@
-"""How far a replay has come, for people: a bar on a terminal, a line a month elsewhere."""
+"""How far a playback has come, for people: a bar on a terminal, a line a month elsewhere."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tidemill.deploy.lanes import Past
-from tidemill.deploy.replay import Step
+from tidemill.deploy.playback import Step
 
 
-class ReplayProgress:
-    """Shows the steps of one replay; *live* says which model was published last."""
+class PlaybackProgress:
+    """Shows the steps of one playback; *live* says which model was published last."""
 
     def __init__(self, console: Console, past: Past, live: Callable[[], str | None]) -> None:
         self._console, self._live = console, live
@@ -25,7 +25,7 @@ class ReplayProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("replay", total=past.events, day="", told="")
+        self._task = self._progress.add_task("playback", total=past.events, day="", told="")
         self._month = ""
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""A replay's lanes: events of the past, split so that every log gets its events in order.
+"""A playback's lanes: events of the past, split so that every log gets its events in order.
 
-A service sends events as they happen. A replay squeezes a year into minutes, where a tenth of a
+A service sends events as they happen. A playback squeezes a year into minutes, where a tenth of a
 second between two workers is hours of event time. So each partition is a lane: its events go one
 after the other, through one worker. It knows columns and the partitioner, and sends nothing.
 """

@@ -5,7 +5,6 @@ Each command imports its room when it runs, so that `tidemill --help` loads none
 
 import logging
 import os
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -42,15 +41,10 @@ def close(
     ],
 ) -> None:
     """Close the windows of all decisions up to a time, as if both topics had ended."""
-    from tidemill.errors import RequestError
+    from tidemill.deploy.times import time_of
     from tidemill.kafka import KafkaConfig
     from tidemill.streams.closing import request_close
 
-    try:
-        time = datetime.fromisoformat(until)
-    except ValueError:
-        raise RequestError(
-            f"--until {until} is no time", hint="write it as 2026-01-01T00:00:00Z"
-        ) from None
+    time = time_of("--until", until)
     request_close(KafkaConfig.from_env(os.environ), loop, time)
     typer.echo(f"{loop}: workers close what was decided up to {time.isoformat()}")

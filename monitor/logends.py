@@ -1,4 +1,4 @@
-"""Where the logs of a loop end now, asked of the broker; nothing but DESCRIBE is needed for it."""
+"""Where the logs of a loop begin and end now, asked of the broker, which takes only DESCRIBE."""
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -17,15 +17,27 @@ def log_ends(
     Raises:
         BrokerError: the broker does not answer in time, or the loop has no topics.
     """
+    return _offsets(config, loop, OffsetSpec.latest(), timeout_s)  # type: ignore[no-untyped-call]
+
+
+def log_starts(
+    config: KafkaConfig, loop: Loop, *, timeout_s: float = 10.0
+) -> dict[tuple[str, int], int]:
+    """Return the offset of the first record that Kafka still has; as `log_ends`."""
+    return _offsets(config, loop, OffsetSpec.earliest(), timeout_s)  # type: ignore[no-untyped-call]
+
+
+def _offsets(
+    config: KafkaConfig, loop: Loop, spec: OffsetSpec, timeout_s: float
+) -> dict[tuple[str, int], int]:
     logs = {topics.decisions(loop.loop): "decisions", topics.feedback(loop.loop): "feedback"}
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {
-        TopicPartition(topic, partition): latest
+        TopicPartition(topic, partition): spec
         for topic in logs
         for partition in range(loop.partitions)
     }
     admin = AdminClient(config.client(), logger=client_log)
-    with broker_errors(config, f"the ends of the logs of {loop.loop} could not be read", admin):
+    with broker_errors(config, f"the logs of {loop.loop} could not be looked up", admin):
         answers = admin.list_offsets(
             asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_s
         )

@@ -21,7 +21,7 @@ from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig
 from tidemill.streams.app import GroupConfig, new_app
 from tidemill.streams.batches import LOGS, Batch
-from tidemill.streams.closing import CloseRequests
+from tidemill.streams.closing import Closing
 from tidemill.streams.looprun import TOGETHER, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.rules import Log
@@ -43,7 +43,7 @@ class StreamsApp:
         group: GroupConfig,
         runs: Sequence[LoopRun],
         metrics: StreamMetrics,
-        closing: CloseRequests,
+        closing: Closing,
     ) -> None:
         self._runs = runs
         self._metrics = metrics

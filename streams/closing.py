@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 from datetime import UTC, datetime
+from typing import Protocol
 
 from tidemill.errors import BrokerError, RequestError
 from tidemill.kafka import KafkaConfig, Tail, write_all
@@ -35,6 +36,13 @@ def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
         )
     value = json.dumps({"until": until.astimezone(UTC).isoformat()}).encode()
     write_all(config, topics.CONTROL, [(f"{_KEY}{loop_name}".encode(), value)])
+
+
+class Closing(Protocol):
+    """Who says that the logs of a loop have ended."""
+
+    def wanted(self, loop_name: str) -> datetime | None:
+        """Return up to which decision the logs of a loop have ended, if anyone said so."""
 
 
 class CloseRequests:

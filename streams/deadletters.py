@@ -9,7 +9,7 @@ in the lake, by the commit itself.
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Protocol, Self
 
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
@@ -76,6 +76,20 @@ class DeadLetter:
             )
             for number, start in enumerate(starts, start=1)
         ]
+
+
+class Letters(Protocol):
+    """Where letters go."""
+
+    def write(self, letters: Iterable[DeadLetter]) -> None:
+        """Return once every one of *letters* is safe."""
+
+
+class UnsentLetters:
+    """Sends nothing: for records whose letters were written when they were read the first time."""
+
+    def write(self, letters: Iterable[DeadLetter]) -> None:
+        """Return at once."""
 
 
 class DeadLetterWriter:

@@ -19,7 +19,7 @@ from tidemill.schemas.store import SchemaStore
 from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
-from tidemill.streams.deadletters import DeadLetterWriter
+from tidemill.streams.deadletters import Letters
 from tidemill.streams.idle import IdleClock, frontier_at
 from tidemill.streams.labels import Labels
 from tidemill.streams.metrics import StreamMetrics
@@ -67,7 +67,7 @@ class LoopRun:
         loop: Loop,
         tables: Mapping[str, Table],
         store: SchemaStore,
-        letters: DeadLetterWriter,
+        letters: Letters,
         metrics: StreamMetrics,
         on_examples: Callable[[int], None],
         cadence: Cadence,

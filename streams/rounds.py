@@ -12,7 +12,7 @@ import polars as pl
 from tidemill.schemas import topics
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import Holding, Move, Table, commit
-from tidemill.streams.deadletters import DeadLetterWriter
+from tidemill.streams.deadletters import Letters
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut
 from tidemill.streams.rules import Log, micros
@@ -27,7 +27,7 @@ class Rounds:
         self,
         loop_name: str,
         tables: Mapping[str, Table],
-        letters: DeadLetterWriter,
+        letters: Letters,
         metrics: StreamMetrics,
         patience_s: float,
     ) -> None:

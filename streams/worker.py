@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 # Records are many objects and no cycles: Python's default (2,000, 10, 10) looks at all of those
 # that wait in queues again and again, for half of the CPU time of the worker.
-_COLLECT = (200_000, 20, 20)
+COLLECT = (200_000, 20, 20)
 
 NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
 
@@ -101,7 +101,7 @@ def run_worker(config: WorkerConfig) -> int:
 
     When a loop is published in a new version, the work is committed and taken up with that one.
     """
-    gc.set_threshold(*_COLLECT)
+    gc.set_threshold(*COLLECT)
     metrics = StreamMetrics()
     try:
         if config.metrics_port is not None:
@@ -142,7 +142,7 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
                 metrics,
                 _announce(control, loop.loop),
                 config.cadence,
-                _newest_version(config.kafka, loop.loop),
+                newest_version(config.kafka, loop.loop),
             )
             for loop in loops
         ]
@@ -211,5 +211,6 @@ def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
     return announce
 
 
-def _newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
+def newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
+    """Return what asks the broker for the newest published version of a loop."""
     return lambda: newest(fetch_loops(kafka), loop_name).version

@@ -1,4 +1,4 @@
-"""Lanes of a replay: each log gets its events in order, and none is lost on the way."""
+"""Lanes of a playback: each log gets its events in order, and none is lost on the way."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -43,7 +43,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 3_000)), min_si
 def test_every_event_is_in_exactly_one_lane_and_in_order(
     minutes: list[tuple[int, int]], partitions: int
 ) -> None:
-    """A feedback before its decision, or on another partition, is no replay of what happened."""
+    """A feedback before its decision, or on another partition, is no playback of what happened."""
     played = past(minutes)
     seen: list[str] = []
     for lane in played.lanes(partitions):

@@ -50,7 +50,7 @@ def test_every_flight_of_the_year_is_there_once(year: object) -> None:
 
 
 def test_both_streams_are_in_event_time(year: object) -> None:
-    """The replay sends them as they come."""
+    """The playback sends them as they come."""
     assert frame(year, "decisions")["at"].is_sorted()
     assert frame(year, "arrivals")["at"].is_sorted()
 

@@ -1,4 +1,4 @@
-"""Replays through real HTTP workers: everything arrives, in order, once more after an outage."""
+"""Playbacks through real HTTP workers: everything arrives, in order, once more after an outage."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ import uvicorn
 from tests.schemas.loops import minimal
 
 from tidemill.deploy.lanes import Past, partition_of
-from tidemill.deploy.replay import Replay, Step
+from tidemill.deploy.playback import Playback, Step
 from tidemill.errors import RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop import Loop
@@ -66,8 +66,8 @@ def test_every_event_reaches_the_worker_of_its_lane_in_order() -> None:
     steps: list[Step] = []
     played = past(60)
     with serving(LOOP, logs[0]) as first, serving(LOOP, logs[1]) as second:
-        replay = Replay("banner", played, [first, second], partitions=4, on_step=steps.append)
-        seen = replay.run()
+        playback = Playback("banner", played, [first, second], partitions=4, on_step=steps.append)
+        seen = playback.run()
     assert (seen.decisions, seen.feedback, seen.again) == (60, 30, 0)
     assert seen.sources == {"default": 60}
     assert len(seen.latencies_s) == 60
@@ -84,13 +84,13 @@ def test_every_event_reaches_the_worker_of_its_lane_in_order() -> None:
 
 
 def test_a_worker_that_is_away_is_asked_again() -> None:
-    """Workers are restarted while a replay runs; what nobody has logged must be sent again."""
+    """Workers are restarted while a playback runs; what nobody has logged must be sent again."""
     with closing(socket.create_server(("127.0.0.1", 0))) as opened:
         port = opened.getsockname()[1]
     log = MemoryEventLog()
-    replay = Replay("banner", past(4), [f"http://127.0.0.1:{port}"], partitions=1)
+    playback = Playback("banner", past(4), [f"http://127.0.0.1:{port}"], partitions=1)
     result: list[int] = []
-    thread = threading.Thread(target=lambda: result.append(replay.run().again))
+    thread = threading.Thread(target=lambda: result.append(playback.run().again))
     thread.start()
     with serving(LOOP, log, port):
         thread.join(30)
@@ -99,9 +99,9 @@ def test_a_worker_that_is_away_is_asked_again() -> None:
     assert len(log.events) == 6
 
 
-def test_a_refused_event_ends_the_replay_and_says_why() -> None:
+def test_a_refused_event_ends_the_playback_and_says_why() -> None:
     """A misspelt feature is refused a million times; once is enough."""
     with serving(LOOP, MemoryEventLog()) as url:
-        replay = Replay("banner", past(8, colour="red"), [url], partitions=4)
+        playback = Playback("banner", past(8, colour="red"), [url], partitions=4)
         with pytest.raises(RequestError, match="colour"):
-            replay.run()
+            playback.run()

@@ -1,4 +1,4 @@
-"""Replay the past through the public client: ask for every decision, tell all that came of it.
+"""Play the past through the public client: ask for every decision, tell all that came of it.
 
 One thread a lane (`lanes.py`), each with a client of its own; all lanes come to the same day before
 the next one begins. A worker that does not answer is asked again with the same id, which counts
@@ -51,7 +51,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a replay has come."""
+    """How far a playback has come."""
 
     day: date
     decisions: int
@@ -59,7 +59,7 @@ class Step:
     sources: Counter[str]
 
 
-class Replay:
+class Playback:
     """Plays a past to the workers at *urls*.
 
     Args:

@@ -1,0 +1,110 @@
+"""Carry out a replay with a bar that shows how far it is; wiring of `streams/replay.py`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tidemill.errors import BrokerError
+from tidemill.features.lake import Lake, LakeConfig
+from tidemill.kafka import KafkaConfig
+from tidemill.kafka.groups import forget_group
+from tidemill.monitor.ledger import ledger
+from tidemill.monitor.logends import log_ends, log_starts
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import latest_loop
+from tidemill.schemas.store import schema_store
+from tidemill.streams.batches import LOGS
+from tidemill.streams.replay import (
+    Place,
+    ReplayConfig,
+    begin_replay,
+    end_replay,
+    group_of,
+    replay,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a replay has come to; *is_whole* is False if a signal ended it before the logs did."""
+
+    loop: str
+    version: int
+    records: int
+    deleted: int
+    is_whole: bool
+    counts: Mapping[str, int]
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as JSON knows it."""
+        return {
+            "loop": self.loop,
+            "version": self.version,
+            "records": self.records,
+            "deleted": self.deleted,
+            "whole": self.is_whole,
+            **self.counts,
+        }
+
+
+def run_replay(
+    kafka: KafkaConfig,
+    name: str,
+    target: LakeConfig,
+    *,
+    until: datetime | None,
+    partial: bool,
+    console: Console,
+) -> Replayed:
+    """Replay loop *name* into *target*.
+
+    Raises:
+        BrokerError: Kafka has deleted records, and *partial* does not allow for it.
+        RequestError: *target* is not empty.
+        TidemillError: as for a worker.
+    """
+    loop, lake = latest_loop(kafka, name), Lake(target)
+    ends, starts = _places(log_ends(kafka, loop)), _places(log_starts(kafka, loop))
+    deleted = sum(starts.values())
+    if deleted and not partial:
+        raise BrokerError(
+            f"Kafka has deleted the {deleted:,} oldest records of {name}",
+            hint="the lake has them, see tidemill backfill; --partial takes what is left",
+        )
+    begin_replay(lake, loop)
+    config = ReplayConfig(kafka=kafka, lake=target, loop=loop, ends=ends, until=until)
+    group, store = group_of(loop), schema_store(kafka, os.environ)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = Progress(*columns, TimeRemainingColumn(), console=console)
+    shown.disable = not console.is_terminal
+    with shown as progress:
+        bar = progress.add_task(name, total=sum(ends.values()))
+        try:
+            is_whole = replay(config, store, group, lambda n: progress.update(bar, completed=n))
+        finally:
+            forget_group(kafka, group)
+    if is_whole:
+        end_replay(lake, loop)
+    return Replayed(
+        loop=name,
+        version=loop.version,
+        records=sum(ends.values()) - deleted,
+        deleted=deleted,
+        is_whole=is_whole,
+        counts=_counts(lake, loop),
+    )
+
+
+def _places(offsets: Mapping[tuple[str, int], int]) -> dict[Place, int]:
+    return {(log, number): offsets[log, number] for log in LOGS for _, number in offsets}
+
+
+def _counts(lake: Lake, loop: Loop) -> dict[str, int]:
+    """Return what became of the decisions, over all partitions."""
+    accounts = [each for each in ledger(lake, loop) if each.log == "decisions"]
+    ends = {name: sum(each.ends[name] for each in accounts) for name in accounts[0].ends}
+    return {**ends, "open": sum(account.open for account in accounts)}
