@@ -76,13 +76,15 @@ def run_replay(
             hint="the lake has them, see tidemill backfill; --partial takes what is left",
         )
     begin_replay(lake, loop)
-    config = ReplayConfig(kafka=kafka, lake=target, loop=loop, ends=ends, until=until)
+    # of a log that is deleted as a whole nothing will come
+    left = {place: end if end > starts[place] else 0 for place, end in ends.items()}
+    config = ReplayConfig(kafka=kafka, lake=target, loop=loop, ends=left, until=until)
     group, store = group_of(loop), schema_store(kafka, os.environ)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = Progress(*columns, TimeRemainingColumn(), console=console)
     shown.disable = not console.is_terminal
     with shown as progress:
-        bar = progress.add_task(name, total=sum(ends.values()))
+        bar = progress.add_task(name, total=sum(left.values()))
         try:
             is_whole = replay(config, store, group, lambda n: progress.update(bar, completed=n))
         finally:

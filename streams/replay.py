@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from faust.types import TP
-
 from tidemill.errors import RequestError
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.features.storage import lake_errors
@@ -37,7 +35,6 @@ Place = tuple[Log, int]
 
 _CADENCE = Cadence(every_s=5.0)  # nobody waits for its rows, and fewer files are read faster
 _MARKER = "replay.json"
-_POLLS = 2  # until what was fetched is delivered, see `BatchConsumer.has_fetched`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +128,6 @@ class _Replay:
         self, config: ReplayConfig, store: SchemaStore, on_read: Callable[[int], None]
     ) -> None:
         self._config, self._on_read = config, on_read
-        self._fetched_at: int | None = None
         self._metrics = StreamMetrics()
         loop = config.loop
         self._run = _Unclocked(
@@ -153,7 +149,6 @@ class _Replay:
             streams = StreamsApp(
                 self._config.kafka, named, [self._run], self._metrics, _NeverAsked()
             )
-            self._app = streams.app
             interrupted = await run_app(streams.app, self._is_over)
         if interrupted:
             return False
@@ -180,17 +175,7 @@ class _Replay:
         self._on_read(sum(min(offset, end) for offset, end in taken))
 
     def _is_read(self) -> bool:
-        """Whether every record before the ends has been taken, marks of transactions left out."""
-        consumer = self._app.consumer
-        places = {
-            TP(self._run.topics[log], number): (log, number) for log, number in self._config.ends
-        }
-        if len(self._run.partitions) < self._config.loop.partitions:
-            return False
-        if not all(consumer.has_fetched(tp, self._config.ends[at]) for tp, at in places.items()):
-            return False
-        if self._fetched_at is None:
-            self._fetched_at = consumer.polls
-        return consumer.polls >= self._fetched_at + _POLLS and all(
-            consumer.delivered(tp) == self._run.next_offset(*at) for tp, at in places.items()
-        )
+        """Whether every record before the ends is taken, and every mark of a transaction passed."""
+        ends = self._config.ends
+        taken = {place: self._run.next_offset(*place) for place in ends}
+        return all(offset is not None and offset >= ends[at] for at, offset in taken.items())

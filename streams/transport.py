@@ -78,7 +78,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         super().__init__(*args, **kwargs)
         self.scheduler = BatchScheduler(self)
         self.session = 0
-        self.polls = 0
         self._delivered: dict[TP, int] = {}
         self._expected: dict[TP, int] = {}
         self._batched: dict[str, bool] = {}
@@ -106,24 +105,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
     def has_more(self, tp: TP) -> bool:
         """Return whether Kafka has records of *tp* that were not fetched, as of the last answer."""
-        state = self._state(tp)
-        return state is not None and state.lso is not None and state.position < state.lso
-
-    def has_fetched(self, tp: TP, end: int) -> bool:
-        """Return whether all records of *tp* before *end* were fetched.
-
-        They have been delivered once `polls` has gone up twice.
-        """
-        state = self._state(tp)
-        return state is not None and state.position >= end
-
-    def _state(self, tp: TP) -> Any:  # noqa: ANN401 (aiokafka's)
-        """Return where aiokafka is in *tp*, or None before it knows."""
         consumer = self._thread._ensure_consumer()
         state = consumer._subscription.subscription.assignment.state_value(
             driver.ensure_aiokafka_TP(tp)
         )
-        return state if state is not None and state.has_valid_position else None
+        return bool(
+            state is not None
+            and state.has_valid_position
+            and state.lso is not None
+            and state.position < state.lso
+        )
 
     def marks(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of marks behind everything handed out, if there are."""
@@ -277,7 +268,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> tuple[Mapping[TP, list[Any]] | None, set[TP] | None]:
         """Return what there is soon, but nothing that was asked for in another session."""
-        self.polls += 1
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
             return {}, set()
