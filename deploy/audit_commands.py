@@ -4,12 +4,9 @@ The command imports its room when it runs, so that `tidemill --help` loads none 
 """
 
 import os
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-
-from tidemill.errors import RequestError
 
 
 def audit(
@@ -32,12 +29,11 @@ def audit(
     """
     from tidemill.deploy.audit_table import audit_progress, print_audits
     from tidemill.deploy.lake_commands import loops_of
+    from tidemill.deploy.times import event_span
     from tidemill.features.audit import Effort, audit
     from tidemill.features.lake import Lake, LakeConfig
 
-    first, behind = _time("--from", since), _time("--to", until)
-    if first is not None and behind is not None and first >= behind:
-        raise RequestError(f"--from {since} is not before --to {until}", hint="swap them")
+    first, behind = event_span(since, until)
     lake = Lake(LakeConfig.from_env(os.environ))
     effort = Effort(memory_mb=memory_mb, threads=threads, shown=limit)
     reports = []
@@ -55,16 +51,3 @@ def audit(
             )
     print_audits(reports, as_json=as_json)
     return 0 if all(report.agrees for report in reports) else 1
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    """Return the time of an option; without a zone it is in UTC."""
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(
-            f"{option} {text} is no time", hint="write it as 2026-01-01T00:00:00Z or 2026-01-01"
-        ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

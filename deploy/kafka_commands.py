@@ -38,7 +38,10 @@ def kafka(
 
 
 def lag(
-    group: Annotated[str | None, typer.Argument(help="One consumer group; all by default.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Argument(help="One consumer group, or with --labels one loop; all by default."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Read again and again.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between readings.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a reading.")] = False,
@@ -46,8 +49,22 @@ def lag(
         int | None, typer.Option(help="Most a partition may be behind.")
     ] = None,
     limit_seconds: Annotated[float | None, typer.Option(help="Oldest a record may be.")] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Show how long after decisions feedback comes instead.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option("--from", help="With --labels: decisions made from then on.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="With --labels: decisions made before then.")
+    ] = None,
 ) -> int:
-    """Show how far consumer groups are behind, in messages and seconds; exit 1 over a limit."""
+    """Show how far consumer groups are behind, in messages and seconds; exit 1 over a limit.
+
+    With --labels the lake is asked how long feedback takes, to choose `within` by: needs no Kafka.
+    """
+    if labels:
+        return _label_lag(group, since, until, as_json=as_json)
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.lag import LagReader
     from tidemill.monitor.lag_table import Limits, show, watch_lag
@@ -57,3 +74,22 @@ def lag(
     if watch:
         return watch_lag(lambda: reader.read(group), limits, as_json=as_json, every_s=every)
     return show(reader.read(group), limits, as_json=as_json)
+
+
+def _label_lag(loop: str | None, since: str | None, until: str | None, *, as_json: bool) -> int:
+    from tidemill.deploy.labellag_table import print_label_lags
+    from tidemill.deploy.lake_commands import loops_of
+    from tidemill.deploy.times import event_span
+    from tidemill.features.lake import Lake, LakeConfig
+    from tidemill.monitor.labellag import label_lags
+
+    first, behind = event_span(since, until)
+    lake = Lake(LakeConfig.from_env(os.environ))
+    names = loops_of(lake) if loop is None else [loop]
+    curves = [
+        curve
+        for name in names
+        for curve in label_lags(lake, lake.loop(name), since=first, until=behind)
+    ]
+    print_label_lags(curves, as_json=as_json)
+    return 0

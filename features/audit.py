@@ -6,17 +6,14 @@ many rows id by id: memory stays bounded however large the lake is. What the joi
 `oracle.py`, which shares no code with it. The audit writes nothing.
 """
 
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import duckdb
 
-from tidemill.errors import LakeError
 from tidemill.features.auditplan import Planner
 from tidemill.features.auditqueries import (
     TOLD,
@@ -41,9 +38,10 @@ from tidemill.features.auditspans import (
     micros,
     read_spans,
 )
+from tidemill.features.bounded import bounded_duckdb
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES
-from tidemill.features.views import open_duckdb, snapshot, source
+from tidemill.features.views import snapshot, source
 from tidemill.schemas.loop import Loop
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,7 +125,9 @@ def audit_spans(
     """
     started = time.monotonic()
     name = work[-1][0].loop
-    with _connection(effort, name) as connection:
+    with bounded_duckdb(
+        f"the audit of {name}", memory_mb=effort.memory_mb, threads=effort.threads
+    ) as connection:
         handles = {table: lake.table(name, table) for table in TABLES}
         tables = {
             table: source(connection, handle, versions[table]).sql
@@ -156,29 +156,6 @@ def audit_spans(
         if is_whole and bounds == (BEGIN, FOREVER) and len({loop.early for loop, _ in work}) == 1:
             look.at_counts([span for _, spans in work for span in spans])
     return look.report(name, versions, time.monotonic() - started, is_whole=is_whole)
-
-
-@contextmanager
-def _connection(effort: Effort, loop_name: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    with (
-        tempfile.TemporaryDirectory(prefix="tidemill-audit-") as folder,
-        open_duckdb(threads=effort.threads) as connection,
-    ):
-        connection.execute(f"SET memory_limit = '{effort.memory_mb}MB'")
-        connection.execute("SET temp_directory = $folder", {"folder": folder})
-        connection.execute("SET preserve_insertion_order = false")
-        try:
-            yield connection
-        except duckdb.OutOfMemoryException as error:
-            raise LakeError(
-                f"the audit of {loop_name} needs more than {effort.memory_mb} MB: {error}",
-                hint="give it more with --memory-mb, or less to do with --from and --to",
-            ) from error
-        except duckdb.IOException as error:
-            raise LakeError(
-                f"the audit of {loop_name} cannot read the lake: {error}",
-                hint="a file that was merged away may have been removed meanwhile: audit again",
-            ) from error
 
 
 class _Look:

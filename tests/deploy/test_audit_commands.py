@@ -72,13 +72,14 @@ def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("wrong")
 def test_bounds_leave_the_rest_out(capsys: pytest.CaptureFixture[str]) -> None:
     """The day of the mistake is wrong, the day after it is not."""
-    assert main(["audit", "--from", "2026-03-01", "--to", "2026-03-02T00:00:00Z"]) == 1
-    assert main(["audit", "--from", "2026-03-02"]) == 0
+    assert main(["audit", "--from", "2026-03-01T00:00:00Z", "--to", "2026-03-02T00:00:00Z"]) == 1
+    assert main(["audit", "--from", "2026-03-02T00:00:00Z"]) == 0
 
 
 @pytest.mark.usefixtures("right")
 @pytest.mark.parametrize(
-    "bounds", [["--from", "yesterday"], ["--from", "2026-03-02", "--to", "2026-03-01"]]
+    "bounds",
+    [["--from", "yesterday"], ["--from", "2026-03-02T00:00:00Z", "--to", "2026-03-01T00:00:00Z"]],
 )
 def test_bounds_that_make_no_sense_are_refused(
     bounds: list[str], capsys: pytest.CaptureFixture[str]

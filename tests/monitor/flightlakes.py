@@ -1,0 +1,136 @@
+"""The real flights in a lake, joined by the very join that workers run, but without Kafka."""
+
+import importlib.util
+import io
+import sys
+import zipfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+
+from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.schemas.loop import Loop
+from tidemill.schemas.loopfile import load_loop
+from tidemill.streams.progress import Closed
+from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.windows import PartitionJoin
+
+FOLDER = Path(__file__).parents[2] / "examples" / "flights"
+PLACE = {"topic": pl.lit("flights"), "partition": pl.lit(0, dtype=pl.Int32)}
+
+
+def flights_module() -> ModuleType:
+    """Return the example's module, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("flights_of_lakes", FOLDER / "flights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def flights_loop() -> Loop:
+    """Return the example's loop."""
+    return load_loop(FOLDER / "loop.yaml")
+
+
+def at_the_gate(days: int | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return decisions and arrivals as the demo plays them: feedback when the doors open."""
+    flights = flights_module().load_flights()
+    flights = flights if days is None else flights.first_days(days)
+    return flights.decisions, flights.arrivals
+
+
+def on_the_ground() -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the same, but feedback after departure delay and air time: without taxiing."""
+    module = flights_module()
+    flights = module.load_flights()
+    with zipfile.ZipFile(module.data_folder() / "flights.csv.zip") as archive:
+        rows = pl.read_csv(io.BytesIO(archive.read("flights.csv")), null_values="NA")
+    date = [pl.col(name).cast(pl.String).str.zfill(2) for name in ("month", "day")]
+    lags = rows.select(
+        decision_id=pl.concat_str(
+            pl.concat_str("carrier", pl.col("flight").cast(pl.String), "origin", separator="-"),
+            pl.concat_str("year", *date),
+            pl.col("sched_dep_time").cast(pl.String).str.zfill(4),
+            separator="-",
+        ),
+        lag=pl.duration(minutes=pl.col("dep_delay") + pl.col("air_time")),
+    )
+    made = flights.decisions.select(decision_id="id", made="at")
+    arrivals = flights.arrivals.join(lags, on="decision_id").join(made, on="decision_id")
+    return flights.decisions, arrivals.with_columns(at=pl.col("made") + pl.col("lag")).sort(
+        "at", "id"
+    ).drop("made", "lag")
+
+
+def write_flights(folder: Path, decisions: pl.DataFrame, arrivals: pl.DataFrame) -> Lake:
+    """Join both streams a day at a time, and keep in *folder* what a worker would keep."""
+    loop = flights_loop()
+    rules = JoinRules.of(loop)
+    lake = Lake(LakeConfig(root=str(folder)))
+    lake.create(loop)
+    join = PartitionJoin(rules)
+    raw: dict[Log, list[pl.DataFrame]] = {"decisions": [], "feedback": []}
+    closed: list[Closed] = []
+    frames = {"decisions": _decisions(decisions, rules), "feedback": _feedback(arrivals, rules)}
+    for part in _days(frames["decisions"], frames["feedback"]):
+        raw["decisions"].append(join.take_decisions(part[0]))
+        raw["feedback"].append(join.take_feedback(part[1]))
+        closed += [each] if (each := join.close()) is not None else []
+    last = frames["decisions"]["at"].max()
+    for log in raw:
+        join.advance(log, rules.closing_time(last))  # type: ignore[arg-type]
+    closed += [each] if (each := join.close()) is not None else []
+    for log, parts in raw.items():
+        frame = pl.concat(parts).with_columns(ingested_at=pl.col("at"), **PLACE)
+        numbers = {"offset": frame.height}
+        lake.table(loop.loop, log).append(frame, swaps=_swaps(numbers))
+    end = closed[-1]
+    numbers = {
+        "frontier": micros(end.frontier),
+        "late": end.counts.late,
+        "duplicate": end.counts.duplicate,
+        "unmatched": end.counts.unmatched,
+    }
+    examples = pl.concat([each.examples for each in closed]).with_columns(**PLACE)
+    lake.table(loop.loop, "examples").append(examples, swaps=_swaps(numbers))
+    return lake
+
+
+def _swaps(numbers: dict[str, int]) -> list[Swap]:
+    return [Swap(f"{name}/0", None, number) for name, number in numbers.items()]
+
+
+def _days(
+    decisions: pl.DataFrame, feedback: pl.DataFrame
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    days = pl.concat([decisions["at"], feedback["at"]]).dt.truncate("1d").unique().sort()
+    for day in days:
+        inside = pl.col("at").is_between(day, day + timedelta(days=1), closed="left")
+        yield decisions.filter(inside), feedback.filter(inside)
+
+
+def _decisions(frame: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
+    features = rules.decisions["features"]
+    assert isinstance(features, pl.Struct)
+    made = frame.with_columns(
+        features=pl.struct(pl.col(field.name).cast(field.dtype) for field in features.fields),
+        action=pl.lit("quiet"),
+        score=pl.lit(None, dtype=pl.Float64),
+        propensity=pl.lit(1.0),
+        source=pl.lit("default"),
+        model_version=pl.lit(None, dtype=pl.String),
+        policy_version=pl.lit(1, dtype=pl.Int32),
+        loop_version=pl.lit(1, dtype=pl.Int32),
+    )
+    return made.select(*rules.decisions).with_row_index("offset").cast({"offset": pl.Int64})
+
+
+def _feedback(frame: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
+    told = frame.with_columns(kind=pl.lit("arrived"), values=pl.struct("arr_delay"))
+    return told.select(*rules.feedback).with_row_index("offset").cast({"offset": pl.Int64})
