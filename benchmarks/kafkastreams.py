@@ -63,11 +63,18 @@ def compiled(folder: Path) -> Jars:
 
 
 def command(
-    kafka: KafkaConfig, filled: Filled, folder: Path, *, group: str, examples: str, guarantee: str
+    jars: Jars,
+    kafka: KafkaConfig,
+    filled: Filled,
+    folder: Path,
+    *,
+    group: str,
+    examples: str,
+    guarantee: str,
 ) -> list[str]:
     """Return the command that joins *filled* into the topic *examples*, with its state in *folder*.
 
-    *guarantee* is `at_least_once` or `exactly_once_v2`.
+    *jars* are those of `compiled`; *guarantee* is `at_least_once` or `exactly_once_v2`.
     """
     bench = filled.loop
     decisions, feedback = folder / "decision.avsc", folder / "feedback.avsc"
@@ -89,4 +96,4 @@ def command(
     }
     properties = folder / f"{group}.properties"
     properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    return compiled(folder).command("LeftJoin", str(properties), options=JAVA_OPTIONS)
+    return jars.command("LeftJoin", str(properties), options=JAVA_OPTIONS)

@@ -48,13 +48,14 @@ def measure_peers(kafka: KafkaConfig, filled: Filled, say: Say) -> dict[str, Fig
     found = {}
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as home:
         folder = Path(home)
+        jars = kafkastreams.compiled(folder)
         for name, guarantee in (
             ("kafka_streams", "at_least_once"),
             ("kafka_streams_exactly_once", "exactly_once_v2"),
         ):
             group, examples = _names(kafka, filled, name)
             command = kafkastreams.command(
-                kafka, filled, folder, group=group, examples=examples, guarantee=guarantee
+                jars, kafka, filled, folder, group=group, examples=examples, guarantee=guarantee
             )
             found[name] = _measure(kafka, filled, command, group, examples, _last_byte)
             say(f"peers: {_told(name, found[name])}")
