@@ -22,7 +22,8 @@ from tidemill.schemas.wire import (
     SINGLE_OBJECT_BYTES,
 )
 
-_NOWHERE = -1
+NOWHERE = -1
+"""Where a payload ends that is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Payloads:
             return cls._of(kept, np.fromiter(map(len, kept), np.int64, len(kept)))
         kept = [value or b"" for value in values]
         made = cls._of(kept, np.fromiter(map(len, kept), np.int64, len(kept)))
-        made.ends[[row for row, value in enumerate(values) if value is None]] = _NOWHERE
+        made.ends[[row for row, value in enumerate(values) if value is None]] = NOWHERE
         return made
 
     @classmethod
@@ -63,7 +64,7 @@ class Payloads:
 
     def __getitem__(self, row: int) -> bytes | None:
         start, end = int(self.starts[row]), int(self.ends[row])
-        return None if end == _NOWHERE else self.data[start:end]
+        return None if end == NOWHERE else self.data[start:end]
 
     def __iter__(self) -> Iterator[bytes | None]:
         return map(self.__getitem__, range(len(self)))
@@ -98,7 +99,7 @@ class Payloads:
             if sizes[row] > 0:
                 yield Poison(row, "oversize", f"{sizes[row]} bytes, over 1 MiB")
             else:
-                none = self.ends[row] == _NOWHERE
+                none = self.ends[row] == NOWHERE
                 yield Poison(row, "empty", "no value" if none else "no bytes")
 
     def _group(

@@ -1,49 +1,26 @@
 """The unit of the streams room: the records of one partition from one fetch.
 
-It knows no Faust; records are anything with `offset`, `timestamp` (broker's, ms), `key`, `value`.
+It knows no Faust.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from tidemill.streams.chunks import Chunk, records_of
+from tidemill.streams.records import FetchedRecord, Records
 from tidemill.streams.rules import Log
 
 LOGS: tuple[Log, Log] = ("decisions", "feedback")
-
-
-class FetchedRecord(Protocol):
-    """What is read of one record."""
-
-    @property
-    def offset(self) -> int:
-        """Its place in the log."""
-
-    @property
-    def timestamp(self) -> int:
-        """When the broker appended it, in milliseconds since the epoch."""
-
-    @property
-    def key(self) -> bytes | None:
-        """The decision id, as the producer wrote it."""
-
-    @property
-    def value(self) -> bytes | None:
-        """The event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The records of one partition from one fetch; ``[start, last]`` batches tile their log.
 
-    *start* is the position before the fetch, and the one after it is behind *last*: holes left by
-    compaction and marks of transactions belong to the batches. *session* counts the seeks of the
-    consumer: a batch of an earlier one was read before a rebalance and is not for the state that
-    there is now.
+    Holes left by compaction and marks of transactions belong to a batch beside them. *parts* are
+    record batches as they came, or single records. *session* counts the seeks of the consumer: a
+    batch of an earlier one was read before a rebalance and is not for the state that there is now.
     """
 
     topic: str
@@ -51,30 +28,29 @@ class Batch:
     start: int
     last: int
     session: int
-    records: Sequence[FetchedRecord]
+    parts: Sequence[Chunk | FetchedRecord]
 
     def __len__(self) -> int:
-        return len(self.records)
+        return sum(part.count if isinstance(part, Chunk) else 1 for part in self.parts)
 
     @property
     def next(self) -> int:
         """The offset the following batch starts at."""
         return self.last + 1
 
-    def values(self) -> list[bytes | None]:
-        """Return the payloads in offset order."""
-        return [record.value for record in self.records]
+    def records(self) -> Records:
+        """Return the records as columns.
 
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """Return the offset of each record."""
-        count = len(self.records)
-        if self.last - self.records[0].offset + 1 == count:  # no holes: nothing to ask one by one
-            return np.arange(self.last + 1 - count, self.last + 1, dtype=np.int64)
-        return np.fromiter((record.offset for record in self.records), np.int64, count)
-
-    def timestamps_ms(self) -> npt.NDArray[np.int64]:
-        """Return the broker's time of each record."""
-        return np.fromiter((record.timestamp for record in self.records), np.int64, len(self))
+        Raises:
+            CorruptRecordException: a record batch does not hold what its header says.
+        """
+        chunks = [part for part in self.parts if isinstance(part, Chunk)]
+        if chunks and len(chunks) == len(self.parts):
+            return records_of(chunks)
+        single: list[FetchedRecord] = []
+        for part in self.parts:
+            single += part.records() if isinstance(part, Chunk) else [part]
+        return Records.of(single)
 
 
 def merged(batches: Sequence[Batch]) -> list[Batch]:
@@ -90,6 +66,6 @@ def merged(batches: Sequence[Batch]) -> list[Batch]:
             start=first.start,
             last=last.last,
             session=last.session,
-            records=[record for batch in batches for record in batch.records],
+            parts=[part for batch in batches for part in batch.parts],
         )
     ]

@@ -1,28 +1,65 @@
-"""Records as aiokafka's parser leaves them, a whole record batch at a time.
+"""What aiokafka has fetched, a whole record batch at a time, without an object for each record.
 
-aiokafka makes one more Python object of each record, one by one through three generators: half of
-all the CPU a worker would need. `WholeBatches` stands in for the dictionary its fetcher puts
-results in, and lets results of chosen topics hand out lists instead. It knows no Faust.
+aiokafka makes two Python objects of each record, one by one through three generators: as much CPU
+as all that is done with the records later. `FetchedBytes` keeps the bytes of an answer within
+reach, and `WholeBatches` stands in for the dictionary aiokafka's fetcher puts results in: results
+of chosen topics then hand out record batches unpacked (`chunks.py`). Checksums and transactions
+stay aiokafka's business, and so do record batches of before Kafka 0.11. It knows no Faust.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import aiokafka.consumer.fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException
+from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
+from tidemill.streams.chunks import Chunk
+from tidemill.streams.records import FetchedRecord
 
-class Run(list[Any]):
-    """Records of one partition; *start* is the position the consumer had before them.
+_MAGIC, _MAGIC_AT = 2, 16
+_OFFSET_AND_LENGTH = struct.Struct(">qi")
 
-    *next* is the position after them. Both show whether anything was dropped on the way: the next
-    run starts where this one ends, holes that hold no record belong to the runs.
+
+class FetchedBytes:
+    """The bytes of one partition in an answer, and aiokafka's way to go through them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        records = MemoryRecords(data)
+        self.has_next = records.has_next
+        self.next_batch = records.next_batch
+        self.size_in_bytes = records.size_in_bytes
+
+
+def keep_bytes() -> None:
+    """Let every fetcher of this process keep the bytes of its answers, in `FetchedBytes`."""
+    aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes
+
+
+class Run(list[Chunk | FetchedRecord]):
+    """Chunks and records of one partition, from position *start* to before *next*.
+
+    Marks of transactions and holes that compaction left are between the two, so the next run starts
+    where this one ends, unless something was dropped on the way.
     """
 
     def __init__(self, start: int) -> None:
         super().__init__()
         self.start = self.next = start
+        self.held = 0
+
+    def add(self, part: Chunk | list[FetchedRecord]) -> None:
+        """Add the records of one record batch."""
+        if not isinstance(part, Chunk):
+            self += part
+            self.held += len(part)
+        elif part.count:
+            self.append(part)
+            self.held += part.count
 
 
 class WholeBatches(dict[TopicPartition, Any]):
@@ -48,18 +85,18 @@ class WholeBatches(dict[TopicPartition, Any]):
         """Start anew, after a seek."""
         self._starts.clear()
 
-    def _whole(self, place: TopicPartition, result: FetchResult) -> Callable[..., list[Any]]:
+    def _whole(self, place: TopicPartition, result: FetchResult) -> Callable[..., Run]:
         """Return what takes the place of `FetchResult.getall`: the same, but by record batches."""
         fetched = result._partition_records
         batches = record_batches(fetched)
 
-        def getall(_max_records: int | None = None) -> list[Any]:
+        def getall(_max_records: int | None = None) -> Run:
             if not result.check_assignment(result._topic_partition) or not result.has_more():
-                return []
+                return Run(fetched.next_fetch_offset)
             run = Run(self._starts.pop(place, fetched.next_fetch_offset))
-            for batch in batches:
-                run += batch
-                if len(run) >= self._at_least:
+            for part in batches:
+                run.add(part)
+                if run.held >= self._at_least:
                     break
             else:
                 result._partition_records = None
@@ -72,8 +109,8 @@ class WholeBatches(dict[TopicPartition, Any]):
         return getall
 
 
-def record_batches(fetched: PartitionRecords) -> Iterator[list[Any]]:
-    """Yield the records of each batch; marks, and records of aborted transactions, are left out.
+def record_batches(fetched: PartitionRecords) -> Iterator[Chunk | list[FetchedRecord]]:
+    """Yield each record batch; marks, and records of aborted transactions, are left out.
 
     The position of *fetched* moves past each batch as it is yielded.
 
@@ -81,15 +118,26 @@ def record_batches(fetched: PartitionRecords) -> Iterator[list[Any]]:
         CorruptRecordException: a checksum is wrong.
     """
     records = fetched._records
+    end = 0
     while records.has_next():
         batch = records.next_batch()
+        begin = end
+        _, length = _OFFSET_AND_LENGTH.unpack_from(records.data, begin)
+        end = begin + _OFFSET_AND_LENGTH.size + length
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
-        found = [] if _never_happened(fetched, batch) or batch.is_control_batch else list(batch)
-        if found and found[0].offset < fetched.next_fetch_offset:
-            found = [record for record in found if record.offset >= fetched.next_fetch_offset]
+        part: Chunk | list[FetchedRecord] = []
+        if not _never_happened(fetched, batch) and not batch.is_control_batch:
+            part = _part(batch, records.data[begin:end], fetched.next_fetch_offset)
         fetched.next_fetch_offset = batch.next_offset
-        yield found
+        yield part
+
+
+def _part(batch: Any, raw: bytes, position: int) -> Chunk | list[FetchedRecord]:  # noqa: ANN401
+    """Return what *batch* holds from *position* on: whole if it can be, else record by record."""
+    is_whole = raw[_MAGIC_AT] == _MAGIC and batch.base_offset >= position
+    chunk = Chunk.of(raw) if is_whole else None
+    return chunk or [record for record in batch if record.offset >= position]
 
 
 def _never_happened(fetched: PartitionRecords, batch: Any) -> bool:  # noqa: ANN401 (of Cython)

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from tidemill.streams.fetches import WholeBatches
+from tidemill.streams.fetches import WholeBatches, keep_bytes
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
 
     async def on_start(self) -> None:
         """Start aiokafka's consumer, and let it hand out whole record batches."""
+        keep_bytes()
         await super().on_start()
         self._fetches = WholeBatches(
             self.consumer.is_batched, self.app.conf.broker_max_poll_records

@@ -18,6 +18,7 @@ from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.commits import raw_numbers
 from tidemill.streams.deadletters import DeadLetter
 from tidemill.streams.progress import Closed
+from tidemill.streams.records import Records
 from tidemill.streams.rules import Log, micros
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
@@ -83,20 +84,20 @@ class Partition:
                 hint="nothing is lost: a restarted worker goes on where the lake ends; please "
                 "report this",
             )
-        values = batch.values()
-        decoded = reading.decoder.decode(values)
-        if self._versions.is_newer(decoded, values):
+        records = batch.records()
+        decoded = reading.decoder.decode(records.values)
+        if self._versions.is_newer(decoded, records.values):
             return None
-        frame, letters = self._placed(batch, values, decoded)
+        frame, letters = self._placed(batch.topic, records, decoded)
         reading.share.take(batch.last, letters)
         if frame.height:
             take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
             reading.frames.append(take(frame).with_columns(pl.lit(batch.topic).alias("topic")))
-        reading.holes += batch.next - batch.start - len(batch)
+        reading.holes += batch.next - batch.start - len(records)
         reading.next = batch.next
         reading.dead += len(letters)
         reading.letters += letters
-        self.pending_rows += len(batch)
+        self.pending_rows += len(records)
         return letters
 
     def pass_marks(self, log: Log, start: int, next: int) -> None:
@@ -141,12 +142,12 @@ class Partition:
         )
 
     def _placed(
-        self, batch: Batch, values: list[bytes | None], decoded: Decoded
+        self, topic: str, records: Records, decoded: Decoded
     ) -> tuple[pl.DataFrame, list[DeadLetter]]:
         """Give the decoded rows their place in the log; set aside those ahead of their time."""
-        offsets, arrived_ms = batch.offsets(), batch.timestamps_ms()
+        offsets, arrived_ms = records.offsets, records.timestamps_ms
         rows = decoded.frame["row"].to_numpy()
-        whole = len(rows) == len(values)
+        whole = len(rows) == len(records)
         frame = decoded.frame.drop("row").with_columns(
             pl.lit(self.number, dtype=pl.Int32).alias("partition"),
             pl.Series("offset", offsets if whole else offsets[rows]),
@@ -164,14 +165,14 @@ class Partition:
             frame = frame.filter(~pl.Series(ahead))
         letters = [
             DeadLetter(
-                topic=batch.topic,
+                topic=topic,
                 partition=self.number,
                 offset=int(offsets[row]),
                 timestamp_ms=int(arrived_ms[row]),
                 reason=reason,
                 detail=detail,
-                key=batch.records[row].key,
-                value=values[row],
+                key=records.keys[row],
+                value=records.values[row],
             )
             for row, reason, detail in sorted(poison)
         ]

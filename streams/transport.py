@@ -192,24 +192,24 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         return BatchThread(self, loop=self.loop, beacon=self.beacon)
 
     def _to_message(self, tp: TP, record: object) -> ConsumerMessage:
-        if not isinstance(record, list):
+        if not isinstance(record, Run):
             return super()._to_message(tp, record)
-        first, last = record[0], record[-1]
+        newest: Any = record[-1]
         batch = Batch(
             topic=tp.topic,
             partition=tp.partition,
-            start=self._delivered.get(tp, first.offset),
-            last=record.next - 1 if isinstance(record, Run) else last.offset,
+            start=self._delivered.get(tp, record.start),
+            last=record.next - 1,
             session=self.session,
-            records=record,
+            parts=record,
         )
         self._delivered[tp] = self._expected[tp] = batch.next
         return ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            last.timestamp / 1000.0,
-            last.timestamp_type,
+            batch.last,
+            newest.timestamp / 1000.0,
+            newest.timestamp_type,
             (),
             None,
             batch,

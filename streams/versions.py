@@ -7,19 +7,19 @@ so that not even the first event of a new version is read with the old one.
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import Decoded
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.payloads import Payloads
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _MOST_QUESTIONS = 1000
-_PREFIX_BYTES = 10  # of a payload name its schema, in either wire format
 
 
 class NewVersions:
@@ -85,14 +85,14 @@ class VersionCheck:
         self._newest = newest
         self._asked: set[int | bytes] = set()
 
-    def is_newer(self, decoded: Decoded, values: Sequence[bytes | None]) -> bool:
+    def is_newer(self, decoded: Decoded, values: Payloads) -> bool:
         """Return whether this batch is for a worker with a newer version of the loop.
 
         Raises:
             BrokerError: there is a question, and no answer.
         """
         signs: set[int | bytes] = {
-            (values[bad.row] or b"")[:_PREFIX_BYTES]
+            values.prefix(bad.row)
             for bad in decoded.poison
             if bad.reason in ("wrong-type", "incompatible-schema")
         }

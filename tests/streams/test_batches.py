@@ -25,20 +25,20 @@ def batch(start: int, *offsets: int) -> Batch:
         start=start,
         last=offsets[-1],
         session=1,
-        records=[Row(offset) for offset in offsets],
+        parts=[Row(offset) for offset in offsets],
     )
 
 
 @pytest.mark.parametrize("offsets", [(3, 4, 5), (3, 5), (4, 9)])
 def test_offsets_are_those_of_the_records_holes_or_not(offsets: tuple[int, ...]) -> None:
     """Compaction and transactions leave holes; rows must not move into them."""
-    assert batch(3, *offsets).offsets().tolist() == list(offsets)
+    assert batch(3, *offsets).records().offsets.tolist() == list(offsets)
 
 
 def test_batches_that_follow_each_other_become_one() -> None:
     """A slow stream brings few records at a time; decoding costs as much for few as for many."""
     together = merged([batch(0, 0, 1), batch(2, 4), batch(5, 5)])
-    assert [(each.start, each.next, each.offsets().tolist()) for each in together] == [
+    assert [(each.start, each.next, each.records().offsets.tolist()) for each in together] == [
         (0, 6, [0, 1, 4, 5])
     ]
 
