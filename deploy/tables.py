@@ -10,7 +10,7 @@ from rich.table import Table
 from tidemill.features.queries import Answer
 from tidemill.monitor.ledger import Account, is_balanced
 
-RARE = frozenset({"not_activated"})
+RARE = frozenset({"not_activated", "corrected"})
 """Ends that only some loops know; a column of zeros would take the width of a terminal."""
 
 

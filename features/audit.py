@@ -36,12 +36,13 @@ from tidemill.features.auditspans import (
     Span,
     memory,
     micros,
+    read_examined,
     read_spans,
 )
 from tidemill.features.bounded import bounded_duckdb
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES
-from tidemill.features.views import snapshot, source
+from tidemill.features.views import newest_examples, snapshot, source
 from tidemill.schemas.loop import Loop
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -133,6 +134,9 @@ def audit_spans(
             table: source(connection, handle, versions[table]).sql
             for table, handle in handles.items()
         }
+        newest = newest_examples(connection, handles[EXAMPLES], work[-1][0], versions[EXAMPLES])
+        tables[EXAMPLES] = newest.sql
+        examined = read_examined(lake, work[-1][0], versions)
         plans = [
             Planner(
                 connection=connection,
@@ -147,7 +151,7 @@ def audit_spans(
         steps = [
             (loop, step) for (loop, _), plan in zip(work, plans, strict=True) for step in plan.steps
         ]
-        look = _Look(connection, tables, list(handles[EXAMPLES].schema), effort.shown)
+        look = _Look(connection, tables, list(handles[EXAMPLES].schema), effort.shown, examined)
         for done, (loop, step) in enumerate(steps):
             on_step(done, len(steps))
             look.at_run(loop, step) if isinstance(step, Run) else look.at_share(loop, step)
@@ -167,11 +171,13 @@ class _Look:
         tables: Mapping[str, str],
         columns: Sequence[str],
         shown: int,
+        examined: Mapping[int, int | None],
     ) -> None:
         self._connection = connection
         self._tables = tables
         self._columns = columns
         self._shown = shown
+        self._examined = examined
         self._last: dict[str, dict[int, tuple[int, int, int | None]]] = {log: {} for log in LOGS}
         self._counted: Counter[tuple[int, str]] = Counter()
         self._seen: Counter[str] = Counter()
@@ -196,7 +202,7 @@ class _Look:
         reach = micros(memory(loop))
         usual = share.since - micros(loop.early) - reach
         back = (usual if first is None else min(usual, first)) - reach
-        told = told_sql(loop, decisions, feedback, share, back)
+        told = told_sql(loop, decisions, feedback, share, back, self._examined)
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {TOLD} AS {told}")
         query = windows_sql(decisions, self._tables[EXAMPLES], self._columns, share)
         self._note(DECISIONS, query)

@@ -46,9 +46,12 @@ def readings_sql(
         last: partition -> (offset, at, stream time) of the row before the first, where known.
     """
     log, offsets = run.log, run.offsets
-    length = loop.grace if log == "decisions" else loop.early + loop.wait + loop.grace
+    late_anyway = loop.early + loop.wait + loop.grace + loop.corrections
+    length = loop.grace if log == "decisions" else late_anyway
     last_use = '"at"' if log == "decisions" else f'"at" + {_span(loop.early)}'
-    is_late = f'stream_time > "at" + {_span(length)} OR {last_use} < make_timestamptz(closed)'
+    is_late = f'stream_time > "at" + {_span(length)}'
+    if log == "decisions" or not loop.corrections:
+        is_late += f" OR {last_use} < make_timestamptz(closed)"
     checks = [
         Check("rows", 'CASE WHEN offset_before = "offset" THEN 2 ELSE 1 END', "1"),
         # An idle log is moved on by the clock, so a row may stand ahead of what the log says.
@@ -118,10 +121,18 @@ def first_time_sql(loop: Loop, decisions: str, share: Share) -> str:
           AND coalesce(stream_time <= "at" + {_span(loop.grace)}, true)"""
 
 
-def told_sql(loop: Loop, decisions: str, feedback: str, share: Share, decisions_from: int) -> str:
+def told_sql(
+    loop: Loop,
+    decisions: str,
+    feedback: str,
+    share: Share,
+    decisions_from: int,
+    examined: Mapping[int, int | None],
+) -> str:
     """Return a query for what must have become of the records of a share, and before it.
 
-    *decisions_from* is from when on decisions are read, to know which of them are copies.
+    *decisions_from* is from when on decisions are read, to know which of them are copies;
+    *examined*, by partition, the offset before which feedback may have corrected an example.
     """
     ahead = micros(loop.early)
     waits = micros(loop.wait)
@@ -131,7 +142,9 @@ def told_sql(loop: Loop, decisions: str, feedback: str, share: Share, decisions_
         wanted = f"{in_time('t', since, until)} AND {ours} {_in_share(key, share)}"
         return f"(SELECT * FROM {table} t WHERE {wanted})"
 
-    frontiers = _values((number, until) for number, (_, until) in share.bounds.items())
+    frontiers = _values(
+        (number, until, examined.get(number)) for number, (_, until) in share.bounds.items()
+    )
     relations = Relations(
         decisions=part(decisions, "t.id", decisions_from, share.until),
         feedback=part(
@@ -139,8 +152,9 @@ def told_sql(loop: Loop, decisions: str, feedback: str, share: Share, decisions_
         ),
         begins=_begins(share),
         frontiers=(
-            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
-            f' FROM (VALUES {frontiers}) AS t("partition", until))'
+            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier,'
+            f" examined::BIGINT AS examined FROM (VALUES {frontiers})"
+            ' AS t("partition", until, examined))'
         ),
     )
     return oracle_sql(loop, relations)
@@ -177,7 +191,7 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
         ),
         *(
             Check(name, f"e_{name}", f"CASE WHEN is_example THEN must_{name} ELSE e_{name} END")
-            for name in _MADE
+            for name in (*_MADE, "revision")
         ),
         *(
             Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
@@ -186,10 +200,12 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
         ),
     ]
     kept = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in _KEPT.items())
-    made = ", ".join(f"t.{name} AS must_{name}" for name in _MADE)
+    made = ", ".join(f"t.{name} AS must_{name}" for name in (*_MADE, "revision"))
     stored = ", ".join(
         f"e.{quoted(name)} AS e_{name}" for name in (*_KEPT, *_MADE) if name in present
     )
+    # Rows of the first release do not say that they are the first of their decision.
+    stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {_bounds(share)}),
         must AS (

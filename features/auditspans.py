@@ -189,3 +189,13 @@ def _progress(
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def read_examined(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int, int | None]:
+    """Return up to which offset feedback may have corrected examples, by partition.
+
+    Raises:
+        LakeError: the lake cannot be read, or no longer has the version.
+    """
+    found = _progress(lake, loop, versions, {EXAMPLES: ("examined",)})[EXAMPLES]
+    return {number: offset for (_, number), offset in found.items()}

@@ -1,7 +1,8 @@
 """Training sets: what was logged when decisions were made, and the label that came of them.
 
 One DuckDB query over one version of `examples`, to Arrow. Only closed windows are in that table, so
-no row is younger than its label; rows whose label is null (censored, dropped) are left out. It
+no row is younger than its label; of an example that was corrected the newest revision counts;
+rows whose label is null (censored, dropped, not activated) are left out. It
 knows no learner.
 """
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import EXAMPLES
-from tidemill.features.views import open_duckdb, quoted, source
+from tidemill.features.views import newest_examples, open_duckdb, quoted
 from tidemill.schemas.loop import Loop
 
 BESIDES = ("action", "label", "at", "decision_id")  # no feature can have these names
@@ -25,7 +26,8 @@ class TrainingSet:
     """Rows to learn from, oldest first.
 
     *table* has the loop's features as columns, then `action`, `label`, `at` and `decision_id`,
-    ordered by (at, decision_id). *version* of `examples` gives the same rows again.
+    ordered by (at, decision_id). *version* of `examples` gives the same rows again: the newest
+    revision of each example as of then.
     """
 
     table: pa.Table
@@ -91,7 +93,7 @@ def label_count(
 ) -> int:
     """Return how many rows `training_set` would hold."""
     connection = open_duckdb()
-    examples = source(connection, lake.table(loop.loop, EXAMPLES), version)
+    examples = newest_examples(connection, lake.table(loop.loop, EXAMPLES), loop, version)
     row = connection.execute(
         f"SELECT count(*) FROM {examples.sql} WHERE {_condition(since, until)}"
     ).fetchone()
@@ -106,7 +108,7 @@ def _query(
     since: datetime | None,
     until: datetime | None,
 ) -> tuple[str, int]:
-    examples = source(connection, lake.table(loop.loop, EXAMPLES), version)
+    examples = newest_examples(connection, lake.table(loop.loop, EXAMPLES), loop, version)
     features = [f"features.{quoted(name)} AS {quoted(name)}" for name in loop.features]
     columns = ", ".join([*features, *map(quoted, BESIDES)])
     return (

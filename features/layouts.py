@@ -38,6 +38,7 @@ _OUTCOME: Mapping[str, pl.DataType] = {
     "label": pl.Float64(),
     "feedback_offsets": pl.List(pl.Int64()),
     "first_feedback_at": TIME,
+    "revision": pl.Int32(),
 }
 
 

@@ -27,8 +27,9 @@ class Relations:
     """What the oracle reads: names of tables or views, or subqueries in brackets.
 
     *decisions* and *feedback* are raw tables, *frontiers* has (partition, frontier): every decision
-    of the partition earlier than that is closed. *idle* says that stream times in the raw tables
-    may stand ahead of event times because an idle log was moved on.
+    of the partition earlier than that is closed; for a loop with corrections also *examined*: the
+    offset before which feedback may have corrected it. *idle* says that stream times in the raw
+    tables may stand ahead of event times because an idle log was moved on.
 
     *begins* has (partition, decisions, feedback, frontier): where this version of the loop took a
     partition over. Rows at lower offsets keep the verdict an earlier version gave them, and what is
@@ -46,7 +47,8 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
     """Return a query that tells what must have become of every record of both logs.
 
     Its columns: log ('decisions' or 'feedback'), partition, offset, id, state; and for closed
-    decisions label, feedback_offsets in the order of (at, offset), first_feedback_at.
+    decisions label, feedback_offsets in the order of (at, offset), first_feedback_at, revision, all
+    of the newest revision.
 
     Raises:
         LoopError: the label of *loop* is wrong.
@@ -64,8 +66,9 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
 def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
     """Each record with the stream time before it, and the verdict that follows."""
     close, grace = _span(loop.wait + loop.grace), _span(loop.grace)
-    late_anyway = _span(loop.early + loop.wait + loop.grace)
+    late_anyway = _span(loop.early + loop.wait + loop.grace + loop.corrections)
     before = _before(idle=relations.idle)
+    behind = "false" if loop.corrections else "is_behind"  # what is closed may be corrected
     yield (
         "windows(kind, early, within)",
         "VALUES "
@@ -113,10 +116,13 @@ def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
         "f",
         f"""
         SELECT *, CASE WHEN is_earlier THEN coalesce(given = 'late', false)
-                       ELSE is_behind OR coalesce(before > "at" + {late_anyway}, false)
+                       ELSE {behind} OR coalesce(before > "at" + {late_anyway}, false)
                   END AS is_late,
-               coalesce(before - {close}, '-infinity'::TIMESTAMPTZ) AS open_since
-        FROM feedback_read""",
+               coalesce(before - {close}, '-infinity'::TIMESTAMPTZ) AS open_since,
+               coalesce(before - {close} - {_span(loop.corrections)},
+                        '-infinity'::TIMESTAMPTZ) AS taken_since,
+               {_is_examined(loop)} AS is_examined
+        FROM feedback_read LEFT JOIN frontiers_ USING ("partition")""",
     )
 
 
@@ -148,11 +154,12 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
         "right_for",
         f"""
         SELECT f."partition" AS _partition, d."offset" AS _decision, f.id AS _id,
-               f.kind AS kind, f.at AS "at", f."offset" AS "offset", d.at AS decision_at{values}
+               f.kind AS kind, f.at AS "at", f."offset" AS "offset", d.at AS decision_at,
+               f.open_since > d.at AS _is_late{values}
         FROM f JOIN windows USING (kind) JOIN d
           ON d."partition" = f."partition" AND d.id = f.decision_id AND d.judged IS NULL
-         AND f.at >= d.at - early AND f.at <= d.at + within AND f.open_since <= d.at
-         AND NOT f.is_late""",
+         AND f.at >= d.at - early AND f.at <= d.at + within AND f.taken_since <= d.at
+         AND (f.is_examined OR f.open_since <= d.at) AND NOT f.is_late""",
     )
     yield (
         "joined",
@@ -164,7 +171,8 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
     yield (
         "lists",
         """
-        SELECT _partition, _decision, list("offset" ORDER BY "at", "offset") AS feedback_offsets
+        SELECT _partition, _decision, list("offset" ORDER BY "at", "offset") AS feedback_offsets,
+               count(*) FILTER (_is_late) AS revision
         FROM joined GROUP BY _partition, _decision""",
     )
 
@@ -212,7 +220,9 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
                CASE WHEN judged IS NULL AND is_closed
                     THEN coalesce(j.feedback_offsets, []) END AS feedback_offsets,
                CASE WHEN judged IS NULL AND is_closed
-                    THEN l.first_feedback_at END AS first_feedback_at
+                    THEN l.first_feedback_at END AS first_feedback_at,
+               CASE WHEN judged IS NULL AND is_closed
+                    THEN coalesce(j.revision, 0) END AS revision
         FROM (SELECT d.*, coalesce(d.at < frontier, false) AS is_closed,
                      {_is_activated(loop)} AS is_activated
               FROM d LEFT JOIN frontiers_ USING ("partition")) d
@@ -222,9 +232,10 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
     yield (
         "taken",
         """
-        SELECT j._partition, j."offset" FROM joined j JOIN told_decisions t
+        SELECT j._partition, j."offset", bool_and(_is_late) AS is_late
+        FROM joined j JOIN told_decisions t
             ON t."partition" = j._partition AND t."offset" = j._decision
-        WHERE t.state <> 'open'""",
+        WHERE t.state <> 'open' GROUP BY ALL""",
     )
     yield (
         "known",
@@ -238,14 +249,22 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
         f"""
         SELECT 'feedback' AS log, f."partition" AS "partition", f."offset" AS "offset", f.id AS id,
                CASE WHEN f.is_late THEN 'late'
-                    WHEN (f."partition", f."offset") IN (FROM taken) THEN 'joined'
-                    WHEN coalesce(f.at + {_span(loop.early)} >= frontier, true) THEN 'open'
+                    WHEN t.is_late THEN 'corrected'
+                    WHEN NOT t.is_late THEN 'joined'
+                    WHEN NOT f.is_examined THEN 'open'
+                    WHEN coalesce(f.at + {_span(loop.early)} >= f.frontier, true) THEN 'open'
                     WHEN (f."partition", f."offset") IN
                          (SELECT _partition, "offset" FROM right_for) THEN 'duplicate'
                     WHEN (f."partition", f."offset") IN (FROM known) THEN 'late'
                     ELSE 'unmatched' END AS state
-        FROM f LEFT JOIN frontiers_ USING ("partition")""",
+        FROM f LEFT JOIN taken t
+          ON t._partition = f."partition" AND t."offset" = f."offset" """,
     )
+
+
+def _is_examined(loop: Loop) -> str:
+    """Return whether late feedback was held against closed decisions; it does not matter if not."""
+    return 'coalesce("offset" < examined, true)' if loop.corrections else "true"
 
 
 def _is_activated(loop: Loop) -> str:
@@ -274,9 +293,9 @@ def differences(
         idle: as in `Relations`.
 
     Returns:
-        log, partition, offset, id; state, label, feedback_offsets as they must be and, with
-        ``_found`` behind, as they are; null where one side has no such record. A record the lake
-        has twice is there as often.
+        log, partition, offset, id; state, label, feedback_offsets, revision as they must be and,
+        with ``_found`` behind, as they are; null where one side has no such record. A record the
+        lake has twice is there as often.
     """
     relations = Relations(
         decisions=f"{schema}.decisions",
@@ -287,7 +306,8 @@ def differences(
     query = f"""
         WITH oracle AS ({oracle_sql(loop, relations)}),
         stored AS (
-            SELECT 'decisions' AS log, "partition", "offset", state, label, feedback_offsets
+            SELECT 'decisions' AS log, "partition", "offset", state, label, feedback_offsets,
+                   CASE WHEN feedback_offsets IS NOT NULL THEN coalesce(revision, 0) END AS revision
             FROM {schema}.decision_states
             UNION ALL BY NAME
             SELECT 'feedback' AS log, "partition", "offset", state FROM {schema}.feedback_states
@@ -295,12 +315,13 @@ def differences(
         counted AS (
             SELECT *, count(*) OVER (PARTITION BY log, "partition", "offset") AS times FROM stored
         )
-        SELECT log, "partition", "offset", o.id, o.state, o.label, o.feedback_offsets,
+        SELECT log, "partition", "offset", o.id, o.state, o.label, o.feedback_offsets, o.revision,
                s.state AS state_found, s.label AS label_found,
-               s.feedback_offsets AS feedback_offsets_found
+               s.feedback_offsets AS feedback_offsets_found, s.revision AS revision_found
         FROM oracle o FULL JOIN counted s USING (log, "partition", "offset")
         WHERE o.state IS DISTINCT FROM s.state OR o.label IS DISTINCT FROM s.label
-           OR o.feedback_offsets IS DISTINCT FROM s.feedback_offsets OR s.times > 1
+           OR o.feedback_offsets IS DISTINCT FROM s.feedback_offsets
+           OR o.revision IS DISTINCT FROM s.revision OR s.times > 1
         ORDER BY log, "partition", "offset"
     """
     return pl.DataFrame(connection.sql(query).to_arrow_table())

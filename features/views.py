@@ -3,7 +3,8 @@
 `connect(lake)` gives a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
 `decisions`, `feedback`, `examples`, and two that tell what became of every record:
 `decision_states` and `feedback_states`; and `examples_<name>` for each backfill that is complete.
-It writes nothing and knows no dashboard.
+`examples` has the newest revision of each, `example_revisions` all of them. It writes nothing and
+knows no dashboard.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from deltalake.fs import DeltaStorageHandler
 from tidemill.features.backfills import completed, table_name, view_name
 from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
+from tidemill.features.revisions import has_revisions, newest_sql
 from tidemill.schemas.loop import Loop
 
 _DUCK_TYPES = {
@@ -163,10 +165,25 @@ def _queries(
     for name in completed(lake, loop.loop):
         again = lake.table(loop.loop, table_name(name))
         queries[view_name(name)] = f"FROM {source(connection, again).sql}"
+    revised = has_revisions(tables[EXAMPLES], loop, versions[EXAMPLES])
+    known = "*" if "revision" in tables[EXAMPLES].schema else "*, 0::INTEGER AS revision"
+    queries["example_revisions"] = f"SELECT {known} {queries.pop(EXAMPLES)}"
+    every = f"{schema}.example_revisions"
+    queries[EXAMPLES] = f"FROM {newest_sql(every) if revised else every}"
     queries["frontiers"] = _frontiers(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["decision_states"] = decision_states(schema)
-    queries["feedback_states"] = feedback_states(schema, loop)
+    queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
     return queries
+
+
+def newest_examples(
+    connection: duckdb.DuckDBPyConnection, examples: Table, loop: Loop, version: int | None = None
+) -> Source:
+    """Return what to select from to read the newest revision of each example of *version*."""
+    every = source(connection, examples, version)
+    if not has_revisions(examples, loop, every.version):
+        return every
+    return Source(newest_sql(every.sql), every.version)
 
 
 def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
@@ -179,31 +196,61 @@ def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
 
 
 def _frontiers(examples: Table, loop: Loop, version: int) -> str:
-    """Return a query of one row a partition: up to which time its decisions are closed."""
-    ids = [f"frontier/{number}" for number in range(loop.partitions)]
+    """Return a query of one row a partition: up to which time its decisions are closed.
+
+    *examined* is the offset up to which feedback may have corrected what is closed.
+    """
+    names = [(f"frontier/{n}", f"examined/{n}") for n in range(loop.partitions)]
+    found = examples.progress([name for pair in names for name in pair], version)
     rows = ", ".join(
-        f"({number}, {'NULL' if micros is None else micros})"
-        for number, micros in enumerate(examples.progress(ids, version).values())
+        f"({number}, {_number(found[frontier])}, {_number(found[examined])})"
+        for number, (frontier, examined) in enumerate(names)
     )
     return (
-        'SELECT "partition"::INTEGER AS "partition", make_timestamptz(micros::BIGINT) AS frontier'
-        f' FROM (VALUES {rows}) AS t("partition", micros)'
+        'SELECT "partition"::INTEGER AS "partition", make_timestamptz(micros::BIGINT) AS frontier,'
+        " examined::BIGINT AS examined"
+        f' FROM (VALUES {rows}) AS t("partition", micros, examined)'
     )
+
+
+def _number(value: int | None) -> str:
+    return "NULL" if value is None else str(value)
 
 
 def decision_states(schema: str) -> str:
     """Return the query of what became of every decision record."""
     return f"""
         SELECT d.id, d.topic, d."partition", d."offset", d.at,
-               coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets
+               coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets,
+               e.revision
         FROM {schema}.decisions d
         LEFT JOIN {schema}.examples e
           ON d.verdict IS NULL AND e."partition" = d."partition" AND e."offset" = d."offset"
     """
 
 
-def feedback_states(schema: str, loop: Loop) -> str:
+def joined_feedback(schema: str, *, revised: bool) -> str:
+    """Return the query of which feedback is in an example, and since which revision.
+
+    *revised* says whether there is any revision but the first.
+    """
+    if not revised:
+        return f"""
+            SELECT "partition", unnest(feedback_offsets) AS "offset", 0 AS revision
+            FROM {schema}.examples"""
+    return f"""
+        SELECT "partition", "offset", min(revision) AS revision FROM (
+            SELECT "partition", unnest(feedback_offsets) AS "offset",
+                   coalesce(revision, 0) AS revision
+            FROM {schema}.example_revisions
+        ) GROUP BY ALL"""
+
+
+def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
     """Return the query of what became of every feedback record.
+
+    A record that an example has joined is `corrected` if it came after the close and made a new
+    revision. *revised* says whether there are any.
 
     A record that no example joined has a fate once its time is closed: it is a duplicate if a first
     decision could have taken it; late if an on-time decision of its id, no older than ids are
@@ -213,13 +260,11 @@ def feedback_states(schema: str, loop: Loop) -> str:
         f"({_literal(name)}, {_interval(kind.early)}, {_interval(kind.within)})"
         for name, kind in loop.feedback.items()
     )
-    close = _interval(loop.wait + loop.grace)
+    close = _interval(loop.wait + loop.grace + loop.corrections)
     memory = _interval(max(loop.remember, loop.wait + loop.grace + loop.early))
     return f"""
         WITH windows(kind, early, within) AS (VALUES {windows}),
-        joined AS (
-            SELECT "partition", unnest(feedback_offsets) AS "offset" FROM {schema}.examples
-        ),
+        joined AS ({joined_feedback(schema, revised=revised)}),
         hits AS (  -- on-time decisions of the record's id
             SELECT f."partition", f."offset",
                    bool_or(d.verdict IS NULL AND f.at BETWEEN d.at - w.early AND d.at + w.within
@@ -235,8 +280,10 @@ def feedback_states(schema: str, loop: Loop) -> str:
         )
         SELECT f.id, f.decision_id, f.kind, f.at, f.topic, f."partition", f."offset",
                CASE WHEN f.verdict IS NOT NULL THEN f.verdict
-                    WHEN j."offset" IS NOT NULL THEN 'joined'
-                    WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true) THEN 'open'
+                    WHEN j."offset" IS NOT NULL
+                    THEN CASE WHEN j.revision = 0 THEN 'joined' ELSE 'corrected' END
+                    WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true)
+                      OR coalesce(f."offset" >= p.examined, false) THEN 'open'
                     WHEN h.is_taken THEN 'duplicate'
                     WHEN h.is_known THEN 'late'
                     ELSE 'unmatched' END AS state

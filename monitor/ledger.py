@@ -12,7 +12,8 @@ import duckdb
 
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
-from tidemill.features.views import open_duckdb, schema_name, snapshot, views
+from tidemill.features.revisions import has_revisions
+from tidemill.features.views import joined_feedback, open_duckdb, schema_name, snapshot, views
 from tidemill.schemas.loop import Loop
 
 Counters = Mapping[str, int]
@@ -71,12 +72,13 @@ def ledger(
         LakeError: the lake cannot be read.
     """
     versions = snapshot(lake, loop)
+    revised = has_revisions(lake.table(loop.loop, EXAMPLES), loop, versions[EXAMPLES])
     with open_duckdb() as connection:
         views(lake, [loop], connection, versions={loop.loop: versions})
         schema = f'"{schema_name(loop.loop)}"'
         counted = {
             DECISIONS: _by_partition(connection, _DECISIONS.format(schema=schema)),
-            FEEDBACK: _by_partition(connection, _feedback_query(schema, loop)),
+            FEEDBACK: _by_partition(connection, _feedback_query(schema, loop, revised=revised)),
         }
     numbers = _numbers(lake, loop, versions)
     return [
@@ -149,7 +151,7 @@ _KEPT = (  # which log a number belongs to, its name, and the table whose commit
 _NUMBERS = {log: [name for kept, name, _ in _KEPT if kept == log] for log in (DECISIONS, FEEDBACK)}
 _ENDS = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
-    FEEDBACK: ("joined", "late", "duplicate", "unmatched"),
+    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
 }
 
 _DECISIONS = """
@@ -173,23 +175,27 @@ _DECISIONS = """
 """
 
 
-def _feedback_query(schema: str, loop: Loop) -> str:
+def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
     early = loop.early.total_seconds()
     return f"""
-        WITH joined AS (
-            SELECT "partition", unnest(feedback_offsets) AS "offset" FROM {schema}.examples
-        ), raw AS (
+        WITH joined AS ({joined_feedback(schema, revised=revised)}), raw AS (
             SELECT f."partition", count(*) AS rows, count(DISTINCT f."offset") AS offsets,
                    min(f."offset") AS first,
                    count(*) FILTER (verdict = 'late') AS late,
                    count(*) FILTER (
                        f.verdict IS NULL AND j."offset" IS NULL
-                       AND coalesce(f.at + to_seconds({early}::DOUBLE) >= frontier, true)
+                       AND (coalesce(f.at + to_seconds({early}::DOUBLE) >= frontier, true)
+                            OR coalesce(f."offset" >= examined, false))
                    ) AS open
             FROM {schema}.feedback f LEFT JOIN {schema}.frontiers p USING ("partition")
-            LEFT JOIN (SELECT DISTINCT * FROM joined) j USING ("partition", "offset")
+            LEFT JOIN (SELECT DISTINCT "partition", "offset" FROM joined) j
+                USING ("partition", "offset")
             GROUP BY ALL
-        ), closed AS (SELECT "partition", count(*) AS joined FROM joined GROUP BY ALL)
+        ), closed AS (
+            SELECT "partition", count(*) FILTER (revision = 0) AS joined,
+                   count(*) FILTER (revision > 0) AS corrected
+            FROM joined GROUP BY ALL
+        )
         SELECT "partition", coalesce(COLUMNS(* EXCLUDE "partition"), 0)
         FROM raw FULL JOIN closed USING ("partition")
     """

@@ -39,7 +39,7 @@ __all__ = [
     "parse_duration",
 ]
 
-ADDED_SETTINGS = ("activation",)
+ADDED_SETTINGS = ("activation", "corrections", "max_bad")
 """Settings later than the first release. Left at their defaults they are not in `Loop.canonical`:
 what was published stays equal to itself, and older releases read what needs no newer one."""
 
@@ -238,6 +238,7 @@ class Loop(Value):
 
     *activation* names the kind of feedback that says that the decision took effect (the banner was
     shown, the mail was opened). A decision that never did is no example, whatever came of it.
+    *corrections* is how long after its close feedback may still revise an example; 0 for never.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -252,6 +253,7 @@ class Loop(Value):
     idle_after: Duration = timedelta(seconds=30)
     max_skew: Duration = timedelta(minutes=5)
     remember: Duration = timedelta(hours=1)
+    corrections: Duration = timedelta(0)
     max_bad: MaxBad = MaxBad()
     policy: Policy
     models: Models = Models()

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 # and once there were any, the bad ones in the last stretch of the log (`badshare.py`), and the
 # offsets that held no record (marks of transactions, aborted ones, what compaction removed).
 RAW = ("owner", "offset", "time", "dead", "bad", "holes")
-# Numbers on examples: closed up to (us, exclusive), stream times used (us), lost feedback so far.
+# Numbers on examples: closed up to (us, exclusive), stream times used (us), lost feedback so far;
+# where closed decisions may be corrected, the feedback offset up to which that was looked for, and
+# how many revisions there are.
 EXAMPLES = (
     "owner",
     "frontier",
@@ -35,6 +37,8 @@ EXAMPLES = (
     "late",
     "duplicate",
     "unmatched",
+    "examined",
+    "revised",
 )
 # Besides, begin/<version>/<partition>: the offset, or the frontier, at which a version of the loop
 # took a partition over; an audit must know by whose rules a row was judged.

@@ -20,8 +20,9 @@ NOT_ACTIVATED = "not_activated"
 COLUMNS = (
     *("decision_id", "at", "entity", "features", "action", "score", "propensity", "source"),
     *("model_version", "policy_version", "loop_version", "state", "label"),
-    *("feedback_offsets", "first_feedback_at", "offset"),
+    *("feedback_offsets", "first_feedback_at", "revision", "offset"),
 )
+_FIRST_REVISION = pl.lit(0, dtype=pl.Int32).alias("revision")
 _TIME = pl.Datetime("us", "UTC")
 
 
@@ -35,7 +36,8 @@ def build_examples(
     """Return one example for each row of *decisions*, in their order.
 
     Args:
-        decisions: id, at, offset and what else an example keeps of its decision.
+        decisions: id, at, offset and what else an example keeps of its decision; *revision*, if
+            it is not the first.
         joined: kind, at, offset, values of the joined feedback and in `GROUP` the row of its
             decision, by (decision, at, offset); None if there is none.
         labels: what the feedback of one decision means.
@@ -48,6 +50,8 @@ def build_examples(
     activated = None
     if activation is not None:
         activated, joined = _activated(joined, activation, count)
+    if "revision" not in decisions.columns:
+        decisions = decisions.with_columns(_FIRST_REVISION)
     return decisions.rename({"id": "decision_id"}).with_columns(
         *_outcome(_labels(decisions, joined, labels), missing, activated),
         offsets.alias("feedback_offsets"),

@@ -8,7 +8,7 @@ Taking goes on meanwhile, but never is there more than one commit at a time. It 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -23,7 +23,8 @@ from tidemill.streams.deadletters import Letters
 from tidemill.streams.idle import IdleClock, frontier_at
 from tidemill.streams.labels import Labels
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.partitions import LogReading, Partition
+from tidemill.streams.partitions import Cut, LogReading, Partition
+from tidemill.streams.recall import begin_examining, recall_from
 from tidemill.streams.recovery import read_resumes
 from tidemill.streams.rounds import Rounds
 from tidemill.streams.rules import JoinRules, Log, micros
@@ -91,6 +92,7 @@ class LoopRun:
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
         self._committed_s = time.monotonic()
+        self._is_cutting = False  # the joins are a thread's meanwhile
         self.failed = False
         self.superseded = False
 
@@ -182,7 +184,7 @@ class LoopRun:
         labels = (self.loop.loop, name)
         self._metrics.records.labels(*labels).inc(len(batch))
         self._metrics.batches.labels(*labels).inc()
-        if held.waiting_rows(name) >= TOGETHER:
+        if held.waiting_rows(name) >= TOGETHER and not self._is_cutting:
             self._take_waiting(held, name)
         if self._pending_rows() >= self._cadence.rows:
             await self.commit()
@@ -229,7 +231,7 @@ class LoopRun:
             due_s = [item.due_since_s for item in held.values() if item.due_since_s is not None]
             started = time.monotonic()
             try:
-                cuts = [item.partition.cut() for item in held.values()]
+                cuts = await self._cut([item.partition for item in held.values()])
                 for item in held.values():
                     item.due_since_s = None
                 holdings = {number: item.holding for number, item in held.items()}
@@ -245,6 +247,16 @@ class LoopRun:
                 self._metrics.close_to_example.labels(self.loop.loop).observe(lag_s)
             self._on_examples(version)
         self._count_open()
+
+    async def _cut(self, partitions: Sequence[Partition]) -> list[Cut]:
+        """Close what is due; in a thread where that may read the lake."""
+        if not self.rules.corrections:
+            return [partition.cut() for partition in partitions]
+        self._is_cutting = True
+        try:
+            return await asyncio.to_thread(lambda: [partition.cut() for partition in partitions])
+        finally:
+            self._is_cutting = False
 
     def quiet(self) -> list[tuple[Log, int]]:
         """Return the logs that may be idle: nothing read for a while, everything read is taken."""
@@ -262,7 +274,7 @@ class LoopRun:
         An advance that closes nothing is not made: it would only have to be written down.
         """
         now_s = time.monotonic()
-        for number, held in self._held.items():
+        for number, held in self._held.items() if not self._is_cutting else ():
             join = held.partition.join
             idle = {name for name in held.idle.quiet(now_s) if (name, number) in at_end}
             times = {name: join.stream_time(name) for name in LOGS}
@@ -289,7 +301,7 @@ class LoopRun:
     def end_logs(self, until: datetime, at_end: Collection[tuple[Log, int]]) -> None:
         """Close every decision up to *until* in partitions of which both logs are *at_end*."""
         to = self.rules.closing_time(until)
-        for number, held in self._held.items():
+        for number, held in self._held.items() if not self._is_cutting else ():
             if all((name, number) in at_end for name in LOGS):
                 for name in LOGS:
                     held.partition.join.advance(name, to)
@@ -329,6 +341,8 @@ class LoopRun:
         """Claim and read back; in a thread."""
         held = {}
         holdings = claim(self._tables, partitions, self.loop.version)
+        if self.rules.corrections:
+            begin_examining(self._tables, holdings)
         resumes = read_resumes(self.rules, self._tables, holdings)
         for number, holding in holdings.items():
             readings = {
@@ -346,7 +360,12 @@ class LoopRun:
                 )
                 for name in LOGS
             }
-            join = PartitionJoin(self.rules, resumes[number], labels=self._labels)
+            join = PartitionJoin(
+                self.rules,
+                resumes[number],
+                labels=self._labels,
+                recall=recall_from(self._tables, number),
+            )
             partition = Partition(number, join, readings, self.loop.max_skew, self._versions)
             held[number] = _Held(
                 partition, holding, IdleClock(self.loop.idle_after, time.monotonic())

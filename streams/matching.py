@@ -42,6 +42,11 @@ class Fates:
     duplicate: int
     unmatched: int
 
+    @property
+    def total(self) -> int:
+        """How much in all."""
+        return self.late + self.duplicate + self.unmatched
+
 
 def match(
     ids: Keys, at: Int64s, feedback: WaitingRows, index: KeyIndex, spans: Spans, on_time: OnTime
@@ -63,11 +68,11 @@ def match(
     check, its_at, before, kind = feedback.columns(pairs.rows, "check", "at", "before", "kind")
     made = at[pairs.decision]
     same = check == ids.check[pairs.decision]
-    inside = _is_inside(its_at, made, kind, spans)
+    inside = is_inside(its_at, made, kind, spans)
     return pairs.only(same & inside & on_time(before, made))
 
 
-def _is_inside(at: Int64s, made: Int64s, kind: Int64s, spans: Spans) -> Bools:
+def is_inside(at: Int64s, made: Int64s, kind: Int64s, spans: Spans) -> Bools:
     """Tell which feedback is in the window of its decision, both ends included."""
     return (at >= made - spans.early[kind]) & (at <= made + spans.within[kind])
 
@@ -106,7 +111,7 @@ def fates(
     key, check, at, before, kind = columns
     found = seen.find(Keys.of(key, check))
     its_at, its_kind = at[found.query], kind[found.query]
-    inside = _is_inside(its_at, found.at, its_kind, spans)
+    inside = is_inside(its_at, found.at, its_kind, spans)
     taken = found.is_first & inside & on_time(before[found.query], found.at)
     known = (found.at >= its_at - spans.memory) & (found.at <= its_at + spans.early[its_kind])
     is_duplicate = np.zeros(len(rows), dtype=np.bool_)

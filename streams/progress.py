@@ -55,6 +55,9 @@ class Resume:
         feedback: raw rows whose verdict is null, at least from `read_back(...).feedback` on, with
             *stream_time*; more rows do no harm.
         joined: offsets of feedback that is in `feedback_offsets` of examples already.
+        examined: the offset up to which feedback was held against closed decisions; None if that
+            was never asked for.
+        revised: revisions of closed examples so far.
     """
 
     frontier: datetime | None = None
@@ -65,6 +68,8 @@ class Resume:
     seen: pl.DataFrame | None = None
     feedback: pl.DataFrame | None = None
     joined: pl.Series | None = None
+    examined: int | None = None
+    revised: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +78,14 @@ class Closed:
 
     Attributes:
         examples: one row per on-time first decision between the last frontier and this one, by
-            offset; the columns of the lake's table but topic, partition and event_date.
+            offset, then the newest revision of each that came to have late feedback; the columns of
+            the lake's table but topic, partition and event_date.
         frontier: every decision earlier than this is closed now.
         counts: feedback whose time is past without a decision, from the start of the log on.
         stream_times: what each log had come to when the close was due.
         advances: idle advances since the last close.
+        examined: as in `Resume`, of now.
+        revised: as in `Resume`, of now.
     """
 
     examples: pl.DataFrame
@@ -85,6 +93,8 @@ class Closed:
     counts: Counts
     stream_times: Mapping[Log, datetime]
     advances: tuple[Advance, ...]
+    examined: int | None = None
+    revised: int = 0
 
 
 def fitted(frame: pl.DataFrame, schema: pl.Schema, *more: str) -> pl.DataFrame:

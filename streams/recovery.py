@@ -47,6 +47,8 @@ def read_resumes(
             seen=None if frontier is None else seen.filter(pl.col("at") < frontier),
             feedback=feedback.drop(_NOT_ROWS_OF_THE_JOIN, strict=False),
             joined=joined["feedback_offsets"].explode().drop_nulls().cast(pl.Int64),
+            examined=held.numbers["examples"]["examined"],
+            revised=held.numbers["examples"]["revised"] or 0,
         )
     return resumes
 
@@ -75,13 +77,19 @@ def _rows(
         ["partition", "id", "at", "verdict"],
         where=since([need.decisions for need in needs]) & (at < closed) & on_time,
     )
-    feedback = tables["feedback"].read(
-        where=since([need.feedback for need in needs]) & verdict.is_null()
-    )
+    recent = since([need.feedback for need in needs]) | (ours & _unexamined(holdings))
+    feedback = tables["feedback"].read(where=recent & verdict.is_null())
     examples = tables["examples"].read(
         ["partition", "feedback_offsets"], where=since([need.examples for need in needs])
     )
     return decisions, seen, feedback, examples
+
+
+def _unexamined(holdings: Mapping[int, Holding]) -> pl.Expr:
+    """Return which feedback may not have been held against closed decisions yet."""
+    found = [held.numbers["examples"]["examined"] for held in holdings.values()]
+    known = [offset for offset in found if offset is not None]
+    return pl.col("offset") >= min(known) if known else pl.lit(value=False)
 
 
 def _since(frontier: datetime | None, frame: pl.DataFrame) -> pl.DataFrame:

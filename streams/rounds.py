@@ -108,6 +108,8 @@ def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
     }
+    if closed.examined is not None:
+        numbers |= {"examined": closed.examined, "revised": closed.revised}
     return Move(holding, [frame] if frame.height else [], numbers)
 
 

@@ -68,12 +68,18 @@ class Spans:
     ahead: int
     grace: int
     memory: int
+    corrections: int = 0
     bucket: int
 
     @property
     def close(self) -> int:
         """From a decision to its close time: the largest `within`, and `grace`."""
         return self.wait + self.grace
+
+    @property
+    def remembered(self) -> int:
+        """How long before the frontier a decision id is still of use."""
+        return self.ahead + self.memory + self.corrections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,7 @@ class JoinRules:
     *bucket* is how many decisions close together, as a length of event time; it changes when a
     result appears, never the result. *decisions* and *feedback* are the columns events decode to.
     Without joined feedback of the kind *activation*, if there is one, a decision is no example.
+    *corrections* is how long after a close, in stream time, feedback may still revise an example.
     """
 
     within: Mapping[str, timedelta]
@@ -96,12 +103,15 @@ class JoinRules:
     decisions: pl.Schema
     feedback: pl.Schema
     activation: str | None = None
+    corrections: timedelta = timedelta(0)
 
     def __post_init__(self) -> None:
         if not self.within or set(self.within) != set(self.early):
             raise ValueError(f"kinds of within {set(self.within)} and early {set(self.early)}")
         if min(self.within.values()) < timedelta(0) or min(self.early.values()) < timedelta(0):
             raise ValueError("a window of negative length")
+        if self.corrections < timedelta(0):
+            raise ValueError(f"corrections for {self.corrections}")
         if self.grace < timedelta(0) or self.bucket <= timedelta(0):
             raise ValueError(f"grace {self.grace} or bucket {self.bucket} out of range")
         if self.activation is not None and self.activation not in self.within:
@@ -122,6 +132,7 @@ class JoinRules:
             decisions=decision_frame_schema(loop),
             feedback=feedback_frame_schema(loop),
             activation=loop.activation,
+            corrections=loop.corrections,
         )
 
     @property
@@ -152,6 +163,7 @@ class JoinRules:
             ahead=micros(self.ahead),
             grace=micros(self.grace),
             memory=micros(self.memory),
+            corrections=micros(self.corrections),
             bucket=micros(self.bucket),
         )
 
@@ -175,7 +187,8 @@ class ReadBack:
     """How far back in event time a restart has to read the lake; None means all of it.
 
     decisions: rows whose verdict is null or 'duplicate'.
-    feedback: rows whose verdict is null.
+    feedback: rows whose verdict is null; besides, whatever their time, those that were not held
+        against closed decisions yet (`Resume.examined`).
     examples: rows whose `feedback_offsets` tell which of that feedback is joined already.
     """
 
@@ -189,7 +202,7 @@ def read_back(rules: JoinRules, frontier: datetime | None) -> ReadBack:
     if frontier is None:
         return ReadBack(decisions=None, feedback=None, examples=None)
     return ReadBack(
-        decisions=_earlier(frontier, rules.ahead + rules.memory),
+        decisions=_earlier(frontier, rules.ahead + rules.memory + rules.corrections),
         feedback=_earlier(frontier, rules.ahead),
         examples=_earlier(frontier, rules.ahead + rules.wait),
     )

@@ -119,7 +119,9 @@ class _Joined:
         closed = join.close()
         if closed is None:
             raise ValueError(f"nothing closes by {rules.closing_time(last)}")
-        return cls(judged, closed.examples)
+        # A decision with late feedback has its first example and the newest; the last one counts.
+        examples = closed.examples.unique("offset", keep="last", maintain_order=True)
+        return cls(judged, examples)
 
 
 def _by_partition(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidemill.streams.corrections import LateTruth, Recall, Recalled, revised_pairs
 from tidemill.streams.examples import build_examples
 from tidemill.streams.index import KeyIndex
 from tidemill.streams.keys import Keys, id_keys
@@ -32,6 +33,7 @@ _KEPT_OF_DECISIONS = (
     *("model_version", "policy_version", "loop_version", "offset"),
 )
 _KEPT_OF_FEEDBACK = ("id", "kind", "at", "offset", "values")
+DECISION = "decision_id"
 _TIME = pl.Datetime("us", "UTC")
 
 
@@ -39,8 +41,17 @@ class PartitionJoin:
     """Carry out `JoinRules` over the two logs of one partition."""
 
     def __init__(
-        self, rules: JoinRules, resume: Resume | None = None, *, labels: Labels | None = None
+        self,
+        rules: JoinRules,
+        resume: Resume | None = None,
+        *,
+        labels: Labels | None = None,
+        recall: Recall | None = None,
     ) -> None:
+        """Begin, or go on from *resume*.
+
+        *recall* is needed where feedback may come after a close and the rules want corrections.
+        """
         self._rules = rules
         self._spans = rules.spans()
         self._labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
@@ -53,6 +64,12 @@ class PartitionJoin:
         self._time: dict[Log, int] = {"decisions": NEVER, "feedback": NEVER}
         self._offset: dict[Log, int] = {"decisions": 0, "feedback": 0}
         self._frontier = NEVER
+        self._examined: int | None = None
+        self._late_truth: LateTruth | None = None
+        if rules.corrections:
+            self._examined = 0
+            self._late_truth = LateTruth(rules, self._feedback, self._seen, recall or _no_recall)
+        self._revised = 0
         self.counts = Counts()
         if resume is not None:
             self._resume(resume)
@@ -115,8 +132,10 @@ class PartitionJoin:
             ValueError: the batch is out of order or goes back before the last one.
         """
         at, before = self._follow("feedback", frame)
-        last_use = at + self._spans.ahead
-        late = (before > last_use + self._spans.close) | (last_use < self._frontier)
+        spans, last_use = self._spans, at + self._spans.ahead
+        late = before > last_use + spans.close + spans.corrections
+        if self._late_truth is None:
+            late |= last_use < self._frontier
         self._keep_feedback(frame, at, before, ~late)
         return _judged(frame, before, late, np.zeros_like(late))
 
@@ -133,28 +152,43 @@ class PartitionJoin:
         """Return every example that no on-time record can change any more; None if none is due.
 
         Buckets close whole: all that end before the stream time of both logs, less the largest
-        window and the grace.
+        window and the grace. What closed before is revised by the late feedback that came since.
+
+        Raises:
+            TidemillError: closed examples could not be recalled.
         """
-        time = self._closing_time()
-        if time == NEVER:
+        frontier = self._due_frontier()
+        if frontier == NEVER or (frontier == self._frontier and self._late_truth is None):
             return None
-        spans = self._spans
-        frontier = (time - spans.close - 1) // spans.bucket * spans.bucket
-        if frontier <= self._frontier or frontier < FIRST_MOMENT:
+        parts = self._revise()
+        if frontier > self._frontier:
+            parts = [*self._close_decisions(frontier), *parts]
+        ended = self._close_feedback(frontier)
+        if not parts and not ended.total:
             return None
-        examples = self._close_decisions(frontier)
-        self.counts = self.counts.plus(self._close_feedback(frontier))
+        self._revised += sum(len(part) for part in parts if part["revision"].max())
+        self.counts = self.counts.plus(ended)
         self._frontier = frontier
-        self._seen.forget(frontier - spans.ahead - spans.memory)
-        self._feedback_of.forget(frontier - spans.ahead)
+        self._seen.forget(frontier - self._spans.remembered)
+        self._feedback_of.forget(frontier - self._spans.ahead)
         advances, self._advances = tuple(self._advances), []
         return Closed(
-            examples=examples,
+            examples=pl.concat(parts) if parts else self._examples(self._no_decisions(), None),
             frontier=moment(frontier),
             counts=self.counts,
             stream_times={log: moment(at) for log, at in self._time.items()},
             advances=advances,
+            examined=None if self._examined is None else self._offset["feedback"],
+            revised=self._revised,
         )
+
+    def _due_frontier(self) -> int:
+        """Return how far time has come: the last frontier, if it has not come further."""
+        time, spans = self._closing_time(), self._spans
+        if time == NEVER:
+            return self._frontier
+        frontier = (time - spans.close - 1) // spans.bucket * spans.bucket
+        return self._frontier if frontier < FIRST_MOMENT else max(frontier, self._frontier)
 
     def _closing_time(self) -> int:
         """Return the stream time that both logs have reached."""
@@ -169,6 +203,10 @@ class PartitionJoin:
     def _is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
         """Tell which feedback was read while its decision could still take it."""
         return before <= decision_at + self._spans.close
+
+    def _is_in_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        """Tell which feedback its decision takes: on time, or late but soon enough to correct."""
+        return self._is_on_time(before - self._spans.corrections, decision_at)
 
     def _first_copies(self, pairs: Pairs) -> Pairs:
         return first_copies(pairs, self._feedback)
@@ -205,17 +243,19 @@ class PartitionJoin:
         columns = {"at": at, "before": before, "offset": frame["offset"].to_numpy()}
         columns |= {"kind": kinds.cast(pl.Int64).fill_null(unknown).to_numpy()}
         columns |= {"key": ids.key, "check": ids.check}
-        rows, columns = _only(kept, frame.select(_KEPT_OF_FEEDBACK), columns)
+        names = _KEPT_OF_FEEDBACK if self._late_truth is None else (*_KEPT_OF_FEEDBACK, DECISION)
+        rows, columns = _only(kept, frame.select(names), columns)
         numbers = self._feedback.add(rows, columns)
+        if self._late_truth is not None:
+            self._late_truth.note(numbers[columns["offset"] >= (self._examined or 0)])
         self._feedback_of.add(ids.only(kept), columns["at"], numbers)
 
-    def _close_decisions(self, frontier: int) -> pl.DataFrame:
+    def _close_decisions(self, frontier: int) -> list[pl.DataFrame]:
         """Return the examples of all decisions earlier than *frontier*, and forget their rows."""
         rows = self._decisions.due(frontier)
         frame = self._decisions.frame(rows)
         if frame is None:
-            empty = pl.DataFrame(schema={**self._rules.decisions, "offset": pl.Int64()})
-            return self._examples(empty, None)
+            return [self._examples(self._no_decisions(), None)]
         at, key, check = self._decisions.columns(rows, "at", "key", "check")
         self._decisions.remove(rows)
         pairs = match(
@@ -224,12 +264,41 @@ class PartitionJoin:
             self._feedback,
             self._feedback_of,
             self._spans,
-            self._is_on_time,
+            self._is_in_time,
         )
         pairs = self._first_copies(pairs)
-        joined = self._joined(pairs)
+        if self._late_truth is None:
+            parts = [self._examples(frame, self._joined(pairs))]
+        else:
+            parts = self._examples_and_revisions(frame, at, pairs)
         self._feedback.remove(pairs.rows)
-        return self._examples(frame, joined)
+        return parts
+
+    def _examples_and_revisions(
+        self, frame: pl.DataFrame, at: Int64s, pairs: Pairs
+    ) -> list[pl.DataFrame]:
+        """Return the examples of *frame*, and what late feedback makes of them at once."""
+        (before,) = self._feedback.columns(pairs.rows, "before")
+        on_time = self._is_on_time(before, at[pairs.decision])
+        parts = [self._examples(frame, self._joined(pairs.only(on_time)))]
+        if not on_time.all():
+            which, late, pairs = revised_pairs(pairs, ~on_time)
+            revision = pl.Series("revision", late, dtype=pl.Int32)
+            parts.append(self._examples(frame[which].with_columns(revision), self._joined(pairs)))
+        return parts
+
+    def _revise(self) -> list[pl.DataFrame]:
+        """Return new revisions of what is closed, and forget the feedback that made them."""
+        if self._late_truth is None:
+            return []
+        revised = self._late_truth.revise(self._frontier)
+        if revised is None:
+            return []
+        self._feedback.remove(revised.rows)
+        return [self._examples(revised.decisions, revised.joined)]
+
+    def _no_decisions(self) -> pl.DataFrame:
+        return pl.DataFrame(schema={**self._rules.decisions, "offset": pl.Int64()})
 
     def _examples(self, decisions: pl.DataFrame, joined: pl.DataFrame | None) -> pl.DataFrame:
         rules = self._rules
@@ -242,12 +311,13 @@ class PartitionJoin:
             return None
         at, offset = self._feedback.columns(pairs.rows, "at", "offset")
         order = np.lexsort((offset, at, pairs.decision))
-        return frame.drop("id").with_columns(pl.Series(GROUP, pairs.decision))[order]
+        columns = (*("kind", "at", "offset", "values"), pl.Series(GROUP, pairs.decision))
+        return frame.select(columns)[order]
 
     def _close_feedback(self, frontier: int) -> Fates:
         """Count the feedback that no decision can take any more, and forget its rows."""
         rows = self._feedback.due(frontier - self._spans.ahead)
-        ended = fates(rows, self._feedback, self._seen, self._spans, self._is_on_time)
+        ended = fates(rows, self._feedback, self._seen, self._spans, self._is_in_time)
         self._feedback.remove(rows)
         return ended
 
@@ -257,7 +327,10 @@ class PartitionJoin:
             self._time[log] = NEVER if time is None else micros(time)
         self._offset.update(resume.offsets)
         self._frontier = NEVER if resume.frontier is None else micros(resume.frontier)
-        self.counts = resume.counts
+        self.counts, self._revised = resume.counts, resume.revised
+        if resume.examined is not None or self._late_truth is not None:
+            known = self._offset["feedback"] if resume.examined is None else resume.examined
+            self._examined = known
         if resume.decisions is not None:
             rows = fitted(resume.decisions, self._rules.decisions, "offset", "verdict")
             self._resume_decisions(rows.sort("offset"))
@@ -281,10 +354,17 @@ class PartitionJoin:
     def _resume_feedback(self, frame: pl.DataFrame, joined: pl.Series | None) -> None:
         at = frame["at"].to_physical().to_numpy()
         before = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
-        kept = frame["verdict"].is_null().to_numpy() & (at + self._spans.ahead >= self._frontier)
+        kept = at + self._spans.ahead >= self._frontier
+        if self._examined is not None:
+            kept |= frame["offset"].to_numpy() >= self._examined
+        kept &= frame["verdict"].is_null().to_numpy()
         if joined is not None:
             kept &= ~np.isin(frame["offset"].to_numpy(), joined.to_numpy())
         self._keep_feedback(frame, at, before, kept)
+
+
+def _no_recall(wanted: pl.DataFrame) -> Recalled:
+    raise ValueError(f"{len(wanted)} closed decisions are to be revised, and nothing recalls them")
 
 
 def _only(

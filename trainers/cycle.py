@@ -158,7 +158,7 @@ class TrainingCycle:
         if not force and started < self._look_again:
             return None
         if self._seen is None or self._seen.version != self._examples.version():
-            self._seen = census(self._examples)
+            self._seen = census(self._examples, self.loop)
             taken = time.monotonic() - started
             self._look_again = started + 20 * taken
         return self._seen

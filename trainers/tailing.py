@@ -12,8 +12,10 @@ import polars as pl
 
 from tidemill.errors import LakeError
 from tidemill.features.lake import Table
+from tidemill.features.revisions import FIRST, has_revisions, newest_rows
+from tidemill.schemas.loop import Loop
 
-_NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "offset")
+_NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "offset", "revision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,12 @@ class Census:
     last_at: datetime | None
 
 
-def census(examples: Table) -> Census:
-    """Count the labelled rows of the newest version."""
+def census(examples: Table, loop: Loop) -> Census:
+    """Count the labelled examples of the newest version, by their newest revision."""
     version = examples.version()
+    rows = examples.scan(version)
     told = (
-        examples.scan(version)
+        (newest_rows(rows) if has_revisions(examples, loop, version) else rows)
         .filter(pl.col("label").is_not_null())
         .select(pl.len().alias("n"), pl.col("at").max().alias("last"))
         .collect()
@@ -43,6 +46,8 @@ def commits_after(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield version and new rows of every commit after *version*, oldest first.
 
+    Revisions are left out: what was learned cannot be unlearned, and no example is learned twice.
+
     Args:
         examples: the table.
         version: up to which everything is known; -1 for nothing.
@@ -53,10 +58,10 @@ def commits_after(
         commits = examples.commits_since(version)
     except LakeError:  # the log is cut; if it is the storage, the read below fails the same way
         newest = examples.version()
-        rows = examples.read(_NEEDED, version=newest)
+        rows = examples.read(_NEEDED, FIRST, newest)
         known = pl.DataFrame({"decision_id": learned_ids()})
         yield newest, rows.join(known, on="decision_id", how="anti")
         return
     for commit in commits:
         if commit.files:
-            yield commit.version, examples.rows(commit).select(_NEEDED)
+            yield commit.version, examples.rows(commit).filter(FIRST).select(_NEEDED)

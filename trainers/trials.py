@@ -17,6 +17,7 @@ from tidemill.errors import ModelError
 from tidemill.features.datasets import training_set
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import EXAMPLES
+from tidemill.features.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop import Loop
 from tidemill.trainers.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.evaluate import Candidate, Floats
@@ -113,7 +114,10 @@ class Trials:
         known = pl.col("label").is_not_null()
         if found.height:
             known &= pl.col("at") < found.get_column("at")[0]
-        examples = self._lake.table(self._loop.loop, EXAMPLES).scan(snapshot)
+        table = self._lake.table(self._loop.loop, EXAMPLES)
+        examples = table.scan(snapshot)
+        if has_revisions(table, self._loop, snapshot):
+            examples = newest_rows(examples)
         rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
         return Window(found, float(rate or 0.0))
 

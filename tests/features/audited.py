@@ -43,9 +43,12 @@ def write_lake(
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
+        **{f"time/{log}": micros(at) for log, at in closed.stream_times.items()},
         **(begins or {}).get("examples", {}),
     }
-    examples = stream.examples().with_columns(**place)
+    if closed.examined is not None:
+        numbers |= {"examined": closed.examined, "revised": closed.revised}
+    examples = stream.revisions().with_columns(**place)
     lake.table(LOOP.loop, "examples").append(
         change.get("examples", _same)(examples),
         swaps=_swaps(numbers),

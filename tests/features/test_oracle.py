@@ -20,6 +20,7 @@ from tests.streams.join_logs import (
     feedback_frame,
     naive,
     random_logs,
+    rules,
 )
 from tests.streams.join_logs import Shell as Stream
 
@@ -34,7 +35,12 @@ NO_TIME = pl.Datetime("us", "UTC")
 
 
 def told(
-    logs: Logs, loop: Loop = LOOP, frontier: datetime | None = None, *, stream: Stream | None = None
+    logs: Logs,
+    loop: Loop = LOOP,
+    frontier: datetime | None = None,
+    *,
+    examined: int | None = None,
+    stream: Stream | None = None,
 ) -> Outcome:
     """Return what the DuckDB oracle tells of *logs*, or of what *stream* has stored of them."""
     connection = connect()
@@ -49,8 +55,8 @@ def told(
         raw = frame.with_columns(pl.lit(0, dtype=pl.Int32).alias("partition"))
         connection.register(log, raw.to_arrow())
     closed = pl.DataFrame(
-        {"partition": [0], "frontier": [frontier]},
-        schema={"partition": pl.Int32, "frontier": NO_TIME},
+        {"partition": [0], "frontier": [frontier], "examined": [examined]},
+        schema={"partition": pl.Int32, "frontier": NO_TIME, "examined": pl.Int64},
     )
     connection.register("frontiers", closed.to_arrow())
     return outcome(connection, loop, idle=stream is not None)
@@ -59,14 +65,22 @@ def told(
 def outcome(connection: duckdb.DuckDBPyConnection, loop: Loop, *, idle: bool) -> Outcome:
     """Return the rows of the query in the terms of the other oracle."""
     rows = connection.sql(oracle_sql(loop, Relations(idle=idle))).to_arrow_table().to_pylist()
-    found = Outcome({}, {}, {})
+    found = Outcome({}, {}, {}, {})
     for row in rows:
         states = found.decisions if row["log"] == "decisions" else found.feedback
         assert row["offset"] not in states, "one row for each record"
         states[row["offset"]] = row["state"]
         if row["feedback_offsets"] is not None:
-            found.examples[row["offset"]] = row["label"], tuple(row["feedback_offsets"])
+            example = row["label"], tuple(row["feedback_offsets"])
+            found.examples[row["offset"]] = example
+            found.revisions[row["offset"], row["revision"]] = row["state"], example
     return found
+
+
+def newest(outcome: Outcome) -> Outcome:
+    """Return *outcome* with the newest revisions alone, which are all that a query tells."""
+    last = dict(sorted(outcome.revisions))
+    return outcome._replace(revisions={place: outcome.revisions[place] for place in last.items()})
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -84,18 +98,21 @@ def test_both_oracles_tell_the_same(seed: int) -> None:
             "label": label,
             "activation": activation,
             "remember": rng.choice((0, 15, 40)) * SECOND,
+            "corrections": rng.choice((0, 5, 50)) * SECOND,
         }
     )
-    frontier = rng.choice((-20, 0, 5, 15, 40, 200))
-    expected = naive(JoinRules.of(loop), logs, frontier)
-    assert told(logs, loop, START + frontier * SECOND) == expected
+    frontier, examined = rng.choice((-20, 0, 5, 15, 40, 200)), rng.choice((20, 1000))
+    expected = newest(naive(JoinRules.of(loop), logs, frontier, examined=examined))
+    assert told(logs, loop, START + frontier * SECOND, examined=examined) == expected
 
 
 @pytest.mark.parametrize("seed", range(25))
 def test_the_stream_wrote_what_the_oracle_tells(seed: int) -> None:
     """With crashes in between, and with idle logs that were moved on."""
     rng = random.Random(seed)
-    stream = Stream(random_logs(rng, 60))
+    corrections = rng.choice((0, 10, 40)) * SECOND
+    stream = Stream(random_logs(rng, 60), rules(corrections=corrections))
+    loop = LOOP.model_copy(update={"corrections": corrections})
     for _ in range(20):
         stream.poll(rng.choice(LOGS), rng.choice((1, 5, 20)))
         if rng.random() < 0.1:
@@ -105,19 +122,22 @@ def test_the_stream_wrote_what_the_oracle_tells(seed: int) -> None:
     for log in LOGS:
         stream.poll(log, 1000)
     stream.commit()
-    frontier = stream.closed[-1].frontier if stream.closed else None
+    last = stream.closed[-1] if stream.closed else None
+    frontier, examined = (last.frontier, last.examined) if last else (None, 0)
     found, _ = stream.outcome()
-    expected = told(stream.logs, frontier=frontier, stream=stream)
+    expected = told(stream.logs, loop, frontier, examined=examined, stream=stream)
     assert expected.decisions == found.decisions
     assert expected.examples == found.examples
-    joined = {at for at, state in found.feedback.items() if state == "joined"}
-    assert {at for at, state in expected.feedback.items() if state == "joined"} == joined
+    assert expected.revisions == newest(found).revisions
+    for state in ("joined", "corrected"):
+        ended = {at for at, each in found.feedback.items() if each == state}
+        assert {at for at, each in expected.feedback.items() if each == state} == ended
 
 
 def test_without_a_frontier_everything_on_time_is_open() -> None:
     """A partition that has closed nothing yet owes nothing yet."""
     found = told(Logs([D("a", 0)], [F("x", "a", 1)]))
-    assert found == Outcome({0: "open"}, {}, {0: "open"})
+    assert found == Outcome({0: "open"}, {}, {0: "open"}, {})
 
 
 def test_times_count_to_the_microsecond() -> None:

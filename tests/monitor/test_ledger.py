@@ -107,6 +107,7 @@ def test_every_feedback_is_in_one_place(lake: Lake) -> None:
     assert account.read == 7
     assert account.ends == {
         "joined": 2,
+        "corrected": 0,
         "late": 1,
         "duplicate": 1,
         "unmatched": 0,

@@ -17,6 +17,7 @@ import polars as pl
 
 from tidemill.schemas.fields import Feature, FieldType
 from tidemill.schemas.loop import Decision, Feedback, Label, Loop, Policy
+from tidemill.streams.corrections import Recall, Recalled
 from tidemill.streams.labels import Labels
 from tidemill.streams.rules import JoinRules, Log, read_back
 from tidemill.streams.windows import Advance, Closed, Counts, PartitionJoin, Resume
@@ -50,9 +51,11 @@ class Logs(NamedTuple):
     feedback: Sequence[F]
 
 
-def with_shared_labels(rules: JoinRules, resume: Resume | None) -> PartitionJoin:
+def with_shared_labels(
+    rules: JoinRules, resume: Resume | None, recall: Recall | None = None
+) -> PartitionJoin:
     """Return a join; opening DuckDB anew for each would take most of the time of a test."""
-    return PartitionJoin(rules, resume, labels=shared_labels(rules))
+    return PartitionJoin(rules, resume, labels=shared_labels(rules), recall=recall)
 
 
 def shared_labels(rules: JoinRules) -> Labels:
@@ -134,18 +137,33 @@ def _with_offsets(frame: pl.DataFrame, first: int) -> pl.DataFrame:
     return frame.with_columns(offsets)
 
 
+Example = tuple[float | None, tuple[int, ...]]
+
+
 class Outcome(NamedTuple):
-    """What the rules make of logs: one row a decision, one a feedback, by offset."""
+    """What the rules make of logs: one row a decision, one a feedback, by offset.
+
+    *examples* are the newest revisions; *revisions* has all of them by offset and number, with
+    their states.
+    """
 
     decisions: dict[int, str]
-    examples: dict[int, tuple[float | None, tuple[int, ...]]]
+    examples: dict[int, Example]
     feedback: dict[int, str]
+    revisions: dict[tuple[int, int], tuple[str, Example]]
 
 
 def naive(
-    rules: JoinRules, logs: Logs, frontier: float = math.inf, moved: Iterable[Advance] = ()
+    rules: JoinRules,
+    logs: Logs,
+    frontier: float = math.inf,
+    moved: Iterable[Advance] = (),
+    examined: float = math.inf,
 ) -> Outcome:
-    """Return what *logs* mean, by dictionaries; decisions at *frontier* or later are open."""
+    """Return what *logs* mean, by dictionaries.
+
+    Decisions at *frontier* or later are open; feedback at offset *examined* or later corrects none.
+    """
 
     def befores(log: Log, times: Sequence[int]) -> list[float]:
         found, time = [], -math.inf
@@ -158,9 +176,10 @@ def naive(
 
     grace, wait = rules.grace / SECOND, rules.wait / SECOND
     ahead, memory = rules.ahead / SECOND, rules.memory / SECOND
+    late = rules.corrections / SECOND
     seen: dict[str, list[int]] = {}  # on-time decisions by id
     first: dict[int, D] = {}
-    states, examples, fates = {}, {}, {}
+    states, examples, fates, revisions = {}, {}, {}, {}
     for offset, before in enumerate(befores("decisions", [d.at for d in logs.decisions])):
         d = logs.decisions[offset]
         if before > d.at + grace:
@@ -178,13 +197,13 @@ def naive(
         could[offset] = [
             o for o, d in first.items()
             if d.id == f.of and d.at - early <= f.at <= d.at + within
-            and before_feedback[offset] <= d.at + wait + grace
+            and before_feedback[offset] <= d.at + wait + grace + late
         ]  # fmt: skip
         known = any(f.at - memory <= at <= f.at + early for at in seen.get(f.of, []))
         fates[offset] = "duplicate" if could[offset] else "late" if known else "unmatched"
-        if before_feedback[offset] > f.at + ahead + wait + grace:
+        if before_feedback[offset] > f.at + ahead + wait + grace + late:
             fates[offset] = "late"
-        elif f.at + ahead >= frontier:
+        elif f.at + ahead >= frontier or (late and offset >= examined):
             fates[offset] = "open"
     for o, d in first.items():
         if d.at < frontier:
@@ -192,11 +211,16 @@ def naive(
             for offset, f in enumerate(logs.feedback):
                 if o in could[offset]:
                     once.setdefault(f.id, offset)
-            joined = sorted(once.values(), key=lambda offset: (logs.feedback[offset].at, offset))
-            states[o], label = _judged(rules, [logs.feedback[offset] for offset in joined])
-            examples[o] = label, tuple(joined)
-            fates |= dict.fromkeys(joined, "joined")
-    return Outcome(states, examples, fates)
+            on_time = {at for at in once.values() if before_feedback[at] <= d.at + wait + grace}
+            tardy = [at for at in once.values() if at not in on_time and at < examined]
+            for number in range(len(tardy) + 1):
+                taken = on_time | set(tardy[:number])
+                joined = sorted(taken, key=lambda offset: (logs.feedback[offset].at, offset))
+                states[o], label = _judged(rules, [logs.feedback[offset] for offset in joined])
+                examples[o] = label, tuple(joined)
+                revisions[o, number] = states[o], examples[o]
+            fates |= dict.fromkeys(on_time, "joined") | dict.fromkeys(tardy, "corrected")
+    return Outcome(states, examples, fates, revisions)
 
 
 def _judged(rules: JoinRules, joined: Sequence[F]) -> tuple[str, float | None]:
@@ -250,7 +274,7 @@ class Shell:
 
     logs: Logs
     rules: JoinRules = RULES
-    made: Callable[[JoinRules, Resume | None], PartitionJoin] = with_shared_labels
+    made: Callable[[JoinRules, Resume | None, Recall], PartitionJoin] = with_shared_labels
     raw: dict[Log, list[pl.DataFrame]] = field(default_factory=lambda: {log: [] for log in LOGS})
     offsets: dict[Log, int] = field(default_factory=lambda: dict.fromkeys(LOGS, 0))
     times: dict[Log, datetime | None] = field(default_factory=lambda: dict.fromkeys(LOGS))
@@ -262,7 +286,7 @@ class Shell:
 
     def start(self) -> None:
         """Go on from what is committed."""
-        self.join = self.made(self.rules, self._resume())
+        self.join = self.made(self.rules, self._resume(), self._recall)
         self.positions = dict(self.offsets)
         self.taken: dict[Log, list[pl.DataFrame]] = {log: [] for log in LOGS}
         self.moving: list[Advance] = []
@@ -311,36 +335,51 @@ class Shell:
         return pl.concat(self.raw[log]) if self.raw[log] else pl.DataFrame()
 
     def examples(self) -> pl.DataFrame:
-        """Return all examples by offset."""
+        """Return the newest revision of all examples, by offset."""
+        found = self.revisions()
+        return found.unique("offset", keep="last", maintain_order=True) if len(found) else found
+
+    def revisions(self) -> pl.DataFrame:
+        """Return all examples by offset and revision."""
         frames = [closed.examples for closed in self.closed]
-        return pl.concat(frames).sort("offset") if frames else pl.DataFrame()
+        return pl.concat(frames).sort("offset", "revision") if frames else pl.DataFrame()
 
     def outcome(self) -> tuple[Outcome, Counts]:
         """Return what was committed, in the oracle's terms, and the counts of feedback."""
         states: dict[int, str] = {}
-        examples: dict[int, tuple[float | None, tuple[int, ...]]] = {}
+        examples: dict[int, Example] = {}
         fates: dict[int, str] = {}
+        revisions: dict[tuple[int, int], tuple[str, Example]] = {}
         for offset, verdict in _verdicts(self.rows("decisions")):
             states[offset] = verdict or "open"
         for offset, verdict in _verdicts(self.rows("feedback")):
             fates[offset] = verdict or "unjoined"
-        for row in self.examples().iter_rows(named=True):
-            joined = tuple(row["feedback_offsets"])
-            assert row["offset"] not in examples
-            examples[row["offset"]] = row["label"], joined
-            states[row["offset"]] = row["state"]
-            fates |= dict.fromkeys(joined, "joined")
+        for row in self.revisions().iter_rows(named=True):
+            offset, number, joined = row["offset"], row["revision"], row["feedback_offsets"]
+            assert (offset, number) not in revisions
+            examples[offset] = row["label"], tuple(joined)
+            states[offset] = row["state"]
+            revisions[offset, number] = row["state"], examples[offset]
+            how = "corrected" if number else "joined"
+            fates |= {at: how for at in joined if fates.get(at) not in ("joined", "corrected")}
         counts = self.closed[-1].counts if self.closed else Counts()
-        return Outcome(states, examples, fates), counts
+        return Outcome(states, examples, fates, revisions), counts
+
+    def _recall(self, wanted: pl.DataFrame) -> Recalled:
+        examples = self.examples().join(wanted, on=["decision_id", "at"], how="semi")
+        joined = examples.select(offset=pl.col("feedback_offsets").explode())
+        feedback = self.rows("feedback").join(joined, on="offset", how="semi")
+        return Recalled(examples=examples, feedback=feedback)
 
     def _resume(self) -> Resume:
         last = self.closed[-1] if self.closed else None
         since = read_back(self.rules, last.frontier if last else None)
-        examples = self.examples()
+        examples = self.revisions()
         joined = pl.Series("joined", [], dtype=pl.Int64)
         if len(examples) and since.examples:
             recent = examples.filter(pl.col("at") >= since.examples)
             joined = recent["feedback_offsets"].explode().drop_nulls()
+        examined = last.examined if last else 0 if self.rules.corrections else None
         decisions = self.rows("decisions")
         seen = _since(decisions, since.decisions, (None, "duplicate"))
         times: dict[Log, datetime | None] = {}
@@ -354,8 +393,10 @@ class Shell:
             counts=last.counts if last else Counts(),
             decisions=_since(decisions, last.frontier if last else None, (None, "duplicate")),
             seen=seen.filter(pl.col("at") < last.frontier) if last and seen is not None else None,
-            feedback=_since(self.rows("feedback"), since.feedback, (None,)),
+            feedback=_since(self.rows("feedback"), since.feedback, (None,), examined),
             joined=joined,
+            examined=examined,
+            revised=last.revised if last else 0,
         )
 
 
@@ -364,12 +405,18 @@ def _verdicts(frame: pl.DataFrame) -> Iterable[tuple[int, str | None]]:
 
 
 def _since(
-    frame: pl.DataFrame, since: datetime | None, verdicts: tuple[str | None, ...]
+    frame: pl.DataFrame,
+    since: datetime | None,
+    verdicts: tuple[str | None, ...],
+    examined: int | None = None,
 ) -> pl.DataFrame | None:
     if not len(frame):
         return None
     kept = frame.filter(pl.col("verdict").is_in(list(verdicts), nulls_equal=True))
-    return kept if since is None else kept.filter(pl.col("at") >= since)
+    if since is None:
+        return kept
+    fresh = pl.lit(value=False) if examined is None else pl.col("offset") >= examined
+    return kept.filter((pl.col("at") >= since) | fresh)
 
 
 def assert_agrees(shell: Shell) -> None:
@@ -379,10 +426,18 @@ def assert_agrees(shell: Shell) -> None:
         decisions=shell.logs.decisions[: shell.offsets["decisions"]],
         feedback=shell.logs.feedback[: shell.offsets["feedback"]],
     )
-    expected = naive(shell.rules, end, frontier, shell.moved)
+    examined = shell.closed[-1].examined if shell.closed else 0
+    expected = naive(
+        shell.rules, end, frontier, shell.moved, math.inf if examined is None else examined
+    )
     found, counts = shell.outcome()
     assert found.decisions == expected.decisions
     assert found.examples == expected.examples
+    assert {place for place in expected.revisions if not place[1]} <= found.revisions.keys()
+    for place, revision in found.revisions.items():
+        assert revision == expected.revisions[place], place
+    if shell.closed:
+        assert shell.closed[-1].revised == sum(number > 0 for _, number in found.revisions)
     for offset, fate in found.feedback.items():
         told = expected.feedback[offset]
         assert fate == told or fate == "unjoined", (offset, fate, told)
@@ -399,12 +454,13 @@ def assert_conserved(shell: Shell) -> None:
     """What was read is terminal or open, for both logs, at any time."""
     states = [verdict for frame in shell.raw["decisions"] for verdict in frame["verdict"]]
     states += [verdict for frame in shell.taken["decisions"] for verdict in frame["verdict"]]
-    closed = sum(len(closed.examples) for closed in shell.closed)
+    closed = sum(int((closed.examples["revision"] == 0).sum()) for closed in shell.closed)
     judged = len(states) - states.count(None)
     assert len(states) == judged + closed + shell.join.open_decisions
     fates = [verdict for frame in shell.raw["feedback"] for verdict in frame["verdict"]]
     fates += [verdict for frame in shell.taken["feedback"] for verdict in frame["verdict"]]
-    joined = sum(int(c.examples["feedback_offsets"].list.len().sum()) for c in shell.closed)
+    examples = shell.examples()
+    joined = int(examples["feedback_offsets"].list.len().sum()) if len(examples) else 0
     counts = shell.join.counts
     ended = counts.late + counts.duplicate + counts.unmatched
     assert len(fates) == fates.count("late") + joined + ended + shell.join.open_feedback

@@ -32,6 +32,7 @@ from tests.streams.join_logs import (
     shared_labels,
 )
 
+from tidemill.streams.corrections import Recall
 from tidemill.streams.keys import Keys
 from tidemill.streams.matching import Bools, Fates, Pairs
 from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log
@@ -46,6 +47,7 @@ FEEDBACK = st.builds(
     st.sampled_from(["click", "buy"]),
     st.integers(-5, 9).map(float),
 )
+CORRECTED = rules(corrections=20 * SECOND)
 ANY_LOG = st.sampled_from(LOGS)
 COUNTS = st.integers(1, 12)
 STEPS = st.lists(st.tuples(st.sampled_from([*LOGS, "commit"]), COUNTS), max_size=30)
@@ -58,12 +60,22 @@ class Worker(RuleBasedStateMachine):
         bucket=st.sampled_from([1, 3, 7]),
         missing=st.sampled_from(["negative", "censored", "dropped"]),
         remember=st.sampled_from([0, 15, 40]),
+        corrections=st.sampled_from([0, 5, 30]),
+        activation=st.sampled_from([None, "click", "buy"]),
     )
-    def start(self, bucket: int, missing: str, remember: int) -> None:
+    def start(
+        self, bucket: int, missing: str, remember: int, corrections: int, activation: str | None
+    ) -> None:
         """Begin with empty logs and one of several rules."""
         self.decisions: list[D] = []
         self.feedback: list[F] = []
-        chosen = rules(bucket=bucket * SECOND, missing=missing, remember=remember * SECOND)
+        chosen = rules(
+            bucket=bucket * SECOND,
+            missing=missing,
+            remember=remember * SECOND,
+            corrections=corrections * SECOND,
+            activation=activation,
+        )
         self.shell = Shell(Logs(self.decisions, self.feedback), chosen)
 
     @rule(more=st.lists(DECISIONS, min_size=1, max_size=4))
@@ -225,15 +237,46 @@ class ForgetsIdleAdvances(PartitionJoin):
         super()._resume(replace(resume, stream_times=times))  # type: ignore[arg-type]
 
 
-def agrees(join: Callable[..., PartitionJoin], *, schedules: int = 150) -> bool:
+class ForgetsWhatWasNotExamined(PartitionJoin):
+    """A restart that takes all feedback it finds for held against what is closed."""
+
+    def _resume(self, resume: Resume) -> None:
+        super()._resume(replace(resume, examined=resume.offsets["feedback"]))
+
+
+class CorrectsForEver(PartitionJoin):
+    """Late truth without an end."""
+
+    def _is_in_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        return np.ones(len(before), dtype=np.bool_)
+
+
+class CorrectsBeforeTheClose(PartitionJoin):
+    """Feedback that is late, and counted as if it had been on time."""
+
+    def _is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        return super()._is_on_time(before - self._spans.corrections, decision_at)
+
+
+class CountsRevisionsAnew(PartitionJoin):
+    """A restart that does not know which revisions there are."""
+
+    def _revise(self) -> list[pl.DataFrame]:
+        first = pl.lit(1, dtype=pl.Int32).alias("revision")
+        return [part.with_columns(first) for part in super()._revise()]
+
+
+def agrees(
+    join: Callable[..., PartitionJoin], *, schedules: int = 150, chosen: JoinRules = RULES
+) -> bool:
     """Return whether *join* gives what the oracle says on all of so many random schedules."""
 
-    def made(chosen: JoinRules, resume: Resume | None) -> PartitionJoin:
-        return join(chosen, resume, labels=shared_labels(chosen))
+    def made(chosen: JoinRules, resume: Resume | None, recall: Recall) -> PartitionJoin:
+        return join(chosen, resume, labels=shared_labels(chosen), recall=recall)
 
     for seed in range(schedules):
         rng = random.Random(seed)
-        shell = Shell(random_logs(rng, 40), RULES, made)
+        shell = Shell(random_logs(rng, 40), chosen, made)
         try:
             play(shell, rng)
             assert_agrees(shell)
@@ -265,3 +308,26 @@ def test_the_join_agrees_with_the_oracle() -> None:
 def test_without_a_guard_the_comparison_goes_red(broken: type[PartitionJoin]) -> None:
     """Each rule is there for a reason, and the tests would see it go."""
     assert not agrees(broken)
+
+
+def test_the_join_with_corrections_agrees_with_the_oracle() -> None:
+    """The comparison that every control below has to fail."""
+    assert agrees(PartitionJoin, chosen=CORRECTED)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ForgetsWhatWasNotExamined,
+        CorrectsForEver,
+        CorrectsBeforeTheClose,
+        CountsRevisionsAnew,
+        ForgetsDuplicatesAtARestart,
+        ForgetsWhatIsJoined,
+    ],
+)
+def test_without_a_guard_of_corrections_the_comparison_goes_red(
+    broken: type[PartitionJoin],
+) -> None:
+    """Late truth has rules of its own, and the tests would see each of them go."""
+    assert not agrees(broken, chosen=CORRECTED)

@@ -385,6 +385,50 @@ def test_a_rebalance_inside_a_window_leaves_no_gap_and_no_double(
     assert_exact(rig)
 
 
+def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Conformance 13. Which decisions may be corrected, and by what, is in the lake alone."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", corrections="1h", partitions=2)
+    producer, later = rig.producer(), START + 300 * SECOND
+    for number in range(2_000):
+        producer.decide(f"d{number}", START + number * SECOND / 100)
+    for number in range(rig.loop.partitions):
+        end_of_log = (f"end{number}", later)
+        names = (topics.decisions(rig.loop.loop), topics.feedback(rig.loop.loop))
+        producer.send(names[0], "end", producer.decision(*end_of_log), number)
+        producer.send(names[1], "end", producer.click(*end_of_log), number)
+    producer.flush()
+    worker = rig.start()
+    until(lambda: rig.rows("examples") == 2_000, "the windows are closed")
+    for part in range(4):
+        for number in range(part * 500, part * 500 + 500):
+            producer.feed(f"d{number}", START + 30 * SECOND)
+        producer.flush()
+        if part % 2:
+            worker.kill()
+            worker.wait()
+            worker = rig.start()
+        at_least = 2_000 + part * 500
+        until(partial(has_examples, rig, at_least), "revisions are written")
+    until(partial(has_examples, rig, 4_000), "the last revision is written")
+    assert end(worker) == 0
+    with rig.worker():
+        rig.close(later)
+        until(rig.is_done, "the last windows are closed")
+    assert_exact(rig)
+    found = rig.examples()
+    assert found.filter(revision=1)["state"].to_list() == ["labeled"] * 2_000
+    assert found.filter(pl.col("revision") > 1).is_empty()
+    corrected = [each.ends["corrected"] for each in rig.accounts() if each.log == "feedback"]
+    assert sum(corrected) == 2_000
+
+
+def has_examples(rig: Rig, rows: int) -> bool:
+    """Whether there are so many rows of examples, revisions included."""
+    return rig.rows("examples") >= rows
+
+
 def test_a_quiet_loop_closes_by_the_clock(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Conformance 5. The last window of a quiet topic has no next event that could close it."""
     rig = new_rig(

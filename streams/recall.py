@@ -1,0 +1,60 @@
+"""Closed decisions read back from the lake, where late feedback is about to revise them.
+
+Only what is asked for is read, and nothing is kept: a correction is rare, and its decision may be
+days old. It knows no join.
+"""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from tidemill.streams.commits import Holding, Move, Table, commit, patient
+from tidemill.streams.corrections import Recall, Recalled
+
+_FEEDBACK = ("id", "decision_id", "kind", "at", "values", "offset")
+
+
+def begin_examining(tables: Mapping[str, Table], holdings: Mapping[int, Holding]) -> None:
+    """Write down from where feedback may correct, for partitions that never asked for it.
+
+    What was read before has ended as it did, under rules without corrections.
+
+    Raises:
+        FencedError: another worker owns one of the partitions now.
+        LakeError: the lake refuses.
+    """
+    moves = [
+        Move(held, [], {"examined": held.numbers["feedback"]["offset"] or 0})
+        for held in holdings.values()
+        if held.numbers["examples"]["examined"] is None
+    ]
+    if moves:
+        commit("examples", tables["examples"], moves)
+
+
+def recall_from(tables: Mapping[str, Table], partition: int) -> Recall:
+    """Return what recalls closed decisions of *partition*; LakeError if the lake refuses."""
+    ours = pl.col("partition") == partition
+
+    def recall(wanted: pl.DataFrame) -> Recalled:
+        made = wanted["at"]
+        asked_for = pl.col("decision_id").is_in(wanted["decision_id"].implode())
+        written = patient(
+            lambda: tables["examples"].read(where=ours & _between("at", made) & asked_for)
+        ).join(wanted, on=["decision_id", "at"], how="semi")
+        examples = (
+            written.with_columns(pl.col("revision").fill_null(0))
+            .sort("offset", "revision")
+            .unique("offset", keep="last", maintain_order=True)
+        )
+        offsets = examples["feedback_offsets"].explode().drop_nulls()
+        named = pl.col("offset").is_in(offsets.implode()) & _between("offset", offsets)
+        feedback = patient(lambda: tables["feedback"].read(_FEEDBACK, where=ours & named))
+        return Recalled(examples=examples, feedback=feedback)
+
+    return recall
+
+
+def _between(name: str, values: pl.Series) -> pl.Expr:
+    """Return whether *name* is within the range of *values*; statistics rule files out by it."""
+    return pl.col(name).is_between(pl.lit(values.min()), pl.lit(values.max()))

@@ -1,0 +1,79 @@
+"""Closed decisions come back from real tables: the newest revision, and the feedback it has."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tests.features.audited import PARTITION, write_lake
+from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, rules
+
+from tidemill.features.lake import Lake
+from tidemill.streams.commits import TABLES, Table, claim
+from tidemill.streams.recall import begin_examining, recall_from
+from tidemill.streams.recovery import read_resumes
+from tidemill.streams.windows import PartitionJoin
+
+CORRECTED = rules(corrections=20 * SECOND)
+FEEDBACK = [F("w", "z", 15), F("x", "a", 1, value=4.0), F("y", "a", 2), F("v", "b", 1)]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """A lake in which `a` has two revisions, and the last feedback was not examined yet."""
+    stream = Shell(Logs([D("a", 0), D("b", 0), D("z", 15)], FEEDBACK), CORRECTED)
+    stream.poll("decisions", 3)
+    for _ in range(3):
+        stream.poll("feedback", 1)
+        stream.commit()
+    stream.poll("feedback", 1)
+    stream.commit(crash_after=2)
+    return write_lake(stream, tmp_path)
+
+
+def tables(lake: Lake) -> dict[str, Table]:
+    """Return the tables as a worker opens them."""
+    return {name: lake.table(LOOP.loop, name) for name in TABLES}
+
+
+def test_the_newest_revision_is_recalled_with_its_feedback(lake: Lake) -> None:
+    """The next revision goes on from the last one, not from the first."""
+    wanted = pl.DataFrame({"decision_id": ["a", "b"], "at": [START, START + SECOND]})
+    found = recall_from(tables(lake), PARTITION)(wanted.with_columns(pl.col("at").cast(_TIME)))
+    assert found.examples.select("decision_id", "revision").rows() == [("a", 2)]
+    assert sorted(found.feedback["offset"]) == [1, 2]
+
+
+def test_a_decision_without_feedback_is_recalled_as_well(lake: Lake) -> None:
+    """Most corrections are of a silence that was none."""
+    wanted = pl.DataFrame({"decision_id": ["b"], "at": [START]}, schema_overrides={"at": _TIME})
+    found = recall_from(tables(lake), PARTITION)(wanted)
+    assert found.examples.select("decision_id", "revision").rows() == [("b", 0)]
+    assert found.feedback.is_empty()
+
+
+def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> None:
+    """Raw feedback is safe before its revision is; it must not be taken for examined."""
+    mine = tables(lake)
+    resume = read_resumes(CORRECTED, mine, claim(mine, [PARTITION]))[PARTITION]
+    assert (resume.examined, resume.revised) == (3, 2)
+    join = PartitionJoin(CORRECTED, resume, recall=recall_from(mine, PARTITION))
+    closed = join.close()
+    assert closed is not None
+    assert closed.examples.select("decision_id", "revision", "label").rows() == [("b", 1, 1001.0)]
+    assert (closed.examined, closed.revised) == (4, 3)
+
+
+def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Path) -> None:
+    """What had ended as late before is counted as late, and must not end a second time."""
+    stream = Shell(Logs([D("a", 0)], [F("x", "a", 1), F("y", "a", 2)]))
+    stream.finish()
+    mine = tables(write_lake(stream, tmp_path))
+    for _ in range(2):
+        holdings = claim(mine, [PARTITION, 2])
+        begin_examining(mine, holdings)
+        found = [holdings[number].numbers["examples"]["examined"] for number in (PARTITION, 2)]
+        assert found == [2, 0]
+    assert claim(mine, [PARTITION])[PARTITION].numbers["examples"]["examined"] == 2
+
+
+_TIME = pl.Datetime("us", "UTC")
