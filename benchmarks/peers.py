@@ -4,6 +4,7 @@ Each joins all that is on the topics, in one process on one core, into a topic o
 measured from the outside: from holding its partitions to its last row.
 """
 
+import contextlib
 import tempfile
 import time
 import uuid
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Consumer, ConsumerGroupState, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks import kafkastreams, quix
@@ -148,9 +149,13 @@ class _Rows:
     def __init__(self, kafka: KafkaConfig, topic: str, partitions: int) -> None:
         self._consumer = Consumer(kafka.client(group_id="bench-rows"))
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
+        self._count = 0
 
     def count(self) -> int:
-        return sum(self._consumer.get_watermark_offsets(place)[1] for place in self._places)
+        with contextlib.suppress(KafkaException):  # a new topic may not be known everywhere yet
+            ends = [self._consumer.get_watermark_offsets(place)[1] for place in self._places]
+            self._count = sum(ends)
+        return self._count
 
     def close(self) -> None:
         self._consumer.close()
