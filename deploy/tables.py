@@ -23,7 +23,7 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
     table = Table(*answer.columns)
     for row in answer.rows:
         table.add_row(*(_shown(value) for value in row))
-    console = Console()
+    console = _console()
     console.print(table)
     if answer.is_cut:
         console.print(f"more than {len(answer.rows)} rows; show more with --limit")
@@ -36,7 +36,7 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
         found = [account.to_json() for account in accounts]
         print(json.dumps({"balanced": balanced, "accounts": found}))
         return
-    console = Console()
+    console = _console()
     for log in ("decisions", "feedback"):
         chosen = [account for account in accounts if account.log == log]
         if chosen:
@@ -50,10 +50,10 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
         for name in accounts[0].ends
         if name not in RARE or any(account.ends[name] for account in accounts)
     ]
-    table = Table(title=log)
-    table.add_column("loop")
+    table = Table(title=log, box=None)
+    table.add_column("loop", overflow="fold")
     for name in ("partition", "read", *ends, "open", "lost", "twice", "difference", "unread"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")  # a cut number is a wrong one
     for account in accounts:
         ended = [account.ends[name] for name in ends]
         numbers = [account.partition, account.read, *ended, account.open]
@@ -62,6 +62,11 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
         cells.append("-" if account.unread is None else f"{account.unread:,}")
         table.add_row(account.loop, *cells, style=None if account.is_balanced else "bold red")
     return table
+
+
+def _console() -> Console:
+    """Return where tables go: in a file or a pipe they need not fit 80 columns."""
+    return Console(width=None if Console().is_terminal else 160)
 
 
 def _shown(value: object) -> str:
