@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.backfill import measure_backfill
 from benchmarks.decide import measure_decisions
 from benchmarks.delay import measure_delay
 from benchmarks.figures import Figures, missed, rounded, table, write
@@ -24,7 +25,7 @@ from benchmarks.workload import fill
 from tidemill.deploy.embedded import find_kafka
 from tidemill.kafka import KafkaConfig
 
-SHORT = ("join", "peers", "two_workers", "close_to_example_s", "decide", "train")
+SHORT = ("join", "peers", "two_workers", "close_to_example_s", "decide", "train", "backfill")
 LONG = ("flat",)
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
@@ -35,6 +36,7 @@ SIZES = {  # of a full run
     "calls": (int, 200_000, "of decide, in process"),
     "seconds": (float, 10.0, "of load over HTTP"),
     "rows": (int, 1_000_000, "of the training set"),
+    "raw-decisions": (int, 1_000_000, "of the backfill"),
     "flat-events": (str, "1000000,5000000,20000000", "of each run of flat"),
 }
 
@@ -66,7 +68,9 @@ def measure(asked: argparse.Namespace, parts: set[str], console: Console) -> dic
     report: dict[str, Figures] = {}
     if "train" in parts:
         report["train"] = rounded(measure_training(rows=asked.rows, say=console.print))
-    if parts == {"train"}:
+    if "backfill" in parts:
+        report["backfill"] = rounded(measure_backfill(asked.raw_decisions, console.print))
+    if parts <= {"train", "backfill"}:
         return report
     running = find_kafka(os.environ)
     try:

@@ -30,11 +30,19 @@ KEYS = {
     "close_to_example_s": {"p50", "p99", "own_p50", "own_p99", "events_per_second"},
     "decide": {"in_process_us", "http_per_second", "http_p99_ms"},
     "train": {"rows", "first_tree_s", "peak_mb"},
+    "backfill": {
+        "decisions",
+        "one_rows_per_second",
+        "one_cpu_s_per_million",
+        "two_rows_per_second",
+        "two_cpu_s_per_million",
+    },
     "flat": {"3000.events_per_second", "3000.cpu_s_per_million", "3000.peak_mb"},
 }
 SIZES = (
     "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
-    "--pair-decisions 9000 --live-rate 900 --live-seconds 16 --flat-events 3000"
+    "--pair-decisions 9000 --live-rate 900 --live-seconds 16 --flat-events 3000 "
+    "--raw-decisions 3000"
 )
 
 
