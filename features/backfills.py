@@ -154,12 +154,28 @@ def complete(table: Table) -> None:
 
 def completed(lake: Lake, loop_name: str) -> list[str]:
     """Return the names of the backfills of a loop that are complete, sorted."""
-    return [
-        name
-        for name in backfills(lake, loop_name)
-        if lake.has_table(loop_name, table_name(name))
-        and lake.table(loop_name, table_name(name)).progress([COMPLETE])[COMPLETE] is not None
-    ]
+    return [name for name in backfills(lake, loop_name) if _is_complete(lake, loop_name, name)]
+
+
+def complete_table(lake: Lake, loop_name: str, name: str) -> Table:
+    """Return the table of a backfill that is complete.
+
+    Raises:
+        LakeError: there is none of that name, or slices are missing.
+    """
+    read_backfill(lake, loop_name, name)
+    if not _is_complete(lake, loop_name, name):
+        raise LakeError(
+            f"backfill {name} of {loop_name} is not complete",
+            hint="run the command that began it again: it goes on where it was",
+        )
+    return lake.table(loop_name, table_name(name))
+
+
+def _is_complete(lake: Lake, loop_name: str, name: str) -> bool:
+    if not lake.has_table(loop_name, table_name(name)):
+        return False
+    return lake.table(loop_name, table_name(name)).progress([COMPLETE])[COMPLETE] is not None
 
 
 def drop(lake: Lake, loop_name: str, name: str) -> None:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import duckdb
 import pyarrow as pa
 
-from tidemill.features.lake import Lake
+from tidemill.features.backfills import complete_table
+from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import EXAMPLES
 from tidemill.features.views import newest_examples, open_duckdb, quoted
 from tidemill.schemas.loop import Loop
@@ -51,14 +52,18 @@ def training_set(
     version: int | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    backfill: str | None = None,
 ) -> TrainingSet:
     """Return the labelled examples of *loop* whose decision is in [*since*, *until*).
 
+    They are the live ones, or those of a *backfill* that is complete; *version* is of its table.
+
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: the lake cannot be read, or has no such backfill.
     """
     connection = open_duckdb()
-    query, found = _query(connection, lake, loop, version, since, until)
+    examples = _examples(lake, loop, backfill)
+    query, found = _query(connection, examples, loop, version, since, until)
     table = connection.sql(query).to_arrow_table()
     return TrainingSet(table=table, features=tuple(loop.features), version=found)
 
@@ -70,15 +75,17 @@ def training_batches(
     version: int | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    backfill: str | None = None,
     rows: int = _BATCH_ROWS,
 ) -> TrainingBatches:
     """Return what `training_set` returns, as batches of at most *rows* rows.
 
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: the lake cannot be read, or has no such backfill.
     """
     connection = open_duckdb()
-    query, found = _query(connection, lake, loop, version, since, until)
+    examples = _examples(lake, loop, backfill)
+    query, found = _query(connection, examples, loop, version, since, until)
     reader = connection.sql(query).to_arrow_reader(rows)
     return TrainingBatches(reader=reader, features=tuple(loop.features), version=found)
 
@@ -100,15 +107,21 @@ def label_count(
     return int(row[0]) if row else 0
 
 
+def _examples(lake: Lake, loop: Loop, backfill: str | None) -> Table:
+    if backfill is None:
+        return lake.table(loop.loop, EXAMPLES)
+    return complete_table(lake, loop.loop, backfill)
+
+
 def _query(
     connection: duckdb.DuckDBPyConnection,
-    lake: Lake,
+    table: Table,
     loop: Loop,
     version: int | None,
     since: datetime | None,
     until: datetime | None,
 ) -> tuple[str, int]:
-    examples = newest_examples(connection, lake.table(loop.loop, EXAMPLES), loop, version)
+    examples = newest_examples(connection, table, loop, version)
     features = [f"features.{quoted(name)} AS {quoted(name)}" for name in loop.features]
     columns = ", ".join([*features, *map(quoted, BESIDES)])
     return (

@@ -21,6 +21,7 @@ from tidemill.features.backfills import (
     read_backfill,
     table_name,
 )
+from tidemill.features.datasets import training_set
 from tidemill.features.lake import Lake
 from tidemill.features.views import connect
 from tidemill.schemas.loop import Loop
@@ -170,12 +171,19 @@ def test_it_is_shown_when_it_is_complete_and_gone_when_it_is_dropped(written: La
     views = "SELECT view_name FROM duckdb_views() WHERE view_name = 'examples_shown'"
     assert connect(written).execute(views).fetchall() == []
     run_slice(written, made, 0)
+    with pytest.raises(LakeError, match="is not complete"):
+        training_set(written, made.loop, backfill="shown")
     for number in range(1, made.slices):
         run_slice(written, made, number)
     complete(written.table(LOOP.loop, table_name("shown")))
     assert "shown" in completed(written, LOOP.loop)
     both = "SELECT (SELECT count(*) FROM examples_shown) = (SELECT count(*) FROM shop.examples)"
     assert connect(written).execute(both).fetchone() == (True,)
+    live, again = (
+        pl.DataFrame(training_set(written, made.loop, backfill=name).table).sort(pl.all())
+        for name in (None, "shown")
+    )
+    assert again.equals(live)
     drop(written, LOOP.loop, "shown")
     assert "shown" not in backfills(written, LOOP.loop)
     assert not written.has_table(LOOP.loop, table_name("shown"))

@@ -111,13 +111,14 @@ def rows_of(frame: pl.DataFrame) -> list[dict[str, object]]:
 
 
 RULE_SETS = st.builds(
-    lambda click, buy, early, grace, remember, bucket, missing: rules(
+    lambda click, buy, early, grace, remember, bucket, missing, late: rules(
         within={"click": click * SECOND, "buy": buy * SECOND},
         early={"click": early * SECOND, "buy": 0 * SECOND},
         grace=grace * SECOND,
         remember=remember * SECOND,
         bucket=bucket * SECOND,
         missing=missing,
+        corrections=late * SECOND,
     ),
     st.integers(0, 20),
     st.integers(1, 40),
@@ -126,6 +127,7 @@ RULE_SETS = st.builds(
     st.sampled_from([0, 15, 40]),
     st.sampled_from([1, 3, 7]),
     st.sampled_from(["negative", "censored", "dropped"]),
+    st.sampled_from([0, 0, 4, 60]),
 )
 CUTS = st.lists(st.integers(0, 110), max_size=4)
 
