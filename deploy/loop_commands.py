@@ -93,6 +93,9 @@ def summary(loop: Loop) -> str:
     learners = [m.learner for m in (loop.models.batch, loop.models.online) if m is not None]
     label = f"\n{' ' * 13}".join(line.strip() for line in loop.label.sql.strip().splitlines())
     waits = f"{told_duration(loop.wait + loop.grace)} of event time after each decision"
+    if loop.corrections:
+        waits += f", corrected up to {told_duration(loop.corrections)} later"
+    counts = f"once there is {loop.activation} feedback" if loop.activation else "always"
     return "\n".join(
         [
             f"{loop.loop} version {loop.version} is legal  (digest {loop.digest[:12]})",
@@ -101,6 +104,7 @@ def summary(loop: Loop) -> str:
             f"  feedback   {kinds}",
             f"  label      {label}  ({loop.label.type})",
             f"  no label   {loop.label.missing}",
+            f"  counts     {counts}",
             f"  closes     {waits}",
             f"  models     {', '.join(learners) or 'none'}; gate on {loop.gate.metric}",
             f"  topics     {decisions(loop.loop)}, {feedback(loop.loop)}",

@@ -204,6 +204,7 @@ class TrainingCycle:
             metrics=verdict.metrics,
             snapshot=trained.snapshot,
             labels=seen.labels,
+            revised=seen.revised,
             until=seen.last_at,
             later_from=later_from,
             trained_on_rows=trained.rows,

@@ -44,6 +44,7 @@ _SCHEMA = pl.Schema(
         "metrics": pl.String(),
         "snapshot": pl.Int64(),
         "labels": pl.Int64(),
+        "revised": pl.Int64(),
         "until": _TIME,
         "later_from": _TIME,
         "trained_on_rows": pl.Int64(),
@@ -77,6 +78,7 @@ class ModelVersion:
         reason: the gate's sentence.
         snapshot: version of the examples table it was learned from.
         labels: labelled rows of that snapshot, those it was judged by included.
+        revised: how many of those had been corrected after their close, and count as corrected.
         until: time of the newest decision of that snapshot.
         later_from: first decision time of the rows it was judged by; those before it may know.
         trained_on_rows: rows it learned.
@@ -112,6 +114,7 @@ class ModelVersion:
     cpu_s: float
     digest: str
     features: str
+    revised: int = 0
 
     @property
     def signature(self) -> FeatureSignature:
@@ -175,7 +178,8 @@ class Registry:
         self._models.append(model)
 
     def _read(self) -> list[ModelVersion]:
-        rows = self._table.read(_LISTED).sort("number").iter_rows(named=True)
+        table = self._table.read(_LISTED).with_columns(pl.col("revised").fill_null(0))
+        rows = table.sort("number").iter_rows(named=True)
         return [
             ModelVersion(**row | {name: json.loads(row[name]) for name in _JSON}) for row in rows
         ]

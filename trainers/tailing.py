@@ -20,11 +20,15 @@ _NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "off
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many labelled rows a version holds, and the time of the newest decision among them."""
+    """How many labelled rows a version holds, and the time of the newest decision among them.
+
+    *revised* of them were corrected after their close.
+    """
 
     version: int
     labels: int
     last_at: datetime | None
+    revised: int = 0
 
 
 def census(examples: Table, loop: Loop) -> Census:
@@ -34,11 +38,14 @@ def census(examples: Table, loop: Loop) -> Census:
     told = (
         (newest_rows(rows) if has_revisions(examples, loop, version) else rows)
         .filter(pl.col("label").is_not_null())
-        .select(pl.len().alias("n"), pl.col("at").max().alias("last"))
+        .select(
+            pl.len().alias("n"),
+            pl.col("at").max().alias("last"),
+            (pl.col("revision") > 0).sum().alias("revised"),
+        )
         .collect()
     )
-    labels, last_at = told.row(0)
-    return Census(version, labels, last_at)
+    return Census(version, *told.row(0))
 
 
 def commits_after(

@@ -113,6 +113,11 @@ def test_check_tells_times_and_label_as_people_write_them(banner: Path) -> None:
     assert "closes     8h1m of event time" in said
     assert f"label      {sql}  (bool)" in said
     assert "count_star" not in said
+    shown = "  shown: {within: 1h}\nlabel:"
+    banner.write_text(MINIMAL.replace("label:", shown) + "activation: shown\ncorrections: 7d\n")
+    said = run("check", banner)[1]
+    assert "counts     once there is shown feedback" in said
+    assert "after each decision, corrected up to 7d later" in said
 
 
 def test_the_schema_can_be_handed_to_an_editor() -> None:

@@ -146,7 +146,8 @@ def test_learners_in_batch_count_the_newest_and_online_ones_learn_the_first(
     """What a linear model has learned cannot be unlearned, and nothing is learned twice."""
     lake, versions = corrected_twice(tmp_path)
     table = lake.table(LOOP.loop, "examples")
-    assert census(table, CORRECTED).labels == 2
+    seen = census(table, CORRECTED)
+    assert (seen.labels, seen.revised) == (2, 1)
     followed = list(commits_after(table, -1, _never))
     assert [sorted(rows["decision_id"]) for _, rows in followed] == [["a", "b"], [], []]
     assert [version for version, _ in followed] == versions
