@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 import polars as pl
@@ -105,7 +106,11 @@ class Move:
 
 
 def claim(
-    tables: Mapping[str, Table], partitions: Iterable[int], version: int | None = None
+    tables: Mapping[str, Table],
+    partitions: Iterable[int],
+    version: int | None = None,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> dict[int, Holding]:
     """Own *partitions* from now on, and return what the lake knows of them.
 
@@ -119,7 +124,7 @@ def claim(
     if not holdings:
         return {}
     for name, table in tables.items():
-        _raise_epochs(name, table, holdings, version)
+        _raise_epochs(name, table, holdings, version, patience_s)
     for name, table in tables.items():
         found = table.progress(f"{key}/{number}" for number in holdings for key in TABLES[name])
         for number, holding in holdings.items():
@@ -128,12 +133,13 @@ def claim(
 
 
 def _raise_epochs(
-    name: str, table: Table, partitions: Collection[int], version: int | None
+    name: str, table: Table, partitions: Collection[int], version: int | None, patience_s: float
 ) -> None:
     for attempt in range(1, CLAIM_TRIES + 1):
         swaps = _claims(name, table, partitions, version)
         try:
-            patient(lambda swaps=swaps: table.append(None, swaps=swaps))  # type: ignore[misc]
+            act = partial(table.append, None, swaps=swaps)
+            patient(act, patience_s=patience_s)
         except FencedError:
             if attempt == CLAIM_TRIES:
                 raise

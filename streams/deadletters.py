@@ -79,10 +79,25 @@ class DeadLetter:
 
 
 class Letters(Protocol):
-    """Where letters go."""
+    """Where dead letters go."""
 
     def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once every one of *letters* is safe."""
+        """Return once every one of *letters* is safe.
+
+        Raises:
+            BrokerError: they are not, or not all of them.
+        """
+
+
+class MemoryLetters:
+    """Keeps letters in this process; for tests and notebooks."""
+
+    def __init__(self) -> None:
+        self.written: list[DeadLetter] = []
+
+    def write(self, letters: Iterable[DeadLetter]) -> None:
+        """Return once every one of *letters* is in `written`."""
+        self.written += letters
 
 
 class UnsentLetters:

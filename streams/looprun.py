@@ -13,21 +13,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tidemill.schemas import topics
-from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.store import SchemaStore
 from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
 from tidemill.streams.deadletters import Letters
 from tidemill.streams.idle import IdleClock, frontier_at
-from tidemill.streams.labels import Labels
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut, LogReading, Partition
+from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.recall import begin_examining, recall_from
 from tidemill.streams.recovery import read_resumes
 from tidemill.streams.rounds import Rounds
-from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.rules import Log, micros
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
 
@@ -38,11 +35,13 @@ TOGETHER = 8_000  # so many records are decoded at once; fewer wait for more unt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """When a round of commits is due: after so long, or after so many records; and how it waits."""
+    """When work is due: after so long, or after so many records; how it waits, and by which clock."""
 
     every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
     rows: int = 150_000  # bounds what a crash repeats, and the memory of what is not committed
+    together: int = TOGETHER  # so many records are decoded at once, or what a commit finds
     patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
+    clock: Callable[[], float] = time.monotonic  # in seconds; it never goes back
 
 
 @dataclass(slots=True)
@@ -65,33 +64,33 @@ class LoopRun:
 
     def __init__(
         self,
-        loop: Loop,
+        prepared: PreparedLoop,
         tables: Mapping[str, Table],
-        store: SchemaStore,
         letters: Letters,
         metrics: StreamMetrics,
         on_examples: Callable[[int], None],
         cadence: Cadence,
         newest: Callable[[], int],
     ) -> None:
-        self.loop = loop
-        self.rules = JoinRules.of(loop)
+        loop = self.loop = prepared.loop
+        self.rules = prepared.rules
         self.topics: dict[Log, str] = {
             "decisions": topics.decisions(loop.loop),
             "feedback": topics.feedback(loop.loop),
         }
         self._tables = tables
-        self._store = store
         self._metrics = metrics
         self._on_examples = on_examples
         self._cadence = cadence
+        self._now_s = cadence.clock
         self._versions = VersionCheck(loop, newest)
         self._rounds = Rounds(loop.loop, tables, letters, metrics, cadence.patience_s)
-        self._labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
+        self._labels = prepared.labels
+        self._decoders = prepared.decoders
         self._ahead = self.rules.grace
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
-        self._committed_s = time.monotonic()
+        self._committed_s = self._now_s()
         self._is_cutting = False  # the joins are a thread's meanwhile
         self.failed = False
         self.superseded = False
@@ -146,7 +145,7 @@ class LoopRun:
             TidemillError: the lake refuses, or another worker keeps claiming.
         """
         async with self._lock:
-            started = time.monotonic()
+            started = self._now_s()
             self._held = await asyncio.to_thread(self._load, partitions)
             self._metrics.partitions.labels(self.loop.loop).set(len(self._held))
             if self._held:
@@ -154,7 +153,7 @@ class LoopRun:
                     "%s: holding partitions %s after %.2f s",
                     self.loop.loop,
                     sorted(self._held),
-                    time.monotonic() - started,
+                    self._now_s() - started,
                 )
 
     async def release(self) -> None:
@@ -179,12 +178,12 @@ class LoopRun:
         held = self._held.get(batch.partition)
         if held is None or self.superseded:
             return  # whoever owns it next reads it from the lake's offset on
-        held.idle.read(name, time.monotonic())
+        held.idle.read(name, self._now_s())
         held.waiting[name].append(batch)
         labels = (self.loop.loop, name)
         self._metrics.records.labels(*labels).inc(len(batch))
         self._metrics.batches.labels(*labels).inc()
-        if held.waiting_rows(name) >= TOGETHER and not self._is_cutting:
+        if held.waiting_rows(name) >= self._cadence.together and not self._is_cutting:
             self._take_waiting(held, name)
         if self._pending_rows() >= self._cadence.rows:
             await self.commit()
@@ -203,11 +202,11 @@ class LoopRun:
         except BaseException:
             self.failed = True
             raise
-        self._note_due(held, time.monotonic())
+        self._note_due(held, self._now_s())
 
     def is_due(self) -> bool:
         """Whether it is time for a round of commits."""
-        waited = time.monotonic() - self._committed_s >= self._cadence.every_s
+        waited = self._now_s() - self._committed_s >= self._cadence.every_s
         return (
             bool(self._held)
             and waited
@@ -229,7 +228,7 @@ class LoopRun:
                     if not self.superseded:
                         self._take_waiting(item, name)
             due_s = [item.due_since_s for item in held.values() if item.due_since_s is not None]
-            started = time.monotonic()
+            started = self._now_s()
             try:
                 cuts = await self._cut([item.partition for item in held.values()])
                 for item in held.values():
@@ -239,7 +238,7 @@ class LoopRun:
             except BaseException:
                 self.failed = True
                 raise
-            self._committed_s = time.monotonic()
+            self._committed_s = self._now_s()
             self._metrics.commits.labels(self.loop.loop).observe(self._committed_s - started)
         if version is not None:
             for since_s in due_s:
@@ -260,7 +259,7 @@ class LoopRun:
 
     def quiet(self) -> list[tuple[Log, int]]:
         """Return the logs that may be idle: nothing read for a while, everything read is taken."""
-        now_s = time.monotonic()
+        now_s = self._now_s()
         return [
             (name, number)
             for number, held in self._held.items()
@@ -273,7 +272,7 @@ class LoopRun:
 
         An advance that closes nothing is not made: it would only have to be written down.
         """
-        now_s = time.monotonic()
+        now_s = self._now_s()
         for number, held in self._held.items() if not self._is_cutting else ():
             join = held.partition.join
             idle = {name for name in held.idle.quiet(now_s) if (name, number) in at_end}
@@ -305,7 +304,7 @@ class LoopRun:
             if all((name, number) in at_end for name in LOGS):
                 for name in LOGS:
                     held.partition.join.advance(name, to)
-                self._note_due(held, time.monotonic())
+                self._note_due(held, self._now_s())
 
     def _closes(self, held: _Held, times: Collection[datetime | None]) -> bool:
         """Whether stream times of *times* close a window of *held*, or settle feedback."""
@@ -340,7 +339,8 @@ class LoopRun:
     def _load(self, partitions: Collection[int]) -> dict[int, _Held]:
         """Claim and read back; in a thread."""
         held = {}
-        holdings = claim(self._tables, partitions, self.loop.version)
+        patience_s = self._cadence.patience_s
+        holdings = claim(self._tables, partitions, self.loop.version, patience_s=patience_s)
         if self.rules.corrections:
             begin_examining(self._tables, holdings)
         resumes = read_resumes(self.rules, self._tables, holdings)
@@ -348,7 +348,7 @@ class LoopRun:
             readings = {
                 name: LogReading(
                     topic=self.topics[name],
-                    decoder=EventDecoder(self.loop, name, self._store),
+                    decoder=self._decoders[name],
                     share=BadShare(
                         self.loop.max_bad,
                         next=holding.numbers[name]["offset"] or 0,
@@ -368,6 +368,6 @@ class LoopRun:
             )
             partition = Partition(number, join, readings, self.loop.max_skew, self._versions)
             held[number] = _Held(
-                partition, holding, IdleClock(self.loop.idle_after, time.monotonic())
+                partition, holding, IdleClock(self.loop.idle_after, self._now_s())
             )
         return held

@@ -27,7 +27,7 @@ def read_resumes(
         LakeError: the lake cannot be read.
     """
     started = {
-        number: held for number, held in holdings.items() if _frontier(held) or _has_rows(held)
+        number: held for number, held in holdings.items() if _frontier(held) or _has_begun(held)
     }
     resumes = {number: Resume() for number in holdings}
     if not started:
@@ -100,8 +100,10 @@ def _frontier(held: Holding) -> datetime | None:
     return _moment(held.numbers["examples"]["frontier"])
 
 
-def _has_rows(held: Holding) -> bool:
-    return any(held.numbers[log]["offset"] for log in LOGS)
+def _has_begun(held: Holding) -> bool:
+    """Whether anything was read, or an empty log was moved on: the rest is judged by that time."""
+    logs = [held.numbers[log] for log in LOGS]
+    return any(numbers["offset"] or numbers["time"] is not None for numbers in logs)
 
 
 def _stream_time(held: Holding, log: Log) -> datetime | None:

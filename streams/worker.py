@@ -29,6 +29,7 @@ from tidemill.streams.commits import TABLES, Table, UnfencedTable
 from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
@@ -135,9 +136,8 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
         folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
         runs = [
             LoopRun(
-                loop,
+                PreparedLoop.of(loop, store),
                 open_tables(lake, loop, fenced=config.fenced),
-                store,
                 letters,
                 metrics,
                 _announce(control, loop.loop),

@@ -1,0 +1,113 @@
+"""What must have become of the records of one partition: by dictionaries, from the rules in words.
+
+It reads whole logs, one record after the other, and shares nothing with the join. Times are whole
+seconds.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from tidemill.streams.batches import LOGS
+from tidemill.streams.rules import JoinRules, Log
+
+SKEW = 5  # how far an event time may be ahead of its arrival
+
+
+class Event(NamedTuple):
+    """A record: *id* is the decision's; *own*, *kind* and *value* are there for feedback alone."""
+
+    log: Log
+    id: str
+    at: int
+    arrived: int
+    own: str = ""
+    kind: str = "click"
+    value: float = 0.0
+    is_garbage: bool = False
+
+
+class Jump(NamedTuple):
+    """Before the record at *offset* was read, its idle *log* was moved on to *to*."""
+
+    log: Log
+    offset: int
+    to: float
+
+
+class Told(NamedTuple):
+    """What the rules make of two logs."""
+
+    dead: Counter[str]
+    verdicts: dict[str, dict[int, str | None]]
+    examples: dict[int, tuple[str, float | None, list[int]]]
+    ended: Counter[str]
+    open: Counter[str]
+
+
+WITHOUT = {"negative": ("no_feedback", 0.0), "censored": ("censored", None)}
+WITHOUT_LABEL: dict[str, tuple[str, float | None]] = {**WITHOUT, "dropped": ("no_feedback", None)}
+
+
+def oracle(
+    rules: JoinRules, logs: dict[Log, Sequence[Event]], frontier: float, jumps: Collection[Jump]
+) -> Told:
+    """Return what became of *logs* when all decisions earlier than *frontier* are closed."""
+    grace, wait, ahead, memory = (
+        span.total_seconds() for span in (rules.grace, rules.wait, rules.ahead, rules.memory)
+    )
+    told = Told(Counter(), {log: {} for log in LOGS}, {}, Counter(), Counter())
+    before: dict[tuple[Log, int], float] = {}
+    for log in LOGS:
+        time = -math.inf
+        for offset, event in enumerate(logs[log]):
+            time = max([time, *(jump.to for jump in jumps if jump[:2] == (log, offset))])
+            if event.is_garbage or event.at > event.arrived + SKEW:
+                told.dead[log] += 1
+            else:
+                before[log, offset] = time
+                time = max(time, event.at)
+    on_time: list[tuple[int, Event]] = []  # decisions, copies too
+    first: list[tuple[int, Event]] = []
+    for (log, offset), time in before.items():
+        if log == "decisions":
+            event = logs[log][offset]
+            same = [d for _, d in on_time if d.id == event.id and d.at + memory >= time]
+            late = time > event.at + grace
+            told.verdicts[log][offset] = "late" if late else "duplicate" if same else None
+            on_time += [] if late else [(offset, event)]
+            first += [] if late or same else [(offset, event)]
+    fits: dict[int, list[tuple[int, Event]]] = {offset: [] for offset, _ in first}
+    fates: dict[int, str] = {}
+    for (log, offset), time in before.items():
+        if log == "feedback":
+            f = logs[log][offset]
+            early, within = (each[f.kind].total_seconds() for each in (rules.early, rules.within))
+            takers = [o for o, d in first if d.id == f.id and -early <= f.at - d.at <= within
+                      and time <= d.at + wait + grace]  # fmt: skip
+            known = any(d.id == f.id and -early <= f.at - d.at <= memory for _, d in on_time)
+            hopeless = time > f.at + ahead + wait + grace
+            told.verdicts[log][offset] = "late" if hopeless else None
+            if not hopeless:
+                is_open = f.at + ahead >= frontier
+                fates[offset] = (
+                    "open" if is_open else "duplicate" if takers else "late" if known
+                    else "unmatched"
+                )  # fmt: skip
+            for taker in takers:
+                if f.own not in [copy.own for _, copy in fits[taker]]:
+                    fits[taker].append((offset, f))
+    for offset, d in first:
+        if d.at >= frontier:
+            told.open["decisions"] += 1
+            continue
+        joined = sorted(fits[offset], key=lambda pair: (pair[1].at, pair[0]))
+        values = [f.value for _, f in joined]
+        outcome = ("labeled", sum(values) + 1000 * values[0]) if values else None
+        state, label = outcome or WITHOUT_LABEL[rules.missing]
+        told.examples[offset] = state, label, [o for o, _ in joined]
+        fates |= dict.fromkeys([o for o, _ in joined], "joined")
+    told.ended.update(fate for fate in fates.values() if fate not in ("open", "joined"))
+    told.open["feedback"] = list(fates.values()).count("open")
+    return told

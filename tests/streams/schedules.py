@@ -1,0 +1,315 @@
+"""Schedules: anything that may happen to workers, in any order, checked after every step.
+
+Run as ``python -m tests.streams.schedules --schedules 50000 --seed 7`` to look for longer than CI
+does; it prints how many schedules ran, and what they were made of.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import ClassVar
+
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.streams.schedule_checks import check
+from tests.streams.schedule_oracle import Event
+from tests.streams.workers_in_memory import (
+    PARTITIONS,
+    RUNNER,
+    CrashError,
+    Plan,
+    Process,
+    World,
+)
+
+from tidemill.errors import FencedError, LakeError
+from tidemill.streams.batches import LOGS
+from tidemill.streams.rules import Log
+
+MANY = 10**9
+NEVER = 10**6  # seconds; later than anything a schedule produces
+BLOCK = 1_000  # schedules of one seed: Hypothesis keeps what it has seen, and that grows
+DECISIONS = [Event("decisions", id, at, 0) for at in range(-4, 7) for id in "abcd"]
+FEEDBACK = [
+    Event("feedback", id, at, 0, own, kind, float(ord(own) - 119 + at))
+    for at in range(-4, 7)
+    for kind in ("click", "buy")
+    for own in "uvw"
+    for id in "abcde"
+]
+GARBAGE = [Event(log, "a", 0, 0, is_garbage=True) for log in LOGS]
+ALL = [*DECISIONS * 6, *FEEDBACK, *GARBAGE * 3]
+EVENTS = st.sampled_from(range(len(ALL))).map(ALL.__getitem__)
+ANY = st.integers(0, 3)
+PLANS = st.none() | st.tuples(
+    st.sampled_from(["crash", "refuse", "steal", "poll"]), st.integers(0, 3), st.booleans()
+)
+CLAIM_PLANS = st.none() | st.tuples(
+    st.sampled_from(["crash", "refuse"]), st.integers(0, 12), st.booleans()
+)
+Planned = tuple[str, int, bool] | None
+
+
+class Workers(RuleBasedStateMachine):
+    """Some workers on two partitions, and zombies that do not know that they are none any more."""
+
+    ran: ClassVar[Counter[str]] = Counter()
+    world: Callable[..., World] = World
+
+    @initialize(
+        missing=st.sampled_from(["negative", "censored", "dropped"]),
+        rows=st.sampled_from([MANY, 6]),
+        together=st.sampled_from([MANY, 2]),
+        size=st.integers(0, 40),
+        draw=st.integers(0, 2**16),
+    )
+    def begin(self, missing: str, rows: int, together: int, size: int, draw: int) -> None:
+        """Start one worker on logs that have something already."""
+        self.now = 0
+        self.w = type(self).world(missing=missing, commit_rows=rows, together=together)
+        self.live: list[Process] = []
+        self.zombies: list[Process] = []
+        self.checked: tuple[int, ...] = ()
+        chosen = random.Random(draw)  # cheaper by far than to let Hypothesis choose each event
+        for event in chosen.choices(ALL, k=size):
+            self.produce_one(chosen.choice((0, 0, 0, 1, 3)), event)
+        self.start([0, 1])
+
+    @rule(by=st.integers(0, 6), events=st.lists(EVENTS, min_size=1, max_size=6))
+    def produce(self, by: int, events: Sequence[Event]) -> None:
+        """Append events whose times are around now: out of order, twice, late, early, ahead."""
+        for event in events:
+            self.produce_one(by, event)
+            by = 0
+
+    def produce_one(self, by: int, event: Event) -> None:
+        """Append *event*, whose time is around now, a moment later than the last."""
+        self.now += by
+        self.w.produce(event._replace(at=event.at + self.now, arrived=self.now))
+
+    @rule(who=ANY, log=st.sampled_from(LOGS), most=st.sampled_from([1, 2, 5, 50]), plan=PLANS)
+    def poll(self, who: int, log: Log, most: int, plan: Planned) -> None:
+        """Let a worker, or a zombie, read on; it commits if that is much."""
+        process = self.pick(who)
+        if not self.let(process, lambda process: process.poll(log, most), plan):
+            self.end(process)
+
+    @rule(who=ANY, most=st.sampled_from([2, 5, 50]), plan=PLANS)
+    def go_on(self, who: int, most: int, plan: Planned) -> None:
+        """Let a worker, or a zombie, read both logs and commit."""
+        process = self.pick(who)
+        if not self.let(process, lambda process: process.round(most), plan):
+            self.end(process)
+
+    @rule(who=ANY, plan=PLANS)
+    def commit(self, who: int, plan: Planned) -> None:
+        """Let a worker, or a zombie, commit."""
+        process = self.pick(who)
+        if not self.let(process, lambda process: process.run.commit(), plan):
+            self.end(process)
+
+    @rule(who=ANY)
+    def kill(self, who: int) -> None:
+        """End a worker between two steps of its own; its partitions are claimed anew."""
+        self.ran["killed"] += 1
+        self.end(self.pick(who))
+
+    @rule(
+        owners=st.tuples(*[st.integers(0, 1)] * PARTITIONS), frozen=st.integers(0, 3), plan=PLANS
+    )
+    def rebalance(self, owners: tuple[int, ...], frozen: int, plan: Planned) -> None:
+        """Move partitions; workers that are *frozen* do not hear of it and become zombies."""
+        self.ran["rebalanced"] += 1
+        members, self.live, stay = self.live, [], []
+        for place, process in enumerate(members):
+            if frozen >> place & 1:
+                self.zombies.append(process)
+            elif self.let(process, lambda process: process.run.release(), plan):
+                stay += [process] if process not in self.zombies else []
+        self.zombies += self.live  # those that stole in the middle of it
+        self.live = []
+        for slot in range(2):
+            held = [number for number, owner in enumerate(owners) if owner == slot]
+            if held:
+                self.start(held, stay.pop() if stay else None)
+
+    @rule(by=st.integers(1, 30))
+    def idle(self, by: int) -> None:
+        """Let time pass with nothing to read."""
+        self.w.now_s += by
+        for process in [*self.live, *self.zombies]:
+            process.idle()
+
+    @rule(by=st.integers(-9, 9))
+    def close_until(self, by: int) -> None:
+        """Ask that decisions be closed up to a time about now."""
+        for process in self.live:
+            process.end_logs(self.now + by)
+
+    @rule(plan=CLAIM_PLANS)
+    def claim_again(self, plan: Planned) -> None:
+        """Start a worker that may end while it takes over from another, which does not know."""
+        owner = self.live.pop(0)
+        self.zombies.append(owner)
+        self.start(owner.held, plan=plan)
+
+    @invariant()
+    def the_lake_is_what_the_logs_say(self) -> None:
+        """Compare every row and every number with the oracle, if anything was committed."""
+        versions = self.w.versions()
+        if versions != self.checked:
+            self.checked = versions
+            check(self.w)
+
+    def teardown(self) -> None:
+        """Let one last worker read and close everything; then nothing may be open."""
+        if not hasattr(self, "w") or sys.exc_info()[0] is not None:
+            return
+        self.start([0, 1])
+        last = self.live[-1]
+        for log in LOGS:
+            RUNNER.run_until_complete(last.poll(log, NEVER))
+        RUNNER.run_until_complete(last.run.commit())
+        last.end_logs(NEVER)
+        RUNNER.run_until_complete(last.run.commit())
+        check(self.w, is_over=True)
+        self.ran["schedules"] += 1
+        for name, column in (("examples", "state"), ("decisions", "verdict")):
+            self.ran.update(str(row[0]) for row in self.w.table(name).read([column]).rows())
+        self.ran["zombies"] += len(self.zombies)
+
+    def pick(self, who: int) -> Process:
+        """Return one of the workers, zombies among them."""
+        everyone = [*self.live, *self.zombies]
+        return everyone[who % len(everyone)]
+
+    def start(
+        self, partitions: Sequence[int], process: Process | None = None, plan: Planned = None
+    ) -> None:
+        """Let *process*, or a new one, take over; a new one again if that one fails."""
+        process = process or Process(self.w)
+        if self.let(process, lambda process: process.claim(partitions), plan):
+            self.live.append(process)
+        else:
+            self.start(partitions)
+
+    def let(
+        self,
+        process: Process,
+        act: Callable[[Process], Coroutine[object, object, None]],
+        plan: Planned = None,
+    ) -> bool:
+        """Let *process* do something while *plan* happens; return whether it lives on."""
+        process.port.plan(self.planned(process, plan))
+        try:
+            RUNNER.run_until_complete(act(process))
+        except CrashError:
+            self.ran["crashed"] += 1
+        except (LakeError, FencedError) as error:
+            self.ran[type(error).__name__] += 1
+            process.port.plan(None)
+            if isinstance(error, FencedError):
+                assert process.is_stolen_from(), "only who lost a partition is fenced"
+            versions = self.w.versions()
+            RUNNER.run_until_complete(process.run.release())
+            assert self.w.versions() == versions, "nothing is committed after an error"
+        else:
+            process.port.plan(None)
+            return True
+        return False
+
+    def end(self, process: Process) -> None:
+        """Forget *process*; what it held goes to another one, unless it had lost that before."""
+        if process in self.zombies:
+            self.zombies.remove(process)
+        elif process in self.live:
+            self.live.remove(process)
+            self.start(process.held)
+
+    def planned(self, process: Process, plan: Planned) -> Plan | None:
+        """Return *plan* as what happens to *process*."""
+        if plan is None:
+            return None
+        what, step, before = plan
+
+        def happens() -> None:
+            self.ran[f"{what} within"] += 1
+            match what:
+                case "crash":
+                    raise CrashError
+                case "refuse":
+                    raise LakeError("the storage refuses", hint="try later")
+                case "steal" if process not in self.zombies:
+                    self.steal(process)
+                case "poll" if self.w.commit_rows == MANY:  # else it would wait for this very commit
+                    self.meanwhile(process.poll("feedback", 3))
+
+        return Plan(step, before, happens)
+
+    def steal(self, process: Process) -> None:
+        """Give what *process* holds to a new one, while it is in the middle of something."""
+        if process in self.live:
+            self.live.remove(process)
+        self.zombies.append(process)
+        thief = Process(self.w)
+        self.meanwhile(thief.claim(process.held))
+        self.live.append(thief)
+
+    def meanwhile(self, act: Coroutine[object, object, None]) -> None:
+        """Let *act* happen while a worker waits for the thread this is called in."""
+        asyncio.run_coroutine_threadsafe(act, RUNNER).result()
+
+
+def run(schedules: int, chosen: int, machine: type[Workers] = Workers, steps: int = 12) -> None:
+    """Run so many schedules that follow from the seed *chosen*.
+
+    Raises:
+        AssertionError: the lake differs from the oracle; Hypothesis has printed the schedule.
+    """
+
+    @seed(chosen)
+    def factory() -> Workers:
+        return machine()
+
+    run_state_machine_as_test(
+        factory,
+        settings=settings(
+            max_examples=schedules,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run schedules in blocks of a thousand, each of a seed of its own."""
+    parser = argparse.ArgumentParser(prog="python -m tests.streams.schedules", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    asked = parser.parse_args(arguments)
+    for number in range(0, asked.schedules, BLOCK):
+        chosen = asked.seed + number // BLOCK
+        size = min(BLOCK, asked.schedules - number)
+        print(f"{size} schedules of seed {chosen}", flush=True)
+        run(size, chosen)
+    print(json.dumps(Workers.ran), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
