@@ -21,6 +21,7 @@ from tidemill.streams.idle import IdleClock, frontier_at
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut, LogReading, Partition
 from tidemill.streams.prepared import PreparedLoop
+from tidemill.streams.progress import Resume
 from tidemill.streams.recall import begin_examining, recall_from
 from tidemill.streams.recovery import read_resumes
 from tidemill.streams.rounds import Rounds
@@ -35,7 +36,7 @@ TOGETHER = 8_000  # so many records are decoded at once; fewer wait for more unt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """When work is due: after so long, or after so many records; how it waits, and by which clock."""
+    """When work is due, how long it waits for a lake that refuses, and by which clock."""
 
     every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
     rows: int = 150_000  # bounds what a crash repeats, and the memory of what is not committed
@@ -360,14 +361,11 @@ class LoopRun:
                 )
                 for name in LOGS
             }
-            join = PartitionJoin(
-                self.rules,
-                resumes[number],
-                labels=self._labels,
-                recall=recall_from(self._tables, number),
-            )
+            join = self._join(number, resumes[number])
             partition = Partition(number, join, readings, self.loop.max_skew, self._versions)
-            held[number] = _Held(
-                partition, holding, IdleClock(self.loop.idle_after, self._now_s())
-            )
+            held[number] = _Held(partition, holding, IdleClock(self.loop.idle_after, self._now_s()))
         return held
+
+    def _join(self, number: int, resume: Resume) -> PartitionJoin:
+        recall = recall_from(self._tables, number)
+        return PartitionJoin(self.rules, resume, labels=self._labels, recall=recall)

@@ -48,5 +48,5 @@ class MemoryLog:
             start=start,
             last=records[-1].offset,
             session=session,
-            records=records,
+            parts=records,
         )

@@ -16,6 +16,7 @@ from tidemill.deploy.jars import cache_dir
 from tidemill.errors import TidemillError
 from tidemill.features.lake import Lake, LakeConfig, Table
 from tidemill.features.layouts import layouts
+from tidemill.features.memorytables import MemoryLake, MemoryTable
 from tidemill.schemas.loop import Loop
 
 START = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -86,6 +87,24 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
         return Lake(LakeConfig(root=str(tmp_path / "the lake")))
     config: LakeConfig = request.getfixturevalue("s3")
     return Lake(config)
+
+
+@pytest.fixture(params=["memory", "local", "s3"])
+def any_lake(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryLake | Lake:
+    """An empty lake on each kind of storage in turn, this process's memory among them."""
+    if request.param == "memory":
+        return MemoryLake()
+    if request.param == "local":
+        return Lake(LakeConfig(root=str(tmp_path / "the lake")))
+    config: LakeConfig = request.getfixturevalue("s3")
+    return Lake(config)
+
+
+@pytest.fixture
+def any_table(any_lake: MemoryLake | Lake, loop: Loop) -> MemoryTable | Table:
+    """The empty table of decisions, of any kind."""
+    any_lake.create(loop)
+    return any_lake.table(loop.loop, "decisions")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class Event(NamedTuple):
     own: str = ""
     kind: str = "click"
     value: float = 0.0
-    is_garbage: bool = False
+    is_broken: bool = False
 
 
 class Jump(NamedTuple):
@@ -63,7 +63,7 @@ def oracle(
         time = -math.inf
         for offset, event in enumerate(logs[log]):
             time = max([time, *(jump.to for jump in jumps if jump[:2] == (log, offset))])
-            if event.is_garbage or event.at > event.arrived + SKEW:
+            if event.is_broken or event.at > event.arrived + SKEW:
                 told.dead[log] += 1
             else:
                 before[log, offset] = time
@@ -89,12 +89,10 @@ def oracle(
             known = any(d.id == f.id and -early <= f.at - d.at <= memory for _, d in on_time)
             hopeless = time > f.at + ahead + wait + grace
             told.verdicts[log][offset] = "late" if hopeless else None
-            if not hopeless:
-                is_open = f.at + ahead >= frontier
-                fates[offset] = (
-                    "open" if is_open else "duplicate" if takers else "late" if known
-                    else "unmatched"
-                )  # fmt: skip
+            if f.at + ahead >= frontier and not hopeless:
+                fates[offset] = "open"
+            elif not hopeless:
+                fates[offset] = "duplicate" if takers else "late" if known else "unmatched"
             for taker in takers:
                 if f.own not in [copy.own for _, copy in fits[taker]]:
                     fits[taker].append((offset, f))

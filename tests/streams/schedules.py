@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import ClassVar
 
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -39,6 +39,7 @@ from tidemill.streams.rules import Log
 
 MANY = 10**9
 NEVER = 10**6  # seconds; later than anything a schedule produces
+STEPS = 12
 BLOCK = 1_000  # schedules of one seed: Hypothesis keeps what it has seen, and that grows
 DECISIONS = [Event("decisions", id, at, 0) for at in range(-4, 7) for id in "abcd"]
 FEEDBACK = [
@@ -48,9 +49,9 @@ FEEDBACK = [
     for own in "uvw"
     for id in "abcde"
 ]
-GARBAGE = [Event(log, "a", 0, 0, is_garbage=True) for log in LOGS]
-ALL = [*DECISIONS * 6, *FEEDBACK, *GARBAGE * 3]
-EVENTS = st.sampled_from(range(len(ALL))).map(ALL.__getitem__)
+BROKEN = [Event(log, id, 0, 0, "u", is_broken=True) for log in LOGS for id in "ab"]
+ALL = [*DECISIONS * 6, *FEEDBACK, *BROKEN * 2]
+EVENTS = st.integers(0, len(ALL) - 1).map(lambda number: ALL[number])
 ANY = st.integers(0, 3)
 PLANS = st.none() | st.tuples(
     st.sampled_from(["crash", "refuse", "steal", "poll"]), st.integers(0, 3), st.booleans()
@@ -65,7 +66,7 @@ class Workers(RuleBasedStateMachine):
     """Some workers on two partitions, and zombies that do not know that they are none any more."""
 
     ran: ClassVar[Counter[str]] = Counter()
-    world: Callable[..., World] = World
+    world: type[World] = World
 
     @initialize(
         missing=st.sampled_from(["negative", "censored", "dropped"]),
@@ -125,9 +126,7 @@ class Workers(RuleBasedStateMachine):
         self.ran["killed"] += 1
         self.end(self.pick(who))
 
-    @rule(
-        owners=st.tuples(*[st.integers(0, 1)] * PARTITIONS), frozen=st.integers(0, 3), plan=PLANS
-    )
+    @rule(owners=st.tuples(*[st.integers(0, 1)] * PARTITIONS), frozen=st.integers(0, 3), plan=PLANS)
     def rebalance(self, owners: tuple[int, ...], frozen: int, plan: Planned) -> None:
         """Move partitions; workers that are *frozen* do not hear of it and become zombies."""
         self.ran["rebalanced"] += 1
@@ -217,7 +216,7 @@ class Workers(RuleBasedStateMachine):
         except CrashError:
             self.ran["crashed"] += 1
         except (LakeError, FencedError) as error:
-            self.ran[type(error).__name__] += 1
+            self.ran["fenced" if isinstance(error, FencedError) else "refused"] += 1
             process.port.plan(None)
             if isinstance(error, FencedError):
                 assert process.is_stolen_from(), "only who lost a partition is fenced"
@@ -244,7 +243,7 @@ class Workers(RuleBasedStateMachine):
         what, step, before = plan
 
         def happens() -> None:
-            self.ran[f"{what} within"] += 1
+            self.ran[f"{what} in the middle"] += 1
             match what:
                 case "crash":
                     raise CrashError
@@ -252,7 +251,9 @@ class Workers(RuleBasedStateMachine):
                     raise LakeError("the storage refuses", hint="try later")
                 case "steal" if process not in self.zombies:
                     self.steal(process)
-                case "poll" if self.w.commit_rows == MANY:  # else it would wait for this very commit
+                case "poll" if (
+                    self.w.commit_rows == MANY
+                ):  # else it would wait for this very commit
                     self.meanwhile(process.poll("feedback", 3))
 
         return Plan(step, before, happens)
@@ -271,8 +272,10 @@ class Workers(RuleBasedStateMachine):
         asyncio.run_coroutine_threadsafe(act, RUNNER).result()
 
 
-def run(schedules: int, chosen: int, machine: type[Workers] = Workers, steps: int = 12) -> None:
-    """Run so many schedules that follow from the seed *chosen*.
+def run(
+    schedules: int, chosen: int, machine: type[Workers] = Workers, *, shrink: bool = True
+) -> None:
+    """Run so many schedules that follow from the seed *chosen*; *shrink* what fails.
 
     Raises:
         AssertionError: the lake differs from the oracle; Hypothesis has printed the schedule.
@@ -282,15 +285,17 @@ def run(schedules: int, chosen: int, machine: type[Workers] = Workers, steps: in
     def factory() -> Workers:
         return machine()
 
+    stages = list(Phase) if shrink else [Phase.generate]
     run_state_machine_as_test(
-        factory,
+        factory,  # type: ignore[arg-type]  # it is called, whatever it is
         settings=settings(
             max_examples=schedules,
-            stateful_step_count=steps,
+            stateful_step_count=STEPS,
             deadline=None,
             database=None,
             print_blob=True,
             report_multiple_bugs=False,
+            phases=stages,
             suppress_health_check=list(HealthCheck),
         ),
     )
