@@ -28,6 +28,7 @@ from tidemill.streams.app import GroupConfig, run_app
 from tidemill.streams.deadletters import UnsentLetters
 from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.rules import Log
 from tidemill.streams.worker import COLLECT, newest_version, open_tables
 
@@ -131,9 +132,8 @@ class _Replay:
         self._metrics = StreamMetrics()
         loop = config.loop
         self._run = _Unclocked(
-            loop,
+            PreparedLoop.of(loop, store),
             open_tables(Lake(config.lake), loop, fenced=True),
-            store,
             UnsentLetters(),
             self._metrics,
             lambda _version: None,
