@@ -46,6 +46,7 @@ COMMANDS = {
     "lag": ("kafka_commands", "lag", "Show how far consumer groups are behind."),
     "ledger": ("lake_commands", "ledger", "Show that every record read is accounted for."),
     "audit": ("audit_commands", "audit", "Compute closed windows anew, and compare."),
+    "trace": ("trace_commands", "trace", "Show the whole life of one decision."),
     "sql": ("lake_commands", "sql", "Ask the lake a question in SQL."),
     "backfill": ("backfill_commands", "backfill", "Make examples again by another window."),
     "replay": ("replay_commands", "replay", "Read the topics once more, into a lake of its own."),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
-from tests.streams.join_logs import LOGS, LOOP, Shell
+from tests.streams.join_logs import LOGS, LOOP, START, Shell
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
 from tidemill.schemas.loop import Loop
@@ -35,11 +35,19 @@ def write_lake(
         frame = stream.rows(log).with_columns(ingested_at=pl.col("at"), **place)
         lake.table(LOOP.loop, log).append(
             change.get(log, _same)(frame),
-            swaps=_swaps({"offset": stream.offsets[log], **(begins or {}).get(log, {})}),
+            swaps=_swaps(
+                {
+                    "offset": stream.offsets[log],
+                    "time": micros(stream.times[log] or START),
+                    **(begins or {}).get(log, {}),
+                }
+            ),
         )
     closed = stream.closed[-1]
     numbers = {
         "frontier": micros(closed.frontier),
+        "time/decisions": micros(closed.stream_times["decisions"]),
+        "time/feedback": micros(closed.stream_times["feedback"]),
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from tests.streams.rig import START, Rig, end, new_rig, send_traffic, until
 
+from tidemill.deploy.cli import main
 from tidemill.features.audit import Effort, audit
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import ledger
+from tidemill.schemas import topics
 
 pytestmark = pytest.mark.kafka
 
@@ -74,3 +76,30 @@ def test_ledger_and_audit_are_true_while_a_worker_writes(
     assert report.decisions == sum(
         end for (log, _), end in rig.ends().items() if log == "decisions"
     )
+
+
+def test_a_decision_that_could_not_be_read_is_traced_to_its_dead_letter(
+    kafka: KafkaConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is in no table, and the service that sent it swears that it did."""
+    rig = new_rig(kafka, tmp_path)
+    producer = rig.producer()
+    producer.send(topics.decisions(rig.loop.loop), "broken", b"no event at all")
+    producer.decide("whole", START)
+    producer.flush()
+    worker = rig.start()
+    try:
+        until(lambda: rig.lake.has_table(rig.loop.loop, "examples") and rig.is_read(), "it is read")
+    finally:
+        assert end(worker) == 0
+    monkeypatch.setenv("TIDEMILL_LAKE", rig.lake.root)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    assert main(["trace", "broken"]) == 2
+    told = capsys.readouterr().err
+    assert "decision broken could not be read: unknown-schema" in told
+    assert f"tidemill dead-letters show --letter {topics.decisions(rig.loop.loop)}/" in told
+    assert main(["trace", "whole"]) == 0
+    assert "waits for" in capsys.readouterr().out

@@ -1,0 +1,122 @@
+"""Which models have seen an example, and as what: read from the registry's table, `models`.
+
+A model names the version of the examples it was made from. If that version is still there, the
+example is looked up in it; if not, the newest decision the model knew must do.
+"""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import polars as pl
+
+from tidemill.errors import LakeError
+from tidemill.features.lake import Lake, Table
+from tidemill.features.layouts import EXAMPLES
+from tidemill.schemas.loop import Loop
+
+MODELS = "models"
+_BATCH = "lightgbm"
+_LISTED = ("version", "at", "learner", "promoted", "reason", "snapshot", "until", "later_from")
+
+Role = Literal["learned", "judged by", "left out"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One version of the registry; *at* is when it was made, *reason* the gate's sentence."""
+
+    version: str
+    at: datetime
+    learner: str
+    promoted: bool
+    reason: str
+    snapshot: int
+    until: datetime | None
+    later_from: datetime | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What an example was to a model.
+
+    Attributes:
+        role: ``learned``; ``judged by``, for the newest rows of a batch model; ``left out`` between
+            the two, where a model made then could not have known the label.
+        revision: of the example, as the model saw it; None if not known.
+        is_sure: whether the version it was made from was looked into.
+    """
+
+    model: Model
+    role: Role
+    revision: int | None
+    is_sure: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        told = {"role": self.role, "revision": self.revision, "sure": self.is_sure}
+        return {**self.model.to_json(), **told}
+
+
+def read_models(lake: Lake, loop: Loop) -> list[Model]:
+    """Return every model of *loop*, oldest first; none before its first training.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    if not lake.has_table(loop.loop, MODELS):
+        return []
+    rows = lake.table(loop.loop, MODELS).read([*_LISTED, "number"]).sort("number").drop("number")
+    return [Model(**row) for row in rows.iter_rows(named=True)]
+
+
+def uses(
+    lake: Lake, loop: Loop, models: list[Model], *, partition: int, offset: int, at: datetime
+) -> list[Use]:
+    """Return what the example of a decision was to each of *models* that had it."""
+    found = []
+    examples = lake.table(loop.loop, EXAMPLES)
+    for model in models:
+        if model.until is not None and at > model.until:
+            continue  # later than all the model knew
+        seen = _as_of(examples, model.snapshot, partition, offset, at)
+        if seen is None:
+            role = _role(model, at, loop.wait + loop.grace)
+            found.append(Use(model=model, role=role, revision=None, is_sure=False))
+        elif seen.height and seen["label"][0] is not None:
+            role = _role(model, at, loop.wait + loop.grace)
+            revision = int(seen["revision"][0] or 0)
+            found.append(Use(model=model, role=role, revision=revision, is_sure=True))
+    return found
+
+
+def _as_of(
+    examples: Table, version: int, partition: int, offset: int, at: datetime
+) -> pl.DataFrame | None:
+    """Return label and revision of an example as of *version*; None if that is gone."""
+    here = (
+        (pl.col("event_date") == at.date())
+        & (pl.col("at") == at)
+        & (pl.col("partition") == partition)
+        & (pl.col("offset") == offset)
+    )
+    try:
+        rows = examples.read(where=here, version=version)
+    except LakeError:
+        return None
+    if "revision" not in rows.columns:
+        rows = rows.with_columns(revision=pl.lit(0))
+    return rows.select("label", pl.col("revision").fill_null(0)).sort("revision", descending=True)
+
+
+def _role(model: Model, at: datetime, maturity: timedelta) -> Role:
+    if model.learner != _BATCH or model.later_from is None or at < model.later_from - maturity:
+        return "learned"
+    return "judged by" if at >= model.later_from else "left out"

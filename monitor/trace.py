@@ -1,0 +1,304 @@
+"""The whole life of one decision, as the lake tells it: from the logs to the models.
+
+One set of versions that fit together, so it is one story even while workers write. It knows no
+Kafka and no terminal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+
+import duckdb
+
+from tidemill.features.bounded import bounded_duckdb
+from tidemill.features.lake import Lake
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.features.rowfiles import files_of
+from tidemill.features.views import decision_states, feedback_states, schema_name, snapshot, views
+from tidemill.monitor.lineage import Model, Use, read_models, uses
+from tidemill.schemas.loop import Loop
+
+Row = Mapping[str, object]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TRACED = "traced"  # the schema with the rows of one id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of the lake: its columns, what became of it, and the file that holds it."""
+
+    row: Row
+    state: str
+    file: str | None
+
+    @property
+    def place(self) -> tuple[int, int, datetime]:
+        """Partition, offset and event time."""
+        partition, offset, at = (self.row[name] for name in ("partition", "offset", "at"))
+        if not (
+            isinstance(partition, int) and isinstance(offset, int) and isinstance(at, datetime)
+        ):
+            raise TypeError(f"no place: {self.row}")
+        return partition, offset, at
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        return {"state": self.state, "file": self.file, **_plain(self.row)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """When a decision takes feedback, and when it closes.
+
+    Attributes:
+        kinds: by kind the first and last moment at which feedback counts.
+        closes: both logs must be past this stream time.
+        frontier: its partition is closed up to here; None before the first close.
+        stream_times: what each log has come to; None before its first record.
+    """
+
+    kinds: Mapping[str, tuple[datetime, datetime]]
+    bucket: tuple[datetime, datetime]
+    closes: datetime
+    frontier: datetime | None
+    stream_times: Mapping[str, datetime | None]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its partition is closed beyond it."""
+        return self.frontier is not None and self.frontier >= self.bucket[1]
+
+    @property
+    def waits_for(self) -> dict[str, timedelta | None]:
+        """The logs that hold it open, and by how much event time; None before their first record.
+
+        Empty once it is closed, and for a moment before that.
+        """
+        if self.is_closed:
+            return {}
+        return {
+            log: None if time is None else self.closes - time
+            for log, time in self.stream_times.items()
+            if time is None or time <= self.closes
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        waits = {
+            log: None if time is None else time.total_seconds()
+            for log, time in self.waits_for.items()
+        }
+        return {
+            "kinds": {kind: [_told(time) for time in ends] for kind, ends in self.kinds.items()},
+            "bucket": [_told(time) for time in self.bucket],
+            "closes": _told(self.closes),
+            "closed": self.is_closed,
+            "frontier": _told(self.frontier),
+            "stream_times": {log: _told(time) for log, time in self.stream_times.items()},
+            "waits_for_s": waits,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """All that the lake knows of one decision id.
+
+    Attributes:
+        decisions: every record of the id, by place; copies and late ones too.
+        feedback: every record that names it.
+        examples: every revision of its examples, oldest first.
+        window: of the last decision that counts; None if there is none.
+        made_by: the model that made that decision, if one did and it is known.
+        uses: what its example was to models.
+    """
+
+    loop: str
+    id: str
+    versions: Mapping[str, int]
+    decisions: tuple[Entry, ...]
+    feedback: tuple[Entry, ...]
+    examples: tuple[Entry, ...]
+    window: Window | None = None
+    made_by: Model | None = None
+    uses: tuple[Use, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is any record of it."""
+        return bool(self.decisions or self.feedback)
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        return {
+            "loop": self.loop,
+            "id": self.id,
+            "versions": dict(self.versions),
+            "decisions": [entry.to_json() for entry in self.decisions],
+            "feedback": [entry.to_json() for entry in self.feedback],
+            "examples": [entry.to_json() for entry in self.examples],
+            "window": None if self.window is None else self.window.to_json(),
+            "made_by": None if self.made_by is None else self.made_by.to_json(),
+            "models": [use.to_json() for use in self.uses],
+        }
+
+
+def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int = 1_024) -> Trace:
+    """Return the life of the decision *id_*; its parts are empty where nothing is known of it.
+
+    Args:
+        lake: where the tables are.
+        loop: the newest version of the loop.
+        id_: the decision's id.
+        bucket: how many decisions close together, as a length of event time.
+        memory_mb: what the query may take.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    versions = snapshot(lake, loop)
+    with bounded_duckdb(f"the trace of {id_}", memory_mb=memory_mb) as connection:
+        views(lake, [loop], connection, versions={loop.loop: versions})
+        rows = _rows(connection, loop, id_)
+    found = Trace(
+        loop=loop.loop,
+        id=id_,
+        versions=versions,
+        decisions=_entries(lake, loop, DECISIONS, rows[DECISIONS], versions),
+        feedback=_entries(lake, loop, FEEDBACK, rows[FEEDBACK], versions),
+        examples=_entries(lake, loop, EXAMPLES, rows[EXAMPLES], versions),
+    )
+    counted = [entry for entry in found.decisions if entry.row["verdict"] is None]
+    if not counted:
+        return found
+    last = counted[-1]
+    partition, offset, at = last.place
+    models = read_models(lake, loop)
+    made = [model for model in models if model.version == last.row["model_version"]]
+    return replace(
+        found,
+        window=_window(lake, loop, versions, partition, at, bucket),
+        made_by=made[0] if made else None,
+        uses=tuple(uses(lake, loop, models, partition=partition, offset=offset, at=at))
+        if found.examples
+        else (),
+    )
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[str, list[Row]]:
+    """Return the rows of one id, by table; those of the logs with what became of them.
+
+    The views of states are made over these rows alone: over the whole lake they would be slow.
+    """
+    schema = f'"{schema_name(loop.loop)}"'
+    named = {"id": id_}
+    connection.execute(f"CREATE SCHEMA {_TRACED}")
+    for name, key in ((DECISIONS, "id"), (FEEDBACK, "decision_id"), (EXAMPLES, "decision_id")):
+        connection.execute(
+            f"CREATE TABLE {_TRACED}.{name} AS FROM {schema}.{name} WHERE {key} = $id", named
+        )
+    connection.execute(f"CREATE TABLE {_TRACED}.frontiers AS FROM {schema}.frontiers")
+    states = {DECISIONS: decision_states(_TRACED), FEEDBACK: feedback_states(_TRACED, loop)}
+    found = {}
+    for name, query in states.items():
+        found[name] = _fetched(
+            connection,
+            f"""
+            SELECT t.*, s.state AS _state FROM {_TRACED}.{name} t
+            JOIN ({query}) s USING ("partition", "offset") ORDER BY "partition", "offset" """,
+        )
+    tables = connection.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = $schema",
+        {"schema": schema_name(loop.loop)},
+    ).fetchall()
+    revisions = "example_revisions"
+    if (revisions,) in tables:
+        query = f'FROM {schema}.{revisions} WHERE decision_id = $id ORDER BY "at", revision'
+        found[EXAMPLES] = _fetched(connection, query, named)
+    else:
+        found[EXAMPLES] = _fetched(connection, f'FROM {_TRACED}.{EXAMPLES} ORDER BY "at"')
+    return found
+
+
+def _fetched(
+    connection: duckdb.DuckDBPyConnection, query: str, named: Mapping[str, object] | None = None
+) -> list[Row]:
+    result = connection.execute(query, dict(named or {}))
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _entries(
+    lake: Lake, loop: Loop, name: str, rows: Sequence[Row], versions: Mapping[str, int]
+) -> tuple[Entry, ...]:
+    entries = [
+        Entry(
+            row={key: value for key, value in row.items() if key not in ("_state", "event_date")},
+            state=str(row.get("_state") or row["state"]),
+            file=None,
+        )
+        for row in rows
+    ]
+    places = [entry.place for entry in entries]
+    files = files_of(lake.table(loop.loop, name), places, versions[name])
+    return tuple(replace(entry, file=files.get(entry.place[:2])) for entry in entries)
+
+
+def _window(
+    lake: Lake,
+    loop: Loop,
+    versions: Mapping[str, int],
+    partition: int,
+    at: datetime,
+    bucket: timedelta,
+) -> Window:
+    start = _EPOCH + (at - _EPOCH) // bucket * bucket
+    closed = _numbers(
+        lake, loop, EXAMPLES, versions, ("frontier", "time/decisions", "time/feedback"), partition
+    )
+    times: dict[str, datetime | None] = {}
+    for log in (DECISIONS, FEEDBACK):
+        (read,) = _numbers(lake, loop, log, versions, ("time",), partition)
+        known = [time for time in (read, closed[1 if log == DECISIONS else 2]) if time is not None]
+        times[log] = max(known) if known else None
+    return Window(
+        kinds={name: (at - kind.early, at + kind.within) for name, kind in loop.feedback.items()},
+        bucket=(start, start + bucket),
+        closes=start + bucket + loop.wait + loop.grace,
+        frontier=closed[0],
+        stream_times=times,
+    )
+
+
+def _numbers(
+    lake: Lake,
+    loop: Loop,
+    table: str,
+    versions: Mapping[str, int],
+    names: Sequence[str],
+    partition: int,
+) -> list[datetime | None]:
+    """Return numbers of one partition that are times."""
+    ids = [f"{name}/{partition}" for name in names]
+    found = lake.table(loop.loop, table).progress(ids, versions[table])
+    values = (found[id_] for id_ in ids)
+    return [None if us is None else _EPOCH + timedelta(microseconds=us) for us in values]
+
+
+def _plain(row: Row) -> dict[str, object]:
+    return {name: _told(value) for name, value in row.items()}
+
+
+def _told(value: object) -> object:
+    """Return *value* as JSON knows it."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case float() if not isfinite(value):
+            return None
+        case dict():
+            return {name: _told(each) for name, each in value.items()}
+        case list():
+            return [_told(each) for each in value]
+    return value
