@@ -18,6 +18,7 @@ from tidemill.monitor.lag import LagReader
 from tidemill.schemas import topics
 from tidemill.schemas.announcements import Ack
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import joined_topics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def read_chain(
         LakeError: the lake does not answer.
     """
     now = time.time() if now_s is None else now_s
-    names = (topics.decisions(loop.loop), topics.feedback(loop.loop))
+    names = tuple(joined_topics(loop).values())
     newest = reader.newest_ms(dict.fromkeys(names, loop.partitions))
     decision, feedback = (_age(newest[name], now) for name in names)
     example, until = _examples(lake, loop, now)

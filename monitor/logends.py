@@ -5,8 +5,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from tidemill.kafka import KafkaConfig, broker_errors, client_log
-from tidemill.schemas import topics
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import joined_topics
 
 
 def log_ends(
@@ -30,7 +30,7 @@ def log_starts(
 def _offsets(
     config: KafkaConfig, loop: Loop, spec: OffsetSpec, timeout_s: float
 ) -> dict[tuple[str, int], int]:
-    logs = {topics.decisions(loop.loop): "decisions", topics.feedback(loop.loop): "feedback"}
+    logs = {topic: str(log) for log, topic in joined_topics(loop).items()}
     asked = {
         TopicPartition(topic, partition): spec
         for topic in logs

@@ -55,9 +55,9 @@ def diff_loops(old: Loop, new: Loop) -> list[Change]:
         changes += _feedback(old, new, kind)
     for name in ("label", "policy", "models", "gate"):
         changes += _plain(name, getattr(old, name).model_dump(), getattr(new, name).model_dump())
-    rest = {"version", "loop", "decision", "features", "feedback", *RETRAINS, "partitions"}
+    rest = {"version", "loop", "decision", "features", "feedback", *RETRAINS, "partitions", "rekey"}
     changes += _plain("", old.model_dump(exclude=rest), new.model_dump(exclude=rest))
-    changes += _partitions(old, new)
+    changes += [*_partitions(old, new), *_rekey(old, new)]
     return changes
 
 
@@ -204,6 +204,18 @@ def _partitions(old: Loop, new: Loop) -> Iterator[Change]:
             new.partitions,
             problem=f"the topics have {old.partitions} partitions, and keys are bound to them",
             hint=f"write partitions: {old.partitions}, or give the loop another name",
+        )
+
+
+def _rekey(old: Loop, new: Loop) -> Iterator[Change]:
+    if old.rekey != new.rekey:
+        yield Change(
+            "rekey",
+            old.rekey,
+            new.rekey,
+            problem="the join would read its feedback from another topic, where offsets mean other "
+            "records than those the lake knows",
+            hint="give the loop another name",
         )
 
 

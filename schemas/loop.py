@@ -259,6 +259,7 @@ class Loop(Value):
     models: Models = Models()
     gate: Gate = Gate()
     partitions: int = Field(default=4, ge=1, le=10_000)
+    rekey: bool = False
     budget_ms: float = Field(default=50.0, gt=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")

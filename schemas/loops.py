@@ -12,10 +12,17 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from tidemill.errors import ContractError, LoopError
-from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
+from tidemill.kafka import (
+    KafkaConfig,
+    Topic,
+    ensure_topics,
+    partition_count,
+    read_compacted,
+    write_all,
+)
 from tidemill.schemas import topics
 from tidemill.schemas.diff import check_successor
-from tidemill.schemas.events import event_schemas
+from tidemill.schemas.events import Kind, event_schemas
 from tidemill.schemas.kafkastore import KafkaSchemaStore
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import MemorySchemaStore, SchemaStore
@@ -83,7 +90,7 @@ class KafkaLoops:
         """Return, once the brokers have acknowledged *loop*, whether it was new; see `Loops`."""
         ensure_topics(self._config, SHARED_TOPICS)
         is_new = check_successor(versions(self.fetch(), loop.loop), loop)
-        ensure_topics(self._config, event_topics(loop))
+        ensure_event_topics(self._config, loop)
         register(loop, self._store or KafkaSchemaStore(self._config))
         if is_new:
             write_all(self._config, topics.LOOPS, [(key_of(loop), loop.canonical.encode())])
@@ -131,12 +138,39 @@ def versions(published: Published, name: str) -> Mapping[int, Loop]:
     return {version: loop for (known, version), loop in published.items() if known == name}
 
 
+def joined_topics(loop: Loop) -> dict[Kind, str]:
+    """Return the two topics that the join of *loop* reads; with `rekey` not the one produced to."""
+    feedback = topics.rekeyed(loop.loop) if loop.rekey else topics.feedback(loop.loop)
+    return {"decisions": topics.decisions(loop.loop), "feedback": feedback}
+
+
 def event_topics(loop: Loop) -> list[Topic]:
-    """Return the two topics that carry the events of *loop*."""
-    return [
-        Topic(name=topics.decisions(loop.loop), partitions=loop.partitions),
-        Topic(name=topics.feedback(loop.loop), partitions=loop.partitions),
-    ]
+    """Return the two topics that the join of *loop* reads, as they have to be."""
+    names = joined_topics(loop).values()
+    return [Topic(name=name, partitions=loop.partitions) for name in names]
+
+
+def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
+    """Create those topics of *loop* that are missing; check those that are there.
+
+    Raises:
+        ContractError: decisions and feedback could lie in partitions of different numbers.
+        BrokerError: the broker does not answer, or refuses.
+    """
+    produced = [topics.decisions(loop.loop), topics.feedback(loop.loop)]
+    counts = {name: partition_count(config, name) for name in produced}
+    known = {name: count for name, count in counts.items() if count is not None}
+    if loop.rekey:
+        if counts[produced[1]] is None:
+            ensure_topics(config, [Topic(name=produced[1], partitions=loop.partitions)])
+    elif len(set(known.values())) > 1:
+        told = " and ".join(f"{name} {count}" for name, count in known.items())
+        raise ContractError(
+            f"{told} partitions: feedback would not be where its decision is",
+            hint=f"make both topics with as many, or write rekey: true and partitions: "
+            f"{known[produced[0]]} in the loop, to have the feedback re-keyed",
+        )
+    ensure_topics(config, event_topics(loop))
 
 
 def register(loop: Loop, store: SchemaStore) -> None:

@@ -16,3 +16,8 @@ def decisions(loop: str) -> str:
 def feedback(loop: str) -> str:
     """Return the topic that carries the feedback events of *loop*, all kinds."""
     return f"{loop}.feedback"
+
+
+def rekeyed(loop: str) -> str:
+    """Return the internal topic with the feedback of *loop* keyed anew, if it says `rekey`."""
+    return f"{loop}.feedback.rekeyed"

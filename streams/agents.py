@@ -11,7 +11,8 @@ fetched; they are committed and given up before the next one starts.
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 import faust
 from aiokafka.errors import KafkaError
@@ -24,6 +25,7 @@ from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.closing import Closing
 from tidemill.streams.looprun import TOGETHER, LoopRun
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.rekey import Rekeyer, SourceEnd, keep_rekeying
 from tidemill.streams.rules import Log
 from tidemill.streams.transport import BatchSchema
 
@@ -44,8 +46,15 @@ class StreamsApp:
         runs: Sequence[LoopRun],
         metrics: StreamMetrics,
         closing: Closing,
+        rekeying: Mapping[str, Callable[[], Rekeyer]] | None = None,
     ) -> None:
+        """Connect *runs*; *rekeying* makes what re-keys the feedback of a loop, by its name."""
         self._runs = runs
+        self._rekeying = rekeying or {}
+        self._sources = {
+            run.loop.loop: SourceEnd(kafka, run.loop) for run in runs if run.loop.rekey
+        }
+        self._backlogs: set[str] = set()  # loops of which feedback waits to be re-keyed
         self._metrics = metrics
         self._closing = closing
         self._places: dict[str, tuple[LoopRun, Log]] = {
@@ -60,6 +69,9 @@ class StreamsApp:
             self._add_agent(run)
         self.app.task(self._commit_in_time)
         self.app.task(self._watch_idle)
+        for run in runs:
+            if run.loop.loop in self._rekeying:
+                self.app.task(partial(self._rekey, run))
 
     async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """Return where each partition goes on: what the lake said when it was claimed."""
@@ -88,8 +100,9 @@ class StreamsApp:
         if delivered is not None and taken is not None and delivered - taken >= IN_FLIGHT:
             return True
         other = run.topics["feedback" if name == "decisions" else "decisions"]
-        return run.is_ahead(name, tp.partition) and self.app.consumer.has_more(
-            TP(other, tp.partition)
+        return run.is_ahead(name, tp.partition) and (
+            self.app.consumer.has_more(TP(other, tp.partition))
+            or (name == "decisions" and run.loop.loop in self._backlogs)
         )
 
     def lost(self, tp: TP, records: int) -> None:
@@ -167,8 +180,32 @@ class StreamsApp:
             if self.app.rebalancing:
                 continue
             marks = self._pass_marks(marks)
+            await self._look_at_sources()
             for run in self._runs:
                 await self._advance(run)
+
+    async def _look_at_sources(self) -> None:
+        """Find out which loops have feedback that waits to be re-keyed: their logs do not end."""
+        for run in self._runs:
+            source = self._sources.get(run.loop.loop)
+            if source is None or not run.partitions:
+                continue
+            if await asyncio.to_thread(source.is_reached):
+                self._backlogs.discard(run.loop.loop)
+            else:
+                self._backlogs.add(run.loop.loop)
+
+    async def _rekey(self, run: LoopRun) -> None:
+        """Re-key the feedback of *run* while partition 0 is held, which one worker does."""
+
+        def superseded() -> None:
+            run.superseded = True
+
+        await keep_rekeying(
+            self._rekeying[run.loop.loop],
+            lambda: 0 in run.partitions and not run.superseded and not self.app.should_stop,
+            superseded,
+        )
 
     def _pass_marks(self, before: Mapping[TP, tuple[int, int]]) -> dict[TP, tuple[int, int]]:
         """Move past marks of transactions that no record has followed since the last look.
@@ -191,7 +228,10 @@ class StreamsApp:
         """Let time go on in logs that are at their end, or end them if someone asked for it."""
         until = self._closing.wanted(run.loop.loop)
         going_on = run.going_on(until) if until is not None else []
-        at_end = await self._at_end(run, {*run.quiet(), *going_on})
+        asked = {*run.quiet(), *going_on}
+        if run.loop.loop in self._backlogs:
+            asked = {(name, number) for name, number in asked if name != "feedback"}
+        at_end = await self._at_end(run, asked)
         if until is not None and going_on:
             run.end_logs(until, at_end)
         run.advance_idle(at_end)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tidemill.schemas import topics
+from tidemill.schemas.loops import joined_topics
 from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
@@ -75,10 +75,7 @@ class LoopRun:
     ) -> None:
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
-        self.topics: dict[Log, str] = {
-            "decisions": topics.decisions(loop.loop),
-            "feedback": topics.feedback(loop.loop),
-        }
+        self.topics: dict[Log, str] = joined_topics(loop)
         self._tables = tables
         self._metrics = metrics
         self._on_examples = on_examples

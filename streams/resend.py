@@ -30,6 +30,11 @@ from tidemill.streams.letterbox import RESENT, Letterbox, Told, Wanted
 NAME = "tidemill-dead-letters"
 """Under which letters are sent again, for the broker to let only one process do it."""
 
+_LOGS: Mapping[str, Kind] = {
+    "decisions": "decisions",
+    "feedback": "feedback",
+    "feedback.rekeyed": "feedback",
+}
 _TOGETHER = 500  # letters in one transaction: so many are done again after a kill
 _TOGETHER_BYTES = 8 * 2**20
 
@@ -88,11 +93,10 @@ class Judge:
     def _decoder(self, topic: str) -> tuple[Loop, EventDecoder] | None:
         if topic not in self._decoders:
             name, _, kind = topic.partition(".")
-            if not versions(self._loops, name) or kind not in ("decisions", "feedback"):
+            if not versions(self._loops, name) or kind not in _LOGS:
                 return None
             loop = newest(self._loops, name)
-            log: Kind = "decisions" if kind == "decisions" else "feedback"
-            self._decoders[topic] = loop, EventDecoder(loop, log, self._store)
+            self._decoders[topic] = loop, EventDecoder(loop, _LOGS[kind], self._store)
         return self._decoders[topic]
 
 
@@ -196,6 +200,9 @@ class _Places:
 
     def of(self, letter: DeadLetter) -> tuple[str, int]:
         """Return topic and partition; -1 for the one of its key."""
+        name, _, kind = letter.topic.partition(".")
+        if kind == "feedback.rekeyed":
+            return topics.feedback(name), -1  # it goes the whole way, to be keyed by its decision
         topic = letter.topic
         if topic not in self._counts:
             self._counts[topic] = partition_count(self._config, topic) or 0

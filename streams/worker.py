@@ -19,8 +19,8 @@ from tidemill.features.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, Writer, ensure_topics, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import SHARED_TOPICS, fetch_loops, newest
-from tidemill.schemas.store import schema_store
+from tidemill.schemas.loops import SHARED_TOPICS, fetch_loops, joined_topics, newest
+from tidemill.schemas.store import SchemaStore, schema_store
 from tidemill.streams.agents import StreamsApp
 from tidemill.streams.app import GroupConfig, run_app
 from tidemill.streams.audits import EVERY_S, AuditTimer, LoopAudit
@@ -30,6 +30,7 @@ from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
+from tidemill.streams.rekey import Rekeyer
 from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
             session_timeout_s=config.session_timeout_s,
             fetch_records=config.fetch_records,
         )
-        app = StreamsApp(config.kafka, group, runs, metrics, closing).app
+        rekeying = {loop.loop: _rekeyer(config.kafka, loop, store) for loop in loops if loop.rekey}
+        app = StreamsApp(config.kafka, group, runs, metrics, closing, rekeying).app
         return await run_app(app, lambda: news.published() or any(run.superseded for run in runs))
 
 
@@ -174,15 +176,15 @@ def read_loops(config: WorkerConfig) -> list[Loop]:
     loops = [newest(published, name) for name in names]
     for loop in loops:
         counts = {
-            topic: partition_count(config.kafka, topic)
-            for topic in (topics.decisions(loop.loop), topics.feedback(loop.loop))
+            topic: partition_count(config.kafka, topic) for topic in joined_topics(loop).values()
         }
         if set(counts.values()) != {loop.partitions}:
             told = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
             raise ContractError(
                 f"loop {loop.loop} has {loop.partitions} partitions, but {told}",
                 hint="a decision and its feedback must share a partition: make both topics anew "
-                "with that number, or publish the loop under a new name",
+                "with that number, or publish the loop under a new name, with rekey: true if its "
+                "feedback has other keys or another number of partitions",
             )
     return loops
 
@@ -214,3 +216,7 @@ def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
 def newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
     """Return what asks the broker for the newest published version of a loop."""
     return lambda: newest(fetch_loops(kafka), loop_name).version
+
+
+def _rekeyer(kafka: KafkaConfig, loop: Loop, store: SchemaStore) -> Callable[[], Rekeyer]:
+    return lambda: Rekeyer(kafka, loop, store, newest_version(kafka, loop.loop))

@@ -42,7 +42,7 @@ from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events import decision_schema, feedback_schema
 from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.loops import joined_topics, publish_loop
 from tidemill.streams.closing import request_close
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -259,10 +259,7 @@ class Rig:
     def ends(self) -> dict[tuple[str, int], int]:
         """Return where each log ends now, asked of the broker."""
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
-        names = {
-            "decisions": topics.decisions(self.loop.loop),
-            "feedback": topics.feedback(self.loop.loop),
-        }
+        names = {str(log): topic for log, topic in joined_topics(self.loop).items()}
         found = {
             (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
             for log, topic in names.items()

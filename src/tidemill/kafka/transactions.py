@@ -91,12 +91,26 @@ class TransactionalWriter:
 
         They are the next ones to read, by topic and partition.
         """
+        places = [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
+        metadata = self._group(group).consumer_group_metadata()
+        self._producer.send_offsets_to_transaction(places, metadata, self._timeout_s)
+
+    def offsets(self, group: str, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """Return the next offset of each of *partitions* of which *group* has committed one.
+
+        Raises:
+            BrokerError: the broker does not answer.
+        """
+        places = [TopicPartition(topic, number) for number in partitions]
+        with self._errors("could not be begun"):
+            found = self._group(group).committed(places, timeout=self._timeout_s)
+        return {place.partition: place.offset for place in found if place.offset >= 0}
+
+    def _group(self, group: str) -> Consumer:
         if self._offsets_of is None:
             settings = self._config.client(group_id=group, enable_auto_commit=False)
             self._offsets_of = Consumer(settings, logger=client_log)
-        places = [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
-        metadata = self._offsets_of.consumer_group_metadata()
-        self._producer.send_offsets_to_transaction(places, metadata, self._timeout_s)
+        return self._offsets_of
 
     def close(self) -> None:
         """Leave the broker."""
