@@ -31,6 +31,7 @@ from tidemill.features.auditspans import (
     COUNTERS,
     FOREVER,
     LOGS,
+    NO_MARK,
     Run,
     Share,
     Span,
@@ -45,6 +46,7 @@ from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES
 from tidemill.features.views import newest_examples, snapshot, source
 from tidemill.schemas.loop import Loop
 
+_AT_CLOSE = "examples at close"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 OnStep = Callable[[int, int], None]
@@ -135,6 +137,9 @@ def audit_spans(
             for table, handle in handles.items()
         }
         newest = newest_examples(connection, handles[EXAMPLES], work[-1][0], versions[EXAMPLES])
+        columns = list(handles[EXAMPLES].schema)
+        first = "WHERE coalesce(revision, 0) = 0" if "revision" in columns else ""
+        tables[_AT_CLOSE] = f"(SELECT * FROM {tables[EXAMPLES]} {first})"
         tables[EXAMPLES] = newest.sql
         examined = read_examined(lake, work[-1][0], versions)
         plans = [
@@ -151,15 +156,29 @@ def audit_spans(
         steps = [
             (loop, step) for (loop, _), plan in zip(work, plans, strict=True) for step in plan.steps
         ]
-        look = _Look(connection, tables, list(handles[EXAMPLES].schema), effort.shown, examined)
+        look = _Look(connection, tables, columns, effort.shown, examined)
         for done, (loop, step) in enumerate(steps):
             on_step(done, len(steps))
-            look.at_run(loop, step) if isinstance(step, Run) else look.at_share(loop, step)
+            if isinstance(step, Run):
+                look.at_run(loop, step)
+            else:
+                look.at_share(loop, step, is_last=loop is work[-1][0])
         on_step(len(steps), len(steps))
         is_whole = all(plan.is_whole for plan in plans)
-        if is_whole and bounds == (BEGIN, FOREVER) and len({loop.early for loop, _ in work}) == 1:
+        if is_whole and bounds == (BEGIN, FOREVER) and _can_be_counted(work):
             look.at_counts([span for _, spans in work for span in spans])
     return look.report(name, versions, time.monotonic() - started, is_whole=is_whole)
+
+
+def _can_be_counted(work: Sequence[tuple[Loop, Sequence[Span]]]) -> bool:
+    """Whether the feedback counted between two marks is that of the time between them.
+
+    Not if `early` has changed; and where examples are corrected, late feedback is counted when it
+    is read, so only the counts since the beginning can be told.
+    """
+    if any(loop.corrections for loop, _ in work):
+        return len(work) == 1 and all(span.start == NO_MARK for span in work[0][1])
+    return len({loop.early for loop, _ in work}) == 1
 
 
 class _Look:
@@ -195,16 +214,22 @@ class _Look:
             last[partition] = (offset, at, stream_time)
             self._seen["records"] += count
 
-    def at_share(self, loop: Loop, share: Share) -> None:
-        """Look whether the examples of a slice of time are what its records make."""
+    def at_share(self, loop: Loop, share: Share, *, is_last: bool) -> None:
+        """Look whether the examples of a slice of time are what its records make.
+
+        What an earlier version closed, *is_last* being false, a later one may have corrected by
+        other rules: only its examples as of their close are looked at.
+        """
+        examples = self._tables[EXAMPLES if is_last else _AT_CLOSE]
+        examined = self._examined if is_last else dict.fromkeys(share.bounds, 0)
         decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
         ((first,),) = self._connection.execute(first_time_sql(loop, decisions, share)).fetchall()
         reach = micros(memory(loop))
         usual = share.since - micros(loop.early) - reach
         back = (usual if first is None else min(usual, first)) - reach
-        told = told_sql(loop, decisions, feedback, share, back, self._examined)
+        told = told_sql(loop, decisions, feedback, share, back, examined)
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {TOLD} AS {told}")
-        query = windows_sql(decisions, self._tables[EXAMPLES], self._columns, share)
+        query = windows_sql(decisions, examples, self._columns, share)
         self._note(DECISIONS, query)
         (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()
         self._seen["decisions"] += row[0]

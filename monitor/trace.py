@@ -6,8 +6,7 @@ Kafka and no terminal.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from math import isfinite
+from datetime import datetime, timedelta
 
 import duckdb
 
@@ -15,13 +14,22 @@ from tidemill.features.bounded import bounded_duckdb
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
 from tidemill.features.rowfiles import files_of
-from tidemill.features.views import decision_states, feedback_states, schema_name, snapshot, views
+from tidemill.features.views import (
+    decision_states,
+    feedback_states,
+    quoted,
+    schema_name,
+    snapshot,
+    views,
+)
 from tidemill.monitor.lineage import Model, Use, read_models, uses
+from tidemill.monitor.plainvalues import as_json
+from tidemill.monitor.window import Window, read_window
 from tidemill.schemas.loop import Loop
 
 Row = Mapping[str, object]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REVISIONS = "example_revisions"
 _TRACED = "traced"  # the schema with the rows of one id
 
 
@@ -46,59 +54,6 @@ class Entry:
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
         return {"state": self.state, "file": self.file, **_plain(self.row)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """When a decision takes feedback, and when it closes.
-
-    Attributes:
-        kinds: by kind the first and last moment at which feedback counts.
-        closes: both logs must be past this stream time.
-        frontier: its partition is closed up to here; None before the first close.
-        stream_times: what each log has come to; None before its first record.
-    """
-
-    kinds: Mapping[str, tuple[datetime, datetime]]
-    bucket: tuple[datetime, datetime]
-    closes: datetime
-    frontier: datetime | None
-    stream_times: Mapping[str, datetime | None]
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether its partition is closed beyond it."""
-        return self.frontier is not None and self.frontier >= self.bucket[1]
-
-    @property
-    def waits_for(self) -> dict[str, timedelta | None]:
-        """The logs that hold it open, and by how much event time; None before their first record.
-
-        Empty once it is closed, and for a moment before that.
-        """
-        if self.is_closed:
-            return {}
-        return {
-            log: None if time is None else self.closes - time
-            for log, time in self.stream_times.items()
-            if time is None or time <= self.closes
-        }
-
-    def to_json(self) -> dict[str, object]:
-        """Return all of it as plain values."""
-        waits = {
-            log: None if time is None else time.total_seconds()
-            for log, time in self.waits_for.items()
-        }
-        return {
-            "kinds": {kind: [_told(time) for time in ends] for kind, ends in self.kinds.items()},
-            "bucket": [_told(time) for time in self.bucket],
-            "closes": _told(self.closes),
-            "closed": self.is_closed,
-            "frontier": _told(self.frontier),
-            "stream_times": {log: _told(time) for log, time in self.stream_times.items()},
-            "waits_for_s": waits,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +133,7 @@ def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int
     made = [model for model in models if model.version == last.row["model_version"]]
     return replace(
         found,
-        window=_window(lake, loop, versions, partition, at, bucket),
+        window=read_window(lake, loop, versions, partition, at, bucket),
         made_by=made[0] if made else None,
         uses=tuple(uses(lake, loop, models, partition=partition, offset=offset, at=at))
         if found.examples
@@ -191,40 +146,33 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
 
     The views of states are made over these rows alone: over the whole lake they would be slow.
     """
-    schema = f'"{schema_name(loop.loop)}"'
-    named = {"id": id_}
+    schema, named = quoted(schema_name(loop.loop)), {"id": id_}
+    keys = {DECISIONS: "id"} | dict.fromkeys((FEEDBACK, EXAMPLES, _REVISIONS), "decision_id")
     connection.execute(f"CREATE SCHEMA {_TRACED}")
-    for name, key in ((DECISIONS, "id"), (FEEDBACK, "decision_id"), (EXAMPLES, "decision_id")):
+    for name, key in keys.items():
         connection.execute(
             f"CREATE TABLE {_TRACED}.{name} AS FROM {schema}.{name} WHERE {key} = $id", named
         )
     connection.execute(f"CREATE TABLE {_TRACED}.frontiers AS FROM {schema}.frontiers")
-    states = {DECISIONS: decision_states(_TRACED), FEEDBACK: feedback_states(_TRACED, loop)}
-    found = {}
-    for name, query in states.items():
-        found[name] = _fetched(
+    states = {
+        DECISIONS: decision_states(_TRACED),
+        FEEDBACK: feedback_states(_TRACED, loop, revised=True),
+    }
+    found = {
+        name: _fetched(
             connection,
             f"""
             SELECT t.*, s.state AS _state FROM {_TRACED}.{name} t
             JOIN ({query}) s USING ("partition", "offset") ORDER BY "partition", "offset" """,
         )
-    tables = connection.execute(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = $schema",
-        {"schema": schema_name(loop.loop)},
-    ).fetchall()
-    revisions = "example_revisions"
-    if (revisions,) in tables:
-        query = f'FROM {schema}.{revisions} WHERE decision_id = $id ORDER BY "at", revision'
-        found[EXAMPLES] = _fetched(connection, query, named)
-    else:
-        found[EXAMPLES] = _fetched(connection, f'FROM {_TRACED}.{EXAMPLES} ORDER BY "at"')
-    return found
+        for name, query in states.items()
+    }
+    revisions = f'FROM {_TRACED}.{_REVISIONS} ORDER BY "at", "offset", revision'
+    return {**found, EXAMPLES: _fetched(connection, revisions)}
 
 
-def _fetched(
-    connection: duckdb.DuckDBPyConnection, query: str, named: Mapping[str, object] | None = None
-) -> list[Row]:
-    result = connection.execute(query, dict(named or {}))
+def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+    result = connection.execute(query)
     names = [column[0] for column in result.description or ()]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
@@ -245,60 +193,5 @@ def _entries(
     return tuple(replace(entry, file=files.get(entry.place[:2])) for entry in entries)
 
 
-def _window(
-    lake: Lake,
-    loop: Loop,
-    versions: Mapping[str, int],
-    partition: int,
-    at: datetime,
-    bucket: timedelta,
-) -> Window:
-    start = _EPOCH + (at - _EPOCH) // bucket * bucket
-    closed = _numbers(
-        lake, loop, EXAMPLES, versions, ("frontier", "time/decisions", "time/feedback"), partition
-    )
-    times: dict[str, datetime | None] = {}
-    for log in (DECISIONS, FEEDBACK):
-        (read,) = _numbers(lake, loop, log, versions, ("time",), partition)
-        known = [time for time in (read, closed[1 if log == DECISIONS else 2]) if time is not None]
-        times[log] = max(known) if known else None
-    return Window(
-        kinds={name: (at - kind.early, at + kind.within) for name, kind in loop.feedback.items()},
-        bucket=(start, start + bucket),
-        closes=start + bucket + loop.wait + loop.grace,
-        frontier=closed[0],
-        stream_times=times,
-    )
-
-
-def _numbers(
-    lake: Lake,
-    loop: Loop,
-    table: str,
-    versions: Mapping[str, int],
-    names: Sequence[str],
-    partition: int,
-) -> list[datetime | None]:
-    """Return numbers of one partition that are times."""
-    ids = [f"{name}/{partition}" for name in names]
-    found = lake.table(loop.loop, table).progress(ids, versions[table])
-    values = (found[id_] for id_ in ids)
-    return [None if us is None else _EPOCH + timedelta(microseconds=us) for us in values]
-
-
 def _plain(row: Row) -> dict[str, object]:
-    return {name: _told(value) for name, value in row.items()}
-
-
-def _told(value: object) -> object:
-    """Return *value* as JSON knows it."""
-    match value:
-        case datetime():
-            return value.isoformat()
-        case float() if not isfinite(value):
-            return None
-        case dict():
-            return {name: _told(each) for name, each in value.items()}
-        case list():
-            return [_told(each) for each in value]
-    return value
+    return {name: as_json(value) for name, value in row.items()}

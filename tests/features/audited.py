@@ -46,8 +46,6 @@ def write_lake(
     closed = stream.closed[-1]
     numbers = {
         "frontier": micros(closed.frontier),
-        "time/decisions": micros(closed.stream_times["decisions"]),
-        "time/feedback": micros(closed.stream_times["feedback"]),
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
@@ -75,9 +73,9 @@ def _same(frame: pl.DataFrame) -> pl.DataFrame:
 class GrowingLake:
     """A lake that follows what a stream commits, as a worker would leave it after each commit."""
 
-    def __init__(self, stream: Shell, folder: Path) -> None:
+    def __init__(self, stream: Shell, folder: Path, loop: Loop = LOOP) -> None:
         self.lake = Lake(LakeConfig(root=str(folder)))
-        self.lake.create(LOOP)
+        self.lake.create(loop)
         self._stream = stream
         self._written: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
@@ -98,6 +96,8 @@ class GrowingLake:
                 "duplicate": closed.counts.duplicate,
                 "unmatched": closed.counts.unmatched,
             }
+            if closed.examined is not None:
+                numbers |= {"examined": closed.examined, "revised": closed.revised}
             frame = spoil(rows.with_columns(**place)) if len(rows) else None
             self._append("examples", frame, numbers)
 

@@ -231,10 +231,14 @@ def test_a_lake_that_has_closed_nothing_is_right(tmp_path: Path) -> None:
     assert (report.records, report.decisions, report.feedback) == (0, 0, 0)
 
 
-def two_versions(seed: int) -> tuple[Shell, Loop, dict[str, dict[str, int]]]:
+def two_versions(
+    seed: int, corrections: tuple[int, int] = (0, 0)
+) -> tuple[Shell, Loop, dict[str, dict[str, int]]]:
     """Return a stream whose loop changed on the way: the loop, and where it did."""
     rng = random.Random(seed)
-    stream = Shell(random_logs(rng, 120))
+    before, after = (seconds * SECOND for seconds in corrections)
+    first = LOOP.model_copy(update={"corrections": before})
+    stream = Shell(random_logs(rng, 120), JoinRules.of(first))
     for _ in range(12):
         stream.poll(rng.choice(LOGS), rng.choice((1, 5, 20)))
         if rng.random() < 0.5:
@@ -252,6 +256,7 @@ def two_versions(seed: int) -> tuple[Shell, Loop, dict[str, dict[str, int]]]:
     feedback = {name: LOOP.feedback[name].model_copy(update={"within": each.within})
                 for name, each in windows.items()} | {"buy": LOOP.feedback["buy"]}  # fmt: skip
     changes = {"version": 2, "feedback": feedback, "grace": rng.choice((0, 5)) * SECOND}
+    changes["corrections"] = after
     second = LOOP.model_copy(update=changes)
     stream.rules = JoinRules.of(second)
     stream.start()
@@ -274,3 +279,16 @@ def test_each_row_is_measured_by_the_version_that_judged_it(tmp_path: Path) -> N
         wrong = write_lake(stream, tmp_path / f"{seed}-lost", loops=loops, begins=lost)
         unaware += audit(wrong, LOOP.loop, effort=WHOLE).differences
     assert unaware > 0
+
+
+@pytest.mark.parametrize("corrections", [(0, 20), (20, 0), (10, 30)])
+def test_corrections_across_versions_are_no_alarm(
+    tmp_path: Path, corrections: tuple[int, int]
+) -> None:
+    """What one version closed another may correct, by windows of its own."""
+    for seed in range(5):
+        stream, second, begins = two_versions(seed, corrections)
+        first = LOOP.model_copy(update={"corrections": corrections[0] * SECOND})
+        lake = write_lake(stream, tmp_path / f"{seed}", loops=(first, second), begins=begins)
+        report = audit(lake, LOOP.loop, effort=WHOLE)
+        assert report.agrees, (seed, [str(found) for found in report.first])

@@ -14,7 +14,7 @@ from tidemill.deploy.cli import main
 from tidemill.features.lake import Lake
 from tidemill.monitor.trace import Trace, trace
 from tidemill.schemas.announcements import payload_digest
-from tidemill.streams.rules import default_bucket
+from tidemill.streams.rules import JoinRules, default_bucket
 from tidemill.trainers.registry import ModelVersion, Registry
 
 BUCKET = default_bucket(LOOP.wait)
@@ -148,6 +148,28 @@ def test_it_names_the_models_that_have_seen_it_and_as_what(tmp_path: Path) -> No
         "lightgbm-6": ("learned", False),
     }
     assert traced(lake, "b").uses == (), "it is no example yet"
+
+
+def test_an_example_that_was_corrected_shows_every_revision(tmp_path: Path) -> None:
+    """What a reader saw last week is not what one sees today, and here is why."""
+    loop = LOOP.model_copy(update={"corrections": 20 * SECOND})
+    feedback = [F("w", "z", 15), F("x", "a", 1, value=4.0), F("y", "a", 2, value=1.0)]
+    stream = Shell(Logs([D("a", 0), D("b", 0), D("z", 15)], feedback), JoinRules.of(loop))
+    stream.poll("decisions", 3)
+    for _ in feedback:
+        stream.poll("feedback", 1)
+        stream.commit()
+    lake = write_lake(stream, tmp_path, loops=[loop])
+    add_model(lake, "lightgbm-1", "lightgbm", 1)
+    found = trace(lake, loop, "a", bucket=BUCKET)
+    assert [(each.row["revision"], each.row["label"]) for each in found.examples] == [
+        (0, 0.0),
+        (1, 4004.0),
+        (2, 4005.0),
+    ]
+    assert [each.state for each in found.feedback] == ["corrected", "corrected"]
+    (use,) = found.uses
+    assert use.revision == 2
 
 
 def test_the_command_tells_the_story(

@@ -10,11 +10,15 @@ import polars as pl
 import pytest
 from prometheus_client import generate_latest
 from tests.features.audited import PARTITION, GrowingLake
-from tests.streams.join_logs import LOGS, LOOP, Shell, random_logs
+from tests.streams.join_logs import LOGS, LOOP, SECOND, Shell, random_logs
 
 from tidemill.features.auditreport import AuditReport
+from tidemill.schemas.loop import Loop
 from tidemill.streams.audits import AuditTimer, LoopAudit
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.rules import JoinRules
+
+CORRECTED = LOOP.model_copy(update={"corrections": 20 * SECOND})
 
 
 def no_step(_done: int, _steps: int) -> None:
@@ -29,14 +33,15 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_each_audit_looks_at_what_is_new(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [LOOP, CORRECTED], ids=["plain", "corrected"])
+def test_each_audit_looks_at_what_is_new(tmp_path: Path, loop: Loop) -> None:
     """Its cost follows the traffic, not the size of the lake; nothing is left out or seen twice."""
     for seed in range(4):
         rng = random.Random(seed)
-        stream = Shell(random_logs(rng, 120))
-        growing = GrowingLake(stream, tmp_path / f"{seed}")
+        stream = Shell(random_logs(rng, 120), JoinRules.of(loop))
+        growing = GrowingLake(stream, tmp_path / f"{seed}", loop)
         growing.follow()
-        audit = LoopAudit(growing.lake, LOOP, lambda: [PARTITION])
+        audit = LoopAudit(growing.lake, loop, lambda: [PARTITION])
         assert audit.run(no_step) is None, "the first look marks where to begin"
         reports: list[AuditReport] = []
         for _ in range(12):
