@@ -43,9 +43,9 @@ from tidemill.streams.rules import Int64s
 from tidemill.streams.windows import PartitionJoin
 
 ROOT = Path(__file__).parents[2]
-SCHEDULES = 10_000
+SCHEDULES = 10_000 if os.environ.get("CI") else 1_000  # a laptop looks at a tenth each time
 PROCESSES = 2
-MET = {  # what the schedules must have come upon, and how often at least
+MET = {  # what ten thousand must have come upon, and how often at least
     "crashed": 1_000,  # within a commit or a claim, before or after any of its steps
     "killed": 1_000,  # between two steps of its own
     "refused": 500,
@@ -89,7 +89,9 @@ def test_ten_thousand_schedules_leave_the_lake_as_the_logs_say(
     with capsys.disabled():
         print(f"\n{ran['schedules']} schedules of seeds {' '.join(seeds)}: {dict(ran)}")
     assert ran["schedules"] >= SCHEDULES
-    assert not {what: ran[what] for what, least in MET.items() if ran[what] < least}
+    assert not {
+        what: ran[what] for what, least in MET.items() if ran[what] < least * SCHEDULES / 10_000
+    }
 
 
 @dataclass
