@@ -6,11 +6,13 @@ days old. It knows no join.
 
 from collections.abc import Mapping
 
+import numpy as np
 import polars as pl
 
 from tidemill.streams.commits import Holding, Move, Table, commit, patient
 from tidemill.streams.corrections import Recall, Recalled
 
+_RANGES = 16  # of time, or of offsets, that one read looks at
 _FEEDBACK = ("id", "decision_id", "kind", "at", "values", "offset")
 
 
@@ -40,7 +42,7 @@ def recall_from(tables: Mapping[str, Table], partition: int) -> Recall:
         made = wanted["at"]
         asked_for = pl.col("decision_id").is_in(wanted["decision_id"].implode())
         written = patient(
-            lambda: tables["examples"].read(where=ours & _between("at", made) & asked_for)
+            lambda: tables["examples"].read(where=ours & _near("at", made) & asked_for)
         ).join(wanted, on=["decision_id", "at"], how="semi")
         examples = (
             written.with_columns(pl.col("revision").fill_null(0))
@@ -48,13 +50,25 @@ def recall_from(tables: Mapping[str, Table], partition: int) -> Recall:
             .unique("offset", keep="last", maintain_order=True)
         )
         offsets = examples["feedback_offsets"].explode().drop_nulls()
-        named = pl.col("offset").is_in(offsets.implode()) & _between("offset", offsets)
+        named = pl.col("offset").is_in(offsets.implode()) & _near("offset", offsets)
         feedback = patient(lambda: tables["feedback"].read(_FEEDBACK, where=ours & named))
         return Recalled(examples=examples, feedback=feedback)
 
     return recall
 
 
-def _between(name: str, values: pl.Series) -> pl.Expr:
-    """Return whether *name* is within the range of *values*; statistics rule files out by it."""
-    return pl.col(name).is_between(pl.lit(values.min()), pl.lit(values.max()))
+def _near(name: str, values: pl.Series) -> pl.Expr:
+    """Return whether *name* is close to one of *values*; statistics rule files out by it.
+
+    A single range over an old value and a new one would have every file between them read.
+    """
+    ordered = values.unique().sort()
+    if ordered.is_empty():
+        return pl.lit(value=False)
+    gaps = np.diff(ordered.to_physical().to_numpy())
+    cuts = np.sort(np.argsort(gaps)[1 - _RANGES :])
+    starts, ends = [0, *(cuts + 1)], [*cuts, -1]
+    return pl.any_horizontal(
+        pl.col(name).is_between(pl.lit(ordered[int(first)]), pl.lit(ordered[int(last)]))
+        for first, last in zip(starts, ends, strict=True)
+    )

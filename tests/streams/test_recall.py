@@ -51,6 +51,17 @@ def test_a_decision_without_feedback_is_recalled_as_well(lake: Lake) -> None:
     assert found.feedback.is_empty()
 
 
+def test_decisions_of_many_times_are_recalled_in_one_read(tmp_path: Path) -> None:
+    """The end of an outage of many hours revises decisions of all of them."""
+    made = [D(f"d{number}", number * 100) for number in range(40)]
+    stream = Shell(Logs(made, [F(f"f{d.id}", d.id, d.at) for d in made]))
+    stream.finish()
+    wanted = stream.examples().select("decision_id", "at")
+    found = recall_from(tables(write_lake(stream, tmp_path)), PARTITION)(wanted)
+    assert found.examples["decision_id"].to_list() == [d.id for d in made]
+    assert sorted(found.feedback["offset"]) == list(range(40))
+
+
 def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> None:
     """Raw feedback is safe before its revision is; it must not be taken for examined."""
     mine = tables(lake)
