@@ -57,7 +57,6 @@ def begun(
             f"{loop.loop} has a backfill {name!r} already, with other windows, label or times",
             hint=f"give this one another --name, or: tidemill backfill {loop.loop} --drop {name}",
         )
-    begin(lake, known)  # a crash may have come between its file and its table
     return known
 
 

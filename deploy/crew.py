@@ -4,6 +4,7 @@ It knows no job. A child is a command that calls `serve`; it ends when its input
 outlives the process that started it by more than the job it is at.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -99,7 +100,8 @@ class _Child:
         self._thread.join()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(OSError):  # a job on its way to a child that is gone
+                    pipe.close()
 
     def _feed(self) -> None:
         while True:
@@ -107,7 +109,10 @@ class _Child:
                 job = self._waiting.get_nowait()
             except queue.Empty:
                 return
-            self._told.put(self._asked(job))
+            told = self._asked(job)
+            self._told.put(told)
+            if isinstance(told, TidemillError):
+                return
 
     def _asked(self, job: Job) -> Answer | TidemillError:
         process = self._process

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from tidemill.errors import LakeError
+from tidemill.errors import FencedError, LakeError, RequestError
 from tidemill.features.commits import Swap
 from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import EXAMPLES, layouts
@@ -20,7 +20,7 @@ from tidemill.features.storage import lake_errors
 from tidemill.schemas.fields import FIELD
 from tidemill.schemas.loop import Loop
 
-COMPLETE = "complete"
+BEGUN, COMPLETE = "begun", "complete"
 # Numbers on a backfill's table for slice n: examples in it (null: it is not done), and what else
 # its decisions ended as.
 COUNTS = ("examples", "late", "duplicate", "open")
@@ -96,15 +96,24 @@ def backfills(lake: Lake, loop_name: str) -> list[str]:
 
 
 def begin(lake: Lake, backfill: Backfill) -> None:
-    """Make the table of *backfill* and write down what it is to contain.
+    """Make the table of *backfill* and write down what it is to contain; only one process can.
 
     Raises:
+        RequestError: another process has begun one of that name.
         LakeError: the storage refuses.
     """
-    loop = backfill.loop
-    lake.create_table(loop.loop, table_name(backfill.name), layouts(loop)[EXAMPLES])
-    with lake_errors(f"write down backfill {backfill.name}", lake.root):
-        lake.storage.write(_path(loop.loop, backfill.name), backfill.model_dump_json().encode())
+    loop, name = backfill.loop, backfill.name
+    table = lake.create_table(loop.loop, table_name(name), layouts(loop)[EXAMPLES])
+    try:
+        table.append(None, swaps=[Swap(BEGUN, None, 1)])
+    except FencedError as error:
+        raise RequestError(
+            f"another process is about to begin backfill {name} of {loop.loop}",
+            hint=f"run the same command again; if that one is dead, first: "
+            f"tidemill backfill {loop.loop} --drop {name}",
+        ) from error
+    with lake_errors(f"write down backfill {name}", lake.root):
+        lake.storage.write(_path(loop.loop, name), backfill.model_dump_json().encode())
 
 
 def read_backfill(lake: Lake, loop_name: str, name: str) -> Backfill:
@@ -184,7 +193,8 @@ def drop(lake: Lake, loop_name: str, name: str) -> None:
     Raises:
         LakeError: there is none of that name, or the storage refuses.
     """
-    read_backfill(lake, loop_name, name)
+    if not lake.has_table(loop_name, table_name(name)):
+        read_backfill(lake, loop_name, name)
     with lake_errors(f"drop backfill {name}", lake.root):
         lake.storage.remove(_path(loop_name, name))
         lake.storage.remove_folder(f"{loop_name}/{table_name(name)}")

@@ -4,20 +4,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.streams.join_logs import LOOP
 from tests.streams.raw_lakes import examples, shop, worked, write
 
 from tidemill.deploy.backfilling import begun, run
 from tidemill.deploy.cli import main
-from tidemill.deploy.crew import answers
 from tidemill.deploy.processes import tidemill_command
 from tidemill.errors import LakeError, RequestError
-from tidemill.features.backfills import done, read_backfill, table_name
+from tidemill.features.backfills import Backfill, done, read_backfill, table_name
 from tidemill.features.lake import Lake
 from tidemill.schemas.loopfile import dump_loop
 
@@ -124,14 +123,20 @@ def test_a_name_stands_for_one_definition(lake: Lake) -> None:
         begun(lake, other, "mine", since=None, until=None, processes=1)
 
 
+def cut(lake: Lake, made: Backfill, slices: int) -> Backfill:
+    """Cut a backfill that was just begun into more slices than its few rows need."""
+    first, last = made.cuts[0], made.cuts[-1]
+    cuts = [first + number * (last - first) / slices for number in range(slices)] + [last]
+    finer = made.model_copy(update={"cuts": cuts})
+    path = f"{LOOP.loop}/backfill-{made.name}.json"
+    lake.storage.write(path, finer.model_dump_json().encode())
+    return finer
+
+
 def test_a_killed_backfill_goes_on_where_it_was(lake: Lake) -> None:
     """SIGKILL to parent and children, again and again; each slice is there once in the end."""
     made = begun(lake, shop(2), "killed", since=None, until=None, processes=1)
-    first, last = made.cuts[0], made.cuts[-1]
-    cuts = [first + number * (last - first) / 12 for number in range(12)] + [last]
-    finer = made.model_copy(update={"cuts": cuts})
-    path = f"{LOOP.loop}/backfill-killed.json"
-    lake.storage.write(path, finer.model_dump_json().encode())
+    finer = cut(lake, made, 12)
     command = tidemill_command("backfill", LOOP.loop, "--name", "killed", "--processes", "2")
     env = {**os.environ, "TIDEMILL_LAKE": lake.root}
     for least in (1, 4):
@@ -146,11 +151,21 @@ def test_a_killed_backfill_goes_on_where_it_was(lake: Lake) -> None:
     assert examples(lake, table_name("killed")) == examples(lake)
 
 
-def test_a_child_that_dies_ends_the_backfill_with_a_hint(lake: Lake) -> None:
-    """Short of memory, the kernel kills children; the parent has to notice."""
-    command = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(9)"]
-    with pytest.raises(LakeError, match="status 9"):
-        list(answers(command, [{"slice": 0}, {"slice": 1}], processes=2, env={}))
+def test_ctrl_c_ends_it_with_its_children(lake: Lake) -> None:
+    """Status 130, nobody left behind, and the same command goes on."""
+    made = cut(lake, begun(lake, shop(2), "stopped", since=None, until=None, processes=1), 12)
+    command = tidemill_command("backfill", LOOP.loop, "--name", "stopped", "--processes", "2")
+    process = subprocess.Popen(command, env={**os.environ, "TIDEMILL_LAKE": lake.root})
+    parent = psutil.Process(process.pid)
+    while process.poll() is None and not done(lake, made).slices:
+        time.sleep(0.01)
+    children = parent.children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert children
+    assert not [child for child in children if child.is_running()]
+    assert main([*command[3:]]) == 0
+    assert examples(lake, table_name("stopped")) == examples(lake)
 
 
 def test_an_error_of_a_child_is_told_as_it_is(lake: Lake) -> None:
