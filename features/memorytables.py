@@ -5,7 +5,7 @@ against Delta (tests/features/test_tables.py), so what is proven on one of them 
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -77,6 +77,16 @@ class MemoryTable:
         if where is not None:
             rows = rows.filter(where)
         return rows if columns is None else rows.select(columns)
+
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pl.Expr | None = None,
+        *,
+        rows: int = 100_000,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the rows that fulfil *where*, *rows* at a time."""
+        yield from self.read(columns, where).iter_slices(rows)
 
     def _compare(self, swaps: Sequence[Swap]) -> None:
         for swap in swaps:

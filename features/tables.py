@@ -10,7 +10,7 @@ the fence. After an error of unknown outcome the log is read back, for the commi
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import uuid4
 
 import deltalake.exceptions
@@ -30,6 +30,7 @@ from tidemill.features.handles import Handle, Place, open_table
 from tidemill.features.layouts import PARTITION, fitted
 from tidemill.features.storage import lake_errors
 
+BATCH_ROWS = 100_000
 _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this often at most
 
 
@@ -112,6 +113,25 @@ class Table:
             if where is not None:
                 rows = rows.filter(where)
             return (rows if columns is None else rows.select(columns)).collect()
+
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pl.Expr | None = None,
+        *,
+        rows: int = BATCH_ROWS,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the rows that fulfil *where*, about *rows* at a time, in no order.
+
+        Never are all of them in memory.
+        """
+        with self._errors("read"):
+            found = self.scan()
+            if where is not None:
+                found = found.filter(where)
+            if columns is not None:
+                found = found.select(columns)
+            yield from found.collect_batches(chunk_size=rows, maintain_order=False)
 
     def scan(self, version: int | None = None) -> pl.LazyFrame:
         """Return a query over one version, the newest by default; it stays at that version."""

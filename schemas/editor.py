@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from tidemill.schemas.durations import format_duration
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.sizes import format_size
 
 FILE = "loop.schema.json"
 _ISO = TypeAdapter(timedelta)
@@ -49,6 +50,8 @@ def _tidy(node: object) -> None:
             node["additionalProperties"] = False
         if "pattern" in node and str(node.get("default")).startswith("P"):
             node["default"] = format_duration(_ISO.validate_python(node["default"]))
+        if "pattern" in node and isinstance(node.get("default"), int):
+            node["default"] = format_size(node["default"])
         for child in node.values():
             _tidy(child)
     elif isinstance(node, list):

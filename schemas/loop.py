@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from tidemill.schemas import consistency
 from tidemill.schemas.durations import Duration, format_duration, parse_duration
 from tidemill.schemas.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
+from tidemill.schemas.sizes import Size
 
 __all__ = [
     "FIELD",
@@ -39,7 +40,7 @@ __all__ = [
     "parse_duration",
 ]
 
-ADDED_SETTINGS = ("activation", "corrections", "max_bad")
+ADDED_SETTINGS = ("activation", "corrections", "max_bad", "memory")
 """Settings later than the first release. Left at their defaults they are not in `Loop.canonical`:
 what was published stays equal to itself, and older releases read what needs no newer one."""
 
@@ -239,6 +240,7 @@ class Loop(Value):
     *activation* names the kind of feedback that says that the decision took effect (the banner was
     shown, the mail was opened). A decision that never did is no example, whatever came of it.
     *corrections* is how long after its close feedback may still revise an example; 0 for never.
+    *memory*, in bytes, is what the open windows of this loop may take in one worker.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -255,6 +257,7 @@ class Loop(Value):
     remember: Duration = timedelta(hours=1)
     corrections: Duration = timedelta(0)
     max_bad: MaxBad = MaxBad()
+    memory: Size = 512_000_000
     policy: Policy
     models: Models = Models()
     gate: Gate = Gate()

@@ -44,6 +44,8 @@ def _mistake(error: Mapping[str, Any], value: object) -> Mistake:
             return Mistake(f"{name!r} is missing", f"add {path[-1]}:", path)
         case "value_error":
             hint = "write a number and its unit, ms, s, m, h or d, say 30m"
+            if "size" in str(context["error"]):
+                hint = "write a number and its unit, kB, MB or GB, say 512MB"
             return Mistake(f"{name}: {context['error']}", hint, path)
         case "enum":
             kinds = [kind.value for kind in FieldType]

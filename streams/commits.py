@@ -11,7 +11,7 @@ It knows no Kafka. What the numbers mean is said where they are named, below.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
@@ -71,6 +71,11 @@ class Table(Protocol):
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
     ) -> pl.DataFrame:
         """Return the rows that fulfil *where*."""
+
+    def batches(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the rows that fulfil *where* in portions, in no order."""
 
 
 @dataclass(slots=True)
@@ -248,6 +253,12 @@ class UnfencedTable:
     ) -> pl.DataFrame:
         """Return the rows that fulfil *where*."""
         return self._table.read(columns, where)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the rows that fulfil *where* in portions, in no order."""
+        return self._table.batches(columns, where)
 
 
 def raw_numbers(

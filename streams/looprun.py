@@ -18,14 +18,16 @@ from tidemill.streams.batches import LOGS, Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
 from tidemill.streams.deadletters import Letters
 from tidemill.streams.idle import IdleClock, frontier_at
+from tidemill.streams.memory import OpenWindows
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut, LogReading, Partition
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.progress import Resume
 from tidemill.streams.recall import begin_examining, recall_from
-from tidemill.streams.recovery import read_resumes
 from tidemill.streams.rounds import Rounds
 from tidemill.streams.rules import Log, micros
+from tidemill.streams.state import OpenState
+from tidemill.streams.stores import Store
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
 
@@ -72,6 +74,7 @@ class LoopRun:
         on_examples: Callable[[int], None],
         cadence: Cadence,
         newest: Callable[[], int],
+        scratch: Store,
     ) -> None:
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
@@ -85,11 +88,15 @@ class LoopRun:
         self._rounds = Rounds(loop.loop, tables, letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
         self._decoders = prepared.decoders
+        self._windows = OpenWindows(
+            loop, self.rules, tables, scratch, metrics, self._join, cadence.patience_s
+        )
         self._ahead = self.rules.grace
         self._held: dict[int, _Held] = {}
         self._lock = asyncio.Lock()
         self._committed_s = self._now_s()
         self._is_cutting = False  # the joins are a thread's meanwhile
+        self._is_behind = False  # windows are due that did not fit into the last round
         self.failed = False
         self.superseded = False
 
@@ -165,6 +172,7 @@ class LoopRun:
                 await self.commit()
         finally:
             self._held = {}
+            self._windows.forget()
             self._metrics.partitions.labels(self.loop.loop).set(0)
 
     async def take(self, name: Log, batch: Batch) -> None:
@@ -204,7 +212,7 @@ class LoopRun:
 
     def is_due(self) -> bool:
         """Whether it is time for a round of commits."""
-        waited = self._now_s() - self._committed_s >= self._cadence.every_s
+        waited = self._is_behind or self._now_s() - self._committed_s >= self._cadence.every_s
         return (
             bool(self._held)
             and waited
@@ -228,11 +236,14 @@ class LoopRun:
             due_s = [item.due_since_s for item in held.values() if item.due_since_s is not None]
             started = self._now_s()
             try:
-                cuts = await self._cut([item.partition for item in held.values()])
+                limits = await self._windows.closing()
+                cuts = await self._cut([item.partition for item in held.values()], limits)
+                self._is_behind = False
                 for item in held.values():
-                    item.due_since_s = None
+                    self._note_behind(item)
                 holdings = {number: item.holding for number, item in held.items()}
                 version = await asyncio.to_thread(self._rounds.write, holdings, cuts)
+                self._windows.committed(holdings)
             except BaseException:
                 self.failed = True
                 raise
@@ -245,13 +256,17 @@ class LoopRun:
             self._on_examples(version)
         self._count_open()
 
-    async def _cut(self, partitions: Sequence[Partition]) -> list[Cut]:
-        """Close what is due; in a thread where that may read the lake."""
+    async def _cut(self, partitions: Sequence[Partition], limits: Mapping[int, int]) -> list[Cut]:
+        """Close what is due up to *limits*; in a thread where that may read the lake."""
+
+        def cut() -> list[Cut]:
+            return [partition.cut(limits.get(partition.number)) for partition in partitions]
+
         if not self.rules.corrections:
-            return [partition.cut() for partition in partitions]
+            return cut()
         self._is_cutting = True
         try:
-            return await asyncio.to_thread(lambda: [partition.cut() for partition in partitions])
+            return await asyncio.to_thread(cut)
         finally:
             self._is_cutting = False
 
@@ -321,6 +336,14 @@ class LoopRun:
             if self._closes(held, times):
                 held.due_since_s = now_s
 
+    def _note_behind(self, held: _Held) -> None:
+        """Keep the time since when a window is due that did not fit into this round."""
+        times = [held.partition.join.stream_time(name) for name in LOGS]
+        if held.due_since_s is not None and self._closes(held, times):
+            self._is_behind = True
+        else:
+            held.due_since_s = None
+
     def _pending_rows(self) -> int:
         return sum(
             held.partition.pending_rows + sum(held.waiting_rows(name) for name in LOGS)
@@ -341,7 +364,7 @@ class LoopRun:
         holdings = claim(self._tables, partitions, self.loop.version, patience_s=patience_s)
         if self.rules.corrections:
             begin_examining(self._tables, holdings)
-        resumes = read_resumes(self.rules, self._tables, holdings)
+        joins = self._windows.recover(holdings)
         for number, holding in holdings.items():
             readings = {
                 name: LogReading(
@@ -358,11 +381,12 @@ class LoopRun:
                 )
                 for name in LOGS
             }
-            join = self._join(number, resumes[number])
-            partition = Partition(number, join, readings, self.loop.max_skew, self._versions)
+            partition = Partition(
+                number, joins[number], readings, self.loop.max_skew, self._versions
+            )
             held[number] = _Held(partition, holding, IdleClock(self.loop.idle_after, self._now_s()))
         return held
 
-    def _join(self, number: int, resume: Resume) -> PartitionJoin:
+    def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         recall = recall_from(self._tables, number)
-        return PartitionJoin(self.rules, resume, labels=self._labels, recall=recall)
+        return PartitionJoin(self.rules, resume, labels=self._labels, recall=recall, state=state)

@@ -61,6 +61,30 @@ class StreamMetrics:
             ["loop", "log"],
             registry=self.registry,
         )
+        self.open_bytes = Gauge(
+            "tidemill_stream_open_bytes",
+            "Memory of rows and ids that wait for their windows to close; `memory` is its limit",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.away = Gauge(
+            "tidemill_stream_away_rows",
+            "Rows that wait for their window to close and are not in memory",
+            ["loop", "log"],
+            registry=self.registry,
+        )
+        self.left = Counter(
+            "tidemill_stream_left_bytes",
+            "Memory that rows and ids have left for the lake and for scratch files",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.returned = Counter(
+            "tidemill_stream_returned_rows",
+            "Open decisions that came back from the lake for their close",
+            ["loop"],
+            registry=self.registry,
+        )
         self.labels_failed = Gauge(
             "tidemill_stream_labels_failed",
             "Decisions whose label could not be computed from their feedback, since the start",

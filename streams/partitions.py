@@ -115,9 +115,9 @@ class Partition:
         """Return the largest event time of *log* so far, idle advances included."""
         return self.join.stream_time(log)
 
-    def cut(self) -> Cut:
-        """Hand over what came since the last cut, after closing every window that is due."""
-        closed = self.join.close()
+    def cut(self, limit: int | None = None) -> Cut:
+        """Hand over what came since the last cut, after closing what is due, up to *limit*."""
+        closed = self.join.close(limit)
         cut = Cut(
             partition=self.number,
             frames={log: self.readings[log].frames for log in LOGS},

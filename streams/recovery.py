@@ -1,99 +1,162 @@
-"""Read back from the lake what the open windows of newly owned partitions need.
+"""Give the joins of newly owned partitions back what the lake has of their open windows.
 
 Restart, rebalance and recovery are this one act. It knows which rows matter (`rules.read_back`),
-not what the join does with them.
+not what the join does with them. Windows may be longer than memory, so rows come in portions: ids
+and feedback go into the join, which lets leave what is too much; decisions stay in the raw table,
+and all that is read of them is where.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 
+import numpy as np
 import polars as pl
 
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import Holding, Table
 from tidemill.streams.progress import Counts, Resume
-from tidemill.streams.rules import JoinRules, Log, moment, read_back
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NOT_ROWS_OF_THE_JOIN = ("topic", "partition", "ingested_at", "event_date")
-
-
-def read_resumes(
-    rules: JoinRules, tables: Mapping[str, Table], holdings: Mapping[int, Holding]
-) -> dict[int, Resume]:
-    """Return, for each partition, what its join goes on from; one read a table for all of them.
-
-    Raises:
-        LakeError: the lake cannot be read.
-    """
-    started = {
-        number: held for number, held in holdings.items() if _frontier(held) or _has_begun(held)
-    }
-    resumes = {number: Resume() for number in holdings}
-    if not started:
-        return resumes
-    rows = _rows(rules, tables, started)
-    for number, held in started.items():
-        decisions, seen, feedback, joined = (
-            frame.filter(pl.col("partition") == number) for frame in rows
-        )
-        frontier = _frontier(held)
-        resumes[number] = Resume(
-            frontier=frontier,
-            stream_times={log: _stream_time(held, log) for log in LOGS},
-            offsets={log: held.numbers[log]["offset"] or 0 for log in LOGS},
-            counts=_counts(held),
-            decisions=_since(frontier, decisions).drop(_NOT_ROWS_OF_THE_JOIN, strict=False),
-            seen=None if frontier is None else seen.filter(pl.col("at") < frontier),
-            feedback=feedback.drop(_NOT_ROWS_OF_THE_JOIN, strict=False),
-            joined=joined["feedback_offsets"].explode().drop_nulls().cast(pl.Int64),
-            examined=held.numbers["examples"]["examined"],
-            revised=held.numbers["examples"]["revised"] or 0,
-        )
-    return resumes
+from tidemill.streams.rawrows import RawDecisions, RawStretch, Span
+from tidemill.streams.rows import SHELF_ROWS
+from tidemill.streams.rules import Int64s, JoinRules, Log, moment, read_back
+from tidemill.streams.windows import PartitionJoin
 
 
-def _rows(
-    rules: JoinRules, tables: Mapping[str, Table], holdings: Mapping[int, Holding]
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Read open and seen decisions, feedback, examples, as far back as any of *holdings* needs.
+def resume_of(held: Holding) -> Resume:
+    """Return the numbers that a join goes on from; without rows, which `recover` gives it."""
+    return Resume(
+        frontier=_frontier(held),
+        stream_times={log: _stream_time(held, log) for log in LOGS},
+        offsets={log: held.numbers[log]["offset"] or 0 for log in LOGS},
+        counts=_counts(held),
+        examined=held.numbers["examples"]["examined"],
+        revised=held.numbers["examples"]["revised"] or 0,
+    )
 
-    Decisions that are closed are read for their ids alone: an hour of ids is many rows, and their
-    features would be most of the bytes.
-    """
-    frontiers = [_frontier(held) for held in holdings.values()]
-    needs = [read_back(rules, frontier) for frontier in frontiers]
-    ours, at, verdict = (pl.col(name) for name in ("partition", "at", "verdict"))
-    ours = ours.is_in(list(holdings))
 
-    def since(bounds: list[datetime | None]) -> pl.Expr:
+class Recovery:
+    """What is read back for the partitions of one loop that have begun."""
+
+    def __init__(
+        self,
+        rules: JoinRules,
+        tables: Mapping[str, Table],
+        holdings: Mapping[int, Holding],
+        joins: Mapping[int, PartitionJoin],
+        relieve: Callable[[], object],
+    ) -> None:
+        """Recover *joins* by number; *relieve* is called whenever they have grown."""
+        begun = {n: held for n, held in holdings.items() if _frontier(held) or _has_begun(held)}
+        self._tables = tables
+        self._joins = {number: joins[number] for number in begun}
+        self._frontiers = {number: _frontier(held) for number, held in begun.items()}
+        self._needs = [read_back(rules, frontier) for frontier in self._frontiers.values()]
+        self._unexamined = _unexamined(begun.values())
+        self._relieve = relieve
+
+    def run(self, stores: Mapping[int, RawDecisions]) -> None:
+        """Read ids, open decisions and open feedback; *stores* are those of the decisions.
+
+        Raises:
+            LakeError: the lake cannot be read.
+        """
+        if self._joins:
+            self._recover_decisions(stores)
+            self._recover_feedback(self._joined())
+
+    def _recover_decisions(self, stores: Mapping[int, RawDecisions]) -> None:
+        verdict = pl.col("verdict")
+        since = self._since([need.decisions for need in self._needs])
+        where = since & (verdict.is_null() | (verdict == "duplicate"))
+        found: list[pl.DataFrame] = []
+        for part in self._tables["decisions"].batches(
+            ["partition", "id", "at", "verdict", "offset"], where
+        ):
+            for number, rows in _by_partition(part):
+                self._joins[number].recall_ids(rows)
+                found.append(_places(number, self._open(number, rows)))
+            self._relieve()
+        for row in _together(found).iter_rows(named=True):
+            number = row.pop("partition")
+            span = Span(**row)
+            self._joins[number].recall_away(
+                RawStretch(stores[number], span), rows=span.rows, earliest=span.earliest
+            )
+
+    def _recover_feedback(self, joined: Mapping[int, Int64s]) -> None:
+        ours = pl.col("partition").is_in(list(self._joins))
+        recent = self._since([need.feedback for need in self._needs]) | (ours & self._unexamined)
+        for part in self._tables["feedback"].batches(None, recent & pl.col("verdict").is_null()):
+            for number, rows in _by_partition(part):
+                self._joins[number].recall_feedback(rows, joined.get(number))
+            self._relieve()
+
+    def _joined(self) -> dict[int, Int64s]:
+        """Return of each partition the offsets, sorted, of feedback that examples have already."""
+        since = self._since([need.examples for need in self._needs])
+        found: dict[int, list[Int64s]] = {}
+        for part in self._tables["examples"].batches(["partition", "feedback_offsets"], since):
+            for number, rows in _by_partition(part):
+                offsets = rows["feedback_offsets"].explode().drop_nulls().cast(pl.Int64)
+                found.setdefault(number, []).append(offsets.to_numpy())
+        return {number: np.sort(np.concatenate(parts)) for number, parts in found.items()}
+
+    def _since(self, bounds: list[datetime | None]) -> pl.Expr:
+        """Return what is true for rows of our partitions as far back as any of them needs."""
+        ours = pl.col("partition").is_in(list(self._joins))
         known = [bound for bound in bounds if bound is not None]
-        return ours & (at >= min(known)) if len(known) == len(bounds) else ours
+        return ours & (pl.col("at") >= min(known)) if len(known) == len(bounds) else ours
 
-    on_time = verdict.is_null() | (verdict == "duplicate")
-    decisions = tables["decisions"].read(where=since(frontiers) & on_time)
-    closed = max((each for each in frontiers if each is not None), default=_EPOCH)
-    seen = tables["decisions"].read(
-        ["partition", "id", "at", "verdict"],
-        where=since([need.decisions for need in needs]) & (at < closed) & on_time,
-    )
-    recent = since([need.feedback for need in needs]) | (ours & _unexamined(holdings))
-    feedback = tables["feedback"].read(where=recent & verdict.is_null())
-    examples = tables["examples"].read(
-        ["partition", "feedback_offsets"], where=since([need.examples for need in needs])
-    )
-    return decisions, seen, feedback, examples
+    def _open(self, number: int, rows: pl.DataFrame) -> pl.DataFrame:
+        frontier = self._frontiers[number]
+        first = rows.filter(pl.col("verdict").is_null())
+        return first if frontier is None else first.filter(pl.col("at") >= frontier)
 
 
-def _unexamined(holdings: Mapping[int, Holding]) -> pl.Expr:
+def _unexamined(held: Iterable[Holding]) -> pl.Expr:
     """Return which feedback may not have been held against closed decisions yet."""
-    found = [held.numbers["examples"]["examined"] for held in holdings.values()]
-    known = [offset for offset in found if offset is not None]
-    return pl.col("offset") >= min(known) if known else pl.lit(value=False)
+    known = [each.numbers["examples"]["examined"] for each in held]
+    offsets = [offset for offset in known if offset is not None]
+    return pl.col("offset") >= min(offsets) if offsets else pl.lit(value=False)
 
 
-def _since(frontier: datetime | None, frame: pl.DataFrame) -> pl.DataFrame:
-    return frame if frontier is None else frame.filter(pl.col("at") >= frontier)
+def _by_partition(rows: pl.DataFrame) -> list[tuple[int, pl.DataFrame]]:
+    parts = rows.partition_by("partition", as_dict=True)
+    return [(number, part) for (number,), part in parts.items()]
+
+
+def _places(number: int, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return where open decisions are, by stretches of `SHELF_ROWS` offsets."""
+    stretch = (pl.col("offset") // SHELF_ROWS).alias("stretch")
+    return (
+        rows.group_by(stretch)
+        .agg(
+            pl.col("offset").min().alias("first"),
+            pl.col("offset").max().alias("last"),
+            pl.col("at").min().alias("earliest"),
+            pl.col("at").max().alias("latest"),
+            pl.len().cast(pl.Int64).alias("rows"),
+        )
+        .with_columns(pl.lit(number).alias("partition"))
+    )
+
+
+def _together(found: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return the stretches of several portions, each stretch once, in the order of offsets."""
+    if not found:
+        return pl.DataFrame()
+    return (
+        pl.concat(found)
+        .group_by("partition", "stretch")
+        .agg(
+            pl.col("first").min(),
+            pl.col("last").max(),
+            pl.col("earliest").min(),
+            pl.col("latest").max(),
+            pl.col("rows").sum(),
+        )
+        .sort("partition", "stretch")
+        .drop("stretch")
+    )
 
 
 def _frontier(held: Holding) -> datetime | None:

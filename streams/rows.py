@@ -1,84 +1,25 @@
 """Rows that wait for their time: added in batches, taken by time or by number, then forgotten.
 
 Small batches are put together in shelves of some thousand rows, each with its order by time, so
-neither a slow stream nor a shuffled one makes work that grows with what is waiting. It knows
-nothing of decisions or windows.
+neither a slow stream nor a shuffled one makes work that grows with what is waiting. Shelves may
+leave memory for a store; what is asked for is read there again. It knows nothing of decisions or
+windows.
 """
 
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from tidemill.streams.rules import Int64s
+from tidemill.streams.shelves import MARK, AwayRows, AwayShelf, OpenShelf, Shelf, Source
+from tidemill.streams.stores import Kept, Store
 
-_SHELF_ROWS = 8192
+SHELF_ROWS = 8192
 _SHELF_BITS = 32
-
-
-class _Shelf:
-    """Some thousand rows in the order of their arrival, and how far their time has come."""
-
-    def __init__(self) -> None:
-        self.waiting = 0
-        self._frames: list[pl.DataFrame] = []
-        self._columns: list[Mapping[str, Int64s]] = []
-        self._alive = np.empty(0, dtype=np.bool_)
-        self._order: Int64s | None = None
-        self._ordered_at = np.empty(0, dtype=np.int64)
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._alive)
-
-    def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> None:
-        self._frames.append(frame)
-        self._columns.append(columns)
-        self._alive = np.concatenate((self._alive, np.ones(len(frame), dtype=np.bool_)))
-        self.waiting += len(frame)
-        self._order = None
-
-    def frame(self) -> pl.DataFrame:
-        if len(self._frames) > 1:
-            self._frames = [pl.concat(self._frames)]
-        return self._frames[0]
-
-    def column(self, name: str) -> Int64s:
-        if len(self._columns) > 1:
-            names = self._columns[0]
-            self._columns = [
-                {name: np.concatenate([part[name] for part in self._columns]) for name in names}
-            ]
-        return self._columns[0][name]
-
-    def alive(self, positions: Int64s) -> npt.NDArray[np.bool_]:
-        return self._alive[positions]
-
-    def earliest(self) -> int | None:
-        """Return the time of the first row not yet due, dead ones included, or None."""
-        self._sort()
-        return int(self._ordered_at[self._next]) if self._next < len(self._ordered_at) else None
-
-    def due(self, before: int) -> Int64s:
-        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
-        self._sort()
-        assert self._order is not None
-        end = int(np.searchsorted(self._ordered_at, before))
-        positions = np.sort(self._order[self._next : end])
-        self._next = max(self._next, end)
-        return positions[self._alive[positions]]
-
-    def remove(self, positions: Int64s) -> None:
-        self.waiting -= int(np.count_nonzero(self._alive[positions]))
-        self._alive[positions] = False
-
-    def _sort(self) -> None:
-        if self._order is None:
-            waiting = np.flatnonzero(self._alive)
-            at = self.column("at")[waiting]
-            by_time = np.argsort(at, kind="stable")
-            self._order, self._ordered_at, self._next = waiting[by_time], at[by_time], 0
+_TOGETHER = 64
 
 
 class WaitingRows:
@@ -87,28 +28,79 @@ class WaitingRows:
     A row has a number for as long as it waits. Frames are shared, not copied, until taken.
     """
 
-    def __init__(self, shelf_rows: int = _SHELF_ROWS) -> None:
+    def __init__(
+        self,
+        shelf_rows: int = SHELF_ROWS,
+        *,
+        store: Store | None = None,
+        together: int = _TOGETHER,
+    ) -> None:
+        """Start empty; *together* shelves at most go to *store* as one."""
         self._shelf_rows = shelf_rows
-        self._shelves: dict[int, _Shelf] = {}
+        self._shelves: dict[int, Shelf] = {}
         self._newest = 0
+        self._store = store
+        self._together = together
 
     def __len__(self) -> int:
         return sum(shelf.waiting for shelf in self._shelves.values())
 
     @property
     def shelves(self) -> int:
-        """How many stretches of rows are in memory."""
+        """How many stretches of rows are known."""
         return len(self._shelves)
+
+    @property
+    def away(self) -> int:
+        """How many waiting rows are in the store."""
+        return sum(shelf.waiting for shelf in self._away())
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory all of it takes, what was read again included."""
+        again = {id(shelf.rows): shelf.rows.kept.nbytes for shelf in self._away()}
+        return sum(shelf.nbytes for shelf in self._shelves.values()) + sum(again.values())
 
     def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> Int64s:
         """Keep *frame* and return the numbers of its rows, ascending."""
+        if not len(frame):
+            return np.empty(0, dtype=np.int64)
         shelf = self._shelves.get(self._newest)
-        if shelf is None or len(shelf) + len(frame) > self._shelf_rows:
+        if not isinstance(shelf, OpenShelf) or len(shelf) + len(frame) > self._shelf_rows:
             self._newest += 1
-            shelf = self._shelves[self._newest] = _Shelf()
+            shelf = self._shelves[self._newest] = OpenShelf()
         first = (self._newest << _SHELF_BITS) + len(shelf)
         shelf.add(frame, columns)
         return np.arange(first, first + len(frame), dtype=np.int64)
+
+    def add_away(self, kept: Kept, names: tuple[str, ...], *, rows: int, earliest: int) -> None:
+        """Take up *rows* rows that are in a store already; *names* are the columns of a frame."""
+        self._newest += 1
+        away = AwayRows(kept, names)
+        self._shelves[self._newest] = AwayShelf(away, waiting=rows, earliest=earliest, count=rows)
+
+    def leave(self, nbytes: int) -> int:
+        """Let shelves leave memory, about *nbytes* of them, those that came last first.
+
+        They are due last. What had been read again goes first. Returns how many bytes went.
+
+        Raises:
+            TidemillError: the store has no room.
+        """
+        before = self.nbytes
+        for away in self._away():
+            away.rows.kept.release()
+        freed, leaving, group = before - self.nbytes, 0, list[int]()
+        for number, shelf in self._leaving():
+            if freed >= nbytes:
+                break
+            group.append(number)
+            leaving += shelf.nbytes
+            if len(group) == self._together or freed + leaving >= nbytes:
+                freed += self._put_away(group)
+                leaving, group = 0, []
+        self._put_away(group)
+        return before - self.nbytes
 
     def due(self, before: int) -> Int64s:
         """Return the numbers of rows earlier than *before*, ascending; each row only once."""
@@ -118,6 +110,17 @@ class WaitingRows:
             if earliest is not None and earliest < before:
                 found.append(shelf.due(before) + (number << _SHELF_BITS))
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+    def due_before(self, before: int) -> list[tuple[int, int]]:
+        """Return of each shelf with rows due before then the earliest time, and its rows."""
+        known = ((shelf.earliest(), shelf.waiting) for shelf in self._shelves.values())
+        return [(at, rows) for at, rows in known if at is not None and at < before]
+
+    def away_before(self, before: int) -> list[Kept]:
+        """Return what the store has of rows due before then; what is due first first."""
+        known = ((shelf.earliest(), shelf.rows.kept) for shelf in self._away())
+        due = [(at, kept) for at, kept in known if at is not None and at < before]
+        return [kept for _, kept in sorted(due, key=itemgetter(0))]
 
     def waiting(self, rows: Int64s) -> npt.NDArray[np.bool_]:
         """Return which of *rows* have not been removed; *rows* must be grouped by shelf."""
@@ -131,20 +134,14 @@ class WaitingRows:
 
     def columns(self, rows: Int64s, *names: str) -> list[Int64s]:
         """Return columns *names* of *rows*, which must be waiting and grouped by shelf."""
-        shelves = [(self._shelves[number], positions) for number, positions in _by_shelf(rows)]
-        return [
-            np.concatenate([shelf.column(name)[positions] for shelf, positions in shelves])
-            if shelves
-            else np.empty(0, dtype=np.int64)
-            for name in names
-        ]
+        parts = [source.columns(positions, names) for source, positions in self._sources(rows)]
+        if not parts:
+            return [np.empty(0, dtype=np.int64) for _ in names]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def frame(self, rows: Int64s) -> pl.DataFrame | None:
         """Return the frame of *rows*, in their order; None for no rows."""
-        parts = [
-            _taken(self._shelves[number].frame(), positions)
-            for number, positions in _by_shelf(rows)
-        ]
+        parts = [source.frame(positions) for source, positions in self._sources(rows)]
         return pl.concat(parts) if parts else None
 
     def remove(self, rows: Int64s) -> None:
@@ -154,6 +151,48 @@ class WaitingRows:
             shelf.remove(positions)
             if not shelf.waiting:
                 del self._shelves[number]
+
+    def _leaving(self) -> list[tuple[int, OpenShelf]]:
+        """Return what may leave: the newest first, but the one being filled last, if at all."""
+        here = [(n, shelf) for n, shelf in self._shelves.items() if isinstance(shelf, OpenShelf)]
+        here.sort(key=lambda each: (each[0] == self._newest, -each[0]))
+        if here and here[-1][0] == self._newest and len(here[-1][1]) * 8 < self._shelf_rows:
+            here.pop()
+        return here
+
+    def _away(self) -> Iterator[AwayShelf]:
+        return (shelf for shelf in self._shelves.values() if isinstance(shelf, AwayShelf))
+
+    def _put_away(self, numbers: list[int]) -> int:
+        """Let the shelves *numbers* go to the store as one, if it takes them; return the bytes."""
+        shelves = {number: self._shelves[number] for number in sorted(numbers)}
+        here = {n: shelf for n, shelf in shelves.items() if isinstance(shelf, OpenShelf)}
+        if self._store is None or not here:
+            return 0
+        rows = pl.concat([shelf.rows() for shelf in here.values()])
+        kept = self._store.keep(rows)
+        if kept is None:
+            return 0
+        away = AwayRows(kept, [name for name in rows.columns if not name.startswith(MARK)])
+        start = 0
+        for number, shelf in here.items():
+            self._shelves[number] = AwayShelf.of(shelf, away, start)
+            start += len(shelf)
+        return sum(shelf.nbytes for shelf in here.values())
+
+    def _sources(self, rows: Int64s) -> Iterator[tuple[Source, Int64s]]:
+        """Return where *rows* can be read, in their order: shelves, or stores with several."""
+        source: Source | None = None
+        parts: list[Int64s] = []
+        for number, positions in _by_shelf(rows):
+            found, places = self._shelves[number].place(positions)
+            if source is not None and found is not source:
+                yield source, np.concatenate(parts)
+                parts = []
+            source = found
+            parts.append(places)
+        if source is not None:
+            yield source, np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _by_shelf(rows: Int64s) -> Iterator[tuple[int, Int64s]]:
@@ -166,11 +205,3 @@ def _by_shelf(rows: Int64s) -> Iterator[tuple[int, Int64s]]:
     starts = np.concatenate(([0], cuts))
     for start, part in zip(starts, np.split(positions, cuts), strict=True):
         yield int(shelves[start]), part
-
-
-def _taken(frame: pl.DataFrame, positions: Int64s) -> pl.DataFrame:
-    """Return the rows at *positions*; a slice, not a copy, where they are neighbours."""
-    first, count = int(positions[0]), len(positions)
-    if int(positions[-1]) - first == count - 1 and bool((np.diff(positions) == 1).all()):
-        return frame.slice(first, count)
-    return frame[positions]

@@ -1,7 +1,7 @@
 """The decision ids of a partition that came on time, remembered for as long as the rules ask.
 
 They tell a second copy of a decision from the first, and late feedback from feedback that belongs
-to no decision. An id takes 24 bytes.
+to no decision. An id takes 24 bytes, or two once it has left memory.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,9 @@ class Sightings:
 class SeenIds:
     """Ids of on-time decisions with their event times; of each also whether it was the first."""
 
-    def __init__(self) -> None:
-        self._index = KeyIndex()
-
-    def __len__(self) -> int:
-        return len(self._index)
+    def __init__(self, index: KeyIndex) -> None:
+        """Remember them in *index*."""
+        self._index = index
 
     def add(self, ids: Keys, at: Int64s, *, on_time: Bools, is_first: Bools) -> None:
         """Remember those of *ids* that came on time."""

@@ -13,28 +13,25 @@ import polars as pl
 
 from tidemill.streams.corrections import LateTruth, Recall, Recalled, revised_pairs
 from tidemill.streams.examples import build_examples
-from tidemill.streams.index import KeyIndex
 from tidemill.streams.keys import Keys, id_keys
 from tidemill.streams.labels import GROUP, Labels
 from tidemill.streams.matching import Fates, Pairs, fates, first_copies, match
 from tidemill.streams.progress import Advance, Closed, Counts, Resume, fitted
-from tidemill.streams.rows import WaitingRows
 from tidemill.streams.rules import FIRST_MOMENT, NEVER, Int64s, JoinRules, Log, micros, moment
-from tidemill.streams.seen import SeenIds
+from tidemill.streams.state import OpenState
+from tidemill.streams.stores import Kept
+from tidemill.streams.verdicts import DUPLICATE, judged
 
 __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
 
 Bools = npt.NDArray[np.bool_]
 
-LATE, DUPLICATE = "late", "duplicate"
-_VERDICTS = pl.Series("verdict", [None, LATE, DUPLICATE], dtype=pl.String)
-_KEPT_OF_DECISIONS = (
+KEPT_OF_DECISIONS = (
     *("id", "at", "entity", "features", "action", "score", "propensity", "source"),
     *("model_version", "policy_version", "loop_version", "offset"),
 )
 _KEPT_OF_FEEDBACK = ("id", "kind", "at", "offset", "values")
 DECISION = "decision_id"
-_TIME = pl.Datetime("us", "UTC")
 
 
 class PartitionJoin:
@@ -47,8 +44,9 @@ class PartitionJoin:
         *,
         labels: Labels | None = None,
         recall: Recall | None = None,
+        state: OpenState | None = None,
     ) -> None:
-        """Begin, or go on from *resume*.
+        """Begin, or go on from *resume*; open rows are kept in *state*, which may let them leave.
 
         *recall* is needed where feedback may come after a close and the rules want corrections.
         """
@@ -56,10 +54,9 @@ class PartitionJoin:
         self._spans = rules.spans()
         self._labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
         self._kinds = pl.Enum(list(rules.within))
-        self._seen = SeenIds()
-        self._decisions = WaitingRows()
-        self._feedback = WaitingRows()
-        self._feedback_of = KeyIndex()
+        self.state = state or OpenState()
+        self._seen, self._decisions = self.state.seen, self.state.decisions
+        self._feedback, self._feedback_of = self.state.feedback, self.state.feedback_of
         self._advances: list[Advance] = []
         self._time: dict[Log, int] = {"decisions": NEVER, "feedback": NEVER}
         self._offset: dict[Log, int] = {"decisions": 0, "feedback": 0}
@@ -116,7 +113,7 @@ class PartitionJoin:
         first = ~(late | duplicate)
         self._seen.add(ids, at, on_time=~late, is_first=first)
         self._keep_decisions(frame, ids, at, first)
-        return _judged(frame, before, late, duplicate)
+        return judged(frame, before, late, duplicate)
 
     def take_feedback(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Judge and keep a batch of feedback.
@@ -137,7 +134,7 @@ class PartitionJoin:
         if self._late_truth is None:
             late |= last_use < self._frontier
         self._keep_feedback(frame, at, before, ~late)
-        return _judged(frame, before, late, np.zeros_like(late))
+        return judged(frame, before, late, np.zeros_like(late))
 
     def advance(self, log: Log, to: datetime) -> None:
         """Move the stream time of an idle *log* on to *to*; an earlier time changes nothing.
@@ -148,16 +145,29 @@ class PartitionJoin:
             self._time[log] = micros(to)
             self._advances.append(Advance(log, self._offset[log], to))
 
-    def close(self) -> Closed | None:
+    def next_frontier(self, rows: int) -> int:
+        """Return up to when the next close should go, in microseconds.
+
+        Not further than about *rows* open decisions: what is left is due at once.
+        """
+        frontier = self._due_frontier()
+        if frontier == self._frontier:
+            return frontier
+        return self.state.reach(frontier, self._spans.bucket, rows)
+
+    def close(self, limit: int | None = None) -> Closed | None:
         """Return every example that no on-time record can change any more; None if none is due.
 
         Buckets close whole: all that end before the stream time of both logs, less the largest
         window and the grace. What closed before is revised by the late feedback that came since.
+        With *limit*, in microseconds, no bucket closes that ends later.
 
         Raises:
             TidemillError: closed examples could not be recalled.
         """
         frontier = self._due_frontier()
+        if limit is not None:
+            frontier = min(frontier, max(limit, self._frontier))
         if frontier == NEVER or (frontier == self._frontier and self._late_truth is None):
             return None
         parts = self._revise()
@@ -232,7 +242,7 @@ class PartitionJoin:
         return at, before
 
     def _keep_decisions(self, frame: pl.DataFrame, ids: Keys, at: Int64s, kept: Bools) -> None:
-        rows = frame.select(_KEPT_OF_DECISIONS)
+        rows = frame.select(KEPT_OF_DECISIONS)
         columns = {"at": at, "key": ids.key, "check": ids.check}
         self._decisions.add(*_only(kept, rows, columns))
 
@@ -335,31 +345,38 @@ class PartitionJoin:
             rows = fitted(resume.decisions, self._rules.decisions, "offset", "verdict")
             self._resume_decisions(rows.sort("offset"))
         if resume.seen is not None:
-            self._resume_seen(resume.seen)
+            self.recall_ids(resume.seen)
         if resume.feedback is not None:
-            rows = fitted(resume.feedback, self._rules.feedback, "offset", "verdict", "stream_time")
-            self._resume_feedback(rows.sort("offset"), resume.joined)
+            joined = None if resume.joined is None else np.sort(resume.joined.to_numpy())
+            self.recall_feedback(resume.feedback.sort("offset"), joined)
 
     def _resume_decisions(self, frame: pl.DataFrame) -> None:
-        at, ids, is_first = self._resume_seen(frame)
+        at, ids, is_first = self.recall_ids(frame)
         self._keep_decisions(frame, ids, at, is_first & (at >= self._frontier))
 
-    def _resume_seen(self, frame: pl.DataFrame) -> tuple[Int64s, Keys, Bools]:
+    def recall_ids(self, frame: pl.DataFrame) -> tuple[Int64s, Keys, Bools]:
+        """Remember the *id*, *at* and *verdict* of raw decisions; return times, keys, firsts."""
         at, ids = frame["at"].to_physical().to_numpy(), id_keys(frame["id"])
         is_first = frame["verdict"].is_null().to_numpy()
         on_time = is_first | (frame["verdict"] == DUPLICATE).fill_null(value=False).to_numpy()
         self._seen.add(ids, at, on_time=on_time, is_first=is_first)
         return at, ids, is_first
 
-    def _resume_feedback(self, frame: pl.DataFrame, joined: pl.Series | None) -> None:
-        at = frame["at"].to_physical().to_numpy()
+    def recall_away(self, kept: Kept, *, rows: int, earliest: datetime) -> None:
+        """Take up open decisions, *earliest* the first of them, that are in a store already."""
+        self._decisions.add_away(kept, KEPT_OF_DECISIONS, rows=rows, earliest=micros(earliest))
+
+    def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
+        """Keep those of raw feedback that are open; not offsets among *joined*, which is sorted."""
+        frame = fitted(raw, self._rules.feedback, "offset", "verdict", "stream_time")
+        at, offset = frame["at"].to_physical().to_numpy(), frame["offset"].to_numpy()
         before = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
         kept = at + self._spans.ahead >= self._frontier
         if self._examined is not None:
-            kept |= frame["offset"].to_numpy() >= self._examined
+            kept |= offset >= self._examined
         kept &= frame["verdict"].is_null().to_numpy()
-        if joined is not None:
-            kept &= ~np.isin(frame["offset"].to_numpy(), joined.to_numpy())
+        if joined is not None and len(joined):
+            kept &= joined[np.minimum(np.searchsorted(joined, offset), len(joined) - 1)] != offset
         self._keep_feedback(frame, at, before, kept)
 
 
@@ -374,12 +391,3 @@ def _only(
     if kept.all():
         return frame, columns
     return frame.filter(pl.Series(kept)), {name: values[kept] for name, values in columns.items()}
-
-
-def _judged(frame: pl.DataFrame, before: Int64s, late: Bools, duplicate: Bools) -> pl.DataFrame:
-    """Return *frame* with the columns stream_time and verdict."""
-    time = pl.Series("stream_time", before)
-    if len(before) and before[0] == NEVER:
-        time = time.set(time == NEVER, None)
-    verdict = _VERDICTS.gather(np.where(late, 1, np.where(duplicate, 2, 0)))
-    return frame.with_columns(time.cast(_TIME), verdict)

@@ -31,6 +31,7 @@ from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.rekey import Rekeyer
+from tidemill.streams.scratch import ScratchFiles
 from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class WorkerConfig:
     session_timeout_s: float = 10.0
     fetch_records: int = 8_000
     audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
+    scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))  # a local disk
     fenced: bool = True  # False only in the test that shows what the fence prevents
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
@@ -63,7 +65,7 @@ class WorkerConfig:
         """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the knobs below.
 
         TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
-        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_AUDIT_S.
+        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH.
 
         Raises:
             ConfigError: a setting is missing or no number.
@@ -85,6 +87,7 @@ class WorkerConfig:
             session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
             audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
+            scratch=Path(env.get("TIDEMILL_SCRATCH") or plain.scratch),
             fenced=not env.get(NO_FENCE),
             env=dict(env),
         )
@@ -144,6 +147,7 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
                 _announce(control, loop.loop),
                 config.cadence,
                 newest_version(config.kafka, loop.loop),
+                ScratchFiles(config.scratch),
             )
             for loop in loops
         ]

@@ -8,6 +8,7 @@ TidemillError
 ├── BrokerError       Kafka does not answer                    -> look at the broker, try again
 ├── LakeError         the lake refuses to read or write        -> look at the storage, try again
 │   └── FencedError   another worker has taken over            -> stop, the other one goes on
+├── ScratchError      open windows have no room on the disk    -> free or name another disk
 ├── ModelError        a model is not fit to serve              -> the live one stays
 └── RequestError      a request of a service is wrong          -> HTTP 400
 """
@@ -66,6 +67,10 @@ class LakeError(TidemillError):
 
 class FencedError(LakeError):
     """Another worker owns what this one wanted to commit; its own work must be dropped."""
+
+
+class ScratchError(TidemillError):
+    """Open windows exceed their memory, and the local disk takes no more of them."""
 
 
 class ModelError(TidemillError):

@@ -310,7 +310,7 @@ class Shell:
 
     def commit(self, crash_after: int = 3) -> None:
         """Commit decisions, feedback, examples; stop and start again after *crash_after* of 3."""
-        closed = self.join.close()
+        closed = self.close()
         for log in LOGS[:crash_after]:
             self.raw[log] += self.taken[log]
             self.offsets[log] = self.positions[log]
@@ -321,6 +321,10 @@ class Shell:
             self.closed.append(closed)
         if crash_after < 3:
             self.start()
+
+    def close(self) -> Closed | None:
+        """Close what is due."""
+        return self.join.close()
 
     def finish(self) -> None:
         """Read both logs to their ends and let stream time pass everything."""

@@ -228,14 +228,17 @@ class Rig:
 
     def taken(self, worker: subprocess.Popen[bytes]) -> int:
         """Return how many records *worker* says it has read."""
+        return int(self.metric(worker, "tidemill_stream_records_total"))
+
+    def metric(self, worker: subprocess.Popen[bytes], name: str) -> float:
+        """Return the sum of a metric of *worker*; 0 if it does not answer."""
         try:
             address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
             with urllib.request.urlopen(address, timeout=5) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return 0
-        name = "tidemill_stream_records_total"
-        return int(sum(float(line.split()[-1]) for line in lines if line.startswith(name)))
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     @contextmanager
     def worker(self, **more: str) -> Iterator[subprocess.Popen[bytes]]:

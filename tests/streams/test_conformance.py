@@ -28,6 +28,7 @@ from tests.streams.join_logs import (
     rules,
     states,
 )
+from tests.streams.tight import TightShell
 
 from tidemill.errors import ContractError
 from tidemill.schemas.diff import check_successor
@@ -46,6 +47,7 @@ WEEK = rules(
     bucket=timedelta(minutes=10),
 )
 """A click counts for ten minutes and a purchase for a week."""
+AWAY_NONE = dict.fromkeys(LOGS, 0)
 
 
 def labelled_by(sql: str, kind: str = "float") -> JoinRules:
@@ -182,6 +184,57 @@ def test_case_8_windows_of_days_keep_in_memory_what_is_open_and_no_more() -> Non
     assert 7 * 24 <= most <= 8 * 24 + 1, "a week, and the day that came in one poll"
     shell.finish()
     assert states(shell) == dict.fromkeys((d.id for d in month), "labeled")
+
+
+def test_case_7_state_is_empty_after_close_also_away_from_memory() -> None:
+    """What left memory for a store has to be forgotten there as well."""
+    logs = random_logs(random.Random(5), 200)
+    shell = TightShell(logs)
+    play(shell, random.Random(5))
+    state = shell.join.state
+    assert shell.most_away > 10
+    assert (shell.join.open_decisions, shell.join.open_feedback) == (0, 0)
+    assert (state.decisions.shelves, state.feedback.shelves, dict(state.away)) == (0, 0, AWAY_NONE)
+    assert [piece.nbytes for piece in state.pieces] == [0, 0, 0, 0]
+
+
+def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> None:
+    """A week of open decisions is more than the budget; memory is not, and no example differs."""
+    month = [D(f"d{number}", number * 300) for number in range(30 * DAY // 300)]
+    answers = [F(f"f{d.id}", d.id, d.at + 3600, "buy") for d in month]
+    ample, tight = (
+        TightShell(
+            Logs(month, answers), WEEK, nbytes=nbytes, portion=300, shelf_rows=32, leaving_rows=32
+        )
+        for nbytes in (10**9, 60_000)
+    )
+    for shell in (ample, tight):
+        for _ in range(30):
+            for log in LOGS:
+                shell.poll(log, DAY // 300)
+            shell.commit()
+        shell.finish()
+    assert ample.most_bytes > 10 * 60_000, "the budget is far less than what is open"
+    assert tight.most_bytes <= 60_000
+    assert tight.most_away > 2_000
+    assert as_bytes(ample) == as_bytes(tight)
+    assert joined(tight) == {d.id: [number] for number, d in enumerate(month)}
+
+
+def test_case_9_pressure_that_nothing_can_relieve_drops_nothing_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Rows not yet committed cannot leave memory. They stay, over budget, and it is told."""
+    burst = [D(f"d{number}", 0) for number in range(300)]
+    shell = TightShell(Logs(burst, [F("x", "d7", 1)]))
+    for log in LOGS:
+        shell.poll(log, 300)
+    assert shell.join.state.away["decisions"] == 0
+    assert "nothing is dropped" in caplog.text
+    assert_conserved(shell)
+    shell.finish()
+    assert_agrees(shell)
+    assert len(shell.examples()) == 300
 
 
 def test_case_9_pressure_never_drops_silently() -> None:

@@ -5,15 +5,21 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tests.features.audited import PARTITION, write_lake
-from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, rules
+from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, rules, shared_labels
 
 from tidemill.features.lake import Lake
 from tidemill.streams.commits import TABLES, Table, claim
+from tidemill.streams.memory import OpenWindows
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.progress import Resume
 from tidemill.streams.recall import begin_examining, recall_from
-from tidemill.streams.recovery import read_resumes
+from tidemill.streams.recovery import resume_of
+from tidemill.streams.state import OpenState
+from tidemill.streams.stores import MemoryStore
 from tidemill.streams.windows import PartitionJoin
 
 CORRECTED = rules(corrections=20 * SECOND)
+LABELS = shared_labels(CORRECTED)
 FEEDBACK = [F("w", "z", 15), F("x", "a", 1, value=4.0), F("y", "a", 2), F("v", "b", 1)]
 
 
@@ -65,10 +71,16 @@ def test_decisions_of_many_times_are_recalled_in_one_read(tmp_path: Path) -> Non
 def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> None:
     """Raw feedback is safe before its revision is; it must not be taken for examined."""
     mine = tables(lake)
-    resume = read_resumes(CORRECTED, mine, claim(mine, [PARTITION]))[PARTITION]
+    holdings = claim(mine, [PARTITION])
+    resume = resume_of(holdings[PARTITION])
     assert (resume.examined, resume.revised) == (3, 2)
-    join = PartitionJoin(CORRECTED, resume, recall=recall_from(mine, PARTITION))
-    closed = join.close()
+
+    def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
+        recall = recall_from(mine, number)
+        return PartitionJoin(CORRECTED, resume, labels=LABELS, recall=recall, state=state)
+
+    windows = OpenWindows(LOOP, CORRECTED, mine, MemoryStore(), StreamMetrics(), join, 1.0)
+    closed = windows.recover(holdings)[PARTITION].close()
     assert closed is not None
     assert closed.examples.select("decision_id", "revision", "label").rows() == [("b", 1, 1001.0)]
     assert (closed.examined, closed.revised) == (4, 3)

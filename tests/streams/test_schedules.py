@@ -40,6 +40,7 @@ from tidemill.streams.partitions import Cut
 from tidemill.streams.progress import Resume
 from tidemill.streams.rounds import Rounds
 from tidemill.streams.rules import Int64s
+from tidemill.streams.state import OpenState
 from tidemill.streams.windows import PartitionJoin
 
 ROOT = Path(__file__).parents[2]
@@ -159,8 +160,8 @@ def with_join(join: type[PartitionJoin]) -> type[World]:
     """Return worlds whose partitions are joined by *join*."""
 
     class Run(LoopRun):
-        def _join(self, number: int, resume: Resume) -> PartitionJoin:
-            return join(self.rules, resume, labels=self._labels)
+        def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
+            return join(self.rules, resume, labels=self._labels, state=state)
 
     return with_run(Run)
 

@@ -209,8 +209,8 @@ class TakesEveryCopyOfFeedback(PartitionJoin):
 class ForgetsWhatIsJoined(PartitionJoin):
     """A restart that does not know what examples have already."""
 
-    def _resume(self, resume: Resume) -> None:
-        super()._resume(replace(resume, joined=pl.Series("joined", [], dtype=pl.Int64)))
+    def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
+        super().recall_feedback(raw)
 
 
 class ForgetsDuplicatesAtARestart(PartitionJoin):

@@ -155,6 +155,29 @@ def test_replays_with_other_batch_sizes_give_the_same_bytes(
     assert_exact(small)
 
 
+def test_windows_longer_than_memory_are_exact_whatever_is_killed(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """A worker whose open windows do not fit into its memory is a worker like any other."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", memory="6MB", partitions=1)
+    producer = rig.producer()
+    send_traffic(producer, range(40_000), seed=3, per_second=900)
+    many = {"TIDEMILL_COMMIT_ROWS": "5000", "TIDEMILL_SCRATCH": str(tmp_path)}
+    with rig.worker(**many) as killed:
+        until(lambda: rig.metric(killed, "tidemill_stream_away_rows") > 10_000, "rows leave", 180)
+        killed.kill()
+        killed.wait()
+    with rig.worker(**many) as again:
+        until(rig.is_read, "all is read", 180)
+        assert rig.metric(again, "tidemill_stream_open_bytes") < 6 * 10**6
+        last = send_traffic(producer, range(40_000, 60_000), seed=4, per_second=900)
+        rig.close(last)
+        until(rig.is_done, "everything is closed", 180)
+        assert rig.metric(again, "tidemill_stream_returned_rows_total") > 10_000
+        assert rig.metric(again, "tidemill_stream_open_bytes") < 6 * 10**6
+    assert_exact(rig)
+
+
 def as_bytes(frame: pl.DataFrame) -> bytes:
     """Return the rows as a Parquet file; Arrow's bytes depend on how a frame was put together."""
     written = BytesIO()

@@ -37,6 +37,7 @@ from tidemill.streams.memorylog import MemoryLog
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.rules import Log, micros
+from tidemill.streams.stores import MemoryStore
 
 Result = TypeVar("Result")
 
@@ -177,6 +178,12 @@ class WatchedTable:
         """See `Table`."""
         return self.port.call(lambda: self.table.read(columns, where))
 
+    def batches(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """See `Table`."""
+        return self.port.call(lambda: self.table.batches(columns, where))
+
 
 @dataclass
 class WatchedLetters:
@@ -270,6 +277,7 @@ class Process:
                 clock=lambda: self.world.now_s,
             ),
             lambda: 1,
+            MemoryStore(),
         )
 
     async def claim(self, partitions: Sequence[int]) -> None:

@@ -1,0 +1,153 @@
+"""A shell whose join has next to no memory: whatever may leave leaves, after every step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from tests.streams.join_logs import LOGS, Shell, shared_labels
+
+from tidemill.streams.budget import Budget
+from tidemill.streams.commits import Holding
+from tidemill.streams.rawrows import RawDecisions, RawStretch, fetch
+from tidemill.streams.recovery import Recovery, resume_of
+from tidemill.streams.rules import NEVER, Log, micros
+from tidemill.streams.state import OpenState
+from tidemill.streams.stores import MemoryStore, Store, Stores
+from tidemill.streams.windows import Closed, PartitionJoin
+
+
+class RowsTable:
+    """Rows in memory, read like a table of the lake."""
+
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self.rows = rows
+        self.reads = 0
+
+    def read(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> pl.DataFrame:
+        """Return the rows that fulfil *where*, in an order of its own."""
+        self.reads += 1
+        found = self.rows.reverse() if where is None else self.rows.reverse().filter(where)
+        return found if columns is None else found.select(columns)
+
+    def batches(
+        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """Yield them three at a time."""
+        yield from self.read(columns, where).iter_slices(3) if len(self.rows) else ()
+
+
+@dataclass
+class TightShell(Shell):
+    """A shell with a budget of *nbytes*; closes go on in portions of *portion* decisions."""
+
+    nbytes: int = 0
+    portion: int = 1
+    scratch: Store | None = None
+    shelf_rows: int = 2
+    leaving_rows: int = 1
+    most_away: int = 0
+    most_bytes: int = 0  # after a commit
+
+    def start(self) -> None:
+        """Go on from what is committed, read back in portions."""
+        tables = {log: RowsTable(self.table(log)) for log in (*LOGS, "examples")}
+        holding = self.holding()
+        self.raw_decisions = RawDecisions(tables["decisions"], 0, self.rules)
+        self.raw_decisions.committed = self.offsets["decisions"]
+        scratch = self.scratch or MemoryStore()
+        stores = Stores(decisions=self.raw_decisions, feedback=scratch, ids=scratch)
+        state = OpenState(stores, shelf_rows=self.shelf_rows, leaving_rows=self.leaving_rows)
+        self.budget = Budget(self.nbytes)
+        self.join = PartitionJoin(
+            self.rules,
+            resume_of(holding),
+            labels=shared_labels(self.rules),
+            recall=self._recall,
+            state=state,
+        )
+        lost = Recovery(self.rules, tables, {0: holding}, {0: self.join}, self.relieve)  # type: ignore[arg-type]
+        lost.run({0: self.raw_decisions})
+        self.positions = dict(self.offsets)
+        self.taken = {log: [] for log in LOGS}
+        self.moving = []
+
+    def poll(self, log: Log, count: int) -> None:
+        """Take records; everything that may leave does."""
+        super().poll(log, count)
+        self.relieve()
+
+    def commit(self, crash_after: int = 3) -> None:
+        """Commit, and close what is due in small portions, each with a commit of its own."""
+        super().commit(crash_after)
+        self.raw_decisions.table = RowsTable(self.table("decisions"))
+        self.raw_decisions.committed = self.offsets["decisions"]
+        self.relieve()
+        self.most_bytes = max(self.most_bytes, self.relief.nbytes)
+        before = self.join.frontier
+        closed = NEVER if before is None else micros(before)
+        if crash_after == 3 and self.join.next_frontier(self.portion) > closed:
+            self.commit()
+
+    def close(self) -> Closed | None:
+        """Close as far as one portion goes."""
+        limit = self.join.next_frontier(self.portion)
+        fetch([kept for kept in self.join.state.away_before(limit) if isinstance(kept, RawStretch)])
+        return self.join.close(limit)
+
+    def relieve(self) -> None:
+        """Let everything leave that may."""
+        self.relief = self.budget.relieve(self.join.state.pieces)
+        self.most_away = max(self.most_away, sum(self.join.state.away.values()))
+
+    def holding(self) -> Holding:
+        """Return the numbers of the lake."""
+        last = self.closed[-1] if self.closed else None
+        numbers: dict[str, dict[str, int | None]] = {}
+        for log in LOGS:
+            time = self.times[log]
+            at = None if time is None else micros(time)
+            numbers[log] = {"owner": 1, "offset": self.offsets[log], "time": at, "dead": 0}
+        unknown = ("frontier", "time/decisions", "time/feedback", "examined", "revised")
+        examples: dict[str, int | None] = dict.fromkeys(unknown)
+        if self.rules.corrections:
+            examples["examined"] = 0
+        numbers["examples"] = {"owner": 1, "late": 0, "duplicate": 0, "unmatched": 0, **examples}
+        if last is not None:
+            numbers["examples"] |= {
+                "frontier": micros(last.frontier),
+                **{f"time/{log}": micros(at) for log, at in last.stream_times.items()},
+                "late": last.counts.late,
+                "duplicate": last.counts.duplicate,
+                "unmatched": last.counts.unmatched,
+                "examined": last.examined,
+                "revised": last.revised,
+            }
+        return Holding(0, numbers)
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Return the rows of a table as the lake has them."""
+        if name == "examples":
+            frame = self.revisions()
+            if frame.is_empty():
+                return pl.DataFrame(
+                    schema={
+                        "partition": pl.Int32(),
+                        "at": pl.Datetime("us", "UTC"),
+                        "feedback_offsets": pl.List(pl.Int64),
+                    }
+                )
+        else:
+            frame = self.rows_of(name)
+        return frame.with_columns(
+            pl.lit(0, dtype=pl.Int32).alias("partition"),
+            pl.col("at").dt.date().alias("event_date"),
+        )
+
+    def rows_of(self, name: str) -> pl.DataFrame:
+        """Return the raw rows of one log, none of them with their columns."""
+        schema = self.rules.decisions if name == "decisions" else self.rules.feedback
+        more = {"offset": pl.Int64(), "stream_time": pl.Datetime("us", "UTC")}
+        empty = pl.DataFrame(schema={**schema, **more, "verdict": pl.String()})
+        return pl.concat([empty, *self.raw[name]])  # type: ignore[index]
