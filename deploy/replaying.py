@@ -26,6 +26,7 @@ from tidemill.streams.replay import (
     group_of,
     replay,
 )
+from tidemill.streams.scratch import scratch_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,14 @@ def run_replay(
     begin_replay(lake, loop)
     # of a log that is deleted as a whole nothing will come
     left = {place: end if end > starts[place] else 0 for place, end in ends.items()}
-    config = ReplayConfig(kafka=kafka, lake=target, loop=loop, ends=left, until=until)
+    config = ReplayConfig(
+        kafka=kafka,
+        lake=target,
+        loop=loop,
+        ends=left,
+        until=until,
+        scratch=scratch_folder(os.environ),
+    )
     group, store = group_of(loop), schema_store(kafka, os.environ)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = Progress(*columns, TimeRemainingColumn(), console=console)

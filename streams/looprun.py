@@ -105,6 +105,11 @@ class LoopRun:
         """The numbers of the partitions held."""
         return self._held.keys()
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether windows are due whose examples are not committed yet."""
+        return any(held.due_since_s is not None for held in self._held.values())
+
     def next_offset(self, log: Log, partition: int) -> int | None:
         """Return the offset up to which *log* was taken, or None if the partition is not held."""
         held = self._held.get(partition)

@@ -13,7 +13,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.rules import Log
+from tidemill.streams.scratch import ScratchFiles, scratch_folder
 from tidemill.streams.worker import COLLECT, newest_version, open_tables
 
 Place = tuple[Log, int]
@@ -53,6 +54,7 @@ class ReplayConfig:
     until: datetime | None = None
     fetch_records: int = 8_000
     cadence: Cadence = _CADENCE
+    scratch: Path = field(default_factory=lambda: scratch_folder({}))
 
 
 def begin_replay(lake: Lake, loop: Loop) -> None:
@@ -139,6 +141,7 @@ class _Replay:
             lambda _version: None,
             config.cadence,
             newest_version(config.kafka, loop.loop),
+            ScratchFiles(config.scratch),
         )
 
     async def run(self, group: str) -> bool:
@@ -167,7 +170,7 @@ class _Replay:
             return False
         if self._config.until is not None:
             self._run.end_logs(self._config.until, list(self._config.ends))
-        return True
+        return not self._run.is_closing
 
     def _tell(self) -> None:
         ends = self._config.ends

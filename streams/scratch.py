@@ -7,7 +7,7 @@ of a file are the kernel's to keep and to drop; none stays mapped after a read.
 
 import mmap
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +16,11 @@ import pyarrow.ipc
 
 from tidemill.errors import ScratchError
 from tidemill.streams.rules import Int64s
+
+
+def scratch_folder(env: Mapping[str, str]) -> Path:
+    """Return TIDEMILL_SCRATCH, or else the system's folder for temporary files."""
+    return Path(env.get("TIDEMILL_SCRATCH") or tempfile.gettempdir())
 
 
 class ScratchFiles:

@@ -31,7 +31,7 @@ from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.rekey import Rekeyer
-from tidemill.streams.scratch import ScratchFiles
+from tidemill.streams.scratch import ScratchFiles, scratch_folder
 from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class WorkerConfig:
     session_timeout_s: float = 10.0
     fetch_records: int = 8_000
     audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
-    scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))  # a local disk
+    scratch: Path = field(default_factory=lambda: scratch_folder({}))  # on a local disk
     fenced: bool = True  # False only in the test that shows what the fence prevents
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
@@ -87,7 +87,7 @@ class WorkerConfig:
             session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
             audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
-            scratch=Path(env.get("TIDEMILL_SCRATCH") or plain.scratch),
+            scratch=scratch_folder(env),
             fenced=not env.get(NO_FENCE),
             env=dict(env),
         )

@@ -210,6 +210,7 @@ class ForgetsWhatIsJoined(PartitionJoin):
     """A restart that does not know what examples have already."""
 
     def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
+        """Keep what is joined already."""
         super().recall_feedback(raw)
 
 
