@@ -6,8 +6,8 @@ from tests.streams.rig import new_loop
 
 from tidemill.features.memorytables import MemoryLake
 from tidemill.streams.commits import TABLES, Move, claim, commit, raw_numbers
-from tidemill.streams.recovery import read_resumes
-from tidemill.streams.rules import JoinRules, micros
+from tidemill.streams.recovery import resume_of
+from tidemill.streams.rules import micros
 
 MOMENT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -20,5 +20,5 @@ def test_an_empty_log_that_was_moved_on_stays_where_it_was() -> None:
     held = claim(tables, [0])
     moved = raw_numbers(0, micros(MOMENT), 0, 0)
     commit("decisions", tables["decisions"], [Move(held[0], [], moved)])
-    found = read_resumes(JoinRules.of(loop), tables, claim(tables, [0]))[0]
+    found = resume_of(claim(tables, [0])[0])
     assert found.stream_times == {"decisions": MOMENT, "feedback": None}
