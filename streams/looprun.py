@@ -18,6 +18,7 @@ from tidemill.streams.batches import LOGS, Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
 from tidemill.streams.deadletters import Letters
 from tidemill.streams.idle import IdleClock, frontier_at
+from tidemill.streams.keycheck import KeyCheck
 from tidemill.streams.memory import OpenWindows
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut, LogReading, Partition
@@ -386,9 +387,9 @@ class LoopRun:
                 )
                 for name in LOGS
             }
-            partition = Partition(
-                number, joins[number], readings, self.loop.max_skew, self._versions
-            )
+            keys = KeyCheck(self.topics, number, self.loop.partitions)
+            skew = self.loop.max_skew
+            partition = Partition(number, joins[number], readings, skew, self._versions, keys)
             held[number] = _Held(partition, holding, IdleClock(self.loop.idle_after, self._now_s()))
         return held
 

@@ -17,11 +17,14 @@ from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.commits import raw_numbers
 from tidemill.streams.deadletters import DeadLetter
+from tidemill.streams.keycheck import KeyCheck
 from tidemill.streams.progress import Closed
 from tidemill.streams.records import Records
 from tidemill.streams.rules import Log, micros
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
+
+_DECISION: Mapping[Log, str] = {"decisions": "id", "feedback": "decision_id"}
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Partition:
         readings: Mapping[Log, LogReading],
         max_skew: timedelta,
         versions: VersionCheck,
+        keys: KeyCheck,
     ) -> None:
         self.number = number
         self.join = join
@@ -66,6 +70,7 @@ class Partition:
         self.pending_rows = 0
         self._max_skew_us = micros(max_skew)
         self._versions = versions
+        self._keys = keys
 
     def take(self, log: Log, batch: Batch) -> list[DeadLetter] | None:
         """Read *batch* of *log* and return letters about those of its records that are unreadable.
@@ -74,7 +79,8 @@ class Partition:
 
         Raises:
             BrokerError: the batch does not follow the one before.
-            ContractError: more of the log is unreadable than the loop allows.
+            ContractError: more of the log is unreadable than the loop allows, or its keys are not
+                those of the other log.
         """
         reading = self.readings[log]
         if batch.start != reading.next:
@@ -91,6 +97,7 @@ class Partition:
         frame, letters = self._placed(batch.topic, records, decoded)
         reading.share.take(batch.last, letters)
         if frame.height:
+            self._look_at_keys(log, records, frame)
             take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
             reading.frames.append(take(frame).with_columns(pl.lit(batch.topic).alias("topic")))
         reading.holes += batch.next - batch.start - len(records)
@@ -99,6 +106,13 @@ class Partition:
         reading.letters += letters
         self.pending_rows += len(records)
         return letters
+
+    def _look_at_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
+        wanted = self._keys.wanted(log)
+        some = frame.gather_every(max(1, frame.height // wanted)).head(wanted)
+        for decision, offset in some.select(_DECISION[log], "offset").iter_rows():
+            row = int(np.searchsorted(records.offsets, offset))
+            self._keys.look(log, records.keys[row], decision, offset)
 
     def pass_marks(self, log: Log, start: int, next: int) -> None:
         """Move past marks at the end of *log*, from *start* on: no record will ever follow them.

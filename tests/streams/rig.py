@@ -202,7 +202,20 @@ class Rig:
         }
 
     def start(self, **more: str) -> subprocess.Popen[bytes]:
-        """Start a worker process; its log is worker.log in the folder."""
+        """Start a worker process and wait until it answers; its log is worker.log."""
+        process = self._started(**more)
+        until(lambda: self.answers(process), "the worker answers")
+        return process
+
+    def ended(self, timeout_s: float = 60.0, **more: str) -> int:
+        """Start a worker that ends by itself; return its exit code."""
+        process = self._started(**more)
+        try:
+            return process.wait(timeout_s)
+        finally:
+            end(process)
+
+    def _started(self, **more: str) -> subprocess.Popen[bytes]:
         port = free_port()
         with (self.folder / "worker.log").open("ab") as output:
             process = subprocess.Popen(
@@ -213,7 +226,6 @@ class Rig:
                 cwd=self.folder,
             )
         self.ports[process.pid] = port
-        until(lambda: self.answers(process), "the worker answers")
         return process
 
     def answers(self, worker: subprocess.Popen[bytes]) -> bool:

@@ -116,9 +116,25 @@ def test_different_partition_counts_are_refused_with_what_to_do(
     grown = [NewPartitions(topics.feedback(rig.loop.loop), 6)]
     for done in admin.create_partitions(grown).values():
         done.result(10)
-    assert rig.start().wait(60) == 1
+    assert rig.ended() == 1
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert f"{rig.loop.loop}.feedback has 6" in said
+    assert "rekey: true" in said
+
+
+def test_feedback_of_other_keys_is_refused_with_what_to_do(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Conformance 18. As many partitions, but keyed by user: next to nothing would join."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=2)
+    producer = ForeignProducer(kafka, rig.loop)
+    for number in range(1_000):
+        producer.decide(f"d{number}", START + number * SECOND / 100)
+        producer.feed(f"d{number}", START + number * SECOND / 100)
+    producer.flush()
+    assert rig.ended() == 1
+    said = rig.log().rsplit("the worker ends: ", 1)[1]
+    assert "is keyed by something else than decisions" in said
     assert "rekey: true" in said
 
 
