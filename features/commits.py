@@ -45,13 +45,14 @@ def write_files(
 ) -> list[AddAction]:
     """Write *frame* as one Parquet file a date below *folder* and return how to commit them.
 
-    What has been written is removed again if a later file fails.
+    Tables whose *schema* has no date get one file. What has been written is removed again if a
+    later file fails.
     """
     arrow = plain_arrow(schema)
     actions: list[AddAction] = []
     paths: list[str] = []
     try:
-        for day, rows in _by_date(frame):
+        for day, rows in _by_date(frame) if PARTITION in schema else [(None, frame)]:
             path = f"{PARTITION}={day.isoformat()}/{name}.parquet" if day else f"{name}.parquet"
             paths.append(path)
             size = storage.write_parquet(f"{folder}/{path}", rows, arrow)
@@ -73,17 +74,16 @@ def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
 
 def _by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]:
     """Split *frame* by its event date, which files carry in their path and not as a column."""
-    if PARTITION not in frame.columns:
-        return [(None, frame)]
-    days = frame.get_column(PARTITION)
-    if days.null_count():
+    at = frame.get_column("at")
+    if at.null_count():
         raise ValueError("a row without `at` cannot be kept: events always have a time")
-    first = days.min()
-    if not isinstance(first, date):
+    first, last = at.min(), at.max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
         return []
-    if first == days.max():
-        return [(first, frame.drop(PARTITION))]
-    parts = frame.partition_by(PARTITION, maintain_order=True, include_key=False, as_dict=True)
+    if first.date() == last.date():
+        return [(first.date(), frame)]
+    dated = frame.with_columns(at.dt.date().alias(PARTITION))
+    parts = dated.partition_by(PARTITION, maintain_order=True, include_key=False, as_dict=True)
     return [(day, rows) for (day,), rows in sorted(parts.items())]
 
 
@@ -100,28 +100,17 @@ def _add_action(path: str, size: int, day: date | None, rows: pl.DataFrame) -> A
 
 def statistics(rows: pl.DataFrame) -> str:
     """Return the Delta statistics of one file as JSON, so that readers can leave it unopened."""
-    columns = [name for name in _STATISTICS if name in rows.columns]
-    asked = [
-        bound.alias(f"{which} {name}")
-        for name in columns
-        for which, bound in (
-            ("min", pl.col(name).min()),
-            ("max", pl.col(name).max()),
-            ("null", pl.col(name).null_count()),
-        )
-    ]
-    bounds = rows.select(asked).row(0, named=True) if asked else {}
+    columns = [rows.get_column(name) for name in _STATISTICS if name in rows.columns]
 
-    def told(which: str) -> dict[str, object]:
-        found = ((name, bounds[f"{which} {name}"]) for name in columns)
-        return {name: _json_value(value) for name, value in found if value is not None}
+    def told(found: Mapping[str, object]) -> dict[str, object]:
+        return {name: _json_value(value) for name, value in found.items() if value is not None}
 
     return json.dumps(
         {
             "numRecords": rows.height,
-            "minValues": told("min"),
-            "maxValues": told("max"),
-            "nullCount": told("null"),
+            "minValues": told({column.name: column.min() for column in columns}),
+            "maxValues": told({column.name: column.max() for column in columns}),
+            "nullCount": {column.name: column.null_count() for column in columns},
         }
     )
 

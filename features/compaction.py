@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import deltalake.exceptions
+from deltalake import WriterProperties
 
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import TABLES
@@ -16,6 +17,7 @@ from tidemill.features.storage import lake_errors
 
 FILE_BYTES = 128 * 2**20  # a file of this size is merged no further
 MANY_FILES = 500  # beyond, opening a table and committing to it take noticeably longer
+_SMALL = WriterProperties(compression="ZSTD", compression_level=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,9 @@ def compact_table(
     with lake_errors(f"compact {table.folder}", lake.root):
         handle = table.handle()
         try:
-            metrics = handle.optimize.compact(target_size=file_bytes, max_concurrent_tasks=1)
+            metrics = handle.optimize.compact(
+                target_size=file_bytes, max_concurrent_tasks=1, writer_properties=_SMALL
+            )
             merged, made = int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
         except deltalake.exceptions.CommitFailedError:
             handle = table.handle()  # two compactions at once: the other one did the work

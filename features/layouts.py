@@ -69,8 +69,13 @@ def plain_arrow(schema: pl.Schema, *, partition: bool = False) -> pa.Schema:
 
     The date is left out unless *partition*: files have it in their path.
     """
-    kept = {name: kind for name, kind in schema.items() if partition or name != PARTITION}
+    kept = schema if partition else undated(schema)
     return pl.DataFrame(schema=kept).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+
+
+def undated(schema: pl.Schema) -> pl.Schema:
+    """Return *schema* without the date, which is made from `at`."""
+    return pl.Schema({name: kind for name, kind in schema.items() if name != PARTITION})
 
 
 def missing_fields(table: str, have: pl.Schema, want: pl.Schema) -> list[Field]:

@@ -27,7 +27,7 @@ from tidemill.features.commits import (
     write_files,
 )
 from tidemill.features.handles import Handle, Place, open_table
-from tidemill.features.layouts import PARTITION, fitted
+from tidemill.features.layouts import PARTITION, fitted, undated
 from tidemill.features.storage import lake_errors
 
 BATCH_ROWS = 100_000
@@ -214,16 +214,12 @@ class Table:
     def _write(self, frame: pl.DataFrame | None, name: str) -> list[AddAction]:
         if frame is None or frame.is_empty():
             return []
-        schema = self.schema
-        if PARTITION in schema:
-            frame = frame.with_columns(pl.col("at").dt.date().alias(PARTITION))
         try:
-            rows = fitted(frame, schema)
+            rows = fitted(frame, undated(self.schema))
         except ValueError:  # the loop may have grown since this handle was opened
             self._handle.refresh()
-            schema = self.schema
-            rows = fitted(frame, schema)
-        return write_files(self._storage, self.folder, rows, schema, name)
+            rows = fitted(frame, undated(self.schema))
+        return write_files(self._storage, self.folder, rows, self.schema, name)
 
     def _commit(
         self, actions: list[AddAction], swaps: Sequence[Swap], metadata: dict[str, str]

@@ -10,11 +10,11 @@ knows no dashboard.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import duckdb
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 from deltalake.fs import DeltaStorageHandler
 
@@ -23,6 +23,9 @@ from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
 from tidemill.features.revisions import has_revisions, newest_sql
 from tidemill.schemas.loop import Loop
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _DUCK_TYPES = {
     pl.String(): "VARCHAR",
@@ -83,13 +86,15 @@ def _has_grown(table: Table) -> bool:
     return sum(name.startswith("loop-") for name in table.place.storage.names(loop_name)) > 1
 
 
-def arrow_dataset(table: Table, uris: Sequence[str]) -> ds.Dataset:
+def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":
     """Return files of *table* as an Arrow dataset, for engines that read such.
 
     deltalake's own dataset promises `column >= null` where the log has no bounds, and filters lose
     rows by it; this one promises the date and nothing else.
     """
     place = table.place
+    import pyarrow.dataset as ds  # brings pandas, 50 MB: workers that only write do without
+
     files = pafs.PyFileSystem(DeltaStorageHandler(place.root, place.options))
     return ds.dataset(
         [uri.removeprefix(f"{place.root}/") for uri in uris],

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import numpy as np
 import polars as pl
 
 from tidemill.errors import BrokerError
@@ -99,7 +98,7 @@ class Partition:
         if frame.height:
             self._look_at_keys(log, records, frame)
             take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
-            reading.frames.append(take(frame).with_columns(pl.lit(batch.topic).alias("topic")))
+            reading.frames.append(take(frame))
         reading.holes += batch.next - batch.start - len(records)
         reading.next = batch.next
         reading.dead += len(letters)
@@ -159,18 +158,22 @@ class Partition:
         self, topic: str, records: Records, decoded: Decoded
     ) -> tuple[pl.DataFrame, list[DeadLetter]]:
         """Give the decoded rows their place in the log; set aside those ahead of their time."""
-        offsets, arrived_ms = records.offsets, records.timestamps_ms
-        rows = decoded.frame["row"].to_numpy()
-        whole = len(rows) == len(records)
-        frame = decoded.frame.drop("row").with_columns(
-            pl.lit(self.number, dtype=pl.Int32).alias("partition"),
-            pl.Series("offset", offsets if whole else offsets[rows]),
-            pl.Series("ingested_at", (arrived_ms if whole else arrived_ms[rows]) * 1000).cast(
-                pl.Datetime("us", "UTC")
-            ),
+        offsets, arrived_us = records.offsets, records.timestamps_ms * 1000
+        frame = decoded.frame.clone()
+        rows = frame.drop_in_place("row").to_numpy()
+        if len(rows) < len(records):
+            offsets, arrived_us = offsets[rows], arrived_us[rows]
+        frame.hstack(
+            [
+                pl.Series("topic", [topic]).new_from_index(0, len(rows)),
+                pl.Series("partition", [self.number], dtype=pl.Int32).new_from_index(0, len(rows)),
+                pl.Series("offset", offsets),
+                pl.Series("ingested_at", arrived_us).cast(pl.Datetime("us", "UTC")),
+            ],
+            in_place=True,
         )
         poison = [(bad.row, bad.reason, bad.detail) for bad in decoded.poison]
-        ahead = self._ahead(frame)
+        ahead = frame["at"].to_physical().to_numpy() > arrived_us + self._max_skew_us
         if ahead.any():
             poison += [
                 (int(row), "skew", "its event time is past the broker's by more than max_skew")
@@ -181,8 +184,8 @@ class Partition:
             DeadLetter(
                 topic=topic,
                 partition=self.number,
-                offset=int(offsets[row]),
-                timestamp_ms=int(arrived_ms[row]),
+                offset=int(records.offsets[row]),
+                timestamp_ms=int(records.timestamps_ms[row]),
                 reason=reason,
                 detail=detail,
                 key=records.keys[row],
@@ -191,9 +194,3 @@ class Partition:
             for row, reason, detail in sorted(poison)
         ]
         return frame, letters
-
-    def _ahead(self, frame: pl.DataFrame) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-        at = frame["at"].to_physical().to_numpy()
-        arrived = frame["ingested_at"].to_physical().to_numpy()
-        ahead: np.ndarray[tuple[int], np.dtype[np.bool_]] = at > arrived + self._max_skew_us
-        return ahead
