@@ -33,11 +33,11 @@ def replay(
     from tidemill.deploy.replaying import run_replay
     from tidemill.deploy.times import time_of
     from tidemill.features.lake import Lake, LakeConfig
-    from tidemill.kafka import KafkaConfig
+    from tidemill.streams.worker import WorkerConfig
 
-    target = LakeConfig.from_env({**os.environ, "TIDEMILL_LAKE": into})
+    worker = WorkerConfig.from_env({**os.environ, "TIDEMILL_LAKE": into}, [loop])
     live = os.environ.get("TIDEMILL_LAKE")
-    if live and Lake(target).root == Lake(LakeConfig.from_env(os.environ)).root:
+    if live and Lake(worker.lake).root == Lake(LakeConfig.from_env(os.environ)).root:
         raise RequestError(
             f"{into} is the lake that workers write to",
             hint="name an empty folder with --into",
@@ -45,9 +45,8 @@ def replay(
     for name in ("faust", "mode", "aiokafka"):  # what they tell is of use to their own authors
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     told = run_replay(
-        KafkaConfig.from_env(os.environ),
+        worker,
         loop,
-        target,
         until=None if until is None else time_of("--until", until),
         partial=partial,
         console=Console(stderr=True),

@@ -1,6 +1,5 @@
 """Carry out a replay with a bar that shows how far it is; wiring of `streams/replay.py`."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,8 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tidemill.errors import BrokerError
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig
+from tidemill.features.lake import Lake
 from tidemill.kafka.groups import forget_group
 from tidemill.monitor.ledger import ledger
 from tidemill.monitor.logends import log_ends, log_starts
@@ -26,7 +24,7 @@ from tidemill.streams.replay import (
     group_of,
     replay,
 )
-from tidemill.streams.scratch import scratch_folder
+from tidemill.streams.worker import WorkerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +51,22 @@ class Replayed:
 
 
 def run_replay(
-    kafka: KafkaConfig,
+    worker: WorkerConfig,
     name: str,
-    target: LakeConfig,
     *,
     until: datetime | None,
     partial: bool,
     console: Console,
 ) -> Replayed:
-    """Replay loop *name* into *target*.
+    """Replay loop *name* as *worker* says: from its Kafka, into its lake, in its commits.
 
     Raises:
         BrokerError: Kafka has deleted records, and *partial* does not allow for it.
-        RequestError: *target* is not empty.
+        RequestError: the lake is not empty.
         TidemillError: as for a worker.
     """
-    loop, lake = latest_loop(kafka, name), Lake(target)
+    kafka, lake = worker.kafka, Lake(worker.lake)
+    loop = latest_loop(kafka, name)
     ends, starts = _places(log_ends(kafka, loop)), _places(log_starts(kafka, loop))
     deleted = sum(starts.values())
     if deleted and not partial:
@@ -81,13 +79,15 @@ def run_replay(
     left = {place: end if end > starts[place] else 0 for place, end in ends.items()}
     config = ReplayConfig(
         kafka=kafka,
-        lake=target,
+        lake=worker.lake,
         loop=loop,
         ends=left,
         until=until,
-        scratch=scratch_folder(os.environ),
+        fetch_records=worker.fetch_records,
+        cadence=worker.cadence,
+        scratch=worker.scratch,
     )
-    group, store = group_of(loop), schema_store(kafka, os.environ)
+    group, store = group_of(loop), schema_store(kafka, worker.env)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = Progress(*columns, TimeRemainingColumn(), console=console)
     shown.disable = not console.is_terminal

@@ -13,7 +13,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -30,12 +30,11 @@ from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.rules import Log
-from tidemill.streams.scratch import ScratchFiles, scratch_folder
+from tidemill.streams.scratch import ScratchFiles
 from tidemill.streams.worker import COLLECT, newest_version, open_tables
 
 Place = tuple[Log, int]
 
-_CADENCE = Cadence(every_s=5.0)  # nobody waits for its rows, and fewer files are read faster
 _MARKER = "replay.json"
 
 
@@ -52,9 +51,9 @@ class ReplayConfig:
     loop: Loop
     ends: Mapping[Place, int]
     until: datetime | None = None
-    fetch_records: int = 8_000
-    cadence: Cadence = _CADENCE
-    scratch: Path = field(default_factory=lambda: scratch_folder({}))
+    fetch_records: int
+    cadence: Cadence
+    scratch: Path
 
 
 def begin_replay(lake: Lake, loop: Loop) -> None:

@@ -84,29 +84,31 @@ def test_a_backfill_gives_what_a_replay_by_the_new_version_gives(
     assert 0 < len(found) < len(of_replay), "only the end of the replay has closed the last windows"
 
 
-def test_a_killed_replay_goes_on_and_a_worker_takes_it_up(
+def test_a_replay_that_is_ended_goes_on_and_a_worker_takes_it_up(
     kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it leaves is a lake as any: whole to the last commit, and good to work on."""
+    """By Ctrl-C and by `kill -9`. What it leaves is a lake as any, good to work on."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
-    last = send_traffic(rig.producer(), range(20_000), seed=6)
+    last = send_traffic(rig.producer(), range(8_000), seed=6)
     again = Rig(kafka, rig.loop, tmp_path / "again")
     again.folder.mkdir()
     command = tidemill_command("replay", rig.loop.loop, "--into", str(again.folder / "lake"))
-    process = subprocess.Popen(command, env=rig.environment())
-    until(lambda: again.rows("decisions") > 0 or process.poll() is not None, "it commits")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    small = {"TIDEMILL_FETCH_RECORDS": "300", "TIDEMILL_COMMIT_ROWS": "600"}
+    for number, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        before = again.rows("decisions")
+        process = subprocess.Popen(command, env=rig.environment(**small))
+        until(lambda least=before: again.rows("decisions") > least, "it commits")  # type: ignore[misc]
+        process.send_signal(number)
+        assert process.wait() == status
+    assert again.rows("decisions") < 8_000, "it was not at its end"
     replayed(rig, again.folder)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
     assert main(command[3:]) == 2, "it is whole, and nobody's to replay into any more"
-    send_traffic(again.producer(), range(20_000, 21_000), seed=7)
+    last = max(last, send_traffic(again.producer(), range(8_000, 9_000), seed=7))
     with again.worker():
         again.close(last)
-        until(again.is_read, "the worker goes on behind the replay")
-    for account in again.accounts():
-        assert account.is_balanced
-        assert account.lost == account.twice == 0
+        until(again.is_done, "the worker goes on behind the replay")
+    assert_exact(again)
 
 
 def test_records_that_kafka_has_deleted_are_told(

@@ -132,7 +132,7 @@ RULE_SETS = st.builds(
 CUTS = st.lists(st.integers(0, 110), max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans())
 def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
     seed: int, chosen: JoinRules, cuts: list[int], unchanged: bool
@@ -228,7 +228,7 @@ def everything_is_closed(raw: RawLogs, _since: int, _until: int) -> RawLogs:
 
 def test_the_comparison_holds_with_everything() -> None:
     """The comparison that every control below has to fail."""
-    assert agrees(whole)
+    assert agrees(whole, schedules=40)
 
 
 @pytest.mark.parametrize(
