@@ -101,17 +101,18 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         raise ConfigError(f"{name} is {text!r}, no number", hint=f"say {default:g}") from None
 
 
-def run_worker(config: WorkerConfig) -> int:
+def run_worker(config: WorkerConfig, made: type[LoopRun] = LoopRun) -> int:
     """Run until a signal or an error ends it; return the exit code, after saying why on the log.
 
     When a loop is published in a new version, the work is committed and taken up with that one.
+    *made* is another class only where a test shows what a guard is for.
     """
     gc.set_threshold(*COLLECT)
     metrics = StreamMetrics()
     try:
         if config.metrics_port is not None:
             metrics.serve(config.metrics_port)
-        while not asyncio.run(_run(config, metrics)):
+        while not asyncio.run(_run(config, metrics, made)):
             log.info("starting anew with what was published")
     except TidemillError as error:
         log.critical("the worker ends: %s", error)
@@ -123,7 +124,7 @@ def run_worker(config: WorkerConfig) -> int:
     return 0
 
 
-async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
+async def _run(config: WorkerConfig, metrics: StreamMetrics, made: type[LoopRun]) -> bool:
     """Return True after a signal, False when a newer version of a loop is to be taken up."""
     loops = read_loops(config)
     lake = Lake(config.lake)
@@ -139,7 +140,7 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics) -> bool:
         last.callback(news.close)
         folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
         runs = [
-            LoopRun(
+            made(
                 PreparedLoop.of(loop, store),
                 open_tables(lake, loop, fenced=config.fenced),
                 letters,

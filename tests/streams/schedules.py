@@ -39,7 +39,7 @@ from tidemill.streams.rules import Log
 
 MANY = 10**9
 NEVER = 10**6  # seconds; later than anything a schedule produces
-STEPS = 12
+STEPS = 8
 BLOCK = 1_000  # schedules of one seed: Hypothesis keeps what it has seen, and that grows
 DECISIONS = [Event("decisions", id, at, 0) for at in range(-4, 7) for id in "abcd"]
 FEEDBACK = [
@@ -143,9 +143,12 @@ class Workers(RuleBasedStateMachine):
             if held:
                 self.start(held, stay.pop() if stay else None)
 
-    @rule(by=st.integers(1, 30))
-    def idle(self, by: int) -> None:
-        """Let time pass with nothing to read."""
+    @rule(by=st.integers(1, 30), everything=st.booleans())
+    def idle(self, by: int, everything: bool) -> None:
+        """Let time pass with nothing to read; with *everything*, all is read before."""
+        for process in list(self.live) if everything else []:
+            if not self.let(process, lambda process: process.round(MANY)):
+                self.end(process)
         self.w.now_s += by
         for process in [*self.live, *self.zombies]:
             process.idle()

@@ -10,13 +10,11 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import pytest
 from tests.streams.schedules import Workers, run
 from tests.streams.test_windows_properties import (
@@ -26,22 +24,12 @@ from tests.streams.test_windows_properties import (
     TakesEveryCopyOfADecision,
     TakesEveryCopyOfFeedback,
 )
+from tests.streams.unguarded import ReadsOn, WritesLettersLast, joined_by
 from tests.streams.workers_in_memory import World
 
 from tidemill.features.memorytables import MemoryTable
-from tidemill.schemas.blocks import EventDecoder, _Plan, _Refusal
-from tidemill.schemas.columns import Records
-from tidemill.schemas.cursors import Cursors, Source, _record
-from tidemill.schemas.wire import Schema
-from tidemill.streams.commits import Holding, Table, UnfencedTable
+from tidemill.streams.commits import Table, UnfencedTable
 from tidemill.streams.looprun import LoopRun
-from tidemill.streams.matching import Bools
-from tidemill.streams.partitions import Cut
-from tidemill.streams.progress import Resume
-from tidemill.streams.rounds import Rounds
-from tidemill.streams.rules import Int64s
-from tidemill.streams.state import OpenState
-from tidemill.streams.windows import PartitionJoin
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = 10_000 if os.environ.get("CI") else 1_000  # a laptop looks at a tenth each time
@@ -102,79 +90,25 @@ class NoFence(World):
     opened: Callable[[MemoryTable], Table] = UnfencedTable
 
 
-class CarelessDecoder(EventDecoder):
-    """Takes every payload for sound, wherever the reading of it ended."""
-
-    def _plan(self, writer: Schema, prefix: bytes) -> _Plan | _Refusal:
-        plan = super()._plan(writer, prefix)
-        if isinstance(plan, _Plan):
-            plan.reader._walk = partial(_walk, _record(writer))
-        return plan
-
-
-def _walk(
-    read: Callable[[Cursors], Records], data: bytes, starts: Int64s, ends: Int64s
-) -> tuple[Records, Bools]:
-    return read(Cursors(Source(data), starts, ends)), np.ones(len(starts), dtype=np.bool_)
-
-
-@dataclass
-class NoGuard(World):
-    """A payload that is cut short is read on into the next one."""
-
-    decoder: type[EventDecoder] = CarelessDecoder
-
-
-class LettersLast(Rounds):
-    """Writes dead letters once everything else is safe."""
-
-    def write(self, holdings: Mapping[int, Holding], cuts: Collection[Cut]) -> int | None:
-        """Commit first, write then."""
-        version = super().write(holdings, [replace(cut, letters=[]) for cut in cuts])
-        self._letters.write(letter for cut in cuts for letter in cut.letters)
-        return version
-
-
-class RunWithLettersLast(LoopRun):
-    """A crash in between loses letters."""
-
-    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 (those of LoopRun)
-        super().__init__(*args, **more)
-        rounds = self._rounds
-        self._rounds = LettersLast(
-            self.loop.loop, rounds._tables, rounds._letters, rounds._metrics, -1.0
-        )
-
-
-def with_run(run_class: type[LoopRun]) -> type[World]:
-    """Return worlds whose workers are of *run_class*."""
+def without(run_class: type[LoopRun]) -> type[World]:
+    """Return worlds whose workers are of *run_class*, which lacks a guard."""
 
     @dataclass
-    class Changed(World):
+    class Unguarded(World):
         made: type[LoopRun] = run_class
 
-    return Changed
-
-
-def with_join(join: type[PartitionJoin]) -> type[World]:
-    """Return worlds whose partitions are joined by *join*."""
-
-    class Run(LoopRun):
-        def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
-            return join(self.rules, resume, labels=self._labels, state=state)
-
-    return with_run(Run)
+    return Unguarded
 
 
 BROKEN: dict[str, type[World]] = {
     "no fence": NoFence,
-    "no guard": NoGuard,
-    "letters last": with_run(RunWithLettersLast),
-    "copies of decisions count": with_join(TakesEveryCopyOfADecision),
-    "copies of feedback count": with_join(TakesEveryCopyOfFeedback),
-    "joined feedback forgotten": with_join(ForgetsWhatIsJoined),
-    "stream time forgotten": with_join(ForgetsStreamTimeAtARestart),
-    "idle advances forgotten": with_join(ForgetsIdleAdvances),
+    "no guard behind payloads": without(ReadsOn),
+    "letters last": without(WritesLettersLast),
+    "copies of decisions count": without(joined_by(TakesEveryCopyOfADecision)),
+    "copies of feedback count": without(joined_by(TakesEveryCopyOfFeedback)),
+    "joined feedback forgotten": without(joined_by(ForgetsWhatIsJoined)),
+    "stream time forgotten": without(joined_by(ForgetsStreamTimeAtARestart)),
+    "idle advances forgotten": without(joined_by(ForgetsIdleAdvances)),
 }
 
 

@@ -23,7 +23,6 @@ from tests.streams.schedule_oracle import SKEW, Event, Jump
 from tidemill.features.commits import Swap
 from tidemill.features.memorytables import MemoryLake, MemoryTable
 from tidemill.schemas import topics
-from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.events import decision_schema, event_schemas, feedback_schema
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import MemorySchemaStore
@@ -65,7 +64,7 @@ class QuickLabels(Labels):
 
 
 @cache
-def prepared(missing: str, decoder: type[EventDecoder]) -> PreparedLoop:
+def prepared(missing: str) -> PreparedLoop:
     """Return the loop of the schedules, its schemas known to everyone."""
     dumped = LOOP.model_dump(mode="json") | {"max_skew": f"{SKEW}s", "partitions": PARTITIONS}
     loop = Loop.model_validate(
@@ -73,8 +72,7 @@ def prepared(missing: str, decoder: type[EventDecoder]) -> PreparedLoop:
     )
     for subject, schema in event_schemas(loop).items():
         STORE.register(subject, schema)
-    decoders = {log: decoder(loop, log, STORE) for log in LOGS}
-    return replace(PreparedLoop.of(loop, STORE), labels=QuickLabels(), decoders=decoders)
+    return replace(PreparedLoop.of(loop, STORE), labels=QuickLabels())
 
 
 @cache
@@ -206,14 +204,13 @@ class World:
     together: int = 10**9
     opened: Callable[[MemoryTable], Table] = lambda table: table
     made: type[LoopRun] = LoopRun
-    decoder: type[EventDecoder] = EventDecoder
     now_s: float = 0.0
     lake: MemoryLake = field(default_factory=MemoryLake)
     letters: MemoryLetters = field(default_factory=MemoryLetters)
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
-        self.prepared = prepared(self.missing, self.decoder)  # type: ignore[arg-type]  # a class is hashable
+        self.prepared = prepared(self.missing)
         self.loop, self.rules = self.prepared.loop, self.prepared.rules
         self.lake.create(self.loop)
         names: dict[Log, str] = {

@@ -1,0 +1,98 @@
+"""Workers without one of their guards: the damage that proofs have to notice.
+
+Run as ``python -m tests.streams.unguarded GUARD LOOP``, it is such a worker as a process.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tests.streams.test_windows_properties import TakesEveryCopyOfADecision
+
+from tidemill.schemas.blocks import EventDecoder, _Plan, _Refusal
+from tidemill.schemas.columns import Records
+from tidemill.schemas.cursors import Cursors, Source, _record
+from tidemill.schemas.wire import Schema
+from tidemill.streams.commits import Holding
+from tidemill.streams.looprun import LoopRun
+from tidemill.streams.matching import Bools
+from tidemill.streams.partitions import Cut
+from tidemill.streams.prepared import PreparedLoop
+from tidemill.streams.progress import Resume
+from tidemill.streams.rounds import Rounds
+from tidemill.streams.rules import Int64s
+from tidemill.streams.state import OpenState
+from tidemill.streams.windows import PartitionJoin
+from tidemill.streams.worker import WorkerConfig, run_worker
+
+
+def joined_by(join: type[PartitionJoin]) -> type[LoopRun]:
+    """Return workers whose partitions are joined by *join*."""
+
+    class Run(LoopRun):
+        def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
+            return join(self.rules, resume, labels=self._labels, state=state)
+
+    return Run
+
+
+class CarelessDecoder(EventDecoder):
+    """Takes every payload for sound, wherever the reading of it ended."""
+
+    def _plan(self, writer: Schema, prefix: bytes) -> _Plan | _Refusal:
+        plan = super()._plan(writer, prefix)
+        if isinstance(plan, _Plan):
+            plan.reader._walk = partial(_walk, _record(writer))
+        return plan
+
+
+def _walk(
+    read: Callable[[Cursors], Records], data: bytes, starts: Int64s, ends: Int64s
+) -> tuple[Records, Bools]:
+    return read(Cursors(Source(data), starts, ends)), np.ones(len(starts), dtype=np.bool_)
+
+
+class ReadsOn(LoopRun):
+    """A payload that is cut short is read on into the next one."""
+
+    def __init__(self, prepared: PreparedLoop, *more: Any) -> None:  # noqa: ANN401 (of LoopRun)
+        decoders = {
+            log: CarelessDecoder(prepared.loop, log, decoder._store)
+            for log, decoder in prepared.decoders.items()
+        }
+        super().__init__(replace(prepared, decoders=decoders), *more)
+
+
+class _LettersLast(Rounds):
+    def write(self, holdings: Mapping[int, Holding], cuts: Collection[Cut]) -> int | None:
+        version = super().write(holdings, [replace(cut, letters=[]) for cut in cuts])
+        self._letters.write(letter for cut in cuts for letter in cut.letters)
+        return version
+
+
+class WritesLettersLast(LoopRun):
+    """Dead letters are written once the lake has moved past their records."""
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 (those of LoopRun)
+        super().__init__(*args)
+        made = self._rounds
+        self._rounds = _LettersLast(
+            self.loop.loop, made._tables, made._letters, made._metrics, made._patience_s
+        )
+
+
+GUARDS: dict[str, type[LoopRun]] = {
+    "deduplication": joined_by(TakesEveryCopyOfADecision),
+    "guard": ReadsOn,
+}
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO")
+    config = WorkerConfig.from_env(os.environ, sys.argv[2:])
+    sys.exit(run_worker(config, GUARDS[sys.argv[1]]))
