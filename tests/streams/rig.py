@@ -131,18 +131,34 @@ class PlainProducer:
         }
         return self.payload("", event)
 
-    def click(self, key: str, at: datetime, *, id: str | None = None, amount: float = 1.0) -> bytes:
-        """Return the bytes of a click on the decision *key*."""
+    def click(
+        self,
+        key: str,
+        at: datetime,
+        *,
+        id: str | None = None,
+        amount: float = 1.0,
+        kind: str = "click",
+    ) -> bytes:
+        """Return the bytes of a click, or another *kind* of feedback, on the decision *key*."""
         event = {"id": id or f"f-{key}", "decision_id": key, "at": at, "values": {"amount": amount}}
-        return self.payload("click", event)
+        return self.payload(kind, event)
 
     def decide(self, key: str, at: datetime, **features: object) -> None:
         """Send a decision."""
         self.send(topics.decisions(self.loop.loop), key, self.decision(key, at, **features))
 
-    def feed(self, key: str, at: datetime, *, id: str | None = None, amount: float = 1.0) -> None:
-        """Send a click."""
-        value = self.click(key, at, id=id, amount=amount)
+    def feed(
+        self,
+        key: str,
+        at: datetime,
+        *,
+        id: str | None = None,
+        amount: float = 1.0,
+        kind: str = "click",
+    ) -> None:
+        """Send a click, or another *kind* of feedback."""
+        value = self.click(key, at, id=id, amount=amount, kind=kind)
         self.send(topics.feedback(self.loop.loop), key, value)
 
     def send(self, topic: str, key: str, value: bytes | None, partition: int = -1) -> None:
@@ -181,6 +197,7 @@ class Rig:
     loop: Loop
     folder: Path
     ports: dict[int, int] = field(default_factory=dict)  # of /metrics, by process id
+    program: Sequence[str] = ("-c", WORKER)  # what Python is told to run as a worker
 
     @property
     def lake(self) -> Lake:
@@ -219,7 +236,7 @@ class Rig:
         port = free_port()
         with (self.folder / "worker.log").open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", WORKER, self.loop.loop],
+                [sys.executable, *self.program, self.loop.loop],
                 env=self.environment(TIDEMILL_METRICS_PORT=str(port), **more),
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -412,9 +429,10 @@ def send_traffic(
         if draw.random() < 0.66:
             delay = timedelta(seconds=draw.uniform(-2, 70))
             click_at = min(at + delay, last)
-            producer.feed(key, click_at, amount=draw.random())
+            kind = draw.choice(list(producer.loop.feedback))
+            producer.feed(key, click_at, amount=draw.random(), kind=kind)
             if draw.random() < 0.02:
-                producer.feed(key, click_at, amount=0.0)
+                producer.feed(key, click_at, amount=0.0, kind=kind)
         if draw.random() < 0.01:
             producer.feed(f"nobody{number}", at)
     producer.flush()

@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     AdminClient,
     NewPartitions,
 )
+from tests.streams.faults import committed
 from tests.streams.rig import (
     START,
     PlainProducer,
@@ -26,7 +27,7 @@ from tests.streams.rig import (
     send_traffic,
     until,
 )
-from tests.streams.test_worker import SECOND, committed, is_past
+from tests.streams.test_worker import SECOND, is_past
 
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig, Topic, TransactionalWriter, ensure_topics
@@ -43,9 +44,17 @@ class ForeignProducer(PlainProducer):
 
     draw = random.Random(5)
 
-    def feed(self, key: str, at: datetime, *, id: str | None = None, amount: float = 1.0) -> None:
+    def feed(
+        self,
+        key: str,
+        at: datetime,
+        *,
+        id: str | None = None,
+        amount: float = 1.0,
+        kind: str = "click",
+    ) -> None:
         """Send a click of a user on a decision."""
-        value = self.click(key, at, id=id, amount=amount)
+        value = self.click(key, at, id=id, amount=amount, kind=kind)
         self.send(topics.feedback(self.loop.loop), f"user-{self.draw.randrange(1000)}", value)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.streams.faults import committed
 from tests.streams.rig import (
     START,
     Rig,
@@ -27,7 +27,6 @@ from tests.streams.rig import (
     until,
 )
 
-from tidemill.deploy.embedded import EmbeddedKafka
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.loops import publish_loop
@@ -37,15 +36,6 @@ pytestmark = pytest.mark.kafka
 
 NEVER = {"TIDEMILL_COMMIT_S": "3600", "TIDEMILL_COMMIT_ROWS": "1000000000"}
 SECOND = timedelta(seconds=1)
-
-
-def committed(rig: Rig) -> int:
-    """Return how many records the lake has moved past."""
-    if not rig.lake.has_table(rig.loop.loop, "examples"):
-        return 0
-    ids = [f"offset/{number}" for number in range(rig.loop.partitions)]
-    tables = [rig.lake.table(rig.loop.loop, name) for name in ("decisions", "feedback")]
-    return sum(number or 0 for table in tables for number in table.progress(ids).values())
 
 
 def is_past(rig: Rig, records: int) -> bool:
@@ -185,48 +175,6 @@ def as_bytes(frame: pl.DataFrame) -> bytes:
     return written.getvalue()
 
 
-def test_kafka_is_killed_and_returns(own_kafka: EmbeddedKafka, tmp_path: Path) -> None:
-    """A broker that goes away for a while is an outage of reading, never a loss."""
-    rig = new_rig(own_kafka.config, tmp_path, idle_after="1h")
-    send_traffic(rig.producer(), range(5_000), seed=3)
-    worker = Supervised(rig)
-    try:
-        until(lambda: rig.rows("decisions") > 0, "it reads")
-        own_kafka.kill()
-        until(lambda: "answers; waiting for one" in rig.log(), "it has noticed")
-        own_kafka.restart()
-        last = send_traffic(rig.producer(), range(5_000, 10_000), seed=4)
-        rig.close(last)
-        until(rig.is_done, "it goes on where it was", 180)
-    finally:
-        worker.end()
-    said = rig.log().partition(f"no broker of {own_kafka.config.bootstrap} answers")[2]
-    assert said.splitlines()[1].startswith("  hint: ")
-    assert_exact(rig)
-
-
-class Supervised:
-    """A worker that is started again when it ends, as in production."""
-
-    def __init__(self, rig: Rig, **settings: str) -> None:
-        self._stop = threading.Event()
-        self.codes: list[int] = []
-        self._thread = threading.Thread(target=self._run, args=(rig, settings))
-        self._thread.start()
-
-    def _run(self, rig: Rig, settings: dict[str, str]) -> None:
-        while not self._stop.is_set():
-            worker = rig.start(**settings)
-            while worker.poll() is None and not self._stop.wait(0.1):
-                pass
-            self.codes.append(end(worker))
-
-    def end(self) -> None:
-        """End it for good."""
-        self._stop.set()
-        self._thread.join()
-
-
 def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Whoever is woken at night needs to read what to do, and find everything still there."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
@@ -358,55 +306,6 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
     assert_exact(rig)
 
 
-def test_a_crash_between_poll_and_write_loses_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """Conformance 10. What was read and not yet written is gone with the process: it is re-read."""
-    rig = new_rig(kafka, tmp_path, idle_after="1h")
-    last = send_traffic(rig.producer(), range(4_000), seed=7)
-    worker = rig.start(**NEVER)
-    until(lambda: rig.taken(worker) >= sum(rig.ends().values()), "it has polled everything")
-    worker.kill()
-    worker.wait()
-    assert committed(rig) == 0
-    with rig.worker():
-        rig.close(last)
-        until(rig.is_done, "the next one reads it again")
-    assert_exact(rig)
-
-
-def test_the_first_start_reads_from_the_beginning(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """Conformance 11. A loop lives before its first worker: what came before must count."""
-    rig = new_rig(kafka, tmp_path, partitions=1)
-    producer = rig.producer()
-    producer.decide("first", START)
-    producer.flush()
-    with rig.worker():
-        until(lambda: rig.rows("decisions") == 1, "the decision from before")
-    assert rig.accounts()[0].read == 1
-
-
-def test_a_rebalance_inside_a_window_leaves_no_gap_and_no_double(
-    kafka: KafkaConfig, tmp_path: Path
-) -> None:
-    """Conformance 12. The decision is read by one worker, its feedback by another."""
-    rig = new_rig(kafka, tmp_path, idle_after="1h")
-    producer = rig.producer()
-    for number in range(400):
-        producer.decide(f"d{number}", START + number * SECOND / 100)
-    producer.flush()
-    with rig.worker():
-        until(rig.is_read, "decisions are read")
-        with rig.worker():
-            until(lambda: rig.log().count("holding partitions") >= 3, "the second one has some")
-            for number in range(0, 400, 2):
-                producer.feed(f"d{number}", START + number * SECOND / 100 + SECOND)
-            producer.flush()
-            rig.close(START + 4 * SECOND)
-            until(rig.is_done, "both have closed theirs")
-    states = dict(rig.examples()["state"].value_counts().iter_rows())
-    assert states == {"labeled": 200, "no_feedback": 200}
-    assert_exact(rig)
-
-
 def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
@@ -449,27 +348,6 @@ def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
 def has_examples(rig: Rig, rows: int) -> bool:
     """Whether there are so many rows of examples, revisions included."""
     return rig.rows("examples") >= rows
-
-
-def test_a_quiet_loop_closes_by_the_clock(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """Conformance 5. The last window of a quiet topic has no next event that could close it."""
-    rig = new_rig(
-        kafka,
-        tmp_path,
-        feedback={"click": {"within": "2s", "values": {"amount": "float"}}},
-        grace="1s",
-        idle_after="1s",
-    )
-    producer = rig.producer()
-    producer.decide("a", START)
-    producer.decide("b", START + SECOND)
-    producer.feed("a", START + SECOND)
-    producer.flush()
-    with rig.worker():
-        until(rig.is_done, "the windows close without a next event", 30)
-    states = dict(rig.examples().select("decision_id", "state").iter_rows())
-    assert states == {"a": "labeled", "b": "no_feedback"}
-    assert_exact(rig, idle=True)
 
 
 def test_a_worker_ends_within_five_seconds_and_leaves_nothing_uncommitted(
