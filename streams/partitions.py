@@ -109,10 +109,10 @@ class Partition:
 
     def _look_at_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
         wanted = self._keys.wanted(log)
-        some = frame.gather_every(max(1, frame.height // wanted)).head(wanted)
-        for decision, offset in some.select(_DECISION[log], "offset").iter_rows():
-            row = int(np.searchsorted(records.offsets, offset))
-            self._keys.look(log, records.keys[row], decision, offset)
+        decisions, offsets = frame[_DECISION[log]], frame["offset"].to_numpy()
+        for place in range(0, frame.height, max(1, frame.height // wanted))[:wanted]:
+            row = int(np.searchsorted(records.offsets, offsets[place]))
+            self._keys.look(log, records.keys[row], decisions[place], int(offsets[place]))
 
     def pass_marks(self, log: Log, start: int, next: int) -> None:
         """Move past marks at the end of *log*, from *start* on: no record will ever follow them.
