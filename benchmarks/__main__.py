@@ -19,6 +19,7 @@ from benchmarks.flat import measure_flat
 from benchmarks.join import measure_join
 from benchmarks.pair import measure_pair
 from benchmarks.peers import measure_peers
+from benchmarks.pending import measure_pending
 from benchmarks.processes import stay_out_of_the_way
 from benchmarks.train import measure_training
 from benchmarks.workload import fill
@@ -27,7 +28,7 @@ from tidemill.errors import TidemillError
 from tidemill.kafka import KafkaConfig
 
 SHORT = ("join", "peers", "two_workers", "close_to_example_s", "decide", "train", "backfill")
-LONG = ("flat",)
+LONG = ("flat", "pending")
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
     "naive-events": (int, 150_000, "the naive join reads"),
@@ -38,6 +39,8 @@ SIZES = {  # of a full run
     "seconds": (float, 10.0, "of load over HTTP"),
     "rows": (int, 1_000_000, "of the training set"),
     "raw-decisions": (int, 1_000_000, "of the backfill"),
+    "pending-decisions": (int, 20_000_000, "of one window of pending"),
+    "pending-memory": (str, "512MB", "the budget of pending"),
     "flat-events": (str, "1000000,5000000,20000000", "of each run of flat"),
 }
 
@@ -72,7 +75,10 @@ def measure(asked: argparse.Namespace, parts: set[str], console: Console) -> dic
         report["train"] = rounded(measure_training(rows=asked.rows, say=console.print))
     if "backfill" in parts:
         report["backfill"] = rounded(measure_backfill(asked.raw_decisions, console.print))
-    if parts <= {"train", "backfill"}:
+    if "pending" in parts:
+        found = measure_pending(asked.pending_decisions, asked.pending_memory, console.print)
+        report["pending"] = rounded(found)
+    if parts <= {"train", "backfill", "pending"}:
         return report
     running = find_kafka(os.environ)
     try:
