@@ -39,14 +39,17 @@ class OpenWindows:
         metrics: StreamMetrics,
         join: Join,
         patience_s: float,
+        *,
+        state: Callable[[Stores], OpenState] = OpenState,
     ) -> None:
-        """Make joins by *join* when partitions are recovered."""
+        """Make joins by *join*, each with a *state*, when partitions are recovered."""
         self._loop = loop.loop
         self._rules = rules
         self._tables = tables
         self._scratch = scratch
         self._metrics = metrics
         self._join = join
+        self._state = state
         self._patience_s = patience_s
         self._budget = Budget(loop.memory)
         self._joins: dict[int, PartitionJoin] = {}
@@ -65,7 +68,7 @@ class OpenWindows:
             raw.committed = held.numbers["decisions"]["offset"] or 0
             stores = Stores(decisions=raw, feedback=self._scratch, ids=self._scratch)
             self._raw[number] = raw
-            self._joins[number] = self._join(number, resume_of(held), OpenState(stores))
+            self._joins[number] = self._join(number, resume_of(held), self._state(stores))
         lost = Recovery(self._rules, self._tables, holdings, self._joins, self.relieve)
         lost.run(self._raw)
         fetch(self._first(self._fair(CLOSING_ROWS)))

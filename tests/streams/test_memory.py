@@ -1,0 +1,77 @@
+"""The workers of the schedules once more, but what they keep open leaves memory at every commit."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import pytest
+from tests.streams.schedules import Workers, run
+from tests.streams.workers_in_memory import METRICS, World
+
+from tidemill.streams.looprun import LoopRun
+from tidemill.streams.memory import OpenWindows
+from tidemill.streams.rawrows import RawDecisions
+from tidemill.streams.state import OpenState
+from tidemill.streams.stores import MemoryStore
+
+SCHEDULES = 150
+
+
+class TightRun(LoopRun):
+    """A budget of one byte, and shelves of two rows."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 (those of LoopRun)
+        super().__init__(*args, **more)
+        self._windows = OpenWindows(
+            self.loop.model_copy(update={"memory": 1}),
+            self.rules,
+            self._tables,
+            MemoryStore(),
+            METRICS,
+            self._join,
+            -1.0,
+            state=partial(OpenState, shelf_rows=2, leaving_rows=1),
+        )
+
+
+@dataclass
+class TightWorld(World):
+    """Workers without memory."""
+
+    made: type[LoopRun] = TightRun
+
+
+class TightWorkers(Workers):
+    """The schedules of workers without memory."""
+
+    world = TightWorld
+    ran: ClassVar[Counter[str]] = Counter()
+
+
+def left() -> float:
+    """Return how many decisions have come back from the lake so far."""
+    samples = [sample for metric in METRICS.returned.collect() for sample in metric.samples]
+    return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
+
+def test_schedules_of_workers_without_memory_leave_the_lake_as_the_logs_say() -> None:
+    """Crashes, rebalances and zombies must not know where the open rows were."""
+    before = left()
+    run(SCHEDULES, 11, TightWorkers)
+    assert left() - before > SCHEDULES
+
+
+def test_rows_that_leave_before_they_are_committed_are_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The negative control: what the raw table does not have must not be given up."""
+
+    def keep(self: RawDecisions, rows: Any) -> object:  # noqa: ANN401 (a frame)
+        self.committed = 10**9
+        return keep_committed(self, rows)
+
+    keep_committed = RawDecisions.keep
+    monkeypatch.setattr(RawDecisions, "keep", keep)
+    with pytest.raises(Exception, match="open decisions at offsets"):
+        run(SCHEDULES, 11, TightWorkers, shrink=False)
