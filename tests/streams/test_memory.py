@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import pytest
 from tests.streams.schedules import Workers, run
 from tests.streams.workers_in_memory import METRICS, World
 
 from tidemill.streams.looprun import LoopRun
 from tidemill.streams.memory import OpenWindows
-from tidemill.streams.rawrows import RawDecisions
 from tidemill.streams.state import OpenState
 from tidemill.streams.stores import MemoryStore
 
@@ -60,18 +58,3 @@ def test_schedules_of_workers_without_memory_leave_the_lake_as_the_logs_say() ->
     before = left()
     run(SCHEDULES, 11, TightWorkers)
     assert left() - before > SCHEDULES
-
-
-def test_rows_that_leave_before_they_are_committed_are_found_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The negative control: what the raw table does not have must not be given up."""
-
-    def keep(self: RawDecisions, rows: Any) -> object:  # noqa: ANN401 (a frame)
-        self.committed = 10**9
-        return keep_committed(self, rows)
-
-    keep_committed = RawDecisions.keep
-    monkeypatch.setattr(RawDecisions, "keep", keep)
-    with pytest.raises(Exception, match="open decisions at offsets"):
-        run(SCHEDULES, 11, TightWorkers, shrink=False)

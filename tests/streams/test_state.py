@@ -18,6 +18,7 @@ from tests.streams.join_logs import (
 )
 from tests.streams.tight import TightShell
 
+from tidemill.errors import LakeError
 from tidemill.streams.scratch import ScratchFiles
 
 
@@ -54,3 +55,19 @@ def test_the_result_does_not_depend_on_files_either(seed: int, tmp_path: Path) -
     assert shell.most_away > 0
     assert_agrees(shell)
     assert not list(tmp_path.iterdir())
+
+
+class CarelessShell(TightShell):
+    """Takes every row for committed."""
+
+    def relieve(self) -> None:
+        """Let rows leave for a table that does not have them yet."""
+        self.raw_decisions.committed = 10**9
+        super().relieve()
+
+
+def test_rows_that_leave_before_they_are_committed_are_found_out() -> None:
+    """The negative control: a close never goes on without the rows it asked for."""
+    shell = CarelessShell(random_logs(random.Random(1), 40))
+    with pytest.raises(LakeError, match="open decisions at offsets"):
+        shell.finish()
