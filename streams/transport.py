@@ -10,6 +10,7 @@ tools alone. It overrides private names of faust-streaming and aiokafka; tests/s
 test_transport.py pins each of them, so that an upgrade fails there and not in production.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -78,9 +79,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         super().__init__(*args, **kwargs)
         self.scheduler = BatchScheduler(self)
         self.session = 0
+        self._fetched = 0  # the session of the last fetch
         self._delivered: dict[TP, int] = {}
         self._expected: dict[TP, int] = {}
         self._batched: dict[str, bool] = {}
+        self._fetching = asyncio.Lock()  # a fetch beside a seek may return what lies before it
+        self._sought: object = None  # the assignment that the last seek was for
 
     @property
     def progress(self) -> Progress:
@@ -133,13 +137,25 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> Mapping[TP, list[Any]]:
-        """Fetch, but leave partitions that are ahead of their like where they are."""
+        """Fetch, but leave partitions that are ahead of their like where they are.
+
+        After a new assignment nothing is fetched before the seek that follows it: when rebalances
+        overlap, Faust resumes the flow after the first one, where the second is not done.
+        """
         wanted = {tp for tp in active_partitions or () if not self.progress.is_ahead(tp)}
-        if not wanted:
-            await self.sleep(PAUSE_S)
-            return {}
-        found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
-        return found
+        async with self._fetching:
+            if wanted and self._assignment() is self._sought:
+                found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
+                if self._assignment() is self._sought:
+                    self._fetched = self.session
+                    return found
+        await self.sleep(PAUSE_S)
+        return {}
+
+    def _assignment(self) -> object:
+        """Return what aiokafka is assigned now: another object after each rebalance."""
+        subscription = self._thread._ensure_consumer()._subscription.subscription
+        return None if subscription is None else subscription.assignment
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """Return, for each of *tps*, the consumer's position and the end, asked of the broker.
@@ -152,6 +168,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every batched partition to where `Progress` says; a new session begins."""
+        async with self._fetching:
+            assignment = self._assignment()
+            starts = await self._seek()
+            self._sought = assignment
+        return starts
+
+    async def _seek(self) -> Mapping[TP, int]:
         assigned = {tp for tp in self.assignment() if self.is_batched(tp.topic)}
         wanted = await self.progress.positions(assigned)
         starts, lows = await self._check(wanted) if wanted else ({}, {})
@@ -231,8 +254,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         Raises:
             BrokerError: records were dropped elsewhere, on the way from aiokafka to here.
         """
-        session = self.session
         records, active = await self._wait_next_records(timeout)
+        session = self._fetched
         if not records or self.should_stop:
             return
         for tp, run in self.scheduler.iterate(records):

@@ -8,10 +8,11 @@ import sys
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
-from tests.streams.rig import PlainProducer, new_loop, until
+from tests.streams.rig import PlainProducer, assert_exact, new_loop, new_rig, until
 
 from tidemill.deploy.cli import main
 from tidemill.errors import FencedError
@@ -321,3 +322,31 @@ def test_the_command_shows_and_says_what_it_would_do(
     assert main(["dead-letters", "replay", "--loop", loop.loop, "--apply"]) == 1
     assert [each.value() for each in records(kafka, topics.decisions(loop.loop), 1)] == [good]
     assert main(["dead-letters", "replay", "--since", "yesterday"]) == 2
+
+
+def test_a_running_worker_takes_what_is_sent_again(
+    kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schema was registered too late: its events become examples, and every record is counted."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1)
+    features = rig.loop.model_dump(mode="json")["features"] | {
+        "weather": {"type": "category", "nullable": True}
+    }
+    following = rig.loop.model_validate(rig.loop.model_dump(mode="json") | {"features": features})
+    early = PlainProducer(kafka, following)
+    for number in range(20):
+        early.decide(f"d{number}", START, weather="rain")
+        early.feed(f"d{number}", START)
+    early.flush()
+    with rig.worker():
+        until(rig.is_read, "they are dead letters")
+        assert len(rig.letters()) == 20
+        for subject, schema in event_schemas(following).items():
+            KafkaSchemaStore(kafka).register(subject, schema)
+        assert main(["dead-letters", "replay", "--loop", rig.loop.loop, "--apply"]) == 0
+        until(lambda: rig.rows("decisions") == 20, "they are read")
+        rig.close(START)
+        until(rig.is_done, "and closed")
+    assert rig.examples()["state"].to_list() == ["labeled"] * 20
+    assert_exact(rig)
