@@ -48,11 +48,13 @@ def measure_delay(
         folder, port = Path(home), free_port()
         with started_worker(kafka, bench, folder, port) as worker:
             worker.until(lambda: metric(port, PARTITIONS) > 0, timeout_s=60)
+            start_s = worker.usage().cpu_s
             lake = Lake(LakeConfig(root=home))
             arguments = (kafka.bootstrap, bench.loop, str(events_per_second), str(seconds))
             with Measured(module_command("live", *arguments), cores=core(LOAD)) as live:
-                seen = watch(lake.table(bench.loop, "examples"), live)
+                seen = watch(lake.table(bench.loop, "examples"), worker, live)
                 wrote = live.result()
+            spent_s = worker.usage().cpu_s - start_s
         logs = {name: _log(lake, bench, name) for name in LOGS}
     spans = JoinRules.of(bench).spans()
     whole, own = delays(seen, logs, spans), delays(seen, logs, spans, whole=False)
@@ -66,13 +68,18 @@ def measure_delay(
         "own_p50": float(np.quantile(own, 0.5)),
         "own_p99": float(np.quantile(own, 0.99)),
         "events_per_second": wrote["events"] / seconds,
+        "cpu_s_per_million": spent_s / wrote["events"] * 1e6,
     }
 
 
-def watch(table: Table, live: Measured) -> pl.DataFrame:
+def watch(table: Table, worker: Measured, live: Measured) -> pl.DataFrame:
     """Read every commit of *table* as it comes, until a while after *live* has ended.
 
-    Returns a row an example: `partition`, `at` and `readable_at`.
+    Returns:
+        A row an example: `partition`, `at` and `readable_at`.
+
+    Raises:
+        RuntimeError: *worker* has ended, or there was no example.
     """
     parts, version, ends_s = [], table.version(), float("inf")
     while time.monotonic() < ends_s:
@@ -81,9 +88,13 @@ def watch(table: Table, live: Measured) -> pl.DataFrame:
             rows = table.rows(commit).select("partition", "at")
             now = pl.lit(time.time_ns() // 1000).cast(pl.Datetime("us", "UTC"))
             parts.append(rows.with_columns(now.alias("readable_at")))
+        if worker.process.poll() is not None:
+            raise RuntimeError(f"the worker ended with {worker.process.returncode}")
         if live.process.poll() is not None and ends_s == float("inf"):
             ends_s = time.monotonic() + TAIL_S
         time.sleep(POLL_S)
+    if not parts:
+        raise RuntimeError("there was no example; the traffic was shorter than its windows")
     return pl.concat(parts)
 
 
