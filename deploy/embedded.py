@@ -28,6 +28,7 @@ from tidemill.deploy.kafka_settings import (
     SETTINGS,
     free_port,
     listeners,
+    proxied,
     stored_ports,
 )
 from tidemill.errors import BrokerError
@@ -46,12 +47,19 @@ class EmbeddedKafka:
     there for tests of faults.
     """
 
-    def __init__(self, *, cache: Path, data: Path | None = None) -> None:
-        """Prepare a broker that keeps its data in *data*, or in a directory `close` removes."""
+    def __init__(
+        self, *, cache: Path, data: Path | None = None, behind: tuple[int, int] | None = None
+    ) -> None:
+        """Prepare a broker that keeps its data in *data*, or in a directory `close` removes.
+
+        *behind* (its port, the proxy's) is for tests of networks: one more door, which clients
+        find at the proxy.
+        """
         self._cache = cache
         self._temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="tidemill-kafka-")) if data is None else data
         self._ports = stored_ports(self.data) or (free_port(), free_port())
+        self._behind = behind
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -141,7 +149,8 @@ class EmbeddedKafka:
         if not logs.exists():
             shutil.copytree(formatted_storage(self._cache, jars, settings), logs)
         properties = self.data / "server.properties"
-        properties.write_text(f"{settings}log.dirs={logs}\n")
+        more = proxied(*self._ports, *self._behind) if self._behind else ""
+        properties.write_text(f"{settings}{more}log.dirs={logs}\n")
         logging_file = self.data / "log4j2.properties"
         logging_file.write_text(LOGGING)
         options = (*JAVA_OPTIONS, f"-Dlog4j2.configurationFile={logging_file}")

@@ -52,6 +52,20 @@ def listeners(broker: int, controller: int) -> str:
     )
 
 
+def proxied(broker: int, controller: int, behind: int, proxy: int) -> str:
+    """Return the lines for one more listener, at *behind*, whose clients are sent to *proxy*.
+
+    Clients go where a broker says it is; without a listener of its own they would pass by a proxy.
+    They stand behind those of `listeners` and win.
+    """
+    return (
+        f"listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller},"
+        f"PROXIED://127.0.0.1:{behind}\n"
+        f"advertised.listeners=PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{proxy}\n"
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n"
+    )
+
+
 def free_port() -> int:
     """Return a port nobody listens on now."""
     with socket.socket() as probe:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tests.streams.test_windows_properties import TakesEveryCopyOfADecision
+from tests.streams.test_windows_properties import TakesEveryCopyOfFeedback
 
 from tidemill.schemas.blocks import EventDecoder, _Plan, _Refusal
 from tidemill.schemas.columns import Records
@@ -87,7 +87,7 @@ class WritesLettersLast(LoopRun):
 
 
 GUARDS: dict[str, type[LoopRun]] = {
-    "deduplication": joined_by(TakesEveryCopyOfADecision),
+    "deduplication": joined_by(TakesEveryCopyOfFeedback),
     "guard": ReadsOn,
 }
 

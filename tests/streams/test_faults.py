@@ -1,0 +1,212 @@
+"""Real processes that are killed, ended and frozen, on both sides of a real network.
+
+100,000 records a cell, two kinds of feedback with windows of their own, three rounds of one fault.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pytest
+from tests.streams.faults import OFTEN, Course, Supervised, two_kinds
+from tests.streams.resetting_proxy import ResettingProxy
+from tests.streams.rig import Rig, until
+from tests.streams.unguarded import GUARDS
+
+from tidemill.deploy.embedded import EmbeddedKafka
+from tidemill.deploy.jars import cache_dir
+from tidemill.deploy.kafka_settings import free_port
+from tidemill.features.lake import Lake
+from tidemill.kafka import KafkaConfig
+
+pytestmark = pytest.mark.kafka
+
+IS_CI = bool(os.environ.get("CI"))  # a laptop runs a tenth
+DECISIONS = 60_000 if IS_CI else 6_000
+RECORDS = 100_000 if IS_CI else 10_000  # with feedback, copies and strays there are more than that
+ROOT = Path(__file__).parents[2]
+FROZEN_S = 8.0  # longer than the session of a worker
+Signal = Literal["SIGKILL", "SIGTERM", "SIGSTOP"]
+SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGTERM", "SIGSTOP")
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_worker_gets_a_signal_in_each_round(
+    kafka: KafkaConfig, tmp_path: Path, name: Signal
+) -> None:
+    """Killed it repeats what was not committed; frozen it is replaced, and wakes up a zombie."""
+    rig = two_kinds(kafka, tmp_path)
+    course = Course(rig, DECISIONS)
+    with Supervised(rig, **OFTEN) as supervised:
+        course.run(lambda: hit_worker(rig, supervised, name))
+    course.check()
+    assert sum(rig.ends().values()) >= RECORDS
+    if name == "SIGTERM":
+        assert supervised.codes == [0] * len(supervised.codes)
+    if name != "SIGSTOP":
+        assert len(supervised.codes) >= 4
+
+
+def hit_worker(rig: Rig, supervised: Supervised, name: Signal) -> None:
+    """Send a signal to the worker; a frozen one is replaced first, and then goes on."""
+    victim = supervised.current
+    victim.send_signal(signal.Signals[name])
+    if name == "SIGSTOP":
+        before = claims(rig)
+        with rig.worker(**OFTEN):
+            until(lambda: claims(rig) >= before + rig.loop.partitions, "another one owns it all")
+            victim.send_signal(signal.SIGCONT)
+    else:
+        until(lambda: supervised.current is not victim, "a new worker is there", 60)
+
+
+def claims(rig: Rig) -> int:
+    """Return how often a partition was claimed, as the table tells that is claimed last."""
+    table = rig.lake.table(rig.loop.loop, "examples")
+    owners = table.progress(f"owner/{number}" for number in range(rig.loop.partitions))
+    return sum(number or 0 for number in owners.values())
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_broker_gets_a_signal_in_each_round(
+    own_kafka: EmbeddedKafka, tmp_path: Path, name: Signal
+) -> None:
+    """A broker that goes away for a while is an outage of reading, never a loss."""
+    rig = two_kinds(own_kafka.config, tmp_path)
+    course = Course(rig, DECISIONS)
+    with Supervised(rig, **OFTEN):
+        course.run(lambda: hit_broker(own_kafka, name))
+    course.check()
+    assert sum(rig.ends().values()) >= RECORDS
+
+
+def hit_broker(kafka: EmbeddedKafka, name: Signal) -> None:
+    """Take the broker away, and bring it back."""
+    match name:
+        case "SIGKILL":
+            kafka.kill()
+            kafka.start()
+        case "SIGTERM":
+            kafka.stop()
+            kafka.start()
+        case "SIGSTOP":
+            kafka.suspend()
+            time.sleep(FROZEN_S)  # the fault itself, not a wait for anything
+            kafka.resume()
+
+
+@pytest.fixture
+def bad_network() -> Iterator[tuple[EmbeddedKafka, ResettingProxy]]:
+    """A broker, and a proxy that workers find it behind."""
+    behind = free_port()
+    with ResettingProxy(behind, seed=7, most_bytes=100_000) as proxy:
+        broker = EmbeddedKafka(cache=cache_dir(os.environ), behind=(behind, proxy.port))
+        with broker:
+            yield broker, proxy
+
+
+def test_connections_are_reset_in_each_round(
+    bad_network: tuple[EmbeddedKafka, ResettingProxy], tmp_path: Path
+) -> None:
+    """A connection may end in the middle of a request or of an answer: neither was heard then."""
+    broker, proxy = bad_network
+    rig = two_kinds(broker.config, tmp_path)
+    course = Course(rig, DECISIONS)
+    through = {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{proxy.port}"}
+    with Supervised(rig, **OFTEN, **through):
+        course.run(lambda: reset_connections(proxy))
+    course.check()
+    assert proxy.resets >= 30
+
+
+def reset_connections(proxy: ResettingProxy) -> None:
+    """Let the network be bad until ten connections were reset."""
+    before = proxy.resets
+    proxy.is_bad = True
+    until(lambda: proxy.resets >= before + 10, "connections are reset", 60)
+    proxy.is_bad = False
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_without_a_guard_the_checker_goes_red(
+    kafka: KafkaConfig, tmp_path: Path, guard: str
+) -> None:
+    """A matrix that is green whatever workers do proves nothing."""
+    rig = two_kinds(kafka, tmp_path)
+    rig.program = ("-m", "tests.streams.unguarded", guard)
+    course = Course(rig, 1_500)
+    with rig.worker(PYTHONPATH=path_with(ROOT)):
+        course.run(lambda: None)
+    with pytest.raises(AssertionError):
+        course.check()
+
+
+def path_with(folder: Path) -> str:
+    """Return the search path of child processes with *folder* in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture(scope="module")
+def sound(kafka: KafkaConfig, tmp_path_factory: pytest.TempPathFactory) -> Course:
+    """A finished course without any fault, for others to damage copies of its lake."""
+    course = Course(two_kinds(kafka, tmp_path_factory.mktemp("sound")), 1_500)
+    with course.rig.worker():
+        course.run(lambda: None)
+    course.check()
+    return course
+
+
+def lose(lake: Lake, loop: str) -> None:
+    """Take one row out of the raw table."""
+    lake.table(loop, "feedback").handle().delete('"offset" = 3 AND "partition" = 1')
+
+
+def double(lake: Lake, loop: str) -> None:
+    """Write one row a second time."""
+    table = lake.table(loop, "decisions")
+    table.append(table.read().drop("event_date").head(1), swaps=[])
+
+
+def pair_wrongly(lake: Lake, loop: str) -> None:
+    """Give the feedback of one example to another one."""
+    examples = lake.table(loop, "examples")
+    rows = examples.read(where=pl.col("feedback_offsets").list.len() == 1).sort("offset")
+    one, other = rows.filter(pl.col("partition") == 0).head(2).iter_rows(named=True)
+    offsets = f"make_array(arrow_cast({other['feedback_offsets'][0]}, 'Int64'))"
+    examples.handle().update(
+        predicate=f"decision_id = '{one['decision_id']}'", updates={"feedback_offsets": offsets}
+    )
+
+
+def change_a_state(lake: Lake, loop: str) -> None:
+    """Call one example silent that had an answer."""
+    examples = lake.table(loop, "examples")
+    one = examples.read(where=pl.col("state") == "labeled")["decision_id"].sort()[0]
+    examples.handle().update(predicate=f"decision_id = '{one}'", updates={"state": "'no_feedback'"})
+
+
+def forget_a_verdict(lake: Lake, loop: str) -> None:
+    """Leave a late decision out of every account."""
+    table = lake.table(loop, "decisions")
+    one = table.read(where=pl.col("verdict") == "late")["id"].sort()[0]
+    table.handle().update(
+        predicate=f"id = '{one}' AND verdict = 'late'", updates={"verdict": "NULL"}
+    )
+
+
+@pytest.mark.parametrize("damage", [lose, double, pair_wrongly, change_a_state, forget_a_verdict])
+def test_the_checker_sees_damage(
+    sound: Course, tmp_path: Path, damage: Callable[[Lake, str], None]
+) -> None:
+    """One record among thousands is enough."""
+    shutil.copytree(sound.rig.folder / "lake", tmp_path / "lake")
+    course = replace(sound, rig=replace(sound.rig, folder=tmp_path))
+    damage(course.rig.lake, course.rig.loop.loop)
+    with pytest.raises(AssertionError):
+        course.check()
