@@ -25,7 +25,7 @@ from tidemill.streams.labels import Labels
 from tidemill.streams.rules import JoinRules, Log, moment
 from tidemill.streams.slices import RawLogs, SliceResult, join_slice
 
-SLICE_ROWS = 300_000  # decisions; a process holds them and their feedback in memory
+SLICE_ROWS = 200_000  # decisions; with 16 features and their feedback some 0.5 GB a process
 _FEWEST_ROWS = 20_000  # below, opening the tables costs more than the join
 _SLICES_A_PROCESS = 4  # so that one slow slice does not leave the other cores without work
 _STEP = timedelta(minutes=1)
