@@ -1,7 +1,7 @@
 """Whether the tables of a world in memory are what its logs say, row by row, number by number."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from tests.streams.join_logs import START
@@ -17,7 +17,7 @@ Numbers = Mapping[str, Mapping[str, int | None]]
 COLUMNS = {
     "decisions": ("offset", "verdict"),
     "feedback": ("offset", "verdict"),
-    "examples": ("offset", "state", "label", "feedback_offsets"),
+    "examples": ("offset", "state", "label", "feedback_offsets", "revision"),
 }
 
 
@@ -36,11 +36,13 @@ def check(world: World, *, is_over: bool = False) -> None:
             {log: world.events[log, number][: read[log]] for log in LOGS},
             -math.inf if frontier is None else (frontier - micros(START)) / 1_000_000,
             world.jumps[number],
+            math.inf if not world.rules.corrections else numbers["examples"]["examined"] or 0,
         )
         rows = {
-            name: sorted(world.rows(name, COLUMNS[name])[number], key=itemgetter(0))
+            name: sorted(world.rows(name, COLUMNS[name])[number], key=itemgetter(0, -1))
             for name in TABLES
         }
+        rows["examples"] = newest(rows["examples"])
         for log in LOGS:
             assert rows[log] == sorted(told.verdicts[log].items()), (log, number)
         wanted = [(offset, *example) for offset, example in sorted(told.examples.items())]
@@ -50,6 +52,17 @@ def check(world: World, *, is_over: bool = False) -> None:
         if is_over:
             assert read == {log: world.logs[log, number].end for log in LOGS}
             assert not told.open.total(), "a schedule ends with everything closed"
+
+
+def newest(examples: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """Return the last revision of each example; each has a first, and none a number twice."""
+    numbers: dict[object, list[object]] = {}
+    for offset, *_, revision in examples:
+        numbers.setdefault(offset, []).append(revision)
+    for found in numbers.values():
+        assert found[0] == 0, found
+        assert len(set(found)) == len(found), found
+    return list({row[0]: row for row in examples}.values())
 
 
 def check_numbers(world: World, number: int, numbers: Numbers, told: Told) -> None:

@@ -41,7 +41,7 @@ class Told(NamedTuple):
 
     dead: Counter[str]
     verdicts: dict[str, dict[int, str | None]]
-    examples: dict[int, tuple[str, float | None, list[int]]]
+    examples: dict[int, tuple[str, float | None, list[int], int]]
     ended: Counter[str]
     open: Counter[str]
 
@@ -51,12 +51,18 @@ WITHOUT_LABEL: dict[str, tuple[str, float | None]] = {**WITHOUT, "dropped": ("no
 
 
 def oracle(
-    rules: JoinRules, logs: dict[Log, Sequence[Event]], frontier: float, jumps: Collection[Jump]
+    rules: JoinRules,
+    logs: dict[Log, Sequence[Event]],
+    frontier: float,
+    jumps: Collection[Jump],
+    examined: float,
 ) -> Told:
-    """Return what became of *logs* when all decisions earlier than *frontier* are closed."""
-    grace, wait, ahead, memory = (
-        span.total_seconds() for span in (rules.grace, rules.wait, rules.ahead, rules.memory)
-    )
+    """Return what became of *logs* when all decisions earlier than *frontier* are closed.
+
+    Feedback before the offset *examined* may have corrected them.
+    """
+    spans = (rules.grace, rules.wait, rules.ahead, rules.memory, rules.corrections)
+    grace, wait, ahead, memory, more = (span.total_seconds() for span in spans)
     told = Told(Counter(), {log: {} for log in LOGS}, {}, Counter(), Counter())
     before: dict[tuple[Log, int], float] = {}
     for log in LOGS:
@@ -84,12 +90,13 @@ def oracle(
         if log == "feedback":
             f = logs[log][offset]
             early, within = (each[f.kind].total_seconds() for each in (rules.early, rules.within))
+            close = wait + grace + (more if offset < examined else 0)
             takers = [o for o, d in first if d.id == f.id and -early <= f.at - d.at <= within
-                      and time <= d.at + wait + grace]  # fmt: skip
+                      and time <= d.at + close]  # fmt: skip
             known = any(d.id == f.id and -early <= f.at - d.at <= memory for _, d in on_time)
-            hopeless = time > f.at + ahead + wait + grace
+            hopeless = time > f.at + ahead + wait + grace + more
             told.verdicts[log][offset] = "late" if hopeless else None
-            if f.at + ahead >= frontier and not hopeless:
+            if (f.at + ahead >= frontier or offset >= examined) and not hopeless:
                 fates[offset] = "open"
             elif not hopeless:
                 fates[offset] = "duplicate" if takers else "late" if known else "unmatched"
@@ -104,7 +111,8 @@ def oracle(
         values = [f.value for _, f in joined]
         outcome = ("labeled", sum(values) + 1000 * values[0]) if values else None
         state, label = outcome or WITHOUT_LABEL[rules.missing]
-        told.examples[offset] = state, label, [o for o, _ in joined]
+        revision = sum(before["feedback", o] > d.at + wait + grace for o, _ in joined)
+        told.examples[offset] = state, label, [o for o, _ in joined], revision
         fates |= dict.fromkeys([o for o, _ in joined], "joined")
     told.ended.update(fate for fate in fates.values() if fate not in ("open", "joined"))
     told.open["feedback"] = list(fates.values()).count("open")

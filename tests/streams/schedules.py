@@ -44,7 +44,7 @@ BLOCK = 1_000  # schedules of one seed: Hypothesis keeps what it has seen, and t
 DECISIONS = [Event("decisions", id, at, 0) for at in range(-4, 7) for id in "abcd"]
 FEEDBACK = [
     Event("feedback", id, at, 0, own, kind, float(ord(own) - 119 + at))
-    for at in range(-4, 7)
+    for at in (-20, -16, -13, -11, *range(-4, 7))  # the first four for what is long closed
     for kind in ("click", "buy")
     for own in "uvw"
     for id in "abcde"
@@ -67,18 +67,27 @@ class Workers(RuleBasedStateMachine):
 
     ran: ClassVar[Counter[str]] = Counter()
     world: type[World] = World
+    corrects = True
 
     @initialize(
         missing=st.sampled_from(["negative", "censored", "dropped"]),
+        corrections=st.sampled_from([0, 6, 60]),
         rows=st.sampled_from([MANY, 6]),
         together=st.sampled_from([MANY, 2]),
         size=st.integers(0, 40),
         draw=st.integers(0, 2**16),
     )
-    def begin(self, missing: str, rows: int, together: int, size: int, draw: int) -> None:
+    def begin(
+        self, missing: str, corrections: int, rows: int, together: int, size: int, draw: int
+    ) -> None:
         """Start one worker on logs that have something already."""
         self.now = 0
-        self.w = type(self).world(missing=missing, commit_rows=rows, together=together)
+        self.w = type(self).world(
+            missing=missing,
+            corrections=corrections * self.corrects,
+            commit_rows=rows,
+            together=together,
+        )
         self.live: list[Process] = []
         self.zombies: list[Process] = []
         self.checked: tuple[int, ...] = ()
@@ -190,6 +199,9 @@ class Workers(RuleBasedStateMachine):
         for name, column in (("examples", "state"), ("decisions", "verdict")):
             self.ran.update(str(row[0]) for row in self.w.table(name).read([column]).rows())
         self.ran["zombies"] += len(self.zombies)
+        self.ran["revised"] += sum(
+            number for (number,) in self.w.table("examples").read(["revision"]).rows()
+        )
 
     def pick(self, who: int) -> Process:
         """Return one of the workers, zombies among them."""

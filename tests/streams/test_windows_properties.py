@@ -242,7 +242,7 @@ class ForgetsWhatWasNotExamined(PartitionJoin):
     """A restart that takes all feedback it finds for held against what is closed."""
 
     def _resume(self, resume: Resume) -> None:
-        super()._resume(replace(resume, examined=resume.offsets["feedback"]))
+        super()._resume(replace(resume, examined=resume.offsets.get("feedback")))
 
 
 class CorrectsForEver(PartitionJoin):

@@ -64,12 +64,11 @@ class QuickLabels(Labels):
 
 
 @cache
-def prepared(missing: str) -> PreparedLoop:
+def prepared(missing: str, corrections: int) -> PreparedLoop:
     """Return the loop of the schedules, its schemas known to everyone."""
     dumped = LOOP.model_dump(mode="json") | {"max_skew": f"{SKEW}s", "partitions": PARTITIONS}
-    loop = Loop.model_validate(
-        dumped | {"idle_after": "3s", "label": {**dumped["label"], "missing": missing}}
-    )
+    dumped |= {"idle_after": "3s", "corrections": f"{corrections}s"}
+    loop = Loop.model_validate(dumped | {"label": {**dumped["label"], "missing": missing}})
     for subject, schema in event_schemas(loop).items():
         STORE.register(subject, schema)
     return replace(PreparedLoop.of(loop, STORE), labels=QuickLabels())
@@ -200,6 +199,7 @@ class World:
     """Logs, lake and clock, and the knobs all workers share."""
 
     missing: str = "negative"
+    corrections: int = 0  # seconds
     commit_rows: int = 10**9
     together: int = 10**9
     opened: Callable[[MemoryTable], Table] = lambda table: table
@@ -210,7 +210,7 @@ class World:
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
-        self.prepared = prepared(self.missing)
+        self.prepared = prepared(self.missing, self.corrections)
         self.loop, self.rules = self.prepared.loop, self.prepared.rules
         self.lake.create(self.loop)
         names: dict[Log, str] = {
