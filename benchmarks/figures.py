@@ -49,6 +49,8 @@ def compared(report: Mapping[str, Figures], part: str) -> Flat:
     if part == "two_workers":
         two, one = figures["two_events_per_second"], figures["one_events_per_second"]
         figures["times_faster_than_one"] = two / one
+        busier = figures["two_busier_cpu_s_per_million"]
+        figures["times_less_cpu_for_the_busier"] = figures["one_cpu_s_per_million"] / busier
     if part == "flat":
         cost = [figures[f"{size}.cpu_s_per_million"] for size in report[part]]
         figures["times_dearer_than_the_smallest"] = max(cost) / cost[0]

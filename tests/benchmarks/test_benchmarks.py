@@ -26,6 +26,7 @@ KEYS = {
         "two_events_per_second",
         "one_cpu_s_per_million",
         "two_cpu_s_per_million",
+        "two_busier_cpu_s_per_million",
     },
     "close_to_example_s": {
         *("p50", "p99", "own_p50", "own_p99"),
