@@ -31,10 +31,10 @@ from tidemill.features.auditspans import (
     COUNTERS,
     FOREVER,
     LOGS,
-    NO_MARK,
     Run,
     Share,
     Span,
+    can_be_counted,
     memory,
     micros,
     read_examined,
@@ -52,6 +52,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OnStep = Callable[[int, int], None]
 """Told how many steps are done, and how many there are."""
 
+Interrupt = Callable[[], None]
+"""Ends the query that runs, from another thread; the audit raises `duckdb.InterruptException`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
@@ -61,7 +64,8 @@ class Effort:
         memory_mb: of DuckDB; what does not fit goes to a temporary folder.
         threads: None for one a core.
         rows: about so many records are compared at once.
-        shares: of each slice of time at most so many shares of ids; None for all of them.
+        shares: of each slice of time at most so many shares of ids, and of each log so many runs
+            of records; None for all of them.
         shown: so many differences are named; all are counted.
     """
 
@@ -112,6 +116,7 @@ def audit_spans(
     bounds: tuple[int, int] = (BEGIN, FOREVER),
     effort: Effort,
     on_step: OnStep = lambda _done, _steps: None,
+    on_begin: Callable[[Interrupt], None] = lambda _interrupt: None,
 ) -> AuditReport:
     """Compare what each version of a loop closed and read with what the logs mean.
 
@@ -122,6 +127,7 @@ def audit_spans(
         bounds: event time to look at, in microseconds.
         effort: what it may take.
         on_step: told after every step.
+        on_begin: told how to give it up.
 
     Raises:
         LakeError: the lake cannot be read, or the memory is not enough.
@@ -131,6 +137,7 @@ def audit_spans(
     with bounded_duckdb(
         f"the audit of {name}", memory_mb=effort.memory_mb, threads=effort.threads
     ) as connection:
+        on_begin(connection.interrupt)
         handles = {table: lake.table(name, table) for table in TABLES}
         tables = {
             table: source(connection, handle, versions[table]).sql
@@ -165,20 +172,9 @@ def audit_spans(
                 look.at_share(loop, step, is_last=loop is work[-1][0])
         on_step(len(steps), len(steps))
         is_whole = all(plan.is_whole for plan in plans)
-        if is_whole and bounds == (BEGIN, FOREVER) and _can_be_counted(work):
+        if is_whole and bounds == (BEGIN, FOREVER) and can_be_counted(work):
             look.at_counts([span for _, spans in work for span in spans])
     return look.report(name, versions, time.monotonic() - started, is_whole=is_whole)
-
-
-def _can_be_counted(work: Sequence[tuple[Loop, Sequence[Span]]]) -> bool:
-    """Whether the feedback counted between two marks is that of the time between them.
-
-    Not if `early` has changed; and where examples are corrected, late feedback is counted when it
-    is read, so only the counts since the beginning can be told.
-    """
-    if any(loop.corrections for loop, _ in work):
-        return len(work) == 1 and all(span.start == NO_MARK for span in work[0][1])
-    return len({loop.early for loop, _ in work}) == 1
 
 
 class _Look:

@@ -34,7 +34,8 @@ class Planner:
         tables: FROM items of the raw tables, by name.
         bounds: event time to look at, in microseconds.
         rows: so many records are compared at once.
-        shares: so many shares of each slice are looked at; None for all.
+        shares: so many shares of each slice are looked at, and so many runs of each log, the
+            newest; None for all.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -46,10 +47,14 @@ class Planner:
 
     def plan(self, spans: Sequence[Span]) -> Plan:
         """Return the steps for *spans*: the logs first, then time from the earliest on."""
-        runs = [run for log in LOGS for run in self._runs(log, spans)]
+        runs = {log: list(self._runs(log, spans)) for log in LOGS}
         shares = list(self._shares(spans))
-        is_whole = self.shares is None or all(share.one_in <= self.shares for share in shares)
-        return Plan((*runs, *shares), is_whole)
+        if self.shares is None:
+            return Plan((*runs["decisions"], *runs["feedback"], *shares), is_whole=True)
+        is_whole = all(len(each) <= self.shares for each in runs.values())
+        is_whole &= all(share.one_in <= self.shares for share in shares)
+        newest = [run for each in runs.values() for run in each[-self.shares :]]
+        return Plan((*newest, *shares), is_whole)
 
     def _runs(self, log: Log, spans: Sequence[Span]) -> Iterator[Run]:
         begins = {span.partition: span.begin for span in spans}

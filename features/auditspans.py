@@ -107,6 +107,17 @@ class Share:
         return max(until for _, until in self.bounds.values())
 
 
+def can_be_counted(work: Sequence[tuple[Loop, Sequence[Span]]]) -> bool:
+    """Whether the feedback counted between two marks is that of the time between them.
+
+    Not if `early` has changed; and where examples are corrected, late feedback is counted when it
+    is read, so only the counts since the beginning can be told.
+    """
+    if any(loop.corrections for loop, _ in work):
+        return len(work) == 1 and all(span.start == NO_MARK for span in work[0][1])
+    return len({loop.early for loop, _ in work}) == 1
+
+
 def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int, Mark]:
     """Return how far each partition of *loop* had come at *versions* of its tables.
 

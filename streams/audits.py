@@ -6,14 +6,17 @@ over from another worker, it goes on from where the lake stands then. What was c
 left to `tidemill audit`, which needs no memory.
 """
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import duckdb
+
 from tidemill.errors import LakeError
-from tidemill.features.audit import Effort, audit_spans
+from tidemill.features.audit import Effort, Interrupt, audit_spans
 from tidemill.features.auditreport import AuditReport
 from tidemill.features.auditspans import Mark, Span, read_marks
 from tidemill.features.lake import Lake
@@ -25,13 +28,9 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 300.0
 SHARE_OF_A_CORE = 1 / 20  # an audit that took long is followed by a pause that is longer
-EFFORT = Effort(memory_mb=192, threads=1, rows=250_000, shares=1, shown=5)
-_STOP_S = 5.0  # one step of an audit at most
+EFFORT = Effort(memory_mb=128, threads=1, rows=100_000, shares=1, shown=5)
+_STOP_S = 2.0  # an interrupted query ends at once
 _BEGIN_S = 1.0  # how often it is looked whether there are partitions to begin with
-
-
-class _StoppedError(Exception):
-    """The worker ends; the audit is given up."""
 
 
 @dataclass(slots=True)
@@ -47,8 +46,12 @@ class LoopAudit:
     begins: dict[int, Mark] = field(default_factory=dict)
     marks: dict[int, Mark] = field(default_factory=dict)
 
-    def run(self, on_step: Callable[[int, int], None]) -> AuditReport | None:
+    def run(
+        self, on_begin: Callable[[Interrupt], None] = lambda _interrupt: None
+    ) -> AuditReport | None:
         """Audit what was closed and read since the last time; None if that is nothing.
+
+        *on_begin* is told how another thread can end it.
 
         Raises:
             LakeError: the lake cannot be read; the next time begins where this one did.
@@ -71,7 +74,7 @@ class LoopAudit:
         report = None
         if spans:
             report = audit_spans(
-                self.lake, [(self.loop, spans)], versions, effort=EFFORT, on_step=on_step
+                self.lake, [(self.loop, spans)], versions, effort=EFFORT, on_begin=on_begin
             )
         for number in held:
             self.begins.setdefault(number, reached[number])
@@ -93,13 +96,19 @@ class AuditTimer:
         self._metrics = metrics
         self._every_s = every_s
         self._stopped = threading.Event()
+        self._interrupt: Interrupt | None = None
         self._thread = threading.Thread(target=self._work, name="audits", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Give up the audit that runs, if one does."""
         self._stopped.set()
-        self._thread.join(_STOP_S)
+        deadline = time.monotonic() + _STOP_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if self._interrupt is not None:
+                with contextlib.suppress(duckdb.Error):  # it has just ended by itself
+                    self._interrupt()
+            self._thread.join(0.05)  # between two queries an interruption is not noticed
 
     def _work(self) -> None:
         pause_s = 0.0  # the first look only marks where to begin
@@ -107,20 +116,19 @@ class AuditTimer:
             started = time.monotonic()
             for each in self._audits:
                 try:
-                    self._tell(each.loop.loop, each.run(self._step))
-                except _StoppedError:
-                    return
+                    self._tell(each.loop.loop, each.run(self._begun))
                 except LakeError as error:
                     log.warning("%s was not audited: %s", each.loop.loop, error)
                 except Exception:  # the outermost loop of a thread: the worker's work goes on
+                    if self._stopped.is_set():
+                        return
                     log.exception("%s was not audited", each.loop.loop)
             taken_s = time.monotonic() - started
             has_begun = any(each.marks for each in self._audits)
             pause_s = max(self._every_s, taken_s / SHARE_OF_A_CORE) if has_begun else _BEGIN_S
 
-    def _step(self, _done: int, _steps: int) -> None:
-        if self._stopped.is_set():
-            raise _StoppedError
+    def _begun(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
 
     def _tell(self, loop_name: str, report: AuditReport | None) -> None:
         if report is None:
