@@ -301,7 +301,7 @@ def test_case_14_the_largest_of_negative_values_is_negative() -> None:
 def test_case_13_late_feedback_corrects_where_the_loop_wants_it() -> None:
     """What was counted as silence becomes a click, in a row of its own beside the first."""
     decisions, feedback = [D("a", 0)], [F("w", "z", 15), F("x", "a", 2)]
-    shell = played(decisions, feedback, rules(corrections=20 * SECOND))
+    shell = played(decisions, feedback, rules(corrections=timedelta(seconds=20)))
     told = shell.revisions().select("revision", "state", "feedback_offsets").rows()
     assert told == [(0, "no_feedback", []), (1, "labeled", [1])]
     assert shell.closed[-1].counts == Counts(unmatched=1)
