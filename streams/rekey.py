@@ -13,9 +13,8 @@ goes along under its own key: the join finds out why, and makes it a dead letter
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import aiokafka
 import polars as pl
@@ -46,8 +45,7 @@ _RETRY_S = 1.0
 _ASK_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """One record on its way; a *partition* of -1 means: by its key."""
 
     source: int
@@ -182,34 +180,36 @@ class Rekeyer:
             if self._versions.is_newer(decoded, values):
                 return False
             read = decoded.frame.select("row", "decision_id", pl.col("at").to_physical()).rows()
-            known = {row: (decision, at) for row, decision, at in read}
-            rows = []
-            for row, record in enumerate(records):
-                decision, at = known.get(row, (None, None))
-                rows.append((self._time(record, at), self._row(place, record, decision)))
-            self._ordering.take(place.partition, rows)
+            self._ordering.take(place.partition, self._rows(place, records, read))
         return True
 
-    def _time(self, record: Any, at: int | None) -> int:  # noqa: ANN401 (aiokafka is not typed)
-        """Return the event time of *record* if it moves time on: unreadable and future ones don't.
+    def _rows(
+        self,
+        place: Place,
+        records: Sequence[Any],
+        read: Iterable[tuple[int, str, int]],
+    ) -> Iterator[tuple[int, _Row]]:
+        """Yield each of *records* with the event time it moves its partition on to.
 
-        A record of the year 3000 would hold its partition back until all others have come there.
+        That of an unreadable one moves nothing, nor does that of one that is ahead of its arrival:
+        a record of the year 3000 would hold its partition back until all others have come there.
         """
-        arrived_ms = min(record.timestamp, int(time.time() * 1000))
-        if at is None or at > arrived_ms * 1000 + self._max_skew_us:
-            return NEVER
-        return at
-
-    def _row(self, place: Place, record: Any, decision: str | None) -> _Row:  # noqa: ANN401
-        source = ("source", f"{place.topic}/{place.partition}/{record.offset}".encode())
-        return _Row(
-            source=place.partition,
-            offset=record.offset,
-            key=record.key if decision is None else decision.encode(),
-            value=record.value,
-            headers=(*record.headers, source),
-            partition=place.partition % self._loop.partitions if decision is None else -1,
-        )
+        known = {row: (decision.encode(), at) for row, decision, at in read}
+        source = f"{place.topic}/{place.partition}/".encode()
+        unreadable = place.partition % self._loop.partitions
+        now_ms = int(time.time() * 1000)
+        for row, record in enumerate(records):
+            headers = (*record.headers, ("source", source + b"%d" % record.offset))
+            found = known.get(row)
+            key, partition, at = record.key, unreadable, NEVER
+            if found is not None:
+                key, partition = found[0], -1
+                if found[1] <= min(record.timestamp, now_ms) * 1000 + self._max_skew_us:
+                    at = found[1]
+            yield (
+                at,
+                _Row(place.partition, record.offset, key, record.value, headers, partition),
+            )
 
     async def _hand_on(self, consumer: Any, writer: TransactionalWriter) -> None:  # noqa: ANN401
         """Write what is due, and where it came from, in one transaction."""
