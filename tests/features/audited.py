@@ -16,17 +16,17 @@ PARTITION = 1
 
 def write_lake(
     stream: Shell,
-    folder: Path,
+    folder: Path | LakeConfig,
     *,
     spoil: Mapping[str, Spoil] | None = None,
     loops: Sequence[Loop] = (LOOP,),
     begins: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Lake:
-    """Write what *stream* committed to a lake in *folder*.
+    """Write what *stream* committed to a lake in *folder*, or in the one of a config.
 
     *spoil* changes tables first; *begins* are more numbers for their commits, by table.
     """
-    lake = Lake(LakeConfig(root=str(folder)))
+    lake = Lake(LakeConfig(root=str(folder)) if isinstance(folder, Path) else folder)
     for loop in loops:
         lake.create(loop)
     change = dict(spoil or {})

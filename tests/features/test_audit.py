@@ -13,6 +13,9 @@ from tests.streams.join_logs import LOGS, LOOP, SECOND, START, Shell, random_log
 
 from tidemill.features.audit import Effort, audit
 from tidemill.features.auditreport import AuditReport
+from tidemill.features.lake import LakeConfig
+from tidemill.monitor.labellag import label_lags
+from tidemill.monitor.trace import trace
 from tidemill.schemas.loop import Feedback, Loop
 from tidemill.streams.commits import NOTHING_CLOSED
 from tidemill.streams.rules import JoinRules, micros
@@ -292,3 +295,20 @@ def test_corrections_across_versions_are_no_alarm(
         lake = write_lake(stream, tmp_path / f"{seed}", loops=(first, second), begins=begins)
         report = audit(lake, LOOP.loop, effort=WHOLE)
         assert report.agrees, (seed, [str(found) for found in report.first])
+
+
+def test_a_lake_on_s3_is_audited_and_traced_as_well(s3: LakeConfig) -> None:
+    """DuckDB reads it through Arrow there, and files are found by other means."""
+    stream = a_stream()
+    row = a_joined_row(stream)
+    wrong = stream.examples().row(row, named=True)
+    lake = write_lake(stream, s3, spoil={"examples": at(row, state="no_feedback")})
+    (found,) = audit(lake, LOOP.loop, effort=WHOLE).first
+    assert (found.id, found.offset, found.column) == (
+        wrong["decision_id"],
+        wrong["offset"],
+        "state",
+    )
+    life = trace(lake, LOOP, str(wrong["decision_id"]), bucket=SECOND)
+    assert all(each.file for each in (*life.decisions, *life.feedback, *life.examples))
+    assert {curve.kind for curve in label_lags(lake, LOOP)} == LOOP.feedback.keys()
