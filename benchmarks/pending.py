@@ -30,7 +30,7 @@ def measure_pending(pending: int, memory: str, say: Say) -> dict[str, float]:
         command = module_command("pendingjoin", folder, str(pending), memory)
         with Measured(command) as worker:
             figures = worker.result()
-        say(f"pending: {pending:,} decisions waited, {figures['away_decisions']:,.0f} of them away")
+        say(f"pending: {figures['away_rows']:,.0f} rows waited away from memory; all come back")
         _check(Path(folder), pending)
     return figures
 

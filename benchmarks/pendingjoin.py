@@ -140,7 +140,7 @@ async def run(folder: Path, pending: int, memory: str) -> dict[str, float]:
     """Fill a window with *pending* decisions, go on for a tenth of it, and close everything."""
     worker = Worker(folder, pending, memory)
     found = {f"filling_{name}": value for name, value in (await worker.feed(0, pending)).items()}
-    away = [sum(join.state.away[log] for join in worker.joins.values()) for log in LOGS]
+    away = sum(sum(join.state.away.values()) for join in worker.joins.values())
     opened = [
         sum(join.open_decisions for join in worker.joins.values()),
         sum(join.open_feedback for join in worker.joins.values()),
@@ -156,8 +156,7 @@ async def run(folder: Path, pending: int, memory: str) -> dict[str, float]:
         **{f"closing_{name}": value for name, value in closing.items()},
         "open_decisions": opened[0],
         "open_feedback": opened[1],
-        "away_decisions": away[0],
-        "away_feedback": away[1],
+        "away_rows": away,
         "open_mb": worker.most_bytes / 1e6,
         "peak_mb": peak_mb(os.getpid()),
     }

@@ -82,15 +82,14 @@ class WaitingRows:
     def leave(self, nbytes: int) -> int:
         """Let shelves leave memory, about *nbytes* of them, those that came last first.
 
-        They are due last. What had been read again goes first. Returns how many bytes went.
+        They are due last. What was read again is due next, and goes only if that is not enough.
+        Returns how many bytes went.
 
         Raises:
             TidemillError: the store has no room.
         """
         before = self.nbytes
-        for away in self._away():
-            away.rows.kept.release()
-        freed, leaving, group = before - self.nbytes, 0, list[int]()
+        freed, leaving, group = 0, 0, list[int]()
         for number, shelf in self._leaving():
             if freed >= nbytes:
                 break
@@ -99,7 +98,10 @@ class WaitingRows:
             if len(group) == self._together or freed + leaving >= nbytes:
                 freed += self._put_away(group)
                 leaving, group = 0, []
-        self._put_away(group)
+        freed += self._put_away(group)
+        if freed < nbytes:
+            for away in self._away():
+                away.rows.kept.release()
         return before - self.nbytes
 
     def due(self, before: int) -> Int64s:

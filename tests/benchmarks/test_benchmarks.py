@@ -42,11 +42,17 @@ KEYS = {
         "two_cpu_s_per_million",
     },
     "flat": {"3000.events_per_second", "3000.cpu_s_per_million", "3000.peak_mb"},
+    "pending": {
+        *(f"{phase}_events_per_second" for phase in ("filling", "rolling", "closing")),
+        *(f"{phase}_cpu_s_per_million" for phase in ("filling", "rolling", "closing")),
+        *("open_decisions", "open_feedback", "away_rows", "open_mb"),
+        "peak_mb",
+    },
 }
 SIZES = (
     "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
     "--pair-decisions 9000 --live-rate 900 --live-seconds 16 --flat-events 3000 "
-    "--raw-decisions 3000"
+    "--raw-decisions 3000 --pending-decisions 90000 --pending-memory 5MB"
 )
 
 
