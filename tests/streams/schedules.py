@@ -57,7 +57,7 @@ PLANS = st.none() | st.tuples(
     st.sampled_from(["crash", "refuse", "steal", "poll"]), st.integers(0, 3), st.booleans()
 )
 CLAIM_PLANS = st.none() | st.tuples(
-    st.sampled_from(["crash", "refuse"]), st.integers(0, 12), st.booleans()
+    st.sampled_from(["crash", "refuse"]), st.integers(0, 16), st.booleans()
 )
 Planned = tuple[str, int, bool] | None
 
