@@ -50,13 +50,11 @@ WITHOUT = {"negative": ("no_feedback", 0.0), "censored": ("censored", None)}
 WITHOUT_LABEL: dict[str, tuple[str, float | None]] = {**WITHOUT, "dropped": ("no_feedback", None)}
 
 
-def oracle(
-    rules: JoinRules,
-    logs: dict[Log, Sequence[Event]],
-    frontier: float,
-    jumps: Collection[Jump],
-    examined: float,
-) -> Told:
+Logs = dict[Log, Sequence[Event]]
+Jumps = Collection[Jump]
+
+
+def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined: float) -> Told:
     """Return what became of *logs* when all decisions earlier than *frontier* are closed.
 
     Feedback before the offset *examined* may have corrected them.
@@ -103,17 +101,15 @@ def oracle(
             for taker in takers:
                 if f.own not in [copy.own for _, copy in fits[taker]]:
                     fits[taker].append((offset, f))
-    for offset, d in first:
-        if d.at >= frontier:
-            told.open["decisions"] += 1
-            continue
+    for offset, d in [(offset, d) for offset, d in first if d.at < frontier]:
         joined = sorted(fits[offset], key=lambda pair: (pair[1].at, pair[0]))
         values = [f.value for _, f in joined]
-        outcome = ("labeled", sum(values) + 1000 * values[0]) if values else None
-        state, label = outcome or WITHOUT_LABEL[rules.missing]
+        labeled = ("labeled", sum(values) + 1000 * values[0]) if values else None
         revision = sum(before["feedback", o] > d.at + wait + grace for o, _ in joined)
-        told.examples[offset] = state, label, [o for o, _ in joined], revision
+        outcome = labeled or WITHOUT_LABEL[rules.missing]
+        told.examples[offset] = *outcome, [o for o, _ in joined], revision
         fates |= dict.fromkeys([o for o, _ in joined], "joined")
     told.ended.update(fate for fate in fates.values() if fate not in ("open", "joined"))
     told.open["feedback"] = list(fates.values()).count("open")
+    told.open["decisions"] = len(first) - len(told.examples)
     return told

@@ -3,6 +3,7 @@
 Each guard is also switched off, and then a schedule has to be found that shows it.
 """
 
+import inspect
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from tests.streams.schedule_oracle import oracle
 from tests.streams.schedules import Workers, run
 from tests.streams.test_windows_properties import (
     ForgetsIdleAdvances,
@@ -125,3 +127,8 @@ def test_without_a_guard_some_schedule_goes_red(name: str) -> None:
     with pytest.raises((AssertionError, ValueError)):
         run(1_000, 1, Unguarded, shrink=False)
     print(Unguarded.ran["schedules"], "schedules were sound")
+
+
+def test_the_oracle_can_be_read_at_a_glance() -> None:
+    """An oracle as long as the join would need one of its own."""
+    assert len(inspect.getsource(oracle).splitlines()) <= 60
