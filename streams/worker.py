@@ -36,8 +36,8 @@ from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
 
-# Records are many objects and no cycles: Python's default (2,000, 10, 10) looks at all of those
-# that wait in queues again and again, for half of the CPU time of the worker.
+# Frames and arrays make few cycles: Python's default (2,000, 10, 10) looks at all that waits again
+# and again for nothing.
 COLLECT = (200_000, 20, 20)
 
 NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
