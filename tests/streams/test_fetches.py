@@ -1,6 +1,7 @@
 """What is fetched comes out whole: as aiokafka gives it, record batch by record batch."""
 
 import asyncio
+import inspect
 import uuid
 from collections.abc import Mapping, Sequence
 
@@ -162,3 +163,14 @@ async def consume(kafka: KafkaConfig, topic: str, *, whole: bool) -> list[Row]:
         return taken
     finally:
         await consumer.stop()
+
+
+def test_aiokafka_still_keeps_answers_where_they_are_looked_for() -> None:
+    """Private names again: an upgrade has to fail here and not in production."""
+    source = inspect.getsource(fetcher.Fetcher._proc_fetch_request)
+    assert "records = MemoryRecords(part_data[-1])" in source
+    assert "self._records[tp] = FetchResult(" in source
+    assert "records.has_next()" in source
+    assert "self._records = records" in inspect.getsource(PartitionRecords.__init__)
+    names = ("check_assignment", "has_more", "_assignment.state_value", "consumed_to")
+    assert all(name in inspect.getsource(fetcher.FetchResult) for name in names)
