@@ -14,6 +14,7 @@ from typing import Literal
 
 import polars as pl
 import pytest
+from confluent_kafka import KafkaException
 from tests.streams.faults import OFTEN, Course, Supervised, two_kinds
 from tests.streams.resetting_proxy import ResettingProxy
 from tests.streams.rig import Rig, until
@@ -81,13 +82,13 @@ def test_a_broker_gets_a_signal_in_each_round(
     rig = two_kinds(own_kafka.config, tmp_path)
     course = Course(rig, DECISIONS)
     with Supervised(rig, **OFTEN):
-        course.run(lambda: hit_broker(own_kafka, name))
+        course.run(lambda: hit_broker(own_kafka, rig, name))
     course.check()
     assert sum(rig.ends().values()) >= RECORDS
 
 
-def hit_broker(kafka: EmbeddedKafka, name: Signal) -> None:
-    """Take the broker away, and bring it back."""
+def hit_broker(kafka: EmbeddedKafka, rig: Rig, name: Signal) -> None:
+    """Take the broker away, and bring it back, until it leads its partitions again."""
     match name:
         case "SIGKILL":
             kafka.kill()
@@ -99,6 +100,15 @@ def hit_broker(kafka: EmbeddedKafka, name: Signal) -> None:
             kafka.suspend()
             time.sleep(FROZEN_S)  # the fault itself, not a wait for anything
             kafka.resume()
+    until(lambda: leads(rig), "the broker leads its partitions")
+
+
+def leads(rig: Rig) -> bool:
+    """Return whether the broker tells where logs end; one that was away does not at once."""
+    try:
+        return bool(rig.ends())
+    except KafkaException:
+        return False
 
 
 @pytest.fixture
