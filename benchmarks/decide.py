@@ -87,7 +87,7 @@ def main(bootstrap: str, name: str, keys: Path, decisions: int) -> None:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the model does not serve: {door.worker.troubles()}")
             time.sleep(0.05)
-        for number in range(10 * DIFFERENT):
+        for number in range(ROUND):  # the broker has just started, and compiles what it runs often
             decide(asked[number % DIFFERENT])
         door.worker.log.flush(30)
         started, used, called, left = time.perf_counter(), time.process_time(), 0.0, 0
