@@ -4,6 +4,7 @@ It knows no loop and no lake; `agents.py` fills the app.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -18,6 +19,10 @@ from mode.supervisors import CrashingSupervisor
 
 from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
+
+log = logging.getLogger(__name__)
+
+STOP_S = 30.0  # what Faust has not stopped by then is left to the end of the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +108,28 @@ async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     for each in ending:
         each.cancel()
-    await app.stop()
+    await _stopped(app)
     if starting.done() and not starting.cancelled():
         starting.result()
     starting.cancel()
     if app.crash_reason is not None:
         raise app.crash_reason
     return asked.is_set()
+
+
+async def _stopped(app: faust.App) -> None:
+    """Stop *app*; where it cannot be stopped in order, go on: all that counts is in the lake.
+
+    A consumer that has just lost its group cancels the last write of offsets, and Faust takes that
+    for a cancellation of its own stop and leaves it half done.
+    """
+    stopping = asyncio.ensure_future(app.stop())
+    await asyncio.wait([stopping], timeout=STOP_S)
+    if not stopping.done() or stopping.cancelled():
+        log.warning("the consumer did not stop in order; nothing is lost by that")
+        stopping.cancel()
+    else:
+        stopping.result()
 
 
 async def _over(is_over: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ import aiokafka
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.threads import WorkerThread
 
 from tidemill.streams.fetches import WholeBatches, keep_bytes
 
@@ -20,8 +21,18 @@ log = logging.getLogger(__name__)
 FETCH_WAIT_MS = 100  # a longer poll on caught-up partitions would hold back the busy ones
 
 
+class _Daemon(WorkerThread):  # type: ignore[misc]  # Faust is not typed
+    """A thread that does not keep a process alive whose app could not be stopped in order."""
+
+    def __init__(self, service: driver.AIOKafkaConsumerThread, **kwargs: Any) -> None:  # noqa: ANN401 (Faust's own)
+        super().__init__(service, **kwargs)
+        self.daemon = True
+
+
 class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is not typed
     """The thread with aiokafka's consumer; fetches are short, a broker that is away is no crash."""
+
+    Worker = _Daemon
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
