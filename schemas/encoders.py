@@ -164,7 +164,7 @@ def compile_encoder(schema: Schema, prefix: bytes = b"", *, checked: bool = Fals
     Args:
         schema: of a record.
         prefix: what goes before every event.
-        checked: the types of the values are right, somebody has looked; saves a third of the time.
+        checked: the types of the values are right, somebody has looked; saves a sixth of the time.
 
     Raises:
         ValueError: *schema* has a type that loops do not have.

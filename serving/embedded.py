@@ -23,7 +23,6 @@ class EmbeddedDoor:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self._deciders = worker.follower.deciders
 
     def decide(
         self,
@@ -34,7 +33,7 @@ class EmbeddedDoor:
         at: datetime | None,
     ) -> DecisionResult:
         """Return the decision of the worker."""
-        decider = self._deciders.get(loop) or self.worker.decider(loop)  # which tells what is wrong
+        decider = self.worker.decider(loop)
         return decider.decide(decider.decisions.check(features, entity, id, at))
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:

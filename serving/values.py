@@ -15,7 +15,6 @@ import msgspec
 from tidemill.errors import RequestError
 from tidemill.schemas.loop import Feature, FieldType
 
-_convert = msgspec.convert
 At = Annotated[datetime, msgspec.Meta(tz=True)]
 _LARGEST = 1.7976931348623157e308
 _TYPES: dict[FieldType, object] = {
@@ -56,7 +55,7 @@ class Record:
             RequestError: a value is missing, unknown or of another type.
         """
         try:
-            checked = _convert(values, self.struct)
+            checked = msgspec.convert(values, self.struct)
         except msgspec.ValidationError as error:
             if not isinstance(values, Mapping):
                 what = f"the {self.noun}s are {type(values).__name__}, not names and values"

@@ -159,7 +159,11 @@ class PlainProducer:
     ) -> None:
         """Send a click, or another *kind* of feedback."""
         value = self.click(key, at, id=id, amount=amount, kind=kind)
-        self.send(topics.feedback(self.loop.loop), key, value)
+        self.send(topics.feedback(self.loop.loop), self.feedback_key(key), value)
+
+    def feedback_key(self, decision_id: str) -> str:
+        """Return what feedback on a decision is keyed by."""
+        return decision_id
 
     def send(self, topic: str, key: str, value: bytes | None, partition: int = -1) -> None:
         """Send any bytes."""

@@ -5,7 +5,6 @@ import random
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -46,18 +45,9 @@ class ForeignProducer(PlainProducer):
 
     draw = random.Random(5)
 
-    def feed(
-        self,
-        key: str,
-        at: datetime,
-        *,
-        id: str | None = None,
-        amount: float = 1.0,
-        kind: str = "click",
-    ) -> None:
-        """Send a click of a user on a decision."""
-        value = self.click(key, at, id=id, amount=amount, kind=kind)
-        self.send(topics.feedback(self.loop.loop), f"user-{self.draw.randrange(1000)}", value)
+    def feedback_key(self, decision_id: str) -> str:
+        """Return some user."""
+        return f"user-{self.draw.randrange(1000)}"
 
 
 def foreign_rig(kafka: KafkaConfig, folder: Path, partitions: int, **changes: object) -> Rig:

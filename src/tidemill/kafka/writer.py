@@ -46,7 +46,6 @@ class Writer:
             "on_delivery": self._on_failure,
         }
         self._producer = _producer(config, more)
-        self._produce = self._producer.produce
         self._server = threading.Thread(target=self._serve, name="kafka-writer", daemon=True)
         self._server.start()
 
@@ -68,7 +67,7 @@ class Writer:
             if headers:
                 self._producer.produce(topic, value, key, partition, headers=list(headers))
             else:
-                self._produce(topic, value, key, partition)
+                self._producer.produce(topic, value, key, partition)
         except BufferError:
             with self._lock:
                 self.dropped += 1
