@@ -325,7 +325,7 @@ class Rig:
         return self.lake.table(self.loop.loop, "examples").read().sort("decision_id")
 
     def letters(self) -> list[Letter]:
-        """Return the dead letters of this loop, by offset; marks of replays are left out."""
+        """Return the dead letters of this loop, by offset, without marks of replays and strays."""
         found = []
         reader = Consumer(
             {
@@ -343,7 +343,7 @@ class Rig:
                 assert error.code() == KafkaError._PARTITION_EOF
                 break
             told = {name: str(value, "utf-8") for name, value in _headers(message)}
-            if told["topic"].startswith(f"{self.loop.loop}.") and "reason" in told:
+            if told.get("topic", "").startswith(f"{self.loop.loop}.") and "reason" in told:
                 found.append(Letter(told, message.key(), message.value()))
         reader.close()
         return sorted(found, key=lambda letter: letter.offset)

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import threading
 import urllib.request
 from pathlib import Path
 
@@ -36,36 +35,29 @@ def test_ledger_and_audit_are_true_while_a_worker_writes(
     often = {"TIDEMILL_COMMIT_S": "0.1", "TIDEMILL_AUDIT_S": "0.5", "TIDEMILL_FETCH_RECORDS": "500"}
     worker = rig.start(**often)
     until(lambda: rig.lake.has_table(rig.loop.loop, "examples"), "there are tables")
-    last = [START]
-
-    def send() -> None:
-        for number in range(10):
-            numbers = range(number * 3_000, (number + 1) * 3_000)
-            last[0] = max(last[0], send_traffic(rig.producer(), numbers, number, per_second=100))
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    looks, versions, compared, is_killed = 0, set(), 0, False
+    versions, compared, is_killed, last = set(), 0, False, START
     try:
-        while sender.is_alive() or looks < 10:
-            for account in ledger(rig.lake, rig.loop):
-                assert account.is_balanced, account
-            report = audit(rig.lake, rig.loop.loop, effort=EFFORT)
-            assert report.agrees, [str(found) for found in report.first]
-            looks += 1
-            versions.add(report.versions["examples"])
-            compared = max(compared, report.decisions)
-            if compared > 3_000 and not is_killed:
-                worker.send_signal(signal.SIGKILL)
-                worker.wait()
-                worker, is_killed = rig.start(**often), True
-        sender.join()
-        rig.close(last[0])
+        for piece in range(10):
+            numbers = range(piece * 3_000, (piece + 1) * 3_000)
+            last = max(last, send_traffic(rig.producer(), numbers, piece, per_second=100))
+            is_read = False
+            while not is_read:
+                is_read = rig.is_read()
+                for account in ledger(rig.lake, rig.loop):
+                    assert account.is_balanced, account
+                report = audit(rig.lake, rig.loop.loop, effort=EFFORT)
+                assert report.agrees, [str(found) for found in report.first]
+                versions.add(report.versions["examples"])
+                compared = max(compared, report.decisions)
+                if compared > 3_000 and not is_killed:
+                    worker.send_signal(signal.SIGKILL)
+                    worker.wait()
+                    worker, is_killed = rig.start(**often), True
+        rig.close(last)
         until(rig.is_done, "everything is closed")
         until(lambda: metric(rig, worker.pid, "tidemill_audit_rows_total") > 0, "an audit")
         assert metric(rig, worker.pid, "tidemill_audit_differences_total") == 0
     finally:
-        sender.join()
         assert end(worker) == 0
     assert is_killed
     assert len(versions) > 3, "the lake moved on meanwhile"
