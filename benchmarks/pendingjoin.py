@@ -18,6 +18,7 @@ from benchmarks.pendinglogs import PARTITIONS, Logs, loop
 from benchmarks.processes import peak_mb
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.schemas import topics
+from tidemill.schemas.logs import Log
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import TABLES, Table, claim, raw_numbers
 from tidemill.streams.deadletters import MemoryLetters
@@ -27,7 +28,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut
 from tidemill.streams.progress import Resume
 from tidemill.streams.rounds import Rounds
-from tidemill.streams.rules import JoinRules, Log, micros, moment
+from tidemill.streams.rules import JoinRules, micros, moment
 from tidemill.streams.scratch import ScratchFiles
 from tidemill.streams.state import OpenState
 from tidemill.streams.windows import PartitionJoin

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.schemas.events import TIME, decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
-from tidemill.streams.rules import Log, micros
+from tidemill.streams.rules import micros
 
 Numbers = npt.NDArray[np.int64]
 

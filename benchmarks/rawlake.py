@@ -12,10 +12,11 @@ from benchmarks.workload import COUNTRIES, DEVICES, EVERY, FLOATS, START, WITHIN
 from tidemill.features.lake import Lake
 from tidemill.schemas import topics
 from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import TABLES, Holding, Move, claim, commit, raw_numbers
-from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.rules import JoinRules, micros
 from tidemill.streams.windows import PartitionJoin
 
 _AT_ONCE = 100_000

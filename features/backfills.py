@@ -8,7 +8,6 @@ records that the slice is done. It knows no join and starts no process.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -18,6 +17,7 @@ from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import EXAMPLES, layouts
 from tidemill.features.storage import lake_errors
 from tidemill.schemas.fields import FIELD
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 
 BEGUN, COMPLETE = "begun", "complete"
@@ -40,7 +40,7 @@ class Backfill(BaseModel):
     loop: Loop
     since: AwareDatetime | None
     until: AwareDatetime | None
-    ends: dict[Literal["decisions", "feedback"], dict[int, int]]
+    ends: dict[Log, dict[int, int]]
     frontiers: dict[int, int]
     cuts: list[AwareDatetime] = Field(min_length=2)
 

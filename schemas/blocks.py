@@ -16,13 +16,13 @@ import polars as pl
 from tidemill.errors import ContractError
 from tidemill.schemas.avrotypes import full_name
 from tidemill.schemas.events import (
-    Kind,
     decision_frame_schema,
     decision_schema,
     feedback_frame_schema,
     feedback_schema,
 )
 from tidemill.schemas.evolution import resolve, unsure_columns
+from tidemill.schemas.logs import Log, is_feedback
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.payloads import Payloads, Poison
 from tidemill.schemas.reading import PayloadReader, Rows
@@ -69,14 +69,17 @@ class _Refusal:
 
 
 class EventDecoder:
-    """Decodes one topic of a loop; the schemas it meets are looked up once and remembered."""
+    """Decodes one log of a loop; the schemas it meets are looked up once and remembered."""
 
-    def __init__(self, loop: Loop, topic_kind: Kind, store: SchemaStore) -> None:
-        """Read *topic_kind* of *loop* with the schemas of *store*."""
+    def __init__(self, loop: Loop, log: Log, store: SchemaStore) -> None:
+        """Read *log* of *loop* with the schemas of *store*; feedback of any kind on any log of it.
+
+        A kind may move to another stream; what was produced before lies where it lay.
+        """
         self._store = store
         self._plans: dict[bytes, _Plan | _Refusal] = {}
         self._readers: dict[str, tuple[Schema, Shape]] = {}
-        if topic_kind == "decisions":
+        if not is_feedback(log):
             self.frame_schema = decision_frame_schema(loop)
             schema = decision_schema(loop)
             self._readers[full_name(schema)] = schema, _same

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tidemill.schemas.fields import FieldType, wrong
+from tidemill.schemas.logs import RESERVED_STREAMS, feedback_log, number_of
 
 if TYPE_CHECKING:
     from tidemill.schemas.loop import Gate, Loop, Models, Policy
@@ -92,6 +93,33 @@ def check_values(loop: "Loop") -> None:
                     hint=f"kinds share one namespace of values: call this one {kind}_{name}",
                     at=("feedback", kind, "values", name),
                 )
+
+
+def check_streams(loop: "Loop") -> None:
+    """Refuse streams whose records could not be told apart, or not be found."""
+    numbers: dict[int, str] = {}
+    for kind, feedback in loop.feedback.items():
+        stream, at = feedback.stream, ("feedback", kind, "stream")
+        if stream is None:
+            continue
+        if stream in RESERVED_STREAMS:
+            hint = f"name it after who produces it, say {kind.replace('_', '-')}s"
+            raise wrong(f"{stream!r} is a topic of tidemill itself", hint=hint, at=at)
+        if loop.rekey:
+            raise wrong(
+                f"{kind} has a stream of its own, and rekey: true re-keys one topic only",
+                hint="have all feedback produced with the decision id as key and leave rekey out, "
+                "or leave stream out",
+                at=at,
+            )
+        other = numbers.setdefault(number_of(feedback_log(stream)), stream)
+        if other != stream:
+            raise wrong(
+                f"streams {other!r} and {stream!r} have the same number, which the lake tells "
+                "their records apart by",
+                hint=f"give one of them another name, say {stream}-events",
+                at=at,
+            )
 
 
 def check_activation(loop: "Loop") -> None:
@@ -208,4 +236,7 @@ def check_times(loop: "Loop") -> None:
             raise wrong(f"{at[-1]} is zero", hint=hint, at=at)
 
 
-CHECKS = (check_names, check_values, check_activation, check_policy, check_models, check_times)
+CHECKS = (
+    *(check_names, check_values, check_streams, check_activation),
+    *(check_policy, check_models, check_times),
+)

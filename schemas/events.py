@@ -7,7 +7,6 @@ schemas. Reading them back, in batches, is in `blocks.py`.
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Literal
 
 import polars as pl
 
@@ -18,9 +17,6 @@ from tidemill.schemas.encoding import EPOCH, MICROSECOND
 from tidemill.schemas.loop import Feature, FieldType, Loop
 from tidemill.schemas.memorystore import SchemaStore
 from tidemill.schemas.wire import Schema
-
-Kind = Literal["decisions", "feedback"]
-"""The two topics of a loop."""
 
 TIME = pl.Datetime("us", "UTC")
 NO_VALUES: Mapping[str, pl.DataType] = {"_": pl.Boolean()}

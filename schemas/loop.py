@@ -10,13 +10,14 @@ import hashlib
 import json
 import math
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tidemill.schemas import consistency
 from tidemill.schemas.durations import Duration, format_duration, parse_duration
 from tidemill.schemas.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
+from tidemill.schemas.logs import DECISIONS, Log, feedback_log
 from tidemill.schemas.sizes import Size
 
 __all__ = [
@@ -42,7 +43,8 @@ __all__ = [
 
 ADDED_SETTINGS = ("activation", "corrections", "max_bad", "memory")
 """Settings later than the first release. Left at their defaults they are not in `Loop.canonical`:
-what was published stays equal to itself, and older releases read what needs no newer one."""
+what was published stays equal to itself, and older releases read what needs no newer one. The same
+holds for the `stream` of a kind."""
 
 RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
 """Columns that stand beside the values of a feedback where its label is computed."""
@@ -52,11 +54,13 @@ class Feedback(Value):
     """One kind of feedback: how long it counts after a decision, and what it carries.
 
     A feedback counts from *early* before its decision (clocks differ) to *within* after it, both
-    ends included.
+    ends included. Kinds with a *stream* are produced to a topic of its name,
+    ``<loop>.feedback.<stream>``; those without one share ``<loop>.feedback``.
     """
 
     within: Duration
     early: Duration = timedelta(0)
+    stream: str | None = Field(default=None, pattern=NAME, max_length=80)
     values: dict[FieldName, Feature] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -74,6 +78,11 @@ class Feedback(Value):
                 at=("values", name),
             )
         return self
+
+    @property
+    def log(self) -> Log:
+        """The log that events of this kind are in."""
+        return feedback_log(self.stream)
 
 
 class Label(Value):
@@ -289,6 +298,11 @@ class Loop(Value):
         return max(kind.early for kind in self.feedback.values())
 
     @property
+    def logs(self) -> tuple[Log, ...]:
+        """The logs that the join reads: decisions, then those of feedback in the order of kinds."""
+        return tuple(dict.fromkeys((DECISIONS, *(kind.log for kind in self.feedback.values()))))
+
+    @property
     def canonical(self) -> str:
         """The definition as one line of JSON; features keep their order, models depend on it."""
         told = self.model_dump(mode="json", exclude=self._left_at_default())
@@ -299,6 +313,8 @@ class Loop(Value):
         """SHA-256 of `canonical`; two equal definitions have equal digests."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()
 
-    def _left_at_default(self) -> set[str]:
+    def _left_at_default(self) -> dict[str, Any]:
         fields = type(self).model_fields
-        return {name for name in ADDED_SETTINGS if getattr(self, name) == fields[name].default}
+        plain = {kind: {"stream"} for kind, it in self.feedback.items() if it.stream is None}
+        left = [name for name in ADDED_SETTINGS if getattr(self, name) == fields[name].default]
+        return {**dict.fromkeys(left, True), **({"feedback": plain} if plain else {})}

@@ -22,8 +22,9 @@ from tidemill.kafka import (
 )
 from tidemill.schemas import topics
 from tidemill.schemas.diff import check_successor
-from tidemill.schemas.events import Kind, event_schemas
+from tidemill.schemas.events import event_schemas
 from tidemill.schemas.kafkastore import KafkaSchemaStore
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, topic_of
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import MemorySchemaStore, SchemaStore
 
@@ -138,14 +139,19 @@ def versions(published: Published, name: str) -> Mapping[int, Loop]:
     return {version: loop for (known, version), loop in published.items() if known == name}
 
 
-def joined_topics(loop: Loop) -> dict[Kind, str]:
-    """Return the two topics that the join of *loop* reads; with `rekey` not the one produced to."""
-    feedback = topics.rekeyed(loop.loop) if loop.rekey else topics.feedback(loop.loop)
-    return {"decisions": topics.decisions(loop.loop), "feedback": feedback}
+def produced_topics(loop: Loop) -> dict[Log, str]:
+    """Return the topic that the events of each log of *loop* are produced to."""
+    return {log: topic_of(loop.loop, log) for log in loop.logs}
+
+
+def joined_topics(loop: Loop) -> dict[Log, str]:
+    """Return the topic that the join of *loop* reads each log from: with `rekey` another one."""
+    read = produced_topics(loop)
+    return {**read, FEEDBACK: topics.rekeyed(loop.loop)} if loop.rekey else read
 
 
 def event_topics(loop: Loop) -> list[Topic]:
-    """Return the two topics that the join of *loop* reads, as they have to be."""
+    """Return the topics that the join of *loop* reads, as they have to be."""
     names = joined_topics(loop).values()
     return [Topic(name=name, partitions=loop.partitions) for name in names]
 
@@ -157,7 +163,7 @@ def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
         ContractError: decisions and feedback could lie in partitions of different numbers.
         BrokerError: the broker does not answer, or refuses.
     """
-    produced = [topics.decisions(loop.loop), topics.feedback(loop.loop)]
+    produced = list(produced_topics(loop).values())
     counts = {name: partition_count(config, name) for name in produced}
     known = {name: count for name, count in counts.items() if count is not None}
     if loop.rekey:
@@ -167,10 +173,19 @@ def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
         told = " and ".join(f"{name} {count}" for name, count in known.items())
         raise ContractError(
             f"{told} partitions: feedback would not be where its decision is",
-            hint=f"make both topics with as many, or write rekey: true and partitions: "
-            f"{known[produced[0]]} in the loop, to have the feedback re-keyed",
+            hint=f"make all of these topics with as many{_or_rekey(loop, known.get(produced[0]))}",
         )
     ensure_topics(config, event_topics(loop))
+
+
+def _or_rekey(loop: Loop, partitions: int | None) -> str:
+    """Return the other way out, where there is one: for a loop with a single topic of feedback."""
+    if loop.logs != (DECISIONS, FEEDBACK):
+        return ""
+    count = loop.partitions if partitions is None else partitions
+    return (
+        f", or write rekey: true and partitions: {count} in the loop, to have the feedback re-keyed"
+    )
 
 
 def register(loop: Loop, store: SchemaStore) -> None:

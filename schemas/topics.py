@@ -13,9 +13,9 @@ def decisions(loop: str) -> str:
     return f"{loop}.decisions"
 
 
-def feedback(loop: str) -> str:
-    """Return the topic that carries the feedback events of *loop*, all kinds."""
-    return f"{loop}.feedback"
+def feedback(loop: str, stream: str | None = None) -> str:
+    """Return the topic of the feedback of *loop*: of the kinds that say *stream*, or say none."""
+    return f"{loop}.feedback" if stream is None else f"{loop}.feedback.{stream}"
 
 
 def rekeyed(loop: str) -> str:

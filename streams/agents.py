@@ -20,13 +20,13 @@ from faust.types import TP
 
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig
+from tidemill.schemas.logs import Log
 from tidemill.streams.app import GroupConfig, new_app
 from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.closing import Closing
 from tidemill.streams.looprun import TOGETHER, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.rekey import Rekeyer, SourceEnd, keep_rekeying
-from tidemill.streams.rules import Log
 from tidemill.streams.transport import BatchSchema
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,12 @@ from tidemill.features.backfills import Backfill, slice_swaps, table_name
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, layouts, missing_fields
 from tidemill.schemas import topics
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.streams.batches import LOGS
 from tidemill.streams.idle import frontier_at
 from tidemill.streams.labels import Labels
-from tidemill.streams.rules import JoinRules, Log, moment
+from tidemill.streams.rules import JoinRules, moment
 from tidemill.streams.slices import RawLogs, SliceResult, join_slice
 
 SLICE_ROWS = 200_000  # decisions; with 16 features and their feedback some 0.5 GB a process

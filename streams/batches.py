@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.chunks import Chunk, records_of
 from tidemill.streams.records import FetchedRecord, Records
-from tidemill.streams.rules import Log
 
 LOGS: tuple[Log, Log] = ("decisions", "feedback")
 

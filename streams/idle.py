@@ -8,8 +8,9 @@ It knows no Kafka: who calls it says what is at its end. *now_s* is any clock th
 from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.batches import LOGS
-from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.rules import JoinRules, micros
 
 
 class IdleClock:

@@ -6,7 +6,7 @@ by user, most feedback lies in another partition than its decision, and a join w
 """
 
 from tidemill.errors import ContractError
-from tidemill.streams.rules import Log
+from tidemill.schemas.logs import Log
 
 ENOUGH = 50
 """After so many looks at each log the keys are judged."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loops import joined_topics
 from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch, merged
@@ -26,7 +27,7 @@ from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.progress import Resume
 from tidemill.streams.recall import begin_examining, recall_from
 from tidemill.streams.rounds import Rounds
-from tidemill.streams.rules import Log, micros
+from tidemill.streams.rules import micros
 from tidemill.streams.state import OpenState
 from tidemill.streams.stores import Store
 from tidemill.streams.versions import VersionCheck

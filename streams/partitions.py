@@ -13,6 +13,7 @@ import polars as pl
 
 from tidemill.errors import BrokerError
 from tidemill.schemas.blocks import Decoded, EventDecoder
+from tidemill.schemas.logs import Log
 from tidemill.streams.badshare import BadShare
 from tidemill.streams.batches import LOGS, Batch
 from tidemill.streams.commits import raw_numbers
@@ -20,7 +21,7 @@ from tidemill.streams.deadletters import DeadLetter
 from tidemill.streams.keycheck import KeyCheck
 from tidemill.streams.progress import Closed
 from tidemill.streams.records import Records
-from tidemill.streams.rules import Log, micros
+from tidemill.streams.rules import micros
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Self
 
 from tidemill.schemas.blocks import EventDecoder
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
 from tidemill.streams.batches import LOGS
 from tidemill.streams.labels import Labels
-from tidemill.streams.rules import JoinRules, Log
+from tidemill.streams.rules import JoinRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

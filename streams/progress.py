@@ -9,8 +9,8 @@ from datetime import datetime
 
 import polars as pl
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.matching import Fates
-from tidemill.streams.rules import Log
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import Holding, Table
 from tidemill.streams.progress import Counts, Resume
 from tidemill.streams.rawrows import RawDecisions, RawStretch, Span
 from tidemill.streams.rows import SHELF_ROWS
-from tidemill.streams.rules import Int64s, JoinRules, Log, moment, read_back
+from tidemill.streams.rules import Int64s, JoinRules, moment, read_back
 from tidemill.streams.windows import PartitionJoin
 
 

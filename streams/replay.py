@@ -21,6 +21,7 @@ from tidemill.errors import RequestError
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.features.storage import lake_errors
 from tidemill.kafka import KafkaConfig
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
 from tidemill.streams.agents import StreamsApp
@@ -29,7 +30,6 @@ from tidemill.streams.deadletters import UnsentLetters
 from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
-from tidemill.streams.rules import Log
 from tidemill.streams.scratch import ScratchFiles
 from tidemill.streams.worker import COLLECT, newest_version, open_tables
 

@@ -20,7 +20,7 @@ import polars as pl
 from tidemill.kafka import KafkaConfig, TransactionalWriter, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.events import Kind
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import Published, newest, versions
 from tidemill.schemas.store import SchemaStore
@@ -30,7 +30,7 @@ from tidemill.streams.letterbox import RESENT, Letterbox, Told, Wanted
 NAME = "tidemill-dead-letters"
 """Under which letters are sent again, for the broker to let only one process do it."""
 
-_LOGS: Mapping[str, Kind] = {
+_LOGS: Mapping[str, Log] = {
     "decisions": "decisions",
     "feedback": "feedback",
     "feedback.rekeyed": "feedback",

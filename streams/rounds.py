@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 import polars as pl
 
 from tidemill.schemas import topics
+from tidemill.schemas.logs import Log
 from tidemill.streams.batches import LOGS
 from tidemill.streams.commits import Holding, Move, Table, commit
 from tidemill.streams.deadletters import Letters
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut
-from tidemill.streams.rules import Log, micros
+from tidemill.streams.rules import micros
 
 PORTION_ROWS = 80_000  # rows on their way into Parquet are held several times over
 

@@ -17,7 +17,6 @@ from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.labels import compile_label
 from tidemill.schemas.loop import Loop
 
-Log = Literal["decisions", "feedback"]
 Int64s = npt.NDArray[np.int64]
 
 NEVER = -(2**62)

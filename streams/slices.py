@@ -12,9 +12,10 @@ from datetime import datetime
 
 import polars as pl
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.labels import Labels
 from tidemill.streams.progress import fitted
-from tidemill.streams.rules import FIRST_MOMENT, JoinRules, Log, micros, moment
+from tidemill.streams.rules import FIRST_MOMENT, JoinRules, micros, moment
 from tidemill.streams.windows import PartitionJoin
 
 _LAST_MOMENT = micros(datetime.max.replace(tzinfo=moment(0).tzinfo))

@@ -5,10 +5,10 @@ Which of them leave and when is the budget's to say; what is asked for is the sa
 
 from collections.abc import Mapping
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.budget import Piece
 from tidemill.streams.index import LEAVING_ROWS, KeyIndex
 from tidemill.streams.rows import SHELF_ROWS, WaitingRows
-from tidemill.streams.rules import Log
 from tidemill.streams.seen import SeenIds
 from tidemill.streams.stores import Kept, Stores
 

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.corrections import LateTruth, Recall, Recalled, revised_pairs
 from tidemill.streams.examples import build_examples
 from tidemill.streams.keys import Keys, id_keys
 from tidemill.streams.labels import GROUP, Labels
 from tidemill.streams.matching import Fates, Pairs, fates, first_copies, match
 from tidemill.streams.progress import Advance, Closed, Counts, Resume, fitted
-from tidemill.streams.rules import FIRST_MOMENT, NEVER, Int64s, JoinRules, Log, micros, moment
+from tidemill.streams.rules import FIRST_MOMENT, NEVER, Int64s, JoinRules, micros, moment
 from tidemill.streams.state import OpenState
 from tidemill.streams.stores import Kept
 from tidemill.streams.verdicts import DUPLICATE, judged

@@ -12,10 +12,11 @@ from types import ModuleType
 import polars as pl
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loopfile import load_loop
 from tidemill.streams.progress import Closed
-from tidemill.streams.rules import JoinRules, Log, micros
+from tidemill.streams.rules import JoinRules, micros
 from tidemill.streams.windows import PartitionJoin
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"

@@ -39,6 +39,10 @@ SHOWN_AT = {
     "shown": {"within": "1m"},
     "clicked": {"within": "1m", "values": {"activated_at": "float"}},
 }
+SAME_NUMBER = {
+    "sold": {"within": "1m", "stream": "x32"},
+    "returned": {"within": "1m", "stream": "x100"},
+}
 NUMBER = {"sql": "max(seconds)", "type": "float"}
 
 
@@ -75,6 +79,10 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"features": {"a": {"type": "timestamp", "default": "2013-01-01"}}}, "zone"),
         ({"feedback": {"clicked": {"within": "0s"}}}, "zero"),
         ({"feedback": {"clicked": {"within": "1m", "values": {"at": "float"}}}}, "own column"),
+        ({"feedback": {"sold": {"within": "1m", "stream": "Orders"}}}, "pattern"),
+        ({"feedback": {"sold": {"within": "1m", "stream": "rekeyed"}}}, "say solds"),
+        ({"feedback": SAME_NUMBER}, "say x100-events"),
+        ({"feedback": {"sold": {"within": "1m", "stream": "orders"}}, "rekey": True}, "re-keys"),
         ({"loop": "tidemill"}, "tidemill itself"),
         ({"activation": "shwon"}, "shwon: {within: 1h}"),
         ({"activation": "clicked"}, "only kind of feedback"),
@@ -125,4 +133,17 @@ def test_settings_of_later_releases_are_told_only_where_they_are_used() -> None:
     """What was published must stay equal to itself, and readable by the release before."""
     shown = {"shown": {"within": "1m"}, "clicked": {"within": "30m"}}
     assert "activation" not in minimal().canonical
+    assert "stream" not in minimal().canonical
+    apart = minimal(feedback={**shown, "sold": {"within": "1d", "stream": "orders"}})
+    assert apart.canonical.count('"stream":"orders"') == apart.canonical.count("stream") == 1
+    assert Loop.model_validate_json(apart.canonical) == apart
     assert '"activation":"shown"' in minimal(feedback=shown, activation="shown").canonical
+
+
+def test_the_logs_of_a_loop_are_those_its_kinds_are_in() -> None:
+    """The join reads each of them, and waits for no topic that nobody produces to."""
+    orders = {"within": "7d", "stream": "orders"}
+    kinds = {"bought": orders, "clicked": {"within": "1m"}, "returned": orders}
+    assert minimal().logs == ("decisions", "feedback")
+    assert minimal(feedback=kinds).logs == ("decisions", "feedback.orders", "feedback")
+    assert minimal(feedback={"bought": orders}).logs == ("decisions", "feedback.orders")

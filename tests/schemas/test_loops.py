@@ -6,7 +6,7 @@ import pytest
 from tests.schemas.loops import minimal
 
 from tidemill.errors import ContractError, LoopError
-from tidemill.kafka import KafkaConfig, partition_count, write_all
+from tidemill.kafka import KafkaConfig, Topic, ensure_topics, partition_count, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import (
@@ -111,6 +111,23 @@ def test_publishing_makes_the_topics_of_the_events(kafka: KafkaConfig, loop: Loo
     publish_loop(kafka, changed(loop, partitions=2))
     assert [partition_count(kafka, topic.name) for topic in event_topics(loop)] == [2, 2]
     assert latest_loop(kafka, loop.loop).partitions == 2
+
+
+@pytest.mark.kafka
+def test_a_stream_has_a_topic_with_as_many_partitions(kafka: KafkaConfig, loop: Loop) -> None:
+    """Orders of another team lie where the decisions are that they belong to, or are refused."""
+    kinds = {"clicked": {"within": "1m"}, "sold": {"within": "7d", "stream": "orders"}}
+    apart = changed(loop, partitions=2, feedback=kinds)
+    publish_loop(kafka, apart)
+    counts = {topic.name: partition_count(kafka, topic.name) for topic in event_topics(apart)}
+    names = [f"{loop.loop}.{log}" for log in ("decisions", "feedback", "feedback.orders")]
+    assert counts == dict.fromkeys(names, 2)
+    other = minimal(loop=f"{loop.loop}-other", partitions=2, feedback=kinds)
+    ensure_topics(kafka, [Topic(name=f"{other.loop}.feedback.orders", partitions=3)])
+    ensure_topics(kafka, [Topic(name=f"{other.loop}.decisions", partitions=2)])
+    with pytest.raises(ContractError, match=r"decisions 2 and .*orders 3 partitions") as caught:
+        publish_loop(kafka, other)
+    assert "rekey" not in caught.value.hint
 
 
 @pytest.mark.kafka

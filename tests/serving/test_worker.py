@@ -54,7 +54,7 @@ def read_events(kafka: KafkaConfig, loop: Loop, kind: str) -> list[dict[str, obj
     """Return every event of a topic of *loop*, as columns read by the published schemas."""
     topic = topics.decisions(loop.loop) if kind == "decisions" else topics.feedback(loop.loop)
     values = list(read_compacted(kafka, topic).values())  # keys are distinct here
-    decoder = EventDecoder(loop, kind, KafkaSchemaStore(kafka))  # type: ignore[arg-type]
+    decoder = EventDecoder(loop, kind, KafkaSchemaStore(kafka))
     found = decoder.decode(values)
     assert not found.poison
     return found.frame.to_dicts()

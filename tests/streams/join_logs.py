@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from tidemill.schemas.fields import Feature, FieldType
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Decision, Feedback, Label, Loop, Policy
 from tidemill.streams.corrections import Recall, Recalled
 from tidemill.streams.labels import Labels
-from tidemill.streams.rules import JoinRules, Log, read_back
+from tidemill.streams.rules import JoinRules, read_back
 from tidemill.streams.windows import Advance, Closed, Counts, PartitionJoin, Resume
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

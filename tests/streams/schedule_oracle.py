@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.batches import LOGS
-from tidemill.streams.rules import JoinRules, Log
+from tidemill.streams.rules import JoinRules
 
 SKEW = 5  # how far an event time may be ahead of its arrival
 

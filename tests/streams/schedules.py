@@ -34,8 +34,8 @@ from tests.streams.workers_in_memory import (
 )
 
 from tidemill.errors import FencedError, LakeError
+from tidemill.schemas.logs import Log
 from tidemill.streams.batches import LOGS
-from tidemill.streams.rules import Log
 
 MANY = 10**9
 NEVER = 10**6  # seconds; later than anything a schedule produces

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.idle import IdleClock
-from tidemill.streams.rules import Log
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -3,8 +3,8 @@
 import pytest
 
 from tidemill.errors import ContractError
+from tidemill.schemas.logs import Log
 from tidemill.streams.keycheck import ENOUGH, KeyCheck
-from tidemill.streams.rules import Log
 
 TOPICS: dict[Log, str] = {"decisions": "t.decisions", "feedback": "t.feedback"}
 

@@ -25,8 +25,9 @@ from tests.streams.join_logs import (
     with_shared_labels,
 )
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.idle import frontier_at
-from tidemill.streams.rules import JoinRules, Log
+from tidemill.streams.rules import JoinRules
 from tidemill.streams.slices import RawLogs, SliceResult, join_slice
 
 END = 10**6 // 2

@@ -32,10 +32,11 @@ from tests.streams.join_logs import (
     shared_labels,
 )
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.corrections import Recall
 from tidemill.streams.keys import Keys
 from tidemill.streams.matching import Bools, Fates, Pairs
-from tidemill.streams.rules import NEVER, Int64s, JoinRules, Log
+from tidemill.streams.rules import NEVER, Int64s, JoinRules
 from tidemill.streams.windows import PartitionJoin, Resume
 
 DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30))

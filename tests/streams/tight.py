@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import polars as pl
 from tests.streams.join_logs import LOGS, Shell, shared_labels
 
+from tidemill.schemas.logs import Log
 from tidemill.streams.budget import Budget
 from tidemill.streams.commits import Holding
 from tidemill.streams.rawrows import RawDecisions, RawStretch, fetch
 from tidemill.streams.recovery import Recovery, resume_of
-from tidemill.streams.rules import NEVER, Log, micros
+from tidemill.streams.rules import NEVER, micros
 from tidemill.streams.state import OpenState
 from tidemill.streams.stores import MemoryStore, Store, Stores
 from tidemill.streams.windows import Closed, PartitionJoin
@@ -150,4 +151,4 @@ class TightShell(Shell):
         schema = self.rules.decisions if name == "decisions" else self.rules.feedback
         more = {"offset": pl.Int64(), "stream_time": pl.Datetime("us", "UTC")}
         empty = pl.DataFrame(schema={**schema, **more, "verdict": pl.String()})
-        return pl.concat([empty, *self.raw[name]])  # type: ignore[index]
+        return pl.concat([empty, *self.raw[name]])

@@ -24,6 +24,7 @@ from tidemill.features.commits import Swap
 from tidemill.features.memorytables import MemoryLake, MemoryTable
 from tidemill.schemas import topics
 from tidemill.schemas.events import decision_schema, event_schemas, feedback_schema
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import MemorySchemaStore
 from tidemill.schemas.wire import single_object_prefix
@@ -35,7 +36,7 @@ from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.memorylog import MemoryLog
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.prepared import PreparedLoop
-from tidemill.streams.rules import Log, micros
+from tidemill.streams.rules import micros
 from tidemill.streams.stores import MemoryStore
 
 Result = TypeVar("Result")
