@@ -12,6 +12,7 @@ from deltalake import Field, Schema
 
 from tidemill.errors import ContractError
 from tidemill.schemas.events import TIME, decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.logs import Log, is_feedback
 from tidemill.schemas.loop import Loop
 
 DECISIONS = "decisions"
@@ -40,6 +41,11 @@ _OUTCOME: Mapping[str, pl.DataType] = {
     "first_feedback_at": TIME,
     "revision": pl.Int32(),
 }
+
+
+def table_of(log: Log) -> str:
+    """Return the table that keeps the rows of *log*: one for decisions, one for all feedback."""
+    return FEEDBACK if is_feedback(log) else DECISIONS
 
 
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
