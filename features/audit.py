@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import duckdb
 
@@ -25,29 +25,29 @@ from tidemill.features.auditqueries import (
     told_sql,
     windows_sql,
 )
-from tidemill.features.auditreport import AuditReport, Difference
+from tidemill.features.auditreport import AuditReport, Difference, by_time
 from tidemill.features.auditspans import (
     BEGIN,
     COUNTERS,
     FOREVER,
-    LOGS,
     Run,
     Share,
     Span,
     can_be_counted,
     memory,
     micros,
-    read_examined,
     read_spans,
 )
 from tidemill.features.bounded import bounded_duckdb
+from tidemill.features.frontiers import examined_places, unexamined_places
 from tidemill.features.lake import Lake
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES, table_of
+from tidemill.features.places import told_places
 from tidemill.features.views import newest_examples, snapshot, source
+from tidemill.schemas.logs import Log, offset_of, stream_of
 from tidemill.schemas.loop import Loop
 
 _AT_CLOSE = "examples at close"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 OnStep = Callable[[int, int], None]
 """Told how many steps are done, and how many there are."""
@@ -148,7 +148,7 @@ def audit_spans(
         first = "WHERE coalesce(revision, 0) = 0" if "revision" in columns else ""
         tables[_AT_CLOSE] = f"(SELECT * FROM {tables[EXAMPLES]} {first})"
         tables[EXAMPLES] = newest.sql
-        examined = read_examined(lake, work[-1][0], versions)
+        examined = examined_places(handles[EXAMPLES], work[-1][0], versions[EXAMPLES])
         plans = [
             Planner(
                 connection=connection,
@@ -186,28 +186,28 @@ class _Look:
         tables: Mapping[str, str],
         columns: Sequence[str],
         shown: int,
-        examined: Mapping[int, int | None],
+        examined: Mapping[tuple[int, Log], int],
     ) -> None:
         self._connection = connection
         self._tables = tables
         self._columns = columns
         self._shown = shown
         self._examined = examined
-        self._last: dict[str, dict[int, tuple[int, int, int | None]]] = {log: {} for log in LOGS}
+        self._last: dict[Log, dict[int, tuple[int, int, int | None]]] = {}
         self._counted: Counter[tuple[int, str]] = Counter()
         self._seen: Counter[str] = Counter()
         self._wrong = 0
         self._first: list[Difference] = []
 
     def at_run(self, loop: Loop, run: Run) -> None:
-        """Look whether the records of some offsets were judged by their own log."""
-        table, last = self._tables[run.log], self._last[run.log]
-        known = {n: row for n, row in last.items() if n in run.offsets}
+        """Look whether the records of a stretch of a log were judged by that log."""
+        table, last = self._tables[table_of(run.log)], self._last.setdefault(run.log, {})
+        known = {n: row for n, row in last.items() if n in run.places}
         query = readings_sql(loop, table, run, known)
-        self._note(run.log, query)
-        rows = self._connection.execute(last_sql(table, run.offsets)).fetchall()
-        for partition, offset, at, stream_time, count in rows:
-            last[partition] = (offset, at, stream_time)
+        self._note(loop, query, run.log)
+        rows = self._connection.execute(last_sql(table, run.places)).fetchall()
+        for partition, place, at, stream_time, count in rows:
+            last[partition] = (place, at, stream_time)
             self._seen["records"] += count
 
     def at_share(self, loop: Loop, share: Share, *, is_last: bool) -> None:
@@ -217,7 +217,7 @@ class _Look:
         other rules: only its examples as of their close are looked at.
         """
         examples = self._tables[EXAMPLES if is_last else _AT_CLOSE]
-        examined = self._examined if is_last else dict.fromkeys(share.bounds, 0)
+        examined = self._examined if is_last else unexamined_places(loop, share.bounds)
         decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
         ((first,),) = self._connection.execute(first_time_sql(loop, decisions, share)).fetchall()
         reach = micros(memory(loop))
@@ -226,7 +226,7 @@ class _Look:
         told = told_sql(loop, decisions, feedback, share, back, examined)
         self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {TOLD} AS {told}")
         query = windows_sql(decisions, examples, self._columns, share)
-        self._note(DECISIONS, query)
+        self._note(loop, query, DECISIONS)
         (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()
         self._seen["decisions"] += row[0]
         settled = self._connection.execute(settled_sql(loop, feedback, share)).fetchall()
@@ -269,28 +269,32 @@ class _Look:
             seconds=seconds,
         )
 
-    def _note(self, log: str, query: str) -> None:
+    def _note(self, loop: Loop, query: str, log: Log) -> None:
         """Keep the rows of *query*: those that differ, the first of them by name."""
         ordered = f'SELECT *, count(*) OVER () FROM ({query}) ORDER BY "at", "partition", "offset"'
         rows = self._connection.execute(f"{ordered} LIMIT {self._shown}").fetchall()
         self._wrong += rows[0][-1] if rows else 0
         self._keep(
             Difference(
-                log=log,
+                log=table_of(log),
+                stream=stream_of(log),
                 partition=partition,
-                offset=offset,
+                offset=offset_of(place),
                 id=id_,
                 at=at,
-                columns={each["column"]: (each["stream"], each["audit"]) for each in columns},
+                columns={each["column"]: _told(each, loop.logs) for each in columns},
             )
-            for partition, offset, id_, at, columns, _count in rows
+            for partition, place, id_, at, columns, _count in rows
         )
 
     def _keep(self, found: Iterable[Difference]) -> None:
         """Keep as many of all that was *found* as are shown, the earliest."""
-        self._first = sorted([*self._first, *found], key=_by_time)[: self._shown]
+        self._first = sorted([*self._first, *found], key=by_time)[: self._shown]
 
 
-def _by_time(found: Difference) -> tuple[bool, datetime, int, int]:
-    at = _EPOCH if found.at is None else found.at
-    return found.at is None, at, found.partition, found.offset or 0
+def _told(found: Mapping[str, str | None], logs: Sequence[Log]) -> tuple[str | None, str | None]:
+    """Return what the stream and the audit say of one column, as a person reads it."""
+    told = found["stream"], found["audit"]
+    if found["column"] != "feedback_offsets":
+        return told
+    return told_places(told[0], logs), told_places(told[1], logs)

@@ -5,13 +5,17 @@ far as its ids are remembered, so a slice is at least as long. A slice with too 
 in shares: all records of an id belong to the same share, so a share is as exact as the whole.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import duckdb
 
-from tidemill.features.auditqueries import in_time
-from tidemill.features.auditspans import BEGIN, FOREVER, LOGS, Log, Run, Share, Span, memory, micros
+from tidemill.features.auditshares import in_time
+from tidemill.features.auditspans import BEGIN, FOREVER, Run, Share, Span, memory, micros
+from tidemill.features.layouts import DECISIONS, FEEDBACK, table_of
+from tidemill.features.places import stream_sql
+from tidemill.schemas.logs import Log, first_place, number_of
 from tidemill.schemas.loop import Loop
 
 _BUCKETS = 10_000  # of the time that is looked at; slices are made of whole ones
@@ -47,10 +51,10 @@ class Planner:
 
     def plan(self, spans: Sequence[Span]) -> Plan:
         """Return the steps for *spans*: the logs first, then time from the earliest on."""
-        runs = {log: list(self._runs(log, spans)) for log in LOGS}
+        runs = {log: list(self._runs(log, spans)) for log in self.loop.logs}
         shares = list(self._shares(spans))
         if self.shares is None:
-            return Plan((*runs["decisions"], *runs["feedback"], *shares), is_whole=True)
+            return Plan((*chain(*runs.values()), *shares), is_whole=True)
         is_whole = all(len(each) <= self.shares for each in runs.values())
         is_whole &= all(share.one_in <= self.shares for share in shares)
         newest = [run for each in runs.values() for run in each[-self.shares :]]
@@ -60,12 +64,14 @@ class Planner:
         begins = {span.partition: span.begin for span in spans}
         places = {}
         for span in spans:
-            first = span.start.offsets[log]
+            first = span.start.place(log)
             # a later look goes one row back, so that its first row has one before it
-            first -= 0 if span.start == span.begin else min(1, first)
-            places[span.partition] = (first, span.end.offsets[log])
+            if span.start != span.begin:
+                first = max(first - 1, first_place(log))
+            places[span.partition] = (first, span.end.place(log))
         if self.bounds != (BEGIN, FOREVER):
-            found = self.connection.execute(_offsets_sql(self.tables[log], *self.bounds)).fetchall()
+            query = _places_sql(self.tables[table_of(log)], number_of(log), *self.bounds)
+            found = self.connection.execute(query).fetchall()
             inside = {number: (first, behind) for number, first, behind in found}
             places = {
                 number: (max(first, inside[number][0]), min(behind, inside[number][1]))
@@ -77,7 +83,7 @@ class Planner:
             yield Run(
                 log=log,
                 begins=begins,
-                offsets={
+                places={
                     number: (first, min(first + step, behind))
                     for number, (first, behind) in places.items()
                     if first < behind
@@ -115,7 +121,7 @@ class Planner:
             return
         reach = micros(self.loop.early + 2 * memory(self.loop))
         ((first,),) = self.connection.execute(
-            _earliest_sql({log: self.tables[log] for log in LOGS}, since - reach)
+            _earliest_sql([self.tables[name] for name in (DECISIONS, FEEDBACK)], since - reach)
         ).fetchall()
         if first is None:
             return
@@ -163,17 +169,17 @@ def _histogram_sql(loop: Loop, tables: Mapping[str, str], since: int, until: int
         ) GROUP BY ALL ORDER BY ALL"""
 
 
-def _earliest_sql(tables: Mapping[str, str], since: int) -> str:
+def _earliest_sql(tables: Iterable[str], since: int) -> str:
     """Return a query for the time of the earliest record from *since* on."""
     times = (
         f'SELECT min("at") AS "at" FROM {table} t WHERE {in_time("t", since, None)}'
-        for table in tables.values()
+        for table in tables
     )
     return f'SELECT epoch_us(min("at")) FROM ({" UNION ALL ".join(times)})'
 
 
-def _offsets_sql(table: str, since: int, until: int) -> str:
-    """Return a query for the first offset, and the one behind the last, in a stretch of time."""
+def _places_sql(table: str, stream: int, since: int, until: int) -> str:
+    """Return a query for the first place, and the one behind the last, in a stretch of time."""
     return f"""
         SELECT "partition", min("offset"), max("offset") + 1 FROM {table} t
-        WHERE {in_time("t", since, until)} GROUP BY ALL"""
+        WHERE {in_time("t", since, until)} AND {stream_sql()} = {stream} GROUP BY ALL"""

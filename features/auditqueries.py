@@ -5,13 +5,23 @@ the record before it and no more. `told_sql`: what must have become of the recor
 time, by the oracle. `windows_sql`: is that what the stream wrote? They run nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
 
 from tidemill.features.auditchecks import Check, any_sql, columns_sql
+from tidemill.features.auditshares import (
+    bounds_sql,
+    in_share,
+    in_slice,
+    in_time,
+    span_sql,
+    values_sql,
+)
 from tidemill.features.auditspans import NO_MARK, Run, Share, memory, micros
+from tidemill.features.layouts import table_of
 from tidemill.features.oracle import Relations, oracle_sql
+from tidemill.features.places import stream_sql
 from tidemill.features.views import quoted
+from tidemill.schemas.logs import Log, is_feedback, number_of
 from tidemill.schemas.loop import Loop
 
 TOLD = "told"
@@ -42,14 +52,14 @@ def readings_sql(
     Args:
         loop: gives the lengths of time.
         table: a FROM item, the log of the run.
-        run: the offsets.
-        last: partition -> (offset, at, stream time) of the row before the first, where known.
+        run: the places.
+        last: partition -> (place, at, stream time) of the row before the first, where known.
     """
-    log, offsets = run.log, run.offsets
+    log, places = run.log, run.places
     late_anyway = loop.early + loop.wait + loop.grace + loop.corrections
     length = loop.grace if log == "decisions" else late_anyway
-    last_use = '"at"' if log == "decisions" else f'"at" + {_span(loop.early)}'
-    is_late = f'stream_time > "at" + {_span(length)}'
+    last_use = '"at"' if log == "decisions" else f'"at" + {span_sql(loop.early)}'
+    is_late = f'stream_time > "at" + {span_sql(length)}'
     if log == "decisions" or not loop.corrections:
         is_late += f" OR {last_use} < make_timestamptz(closed)"
     checks = [
@@ -62,11 +72,11 @@ def readings_sql(
             f"CASE WHEN {is_late} THEN 'late' END",
         ),
     ]
-    wanted = _values(
-        (number, *bounds, run.begins[number].frontier) for number, bounds in offsets.items()
+    wanted = values_sql(
+        (number, *bounds, run.begins[number].frontier) for number, bounds in places.items()
     )
-    known = _values((number, *row) for number, row in last.items()) if last else None
-    first, behind = min(o for o, _ in offsets.values()), max(o for _, o in offsets.values())
+    known = values_sql((number, *row) for number, row in last.items()) if last else None
+    first, behind = min(o for o, _ in places.values()), max(o for _, o in places.values())
     before = (
         f"""UNION ALL BY NAME
             SELECT "partition", "offset", make_timestamptz("at") AS "at",
@@ -94,10 +104,10 @@ def readings_sql(
         FROM read_ WHERE is_new AND ({any_sql(checks)})"""
 
 
-def last_sql(table: str, offsets: Mapping[int, tuple[int, int]]) -> str:
-    """Return a query for the last row of each partition in *offsets*, as `readings_sql` takes."""
-    wanted = _values((number, *bounds) for number, bounds in offsets.items())
-    first, behind = min(o for o, _ in offsets.values()), max(o for _, o in offsets.values())
+def last_sql(table: str, places: Mapping[int, tuple[int, int]]) -> str:
+    """Return a query for the last row of each partition in *places*, as `readings_sql` takes."""
+    wanted = values_sql((number, *bounds) for number, bounds in places.items())
+    first, behind = min(o for o, _ in places.values()), max(o for _, o in places.values())
     return f"""
         WITH wanted("partition", first, behind) AS (VALUES {wanted})
         SELECT r."partition", max(r."offset"), epoch_us(arg_max("at", r."offset")),
@@ -118,7 +128,7 @@ def first_time_sql(loop: Loop, decisions: str, share: Share) -> str:
     return f"""
         SELECT epoch_us(min(least("at", stream_time))) FROM {decisions} d
         WHERE {in_time("d", since, share.until)}
-          AND coalesce(stream_time <= "at" + {_span(loop.grace)}, true)"""
+          AND coalesce(stream_time <= "at" + {span_sql(loop.grace)}, true)"""
 
 
 def told_sql(
@@ -127,37 +137,50 @@ def told_sql(
     feedback: str,
     share: Share,
     decisions_from: int,
-    examined: Mapping[int, int | None],
+    examined: Mapping[tuple[int, Log], int],
 ) -> str:
     """Return a query for what must have become of the records of a share, and before it.
 
     *decisions_from* is from when on decisions are read, to know which of them are copies;
-    *examined*, by partition, the offset before which feedback may have corrected an example.
+    *examined*, by partition and log, the place before which feedback may have corrected an example.
     """
     ahead = micros(loop.early)
     waits = micros(loop.wait)
     ours = f't."partition" IN ({", ".join(map(str, share.bounds))})'
 
-    def part(table: str, key: str, since: int, until: int) -> str:
-        wanted = f"{in_time('t', since, until)} AND {ours} {_in_share(key, share)}"
+    def part(table: str, key: str, since: int, until: int, more: str = "") -> str:
+        wanted = f"{in_time('t', since, until)} AND {ours} {more} {in_share(key, share)}"
         return f"(SELECT * FROM {table} t WHERE {wanted})"
 
-    frontiers = _values(
-        (number, until, examined.get(number)) for number, (_, until) in share.bounds.items()
-    )
+    frontiers = values_sql((number, until) for number, (_, until) in share.bounds.items())
+    # a stream that a later version has added was none when this one closed its decisions
+    numbers = ", ".join(str(number_of(log)) for log in loop.logs if is_feedback(log))
     relations = Relations(
         decisions=part(decisions, "t.id", decisions_from, share.until),
         feedback=part(
-            feedback, "t.decision_id", share.since - 2 * ahead - waits, share.until + waits
+            feedback,
+            "t.decision_id",
+            share.since - 2 * ahead - waits,
+            share.until + waits,
+            f"AND {stream_sql('t')} IN ({numbers})",
         ),
         begins=_begins(share),
         frontiers=(
-            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier,'
-            f" examined::BIGINT AS examined FROM (VALUES {frontiers})"
-            ' AS t("partition", until, examined))'
+            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
+            f' FROM (VALUES {frontiers}) AS t("partition", until))'
         ),
+        examined=_examined(examined),
     )
     return oracle_sql(loop, relations)
+
+
+def _examined(places: Mapping[tuple[int, Log], int]) -> str:
+    """Return the relation `Relations.examined` asks for."""
+    rows = values_sql((number, number_of(log), place) for (number, log), place in places.items())
+    none = "" if rows else " WHERE false"
+    return (
+        f'(SELECT * FROM (VALUES {rows or "(0, 0, 0)"}) AS t("partition", stream, examined){none})'
+    )
 
 
 def _begins(share: Share) -> str | None:
@@ -165,13 +188,14 @@ def _begins(share: Share) -> str | None:
     known = {number: mark for number, mark in share.begins.items() if mark != NO_MARK}
     if not known:
         return None
-    rows = _values(
-        (number, mark.offsets["decisions"], mark.offsets["feedback"], mark.frontier)
+    rows = ", ".join(
+        f"({number}, '{table_of(log)}', {number_of(log)}, {place}, {mark.frontier})"
         for number, mark in known.items()
+        for log, place in mark.places.items()
     )
     return (
-        '(SELECT "partition", decisions, feedback, make_timestamptz(frontier) AS frontier'
-        f' FROM (VALUES {rows}) AS t("partition", decisions, feedback, frontier))'
+        '(SELECT "partition", log, stream, first, make_timestamptz(frontier) AS frontier'
+        f' FROM (VALUES {rows}) AS t("partition", log, stream, first, frontier))'
     )
 
 
@@ -207,20 +231,20 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
     # Rows of the first release do not say that they are the first of their decision.
     stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
     return f"""
-        WITH bounds("partition", since, until) AS (VALUES {_bounds(share)}),
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
         must AS (
             SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS told,
                    {made}, {kept}
             FROM {decisions} d JOIN bounds USING ("partition")
             LEFT JOIN {TOLD} t ON t.log = 'decisions'
                  AND t."partition" = d."partition" AND t."offset" = d."offset"
-            WHERE {_in_slice("d", share)} {_in_share("d.id", share)}
+            WHERE {in_slice("d", share)} {in_share("d.id", share)}
         ),
         wrote AS (
             SELECT e."partition", e."offset", e.decision_id, e."at",
                    count(*) OVER place AS times, {stored}
             FROM {examples} e JOIN bounds USING ("partition")
-            WHERE {_in_slice("e", share)} {_in_share("e.decision_id", share)}
+            WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
             WINDOW place AS (PARTITION BY e."partition", e."offset")
             QUALIFY row_number() OVER place = 1
         ),
@@ -241,9 +265,9 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
 def compared_sql(decisions: str, share: Share) -> str:
     """Return a query that counts the decisions of a share."""
     return f"""
-        WITH bounds("partition", since, until) AS (VALUES {_bounds(share)})
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
         SELECT count(*) FROM {decisions} d JOIN bounds USING ("partition")
-        WHERE {_in_slice("d", share)} {_in_share("d.id", share)}"""
+        WHERE {in_slice("d", share)} {in_share("d.id", share)}"""
 
 
 def settled_sql(loop: Loop, feedback: str, share: Share) -> str:
@@ -258,56 +282,10 @@ def settled_sql(loop: Loop, feedback: str, share: Share) -> str:
         for state in ("late", "duplicate", "unmatched")
     )
     return f"""
-        WITH bounds("partition", since, until) AS (VALUES {_bounds(share)})
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
         SELECT f."partition", count(*), {counted}
         FROM {feedback} f JOIN bounds USING ("partition")
         JOIN {TOLD} t ON t.log = 'feedback'
              AND t."partition" = f."partition" AND t."offset" = f."offset"
-        WHERE {_in_slice("f", share, ahead)} {_in_share("f.decision_id", share)}
+        WHERE {in_slice("f", share, ahead)} {in_share("f.decision_id", share)}
         GROUP BY ALL"""
-
-
-def in_time(table: str, since: int, until: int | None) -> str:
-    """Return the condition of event times in [*since*, *until*); the date leaves files unread."""
-    at, date = f'{table}."at"', f"{table}.event_date"
-    parts = [f"{at} >= {_moment(since)}", f"{date} >= {_moment(since)}::DATE"]
-    if until is not None:
-        parts += [f"{at} < {_moment(until)}", f"{date} <= {_moment(until)}::DATE"]
-    return " AND ".join(parts)
-
-
-def _moment(at: int) -> str:
-    return f"make_timestamptz({at}::BIGINT)"
-
-
-def _in_slice(table: str, share: Share, ahead: int = 0) -> str:
-    """Return the condition of rows whose time, and *ahead*, is in the bounds of its partition."""
-    at = f'{table}."at"'
-    return (
-        f"{in_time(table, share.since - ahead, share.until - ahead)}"
-        f" AND {at} >= make_timestamptz(since - {ahead})"
-        f" AND {at} < make_timestamptz(until - {ahead})"
-    )
-
-
-def _in_share(key: str, share: Share) -> str:
-    """Return the condition of the ids that are looked at; one id is looked at whole or not."""
-    if share.one_in == 1:
-        return ""
-    return f"AND hash({key}) % {share.one_in} = {share.remainder}"
-
-
-def _bounds(share: Share) -> str:
-    return _values((number, *bound) for number, bound in share.bounds.items())
-
-
-def _values(rows: Iterable[Sequence[int | None]]) -> str:
-    """Return whole numbers as the body of an SQL VALUES list."""
-    return ", ".join(
-        "(" + ", ".join("NULL" if value is None else str(value) for value in row) + ")"
-        for row in rows
-    )
-
-
-def _span(length: timedelta) -> str:
-    return f"to_microseconds({micros(length)})"

@@ -5,7 +5,7 @@ It knows no lake and no query.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 _HINTS = {
     "stream_time": "the raw row was changed, or its log was not read in order",
@@ -13,6 +13,7 @@ _HINTS = {
     "counts": "feedback was settled twice or not at all: compare with `tidemill ledger`",
 }
 _HINT = "only workers may write to the lake; examples can be made again: `tidemill backfill`"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Difference:
 
     Attributes:
         log: ``decisions`` or ``feedback``; ``counts`` for feedback that was counted, not written.
+        stream: of feedback the stream it came by, if its kind names one.
         columns: by name the stream's value and the audit's, as text; None is null. ``rows`` counts
             the rows the record has, ``verdict`` and ``stream_time`` are columns of the raw table.
     """
@@ -30,6 +32,7 @@ class Difference:
     offset: int | None = None
     id: str | None = None
     at: datetime | None = None
+    stream: str | None = None
     columns: Mapping[str, tuple[str | None, str | None]]
 
     @property
@@ -43,7 +46,8 @@ class Difference:
         if self.offset is None:
             return f"partition {self.partition}"
         what = "decision" if self.log == "decisions" else "feedback"
-        return f"{what} {self.id}, partition {self.partition}, offset {self.offset}"
+        by = "" if self.stream is None else f" of stream {self.stream}"
+        return f"{what} {self.id}{by}, partition {self.partition}, offset {self.offset}"
 
     @property
     def hint(self) -> str:
@@ -63,6 +67,7 @@ class Difference:
             "log": self.log,
             "partition": self.partition,
             "offset": self.offset,
+            "stream": self.stream,
             "id": self.id,
             "at": None if self.at is None else self.at.isoformat(),
             "columns": {
@@ -71,6 +76,12 @@ class Difference:
             },
             "hint": self.hint,
         }
+
+
+def by_time(found: Difference) -> tuple[bool, datetime, int, int]:
+    """Return what orders differences: their time, then where they are; counts come last."""
+    at = _EPOCH if found.at is None else found.at
+    return found.at is None, at, found.partition, found.offset or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

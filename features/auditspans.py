@@ -1,20 +1,19 @@
 """What an audit has to look at: stretches of the logs and of event time, a partition at a time.
 
-Values only. Times are microseconds since the epoch, because an event may say that it happened in
-year 1, and an audit looks back before it.
+Values only. How far a log has come is told as a place: the offset, for streams of feedback with
+their number above it, as in the raw tables. Times are microseconds since the epoch, because an
+event may say that it happened in year 1, and an audit looks back before it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 from tidemill.features.lake import Lake
-from tidemill.features.layouts import EXAMPLES
+from tidemill.features.layouts import EXAMPLES, table_of
+from tidemill.schemas.logs import Log, first_place, numbered, place_of
 from tidemill.schemas.loop import Loop
 
-Log = Literal["decisions", "feedback"]
-LOGS: tuple[Log, Log] = ("decisions", "feedback")
 COUNTERS = ("late", "duplicate", "unmatched")
 
 BEGIN, FOREVER = -(2**62), 2**62
@@ -40,14 +39,18 @@ class Mark:
 
     Attributes:
         frontier: decisions earlier than this are closed.
-        offsets: the next offset of each log.
+        places: the next place of each log; a log that is not there has not begun.
         counts: feedback that joined nothing, counted from the start of the log on; None if not
             known.
     """
 
     frontier: int = BEGIN
-    offsets: Mapping[Log, int] = field(default_factory=lambda: dict.fromkeys(LOGS, 0))
+    places: Mapping[Log, int] = field(default_factory=dict)
     counts: Mapping[str, int] | None = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+
+    def place(self, log: Log) -> int:
+        """Return the next place of *log*."""
+        return self.places.get(log, first_place(log))
 
 
 NO_MARK = Mark()
@@ -70,13 +73,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Offsets of one log to look at: partition -> (first, behind the last).
+    """Places of one log to look at: partition -> (first, behind the last).
 
     *begins* is by partition where the version of the loop took it over.
     """
 
     log: Log
-    offsets: Mapping[int, tuple[int, int]]
+    places: Mapping[int, tuple[int, int]]
     begins: Mapping[int, Mark]
 
 
@@ -124,14 +127,13 @@ def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int,
     Raises:
         LakeError: the lake cannot be read, or no longer has one of the versions.
     """
-    closed, read = ("frontier", *COUNTERS), ("offset",)
-    wanted = {EXAMPLES: closed, **{str(log): read for log in LOGS}}
-    found = _progress(lake, loop, versions, wanted)
+    closed = _numbers(lake, loop, EXAMPLES, ("frontier", *COUNTERS), versions)
+    read = _reached(lake, loop, "offset", versions)
     return {
         number: Mark(
-            frontier=_or(found[EXAMPLES]["frontier", number], BEGIN),
-            offsets={log: found[log]["offset", number] or 0 for log in LOGS},
-            counts={name: found[EXAMPLES][name, number] or 0 for name in COUNTERS},
+            frontier=_or(closed["frontier", number], BEGIN),
+            places={log: place_of(log, read[log, number] or 0) for log in loop.logs},
+            counts={name: closed[name, number] or 0 for name in COUNTERS},
         )
         for number in range(loop.partitions)
     }
@@ -170,43 +172,44 @@ def _read_begins(
     lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
 ) -> dict[int, dict[int, Mark]]:
     """Return where versions of a loop took partitions over, by version and partition."""
-    names = [f"begin/{loop.version}" for loop in definitions]
-    found = _progress(lake, definitions[-1], versions, dict.fromkeys((EXAMPLES, *LOGS), names))
     begins: dict[int, dict[int, Mark]] = {loop.version: {} for loop in definitions}
-    for loop, name in zip(definitions, names, strict=True):
+    for loop in definitions:
+        name = f"begin/{loop.version}"
+        frontiers = _numbers(lake, loop, EXAMPLES, (name,), versions)
+        offsets = _reached(lake, loop, name, versions)
         for number in range(loop.partitions):
-            frontier = found[EXAMPLES].get((name, number))
-            offsets = {log: found[log].get((name, number)) for log in LOGS}
-            known = {log: offset for log, offset in offsets.items() if offset is not None}
-            if frontier is not None and len(known) == len(LOGS):
-                begins[loop.version][number] = Mark(frontier=frontier, offsets=known, counts=None)
+            frontier = frontiers[name, number]
+            known = {
+                log: place_of(log, offset)
+                for log in loop.logs
+                if (offset := offsets[log, number]) is not None
+            }
+            if frontier is not None and len(known) == len(loop.logs):
+                begins[loop.version][number] = Mark(frontier=frontier, places=known, counts=None)
     return begins
 
 
-def _progress(
-    lake: Lake, loop: Loop, versions: Mapping[str, int], names: Mapping[str, Sequence[str]]
-) -> dict[str, dict[tuple[str, int], int | None]]:
-    """Return numbers of partitions by table, then by name and partition."""
-    numbers = range(loop.partitions)
-    found = {}
-    for table, wanted in names.items():
-        ids = [f"{name}/{number}" for name in wanted for number in numbers]
-        values = lake.table(loop.loop, table).progress(ids, versions[table])
-        found[table] = {
-            (name, number): values[f"{name}/{number}"] for name in wanted for number in numbers
-        }
+def _reached(
+    lake: Lake, loop: Loop, name: str, versions: Mapping[str, int]
+) -> dict[tuple[Log, int], int | None]:
+    """Return a number of each log of *loop*, by log and partition."""
+    found: dict[tuple[Log, int], int | None] = {}
+    for log in loop.logs:
+        own = numbered(name, log)
+        values = _numbers(lake, loop, table_of(log), (own,), versions)
+        found |= {(log, number): value for (_, number), value in values.items()}
     return found
+
+
+def _numbers(
+    lake: Lake, loop: Loop, table: str, names: Sequence[str], versions: Mapping[str, int]
+) -> dict[tuple[str, int], int | None]:
+    """Return numbers that commits of *table* carry, by name and partition."""
+    numbers = range(loop.partitions)
+    ids = [f"{name}/{number}" for name in names for number in numbers]
+    values = lake.table(loop.loop, table).progress(ids, versions[table])
+    return {(name, number): values[f"{name}/{number}"] for name in names for number in numbers}
 
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def read_examined(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int, int | None]:
-    """Return up to which offset feedback may have corrected examples, by partition.
-
-    Raises:
-        LakeError: the lake cannot be read, or no longer has the version.
-    """
-    found = _progress(lake, loop, versions, {EXAMPLES: ("examined",)})[EXAMPLES]
-    return {number: offset for (_, number), offset in found.items()}

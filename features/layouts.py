@@ -43,11 +43,6 @@ _OUTCOME: Mapping[str, pl.DataType] = {
 }
 
 
-def table_of(log: Log) -> str:
-    """Return the table that keeps the rows of *log*: one for decisions, one for all feedback."""
-    return FEEDBACK if is_feedback(log) else DECISIONS
-
-
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
     """Return the columns of every table of *loop*, by table name."""
     decision = decision_frame_schema(loop)
@@ -57,6 +52,15 @@ def layouts(loop: Loop) -> dict[str, pl.Schema]:
         FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),
         EXAMPLES: pl.Schema({"decision_id": pl.String(), **made, **_OUTCOME, **_SOURCE, **_DATE}),
     }
+
+
+def table_of(log: Log) -> str:
+    """Return the raw table that holds the records of *log*: `feedback` holds those of all streams.
+
+    >>> table_of("feedback.orders")
+    'feedback'
+    """
+    return FEEDBACK if is_feedback(log) else DECISIONS
 
 
 def to_delta(schema: pl.Schema) -> Schema:

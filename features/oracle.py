@@ -12,6 +12,7 @@ from datetime import timedelta
 import duckdb
 import polars as pl
 
+from tidemill.features.places import stream_sql
 from tidemill.schemas.labels import compile_label
 from tidemill.schemas.loop import Loop
 
@@ -26,19 +27,23 @@ _WITHOUT_LABEL = {
 class Relations:
     """What the oracle reads: names of tables or views, or subqueries in brackets.
 
-    *decisions* and *feedback* are raw tables, *frontiers* has (partition, frontier): every decision
-    of the partition earlier than that is closed; for a loop with corrections also *examined*: the
-    offset before which feedback may have corrected it. *idle* says that stream times in the raw
-    tables may stand ahead of event times because an idle log was moved on.
+    *decisions* and *feedback* are raw tables; the offsets of feedback are places, which say the
+    stream it came by. *frontiers* has (partition, frontier): every decision of the partition
+    earlier than that is closed. *examined* has (partition, stream, examined) for a loop with
+    corrections: the place before which feedback of that stream may have corrected closed decisions;
+    of a stream that it does not have, all may. *idle* says that stream times in the raw tables may
+    stand ahead of event times because an idle log was moved on.
 
-    *begins* has (partition, decisions, feedback, frontier): where this version of the loop took a
-    partition over. Rows at lower offsets keep the verdict an earlier version gave them, and what is
-    before that frontier stays closed. None: this version has read everything.
+    *begins* has (partition, log, stream, first, frontier): from which offset of a log on, be it
+    ``decisions`` or a stream of ``feedback``, this version of the loop has judged the partition.
+    Rows before that keep the verdict an earlier version gave them, and what is before that frontier
+    stays closed. None: this version has read everything.
     """
 
     decisions: str = "decisions"
     feedback: str = "feedback"
     frontiers: str = "frontiers"
+    examined: str = "examined"
     idle: bool = True
     begins: str | None = None
 
@@ -46,7 +51,8 @@ class Relations:
 def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
     """Return a query that tells what must have become of every record of both logs.
 
-    Its columns: log ('decisions' or 'feedback'), partition, offset, id, state; and for closed
+    Its columns: log ('decisions' or 'feedback'), partition, offset (of feedback: the place), id,
+    state; and for closed
     decisions label, feedback_offsets in the order of (at, offset), first_feedback_at, revision, all
     of the newest revision.
 
@@ -122,7 +128,8 @@ def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
                coalesce(before - {close} - {_span(loop.corrections)},
                         '-infinity'::TIMESTAMPTZ) AS taken_since,
                {_is_examined(loop)} AS is_examined
-        FROM feedback_read LEFT JOIN frontiers_ USING ("partition")""",
+        FROM (SELECT *, {stream_sql()} AS _stream FROM feedback_read) r
+        LEFT JOIN frontiers_ USING ("partition"){_examined(loop, relations)}""",
     )
 
 
@@ -133,15 +140,18 @@ def _since_begin(relations: Relations, log: str, loop: Loop) -> str:
         more = "NULL::VARCHAR AS given, false AS is_earlier, false AS is_behind"
         return f"(SELECT *, {more} FROM {table})"
     last_use = 'r."at"' if log == "decisions" else f'r."at" + {_span(loop.early)}'
+    stream = stream_sql("r")
     return f"""(
-            SELECT r.*, r.verdict AS given, coalesce(r."offset" < b.{log}, false) AS is_earlier,
+            SELECT r.*, r.verdict AS given, coalesce(r."offset" < b.first, false) AS is_earlier,
                    coalesce({last_use} < b.frontier, false) AS is_behind
-            FROM {table} r LEFT JOIN {relations.begins} b ON b."partition" = r."partition")"""
+            FROM {table} r LEFT JOIN {relations.begins} b
+              ON b."partition" = r."partition" AND b.log = '{log}' AND b.stream = {stream})"""
 
 
 def _before(*, idle: bool) -> str:
     """Return an expression for the stream time of a record's own log before it; NULL if none."""
-    log = 'PARTITION BY "partition" ORDER BY "offset" ROWS BETWEEN UNBOUNDED PRECEDING AND'
+    log = f'PARTITION BY "partition", {stream_sql()} ORDER BY "offset"'
+    log += " ROWS BETWEEN UNBOUNDED PRECEDING AND"
     events = f'max("at") OVER ({log} 1 PRECEDING)'
     return f"greatest({events}, max(stream_time) OVER ({log} CURRENT ROW))" if idle else events
 
@@ -154,7 +164,7 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
         "right_for",
         f"""
         SELECT f."partition" AS _partition, d."offset" AS _decision, f.id AS _id,
-               f.kind AS kind, f.at AS "at", f."offset" AS "offset", d.at AS decision_at,
+               f.kind AS kind, f.at AS "at", f."offset" AS "offset", f._stream, d.at AS decision_at,
                f.open_since > d.at AS _is_late{values}
         FROM f JOIN windows USING (kind) JOIN d
           ON d."partition" = f."partition" AND d.id = f.decision_id AND d.judged IS NULL
@@ -165,7 +175,7 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
         "joined",
         """
         FROM right_for QUALIFY row_number() OVER (
-            PARTITION BY _partition, _decision, _id ORDER BY "offset"
+            PARTITION BY _partition, _decision, _id, _stream ORDER BY "offset"
         ) = 1""",
     )
     yield (
@@ -267,6 +277,14 @@ def _is_examined(loop: Loop) -> str:
     return 'coalesce("offset" < examined, true)' if loop.corrections else "true"
 
 
+def _examined(loop: Loop, relations: Relations) -> str:
+    """Return the join that brings how far each stream of feedback was looked at, if any was."""
+    if not loop.corrections:
+        return ""
+    on = 'e."partition" = r."partition" AND e.stream = r._stream'
+    return f"\n        LEFT JOIN {relations.examined} e ON {on}"
+
+
 def _is_activated(loop: Loop) -> str:
     if loop.activation is None:
         return "true"
@@ -301,6 +319,7 @@ def differences(
         decisions=f"{schema}.decisions",
         feedback=f"{schema}.feedback",
         frontiers=f"{schema}.frontiers",
+        examined=f"{schema}.examined",
         idle=idle,
     )
     query = f"""

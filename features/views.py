@@ -9,7 +9,6 @@ knows no dashboard.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -19,9 +18,12 @@ import pyarrow.fs as pafs
 from deltalake.fs import DeltaStorageHandler
 
 from tidemill.features.backfills import completed, table_name, view_name
+from tidemill.features.frontiers import examined_sql, frontiers_sql
 from tidemill.features.lake import Lake, Table
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
+from tidemill.features.places import KAFKA_OFFSET, has_streams, offset_sql
 from tidemill.features.revisions import has_revisions, newest_sql
+from tidemill.features.states import decision_states, feedback_states
 from tidemill.schemas.loop import Loop
 
 if TYPE_CHECKING:
@@ -167,6 +169,8 @@ def _queries(
         name: f"FROM {source(connection, table, versions[name]).sql}"
         for name, table in tables.items()
     }
+    if has_streams(loop):
+        queries[FEEDBACK] = f"SELECT *, {offset_sql()} AS {KAFKA_OFFSET} {queries[FEEDBACK]}"
     for name in completed(lake, loop.loop):
         again = lake.table(loop.loop, table_name(name))
         queries[view_name(name)] = f"FROM {source(connection, again).sql}"
@@ -175,7 +179,8 @@ def _queries(
     queries["example_revisions"] = f"SELECT {known} {queries.pop(EXAMPLES)}"
     every = f"{schema}.example_revisions"
     queries[EXAMPLES] = f"FROM {newest_sql(every) if revised else every}"
-    queries["frontiers"] = _frontiers(tables[EXAMPLES], loop, versions[EXAMPLES])
+    queries["frontiers"] = frontiers_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
+    queries["examined"] = examined_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["decision_states"] = decision_states(schema)
     queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
     return queries
@@ -200,105 +205,6 @@ def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
     return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
 
 
-def _frontiers(examples: Table, loop: Loop, version: int) -> str:
-    """Return a query of one row a partition: up to which time its decisions are closed.
-
-    *examined* is the offset up to which feedback may have corrected what is closed.
-    """
-    names = [(f"frontier/{n}", f"examined/{n}") for n in range(loop.partitions)]
-    found = examples.progress([name for pair in names for name in pair], version)
-    rows = ", ".join(
-        f"({number}, {_number(found[frontier])}, {_number(found[examined])})"
-        for number, (frontier, examined) in enumerate(names)
-    )
-    return (
-        'SELECT "partition"::INTEGER AS "partition", make_timestamptz(micros::BIGINT) AS frontier,'
-        " examined::BIGINT AS examined"
-        f' FROM (VALUES {rows}) AS t("partition", micros, examined)'
-    )
-
-
-def _number(value: int | None) -> str:
-    return "NULL" if value is None else str(value)
-
-
-def decision_states(schema: str) -> str:
-    """Return the query of what became of every decision record."""
-    return f"""
-        SELECT d.id, d.topic, d."partition", d."offset", d.at,
-               coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets,
-               e.revision
-        FROM {schema}.decisions d
-        LEFT JOIN {schema}.examples e
-          ON d.verdict IS NULL AND e."partition" = d."partition" AND e."offset" = d."offset"
-    """
-
-
-def joined_feedback(schema: str, *, revised: bool) -> str:
-    """Return the query of which feedback is in an example, and since which revision.
-
-    *revised* says whether there is any revision but the first.
-    """
-    if not revised:
-        return f"""
-            SELECT "partition", unnest(feedback_offsets) AS "offset", 0 AS revision
-            FROM {schema}.examples"""
-    return f"""
-        SELECT "partition", "offset", min(revision) AS revision FROM (
-            SELECT "partition", unnest(feedback_offsets) AS "offset",
-                   coalesce(revision, 0) AS revision
-            FROM {schema}.example_revisions
-        ) GROUP BY ALL"""
-
-
-def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
-    """Return the query of what became of every feedback record.
-
-    A record that an example has joined is `corrected` if it came after the close and made a new
-    revision. *revised* says whether there are any.
-
-    A record that no example joined has a fate once its time is closed: it is a duplicate if a first
-    decision could have taken it; late if an on-time decision of its id, no older than ids are
-    remembered, is there; and unmatched otherwise.
-    """
-    windows = ", ".join(
-        f"({_literal(name)}, {_interval(kind.early)}, {_interval(kind.within)})"
-        for name, kind in loop.feedback.items()
-    )
-    close = _interval(loop.wait + loop.grace + loop.corrections)
-    memory = _interval(max(loop.remember, loop.wait + loop.grace + loop.early))
-    return f"""
-        WITH windows(kind, early, within) AS (VALUES {windows}),
-        joined AS ({joined_feedback(schema, revised=revised)}),
-        hits AS (  -- on-time decisions of the record's id
-            SELECT f."partition", f."offset",
-                   bool_or(d.verdict IS NULL AND f.at BETWEEN d.at - w.early AND d.at + w.within
-                           AND coalesce(f.stream_time <= d.at + {close}, true)) AS is_taken,
-                   bool_or(d.at BETWEEN f.at - {memory} AND f.at + w.early) AS is_known
-            FROM {schema}.feedback f
-            JOIN {schema}.decisions d
-              ON d."partition" = f."partition" AND d.id = f.decision_id
-             AND (d.verdict IS NULL OR d.verdict = 'duplicate')
-            JOIN windows w ON w.kind = f.kind
-            WHERE f.verdict IS NULL
-            GROUP BY ALL
-        )
-        SELECT f.id, f.decision_id, f.kind, f.at, f.topic, f."partition", f."offset",
-               CASE WHEN f.verdict IS NOT NULL THEN f.verdict
-                    WHEN j."offset" IS NOT NULL
-                    THEN CASE WHEN j.revision = 0 THEN 'joined' ELSE 'corrected' END
-                    WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true)
-                      OR coalesce(f."offset" >= p.examined, false) THEN 'open'
-                    WHEN h.is_taken THEN 'duplicate'
-                    WHEN h.is_known THEN 'late'
-                    ELSE 'unmatched' END AS state
-        FROM {schema}.feedback f
-        LEFT JOIN {schema}.frontiers p ON p."partition" = f."partition"
-        LEFT JOIN joined j ON j."partition" = f."partition" AND j."offset" = f."offset"
-        LEFT JOIN hits h ON h."partition" = f."partition" AND h."offset" = f."offset"
-    """
-
-
 def quoted(name: str) -> str:
     """Return *name* as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -306,10 +212,6 @@ def quoted(name: str) -> str:
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _interval(length: timedelta) -> str:
-    return f"INTERVAL {length // timedelta(microseconds=1)} MICROSECONDS"
 
 
 def _empty(schema: pl.Schema) -> str:

@@ -5,23 +5,28 @@ moment, in the middle of the work too. It knows no Kafka; hand it the ends of th
 has not been read yet.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import duckdb
 
 from tidemill.features.lake import Lake
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.features.places import offset_sql, stream_sql
 from tidemill.features.revisions import has_revisions
-from tidemill.features.views import joined_feedback, open_duckdb, schema_name, snapshot, views
+from tidemill.features.states import joined_feedback
+from tidemill.features.views import open_duckdb, schema_name, snapshot, views
+from tidemill.schemas.logs import Log, number_of, numbered
 from tidemill.schemas.loop import Loop
 
 Counters = Mapping[str, int]
+Stream = tuple[int, int]  # partition, and the number of the stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One log of one partition, in records.
+    """One table of one partition, in records: the decisions, or the feedback of all its logs.
 
     Attributes:
         read: rows of the raw table and dead letters.
@@ -31,6 +36,7 @@ class Account:
         lost: offsets between the first row and the next one to read that left no trace; marks of
             transactions and other holes of the log, which never held a record to read, are none.
         unread: what the log holds beyond; None if its end is not known.
+        unread_by_log: the same, log by log, where feedback comes by more than one.
     """
 
     loop: str
@@ -42,6 +48,7 @@ class Account:
     twice: int
     lost: int
     unread: int | None = None
+    unread_by_log: Mapping[Log, int] = field(default_factory=dict)
 
     @property
     def difference(self) -> int:
@@ -61,12 +68,12 @@ class Account:
 def ledger(
     lake: Lake, loop: Loop, *, ends: Mapping[tuple[str, int], int] | None = None
 ) -> list[Account]:
-    """Return the accounts of *loop*, decisions first, by partition.
+    """Return the accounts of *loop*, decisions first, by partition; feedback is that of all logs.
 
     Args:
         lake: where the tables are.
         loop: the newest version of the loop.
-        ends: the offset behind the last record, by log ("decisions", "feedback") and partition.
+        ends: the offset behind the last record, by log and partition.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -77,19 +84,13 @@ def ledger(
         views(lake, [loop], connection, versions={loop.loop: versions})
         schema = f'"{schema_name(loop.loop)}"'
         counted = {
-            DECISIONS: _by_partition(connection, _DECISIONS.format(schema=schema)),
-            FEEDBACK: _by_partition(connection, _feedback_query(schema, loop, revised=revised)),
+            DECISIONS: _by_stream(connection, _DECISIONS.format(schema=schema)),
+            FEEDBACK: _by_stream(connection, _feedback_query(schema, loop, revised=revised)),
         }
     numbers = _numbers(lake, loop, versions)
     return [
-        _account(
-            loop,
-            (log, partition),
-            counted[log].get(partition, {}),
-            {name: numbers.get(f"{log}/{name}/{partition}", 0) for name in _NUMBERS[log]},
-            (ends or {}).get((log, partition)),
-        )
-        for log in (DECISIONS, FEEDBACK)
+        _account(loop, table, partition, counted[table], numbers, ends or {})
+        for table in (DECISIONS, FEEDBACK)
         for partition in range(loop.partitions)
     ]
 
@@ -100,55 +101,88 @@ def is_balanced(accounts: Iterable[Account]) -> bool:
 
 
 def _account(
-    loop: Loop, place: tuple[str, int], counts: Counters, numbers: Counters, end: int | None
+    loop: Loop,
+    table: str,
+    partition: int,
+    counted: Mapping[Stream, Counters],
+    numbers: Mapping[tuple[str, str], int],
+    ends: Mapping[tuple[Log, int], int],
 ) -> Account:
-    log, partition = place
-    rows, dead, offsets = (counts.get("rows", 0), numbers["dead"], counts.get("offsets", 0))
-    ended = {name: counts.get(name, 0) + numbers.get(name, 0) for name in _ENDS[log]}
-    # the log may begin behind 0 (retention); dead letters before the first row hide in that gap
-    passed = numbers["offset"] - counts.get("first", 0)
+    logs = [log for log in loop.logs if table_of(log) == table]
+    rows = {log: counted.get((partition, number_of(log)), {}) for log in logs}
+    total: Counter[str] = Counter()
+    for counts in rows.values():
+        total.update(counts)
+    passed = {log: _passed(log, partition, numbers) for log in logs}
+    dead = sum(each.dead for each in passed.values())
+    settled = {name: numbers[EXAMPLES, f"{name}/{partition}"] for name in _SETTLED[table]}
+    unread = {
+        log: max(0, ends[log, partition] - each.offset)
+        for log, each in passed.items()
+        if (log, partition) in ends
+    }
     return Account(
         loop=loop.loop,
-        log=log,
+        log=table,
         partition=partition,
-        read=rows + dead,
-        ends=ended | {"dead_letter": dead},
-        open=counts.get("open", 0),
-        twice=rows - offsets,
-        lost=max(0, passed - offsets - dead - numbers["holes"]) if rows else 0,
-        unread=None if end is None else max(0, end - numbers["offset"]),
+        read=total["rows"] + dead,
+        ends={name: total[name] + settled.get(name, 0) for name in _ENDS[table]}
+        | {"dead_letter": dead},
+        open=total["open"],
+        twice=total["rows"] - total["offsets"],
+        lost=sum(_lost(rows[log], each) for log, each in passed.items()),
+        unread=sum(unread.values()) if len(unread) == len(logs) else None,
+        unread_by_log=unread if len(logs) > 1 else {},
     )
 
 
-def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[str, int]:
-    """Return the numbers that travel with commits, by log, name and partition."""
-    found: dict[str, int] = {}
-    for log, name, table in _KEPT:
-        ids = [f"{name}/{partition}" for partition in range(loop.partitions)]
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """How far a log was read: the next offset, and what before it left no row."""
+
+    offset: int
+    dead: int
+    holes: int
+
+
+def _passed(log: Log, partition: int, numbers: Mapping[tuple[str, str], int]) -> _Passed:
+    found = (numbers[log, f"{name}/{partition}"] for name in _READ)
+    return _Passed(*found)
+
+
+def _lost(counts: Counters, passed: _Passed) -> int:
+    """Return how many offsets of a log left no trace, from its first row on.
+
+    The log may begin behind 0 (retention); dead letters before the first row hide in that gap.
+    """
+    if not counts.get("rows"):
+        return 0
+    return max(0, passed.offset - counts["first"] - counts["offsets"] - passed.dead - passed.holes)
+
+
+def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[tuple[str, str], int]:
+    """Return the numbers that travel with commits, by log, or "examples", and by name."""
+    wanted = [
+        (log, table_of(log), name, numbered(name, log)) for log in loop.logs for name in _READ
+    ]
+    wanted += [(EXAMPLES, EXAMPLES, name, name) for name in _SETTLED[FEEDBACK]]
+    found: dict[tuple[str, str], int] = {}
+    for owner, table, name, kept in wanted:
+        ids = {f"{kept}/{n}": f"{name}/{n}" for n in range(loop.partitions)}
         for key, number in lake.table(loop.loop, table).progress(ids, versions[table]).items():
-            found[f"{log}/{key}"] = number or 0
+            found[owner, ids[key]] = number or 0
     return found
 
 
-def _by_partition(connection: duckdb.DuckDBPyConnection, query: str) -> dict[int, Counters]:
+def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream, Counters]:
     result = connection.execute(query)
     names = [column[0] for column in result.description]
     rows = (dict(zip(names, row, strict=True)) for row in result.fetchall())
-    return {row["partition"]: row for row in rows}
+    return {(row.pop("partition"), row.pop("stream")): row for row in rows}
 
 
-_KEPT = (  # which log a number belongs to, its name, and the table whose commits carry it
-    (DECISIONS, "offset", DECISIONS),
-    (DECISIONS, "dead", DECISIONS),
-    (DECISIONS, "holes", DECISIONS),
-    (FEEDBACK, "offset", FEEDBACK),
-    (FEEDBACK, "dead", FEEDBACK),
-    (FEEDBACK, "holes", FEEDBACK),
-    (FEEDBACK, "late", EXAMPLES),
-    (FEEDBACK, "duplicate", EXAMPLES),
-    (FEEDBACK, "unmatched", EXAMPLES),
-)
-_NUMBERS = {log: [name for kept, name, _ in _KEPT if kept == log] for log in (DECISIONS, FEEDBACK)}
+_READ = ("offset", "dead", "holes")  # what commits of rows say of each log
+_SETTLED = {DECISIONS: (), FEEDBACK: ("late", "duplicate", "unmatched")}  # and those of examples
 _ENDS = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
@@ -170,17 +204,18 @@ _DECISIONS = """
                count(*) FILTER (state = 'not_activated') AS not_activated
         FROM {schema}.examples GROUP BY ALL
     )
-    SELECT "partition", coalesce(COLUMNS(* EXCLUDE "partition"), 0)
+    SELECT "partition", 0 AS stream, coalesce(COLUMNS(* EXCLUDE "partition"), 0)
     FROM raw FULL JOIN closed USING ("partition")
 """
 
 
 def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
     early = loop.early.total_seconds()
+    first = f"min({offset_sql('f')})"
     return f"""
         WITH joined AS ({joined_feedback(schema, revised=revised)}), raw AS (
-            SELECT f."partition", count(*) AS rows, count(DISTINCT f."offset") AS offsets,
-                   min(f."offset") AS first,
+            SELECT f."partition", {stream_sql("f")} AS stream,
+                   count(*) AS rows, count(DISTINCT f."offset") AS offsets, {first} AS first,
                    count(*) FILTER (verdict = 'late') AS late,
                    count(*) FILTER (
                        f.verdict IS NULL AND j."offset" IS NULL
@@ -188,14 +223,17 @@ def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
                             OR coalesce(f."offset" >= examined, false))
                    ) AS open
             FROM {schema}.feedback f LEFT JOIN {schema}.frontiers p USING ("partition")
+            LEFT JOIN {schema}.examined x
+                ON x."partition" = f."partition" AND x.stream = {stream_sql("f")}
             LEFT JOIN (SELECT DISTINCT "partition", "offset" FROM joined) j
-                USING ("partition", "offset")
+                ON j."partition" = f."partition" AND j."offset" = f."offset"
             GROUP BY ALL
         ), closed AS (
-            SELECT "partition", count(*) FILTER (revision = 0) AS joined,
+            SELECT "partition", {stream_sql()} AS stream,
+                   count(*) FILTER (revision = 0) AS joined,
                    count(*) FILTER (revision > 0) AS corrected
             FROM joined GROUP BY ALL
         )
-        SELECT "partition", coalesce(COLUMNS(* EXCLUDE "partition"), 0)
-        FROM raw FULL JOIN closed USING ("partition")
+        SELECT "partition", stream, coalesce(COLUMNS(* EXCLUDE ("partition", stream)), 0)
+        FROM raw FULL JOIN closed USING ("partition", stream)
     """

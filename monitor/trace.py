@@ -13,24 +13,21 @@ import duckdb
 from tidemill.features.bounded import bounded_duckdb
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.features.places import KAFKA_OFFSET
 from tidemill.features.rowfiles import files_of
-from tidemill.features.views import (
-    decision_states,
-    feedback_states,
-    quoted,
-    schema_name,
-    snapshot,
-    views,
-)
+from tidemill.features.states import decision_states, feedback_states
+from tidemill.features.views import quoted, schema_name, snapshot, views
 from tidemill.monitor.lineage import Model, Use, read_models, uses
 from tidemill.monitor.plainvalues import as_json
 from tidemill.monitor.window import Window, read_window
+from tidemill.schemas.logs import Log, offset_of
 from tidemill.schemas.loop import Loop
 
 Row = Mapping[str, object]
 
 _REVISIONS = "example_revisions"
 _TRACED = "traced"  # the schema with the rows of one id
+_UNTOLD = frozenset(("_state", "event_date", KAFKA_OFFSET))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +40,21 @@ class Entry:
 
     @property
     def place(self) -> tuple[int, int, datetime]:
-        """Partition, offset and event time."""
-        partition, offset, at = (self.row[name] for name in ("partition", "offset", "at"))
-        if not (
-            isinstance(partition, int) and isinstance(offset, int) and isinstance(at, datetime)
-        ):
+        """Partition, place (of decisions and examples: the offset) and event time."""
+        partition, place, at = (self.row[name] for name in ("partition", "offset", "at"))
+        if not (isinstance(partition, int) and isinstance(place, int) and isinstance(at, datetime)):
             raise TypeError(f"no place: {self.row}")
-        return partition, offset, at
+        return partition, place, at
+
+    @property
+    def offset(self) -> int:
+        """The offset in its topic."""
+        return offset_of(self.place[1])
 
     def to_json(self) -> dict[str, object]:
-        """Return all of it as plain values."""
-        return {"state": self.state, "file": self.file, **_plain(self.row)}
+        """Return all of it as plain values; *place* is what `feedback_offsets` name it by."""
+        told = {"offset": self.offset, "place": self.place[1]}
+        return {"state": self.state, "file": self.file, **_plain(self.row), **told}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ class Trace:
     """All that the lake knows of one decision id.
 
     Attributes:
+        logs: the logs of the loop.
         decisions: every record of the id, by place; copies and late ones too.
         feedback: every record that names it.
         examples: every revision of its examples, oldest first.
@@ -72,6 +74,7 @@ class Trace:
     loop: str
     id: str
     versions: Mapping[str, int]
+    logs: tuple[Log, ...]
     decisions: tuple[Entry, ...]
     feedback: tuple[Entry, ...]
     examples: tuple[Entry, ...]
@@ -120,6 +123,7 @@ def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int
         loop=loop.loop,
         id=id_,
         versions=versions,
+        logs=loop.logs,
         decisions=_entries(lake, loop, DECISIONS, rows[DECISIONS], versions),
         feedback=_entries(lake, loop, FEEDBACK, rows[FEEDBACK], versions),
         examples=_entries(lake, loop, EXAMPLES, rows[EXAMPLES], versions),
@@ -153,7 +157,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
         connection.execute(
             f"CREATE TABLE {_TRACED}.{name} AS FROM {schema}.{name} WHERE {key} = $id", named
         )
-    connection.execute(f"CREATE TABLE {_TRACED}.frontiers AS FROM {schema}.frontiers")
+    for name in ("frontiers", "examined"):
+        connection.execute(f"CREATE TABLE {_TRACED}.{name} AS FROM {schema}.{name}")
     states = {
         DECISIONS: decision_states(_TRACED),
         FEEDBACK: feedback_states(_TRACED, loop, revised=True),
@@ -182,7 +187,7 @@ def _entries(
 ) -> tuple[Entry, ...]:
     entries = [
         Entry(
-            row={key: value for key, value in row.items() if key not in ("_state", "event_date")},
+            row={key: value for key, value in row.items() if key not in _UNTOLD},
             state=str(row.get("_state") or row["state"]),
             file=None,
         )

@@ -55,10 +55,15 @@ def told(
         raw = frame.with_columns(pl.lit(0, dtype=pl.Int32).alias("partition"))
         connection.register(log, raw.to_arrow())
     closed = pl.DataFrame(
-        {"partition": [0], "frontier": [frontier], "examined": [examined]},
-        schema={"partition": pl.Int32, "frontier": NO_TIME, "examined": pl.Int64},
+        {"partition": [0], "frontier": [frontier]},
+        schema={"partition": pl.Int32, "frontier": NO_TIME},
     )
     connection.register("frontiers", closed.to_arrow())
+    looked_at = pl.DataFrame(
+        {"partition": [0], "stream": [0], "examined": [examined]},
+        schema={"partition": pl.Int32, "stream": pl.Int32, "examined": pl.Int64},
+    )
+    connection.register("examined", looked_at.to_arrow())
     return outcome(connection, loop, idle=stream is not None)
 
 
