@@ -20,11 +20,10 @@ from tidemill.schemas.diff import Change, check_successor, diff_loops
 from tidemill.schemas.durations import told_duration
 from tidemill.schemas.editor import FILE, loop_json_schema_text
 from tidemill.schemas.labels import check_label, compile_label
-from tidemill.schemas.loop import Loop
+from tidemill.schemas.loop import Feedback, Loop
 from tidemill.schemas.loopfile import LoopFileError, read_file
-from tidemill.schemas.loops import fetch_loops, newest, publish_loop, versions
+from tidemill.schemas.loops import fetch_loops, newest, produced_topics, publish_loop, versions
 from tidemill.schemas.store import schema_store
-from tidemill.schemas.topics import decisions, feedback
 
 TEMPLATE = "loop.template.yaml"
 LoopFileArgument = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="a loop file")]
@@ -87,7 +86,7 @@ def check(path: LoopFileArgument, as_json: AsJson = False) -> None:
 
 def summary(loop: Loop) -> str:
     """Return the loop in a few lines, for a person who wants to see that it was understood."""
-    kinds = ", ".join(f"{k} within {told_duration(f.within)}" for k, f in loop.feedback.items())
+    kinds = ", ".join(_kind(name, kind) for name, kind in loop.feedback.items())
     nullable = sum(feature.nullable for feature in loop.features.values())
     answers = " | ".join(loop.decision.actions) or loop.decision.type
     learners = [m.learner for m in (loop.models.batch, loop.models.online) if m is not None]
@@ -107,9 +106,14 @@ def summary(loop: Loop) -> str:
             f"  counts     {counts}",
             f"  closes     {waits}",
             f"  models     {', '.join(learners) or 'none'}; gate on {loop.gate.metric}",
-            f"  topics     {decisions(loop.loop)}, {feedback(loop.loop)}",
+            f"  topics     {', '.join(produced_topics(loop).values())}",
         ]
     )
+
+
+def _kind(name: str, kind: Feedback) -> str:
+    by = "" if kind.stream is None else f" by stream {kind.stream}"
+    return f"{name} within {told_duration(kind.within)}{by}"
 
 
 def diff(
@@ -186,9 +190,8 @@ def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
         return
     said = "is published" if is_new else "was published already, nothing changed"
     print(f"{loop.loop} version {loop.version} {said} at {config.bootstrap}")
-    print(
-        f"  topics {decisions(loop.loop)} and {feedback(loop.loop)}, {loop.partitions} partitions"
-    )
+    *others, last = produced_topics(loop).values()
+    print(f"  topics {', '.join(others)} and {last}, {loop.partitions} partitions")
 
 
 def _loop_name(text: str) -> str | None:

@@ -59,9 +59,17 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
         numbers = [account.partition, account.read, *ended, account.open]
         numbers += [account.lost, account.twice, account.difference]
         cells = [f"{number:,}" for number in numbers]
-        cells.append("-" if account.unread is None else f"{account.unread:,}")
+        cells.append(_unread(account))
         table.add_row(account.loop, *cells, style=None if account.is_balanced else "bold red")
     return table
+
+
+def _unread(account: Account) -> str:
+    """Return how many records are unread, and in which logs where there are several."""
+    if account.unread is None:
+        return "-"
+    each = ", ".join(f"{log} {count:,}" for log, count in account.unread_by_log.items() if count)
+    return f"{account.unread:,}" + (f" ({each})" if each else "")
 
 
 def _console() -> Console:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from rich.console import Console
 
+from tidemill.features.places import told_places
 from tidemill.monitor.lineage import Use
 from tidemill.monitor.trace import Entry, Trace
 from tidemill.schemas.durations import told_duration
@@ -37,7 +38,7 @@ def _story(found: Trace) -> Iterator[tuple[str, str]]:
     if not found.feedback:
         yield "feedback", "none yet"
     for entry in found.examples:
-        yield from _example(entry)
+        yield from _example(entry, found)
     yield from _models(found.uses, has_example=bool(found.examples))
 
 
@@ -60,7 +61,7 @@ def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
 
 def _read(entry: Entry) -> Iterator[tuple[str, str]]:
     row = entry.row
-    place = f"{row['topic']}/{row['partition']} offset {row['offset']}"
+    place = f"{row['topic']}/{row['partition']} offset {entry.offset}"
     before = _time(row["stream_time"]) if row["stream_time"] else "nothing"
     verdict = f", verdict {row['verdict']}" if row["verdict"] else ""
     came = f"came in {_time(row['ingested_at'])}, stream time before it {before}"
@@ -75,9 +76,11 @@ def _window(found: Trace) -> Iterator[tuple[str, str]]:
     for kind, (first, last) in window.kinds.items():
         yield "window", f"{kind} from {_time(first)} to {_time(last)}"
     start, end = window.bucket
+    count = len(window.stream_times)
+    logs = "both logs" if count == 2 else f"all {count} logs"
     yield (
         "closes",
-        f"when both logs are past {_time(window.closes)}, with {_time(start)} to {_time(end)}",
+        f"when {logs} are past {_time(window.closes)}, with {_time(start)} to {_time(end)}",
     )
     frontier = "nothing yet" if window.frontier is None else f"up to {_time(window.frontier)}"
     yield "closed", f"{frontier} in its partition"
@@ -106,10 +109,11 @@ def _feedback(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
     yield from _read(entry)
 
 
-def _example(entry: Entry) -> Iterator[tuple[str, str]]:
+def _example(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
     row = entry.row
     label = "no label" if row["label"] is None else f"label {_shown(row['label'])}"
-    told = f"{entry.state}, {label}, of feedback at offsets {row['feedback_offsets']}"
+    offsets = told_places(str(row["feedback_offsets"]), found.logs)
+    told = f"{entry.state}, {label}, of feedback at offsets {offsets}"
     revision = row.get("revision") or 0
     yield "example", f"{told}, revision {revision}"
     yield "lies in", entry.file or "a file that no statistics name"

@@ -17,6 +17,7 @@ from tidemill.kafka import KafkaConfig, read_compacted
 from tidemill.monitor.lag import LagReader
 from tidemill.schemas import topics
 from tidemill.schemas.announcements import Ack
+from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import joined_topics
 
@@ -27,7 +28,7 @@ class Chain:
 
     Attributes:
         decision_age_s: since the broker took the newest decision.
-        feedback_age_s: since the broker took the newest feedback.
+        feedback_age_s: since the broker took the newest feedback, by whichever stream.
         example_age_s: since the newest commit of examples.
         closed_until: every decision before it is an example, in event time; the slowest partition.
         model: the newest version a worker serves.
@@ -64,9 +65,10 @@ def read_chain(
         LakeError: the lake does not answer.
     """
     now = time.time() if now_s is None else now_s
-    names = tuple(joined_topics(loop).values())
-    newest = reader.newest_ms(dict.fromkeys(names, loop.partitions))
-    decision, feedback = (_age(newest[name], now) for name in names)
+    by_log = joined_topics(loop)
+    newest = reader.newest_ms(dict.fromkeys(by_log.values(), loop.partitions))
+    decision = _age(newest[by_log[DECISIONS]], now)
+    told = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
     example, until = _examples(lake, loop, now)
     mine = [ack for ack in acks if ack.loop == loop.loop]
     served = [ack for ack in mine if ack.status == "serving"]
@@ -75,7 +77,7 @@ def read_chain(
     return Chain(
         loop=loop.loop,
         decision_age_s=decision,
-        feedback_age_s=feedback,
+        feedback_age_s=min((age for age in told if age is not None), default=None),
         example_age_s=example,
         closed_until=until,
         model=latest.version if latest else None,

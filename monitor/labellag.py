@@ -13,6 +13,7 @@ import duckdb
 from tidemill.features.bounded import bounded_duckdb
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import DECISIONS, FEEDBACK
+from tidemill.features.places import stream_sql
 from tidemill.features.views import snapshot, source
 from tidemill.schemas.loop import Loop
 
@@ -156,7 +157,7 @@ def _delays(loop: Loop, decisions: str, feedback: str) -> str:
                    "at" + to_microseconds({early}) AS reach
             FROM {feedback}
             QUALIFY row_number() OVER (
-                PARTITION BY "partition", decision_id, id ORDER BY "offset"
+                PARTITION BY "partition", decision_id, id, {stream_sql()} ORDER BY "offset"
             ) = 1
         ),
         found AS (

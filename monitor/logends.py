@@ -5,14 +5,15 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from tidemill.kafka import KafkaConfig, broker_errors, client_log
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import joined_topics
 
 
 def log_ends(
     config: KafkaConfig, loop: Loop, *, timeout_s: float = 10.0
-) -> dict[tuple[str, int], int]:
-    """Return the offset behind the last record, by log ("decisions", "feedback") and partition.
+) -> dict[tuple[Log, int], int]:
+    """Return the offset behind the last record, by log and partition.
 
     Raises:
         BrokerError: the broker does not answer in time, or the loop has no topics.
@@ -22,15 +23,15 @@ def log_ends(
 
 def log_starts(
     config: KafkaConfig, loop: Loop, *, timeout_s: float = 10.0
-) -> dict[tuple[str, int], int]:
+) -> dict[tuple[Log, int], int]:
     """Return the offset of the first record that Kafka still has; as `log_ends`."""
     return _offsets(config, loop, OffsetSpec.earliest(), timeout_s)  # type: ignore[no-untyped-call]
 
 
 def _offsets(
     config: KafkaConfig, loop: Loop, spec: OffsetSpec, timeout_s: float
-) -> dict[tuple[str, int], int]:
-    logs = {topic: str(log) for log, topic in joined_topics(loop).items()}
+) -> dict[tuple[Log, int], int]:
+    logs = {topic: log for log, topic in joined_topics(loop).items()}
     asked = {
         TopicPartition(topic, partition): spec
         for topic in logs

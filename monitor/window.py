@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from tidemill.features.lake import Lake
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.features.layouts import EXAMPLES, table_of
 from tidemill.monitor.plainvalues import as_json
+from tidemill.schemas.logs import Log, numbered
 from tidemill.schemas.loop import Loop
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -18,7 +19,7 @@ class Window:
 
     Attributes:
         kinds: by kind the first and last moment at which feedback counts.
-        closes: both logs must be past this stream time.
+        closes: all logs must be past this stream time.
         frontier: its partition is closed up to here; None before the first close.
         stream_times: what each log has come to; None before its first record.
     """
@@ -27,7 +28,7 @@ class Window:
     bucket: tuple[datetime, datetime]
     closes: datetime
     frontier: datetime | None
-    stream_times: Mapping[str, datetime | None]
+    stream_times: Mapping[Log, datetime | None]
 
     @property
     def is_closed(self) -> bool:
@@ -79,19 +80,20 @@ def read_window(
         LakeError: the lake cannot be read.
     """
     start = _EPOCH + (at - _EPOCH) // bucket * bucket
-    closed = _numbers(
-        lake, loop, EXAMPLES, versions, ("frontier", "time/decisions", "time/feedback"), partition
+    (frontier,) = _numbers(lake, loop, EXAMPLES, versions, ("frontier",), partition)
+    moved = _numbers(
+        lake, loop, EXAMPLES, versions, [f"time/{log}" for log in loop.logs], partition
     )
-    times: dict[str, datetime | None] = {}
-    for log in (DECISIONS, FEEDBACK):
-        (read,) = _numbers(lake, loop, log, versions, ("time",), partition)
-        known = [time for time in (read, closed[1 if log == DECISIONS else 2]) if time is not None]
-        times[log] = max(known) if known else None
+    times: dict[Log, datetime | None] = {}
+    for log, used in zip(loop.logs, moved, strict=True):
+        own = (numbered("time", log),)
+        (read,) = _numbers(lake, loop, table_of(log), versions, own, partition)
+        times[log] = max((time for time in (read, used) if time is not None), default=None)
     return Window(
         kinds={name: (at - kind.early, at + kind.within) for name, kind in loop.feedback.items()},
         bucket=(start, start + bucket),
         closes=start + bucket + loop.wait + loop.grace,
-        frontier=closed[0],
+        frontier=frontier,
         stream_times=times,
     )
 

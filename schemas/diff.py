@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tidemill.errors import ContractError
 from tidemill.schemas.fields import Feature
+from tidemill.schemas.logs import stream_of, topic_of
 from tidemill.schemas.loop import Loop
 
 RETRAINS = ("label", "policy", "models", "gate")
@@ -57,7 +58,7 @@ def diff_loops(old: Loop, new: Loop) -> list[Change]:
         changes += _plain(name, getattr(old, name).model_dump(), getattr(new, name).model_dump())
     rest = {"version", "loop", "decision", "features", "feedback", *RETRAINS, "partitions", "rekey"}
     changes += _plain("", old.model_dump(exclude=rest), new.model_dump(exclude=rest))
-    changes += [*_partitions(old, new), *_rekey(old, new)]
+    changes += [*_logs(old, new), *_partitions(old, new), *_rekey(old, new)]
     return changes
 
 
@@ -124,7 +125,7 @@ def _feedback(old: Loop, new: Loop, kind: str) -> Iterator[Change]:
                 yield _clash(f"{path}.values.{name}", name, elsewhere[name], value)
         return
     before, after = old.feedback[kind], new.feedback[kind]
-    for name in ("within", "early"):
+    for name in ("within", "early", "stream"):
         if getattr(before, name) != getattr(after, name):
             yield Change(f"{path}.{name}", getattr(before, name), getattr(after, name))
     yield from _fields(f"{path}.values", before.values, after.values, elsewhere)
@@ -194,6 +195,29 @@ def _changed(place: str, name: str, old: Feature, new: Feature) -> Change:
             hint=f"leave {name} nullable, and let the service send it always",
         )
     return Change(place, before, after)
+
+
+def _logs(old: Loop, new: Loop) -> Iterator[Change]:
+    """Yield the topics of feedback that come or go; one with records in it may not go."""
+    for log in new.logs:
+        if log not in old.logs:
+            yield Change("topics", None, topic_of(new.loop, log))
+    for log in old.logs:
+        if log not in new.logs:
+            topic, stream = topic_of(old.loop, log), stream_of(log)
+            kind = (
+                "kind: {within: 1h}"
+                if stream is None
+                else f"kind: {{within: 1h, stream: {stream}}}"
+            )
+            yield Change(
+                "topics",
+                topic,
+                None,
+                problem=f"no kind of feedback is produced to {topic} any more, and what is unread "
+                "there would be lost",
+                hint=f"leave one kind of feedback there, if only one that nobody sends: {kind}",
+            )
 
 
 def _partitions(old: Loop, new: Loop) -> Iterator[Change]:

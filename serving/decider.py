@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tidemill.errors import BrokerError, ModelError, RequestError
 from tidemill.schemas import topics
 from tidemill.schemas.events import FeedbackEncoder
+from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import SchemaStore
 from tidemill.serving.eventlog import EventLog
@@ -91,7 +92,9 @@ class Decider:
         self._encode_feedback = FeedbackEncoder(loop, store).encode
         self._write = log.write
         self._topic = topics.decisions(loop.loop)
-        self._feedback_topic = topics.feedback(loop.loop)
+        self._feedback_topics = {
+            name: topic_of(loop.loop, kind.log) for name, kind in loop.feedback.items()
+        }
         self._budget_ns = int(loop.budget_ms * 1e6)
         self._policy_version, self._version = loop.policy.version, loop.version
         self._slow = 0
@@ -188,7 +191,8 @@ class Decider:
         )
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
-        if not self._write(self._feedback_topic, request.decision_id.encode(), payload):
+        topic = self._feedback_topics[request.kind]
+        if not self._write(topic, request.decision_id.encode(), payload):
             raise BrokerError(
                 "the feedback was not taken: the buffer before Kafka is full",
                 hint="send it again later with the same id; look whether the brokers are up",
