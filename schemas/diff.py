@@ -205,18 +205,15 @@ def _logs(old: Loop, new: Loop) -> Iterator[Change]:
     for log in old.logs:
         if log not in new.logs:
             topic, stream = topic_of(old.loop, log), stream_of(log)
-            kind = (
-                "kind: {within: 1h}"
-                if stream is None
-                else f"kind: {{within: 1h, stream: {stream}}}"
-            )
+            by = "" if stream is None else f", stream: {stream}"
             yield Change(
                 "topics",
                 topic,
                 None,
                 problem=f"no kind of feedback is produced to {topic} any more, and what is unread "
                 "there would be lost",
-                hint=f"leave one kind of feedback there, if only one that nobody sends: {kind}",
+                hint="leave a kind of feedback there, if only one that nobody sends, say "
+                f"never: {{within: 1s{by}}}",
             )
 
 

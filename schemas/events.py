@@ -110,8 +110,11 @@ def decision_subject(loop: Loop) -> str:
 
 
 def feedback_subject(loop: Loop, kind: str) -> str:
-    """Return the subject of the feedback events of *kind*, say ``ad.feedback/Feedback_click``."""
-    return f"{topics.feedback(loop.loop)}/Feedback_{kind}"
+    """Return the subject of the feedback events of *kind*, say ``ad.feedback/Feedback_click``.
+
+    It begins with the topic that they are produced to: producers of others look there for it.
+    """
+    return f"{topics.feedback(loop.loop, loop.feedback[kind].stream)}/Feedback_{kind}"
 
 
 def decision_frame_schema(loop: Loop) -> pl.Schema:

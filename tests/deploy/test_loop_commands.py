@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tidemill.deploy import loop_commands
 from tidemill.errors import ConfigError, ContractError, LoopError
-from tidemill.kafka import KafkaConfig
+from tidemill.kafka import KafkaConfig, partition_count
 
 app = typer.Typer()
 for name in ("init", "check", "diff", "schema", "publish"):
@@ -120,9 +120,20 @@ def test_check_tells_times_and_label_as_people_write_them(banner: Path) -> None:
     assert "after each decision, corrected up to 7d later" in said
 
 
+def test_check_names_every_topic_and_which_kind_comes_by_a_stream(banner: Path) -> None:
+    """Whoever runs the brokers is told what to expect before anything is published."""
+    bought = "  bought: {within: 7d, stream: orders}\nlabel:"
+    banner.write_text(MINIMAL.replace("label:", bought))
+    said = run("check", banner)[1]
+    assert "feedback   clicked within 30m, bought within 7d by stream orders" in said
+    assert "topics     banner.decisions, banner.feedback, banner.feedback.orders" in said
+
+
 def test_the_schema_can_be_handed_to_an_editor() -> None:
     """Not every editor finds files in packages."""
-    assert json.loads(run("schema")[1])["title"] == "tidemill loop"
+    schema = json.loads(run("schema")[1])
+    assert schema["title"] == "tidemill loop"
+    assert "stream" in schema["$defs"]["Feedback"]["properties"]
 
 
 def test_publish_wants_to_know_where_kafka_is(banner: Path) -> None:
@@ -142,7 +153,12 @@ def test_publish_refuses_a_wrong_label_before_it_asks_the_broker(banner: Path) -
 def test_published_once_then_unchanged(banner: Path, kafka: KafkaConfig) -> None:
     """A deployment publishes on every run, and diffs against what stands."""
     env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
-    banner.write_text(MINIMAL.replace("loop: banner", "loop: commands-banner"))
+    bought = "  bought: {within: 7d, stream: orders}\nlabel:"
+    text = MINIMAL.replace("loop: banner", "loop: commands-banner").replace("label:", bought)
+    banner.write_text(text)
     assert json.loads(run("publish", "--json", banner, env=env)[1])["new"] is True
-    assert "nothing changed" in run("publish", banner, env=env)[1]
+    said = run("publish", banner, env=env)[1]
+    assert "nothing changed" in said
+    assert "commands-banner.feedback and commands-banner.feedback.orders, 4 partitions" in said
+    assert partition_count(kafka, "commands-banner.feedback.orders") == 4
     assert "no difference" in run("diff", banner, env=env)[1]

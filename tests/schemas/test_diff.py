@@ -161,3 +161,51 @@ def test_what_the_diff_allows_the_schema_store_takes(old: str, new: str) -> None
     else:
         with pytest.raises(ContractError):
             register(after, store)
+
+
+ORDERS = {"within": "7d", "stream": "orders", "values": {"amount": "float"}}
+
+
+def test_a_version_may_add_a_stream_and_move_kinds_to_it() -> None:
+    """A team takes its events to a topic of its own; what lies in the old one is still read."""
+    kinds = {"clicked": FEEDBACK, "left": {"within": "30m"}, "bought": ORDERS}
+    moved = {**kinds, "left": {"within": "30m", "stream": "exits"}}
+    changes = diff_loops(minimal(feedback=kinds), minimal(version=2, feedback=moved))
+    assert [(change.path, change.old, change.new) for change in changes] == [
+        ("feedback.left.stream", None, "exits"),
+        ("topics", None, "banner.feedback.exits"),
+    ]
+    assert check_successor({1: minimal(feedback=kinds)}, minimal(version=2, feedback=moved))
+
+
+@pytest.mark.parametrize(
+    ("feedback", "topic", "hint"),
+    [
+        ({"clicked": FEEDBACK}, "banner.feedback.orders", "never: {within: 1s, stream: orders}"),
+        (
+            {"clicked": {**FEEDBACK, "stream": "web"}, "bought": ORDERS},
+            "banner.feedback",
+            "never: {within: 1s}",
+        ),
+    ],
+)
+def test_a_topic_with_feedback_in_it_cannot_be_left(
+    feedback: dict[str, object], topic: str, hint: str
+) -> None:
+    """What no worker has read yet would be neither joined nor late: it would be gone."""
+    old = minimal(feedback={"clicked": FEEDBACK, "bought": ORDERS})
+    new = minimal(version=2, feedback=feedback)
+    [bad] = [change for change in diff_loops(old, new) if not change.is_compatible]
+    assert (bad.path, bad.old, bad.new) == ("topics", topic, None)
+    assert hint in bad.hint
+    with pytest.raises(ContractError, match="would be lost"):
+        check_successor({1: old}, new)
+
+
+def test_a_kind_that_nobody_sends_keeps_a_topic_read() -> None:
+    """What the hint says to write is legal, and changes no window."""
+    old = minimal(feedback={"clicked": FEEDBACK, "bought": ORDERS})
+    never = {"never": {"within": "1s", "stream": "orders"}}
+    new = minimal(version=2, feedback={"clicked": FEEDBACK, **never})
+    assert check_successor({1: old}, new)
+    assert new.logs == old.logs

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.schemas.events import decision, everything
+from tests.schemas.loops import minimal
 from tests.schemas.registry import Registry, running_registry
 
 from tidemill.errors import BrokerError, ConfigError, ContractError
@@ -15,6 +16,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.events import DecisionEncoder, event_schemas
 from tidemill.schemas.loop import Feature, FieldType
+from tidemill.schemas.loops import register
 from tidemill.schemas.store import (
     ConfluentSchemaStore,
     KafkaSchemaStore,
@@ -249,6 +251,18 @@ def test_subjects_in_a_registry_are_topic_and_record(registry: tuple[str, Regist
         assert store.register(name, schema)[:1] == CONFLUENT
     assert "all-types.decisions-tidemill.all_types.Decision" in held.subjects
     assert "all-types.feedback-tidemill.all_types.Feedback_paid" in held.subjects
+
+
+def test_the_subject_of_a_kind_names_the_topic_of_its_stream(
+    registry: tuple[str, Registry],
+) -> None:
+    """A serialiser of another language makes the name of the topic that it writes to."""
+    url, held = registry
+    bought = {"within": "7d", "stream": "orders"}
+    loop = minimal(feedback={"bought": bought, "left": {"within": "1h"}})
+    register(loop, ConfluentSchemaStore(url))
+    assert "banner.feedback.orders-tidemill.banner.Feedback_bought" in held.subjects
+    assert "banner.feedback-tidemill.banner.Feedback_left" in held.subjects
 
 
 def test_a_registry_is_asked_once_for_each_number(registry: tuple[str, Registry]) -> None:

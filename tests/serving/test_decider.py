@@ -200,6 +200,19 @@ def test_feedback_is_logged_under_its_decision() -> None:
     assert row["values"] == {"seconds": 2.5, "page": "home"}
 
 
+def test_feedback_goes_to_the_topic_of_its_kind() -> None:
+    """The service names the kind and no more; which team's topic that is, the loop knows."""
+    kinds = {"left": {"within": "30m"}, "bought": {"within": "7d", "stream": "orders"}}
+    loop, log = banner(feedback=kinds, label={"sql": "count(*) > 0"}), MemoryEventLog()
+    maker = decider(loop, log)
+    for kind in ("bought", "left", "bought"):
+        maker.take_feedback(maker.feedback.check("d-1", kind, {}))
+    topics = ["banner.feedback.orders", "banner.feedback", "banner.feedback.orders"]
+    assert [event.topic for event in log.events] == topics
+    assert {event.key for event in log.events} == {b"d-1"}
+    assert [row["kind"] for row in logged(log, topics[0], loop)] == ["bought", "bought"]
+
+
 def test_text_that_is_not_unicode_is_refused() -> None:
     """A lone surrogate cannot be written to Kafka, nor read by another language."""
     maker = decider()
