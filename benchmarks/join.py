@@ -6,6 +6,7 @@ event at a time, reads the same topics (`naive.py`).
 """
 
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -67,16 +68,23 @@ def run_worker(kafka: KafkaConfig, filled: Filled, folder: Path, *, timeout_s: f
     """
     port = free_port()
     with started_worker(kafka, filled.loop, folder, port) as worker:
-        started = worker.until(lambda: metric(port, PARTITIONS) > 0, timeout_s=60, every_s=0.02)
-        start = worker.usage()
-        ended = worker.until(
+        worker.until(lambda: metric(port, PARTITIONS) > 0, timeout_s=60, every_s=0.02)
+        start, started = worker.usage(), time.time()
+        worker.until(
             lambda: metric(port, *EXAMPLES) >= filled.decisions,
             timeout_s=timeout_s,
             every_s=0.25,
         )
         usage = replace(worker.usage(), cpu_s=worker.usage().cpu_s - start.cpu_s)
     check_examples(folder, filled)
-    return Run(events=filled.events, seconds=ended - started, start_cpu_s=start.cpu_s, usage=usage)
+    seconds = last_examples_at(folder, filled.loop) - started
+    return Run(events=filled.events, seconds=seconds, start_cpu_s=start.cpu_s, usage=usage)
+
+
+def last_examples_at(folder: Path, loop: Loop) -> float:
+    """Return when the newest examples of a lake could be read, in seconds since 1970."""
+    commits = (folder / loop.loop / "examples" / "_delta_log").glob("*.json")
+    return max(commit.stat().st_mtime for commit in commits)
 
 
 def started_worker(

@@ -170,8 +170,13 @@ class StreamsApp:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             for run in self._runs:
-                if run.is_due():
+                if run.is_due(is_caught_up=self._is_caught_up(run)):
                     await run.commit()
+
+    def _is_caught_up(self, run: LoopRun) -> bool:
+        """Return whether Kafka has no records of *run* that were not fetched."""
+        places = (TP(topic, number) for topic in run.topics.values() for number in run.partitions)
+        return not any(self.app.consumer.has_more(place) for place in places)
 
     async def _watch_idle(self) -> None:
         marks: dict[TP, tuple[int, int]] = {}

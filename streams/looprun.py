@@ -43,7 +43,7 @@ class Cadence:
     """When work is due, how long it waits for a lake that refuses, and by which clock."""
 
     every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
-    rows: int = 150_000  # bounds what a crash repeats, and the memory of what is not committed
+    rows: int = 120_000  # bounds what a crash repeats, and the memory of what is not committed
     together: int = TOGETHER  # so many records are decoded at once, or what a commit finds
     patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
     clock: Callable[[], float] = time.monotonic  # in seconds; it never goes back
@@ -217,9 +217,14 @@ class LoopRun:
             raise
         self._note_due(held, self._now_s())
 
-    def is_due(self) -> bool:
-        """Whether it is time for a round of commits."""
+    def is_due(self, *, is_caught_up: bool) -> bool:
+        """Whether it is time for a round of commits.
+
+        Who has just read the last of a backlog (*is_caught_up*: Kafka has no more now) does not
+        wait: it is not the small round of live traffic that the interval is there to prevent.
+        """
         waited = self._is_behind or self._now_s() - self._committed_s >= self._cadence.every_s
+        waited = waited or (is_caught_up and self._pending_rows() >= self._cadence.rows // 10)
         return (
             bool(self._held)
             and waited
