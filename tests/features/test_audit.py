@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tests.features.audited import PARTITION, Spoil, write_lake
+from tests.features.streamlakes import BUYS, CLICKS, DECISIONS, ORDERS, SHOP, write_streams
 from tests.features.test_oracle import large_logs
 from tests.streams.join_logs import LOGS, LOOP, SECOND, START, Shell, random_logs
 
@@ -312,3 +313,28 @@ def test_a_lake_on_s3_is_audited_and_traced_as_well(s3: LakeConfig) -> None:
     life = trace(lake, LOOP, str(wrong["decision_id"]), bucket=SECOND)
     assert all(each.file for each in (*life.decisions, *life.feedback, *life.examples))
     assert {curve.kind for curve in label_lags(lake, LOOP)} == LOOP.feedback.keys()
+
+
+@pytest.mark.parametrize("effort", [WHOLE, Effort(rows=2, threads=1, memory_mb=256)])
+def test_three_streams_in_one_join_are_audited_each_by_its_own_log(
+    tmp_path: Path, effort: Effort
+) -> None:
+    """Purchases lie behind all clicks in the table, and before them in time."""
+    report = audit(write_streams(tmp_path), SHOP.loop, effort=effort)
+    assert report.agrees, [str(found) for found in report.first]
+    assert report.records == len([*DECISIONS, *CLICKS, *BUYS])
+    assert (report.decisions, report.feedback) == (2, 7)
+
+
+def test_a_difference_in_a_stream_is_told_as_people_know_it(tmp_path: Path) -> None:
+    """The offset is that of its topic, and so are those that an example has."""
+    spoil = {ORDERS: at(2, stream_time=None), "examples": at(1, label=5.0)}
+    lake = write_streams(tmp_path, spoil=spoil)
+    orders, example = audit(lake, SHOP.loop, effort=WHOLE).first[::-1]
+    assert orders.record == f"feedback v of stream orders, partition {PARTITION}, offset 2"
+    assert orders.column == "stream_time"
+    assert example.column == "label"
+    lone = at(1, feedback_offsets=pl.col("feedback_offsets").list.head(1))
+    lake = write_streams(tmp_path / "lone", spoil={"examples": lone})
+    (found,) = audit(lake, SHOP.loop, effort=WHOLE).first
+    assert found.columns["feedback_offsets"] == ("[1]", "[1, orders 2]")

@@ -1,12 +1,14 @@
 """The DuckDB oracle against the oracle of dictionaries: both read whole logs, and share no code."""
 
 import random
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
+from tests.features.streamlakes import JOINED, SHOP, STATES, write_streams
 from tests.streams.join_logs import (
     LOGS,
     LOOP,
@@ -27,6 +29,7 @@ from tests.streams.join_logs import Shell as Stream
 from tidemill.features import views
 from tidemill.features.lake import Lake, LakeConfig, Swap
 from tidemill.features.oracle import Relations, differences, oracle_sql
+from tidemill.features.places import stream_sql
 from tidemill.schemas.labels import connect
 from tidemill.schemas.loop import Loop
 from tidemill.streams.rules import JoinRules, micros
@@ -250,3 +253,41 @@ def test_a_planted_mistake_is_named(tmp_path: Path, spoil: pl.Expr, column: str)
     found = stored(a_stream(), tmp_path, spoil=spoil)
     assert len(found) >= 1
     assert found.filter(pl.col(column).ne_missing(pl.col(f"{column}_found"))).height >= 1
+
+
+def told_of_streams(folder: Path, blind: Callable[[str], str] = str) -> list[tuple[object, ...]]:
+    """Return what the oracle tells of three streams by hand; *blind* changes the query first."""
+    with views.connect(write_streams(folder)) as connection:
+        query = blind(oracle_sql(SHOP, Relations(idle=False)))
+        return connection.execute(
+            f'SELECT log, id, "offset", state, feedback_offsets FROM ({query}) ORDER BY ALL'
+        ).fetchall()
+
+
+def test_each_stream_is_a_log_of_its_own_to_the_oracle(tmp_path: Path) -> None:
+    """Stream time, lateness and copies are matters of one topic, whoever produces the others."""
+    rows = told_of_streams(tmp_path)
+    feedback = {(row[1], row[2]): row[3] for row in rows if row[0] == "feedback"}
+    assert feedback == STATES
+    assert {row[1]: row[4] for row in rows if row[4] is not None} == JOINED
+
+
+@pytest.mark.parametrize(
+    "blind",
+    [
+        lambda sql: sql.replace(f'"partition", {stream_sql()} ORDER', '"partition" ORDER'),
+        lambda sql: sql.replace("_id, _stream ORDER", "_id ORDER"),
+    ],
+    ids=["stream time", "copies"],
+)
+def test_an_oracle_that_sees_one_log_tells_something_else(
+    tmp_path: Path, blind: Callable[[str], str]
+) -> None:
+    """The test above would find it: a purchase is late by the clicks, or a copy of one."""
+    assert told_of_streams(tmp_path / "blind", blind) != told_of_streams(tmp_path / "seeing")
+
+
+def test_the_lake_of_three_streams_is_what_the_oracle_tells(tmp_path: Path) -> None:
+    """The same comparison that tests of workers make, row by row."""
+    with views.connect(write_streams(tmp_path)) as connection:
+        assert differences(connection, SHOP, "shop", idle=False).is_empty()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.features.streamlakes import STATES, write_streams
 from tests.streams.join_logs import LOGS, LOOP, Shell, random_logs
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
@@ -52,3 +53,26 @@ def test_the_views_tell_every_record_as_the_oracle_does(seed: int, tmp_path: Pat
         ).fetchall()
     assert sorted(shown) == sorted(told)
     assert len(shown) == sum(len(stream.rows(log)) for log in LOGS if stream.raw[log])
+
+
+def test_feedback_of_a_stream_is_told_with_its_place_and_its_offset(tmp_path: Path) -> None:
+    """The place is what examples name it by, the offset is where it is in its topic."""
+    with connect(write_streams(tmp_path)) as connection:
+        rows = connection.execute(
+            """
+            SELECT id, "offset", state, topic, kafka_offset FROM feedback_states
+            ORDER BY topic, kafka_offset
+            """
+        ).fetchall()
+        seen = connection.execute("SELECT kafka_offset FROM feedback ORDER BY ALL").fetchall()
+    assert {(id_, place): state for id_, place, state, _, _ in rows} == STATES
+    orders = [(id_, offset) for id_, _, _, topic, offset in rows if topic == "shop.feedback.orders"]
+    assert orders == [("x", 0), ("x", 1), ("v", 2), ("u", 3)]
+    assert [offset for (offset,) in seen] == sorted([*range(5), *range(4)])
+
+
+def test_a_loop_without_streams_has_the_columns_it_had(tmp_path: Path) -> None:
+    """Its offsets are offsets, and whoever selects all of them gets what they always got."""
+    with connect(_store(Shell(random_logs(random.Random(1), 20)), tmp_path)) as connection:
+        described = connection.execute("DESCRIBE feedback").fetchall()
+    assert "kafka_offset" not in [row[0] for row in described]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.features.audited import write_lake
+from tests.features.streamlakes import SHOP, write_streams
 from tests.monitor.flightlakes import flights_loop, on_the_ground, write_flights
 from tests.streams.join_logs import LOOP, SECOND, D, F, Logs, Shell
 
@@ -114,6 +115,13 @@ def test_each_kind_has_a_curve_and_each_use_of_an_id_its_own(tmp_path: Path) -> 
     assert found["click"].feedback == 3, "one of them a second early"
     assert found["buy"].longest == 6 * SECOND
     assert found["buy"].answered == 1
+
+
+def test_an_id_that_two_streams_have_is_two_feedback(tmp_path: Path) -> None:
+    """A purchase is no copy of a click, whatever number its own system gave it."""
+    found = {curve.kind: curve for curve in label_lags(write_streams(tmp_path), SHOP)}
+    assert (found["click"].feedback, found["buy"].feedback) == (4, 2)
+    assert found["buy"].longest == 6 * SECOND
 
 
 def test_without_feedback_there_is_no_curve_yet(

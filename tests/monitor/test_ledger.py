@@ -1,15 +1,18 @@
 """The ledger: balanced in the middle of the work, and red for each way to lose or double a row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.features.audited import PARTITION
+from tests.features.streamlakes import BUYS, CLICKS, ORDERS, SHOP, write_streams
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
 from tidemill.features.layouts import layouts
 from tidemill.monitor.ledger import Account, is_balanced, ledger
+from tidemill.schemas.logs import numbered
 from tidemill.schemas.loop import Loop
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -197,4 +200,47 @@ def test_a_decision_that_was_not_activated_has_ended(lake: Lake) -> None:
     )
     account = _account(lake, "decisions")
     assert (account.ends["not_activated"], account.open) == (1, 1)
+    assert account.is_balanced
+
+
+def _streams(folder: Path, ends: Mapping[tuple[str, int], int] | None = None) -> Account:
+    """Return the feedback account of the lake of three streams, where its rows are."""
+    lake = Lake(LakeConfig(root=str(folder)))
+    accounts = ledger(lake, SHOP, ends=ends)
+    assert is_balanced(account for account in accounts if account.log == "decisions")
+    return accounts[SHOP.partitions + PARTITION]
+
+
+def test_feedback_of_all_streams_is_one_account(tmp_path: Path) -> None:
+    """Whoever asks where the feedback went need not know by which topics it came."""
+    write_streams(tmp_path)
+    account = _streams(tmp_path)
+    ends = {"joined": 4, "late": 1, "duplicate": 1, "unmatched": 1}
+    assert {name: count for name, count in account.ends.items() if count} == ends
+    assert (account.read, account.open, account.lost) == (len([*CLICKS, *BUYS]), 2, 0)
+    assert account.is_balanced
+
+
+def test_what_is_unread_is_told_by_log(tmp_path: Path) -> None:
+    """One topic that nobody fills says whose events are missing."""
+    write_streams(tmp_path)
+    ends = {("feedback", PARTITION): len(CLICKS), (ORDERS, PARTITION): len(BUYS) + 7}
+    account = _streams(tmp_path, ends)
+    assert account.unread == 7
+    assert account.unread_by_log == {"feedback": 0, ORDERS: 7}
+    assert _streams(tmp_path, {("feedback", PARTITION): 5}).unread is None, "not known of one"
+
+
+@pytest.mark.parametrize("log", ["feedback", ORDERS])
+def test_a_hole_in_one_stream_is_seen(tmp_path: Path, log: str) -> None:
+    """More rows in the other stream do not fill it, and its own dead letters do."""
+    table = write_streams(tmp_path).table(SHOP.loop, "feedback")
+    offset, dead = (f"{numbered(name, log)}/{PARTITION}" for name in ("offset", "dead"))
+    held = table.progress([offset])[offset]
+    assert held is not None
+    table.append(None, swaps=[Swap(offset, held, held + 1)])
+    assert _streams(tmp_path).lost == 1
+    table.append(None, swaps=[Swap(dead, None, 1)])
+    account = _streams(tmp_path)
+    assert (account.lost, account.ends["dead_letter"]) == (0, 1)
     assert account.is_balanced

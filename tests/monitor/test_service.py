@@ -28,7 +28,8 @@ NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 @pytest.fixture
 def loop(kafka: KafkaConfig) -> Loop:
     """A loop of this test's own, published."""
-    made = minimal(loop=f"watched-{uuid.uuid4().hex[:8]}")
+    kinds = {"clicked": {"within": "30m"}, "bought": {"within": "7d", "stream": "orders"}}
+    made = minimal(loop=f"watched-{uuid.uuid4().hex[:8]}", feedback=kinds)
     publish_loop(kafka, made)
     return made
 
@@ -74,6 +75,8 @@ def test_each_link_shows_once_it_is_there(config: MonitorConfig, loop: Loop) -> 
     write_all(config.kafka, topics.decisions(loop.loop), [(b"d1", b"any bytes")])
     assert chain(config).decision_age_s is not None
     assert chain(config).feedback_age_s is None
+    write_all(config.kafka, topics.feedback(loop.loop, "orders"), [(b"d1", b"any bytes")])
+    assert chain(config).feedback_age_s is not None, "the newest of any stream"
     lake = Lake(config.lake)
     lake.create(loop)
     frontier = int(NOON.timestamp() * 1e6)

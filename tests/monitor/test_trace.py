@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tests.features.audited import PARTITION, write_lake
-from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell
+from tests.features.streamlakes import ORDERS, SHOP, write_streams
+from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, seconds
 
 from tidemill.deploy.cli import main
 from tidemill.features.lake import Lake
@@ -219,3 +220,43 @@ def test_an_id_nobody_knows_is_an_error_with_a_hint(
     told = capsys.readouterr().err
     assert "no decision and no feedback with the id zzz in any loop" in told
     assert "hint:" in told
+
+
+def test_a_purchase_by_another_stream_is_traced_to_its_topic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Topic and offset are those a consumer would be given; the example names both streams."""
+    lake = write_streams(tmp_path)
+    found = trace(lake, SHOP, "a", bucket=BUCKET)
+    shown = [(each.row["topic"], each.offset, each.state) for each in found.feedback]
+    assert shown == [
+        ("shop.feedback", 0, "joined"),
+        ("shop.feedback.orders", 0, "joined"),
+        ("shop.feedback.orders", 1, "duplicate"),
+    ]
+    assert all(each.file for each in found.feedback)
+    told = json.loads(json.dumps(found.to_json(), default=str))
+    by_place = {each["place"]: each["offset"] for each in told["feedback"]}
+    assert [by_place[place] for place in told["examples"][0]["feedback_offsets"]] == [0, 0]
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
+    assert main(["trace", "a"]) == 0
+    out = capsys.readouterr().out
+    assert f"shop.feedback.orders/{PARTITION} offset 1" in out
+    assert "of feedback at offsets [0, orders 0]" in out
+
+
+def test_an_open_decision_says_which_stream_it_waits_for(tmp_path: Path) -> None:
+    """A topic that is behind holds the windows of all, and this is where one sees which."""
+    window = trace(write_streams(tmp_path), SHOP, "c", bucket=BUCKET).window
+    assert window is not None
+    assert {log: seconds(at) for log, at in window.stream_times.items() if at is not None} == {
+        "decisions": 30,
+        "feedback": 31,
+        ORDERS: 40,
+    }
+    behind = {log: length for log, length in window.waits_for.items() if length is not None}
+    assert {log: length // SECOND for log, length in behind.items()} == {
+        "decisions": 11,
+        "feedback": 10,
+        ORDERS: 1,
+    }
