@@ -40,7 +40,7 @@ def close(
         str, typer.Option(help="Event time of its last decision, say 2026-01-01T00:00:00Z.")
     ],
 ) -> None:
-    """Close the windows of all decisions up to a time, as if both topics had ended."""
+    """Close the windows of all decisions up to a time, as if its topics had ended."""
     from tidemill.deploy.times import time_of
     from tidemill.kafka import KafkaConfig
     from tidemill.streams.closing import request_close

@@ -49,7 +49,7 @@ class Relations:
 
 
 def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
-    """Return a query that tells what must have become of every record of both logs.
+    """Return a query that tells what must have become of every record of all logs.
 
     Its columns: log ('decisions' or 'feedback'), partition, offset (of feedback: the place), id,
     state; and for closed
