@@ -17,10 +17,10 @@ import polars as pl
 from benchmarks.pendinglogs import PARTITIONS, Logs, loop
 from benchmarks.processes import peak_mb
 from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.layouts import TABLES
 from tidemill.schemas import topics
 from tidemill.schemas.logs import Log
-from tidemill.streams.batches import LOGS
-from tidemill.streams.commits import TABLES, Table, claim, raw_numbers
+from tidemill.streams.commits import Table, claim, raw_numbers
 from tidemill.streams.deadletters import MemoryLetters
 from tidemill.streams.labels import Labels
 from tidemill.streams.memory import OpenWindows
@@ -57,7 +57,7 @@ class Worker:
         self.holdings = claim(tables, range(PARTITIONS), 1)
         self.joins = self.windows.recover(self.holdings)
         self.frames: dict[tuple[Log, int], list[pl.DataFrame]] = {}
-        self.next = {(log, number): 0 for log in LOGS for number in self.joins}
+        self.next = {(log, number): 0 for log in self.rules.logs for number in self.joins}
         self.logs = Logs(bench, pending)
         self.most_bytes = 0.0
 
@@ -99,12 +99,14 @@ class Worker:
 
     def _cut(self, number: int, join: PartitionJoin, limit: int) -> Cut:
         closed = join.close(limit)
-        times = {log: join.stream_time(log) for log in LOGS}
+        times = {log: join.stream_time(log) for log in self.rules.logs}
         at = {log: None if time is None else micros(time) for log, time in times.items()}
         return Cut(
             partition=number,
-            frames={log: self.frames.get((log, number), []) for log in LOGS},
-            numbers={log: raw_numbers(self.next[log, number], at[log], 0) for log in LOGS},
+            frames={log: self.frames.get((log, number), []) for log in self.rules.logs},
+            numbers={
+                log: raw_numbers(self.next[log, number], at[log], 0) for log in self.rules.logs
+            },
             letters=[],
             closed=closed,
         )
@@ -123,7 +125,7 @@ class Worker:
         started_s, started_cpu_s = time.perf_counter(), time.process_time()
         last = moment(int(self.logs.at(pl.Series([count]).to_numpy())[0]))
         for join in self.joins.values():
-            for log in LOGS:
+            for log in self.rules.logs:
                 join.advance(log, self.rules.closing_time(last))
         while await self.commit():
             pass

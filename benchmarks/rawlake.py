@@ -10,12 +10,12 @@ import polars as pl
 
 from benchmarks.workload import COUNTRIES, DEVICES, EVERY, FLOATS, START, WITHIN
 from tidemill.features.lake import Lake
+from tidemill.features.layouts import TABLES
 from tidemill.schemas import topics
 from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
-from tidemill.streams.batches import LOGS
-from tidemill.streams.commits import TABLES, Holding, Move, claim, commit, raw_numbers
+from tidemill.streams.commits import Holding, Move, claim, commit, raw_numbers
 from tidemill.streams.rules import JoinRules, micros
 from tidemill.streams.windows import PartitionJoin
 
@@ -29,9 +29,9 @@ def fill(lake: Lake, bench: Loop, decisions: int, *, at_once: int = _AT_ONCE) ->
     tables = {name: lake.table(bench.loop, name) for name in TABLES}
     holdings = claim(tables, range(bench.partitions))
     joins = {number: PartitionJoin(JoinRules.of(bench)) for number in holdings}
-    offsets = {(log, number): 0 for log in LOGS for number in holdings}
+    offsets = {(log, number): 0 for log in bench.logs for number in holdings}
     for frames in _events(bench, decisions, at_once):
-        for log in LOGS:
+        for log in bench.logs:
             moves = []
             for number, holding in holdings.items():
                 rows = frames[log].filter(pl.col("partition") == number)

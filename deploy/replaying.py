@@ -15,9 +15,7 @@ from tidemill.monitor.logends import log_ends, log_starts
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import latest_loop
 from tidemill.schemas.store import schema_store
-from tidemill.streams.batches import LOGS
 from tidemill.streams.replay import (
-    Place,
     ReplayConfig,
     begin_replay,
     end_replay,
@@ -67,7 +65,7 @@ def run_replay(
     """
     kafka, lake = worker.kafka, Lake(worker.lake)
     loop = latest_loop(kafka, name)
-    ends, starts = _places(log_ends(kafka, loop)), _places(log_starts(kafka, loop))
+    ends, starts = log_ends(kafka, loop), log_starts(kafka, loop)
     deleted = sum(starts.values())
     if deleted and not partial:
         raise BrokerError(
@@ -107,10 +105,6 @@ def run_replay(
         is_whole=is_whole,
         counts=_counts(lake, loop),
     )
-
-
-def _places(offsets: Mapping[tuple[str, int], int]) -> dict[Place, int]:
-    return {(log, number): offsets[log, number] for log in LOGS for _, number in offsets}
 
 
 def _counts(lake: Lake, loop: Loop) -> dict[str, int]:

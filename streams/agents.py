@@ -1,4 +1,4 @@
-"""The Faust app of a streams worker: one agent per loop over its two topics, in batches.
+"""The Faust app of a streams worker: one agent per loop over all its topics, in batches.
 
 Delivery: exactly once. Rows, offsets and frontier land in commits of the lake that are compared and
 swapped (`commits.py`); a crash before one repeats its batches, after it nothing. Dead letters are
@@ -20,9 +20,9 @@ from faust.types import TP
 
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.app import GroupConfig, new_app
-from tidemill.streams.batches import LOGS, Batch
+from tidemill.streams.batches import Batch
 from tidemill.streams.closing import Closing
 from tidemill.streams.looprun import TOGETHER, LoopRun
 from tidemill.streams.metrics import StreamMetrics
@@ -58,7 +58,7 @@ class StreamsApp:
         self._metrics = metrics
         self._closing = closing
         self._places: dict[str, tuple[LoopRun, Log]] = {
-            run.topics[name]: (run, name) for run in runs for name in LOGS
+            topic: (run, name) for run in runs for name, topic in run.topics.items()
         }
         self.app = new_app(kafka, group)
         self.app.transport.progress = self
@@ -89,21 +89,20 @@ class StreamsApp:
         return run.settled(name, tp.partition)
 
     def is_ahead(self, tp: TP) -> bool:
-        """Return whether *tp* should wait: for its own batches to be taken, or for the other log.
+        """Return whether *tp* should wait: for its own batches to be taken, or for another log.
 
-        A log that is ahead in event time would only fill memory: its rows wait for the other one,
-        which has records to catch up with.
+        A log that is ahead in event time would only fill memory: its rows wait for one that is
+        behind, as long as that has records to catch up with.
         """
         run, name = self._places[tp.topic]
         delivered = self.app.consumer.delivered(tp)
         taken = run.next_offset(name, tp.partition)
         if delivered is not None and taken is not None and delivered - taken >= IN_FLIGHT:
             return True
-        other = run.topics["feedback" if name == "decisions" else "decisions"]
-        return run.is_ahead(name, tp.partition) and (
-            self.app.consumer.has_more(TP(other, tp.partition))
-            or (name == "decisions" and run.loop.loop in self._backlogs)
-        )
+        behind = run.behind(name, tp.partition)
+        return any(
+            self.app.consumer.has_more(TP(run.topics[other], tp.partition)) for other in behind
+        ) or (FEEDBACK in behind and run.loop.loop in self._backlogs)
 
     def lost(self, tp: TP, records: int) -> None:
         """Tell operators that retention was shorter than the backlog."""
@@ -122,7 +121,8 @@ class StreamsApp:
         topic = self.app.topic(
             *run.topics.values(),
             schema=BatchSchema(),
-            maxsize=3 + 2 * run.loop.partitions,  # fewer, and one full queue starves the other log
+            # fewer, and one full queue starves the other logs
+            maxsize=3 + len(run.topics) * run.loop.partitions,
         )
 
         async def work(stream: faust.StreamT) -> None:
@@ -140,17 +140,19 @@ class StreamsApp:
         """Own what was assigned, before anything of it is fetched."""
         assigned = self.app.consumer.assignment()
         for run in self._runs:
-            held = [
-                {tp.partition for tp in assigned if tp.topic == run.topics[name]} for name in LOGS
-            ]
-            if held[0] != held[1]:
-                raise ContractError(
-                    f"{run.loop.loop}: partitions {sorted(held[0])} of decisions, but "
-                    f"{sorted(held[1])} of feedback were assigned",
-                    hint="both topics need the same number of partitions, and all workers of a "
-                    "group the same loops",
-                )
-            await run.claim(held[0])
+            held = {
+                name: {tp.partition for tp in assigned if tp.topic == topic}
+                for name, topic in run.topics.items()
+            }
+            for name, numbers in held.items():
+                if numbers != held[DECISIONS]:
+                    raise ContractError(
+                        f"{run.loop.loop}: partitions {sorted(held[DECISIONS])} of decisions, but "
+                        f"{sorted(numbers)} of {name} were assigned",
+                        hint="all topics of a loop need the same number of partitions, and all "
+                        "workers of a group the same loops in the same version",
+                    )
+            await run.claim(held[DECISIONS])
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and give up everything: who owns it after the rebalance reads it back."""
@@ -235,7 +237,7 @@ class StreamsApp:
         going_on = run.going_on(until) if until is not None else []
         asked = {*run.quiet(), *going_on}
         if run.loop.loop in self._backlogs:
-            asked = {(name, number) for name, number in asked if name != "feedback"}
+            asked = {(name, number) for name, number in asked if name != FEEDBACK}
         at_end = await self._at_end(run, asked)
         if until is not None and going_on:
             run.end_logs(until, at_end)

@@ -16,11 +16,17 @@ import polars as pl
 from tidemill.errors import ContractError, FencedError, RequestError
 from tidemill.features.backfills import Backfill, slice_swaps, table_name
 from tidemill.features.lake import Lake
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, layouts, missing_fields
+from tidemill.features.layouts import (
+    DECISIONS,
+    EXAMPLES,
+    FEEDBACK,
+    layouts,
+    missing_fields,
+    table_of,
+)
 from tidemill.schemas import topics
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import Log, numbered
 from tidemill.schemas.loop import Loop
-from tidemill.streams.batches import LOGS
 from tidemill.streams.idle import frontier_at
 from tidemill.streams.labels import Labels
 from tidemill.streams.rules import JoinRules, moment
@@ -119,6 +125,12 @@ def _check(lake: Lake, loop: Loop) -> None:
             f"{loop.loop} has {live.partitions} partitions, not {loop.partitions}",
             hint=f"write partitions: {live.partitions}; the rows of the lake are bound to them",
         )
+    unknown = [log for log in loop.logs if log not in live.logs]
+    if unknown:
+        raise ContractError(
+            f"{loop.loop} has no log {unknown[0]}, so no window of this definition is ever whole",
+            hint=f"take the streams that there are: its logs are {', '.join(live.logs)}",
+        )
     for name in (DECISIONS, FEEDBACK):
         missing_fields(name, lake.table(loop.loop, name).schema, layouts(loop)[name])
 
@@ -129,24 +141,26 @@ def _reach(lake: Lake, loop: Loop) -> tuple[dict[Log, dict[int, int]], dict[int,
     What closed last may have moved the time of a log on without a row: `examples` tells.
     """
     partitions = range(loop.partitions)
-    ids = [f"time/{log}/{number}" for log in LOGS for number in partitions]
+    ids = [f"time/{log}/{number}" for log in loop.logs for number in partitions]
     closed = lake.table(loop.loop, EXAMPLES).progress(ids)
     ends: dict[Log, dict[int, int]] = {}
     times: dict[Log, dict[int, int | None]] = {}
-    for log in LOGS:
-        ids = [f"{what}/{number}" for what in ("offset", "time") for number in partitions]
-        found = lake.table(loop.loop, log).progress(ids)
-        ends[log] = {number: found[f"offset/{number}"] or 0 for number in partitions}
+    for log in loop.logs:
+        offset, time = numbered("offset", log), numbered("time", log)
+        ids = [f"{what}/{number}" for what in (offset, time) for number in partitions]
+        found = lake.table(loop.loop, table_of(log)).progress(ids)
+        ends[log] = {number: found[f"{offset}/{number}"] or 0 for number in partitions}
         times[log] = {
-            number: _latest(found[f"time/{number}"], closed[f"time/{log}/{number}"])
+            number: _latest(found[f"{time}/{number}"], closed[f"time/{log}/{number}"])
             for number in partitions
         }
     frontiers = {}
     rules = JoinRules.of(loop)
     for number in partitions:
-        decided, answered = times["decisions"][number], times["feedback"][number]
-        if decided is not None and answered is not None:
-            frontiers[number] = frontier_at(rules, moment(min(decided, answered)))
+        reached = [times[log][number] for log in loop.logs]
+        known = [time for time in reached if time is not None]
+        if len(known) == len(reached):
+            frontiers[number] = frontier_at(rules, moment(min(known)))
     return ends, frontiers
 
 

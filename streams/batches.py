@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tidemill.schemas.logs import Log
 from tidemill.streams.chunks import Chunk, records_of
 from tidemill.streams.records import FetchedRecord, Records
-
-LOGS: tuple[Log, Log] = ("decisions", "feedback")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,30 +20,23 @@ import polars as pl
 
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.commits import Swap
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.schemas.logs import Log, is_feedback, numbered
 
 log = logging.getLogger(__name__)
 
-# Numbers on decisions and feedback: next offset, stream time after it (us), dead letters so far;
-# and once there were any, the bad ones in the last stretch of the log (`badshare.py`), and the
-# offsets that held no record (marks of transactions, aborted ones, what compaction removed).
-RAW = ("owner", "offset", "time", "dead", "bad", "holes")
-# Numbers on examples: closed up to (us, exclusive), stream times used (us), lost feedback so far;
-# where closed decisions may be corrected, the feedback offset up to which that was looked for, and
-# how many revisions there are.
-EXAMPLES = (
-    "owner",
-    "frontier",
-    "time/decisions",
-    "time/feedback",
-    "late",
-    "duplicate",
-    "unmatched",
-    "examined",
-    "revised",
-)
+OWNER = "owner"  # of the partition, on each of its tables
+# Numbers of a log, on decisions and feedback: next offset, stream time after it (us), dead letters
+# so far; and once there were any, the bad ones in the last stretch of the log (`badshare.py`), and
+# the offsets that held no record (marks of transactions, aborted ones, what compaction removed).
+OF_LOG = ("offset", "time", "dead", "bad", "holes")
+# Numbers on examples: closed up to (us, exclusive), lost feedback so far, and how many revisions
+# there are; besides, of each log, time/<log>, the stream time used (us), and where closed decisions
+# may be corrected, the offset up to which its feedback was held against them, "examined".
+OF_EXAMPLES = ("frontier", "late", "duplicate", "unmatched", "revised")
+# All logs of feedback are on one table, so those of streams have names of their own (`numbered`).
 # Besides, begin/<version>/<partition>: the offset, or the frontier, at which a version of the loop
 # took a partition over; an audit must know by whose rules a row was judged.
-TABLES: Mapping[str, tuple[str, ...]] = {"decisions": RAW, "feedback": RAW, "examples": EXAMPLES}
 
 Result = TypeVar("Result")
 
@@ -83,15 +76,31 @@ class Holding:
     """One partition this process owns, and the numbers the lake has for it, by table and name."""
 
     partition: int
+    logs: tuple[Log, ...] = (DECISIONS, FEEDBACK)
     numbers: dict[str, dict[str, int | None]] = field(default_factory=dict)
+
+    def of(self, log: Log, name: str) -> int | None:
+        """Return the number *name* of *log*, which is on its raw table; None if there is none."""
+        return self.numbers[table_of(log)][numbered(name, log)]
+
+    def offset(self, log: Log) -> int:
+        """Return the offset up to which *log* is committed."""
+        return self.of(log, "offset") or 0
+
+    @property
+    def examined(self) -> dict[Log, int]:
+        """Up to which offset logs of feedback were held against closed decisions, where asked."""
+        found = self.numbers[EXAMPLES]
+        known = {log: found[numbered("examined", log)] for log in self.logs if is_feedback(log)}
+        return {log: offset for log, offset in known.items() if offset is not None}
 
     def swaps(self, table: str, new: Mapping[str, int]) -> list[Swap]:
         """Return how to move the numbers of *table* to *new*, with the owner compared."""
         known = self.numbers[table]
-        owner = known["owner"]
+        owner = known[OWNER]
         if owner is None:
             raise RuntimeError(f"partition {self.partition} was never claimed on {table}")
-        moved = {"owner": owner, **new}
+        moved = {OWNER: owner, **new}
         return [
             Swap(f"{name}/{self.partition}", known[name], number) for name, number in moved.items()
         ]
@@ -115,33 +124,61 @@ def claim(
     partitions: Iterable[int],
     version: int | None = None,
     *,
+    logs: tuple[Log, ...] = (DECISIONS, FEEDBACK),
     patience_s: float = PATIENCE_S,
 ) -> dict[int, Holding]:
     """Own *partitions* from now on, and return what the lake knows of them.
 
-    *version* is that of the loop; where it begins is written down the first time.
+    *version* is that of the loop, *logs* are its; where it begins is written down the first time.
 
     Raises:
         FencedError: another worker keeps claiming the same partitions.
         LakeError: the lake cannot be read or written.
     """
-    holdings = {number: Holding(number) for number in partitions}
+    holdings = {number: Holding(number, logs) for number in partitions}
     if not holdings:
         return {}
     for name, table in tables.items():
-        _raise_epochs(name, table, holdings, version, patience_s)
+        begins = {} if version is None else _begins(name, logs, version)
+        _raise_epochs(name, table, holdings, begins, patience_s)
     for name, table in tables.items():
-        found = table.progress(f"{key}/{number}" for number in holdings for key in TABLES[name])
+        keys = number_names(name, logs)
+        found = table.progress(f"{key}/{number}" for number in holdings for key in keys)
         for number, holding in holdings.items():
-            holding.numbers[name] = {key: found[f"{key}/{number}"] for key in TABLES[name]}
+            holding.numbers[name] = {key: found[f"{key}/{number}"] for key in keys}
     return holdings
 
 
+def number_names(table: str, logs: Sequence[Log]) -> list[str]:
+    """Return the names of all numbers of one partition on *table*."""
+    if table == EXAMPLES:
+        examined = [numbered("examined", log) for log in logs if is_feedback(log)]
+        return [OWNER, *OF_EXAMPLES, *(f"time/{log}" for log in logs), *examined]
+    here = [log for log in logs if table_of(log) == table]
+    return [OWNER, *(numbered(name, log) for log in here for name in OF_LOG)]
+
+
+def _begins(table: str, logs: Sequence[Log], version: int) -> dict[str, tuple[str, int]]:
+    """Return under which names *version* writes down where it begins.
+
+    With each comes the name of the number that says it, and what that is while there is none.
+    """
+    begin = f"begin/{version}"
+    if table == EXAMPLES:
+        return {begin: ("frontier", NOTHING_CLOSED)}
+    here = [log for log in logs if table_of(log) == table]
+    return {numbered(begin, log): (numbered("offset", log), 0) for log in here}
+
+
 def _raise_epochs(
-    name: str, table: Table, partitions: Collection[int], version: int | None, patience_s: float
+    name: str,
+    table: Table,
+    partitions: Collection[int],
+    begins: Mapping[str, tuple[str, int]],
+    patience_s: float,
 ) -> None:
     for attempt in range(1, CLAIM_TRIES + 1):
-        swaps = _claims(name, table, partitions, version)
+        swaps = _claims(table, partitions, begins)
         try:
             act = partial(table.append, None, swaps=swaps)
             patient(act, patience_s=patience_s)
@@ -154,23 +191,22 @@ def _raise_epochs(
 
 
 def _claims(
-    name: str, table: Table, partitions: Collection[int], version: int | None
+    table: Table, partitions: Collection[int], begins: Mapping[str, tuple[str, int]]
 ) -> list[Swap]:
     """Return what to move for a claim, as the table stands now.
 
     A commit of another owner in between moves the owner too, so where a version begins is exact.
     """
-    reached, nothing = ("frontier", NOTHING_CLOSED) if name == "examples" else ("offset", 0)
-    keys = ("owner", reached, *([] if version is None else [f"begin/{version}"]))
+    keys = (OWNER, *begins, *(reached for reached, _ in begins.values()))
     found = table.progress(f"{key}/{number}" for key in keys for number in partitions)
     swaps = []
     for number in partitions:
-        epoch = found[f"owner/{number}"]
-        swaps.append(Swap(f"owner/{number}", epoch, (epoch or 0) + 1))
-        begin = f"begin/{version}/{number}"
-        if version is not None and found[begin] is None:
-            at = found[f"{reached}/{number}"]
-            swaps.append(Swap(begin, None, nothing if at is None else at))
+        epoch = found[f"{OWNER}/{number}"]
+        swaps.append(Swap(f"{OWNER}/{number}", epoch, (epoch or 0) + 1))
+        for begin, (reached, nothing) in begins.items():
+            if found[f"{begin}/{number}"] is None:
+                at = found[f"{reached}/{number}"]
+                swaps.append(Swap(f"{begin}/{number}", None, nothing if at is None else at))
     return swaps
 
 

@@ -2,7 +2,8 @@
 
 Revision n of an example is the example with the first n late feedback of its decision, in the order
 of the log. Of those that become known between two commits only the last is written, so the newest
-revision, and what each number stands for, are functions of the logs alone. Closed decisions are not
+revision, and what each number stands for, are functions of the logs alone; but of several streams
+it may depend on reading whose late feedback is the first. Closed decisions are not
 kept in memory for it: their ids are, and what else is needed is recalled from the lake.
 """
 
@@ -14,7 +15,7 @@ import polars as pl
 
 from tidemill.streams.keys import Keys
 from tidemill.streams.labels import GROUP
-from tidemill.streams.matching import Bools, Pairs, is_inside
+from tidemill.streams.matching import STREAM, Bools, Pairs, is_inside
 from tidemill.streams.progress import fitted
 from tidemill.streams.rows import WaitingRows
 from tidemill.streams.rules import Int64s, JoinRules
@@ -105,13 +106,15 @@ class LateTruth:
             examples.select(GROUP, pl.col("feedback_offsets").alias("offset"))
             .explode("offset")
             .join(fitted(recalled.feedback, self._rules.feedback, "offset"), on="offset")
+            .with_columns(STREAM.alias("stream"))
         )
         places = examples.select(GROUP, decision_id="id", made="at")
         fresh = (
             answers.join(places, on=["decision_id", "made"])
-            .join(known, on=[GROUP, "id"], how="anti")
+            .with_columns(STREAM.alias("stream"))
+            .join(known, on=[GROUP, "id", "stream"], how="anti")
             .sort("offset")
-            .unique([GROUP, "id"], keep="first", maintain_order=True)
+            .unique([GROUP, "id", "stream"], keep="first", maintain_order=True)
         )
         if fresh.is_empty():
             return None

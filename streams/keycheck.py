@@ -1,4 +1,4 @@
-"""Whether both logs of a loop have keys of the same kind: else decisions and feedback never meet.
+"""Whether all logs of a loop have keys of the same kind: else decisions and feedback never meet.
 
 Kafka puts a record into the partition of its key. If decisions are keyed by their ids and feedback
 by user, most feedback lies in another partition than its decision, and a join would say nothing but
@@ -6,7 +6,7 @@ by user, most feedback lies in another partition than its decision, and a join w
 """
 
 from tidemill.errors import ContractError
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 
 ENOUGH = 50
 """After so many looks at each log the keys are judged."""
@@ -15,7 +15,7 @@ _SURE = 0.9
 
 
 class KeyCheck:
-    """What the keys of the two logs of one partition looked like so far."""
+    """What the keys of the logs of one partition looked like so far."""
 
     def __init__(self, topics: dict[Log, str], partition: int, partitions: int) -> None:
         """Judge *partition* of so many *partitions*; where there is but one, keys do not matter."""
@@ -37,9 +37,10 @@ class KeyCheck:
         """
         self._looks[log] += 1
         self._hits[log] += key == decision.encode()
-        other: Log = "decisions" if log == "feedback" else "feedback"
-        if self._partitions > 1 and self._share(log) < 1 - _SURE and self._share(other) > _SURE:
-            raise self._differ(log, other, offset)
+        if self._partitions > 1 and self._share(log) < 1 - _SURE:
+            for other in self._topics:
+                if self._share(other) > _SURE:
+                    raise self._differ(log, other, offset)
 
     def _share(self, log: Log) -> float:
         """Return the share of records of *log* keyed by decision; 0.5 while it is not sure."""
@@ -49,7 +50,7 @@ class KeyCheck:
     def _differ(self, log: Log, other: Log, offset: int) -> ContractError:
         mine, theirs = self._topics[log], self._topics[other]
         hint = f"key {mine} by the decision's id, as docs/guide/contracts.md says"
-        if log == "feedback":
+        if log == FEEDBACK and set(self._topics) == {DECISIONS, FEEDBACK}:
             hint += "; or publish the loop under another name with rekey: true"
         return ContractError(
             f"{mine}/{self._partition} is keyed by something else than decisions, see offset "

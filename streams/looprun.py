@@ -9,13 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loops import joined_topics
 from tidemill.streams.badshare import BadShare
-from tidemill.streams.batches import LOGS, Batch, merged
+from tidemill.streams.batches import Batch, merged
 from tidemill.streams.commits import PATIENCE_S, Holding, Table, claim
 from tidemill.streams.deadletters import Letters
 from tidemill.streams.idle import IdleClock, frontier_at
@@ -56,12 +56,16 @@ class _Held:
     partition: Partition
     holding: Holding
     idle: IdleClock
+    waiting: dict[Log, list[Batch]]
     due_since_s: float | None = None  # when stream time passed a close that is not yet committed
-    waiting: dict[Log, list[Batch]] = field(default_factory=lambda: {log: [] for log in LOGS})
 
     def waiting_rows(self, log: Log) -> int:
         """Return how many records of *log* wait to be taken."""
         return sum(len(batch) for batch in self.waiting[log])
+
+    def stream_times(self) -> dict[Log, datetime | None]:
+        """Return how far the time of each log has come."""
+        return {log: self.partition.stream_time(log) for log in self.waiting}
 
 
 class LoopRun:
@@ -134,21 +138,19 @@ class LoopRun:
     def settled(self, log: Log, partition: int) -> int | None:
         """Return the offset up to which *log* is committed to the lake."""
         held = self._held.get(partition)
-        return None if held is None else held.holding.numbers[log]["offset"]
+        return None if held is None else held.holding.of(log, "offset")
 
-    def is_ahead(self, log: Log, partition: int) -> bool:
-        """Return whether *log* is more than `grace` ahead of the other one in event time.
+    def behind(self, log: Log, partition: int) -> list[Log]:
+        """Return the logs that *log* is more than `grace` ahead of in event time.
 
-        Rows read now would wait in memory for the other log, which windows cannot close without.
+        Rows read now would wait in memory for these logs, which windows cannot close without.
         """
         held = self._held.get(partition)
-        if held is None:
-            return False
-        other: Log = "feedback" if log == "decisions" else "decisions"
-        mine, theirs = (held.partition.join.stream_time(name) for name in (log, other))
-        if mine is None or theirs is None:
-            return mine is not None
-        return mine - theirs > self._ahead
+        times = {} if held is None else held.stream_times()
+        mine = times.pop(log, None)
+        if mine is None:
+            return []
+        return [other for other, time in times.items() if time is None or mine - time > self._ahead]
 
     async def claim(self, partitions: Collection[int]) -> None:
         """Own *partitions*, and read back what the lake knows of them.
@@ -242,7 +244,7 @@ class LoopRun:
         async with self._lock:
             held = dict(self._held)
             for item in held.values():
-                for name in LOGS:
+                for name in self.loop.logs:
                     if not self.superseded:
                         self._take_waiting(item, name)
             due_s = [item.due_since_s for item in held.values() if item.due_since_s is not None]
@@ -301,14 +303,14 @@ class LoopRun:
         for number, held in self._held.items() if not self._is_cutting else ():
             join = held.partition.join
             idle = {name for name in held.idle.quiet(now_s) if (name, number) in at_end}
-            times = {name: join.stream_time(name) for name in LOGS}
+            times = held.stream_times()
             targets = held.idle.targets(times, idle, now_s)
-            after = [targets.get(name) or times[name] for name in LOGS]
+            after = [targets.get(name) or time for name, time in times.items()]
             if not targets or not self._closes(held, after):
                 continue
             for name, to in targets.items():
                 join.advance(name, to)
-            if len(idle) == len(LOGS):
+            if len(idle) == len(times):
                 held.idle.advanced(now_s)
             self._note_due(held, now_s)
 
@@ -317,17 +319,16 @@ class LoopRun:
         to = self.rules.closing_time(until)
         found = []
         for number, held in self._held.items():
-            times = [held.partition.join.stream_time(name) for name in LOGS]
-            if any(time is None or time < to for time in times):
-                found += [(name, number) for name in LOGS]
+            if any(time is None or time < to for time in held.stream_times().values()):
+                found += [(name, number) for name in self.loop.logs]
         return found
 
     def end_logs(self, until: datetime, at_end: Collection[tuple[Log, int]]) -> None:
-        """Close every decision up to *until* in partitions of which both logs are *at_end*."""
+        """Close every decision up to *until* in partitions of which all logs are *at_end*."""
         to = self.rules.closing_time(until)
         for number, held in self._held.items() if not self._is_cutting else ():
-            if all((name, number) in at_end for name in LOGS):
-                for name in LOGS:
+            if all((name, number) in at_end for name in self.loop.logs):
+                for name in self.loop.logs:
                     held.partition.join.advance(name, to)
                 self._note_due(held, self._now_s())
 
@@ -337,20 +338,18 @@ class LoopRun:
         if not (join.open_decisions or join.open_feedback):
             return False
         known = [time for time in times if time is not None]
-        if len(known) < len(LOGS):
+        if len(known) < len(times):
             return False
         closed = join.frontier
         return closed is None or frontier_at(self.rules, min(known)) > micros(closed)
 
     def _note_due(self, held: _Held, now_s: float) -> None:
-        if held.due_since_s is None:
-            times = [held.partition.join.stream_time(name) for name in LOGS]
-            if self._closes(held, times):
-                held.due_since_s = now_s
+        if held.due_since_s is None and self._closes(held, held.stream_times().values()):
+            held.due_since_s = now_s
 
     def _note_behind(self, held: _Held) -> None:
         """Keep the time since when a window is due that did not fit into this round."""
-        times = [held.partition.join.stream_time(name) for name in LOGS]
+        times = held.stream_times().values()
         if held.due_since_s is not None and self._closes(held, times):
             self._is_behind = True
         else:
@@ -358,7 +357,7 @@ class LoopRun:
 
     def _pending_rows(self) -> int:
         return sum(
-            held.partition.pending_rows + sum(held.waiting_rows(name) for name in LOGS)
+            held.partition.pending_rows + sum(held.waiting_rows(name) for name in held.waiting)
             for held in self._held.values()
         )
 
@@ -373,31 +372,37 @@ class LoopRun:
         """Claim and read back; in a thread."""
         held = {}
         patience_s = self._cadence.patience_s
-        holdings = claim(self._tables, partitions, self.loop.version, patience_s=patience_s)
+        holdings = claim(
+            self._tables,
+            partitions,
+            self.loop.version,
+            logs=self.loop.logs,
+            patience_s=patience_s,
+        )
         if self.rules.corrections:
             begin_examining(self._tables, holdings)
         joins = self._windows.recover(holdings)
         for number, holding in holdings.items():
-            readings = {
-                name: LogReading(
-                    topic=self.topics[name],
-                    decoder=self._decoders[name],
-                    share=BadShare(
-                        self.loop.max_bad,
-                        next=holding.numbers[name]["offset"] or 0,
-                        bad=holding.numbers[name]["bad"] or 0,
-                    ),
-                    next=holding.numbers[name]["offset"] or 0,
-                    dead=holding.numbers[name]["dead"] or 0,
-                    holes=holding.numbers[name]["holes"] or 0,
-                )
-                for name in LOGS
-            }
+            readings = {name: self._reading(holding, name) for name in self.loop.logs}
             keys = KeyCheck(self.topics, number, self.loop.partitions)
             skew = self.loop.max_skew
             partition = Partition(number, joins[number], readings, skew, self._versions, keys)
-            held[number] = _Held(partition, holding, IdleClock(self.loop.idle_after, self._now_s()))
+            idle = IdleClock(readings, self.loop.idle_after, self._now_s())
+            held[number] = _Held(partition, holding, idle, {name: [] for name in readings})
         return held
+
+    def _reading(self, holding: Holding, name: Log) -> LogReading:
+        """Return how far the lake has *name*; a log that is new to it begins at offset 0."""
+        offset = holding.offset(name)
+        bad = holding.of(name, "bad") or 0
+        return LogReading(
+            topic=self.topics[name],
+            decoder=self._decoders[name],
+            share=BadShare(self.loop.max_bad, next=offset, bad=bad),
+            next=offset,
+            dead=holding.of(name, "dead") or 0,
+            holes=holding.of(name, "holes") or 0,
+        )
 
     def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         recall = recall_from(self._tables, number)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidemill.schemas.logs import OFFSETS
 from tidemill.streams.index import KeyIndex
 from tidemill.streams.keys import Keys
 from tidemill.streams.rows import WaitingRows
@@ -18,6 +19,8 @@ from tidemill.streams.rules import Int64s, Spans
 from tidemill.streams.seen import SeenIds
 
 Bools = npt.NDArray[np.bool_]
+STREAM = pl.col("offset") // OFFSETS
+"""The number of the stream that a place lies in: feedback ids are those of their stream."""
 OnTime = Callable[[Int64s, Int64s], Bools]
 """Tells from stream times before the feedback and times of the decisions what came on time."""
 
@@ -78,7 +81,10 @@ def is_inside(at: Int64s, made: Int64s, kind: Int64s, spans: Spans) -> Bools:
 
 
 def first_copies(pairs: Pairs, feedback: WaitingRows) -> Pairs:
-    """Return *pairs* without those whose feedback id the same decision has at a lower offset."""
+    """Return *pairs* without those whose feedback id the same decision has at a lower offset.
+
+    Copies are of one stream: two services may well count their events from 1.
+    """
     if not len(pairs.rows):
         return pairs
     several = np.bincount(pairs.decision)[pairs.decision] > 1
@@ -87,7 +93,7 @@ def first_copies(pairs: Pairs, feedback: WaitingRows) -> Pairs:
     if ids is None:
         return pairs
     frame = ids.select("id", "offset").with_columns(decision=pairs.decision[several])
-    is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id")
+    is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id", STREAM)
     kept = ~several
     kept[several] = frame.select(is_first).to_series().to_numpy()
     return pairs.only(kept)

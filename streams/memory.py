@@ -8,8 +8,8 @@ in a thread.
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 
+from tidemill.features.layouts import DECISIONS, FEEDBACK
 from tidemill.schemas.loop import Loop
-from tidemill.streams.batches import LOGS
 from tidemill.streams.budget import Budget
 from tidemill.streams.commits import Holding, Table, patient
 from tidemill.streams.metrics import StreamMetrics
@@ -65,7 +65,7 @@ class OpenWindows:
         self._joins, self._raw = {}, {}
         for number, held in holdings.items():
             raw = RawDecisions(self._tables["decisions"], number, self._rules)
-            raw.committed = held.numbers["decisions"]["offset"] or 0
+            raw.committed = held.offset(DECISIONS)
             stores = Stores(decisions=raw, feedback=self._scratch, ids=self._scratch)
             self._raw[number] = raw
             self._joins[number] = self._join(number, resume_of(held), self._state(stores))
@@ -108,7 +108,7 @@ class OpenWindows:
         """
         for number, held in holdings.items():
             if number in self._raw:
-                self._raw[number].committed = held.numbers["decisions"]["offset"] or 0
+                self._raw[number].committed = held.offset(DECISIONS)
         self.relieve()
 
     def relieve(self) -> None:
@@ -121,9 +121,9 @@ class OpenWindows:
         relief = self._budget.relieve([piece for state in states for piece in state.pieces])
         self._metrics.open_bytes.labels(self._loop).set(relief.nbytes)
         self._metrics.left.labels(self._loop).inc(relief.left)
-        for log in LOGS:
-            away = sum(state.away[log] for state in states)
-            self._metrics.away.labels(self._loop, log).set(away)
+        for table in (DECISIONS, FEEDBACK):
+            away = sum(state.away[table] for state in states)
+            self._metrics.away.labels(self._loop, table).set(away)
 
     def _fair(self, rows: int) -> int:
         return rows // max(1, len(self._joins))

@@ -13,9 +13,9 @@ import polars as pl
 
 from tidemill.errors import BrokerError
 from tidemill.schemas.blocks import Decoded, EventDecoder
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import Log, first_place, is_feedback, offset_of
 from tidemill.streams.badshare import BadShare
-from tidemill.streams.batches import LOGS, Batch
+from tidemill.streams.batches import Batch
 from tidemill.streams.commits import raw_numbers
 from tidemill.streams.deadletters import DeadLetter
 from tidemill.streams.keycheck import KeyCheck
@@ -24,8 +24,6 @@ from tidemill.streams.records import Records
 from tidemill.streams.rules import micros
 from tidemill.streams.versions import VersionCheck
 from tidemill.streams.windows import PartitionJoin
-
-_DECISION: Mapping[Log, str] = {"decisions": "id", "feedback": "decision_id"}
 
 
 @dataclass(slots=True)
@@ -81,7 +79,7 @@ class Partition:
         Raises:
             BrokerError: the batch does not follow the one before.
             ContractError: more of the log is unreadable than the loop allows, or its keys are not
-                those of the other log.
+                those of another log.
         """
         reading = self.readings[log]
         if batch.start != reading.next:
@@ -95,12 +93,11 @@ class Partition:
         decoded = reading.decoder.decode(records.values)
         if self._versions.is_newer(decoded, records.values):
             return None
-        frame, letters = self._placed(batch.topic, records, decoded)
+        frame, letters = self._placed(log, batch.topic, records, decoded)
         reading.share.take(batch.last, letters)
         if frame.height:
             self._look_at_keys(log, records, frame)
-            take = self.join.take_decisions if log == "decisions" else self.join.take_feedback
-            reading.frames.append(take(frame))
+            reading.frames.append(self._judged(log, frame))
         reading.holes += batch.next - batch.start - len(records)
         reading.next = batch.next
         reading.dead += len(letters)
@@ -108,12 +105,19 @@ class Partition:
         self.pending_rows += len(records)
         return letters
 
+    def _judged(self, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
+        if is_feedback(log):
+            return self.join.take_feedback(frame, log)
+        return self.join.take_decisions(frame)
+
     def _look_at_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
         wanted = self._keys.wanted(log)
-        decisions, offsets = frame[_DECISION[log]], frame["offset"].to_numpy()
-        for place in range(0, frame.height, max(1, frame.height // wanted))[:wanted]:
-            row = int(np.searchsorted(records.offsets, offsets[place]))
-            self._keys.look(log, records.keys[row], decisions[place], int(offsets[place]))
+        decisions = frame["decision_id" if is_feedback(log) else "id"]
+        places = frame["offset"]
+        for one in range(0, frame.height, max(1, frame.height // wanted))[:wanted]:
+            offset = offset_of(places[one])
+            row = int(np.searchsorted(records.offsets, offset))
+            self._keys.look(log, records.keys[row], decisions[one], offset)
 
     def pass_marks(self, log: Log, start: int, next: int) -> None:
         """Move past marks at the end of *log*, from *start* on: no record will ever follow them.
@@ -135,9 +139,9 @@ class Partition:
         closed = self.join.close(limit)
         cut = Cut(
             partition=self.number,
-            frames={log: self.readings[log].frames for log in LOGS},
-            numbers={log: self._numbers(log) for log in LOGS},
-            letters=[letter for log in LOGS for letter in self.readings[log].letters],
+            frames={log: reading.frames for log, reading in self.readings.items()},
+            numbers={log: self._numbers(log) for log in self.readings},
+            letters=[letter for reading in self.readings.values() for letter in reading.letters],
             closed=closed,
         )
         for reading in self.readings.values():
@@ -157,9 +161,9 @@ class Partition:
         )
 
     def _placed(
-        self, topic: str, records: Records, decoded: Decoded
+        self, log: Log, topic: str, records: Records, decoded: Decoded
     ) -> tuple[pl.DataFrame, list[DeadLetter]]:
-        """Give the decoded rows their place in the log; set aside those ahead of their time."""
+        """Give the decoded rows their place in the logs; set aside those ahead of their time."""
         offsets, arrived_us = records.offsets, records.timestamps_ms * 1000
         frame = decoded.frame.clone()
         rows = frame.drop_in_place("row").to_numpy()
@@ -169,7 +173,7 @@ class Partition:
             [
                 pl.Series("topic", [topic]).new_from_index(0, len(rows)),
                 pl.Series("partition", [self.number], dtype=pl.Int32).new_from_index(0, len(rows)),
-                pl.Series("offset", offsets),
+                pl.Series("offset", offsets + first_place(log)),
                 pl.Series("ingested_at", arrived_us).cast(pl.Datetime("us", "UTC")),
             ],
             in_place=True,

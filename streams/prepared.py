@@ -11,7 +11,6 @@ from tidemill.schemas.blocks import EventDecoder
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import SchemaStore
-from tidemill.streams.batches import LOGS
 from tidemill.streams.labels import Labels
 from tidemill.streams.rules import JoinRules
 
@@ -37,5 +36,5 @@ class PreparedLoop:
             loop=loop,
             rules=rules,
             labels=Labels(rules.label_sql, label_type=rules.label_type),
-            decoders={log: EventDecoder(loop, log, store) for log in LOGS},
+            decoders={log: EventDecoder(loop, log, store) for log in loop.logs},
         )

@@ -15,7 +15,7 @@ from tidemill.streams.matching import Fates
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """An idle log's stream time was moved to *to* before the record at *offset* was read."""
+    """An idle log's stream time was moved to *to* before the record at Kafka *offset* was read."""
 
     log: Log
     offset: int
@@ -46,7 +46,7 @@ class Resume:
     Attributes:
         frontier: decisions earlier than this are closed; None before the first close.
         stream_times: of each log the larger of what the raw tables and the examples recorded.
-        offsets: the next offset of each log.
+        offsets: the next Kafka offset of each log.
         counts: as in the last `Closed`.
         decisions: raw rows whose verdict is null or 'duplicate', at least from *frontier* on, with
             *verdict*; more rows do no harm.
@@ -54,9 +54,9 @@ class Resume:
             `read_back(...).decisions` on; None if they are among *decisions*.
         feedback: raw rows whose verdict is null, at least from `read_back(...).feedback` on, with
             *stream_time*; more rows do no harm.
-        joined: offsets of feedback that is in `feedback_offsets` of examples already.
-        examined: the offset up to which feedback was held against closed decisions; None if that
-            was never asked for.
+        joined: places of feedback that is in `feedback_offsets` of examples already.
+        examined: of each log of feedback the offset up to which it was held against closed
+            decisions; logs of which that was never asked are not there.
         revised: revisions of closed examples so far.
     """
 
@@ -68,7 +68,7 @@ class Resume:
     seen: pl.DataFrame | None = None
     feedback: pl.DataFrame | None = None
     joined: pl.Series | None = None
-    examined: int | None = None
+    examined: Mapping[Log, int] = field(default_factory=dict)
     revised: int = 0
 
 
@@ -93,7 +93,7 @@ class Closed:
     counts: Counts
     stream_times: Mapping[Log, datetime]
     advances: tuple[Advance, ...]
-    examined: int | None = None
+    examined: Mapping[Log, int] = field(default_factory=dict)
     revised: int = 0
 
 

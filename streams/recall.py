@@ -9,15 +9,17 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
+from tidemill.features.layouts import EXAMPLES
+from tidemill.schemas.logs import is_feedback, numbered
 from tidemill.streams.commits import Holding, Move, Table, commit, patient
 from tidemill.streams.corrections import Recall, Recalled
 
-_RANGES = 16  # of time, or of offsets, that one read looks at
+_RANGES = 16  # of time, or of places, that one read looks at
 _FEEDBACK = ("id", "decision_id", "kind", "at", "values", "offset")
 
 
 def begin_examining(tables: Mapping[str, Table], holdings: Mapping[int, Holding]) -> None:
-    """Write down from where feedback may correct, for partitions that never asked for it.
+    """Write down from where feedback may correct, for logs of which that was never asked.
 
     What was read before has ended as it did, under rules without corrections.
 
@@ -25,13 +27,15 @@ def begin_examining(tables: Mapping[str, Table], holdings: Mapping[int, Holding]
         FencedError: another worker owns one of the partitions now.
         LakeError: the lake refuses.
     """
-    moves = [
-        Move(held, [], {"examined": held.numbers["feedback"]["offset"] or 0})
-        for held in holdings.values()
-        if held.numbers["examples"]["examined"] is None
-    ]
+    moves = []
+    for held in holdings.values():
+        known = held.examined
+        fresh = [log for log in held.logs if is_feedback(log) and log not in known]
+        if fresh:
+            new = {numbered("examined", log): held.offset(log) for log in fresh}
+            moves.append(Move(held, [], new))
     if moves:
-        commit("examples", tables["examples"], moves)
+        commit(EXAMPLES, tables[EXAMPLES], moves)
 
 
 def recall_from(tables: Mapping[str, Table], partition: int) -> Recall:
@@ -49,8 +53,8 @@ def recall_from(tables: Mapping[str, Table], partition: int) -> Recall:
             .sort("offset", "revision")
             .unique("offset", keep="last", maintain_order=True)
         )
-        offsets = examples["feedback_offsets"].explode().drop_nulls()
-        named = pl.col("offset").is_in(offsets.implode()) & _near("offset", offsets)
+        places = examples["feedback_offsets"].explode().drop_nulls()
+        named = pl.col("offset").is_in(places.implode()) & _near("offset", places)
         feedback = patient(lambda: tables["feedback"].read(_FEEDBACK, where=ours & named))
         return Recalled(examples=examples, feedback=feedback)
 

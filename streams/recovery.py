@@ -12,8 +12,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from tidemill.schemas.logs import Log
-from tidemill.streams.batches import LOGS
+from tidemill.schemas.logs import OFFSETS, Log, first_place, place_of
 from tidemill.streams.commits import Holding, Table
 from tidemill.streams.progress import Counts, Resume
 from tidemill.streams.rawrows import RawDecisions, RawStretch, Span
@@ -26,10 +25,10 @@ def resume_of(held: Holding) -> Resume:
     """Return the numbers that a join goes on from; without rows, which `recover` gives it."""
     return Resume(
         frontier=_frontier(held),
-        stream_times={log: _stream_time(held, log) for log in LOGS},
-        offsets={log: held.numbers[log]["offset"] or 0 for log in LOGS},
+        stream_times={log: _stream_time(held, log) for log in held.logs},
+        offsets={log: held.offset(log) for log in held.logs},
         counts=_counts(held),
-        examined=held.numbers["examples"]["examined"],
+        examined=held.examined,
         revised=held.numbers["examples"]["revised"] or 0,
     )
 
@@ -92,13 +91,13 @@ class Recovery:
             self._relieve()
 
     def _joined(self) -> dict[int, Int64s]:
-        """Return of each partition the offsets, sorted, of feedback that examples have already."""
+        """Return of each partition the places, sorted, of feedback that examples have already."""
         since = self._since([need.examples for need in self._needs])
         found: dict[int, list[Int64s]] = {}
         for part in self._tables["examples"].batches(["partition", "feedback_offsets"], since):
             for number, rows in _by_partition(part):
-                offsets = rows["feedback_offsets"].explode().drop_nulls().cast(pl.Int64)
-                found.setdefault(number, []).append(offsets.to_numpy())
+                places = rows["feedback_offsets"].explode().drop_nulls().cast(pl.Int64)
+                found.setdefault(number, []).append(places.to_numpy())
         return {number: np.sort(np.concatenate(parts)) for number, parts in found.items()}
 
     def _since(self, bounds: list[datetime | None]) -> pl.Expr:
@@ -115,9 +114,15 @@ class Recovery:
 
 def _unexamined(held: Iterable[Holding]) -> pl.Expr:
     """Return which feedback may not have been held against closed decisions yet."""
-    known = [each.numbers["examples"]["examined"] for each in held]
-    offsets = [offset for offset in known if offset is not None]
-    return pl.col("offset") >= min(offsets) if offsets else pl.lit(value=False)
+    least: dict[Log, int] = {}
+    for each in held:
+        for log, offset in each.examined.items():
+            least[log] = min(offset, least.get(log, offset))
+    found = pl.lit(value=False)
+    for log, offset in least.items():
+        end = first_place(log) + OFFSETS
+        found |= pl.col("offset").is_between(place_of(log, offset), end, closed="left")
+    return found
 
 
 def _by_partition(rows: pl.DataFrame) -> list[tuple[int, pl.DataFrame]]:
@@ -166,13 +171,12 @@ def _frontier(held: Holding) -> datetime | None:
 
 def _has_begun(held: Holding) -> bool:
     """Whether anything was read, or an empty log was moved on: the rest is judged by that time."""
-    logs = [held.numbers[log] for log in LOGS]
-    return any(numbers["offset"] or numbers["time"] is not None for numbers in logs)
+    return any(held.offset(log) or held.of(log, "time") is not None for log in held.logs)
 
 
 def _stream_time(held: Holding, log: Log) -> datetime | None:
     """Return the larger of what the raw table and the examples recorded."""
-    found = (held.numbers[log]["time"], held.numbers["examples"][f"time/{log}"])
+    found = (held.of(log, "time"), held.numbers["examples"][f"time/{log}"])
     known = [time for time in found if time is not None]
     return _moment(max(known)) if known else None
 

@@ -20,9 +20,9 @@ import polars as pl
 from tidemill.kafka import KafkaConfig, TransactionalWriter, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import FEEDBACK, Log
 from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import Published, newest, versions
+from tidemill.schemas.loops import Published, newest, produced_topics, versions
 from tidemill.schemas.store import SchemaStore
 from tidemill.streams.deadletters import DeadLetter
 from tidemill.streams.letterbox import RESENT, Letterbox, Told, Wanted
@@ -30,11 +30,6 @@ from tidemill.streams.letterbox import RESENT, Letterbox, Told, Wanted
 NAME = "tidemill-dead-letters"
 """Under which letters are sent again, for the broker to let only one process do it."""
 
-_LOGS: Mapping[str, Log] = {
-    "decisions": "decisions",
-    "feedback": "feedback",
-    "feedback.rekeyed": "feedback",
-}
 _TOGETHER = 500  # letters in one transaction: so many are done again after a kill
 _TOGETHER_BYTES = 8 * 2**20
 
@@ -92,12 +87,21 @@ class Judge:
 
     def _decoder(self, topic: str) -> tuple[Loop, EventDecoder] | None:
         if topic not in self._decoders:
-            name, _, kind = topic.partition(".")
-            if not versions(self._loops, name) or kind not in _LOGS:
+            name, _, _ = topic.partition(".")
+            if not versions(self._loops, name):
                 return None
             loop = newest(self._loops, name)
-            self._decoders[topic] = loop, EventDecoder(loop, _LOGS[kind], self._store)
+            log = _logs(loop).get(topic)
+            if log is None:
+                return None
+            self._decoders[topic] = loop, EventDecoder(loop, log, self._store)
         return self._decoders[topic]
+
+
+def _logs(loop: Loop) -> dict[str, Log]:
+    """Return the logs of *loop* by the topics that its letters can be from."""
+    found = {topic: log for log, topic in produced_topics(loop).items()}
+    return {**found, topics.rekeyed(loop.loop): FEEDBACK}
 
 
 @dataclass(slots=True)

@@ -1,5 +1,7 @@
 """One round of commits: dead letters, then decisions, feedback and examples of all partitions.
 
+All logs of feedback are on one table, so their rows and numbers are one commit.
+
 The order is the promise: a letter is safe before its record counts as read, and examples only ever
 tell of rows that are there. It knows no clock and no Kafka but the letters.
 """
@@ -9,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import polars as pl
 
+from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
 from tidemill.schemas import topics
-from tidemill.schemas.logs import Log
-from tidemill.streams.batches import LOGS
+from tidemill.schemas.logs import numbered
 from tidemill.streams.commits import Holding, Move, Table, commit
 from tidemill.streams.deadletters import Letters
 from tidemill.streams.metrics import StreamMetrics
@@ -47,15 +49,15 @@ class Rounds:
             BrokerError: dead letters were not acknowledged.
         """
         self._letters.write(letter for cut in cuts for letter in cut.letters)
-        for log in LOGS:
-            self._commit(log, _raw_moves(holdings, cuts, log))
+        for table in (DECISIONS, FEEDBACK):
+            self._commit(table, _raw_moves(holdings, cuts, table))
         topic = topics.decisions(self._loop)
         moves = [
             _examples_move(holdings[cut.partition], topic, cut)
             for cut in cuts
             if cut.closed is not None
         ]
-        return self._commit("examples", moves, _told(cuts))
+        return self._commit(EXAMPLES, moves, _told(cuts))
 
     def _commit(
         self, table: str, moves: Collection[Move], told: Mapping[str, str] | None = None
@@ -83,15 +85,24 @@ def _portions(moves: Collection[Move]) -> Iterator[list[Move]]:
         yield portion
 
 
-def _raw_moves(holdings: Mapping[int, Holding], cuts: Collection[Cut], log: Log) -> list[Move]:
-    """Return the moves of those partitions where there is anything new of *log*."""
-    moves = (Move(holdings[cut.partition], cut.frames[log], cut.numbers[log]) for cut in cuts)
+def _raw_moves(holdings: Mapping[int, Holding], cuts: Collection[Cut], table: str) -> list[Move]:
+    """Return the moves of those partitions where there is anything new for the raw *table*."""
+    moves = (_raw_move(holdings[cut.partition], cut, table) for cut in cuts)
     return [
         move
         for move in moves
         if move.frames
-        or any(move.holding.numbers[log][name] != number for name, number in move.new.items())
+        or any(move.holding.numbers[table][name] != number for name, number in move.new.items())
     ]
+
+
+def _raw_move(holding: Holding, cut: Cut, table: str) -> Move:
+    logs = [log for log in cut.frames if table_of(log) == table]
+    frames = [frame for log in logs for frame in cut.frames[log]]
+    numbers = [
+        (numbered(name, log), number) for log in logs for name, number in cut.numbers[log].items()
+    ]
+    return Move(holding, frames, dict(numbers))
 
 
 def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
@@ -103,14 +114,14 @@ def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
     )
     numbers = {
         "frontier": micros(closed.frontier),
-        "time/decisions": micros(closed.stream_times["decisions"]),
-        "time/feedback": micros(closed.stream_times["feedback"]),
+        **{f"time/{log}": micros(time) for log, time in closed.stream_times.items()},
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
     }
-    if closed.examined is not None:
-        numbers |= {"examined": closed.examined, "revised": closed.revised}
+    if closed.examined:
+        numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
+        numbers["revised"] = closed.revised
     return Move(holding, [frame] if frame.height else [], numbers)
 
 

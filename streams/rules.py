@@ -15,6 +15,7 @@ import polars as pl
 
 from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.labels import compile_label
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop import Loop
 
 Int64s = npt.NDArray[np.int64]
@@ -89,6 +90,7 @@ class JoinRules:
     result appears, never the result. *decisions* and *feedback* are the columns events decode to.
     Without joined feedback of the kind *activation*, if there is one, a decision is no example.
     *corrections* is how long after a close, in stream time, feedback may still revise an example.
+    *logs* are the decisions and each log of feedback: nothing closes before all of them are past.
     """
 
     within: Mapping[str, timedelta]
@@ -103,12 +105,15 @@ class JoinRules:
     feedback: pl.Schema
     activation: str | None = None
     corrections: timedelta = timedelta(0)
+    logs: tuple[Log, ...] = (DECISIONS, FEEDBACK)
 
     def __post_init__(self) -> None:
         if not self.within or set(self.within) != set(self.early):
             raise ValueError(f"kinds of within {set(self.within)} and early {set(self.early)}")
         if min(self.within.values()) < timedelta(0) or min(self.early.values()) < timedelta(0):
             raise ValueError("a window of negative length")
+        if self.logs[:1] != (DECISIONS,) or len(set(self.logs)) != max(2, len(self.logs)):
+            raise ValueError(f"logs {self.logs} are not decisions and then feedback")
         if self.corrections < timedelta(0):
             raise ValueError(f"corrections for {self.corrections}")
         if self.grace < timedelta(0) or self.bucket <= timedelta(0):
@@ -132,6 +137,7 @@ class JoinRules:
             feedback=feedback_frame_schema(loop),
             activation=loop.activation,
             corrections=loop.corrections,
+            logs=loop.logs,
         )
 
     @property

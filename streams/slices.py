@@ -12,8 +12,9 @@ from datetime import datetime
 
 import polars as pl
 
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, Log, first_place, is_feedback, number_of
 from tidemill.streams.labels import Labels
+from tidemill.streams.matching import STREAM
 from tidemill.streams.progress import fitted
 from tidemill.streams.rules import FIRST_MOMENT, JoinRules, micros, moment
 from tidemill.streams.windows import PartitionJoin
@@ -24,10 +25,11 @@ _PLACE = ("partition", "offset", "stream_time")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawLogs:
-    """Both logs of a loop as the raw tables have them.
+    """The logs of a loop as the raw tables have them: one of decisions, one of all feedback.
 
-    *ends* has, by log and partition, the offset before which rows count; *frontiers*, by partition,
-    the time in microseconds before which every decision has its whole window in those rows.
+    *ends* has, by log and partition, the offset before which rows count; rows of other logs do not.
+    *frontiers* has, by partition, the time in microseconds before which every decision has its
+    whole window in those rows.
     """
 
     decisions: pl.LazyFrame
@@ -35,16 +37,21 @@ class RawLogs:
     ends: Mapping[Log, Mapping[int, int]]
     frontiers: Mapping[int, int]
 
-    def rows(self, log: Log, since: int, until: int) -> pl.LazyFrame:
-        """Return the rows of *log* with an event time in [*since*, *until*), in microseconds."""
-        first, end = _within_calendar(since), _within_calendar(until)
-        at, day = pl.col("at"), pl.col("event_date")
-        ends = pl.col("partition").replace_strict(self.ends[log], default=0, return_dtype=pl.Int64)
-        found = self.decisions if log == "decisions" else self.feedback
-        return found.filter(
-            (at >= first) & (at < end) & (day >= first.date()) & (day <= end.date()),
-            pl.col("offset") < ends,
-        )
+    def made(self, since: int, until: int) -> pl.LazyFrame:
+        """Return decisions with an event time in [*since*, *until*), in microseconds."""
+        return _between(self.decisions, since, until).filter(self._is_before_end(DECISIONS))
+
+    def answers(self, since: int, until: int) -> pl.LazyFrame:
+        """Return feedback of all logs with an event time in [*since*, *until*)."""
+        logs = [log for log in self.ends if is_feedback(log)]
+        counts = pl.any_horizontal(self._is_before_end(log) for log in logs)
+        return _between(self.feedback, since, until).filter(counts)
+
+    def _is_before_end(self, log: Log) -> pl.Expr:
+        partition = pl.col("partition")
+        ends = partition.replace_strict(self.ends[log], default=0, return_dtype=pl.Int64)
+        offset = pl.col("offset") - first_place(log)
+        return (offset >= 0) & (offset < ends)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,7 @@ def join_slice(
     the same stream times.
     """
     start, end = micros(since), micros(until)
-    made = raw.rows("decisions", start, end).collect()
+    made = raw.made(start, end).collect()
     labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
     decisions = pl.concat(
         [
@@ -111,11 +118,13 @@ class _Joined:
     ) -> "_Joined":
         join = PartitionJoin(rules, labels=labels)
         judged = join.take_decisions(decisions.sort("offset"))
-        join.take_feedback(feedback.sort("offset"))
+        for log in rules.logs[1:]:
+            of_log = feedback.filter(STREAM.eq(number_of(log)))
+            join.take_feedback(of_log.sort("offset"), log)
         last = judged["at"].max()
         if not isinstance(last, datetime):
             raise ValueError("a partition without decisions")
-        for log in ("decisions", "feedback"):
+        for log in rules.logs:
             join.advance(log, rules.closing_time(last))
         closed = join.close()
         if closed is None:
@@ -153,7 +162,7 @@ def _copies(
     since, until = min(start, remembered - span.memory), end + span.grace + 1
     columns = ("id", "at", *_PLACE)
     found = [
-        raw.rows("decisions", first, last)
+        raw.made(first, last)
         .select(columns)
         .join(made.lazy().select("partition", "id").unique(), on=["partition", "id"], how="semi")
         .collect(engine="streaming")
@@ -169,8 +178,14 @@ def _feedback(
     """Return the feedback of decisions *made* that happened while it could count."""
     ids = made.lazy().select("partition", pl.col("id").alias("decision_id")).unique()
     since, until = start - micros(rules.ahead), end + micros(rules.wait) + 1
-    rows = raw.rows("feedback", since, until)
+    rows = raw.answers(since, until)
     return rows.join(ids, on=["partition", "decision_id"], how="semi").collect(engine="streaming")
+
+
+def _between(rows: pl.LazyFrame, since: int, until: int) -> pl.LazyFrame:
+    first, end = _within_calendar(since), _within_calendar(until)
+    at, day = pl.col("at"), pl.col("event_date")
+    return rows.filter((at >= first) & (at < end) & (day >= first.date()) & (day <= end.date()))
 
 
 def _within_calendar(at: int) -> datetime:

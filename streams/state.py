@@ -5,7 +5,6 @@ Which of them leave and when is the budget's to say; what is asked for is the sa
 
 from collections.abc import Mapping
 
-from tidemill.schemas.logs import Log
 from tidemill.streams.budget import Piece
 from tidemill.streams.index import LEAVING_ROWS, KeyIndex
 from tidemill.streams.rows import SHELF_ROWS, WaitingRows
@@ -39,8 +38,8 @@ class OpenState:
         return self.decisions, self.feedback, self.feedback_of, self._ids
 
     @property
-    def away(self) -> Mapping[Log, int]:
-        """How many open rows are not in memory."""
+    def away(self) -> Mapping[str, int]:
+        """How many open rows are not in memory, of decisions and of all feedback."""
         return {"decisions": self.decisions.away, "feedback": self.feedback.away}
 
     def reach(self, frontier: int, bucket: int, rows: int) -> int:

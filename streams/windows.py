@@ -1,6 +1,6 @@
-"""The join of one partition: batches of two logs in, closed decisions with their feedback out.
+"""The join of one partition: batches of its logs in, closed decisions with their feedback out.
 
-The result is a function of the two logs alone (docs/guide/joins.md has the rules): which log is
+The result is a function of the logs alone (docs/guide/joins.md has the rules): which log is
 read first, how large the batches are, a crash or a replay change nothing. It knows no Kafka, no
 clock and no file, so agents, backfill, audit and tests run the same code.
 """
@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import (
+    DECISIONS,
+    FEEDBACK,
+    OFFSETS,
+    Log,
+    first_place,
+    is_feedback,
+    place_of,
+)
 from tidemill.streams.corrections import LateTruth, Recall, Recalled, revised_pairs
 from tidemill.streams.examples import build_examples
 from tidemill.streams.keys import Keys, id_keys
@@ -36,7 +44,7 @@ DECISION = "decision_id"
 
 
 class PartitionJoin:
-    """Carry out `JoinRules` over the two logs of one partition."""
+    """Carry out `JoinRules` over the logs of one partition: decisions, and all its feedback."""
 
     def __init__(
         self,
@@ -59,13 +67,13 @@ class PartitionJoin:
         self._seen, self._decisions = self.state.seen, self.state.decisions
         self._feedback, self._feedback_of = self.state.feedback, self.state.feedback_of
         self._advances: list[Advance] = []
-        self._time: dict[Log, int] = {"decisions": NEVER, "feedback": NEVER}
-        self._offset: dict[Log, int] = {"decisions": 0, "feedback": 0}
+        self._time: dict[Log, int] = dict.fromkeys(rules.logs, NEVER)
+        self._offset: dict[Log, int] = dict.fromkeys(rules.logs, 0)
         self._frontier = NEVER
-        self._examined: int | None = None
+        self._examined: dict[Log, int] = {}
         self._late_truth: LateTruth | None = None
         if rules.corrections:
-            self._examined = 0
+            self._examined = dict.fromkeys(filter(is_feedback, rules.logs), 0)
             self._late_truth = LateTruth(rules, self._feedback, self._seen, recall or _no_recall)
         self._revised = 0
         self.counts = Counts()
@@ -105,7 +113,7 @@ class PartitionJoin:
         Raises:
             ValueError: the batch is out of order or goes back before the last one.
         """
-        at, before = self._follow("decisions", frame)
+        at, before = self._follow(DECISIONS, frame)
         # No record that is on time is before the frontier, unless a new version of the loop waits
         # longer than the one that closed so far. What is closed stays closed.
         late = self._is_late_decision(at, before) | (at < self._frontier)
@@ -116,11 +124,12 @@ class PartitionJoin:
         self._keep_decisions(frame, ids, at, first)
         return judged(frame, before, late, duplicate)
 
-    def take_feedback(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def take_feedback(self, frame: pl.DataFrame, log: Log = FEEDBACK) -> pl.DataFrame:
         """Judge and keep a batch of feedback.
 
         Args:
-            frame: as for `take_decisions`.
+            frame: as for `take_decisions`, but *offset* has the places of the records.
+            log: which log of feedback it is from.
 
         Returns:
             The same rows with *stream_time* (before the row) and *verdict*: 'late' if no decision
@@ -129,7 +138,7 @@ class PartitionJoin:
         Raises:
             ValueError: the batch is out of order or goes back before the last one.
         """
-        at, before = self._follow("feedback", frame)
+        at, before = self._follow(log, frame)
         spans, last_use = self._spans, at + self._spans.ahead
         late = before > last_use + spans.close + spans.corrections
         if self._late_truth is None:
@@ -159,7 +168,7 @@ class PartitionJoin:
     def close(self, limit: int | None = None) -> Closed | None:
         """Return every example that no on-time record can change any more; None if none is due.
 
-        Buckets close whole: all that end before the stream time of both logs, less the largest
+        Buckets close whole: all that end before the stream time of every log, less the largest
         window and the grace. What closed before is revised by the late feedback that came since.
         With *limit*, in microseconds, no bucket closes that ends later.
 
@@ -189,7 +198,7 @@ class PartitionJoin:
             counts=self.counts,
             stream_times={log: moment(at) for log, at in self._time.items()},
             advances=advances,
-            examined=None if self._examined is None else self._offset["feedback"],
+            examined={log: self._offset[log] for log in self._examined},
             revised=self._revised,
         )
 
@@ -202,7 +211,7 @@ class PartitionJoin:
         return self._frontier if frontier < FIRST_MOMENT else max(frontier, self._frontier)
 
     def _closing_time(self) -> int:
-        """Return the stream time that both logs have reached."""
+        """Return the stream time that every log has reached."""
         return min(self._time.values())
 
     def _is_late_decision(self, at: Int64s, before: Int64s) -> Bools:
@@ -225,7 +234,7 @@ class PartitionJoin:
     def _follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
         """Let the stream time of *log* follow *frame*; return the event times and those before."""
         at = frame["at"].to_physical().to_numpy()
-        offsets = frame["offset"].to_numpy()
+        offsets = frame["offset"].to_numpy() - first_place(log)
         if not len(offsets):
             return at, at
         if offsets[0] < self._offset[log] or not (np.diff(offsets) > 0).all():
@@ -258,8 +267,15 @@ class PartitionJoin:
         rows, columns = _only(kept, frame.select(names), columns)
         numbers = self._feedback.add(rows, columns)
         if self._late_truth is not None:
-            self._late_truth.note(numbers[columns["offset"] >= (self._examined or 0)])
+            self._late_truth.note(numbers[self._is_unexamined(columns["offset"])])
         self._feedback_of.add(ids.only(kept), columns["at"], numbers)
+
+    def _is_unexamined(self, places: Int64s) -> Bools:
+        """Tell which feedback was not held against closed decisions yet."""
+        fresh = np.zeros(len(places), dtype=np.bool_)
+        for log, offset in self._examined.items():
+            fresh |= (places >= place_of(log, offset)) & (places < first_place(log) + OFFSETS)
+        return fresh
 
     def _close_decisions(self, frontier: int) -> list[pl.DataFrame]:
         """Return the examples of all decisions earlier than *frontier*, and forget their rows."""
@@ -339,9 +355,9 @@ class PartitionJoin:
         self._offset.update(resume.offsets)
         self._frontier = NEVER if resume.frontier is None else micros(resume.frontier)
         self.counts, self._revised = resume.counts, resume.revised
-        if resume.examined is not None or self._late_truth is not None:
-            known = self._offset["feedback"] if resume.examined is None else resume.examined
-            self._examined = known
+        known = self._offset if self._late_truth is not None else {}
+        known = {log: offset for log, offset in known.items() if is_feedback(log)}
+        self._examined = {**known, **resume.examined}
         if resume.decisions is not None:
             rows = fitted(resume.decisions, self._rules.decisions, "offset", "verdict")
             self._resume_decisions(rows.sort("offset"))
@@ -368,13 +384,12 @@ class PartitionJoin:
         self._decisions.add_away(kept, KEPT_OF_DECISIONS, rows=rows, earliest=micros(earliest))
 
     def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
-        """Keep those of raw feedback that are open; not offsets among *joined*, which is sorted."""
+        """Keep those of raw feedback that are open; not places among *joined*, which is sorted."""
         frame = fitted(raw, self._rules.feedback, "offset", "verdict", "stream_time")
         at, offset = frame["at"].to_physical().to_numpy(), frame["offset"].to_numpy()
         before = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
         kept = at + self._spans.ahead >= self._frontier
-        if self._examined is not None:
-            kept |= offset >= self._examined
+        kept |= self._is_unexamined(offset)
         kept &= frame["verdict"].is_null().to_numpy()
         if joined is not None and len(joined):
             kept &= joined[np.minimum(np.searchsorted(joined, offset), len(joined) - 1)] != offset

@@ -16,6 +16,7 @@ from typing import Self
 
 from tidemill.errors import ConfigError, ContractError, TidemillError
 from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.layouts import TABLES
 from tidemill.kafka import KafkaConfig, Writer, ensure_topics, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.loop import Loop
@@ -25,7 +26,7 @@ from tidemill.streams.agents import StreamsApp
 from tidemill.streams.app import GroupConfig, run_app
 from tidemill.streams.audits import EVERY_S, AuditTimer, LoopAudit
 from tidemill.streams.closing import CloseRequests
-from tidemill.streams.commits import TABLES, Table, UnfencedTable
+from tidemill.streams.commits import Table, UnfencedTable
 from tidemill.streams.deadletters import DeadLetterWriter
 from tidemill.streams.looprun import Cadence, LoopRun
 from tidemill.streams.metrics import StreamMetrics

@@ -7,6 +7,7 @@ import polars as pl
 from tests.streams.join_logs import LOGS, LOOP, START, Shell
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.schemas.logs import numbered
 from tidemill.schemas.loop import Loop
 from tidemill.streams.rules import micros
 
@@ -52,8 +53,9 @@ def write_lake(
         **{f"time/{log}": micros(at) for log, at in closed.stream_times.items()},
         **(begins or {}).get("examples", {}),
     }
-    if closed.examined is not None:
-        numbers |= {"examined": closed.examined, "revised": closed.revised}
+    if closed.examined:
+        numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
+        numbers |= {"revised": closed.revised}
     examples = stream.revisions().with_columns(**place)
     lake.table(LOOP.loop, "examples").append(
         change.get("examples", _same)(examples),
@@ -96,8 +98,9 @@ class GrowingLake:
                 "duplicate": closed.counts.duplicate,
                 "unmatched": closed.counts.unmatched,
             }
-            if closed.examined is not None:
-                numbers |= {"examined": closed.examined, "revised": closed.revised}
+            if closed.examined:
+                numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
+                numbers |= {"revised": closed.revised}
             frame = spoil(rows.with_columns(**place)) if len(rows) else None
             self._append("examples", frame, numbers)
 

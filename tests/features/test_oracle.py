@@ -110,7 +110,7 @@ def test_both_oracles_tell_the_same(seed: int) -> None:
         }
     )
     frontier, examined = rng.choice((-20, 0, 5, 15, 40, 200)), rng.choice((20, 1000))
-    expected = newest(naive(JoinRules.of(loop), logs, frontier, examined=examined))
+    expected = newest(naive(JoinRules.of(loop), logs, frontier, examined={"feedback": examined}))
     assert told(logs, loop, START + frontier * SECOND, examined=examined) == expected
 
 
@@ -131,7 +131,7 @@ def test_the_stream_wrote_what_the_oracle_tells(seed: int) -> None:
         stream.poll(log, 1000)
     stream.commit()
     last = stream.closed[-1] if stream.closed else None
-    frontier, examined = (last.frontier, last.examined) if last else (None, 0)
+    frontier, examined = (last.frontier, last.examined.get("feedback")) if last else (None, 0)
     found, _ = stream.outcome()
     expected = told(stream.logs, loop, frontier, examined=examined, stream=stream)
     assert expected.decisions == found.decisions

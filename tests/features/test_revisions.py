@@ -66,8 +66,7 @@ def corrected_twice(folder: Path, spoil: pl.Expr | None = None) -> tuple[Lake, l
     for closed in more:
         frame = closed.examples.with_columns(**place)
         is_last = closed is more[-1]
-        assert closed.examined is not None
-        numbers = [("examined", known.examined, closed.examined)]
+        numbers = [("examined", known.examined["feedback"], closed.examined["feedback"])]
         numbers += [("revised", known.revised, closed.revised)]
         versions.append(
             table.append(

@@ -8,11 +8,9 @@ from tests.streams.join_logs import START
 from tests.streams.schedule_oracle import Told, oracle
 from tests.streams.workers_in_memory import PARTITIONS, World
 
-from tidemill.streams.batches import LOGS
-from tidemill.streams.commits import TABLES
+from tidemill.features.layouts import TABLES, table_of
+from tidemill.streams.commits import Holding, number_names
 from tidemill.streams.rules import micros
-
-Numbers = Mapping[str, Mapping[str, int | None]]
 
 COLUMNS = {
     "decisions": ("offset", "verdict"),
@@ -28,29 +26,30 @@ def check(world: World, *, is_over: bool = False) -> None:
     closed. Rows, verdicts, examples and counts follow from the logs.
     """
     for number in range(PARTITIONS):
-        numbers = {name: _numbers(world, name, number) for name in TABLES}
-        read = {log: numbers[log]["offset"] or 0 for log in LOGS}
-        frontier = numbers["examples"]["frontier"]
+        numbers = _numbers(world, number)
+        read = {log: numbers.offset(log) for log in world.rules.logs}
+        frontier = numbers.numbers["examples"]["frontier"]
+        begun = dict.fromkeys(read, 0)
         told = oracle(
             world.rules,
-            {log: world.events[log, number][: read[log]] for log in LOGS},
+            {log: world.events[log, number][:end] for log, end in read.items()},
             -math.inf if frontier is None else (frontier - micros(START)) / 1_000_000,
             world.jumps[number],
-            math.inf if not world.rules.corrections else numbers["examples"]["examined"] or 0,
+            {**begun, **numbers.examined} if world.rules.corrections else None,
         )
         rows = {
             name: sorted(world.rows(name, COLUMNS[name])[number], key=itemgetter(0, -1))
             for name in TABLES
         }
         rows["examples"] = newest(rows["examples"])
-        for log in LOGS:
-            assert rows[log] == sorted(told.verdicts[log].items()), (log, number)
+        for name, verdicts in told.verdicts.items():
+            assert rows[name] == sorted(verdicts.items()), (name, number)
         wanted = [(offset, *example) for offset, example in sorted(told.examples.items())]
         assert rows["examples"] == wanted, number
         check_numbers(world, number, numbers, told)
         check_ledger(rows, numbers, told)
         if is_over:
-            assert read == {log: world.logs[log, number].end for log in LOGS}
+            assert read == {log: world.logs[log, number].end for log in read}
             assert not told.open.total(), "a schedule ends with everything closed"
 
 
@@ -65,12 +64,12 @@ def newest(examples: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return list({row[0]: row for row in examples}.values())
 
 
-def check_numbers(world: World, number: int, numbers: Numbers, told: Told) -> None:
+def check_numbers(world: World, number: int, numbers: Holding, told: Told) -> None:
     """Compare what travels with the commits: dead letters, and feedback that came to nothing."""
-    for log in LOGS:
-        assert (numbers[log]["dead"] or 0) == told.dead[log], (log, number)
+    for log in numbers.logs:
+        assert (numbers.of(log, "dead") or 0) == told.dead[log], (log, number)
     for fate in ("late", "duplicate", "unmatched"):
-        assert (numbers["examples"][fate] or 0) == told.ended[fate], (fate, number)
+        assert (numbers.numbers["examples"][fate] or 0) == told.ended[fate], (fate, number)
     letters = {
         (letter.topic, letter.offset)
         for letter in world.letters.written
@@ -80,18 +79,25 @@ def check_numbers(world: World, number: int, numbers: Numbers, told: Told) -> No
 
 
 def check_ledger(
-    rows: Mapping[str, list[tuple[object, ...]]], numbers: Numbers, told: Told
+    rows: Mapping[str, list[tuple[object, ...]]], numbers: Holding, told: Told
 ) -> None:
     """Hold read = terminal + open, of what the tables say alone."""
     closed = len(rows["examples"])
     joined = sum(len(row[3]) for row in rows["examples"] if isinstance(row[3], list))
-    counted = sum(numbers["examples"][fate] or 0 for fate in ("late", "duplicate", "unmatched"))
-    for log, ended in (("decisions", closed), ("feedback", joined + counted)):
-        judged = sum(row[1] is not None for row in rows[log])
-        dead = numbers[log]["dead"] or 0
-        assert (numbers[log]["offset"] or 0) == dead + judged + ended + told.open[log], log
+    of_examples = numbers.numbers["examples"]
+    counted = sum(of_examples[fate] or 0 for fate in ("late", "duplicate", "unmatched"))
+    for name, ended in (("decisions", closed), ("feedback", joined + counted)):
+        logs = [log for log in numbers.logs if table_of(log) == name]
+        judged = sum(row[1] is not None for row in rows[name])
+        dead = sum(numbers.of(log, "dead") or 0 for log in logs)
+        read = sum(numbers.offset(log) for log in logs)
+        assert read == dead + judged + ended + told.open[name], name
 
 
-def _numbers(world: World, name: str, number: int) -> dict[str, int | None]:
-    found = world.table(name).progress(f"{key}/{number}" for key in TABLES[name])
-    return {key: found[f"{key}/{number}"] for key in TABLES[name]}
+def _numbers(world: World, number: int) -> Holding:
+    found = Holding(number, world.rules.logs)
+    for name in TABLES:
+        keys = number_names(name, found.logs)
+        known = world.table(name).progress(f"{key}/{number}" for key in keys)
+        found.numbers[name] = {key: known[f"{key}/{number}"] for key in keys}
+    return found

@@ -6,11 +6,10 @@ seconds.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from tidemill.schemas.logs import Log
-from tidemill.streams.batches import LOGS
+from tidemill.schemas.logs import Log, offset_of, place_of
 from tidemill.streams.rules import JoinRules
 
 SKEW = 5  # how far an event time may be ahead of its arrival
@@ -38,9 +37,9 @@ class Jump(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What the rules make of two logs."""
+    """What the rules make of some logs; *verdicts* by table and place."""
 
-    dead: Counter[str]
+    dead: Counter[Log]
     verdicts: dict[str, dict[int, str | None]]
     examples: dict[int, tuple[str, float | None, list[int], int]]
     ended: Counter[str]
@@ -53,18 +52,19 @@ WITHOUT_LABEL: dict[str, tuple[str, float | None]] = {**WITHOUT, "dropped": ("no
 
 Logs = dict[Log, Sequence[Event]]
 Jumps = Collection[Jump]
+Ends = Mapping[Log, int] | None
 
 
-def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined: float) -> Told:
+def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined: Ends) -> Told:
     """Return what became of *logs* when all decisions earlier than *frontier* are closed.
 
-    Feedback before the offset *examined* may have corrected them.
+    Feedback before the offsets *examined*, or any if that is None, may have corrected them.
     """
     spans = (rules.grace, rules.wait, rules.ahead, rules.memory, rules.corrections)
     grace, wait, ahead, memory, more = (span.total_seconds() for span in spans)
-    told = Told(Counter(), {log: {} for log in LOGS}, {}, Counter(), Counter())
+    told = Told(Counter(), {"decisions": {}, "feedback": {}}, {}, Counter(), Counter())
     before: dict[tuple[Log, int], float] = {}
-    for log in LOGS:
+    for log in logs:
         time = -math.inf
         for offset, event in enumerate(logs[log]):
             time = max([time, *(jump.to for jump in jumps if jump[:2] == (log, offset))])
@@ -86,27 +86,28 @@ def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined
     fits: dict[int, list[tuple[int, Event]]] = {offset: [] for offset, _ in first}
     fates: dict[int, str] = {}
     for (log, offset), time in before.items():
-        if log == "feedback":
-            f = logs[log][offset]
+        if log != "decisions":
+            f, place = logs[log][offset], place_of(log, offset)
+            is_examined = examined is None or offset < examined[log]
             early, within = (each[f.kind].total_seconds() for each in (rules.early, rules.within))
-            close = wait + grace + (more if offset < examined else 0)
+            close = wait + grace + (more if is_examined else 0)
             takers = [o for o, d in first if d.id == f.id and -early <= f.at - d.at <= within
                       and time <= d.at + close]  # fmt: skip
             known = any(d.id == f.id and -early <= f.at - d.at <= memory for _, d in on_time)
             hopeless = time > f.at + ahead + wait + grace + more
-            told.verdicts[log][offset] = "late" if hopeless else None
-            if (f.at + ahead >= frontier or offset >= examined) and not hopeless:
-                fates[offset] = "open"
+            told.verdicts["feedback"][place] = "late" if hopeless else None
+            if (f.at + ahead >= frontier or not is_examined) and not hopeless:
+                fates[place] = "open"
             elif not hopeless:
-                fates[offset] = "duplicate" if takers else "late" if known else "unmatched"
+                fates[place] = "duplicate" if takers else "late" if known else "unmatched"
             for taker in takers:
-                if f.own not in [copy.own for _, copy in fits[taker]]:
-                    fits[taker].append((offset, f))
+                if (log, f.own) not in [(copy.log, copy.own) for _, copy in fits[taker]]:
+                    fits[taker].append((place, f))
     for offset, d in [(offset, d) for offset, d in first if d.at < frontier]:
         joined = sorted(fits[offset], key=lambda pair: (pair[1].at, pair[0]))
         values = [f.value for _, f in joined]
         labeled = ("labeled", sum(values) + 1000 * values[0]) if values else None
-        revision = sum(before["feedback", o] > d.at + wait + grace for o, _ in joined)
+        revision = sum(before[f.log, offset_of(o)] > d.at + wait + grace for o, f in joined)
         outcome = labeled or WITHOUT_LABEL[rules.missing]
         told.examples[offset] = *outcome, [o for o, _ in joined], revision
         fates |= dict.fromkeys([o for o, _ in joined], "joined")

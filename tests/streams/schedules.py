@@ -35,7 +35,6 @@ from tests.streams.workers_in_memory import (
 
 from tidemill.errors import FencedError, LakeError
 from tidemill.schemas.logs import Log
-from tidemill.streams.batches import LOGS
 
 MANY = 10**9
 NEVER = 10**6  # seconds; later than anything a schedule produces
@@ -49,7 +48,9 @@ FEEDBACK = [
     for own in "uvw"
     for id in "abcde"
 ]
-BROKEN = [Event(log, id, 0, 0, "u", is_broken=True) for log in LOGS for id in "ab"]
+LOGS: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
+BROKEN = [Event(log, id, 0, 0, "u", is_broken=True) for log in LOGS[:2] for id in "ab"]
+BROKEN += [Event("feedback", id, 0, 0, "u", "buy", is_broken=True) for id in "ab"]
 ALL = [*DECISIONS * 6, *FEEDBACK, *BROKEN * 2]
 EVENTS = st.integers(0, len(ALL) - 1).map(lambda number: ALL[number])
 ANY = st.integers(0, 3)
@@ -72,19 +73,28 @@ class Workers(RuleBasedStateMachine):
     @initialize(
         missing=st.sampled_from(["negative", "censored", "dropped"]),
         corrections=st.sampled_from([0, 6, 60]),
+        stream=st.sampled_from([None, None, "orders"]),
         rows=st.sampled_from([MANY, 6]),
         together=st.sampled_from([MANY, 2]),
         size=st.integers(0, 40),
         draw=st.integers(0, 2**16),
     )
     def begin(
-        self, missing: str, corrections: int, rows: int, together: int, size: int, draw: int
+        self,
+        missing: str,
+        corrections: int,
+        stream: str | None,
+        rows: int,
+        together: int,
+        size: int,
+        draw: int,
     ) -> None:
         """Start one worker on logs that have something already."""
         self.now = 0
         self.w = type(self).world(
             missing=missing,
             corrections=corrections * self.corrects,
+            stream=stream,
             commit_rows=rows,
             together=together,
         )
@@ -111,13 +121,14 @@ class Workers(RuleBasedStateMachine):
     @rule(who=ANY, log=st.sampled_from(LOGS), most=st.sampled_from([1, 2, 5, 50]), plan=PLANS)
     def poll(self, who: int, log: Log, most: int, plan: Planned) -> None:
         """Let a worker, or a zombie, read on; it commits if that is much."""
-        process = self.pick(who)
-        if not self.let(process, lambda process: process.poll(log, most), plan):
+        process, known = self.pick(who), self.w.rules.logs
+        read = log if log in known else "feedback"
+        if not self.let(process, lambda process: process.poll(read, most), plan):
             self.end(process)
 
     @rule(who=ANY, most=st.sampled_from([2, 5, 50]), plan=PLANS)
     def go_on(self, who: int, most: int, plan: Planned) -> None:
-        """Let a worker, or a zombie, read both logs and commit."""
+        """Let a worker, or a zombie, read all logs and commit."""
         process = self.pick(who)
         if not self.let(process, lambda process: process.round(most), plan):
             self.end(process)
@@ -189,13 +200,14 @@ class Workers(RuleBasedStateMachine):
             return
         self.start([0, 1])
         last = self.live[-1]
-        for log in LOGS:
+        for log in self.w.rules.logs:
             RUNNER.run_until_complete(last.poll(log, NEVER))
         RUNNER.run_until_complete(last.run.commit())
         last.end_logs(NEVER)
         RUNNER.run_until_complete(last.run.commit())
         check(self.w, is_over=True)
         self.ran["schedules"] += 1
+        self.ran["three logs"] += self.w.stream is not None
         for name, column in (("examples", "state"), ("decisions", "verdict")):
             self.ran.update(str(row[0]) for row in self.w.table(name).read([column]).rows())
         self.ran["zombies"] += len(self.zombies)

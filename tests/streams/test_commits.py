@@ -8,8 +8,8 @@ from tests.streams.rig import new_loop
 
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.layouts import TABLES
 from tidemill.streams.commits import (
-    TABLES,
     Move,
     Table,
     UnfencedTable,

@@ -1,5 +1,6 @@
 """How far time may go on in logs with nothing to read: the wall-clock side of the join."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from tidemill.schemas.logs import Log
@@ -10,9 +11,9 @@ SECOND = timedelta(seconds=1)
 BOTH: set[Log] = {"decisions", "feedback"}
 
 
-def clock() -> IdleClock:
+def clock(logs: Iterable[Log] = BOTH) -> IdleClock:
     """A clock that started at 100 and calls a log idle after 5 seconds."""
-    return IdleClock(5 * SECOND, now_s=100.0)
+    return IdleClock(logs, 5 * SECOND, now_s=100.0)
 
 
 def test_a_log_is_quiet_once_nothing_came_for_long_enough() -> None:

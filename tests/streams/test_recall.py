@@ -8,7 +8,8 @@ from tests.features.audited import PARTITION, write_lake
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, rules, shared_labels
 
 from tidemill.features.lake import Lake
-from tidemill.streams.commits import TABLES, Table, claim
+from tidemill.features.layouts import TABLES
+from tidemill.streams.commits import Table, claim
 from tidemill.streams.memory import OpenWindows
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.progress import Resume
@@ -73,7 +74,7 @@ def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> Non
     mine = tables(lake)
     holdings = claim(mine, [PARTITION])
     resume = resume_of(holdings[PARTITION])
-    assert (resume.examined, resume.revised) == (3, 2)
+    assert (resume.examined, resume.revised) == ({"feedback": 3}, 2)
 
     def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         recall = recall_from(mine, number)
@@ -83,7 +84,7 @@ def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> Non
     closed = windows.recover(holdings)[PARTITION].close()
     assert closed is not None
     assert closed.examples.select("decision_id", "revision", "label").rows() == [("b", 1, 1001.0)]
-    assert (closed.examined, closed.revised) == (4, 3)
+    assert (closed.examined, closed.revised) == ({"feedback": 4}, 3)
 
 
 def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Path) -> None:
@@ -94,9 +95,9 @@ def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Pa
     for _ in range(2):
         holdings = claim(mine, [PARTITION, 2])
         begin_examining(mine, holdings)
-        found = [holdings[number].numbers["examples"]["examined"] for number in (PARTITION, 2)]
+        found = [holdings[number].examined["feedback"] for number in (PARTITION, 2)]
         assert found == [2, 0]
-    assert claim(mine, [PARTITION])[PARTITION].numbers["examples"]["examined"] == 2
+    assert claim(mine, [PARTITION])[PARTITION].examined == {"feedback": 2}
 
 
 _TIME = pl.Datetime("us", "UTC")

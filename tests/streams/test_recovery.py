@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 from tests.streams.rig import new_loop
 
+from tidemill.features.layouts import TABLES
 from tidemill.features.memorytables import MemoryLake
-from tidemill.streams.commits import TABLES, Move, claim, commit, raw_numbers
+from tidemill.streams.commits import Move, claim, commit, raw_numbers
 from tidemill.streams.recovery import resume_of
 from tidemill.streams.rules import micros
 

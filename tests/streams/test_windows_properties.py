@@ -5,7 +5,7 @@ that cannot go red proves nothing.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +32,7 @@ from tests.streams.join_logs import (
     shared_labels,
 )
 
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.corrections import Recall
 from tidemill.streams.keys import Keys
 from tidemill.streams.matching import Bools, Fates, Pairs
@@ -243,7 +243,11 @@ class ForgetsWhatWasNotExamined(PartitionJoin):
     """A restart that takes all feedback it finds for held against what is closed."""
 
     def _resume(self, resume: Resume) -> None:
-        super()._resume(replace(resume, examined=resume.offsets.get("feedback")))
+        super()._resume(replace(resume, examined=_of_feedback(resume.offsets)))
+
+
+def _of_feedback(offsets: Mapping[Log, int]) -> dict[Log, int]:
+    return {log: offset for log, offset in offsets.items() if is_feedback(log)}
 
 
 class CorrectsForEver(PartitionJoin):

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-from tests.streams.join_logs import LOGS, Shell, shared_labels
+from tests.streams.join_logs import Shell, shared_labels
 
-from tidemill.schemas.logs import Log
+from tidemill.features.layouts import EXAMPLES, TABLES, table_of
+from tidemill.schemas.logs import Log, is_feedback, numbered
 from tidemill.streams.budget import Budget
-from tidemill.streams.commits import Holding
+from tidemill.streams.commits import Holding, number_names
 from tidemill.streams.rawrows import RawDecisions, RawStretch, fetch
 from tidemill.streams.recovery import Recovery, resume_of
 from tidemill.streams.rules import NEVER, micros
@@ -53,7 +54,7 @@ class TightShell(Shell):
 
     def start(self) -> None:
         """Go on from what is committed, read back in portions."""
-        tables = {log: RowsTable(self.table(log)) for log in (*LOGS, "examples")}
+        tables = {name: RowsTable(self.table(name)) for name in TABLES}
         holding = self.holding()
         self.raw_decisions = RawDecisions(tables["decisions"], 0, self.rules)
         self.raw_decisions.committed = self.offsets["decisions"]
@@ -71,7 +72,7 @@ class TightShell(Shell):
         lost = Recovery(self.rules, tables, {0: holding}, {0: self.join}, self.relieve)  # type: ignore[arg-type]
         lost.run({0: self.raw_decisions})
         self.positions = dict(self.offsets)
-        self.taken = {log: [] for log in LOGS}
+        self.taken = {log: [] for log in self.rules.logs}
         self.moving = []
 
     def poll(self, log: Log, count: int) -> None:
@@ -105,16 +106,16 @@ class TightShell(Shell):
     def holding(self) -> Holding:
         """Return the numbers of the lake."""
         last = self.closed[-1] if self.closed else None
-        numbers: dict[str, dict[str, int | None]] = {}
-        for log in LOGS:
+        numbers: dict[str, dict[str, int | None]] = {
+            name: dict.fromkeys(number_names(name, self.rules.logs)) for name in TABLES
+        }
+        for log in self.rules.logs:
             time = self.times[log]
             at = None if time is None else micros(time)
-            numbers[log] = {"owner": 1, "offset": self.offsets[log], "time": at, "dead": 0}
-        unknown = ("frontier", "time/decisions", "time/feedback", "examined", "revised")
-        examples: dict[str, int | None] = dict.fromkeys(unknown)
-        if self.rules.corrections:
-            examples["examined"] = 0
-        numbers["examples"] = {"owner": 1, "late": 0, "duplicate": 0, "unmatched": 0, **examples}
+            told = {"offset": self.offsets[log], "time": at, "dead": 0}
+            numbers[table_of(log)] |= {numbered(name, log): told[name] for name in told}
+            if self.rules.corrections and is_feedback(log):
+                numbers[EXAMPLES][numbered("examined", log)] = 0
         if last is not None:
             numbers["examples"] |= {
                 "frontier": micros(last.frontier),
@@ -122,10 +123,10 @@ class TightShell(Shell):
                 "late": last.counts.late,
                 "duplicate": last.counts.duplicate,
                 "unmatched": last.counts.unmatched,
-                "examined": last.examined,
+                **{numbered("examined", log): at for log, at in last.examined.items()},
                 "revised": last.revised,
             }
-        return Holding(0, numbers)
+        return Holding(0, self.rules.logs, numbers)
 
     def table(self, name: str) -> pl.DataFrame:
         """Return the rows of a table as the lake has them."""
@@ -147,8 +148,11 @@ class TightShell(Shell):
         )
 
     def rows_of(self, name: str) -> pl.DataFrame:
-        """Return the raw rows of one log, none of them with their columns."""
+        """Return the raw rows of one table, none of them with their columns."""
         schema = self.rules.decisions if name == "decisions" else self.rules.feedback
         more = {"offset": pl.Int64(), "stream_time": pl.Datetime("us", "UTC")}
         empty = pl.DataFrame(schema={**schema, **more, "verdict": pl.String()})
-        return pl.concat([empty, *self.raw[name]])
+        frames = [
+            frame for log in self.rules.logs if table_of(log) == name for frame in self.raw[log]
+        ]
+        return pl.concat([empty, *frames])

@@ -21,15 +21,15 @@ from tests.streams.join_logs import LOOP, SECOND, START
 from tests.streams.schedule_oracle import SKEW, Event, Jump
 
 from tidemill.features.commits import Swap
+from tidemill.features.layouts import TABLES, table_of
 from tidemill.features.memorytables import MemoryLake, MemoryTable
-from tidemill.schemas import topics
 from tidemill.schemas.events import decision_schema, event_schemas, feedback_schema
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import Log, is_feedback, numbered
 from tidemill.schemas.loop import Loop
+from tidemill.schemas.loops import joined_topics
 from tidemill.schemas.memorystore import MemorySchemaStore
 from tidemill.schemas.wire import single_object_prefix
-from tidemill.streams.batches import LOGS
-from tidemill.streams.commits import TABLES, Table
+from tidemill.streams.commits import Table
 from tidemill.streams.deadletters import DeadLetter, MemoryLetters
 from tidemill.streams.labels import GROUP, Floats, Labels
 from tidemill.streams.looprun import Cadence, LoopRun
@@ -65,10 +65,14 @@ class QuickLabels(Labels):
 
 
 @cache
-def prepared(missing: str, corrections: int) -> PreparedLoop:
-    """Return the loop of the schedules, its schemas known to everyone."""
+def prepared(missing: str, corrections: int, stream: str | None) -> PreparedLoop:
+    """Return the loop of the schedules, its schemas known to everyone.
+
+    With a *stream*, purchases have it.
+    """
     dumped = LOOP.model_dump(mode="json") | {"max_skew": f"{SKEW}s", "partitions": PARTITIONS}
     dumped |= {"idle_after": "3s", "corrections": f"{corrections}s"}
+    dumped["feedback"]["buy"]["stream"] = stream
     loop = Loop.model_validate(dumped | {"label": {**dumped["label"], "missing": missing}})
     for subject, schema in event_schemas(loop).items():
         STORE.register(subject, schema)
@@ -85,14 +89,14 @@ def _writer(kind: str) -> tuple[bytes, dict[str, object]]:
 def payload(event: Event) -> bytes:
     """Return *event* as a service would write it."""
     told: dict[str, object] = {"id": event.id, "at": START + event.at * SECOND}
-    if event.log == "feedback":
+    if is_feedback(event.log):
         name = "weight" if event.kind == "click" else "amount"
         told |= {"id": event.own, "decision_id": event.id, "values": {name: event.value}}
     else:
         told |= dict.fromkeys(("entity", "score", "propensity", "model_version"))
         told |= {"action": False, "source": "default", "policy_version": 1, "loop_version": 1}
         told |= {"features": {"price": 1.0}}
-    prefix, schema = _writer(event.kind if event.log == "feedback" else "")
+    prefix, schema = _writer(event.kind if is_feedback(event.log) else "")
     out = BytesIO()
     fastavro.schemaless_writer(out, schema, told)
     whole = prefix + out.getvalue()
@@ -201,6 +205,7 @@ class World:
 
     missing: str = "negative"
     corrections: int = 0  # seconds
+    stream: str | None = None  # that purchases are in
     commit_rows: int = 10**9
     together: int = 10**9
     opened: Callable[[MemoryTable], Table] = lambda table: table
@@ -211,20 +216,19 @@ class World:
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
-        self.prepared = prepared(self.missing, self.corrections)
+        self.prepared = prepared(self.missing, self.corrections, self.stream)
         self.loop, self.rules = self.prepared.loop, self.prepared.rules
         self.lake.create(self.loop)
-        names: dict[Log, str] = {
-            "decisions": topics.decisions(self.loop.loop),
-            "feedback": topics.feedback(self.loop.loop),
-        }
-        places = [(log, number) for log in LOGS for number in range(PARTITIONS)]
+        names = joined_topics(self.loop)
+        places = [(log, number) for log in names for number in range(PARTITIONS)]
         self.logs = {(log, number): MemoryLog(names[log], number) for log, number in places}
         self.events: dict[tuple[Log, int], list[Event]] = {place: [] for place in places}
         self._rows: dict[str, tuple[dict[int, list[tuple[object, ...]]], int]] = {}
 
     def produce(self, event: Event) -> None:
-        """Append *event* to the partition of its decision."""
+        """Append *event* to the partition of its decision, and to the log of its kind."""
+        if is_feedback(event.log):
+            event = event._replace(log=self.loop.feedback[event.kind].log)
         place = event.log, ord(event.id) % PARTITIONS
         arrived_ms = (micros(START) // 1_000_000 + event.arrived) * 1000
         self.logs[place].append(event.id.encode(), payload(event), timestamp_ms=arrived_ms)
@@ -283,7 +287,7 @@ class Process:
         await self.run.claim(partitions)
         self.held, self._moved = list(partitions), []
         self._owners = self._owners_now()
-        for log in LOGS:
+        for log in self.world.rules.logs:
             for number in partitions:
                 self._next[log, number] = self.run.next_offset(log, number) or 0
 
@@ -304,8 +308,8 @@ class Process:
                 await self.run.take(log, batch)
 
     async def round(self, most: int) -> None:
-        """Take at most so many records of both logs, and commit."""
-        for log in LOGS:
+        """Take at most so many records of each log, and commit."""
+        for log in self.world.rules.logs:
             await self.poll(log, most)
         await self.run.commit()
 
@@ -341,14 +345,15 @@ class Process:
 
     def _times(self) -> dict[tuple[Log, int], datetime | None]:
         held = self.run._held
+        logs = self.world.rules.logs
         joins = {number: held[number].partition.join for number in self.held if number in held}
-        return {(log, n): join.stream_time(log) for n, join in joins.items() for log in LOGS}
+        return {(log, n): join.stream_time(log) for n, join in joins.items() for log in logs}
 
     def _landed(self, table: str, swaps: Sequence[Swap]) -> None:
         """Take note of those advances that are in the lake now."""
-        times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith("time/")}
+        times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith("time")}
         for number, jump in list(self._moved):
-            reached = times.get(f"time/{number}", NO_TIME)
-            if jump.log == table and reached >= micros(START + jump.to * SECOND):
+            reached = times.get(f"{numbered('time', jump.log)}/{number}", NO_TIME)
+            if table_of(jump.log) == table and reached >= micros(START + jump.to * SECOND):
                 self.world.jumps[number].append(jump)
                 self._moved.remove((number, jump))
