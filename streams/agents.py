@@ -36,6 +36,34 @@ TICK_S = 0.1  # how often it is looked whether a commit is due
 IDLE_TICK_S = 0.5  # how often quiet logs are compared with their end, one request each time
 
 
+def _whole(run: LoopRun, assigned: Collection[TP]) -> set[int]:
+    """Return the partitions of which all logs of *run* are *assigned*.
+
+    While a new version adds a log, workers of the old one share the others, and the new log alone
+    is assigned without them. It is left until they have taken the version up too.
+
+    Raises:
+        ContractError: decisions and feedback were assigned apart.
+    """
+    held = {
+        name: {tp.partition for tp in assigned if tp.topic == topic}
+        for name, topic in run.topics.items()
+    }
+    whole = set.intersection(*held.values())
+    for name, numbers in held.items():
+        if numbers == whole:
+            continue
+        told = f"{run.loop.loop}: partitions {sorted(numbers)} of {name} were assigned, but"
+        if len(held) == 2:
+            raise ContractError(
+                f"{told} {sorted(held[DECISIONS])} of decisions",
+                hint="all topics of a loop need the same number of partitions, and all workers of "
+                "a group the same loops",
+            )
+        log.warning("%s only %s of every log: are there workers of another version?", told, whole)
+    return whole
+
+
 class StreamsApp:
     """The Faust app, and what connects it to the runs of its loops."""
 
@@ -97,7 +125,9 @@ class StreamsApp:
         run, name = self._places[tp.topic]
         delivered = self.app.consumer.delivered(tp)
         taken = run.next_offset(name, tp.partition)
-        if delivered is not None and taken is not None and delivered - taken >= IN_FLIGHT:
+        if taken is None:
+            return True  # not held: who holds it reads it
+        if delivered is not None and delivered - taken >= IN_FLIGHT:
             return True
         behind = run.behind(name, tp.partition)
         return any(
@@ -140,19 +170,7 @@ class StreamsApp:
         """Own what was assigned, before anything of it is fetched."""
         assigned = self.app.consumer.assignment()
         for run in self._runs:
-            held = {
-                name: {tp.partition for tp in assigned if tp.topic == topic}
-                for name, topic in run.topics.items()
-            }
-            for name, numbers in held.items():
-                if numbers != held[DECISIONS]:
-                    raise ContractError(
-                        f"{run.loop.loop}: partitions {sorted(held[DECISIONS])} of decisions, but "
-                        f"{sorted(numbers)} of {name} were assigned",
-                        hint="all topics of a loop need the same number of partitions, and all "
-                        "workers of a group the same loops in the same version",
-                    )
-            await run.claim(held[DECISIONS])
+            await run.claim(_whole(run, assigned))
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and give up everything: who owns it after the rebalance reads it back."""

@@ -14,8 +14,10 @@ from typing import Self
 
 from tests.streams.rig import START, Rig, assert_exact, end, new_rig, send_traffic, until
 
+from tidemill.features.layouts import table_of
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
+from tidemill.schemas.logs import numbered
 
 ROUNDS = 3
 SECOND = timedelta(seconds=1)
@@ -36,9 +38,12 @@ def committed(rig: Rig) -> int:
     """Return how many records the lake has moved past."""
     if not rig.lake.has_table(rig.loop.loop, "examples"):
         return 0
-    ids = [f"offset/{number}" for number in range(rig.loop.partitions)]
-    tables = [rig.lake.table(rig.loop.loop, name) for name in ("decisions", "feedback")]
-    return sum(number or 0 for table in tables for number in table.progress(ids).values())
+    found = 0
+    for log in rig.loop.logs:
+        ids = [f"{numbered('offset', log)}/{number}" for number in range(rig.loop.partitions)]
+        numbers = rig.lake.table(rig.loop.loop, table_of(log)).progress(ids)
+        found += sum(number or 0 for number in numbers.values())
+    return found
 
 
 class Supervised:

@@ -513,9 +513,11 @@ def assert_conserved(shell: Shell) -> None:
     assert len(fates) == fates.count("late") + joined + ended + shell.join.open_feedback
 
 
-def played(decisions: list[D], feedback: list[F], join_rules: JoinRules = RULES) -> Shell:
-    """Read both logs whole, close everything, and hold the result against the oracle."""
-    shell = Shell(Logs(decisions, feedback), join_rules)
+def played(
+    decisions: list[D], feedback: list[F], join_rules: JoinRules = RULES, orders: Sequence[F] = ()
+) -> Shell:
+    """Read all logs whole, close everything, and hold the result against the oracle."""
+    shell = Shell(Logs(decisions, feedback, orders), join_rules)
     shell.finish()
     assert_agrees(shell)
     assert_conserved(shell)

@@ -41,6 +41,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events import decision_schema, feedback_schema
+from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import joined_topics, publish_loop
 from tidemill.streams.closing import request_close
@@ -159,7 +160,8 @@ class PlainProducer:
     ) -> None:
         """Send a click, or another *kind* of feedback."""
         value = self.click(key, at, id=id, amount=amount, kind=kind)
-        self.send(topics.feedback(self.loop.loop), self.feedback_key(key), value)
+        topic = topic_of(self.loop.loop, self.loop.feedback[kind].log)
+        self.send(topic, self.feedback_key(key), value)
 
     def feedback_key(self, decision_id: str) -> str:
         """Return what feedback on a decision is keyed by."""

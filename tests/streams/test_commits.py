@@ -9,7 +9,9 @@ from tests.streams.rig import new_loop
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake import Lake, LakeConfig
 from tidemill.features.layouts import TABLES
+from tidemill.schemas.logs import Log
 from tidemill.streams.commits import (
+    Holding,
     Move,
     Table,
     UnfencedTable,
@@ -18,6 +20,8 @@ from tidemill.streams.commits import (
     patient,
     raw_numbers,
 )
+
+THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
 
 
 @pytest.fixture
@@ -53,6 +57,39 @@ def test_without_the_fence_the_loser_overwrites(tables: Callable[[], dict[str, T
     open_to_all = UnfencedTable(mine["decisions"])
     commit("decisions", open_to_all, [Move(first[0], [], raw_numbers(2, None, 0))])
     assert claim(tables(), [0])[0].numbers["decisions"]["offset"] == 2
+
+
+def test_the_numbers_of_each_log_are_compared_and_swapped(
+    tables: Callable[[], dict[str, Table]],
+) -> None:
+    """All feedback is one table: the offset of one log must not pass for that of another."""
+    mine = tables()["feedback"]
+    held = claim(tables(), [0], logs=THREE)[0]
+    behind = Holding(0, THREE, {name: dict(known) for name, known in held.numbers.items()})
+    new = {"offset": 5, "offset@orders": 7, "time@orders": 3}
+    commit("feedback", mine, [Move(held, [], new)])
+    with pytest.raises(FencedError):
+        commit("feedback", mine, [Move(behind, [], {"offset@orders": 9})])
+    found = claim(tables(), [0], logs=THREE)[0]
+    assert [found.offset(log) for log in THREE] == [0, 5, 7]
+    assert found.of("feedback.orders", "time") == 3
+    assert found.of("feedback", "time") is None
+
+
+def test_a_version_with_a_new_log_begins_it_at_its_start(
+    tables: Callable[[], dict[str, Table]],
+) -> None:
+    """What was read of the others stays read, and each log says where the version took it over."""
+    mine = tables()
+    held = claim(mine, [0], 1)[0]
+    commit("feedback", mine["feedback"], [Move(held, [], raw_numbers(5, 2, 0))])
+    held = claim(mine, [0], 2, logs=THREE)[0]
+    assert [held.offset(log) for log in THREE] == [0, 5, 0]
+    commit("feedback", mine["feedback"], [Move(held, [], {"offset": 6, "offset@orders": 8})])
+    again = claim(mine, [0], 2, logs=THREE)[0]
+    assert [again.offset(log) for log in THREE] == [0, 6, 8]
+    names = ["begin/1/0", "begin/2/0", "begin/2@orders/0", "begin/1@orders/0"]
+    assert list(mine["feedback"].progress(names).values()) == [0, 5, 0, None]
 
 
 def test_patience_ends_and_is_not_for_fences() -> None:

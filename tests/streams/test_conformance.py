@@ -14,6 +14,8 @@ from tests.schemas.loops import minimal
 from tests.streams.join_logs import (
     LOGS,
     LOOP,
+    ORDERS,
+    THREE,
     D,
     F,
     Logs,
@@ -32,6 +34,7 @@ from tests.streams.tight import TightShell
 
 from tidemill.errors import ContractError
 from tidemill.schemas.diff import check_successor
+from tidemill.schemas.logs import place_of
 from tidemill.schemas.loop import Label
 from tidemill.streams.rules import JoinRules
 from tidemill.streams.windows import Counts
@@ -47,6 +50,8 @@ WEEK = rules(
     bucket=timedelta(minutes=10),
 )
 """A click counts for ten minutes and a purchase for a week."""
+STREAMS = rules(logs=THREE)
+"""Clicks and purchases of two teams, each on a topic of their own."""
 AWAY_NONE = dict.fromkeys(LOGS, 0)
 
 
@@ -455,3 +460,58 @@ def test_case_20_shuffled_delivery_inside_grace_gives_the_same_examples(seed: in
         examples = played(decisions, answers).examples().sort("decision_id")
         found.append(examples.select("decision_id", "state", "first_feedback_at").rows())
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_three_streams_in_one_join_whichever_is_read_first(seed: int) -> None:
+    """Three topics come from three teams and three brokers; the rows are those of the logs."""
+    rng = random.Random(seed)
+    logs = random_logs(rng, 60, streams=True)
+    chosen = STREAMS if seed % 2 else rules(logs=THREE, corrections=timedelta(seconds=20))
+    orders = [THREE, THREE[::-1], (ORDERS, "decisions", "feedback")]
+    found = []
+    for order in orders:
+        shell = Shell(logs, chosen)
+        for log in order:
+            shell.poll(log, 10**9)
+        shell.finish()
+        found.append((as_bytes(shell), shell.closed[-1].counts))
+    for shell in (Shell(logs, chosen), TightShell(logs, chosen)):
+        play(shell, rng, idles=False)
+        assert_agrees(shell)
+        assert_conserved(shell)
+        found.append((as_bytes(shell), shell.closed[-1].counts))
+    assert found == [found[0]] * 5
+
+
+def test_three_streams_in_one_join_wait_for_the_slowest() -> None:
+    """Two of three logs are past the close: a purchase on time may still be on its way."""
+    shell = Shell(
+        Logs([D("a", 0), D("z", 60)], [F("x", "z", 60)], [F("y", "a", 8, "buy")]), STREAMS
+    )
+    shell.poll("decisions", 2)
+    shell.poll("feedback", 1)
+    shell.commit()
+    assert not shell.closed
+    shell.poll(ORDERS, 1)
+    shell.commit()
+    assert shell.examples().is_empty(), "its stream time is 8, and the close of a is at 10"
+    shell.advance(ORDERS, 60)
+    shell.commit()
+    assert states(shell) == {"a": "labeled"}
+    assert_agrees(shell)
+
+
+def test_three_streams_in_one_join_judge_lateness_by_their_own_logs() -> None:
+    """A quick stream must not make the records of a slow one late."""
+    clicks = [F("x", "a", 1), F("w", "z", 60)]
+    shell = played([D("a", 0), D("z", 60)], clicks, STREAMS, orders=[F("y", "a", 8, "buy")])
+    assert joined(shell)["a"] == [0, place_of(ORDERS, 0)]
+
+
+def test_three_streams_in_one_join_have_ids_of_their_own() -> None:
+    """Two services that count their events from 1 do not make copies of each other's."""
+    copies = [F("1", "a", 1), F("1", "a", 1)]
+    shell = played([D("a", 0)], copies, STREAMS, orders=[F("1", "a", 8, "buy"), *copies])
+    assert joined(shell)["a"] == [0, place_of(ORDERS, 0)]
+    assert shell.closed[-1].counts == Counts(duplicate=3)

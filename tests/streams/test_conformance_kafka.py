@@ -11,11 +11,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.streams.faults import SECOND, committed, two_kinds
+from tests.streams.faults import FEEDBACK, SECOND, committed, two_kinds
 from tests.streams.rig import START, PlainProducer, Rig, assert_exact, new_rig, send_traffic, until
 
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account
+from tidemill.schemas.logs import log_of
+from tidemill.schemas.loops import publish_loop
 
 pytestmark = pytest.mark.kafka
 
@@ -245,3 +247,60 @@ def meaning(rig: Rig) -> pl.DataFrame:
     """Return what examples say, without where their records lie in the logs."""
     joined = pl.col("feedback_offsets").list.len().alias("joined")
     return rig.examples().select("decision_id", "at", "state", "label", "first_feedback_at", joined)
+
+
+def test_three_streams_in_one_join_whatever_is_killed(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Clicks and orders come to topics of two teams; their rows are those of the oracle."""
+    orders = FEEDBACK["buy"] | {"stream": "orders"}
+    rig = new_rig(kafka, tmp_path, feedback={**FEEDBACK, "buy": orders}, idle_after="1h")
+    assert {log for log, _ in rig.ends()} == {"decisions", "feedback", "feedback.orders"}
+    producer = rig.producer()
+    last = send_traffic(producer, range(2_000), seed=3)
+    for number in range(2):
+        with rig.worker(**SMALL) as worker:
+            before = committed(rig)
+            until(lambda before=before: committed(rig) > before, "it commits")  # type: ignore[misc]
+            worker.kill()
+        last = send_traffic(
+            producer, range((number + 2) * 1_000, (number + 3) * 1_000), seed=number
+        )
+    broken = producer.click("d1", START, kind="buy")[:-3]
+    producer.send(f"{rig.loop.loop}.feedback.orders", "d1", broken)
+    producer.flush()
+    with rig.worker(**SMALL):
+        until(rig.is_read, "it is read")
+        assert not rig.is_done()
+        rig.close(last + 10 * SECOND)
+        until(rig.is_done, "everything is closed")
+    assert_exact(rig)
+    joined = rig.examples()["feedback_offsets"].explode().drop_nulls()
+    streams = {log_of(place, rig.loop.logs) for place in joined}
+    assert streams == {"feedback", "feedback.orders"}
+    (letter,) = rig.letters()
+    assert letter.told["topic"] == f"{rig.loop.loop}.feedback.orders"
+    ends = [end for (log, _), end in rig.ends().items() if log == "feedback.orders"]
+    assert letter.offset < max(ends), "where a Kafka tool would find it, not its place"
+
+
+def test_a_version_that_adds_a_stream_is_taken_up_by_all_workers(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """While they change over one after the other, some read a log that others do not know yet."""
+    rig = two_kinds(kafka, tmp_path)
+    send_traffic(rig.producer(), range(1_000), seed=5)
+    with rig.worker() as first, rig.worker() as second:
+        until(rig.is_read, "the old version is read")
+        plain = rig.loop.model_dump(mode="json")
+        returned = {"within": "60s", "stream": "returns", "values": {"amount": "float"}}
+        plain["feedback"]["returned"] = returned
+        rig.loop = rig.loop.model_validate(plain | {"version": 2})
+        publish_loop(kafka, rig.loop)
+        last = send_traffic(rig.producer(), range(1_000, 3_000), seed=6)
+        until(rig.is_read, "the new version is read")
+        rig.close(last + 10 * SECOND)
+        until(rig.is_done, "everything is closed")
+        assert (first.poll(), second.poll()) == (None, None), "both are the same processes"
+    states = rig.lake.table(rig.loop.loop, "feedback").read(["kind", "verdict"])
+    assert states.filter(pl.col("kind") == "returned").height > 0
+    for account in rig.accounts():
+        assert account.is_balanced, account

@@ -9,6 +9,7 @@ from tidemill.streams.idle import IdleClock
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 BOTH: set[Log] = {"decisions", "feedback"}
+THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
 
 
 def clock(logs: Iterable[Log] = BOTH) -> IdleClock:
@@ -54,3 +55,31 @@ def test_a_loop_that_never_had_an_event_has_no_time() -> None:
     """There is nothing to go on from."""
     times: dict[Log, datetime | None] = dict.fromkeys(BOTH)
     assert clock().targets(times, BOTH, 1e6) == {}
+
+
+def test_of_three_logs_the_idle_ones_follow_the_slowest() -> None:
+    """No window closes before it; further, and what comes next would be late for nothing."""
+    idle = clock(THREE)
+    times: dict[Log, datetime | None] = {
+        "decisions": NOON,
+        "feedback": NOON - SECOND,
+        "feedback.orders": None,
+    }
+    assert idle.targets(times, {"feedback.orders"}, 200.0) == {"feedback.orders": NOON - SECOND}
+    times["feedback"] = None
+    assert idle.targets(times, {"feedback.orders"}, 200.0) == {}
+    two: set[Log] = {"feedback", "feedback.orders"}
+    assert idle.targets(times, two, 200.0) == dict.fromkeys(two, NOON)
+
+
+def test_three_idle_logs_go_on_together() -> None:
+    """The last windows of a quiet loop close, however many topics it has."""
+    idle = clock(THREE)
+    idle.read("feedback.orders", 110.0)
+    assert idle.quiet(112.0) == BOTH
+    times: dict[Log, datetime | None] = {
+        "decisions": NOON - SECOND,
+        "feedback": None,
+        "feedback.orders": NOON,
+    }
+    assert idle.targets(times, set(THREE), 170.0) == dict.fromkeys(THREE, NOON + 60 * SECOND)

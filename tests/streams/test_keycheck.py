@@ -48,3 +48,14 @@ def test_with_one_partition_keys_do_not_matter() -> None:
     check = KeyCheck(TOPICS, 0, 1)
     look(check, "decisions", "d")
     look(check, "feedback", None)
+
+
+def test_one_stream_of_several_keyed_by_something_else_is_refused() -> None:
+    """The orders of another team are keyed by user: they would meet a fourth of the decisions."""
+    check = KeyCheck({**TOPICS, "feedback.orders": "t.feedback.orders"}, 3, 4)
+    look(check, "decisions", "d")
+    look(check, "feedback", "d")
+    with pytest.raises(ContractError) as caught:
+        look(check, "feedback.orders", "user-1")
+    assert caught.value.what.startswith("t.feedback.orders/3 is keyed by something else")
+    assert "rekey" not in caught.value.hint, "a loop with streams cannot"

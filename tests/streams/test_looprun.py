@@ -6,6 +6,8 @@ import pytest
 from tests.streams.schedule_oracle import Event
 from tests.streams.workers_in_memory import RUNNER, Process, World
 
+from tidemill.schemas.logs import place_of
+
 
 @pytest.fixture
 def process() -> Process:
@@ -42,3 +44,47 @@ def test_nothing_is_due_where_nothing_was_read(process: Process) -> None:
     """An empty commit would only make readers look."""
     process.world.now_s += 10.0
     assert not process.run.is_due(is_caught_up=True)
+
+
+def test_a_log_waits_for_each_that_is_behind_by_more_than_the_grace() -> None:
+    """What it reads on would only fill memory: windows close with the slowest of all logs."""
+    worker = Process(World(stream="orders"))
+    RUNNER.run_until_complete(worker.claim([0, 1]))
+    assert worker.run.behind("decisions", 0) == []
+    worker.world.produce(Event("decisions", "b", 9, 9))
+    worker.world.produce(Event("feedback", "b", 8, 9, "u", "click"))
+    RUNNER.run_until_complete(worker.round(10))
+    assert worker.run.behind("decisions", 0) == ["feedback.orders"]
+    worker.world.produce(Event("feedback", "b", 6, 9, "u", "buy"))
+    RUNNER.run_until_complete(worker.round(10))
+    assert worker.run.behind("decisions", 0) == ["feedback.orders"]
+    assert worker.run.behind("feedback", 0) == []
+    assert worker.run.behind("feedback.orders", 0) == []
+    assert worker.run.behind("decisions", 1) == [], "nothing was read there"
+
+
+def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
+    """Purchases that were produced before the version was published count like any."""
+    world = World()
+    for name, at in (("b", 0), ("d", 30)):
+        world.produce(Event("decisions", name, at, at))
+        world.produce(Event("feedback", name, at + 1, at + 1, "u", "click", 1.0))
+    old = Process(world)
+    RUNNER.run_until_complete(old.claim([0]))
+    RUNNER.run_until_complete(old.round(10))
+    assert world.rows("examples", ("state",))[0] == [("labeled",)]
+    later = World(stream="orders", lake=world.lake)
+    later.logs |= world.logs
+    for place, events in world.events.items():
+        later.events[place] += events
+    new = Process(later)
+    for at, name in ((2, "b"), (31, "d")):
+        later.produce(Event("feedback", name, at, at, "v", "buy", 2.0))
+    RUNNER.run_until_complete(new.claim([0]))
+    assert [new.run.next_offset(log, 0) for log in new.run.loop.logs] == [2, 2, 0]
+    RUNNER.run_until_complete(new.round(10))
+    new.end_logs(100)
+    RUNNER.run_until_complete(new.run.commit())
+    rows = later.rows("examples", ("state", "label", "feedback_offsets"))[0]
+    places = [[0], [1, place_of("feedback.orders", 1)]]
+    assert rows == [("labeled", 1001.0, places[0]), ("labeled", 1003.0, places[1])]

@@ -5,7 +5,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tests.features.audited import PARTITION, write_lake
-from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, rules, shared_labels
+from tests.streams.join_logs import (
+    LOOP,
+    SECOND,
+    START,
+    THREE,
+    D,
+    F,
+    Logs,
+    Shell,
+    rules,
+    shared_labels,
+)
 
 from tidemill.features.lake import Lake
 from tidemill.features.layouts import TABLES
@@ -98,6 +109,16 @@ def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Pa
         found = [holdings[number].examined["feedback"] for number in (PARTITION, 2)]
         assert found == [2, 0]
     assert claim(mine, [PARTITION])[PARTITION].examined == {"feedback": 2}
+
+
+def test_a_stream_that_is_added_is_examined_from_its_first_record(tmp_path: Path) -> None:
+    """The other logs go on from where they are: their late feedback is counted already."""
+    stream = Shell(Logs([D("a", 0)], [F("x", "a", 1), F("y", "a", 2)]), CORRECTED)
+    stream.finish()
+    mine = tables(write_lake(stream, tmp_path))
+    holdings = claim(mine, [PARTITION], 2, logs=THREE)
+    begin_examining(mine, holdings)
+    assert holdings[PARTITION].examined == {"feedback": 2, "feedback.orders": 0}
 
 
 _TIME = pl.Datetime("us", "UTC")

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.streams.join_logs import (
-    LOGS,
+    ORDERS,
     RULES,
     SECOND,
     START,
-    Logs,
+    THREE,
     Shell,
     naive,
     random_logs,
@@ -25,7 +25,7 @@ from tests.streams.join_logs import (
     with_shared_labels,
 )
 
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS
 from tidemill.streams.idle import frontier_at
 from tidemill.streams.rules import JoinRules
 from tidemill.streams.slices import RawLogs, SliceResult, join_slice
@@ -33,11 +33,12 @@ from tidemill.streams.slices import RawLogs, SliceResult, join_slice
 END = 10**6 // 2
 
 
-def live(logs: Logs, rng: random.Random) -> Shell:
-    """Return a worker that has read *logs* by RULES, with idle advances and crashes between."""
-    shell = Shell(logs)
+def live(rng: random.Random, *, streams: bool = False) -> Shell:
+    """Return a worker that has read logs by RULES, with idle advances and crashes between."""
+    logs = random_logs(rng, 40, streams=streams)
+    shell = Shell(logs, replace(RULES, logs=THREE) if streams else RULES)
     for _ in range(20):
-        log, chance = rng.choice(LOGS), rng.random()
+        log, chance = rng.choice(shell.rules.logs), rng.random()
         if chance < 0.7:
             shell.poll(log, rng.choice((1, 3, 10)))
         elif chance < 0.8:
@@ -46,20 +47,20 @@ def live(logs: Logs, rng: random.Random) -> Shell:
         else:
             shell.commit(crash_after=rng.choice((1, 2, 3, 3, 3)))
     if rng.random() < 0.5:
-        for log in LOGS:
+        for log in shell.rules.logs:
             shell.poll(log, 10**9)
     shell.commit()
     return shell
 
 
-def raw_rows(shell: Shell, log: Log) -> pl.DataFrame:
-    """Return what *shell* has of *log*, as a lake gives it: in no order."""
-    rows = shell.rows(log)
+def raw_rows(shell: Shell, table: str) -> pl.DataFrame:
+    """Return what *shell* has of a raw table, as a lake gives it: in no order."""
+    rows = shell.rows(DECISIONS) if table == DECISIONS else shell.answers()
     if not len(rows):
-        schema = RULES.decisions if log == "decisions" else RULES.feedback
+        schema = RULES.decisions if table == DECISIONS else RULES.feedback
         none = pl.DataFrame(schema={**schema, "offset": pl.Int64()})
         fresh = with_shared_labels(RULES, None)
-        rows = fresh.take_decisions(none) if log == "decisions" else fresh.take_feedback(none)
+        rows = fresh.take_decisions(none) if table == DECISIONS else fresh.take_feedback(none)
     return rows.with_columns(
         pl.lit(0, pl.Int32).alias("partition"), pl.col("at").dt.date().alias("event_date")
     ).sample(fraction=1.0, shuffle=True, seed=1)
@@ -67,13 +68,13 @@ def raw_rows(shell: Shell, log: Log) -> pl.DataFrame:
 
 def raw_logs(shell: Shell, chosen: JoinRules) -> RawLogs:
     """Return the raw rows of *shell*, for a backfill by *chosen*."""
-    times = [shell.times[log] for log in LOGS]
+    times = [shell.times[log] for log in chosen.logs]
     known = [time for time in times if time is not None]
     return RawLogs(
         decisions=raw_rows(shell, "decisions").lazy(),
         feedback=raw_rows(shell, "feedback").lazy(),
-        ends={log: {0: shell.offsets[log]} for log in LOGS},
-        frontiers={0: frontier_at(chosen, min(known))} if len(known) == len(LOGS) else {},
+        ends={log: {0: shell.offsets[log]} for log in chosen.logs},
+        frontiers={0: frontier_at(chosen, min(known))} if len(known) == len(times) else {},
     )
 
 
@@ -92,7 +93,7 @@ def fresh(shell: Shell, chosen: JoinRules) -> pl.DataFrame:
     Its logs are moved on where those of *shell* were, before the same records.
     """
     again = Shell(shell.logs, chosen)
-    for log in LOGS:
+    for log in chosen.logs:
         for move in (move for move in shell.moved if move.log == log):
             again.poll(log, move.offset - again.positions[log])
             again.advance(log, seconds(move.to))
@@ -139,9 +140,8 @@ def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
     seed: int, chosen: JoinRules, cuts: list[int], unchanged: bool
 ) -> None:
     """The promise of a backfill: as if the loop had been defined that way from the first day."""
-    rng = random.Random(seed)
-    shell = live(random_logs(rng, 40), rng)
-    chosen = RULES if unchanged else chosen
+    shell = live(random.Random(seed), streams=seed % 3 == 0)
+    chosen = shell.rules if unchanged else replace(chosen, logs=shell.rules.logs)
     results = backfill(raw_logs(shell, chosen), chosen, [-50, *sorted(set(cuts)), END])
     found = [row for result in results for row in rows_of(result.examples)]
     assert sorted(found, key=offset_of) == rows_of(fresh(shell, chosen))
@@ -158,6 +158,7 @@ def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -
     read = shell.logs._replace(
         decisions=shell.logs.decisions[: shell.offsets["decisions"]],
         feedback=shell.logs.feedback[: shell.offsets["feedback"]],
+        orders=shell.logs.orders[: shell.offsets.get(ORDERS, 0)],
     )
     frontier = raw_logs(shell, chosen).frontiers.get(0)
     closed = -math.inf if frontier is None else frontier / 1e6 - START.timestamp()
@@ -171,8 +172,7 @@ def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -
 def agrees(broken: Callable[[RawLogs, int, int], RawLogs], *, schedules: int = 150) -> bool:
     """Return whether slices that see what *broken* leaves of the raw rows equal a fresh stream."""
     for seed in range(schedules):
-        rng = random.Random(seed)
-        shell = live(random_logs(rng, 40), rng)
+        shell = live(random.Random(seed))
         chosen = rules(within={"click": 12 * SECOND, "buy": 30 * SECOND})
         raw = raw_logs(shell, chosen)
         found = [
@@ -247,3 +247,11 @@ def test_without_one_of_its_inputs_a_slice_is_wrong(
 ) -> None:
     """Each row that a slice reads beside its own is there for a reason."""
     assert not agrees(broken)
+
+
+def test_a_backfill_by_a_definition_without_a_stream_does_not_see_it() -> None:
+    """A version from before the stream was added gives what a worker of that version wrote."""
+    for seed in range(20):
+        shell = live(random.Random(seed), streams=True)
+        found = backfill(raw_logs(shell, RULES), RULES, [-50, END])
+        assert rows_of(found[0].examples) == rows_of(fresh(shell, RULES))

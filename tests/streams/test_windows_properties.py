@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.streams.join_logs import (
     LOGS,
+    ORDERS,
     RULES,
     SECOND,
+    THREE,
     D,
     F,
     Logs,
@@ -49,6 +51,8 @@ FEEDBACK = st.builds(
     st.integers(-5, 9).map(float),
 )
 CORRECTED = rules(corrections=20 * SECOND)
+STREAMS = rules(logs=THREE)
+CORRECTED_STREAMS = rules(logs=THREE, corrections=20 * SECOND)
 ANY_LOG = st.sampled_from(LOGS)
 COUNTS = st.integers(1, 12)
 STEPS = st.lists(st.tuples(st.sampled_from([*LOGS, "commit"]), COUNTS), max_size=30)
@@ -172,6 +176,36 @@ class ClosesByDecisionsAlone(PartitionJoin):
         return self._time["decisions"] if self.stream_time("feedback") else NEVER
 
 
+class ForgetsTheThirdLog(PartitionJoin):
+    """Rule 3 for decisions and one log of feedback, once all have begun."""
+
+    def _closing_time(self) -> int:
+        times = [time for log, time in self._time.items() if log != ORDERS]
+        return NEVER if NEVER in self._time.values() else min(times)
+
+
+class TakesIdsForThoseOfOneStream(PartitionJoin):
+    """Rule 6 across streams."""
+
+    def _first_copies(self, pairs: Pairs) -> Pairs:
+        found = self._feedback.frame(pairs.rows)
+        if found is None:
+            return pairs
+        told = found.select("id", "offset", decision=pl.Series(pairs.decision))
+        is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id")
+        return pairs.only(told.select(is_first).to_series().to_numpy())
+
+
+class JudgesByTheQuickestLog(PartitionJoin):
+    """One stream time for all feedback."""
+
+    def _follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
+        at, before = super()._follow(log, frame)
+        if log == "decisions":
+            return at, before
+        return at, np.maximum(before, max(self._time[other] for other in THREE[1:] if other != log))
+
+
 class TakesFeedbackWheneverItComes(PartitionJoin):
     """Rule 1 without the test for being on time."""
 
@@ -282,7 +316,7 @@ def agrees(
 
     for seed in range(schedules):
         rng = random.Random(seed)
-        shell = Shell(random_logs(rng, 40), chosen, made)
+        shell = Shell(random_logs(rng, 40, streams=ORDERS in chosen.logs), chosen, made)
         try:
             play(shell, rng)
             assert_agrees(shell)
@@ -337,3 +371,25 @@ def test_without_a_guard_of_corrections_the_comparison_goes_red(
 ) -> None:
     """Late truth has rules of its own, and the tests would see each of them go."""
     assert not agrees(broken, chosen=CORRECTED)
+
+
+@pytest.mark.parametrize("chosen", [STREAMS, CORRECTED_STREAMS])
+def test_the_join_of_three_logs_agrees_with_the_oracle(chosen: JoinRules) -> None:
+    """The comparison that every control below has to fail."""
+    assert agrees(PartitionJoin, schedules=60, chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ForgetsTheThirdLog,
+        TakesIdsForThoseOfOneStream,
+        JudgesByTheQuickestLog,
+        TakesEveryCopyOfFeedback,
+        ForgetsWhatIsJoined,
+        ForgetsIdleAdvances,
+    ],
+)
+def test_without_a_guard_of_streams_the_comparison_goes_red(broken: type[PartitionJoin]) -> None:
+    """What is said of each log has to hold for a third one too."""
+    assert not agrees(broken, schedules=60, chosen=STREAMS)
