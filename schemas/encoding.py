@@ -22,6 +22,8 @@ _double = struct.Struct("<d").pack
 
 _PAIRS = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(2**14)]
 """Fourteen bits of a number as the two bytes of a varint that goes on."""
+_EVEN_PAIRS = _PAIRS[::2]
+"""The same for thirteen bits behind which zigzag has put a zero."""
 
 
 def varint(number: int) -> bytes:
@@ -41,14 +43,15 @@ def _unsigned(rest: int) -> bytes:
     return _PAIRS[rest & 0x3FFF] + _unsigned(rest >> 14)
 
 
-_LENGTHS = [varint(length) for length in range(4_096)]
+LENGTHS = [varint(length) for length in range(4_096)]
+"""Small numbers, by which lengths are written, with their bytes."""
 LONGS: dict[int, bytes] = {}
 """Numbers that were written before, with their bytes."""
 INTS: dict[int, bytes] = {}
 """The same for those of 32 bits."""
 TEXTS: dict[str, bytes] = {}
 """The same for short texts."""
-_HIGHS: dict[int, bytes] = {}
+_TAILS: dict[int, bytes] = {}
 REMEMBERED = 8_192
 """How many numbers, and how many texts, are kept with their bytes; most come back."""
 
@@ -83,22 +86,22 @@ def _whole(value: object) -> int:
 
 def write_timestamp(value: object) -> bytes:
     """Write a time: an aware datetime, ISO 8601 text with its zone, or microseconds since 1970."""
-    bits = (value if value.__class__ is int else _microseconds(value)) << 1
-    tail = _HIGHS.get(bits >> 28)  # changes every 134 seconds
+    micros = value if value.__class__ is int else _microseconds(value)
+    tail = _TAILS.get(micros >> 13)  # changes every 8 ms
     if tail is None:
-        return _seldom_timestamp(bits >> 1)
-    return _PAIRS[bits & 0x3FFF] + _PAIRS[bits >> 14 & 0x3FFF] + tail
+        return _seldom_timestamp(micros)
+    return _EVEN_PAIRS[micros & 0x1FFF] + tail
 
 
 def _seldom_timestamp(micros: int) -> bytes:
-    """Write a time, and remember what the 134 seconds around it have in common."""
+    """Write a time, and remember what the 8 ms around it have in common."""
     if not EARLIEST <= micros <= LATEST:
         raise ValueError("is outside the years 1 to 9999")
-    high = micros >> 27
-    if 0 < high < LATEST >> 27:  # so that whatever is remembered is in range
-        if len(_HIGHS) >= REMEMBERED:
-            _HIGHS.clear()
-        _HIGHS[high] = _unsigned(high)
+    high = micros >> 13
+    if 0 < high < LATEST >> 13:  # so that whatever is remembered is in range
+        if len(_TAILS) >= REMEMBERED:
+            _TAILS.clear()
+        _TAILS[high] = _unsigned(high)
     return varint(micros)
 
 
@@ -134,13 +137,9 @@ def write_string(value: object) -> bytes:
     """Write a text as UTF-8 behind its length in bytes."""
     if not isinstance(value, str):
         raise TypeError("is not a text")
-    return write_text(value.encode())
-
-
-def write_text(body: bytes) -> bytes:
-    """Write a text that is UTF-8 already."""
+    body = value.encode()
     size = len(body)
-    return (_LENGTHS[size] if size < 4_096 else varint(size)) + body
+    return (LENGTHS[size] if size < 4_096 else varint(size)) + body
 
 
 def write_category(value: object) -> bytes:

@@ -6,10 +6,9 @@ fallback. It knows no HTTP and no model topic; the subscriber gives it its model
 attribute.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from random import Random
-from time import perf_counter_ns, time_ns
+from time import perf_counter, time_ns
 from typing import NamedTuple
 
 from tidemill.errors import BrokerError, ModelError, RequestError
@@ -21,7 +20,7 @@ from tidemill.schemas.memorystore import SchemaStore
 from tidemill.serving.eventlog import EventLog
 from tidemill.serving.ids import new_id
 from tidemill.serving.policy import Choice, Score, default_choice, policy_of
-from tidemill.serving.record import DecisionRecord
+from tidemill.serving.record import decision_encoder
 from tidemill.serving.requests import (
     DecisionReader,
     DecisionRequest,
@@ -29,12 +28,11 @@ from tidemill.serving.requests import (
     FeedbackRequest,
 )
 from tidemill.serving.results import DecisionResult
+from tidemill.serving.tally import NOTED, Tally
 
-LATENCY_BOUNDS_US = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000)
-_BOUNDS_NS = [bound * 1_000 for bound in LATENCY_BOUNDS_US]
 MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
 _SLOW_IN_A_ROW = 3  # one decision over budget may be the machine's fault, three are the model's
-_REST_NS = 1_000_000_000  # how long a slow model is not asked
+_REST_S = 1.0  # how long a slow model is not asked
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
 
 
@@ -43,21 +41,6 @@ class LiveModel(NamedTuple):
 
     version: str
     score: Score
-
-
-class Tally:
-    """What one decider has counted; incremented without a lock, read by whoever asks.
-
-    Adding to an int is one step for CPython's threads; a lost count would be a lost count only.
-    """
-
-    def __init__(self) -> None:
-        self.decisions = {"model": 0, "default": 0, "fallback": 0}
-        self.feedback = 0
-        self.failed = 0  # decisions that the model raised on
-        self.over_budget = 0  # decisions that it had no time for
-        self.latency = [0] * (len(_BOUNDS_NS) + 1)
-        self.latency_ns = 0
 
 
 class Decider:
@@ -86,40 +69,41 @@ class Decider:
         self.tally = tally or Tally()
         self.decisions = DecisionReader(loop)
         self.feedback = FeedbackReader(loop)
-        self._policy = policy_of(loop, random)
+        self._choice = policy_of(loop, random).choose
         self._default = default_choice(loop)
-        self._record = DecisionRecord(loop, store).encode
+        self._encode = decision_encoder(loop, store)
         self._encode_feedback = FeedbackEncoder(loop, store).encode
         self._write = log.write
         self._topic = topics.decisions(loop.loop)
         self._feedback_topics = {
             name: topic_of(loop.loop, kind.log) for name, kind in loop.feedback.items()
         }
-        self._budget_ns = int(loop.budget_ms * 1e6)
+        self._budget_s = loop.budget_ms / 1e3
         self._policy_version, self._version = loop.policy.version, loop.version
         self._slow = 0
-        self._rest_until_ns = 0
+        self._rest_until_s = 0.0
 
-    def decide(self, request: DecisionRequest, started_ns: int | None = None) -> DecisionResult:
+    def decide(self, request: DecisionRequest, started_s: float | None = None) -> DecisionResult:
         """Decide, log the decision, and return it.
 
         Args:
             request: what `decisions` has read or checked.
-            started_ns: when the budget started to run, by `time.perf_counter_ns`; now if None.
+            started_s: when the budget started to run, by `time.perf_counter`; now if None.
 
         Raises:
             RequestError: the request cannot be written as an event, or only as too large a one.
         """
-        asked_ns = perf_counter_ns()
-        started_ns = started_ns or asked_ns
+        asked_s = perf_counter()
+        if started_s is None:
+            started_s = asked_s
         features = request.features
-        choice, source, version = self._choose(features, started_ns, asked_ns)
+        choice, source, version = self._choose(features, started_s, asked_s)
         now_ns = time_ns()
         decision_id = request.id or new_id(now_ns)
         at = request.at or now_ns // 1_000
         try:
             key = decision_id.encode()
-            payload = self._record(key, at, request.entity, choice, source, version, features)
+            payload = self._encode(key, at, request.entity, choice, source, version, features)
         except ValueError as error:
             raise RequestError(
                 f"the request cannot be written as an event: {error}",
@@ -128,11 +112,10 @@ class Decider:
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
         self._write(self._topic, key, payload)
-        tally = self.tally
-        tally.decisions[source] += 1
-        spent_ns = perf_counter_ns() - started_ns
-        tally.latency_ns += spent_ns
-        tally.latency[bisect_left(_BOUNDS_NS, spent_ns)] += 1
+        noted = self.tally.took_s[source]
+        noted.append(perf_counter() - started_s)
+        if len(noted) >= NOTED:
+            self.tally.count()
         action, score, propensity = choice
         return DecisionResult(
             decision_id,
@@ -146,30 +129,31 @@ class Decider:
         )
 
     def _choose(
-        self, features: Mapping[str, object], started_ns: int, now_ns: int
+        self, features: Mapping[str, object], started_s: float, now_s: float
     ) -> tuple[Choice, str, str | None]:
         """Return choice, source and model version: the model's where it is there and in time."""
         model = self.model
         if model is None:
             return self._default, "default", None
-        deadline_ns = started_ns + self._budget_ns
-        if now_ns > deadline_ns or now_ns < self._rest_until_ns:
+        version, score = model
+        deadline_s = started_s + self._budget_s
+        if now_s > deadline_s or now_s < self._rest_until_s:
             self.tally.over_budget += 1
             return self._default, "fallback", None
         try:
-            choice = self._policy.choose(model.score, features)
+            choice = self._choice(score, features)
         except _MODEL_FAILURES as error:
             self.tally.failed += 1
-            self.last_failure = f"{model.version}: {error}"
+            self.last_failure = f"{version}: {error}"
             return self._default, "fallback", None
-        now_ns = perf_counter_ns()
-        if now_ns <= deadline_ns:
+        now_s = perf_counter()
+        if now_s <= deadline_s:
             self._slow = 0
-            return choice, "model", model.version
+            return choice, "model", version
         self.tally.over_budget += 1
         self._slow += 1
         if self._slow >= _SLOW_IN_A_ROW:
-            self._rest_until_ns = now_ns + _REST_NS
+            self._rest_until_s = now_s + _REST_S
         return self._default, "fallback", None
 
     def take_feedback(self, request: FeedbackRequest) -> str:

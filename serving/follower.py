@@ -16,8 +16,9 @@ from tidemill.schemas.inbox import Delivery, ModelInbox, Refusal
 from tidemill.schemas.keys import TrustedKeys
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import parse_all
-from tidemill.serving.decider import Decider, LiveModel, Tally
+from tidemill.serving.decider import Decider, LiveModel
 from tidemill.serving.policy import Score
+from tidemill.serving.tally import Tally
 
 log = logging.getLogger(__name__)
 

@@ -52,10 +52,10 @@ def app_of(worker: Worker) -> App:
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        started_ns = time.perf_counter_ns()
+        started_s = time.perf_counter()
         try:
             body = await _body(receive)
-            reply = api.answer(scope["method"], scope["path"], body, started_ns)
+            reply = api.answer(scope["method"], scope["path"], body, started_s)
         except Refusal as refusal:
             reply = refusal.reply
         worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
@@ -96,7 +96,7 @@ class _Api:
         }
         self._posts = {"decisions": _decide, "feedback": _take_feedback}
 
-    def answer(self, method: str, path: str, body: bytes, started_ns: int) -> Reply:
+    def answer(self, method: str, path: str, body: bytes, started_s: float) -> Reply:
         """Return the answer to one request; raise `Refusal` for one that cannot be met."""
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None
@@ -105,7 +105,7 @@ class _Api:
         if method != "POST":
             raise _wrong_method(method, path, "POST")
         try:
-            return post(self._worker.decider(parts[3]), body, started_ns)
+            return post(self._worker.decider(parts[3]), body, started_s)
         except UnknownError as error:
             raise Refusal(404, error) from error
         except RequestError as error:
@@ -140,16 +140,16 @@ class _Api:
         return Reply(503, _encode({"ready": False, "trouble": self._worker.troubles()}))
 
 
-def _decide(decider: Decider, body: bytes, started_ns: int) -> Reply:
+def _decide(decider: Decider, body: bytes, started_s: float) -> Reply:
     asked = decider.decisions.read(body)
     if isinstance(asked, list):
-        results = [decider.decide(request, started_ns) for request in asked]
+        results = [decider.decide(request, started_s) for request in asked]
         return Reply(200, _encode({"batch": results}))
-    return Reply(200, _encode(decider.decide(asked, started_ns)))
+    return Reply(200, _encode(decider.decide(asked, started_s)))
 
 
-def _take_feedback(decider: Decider, body: bytes, started_ns: int) -> Reply:
-    del started_ns
+def _take_feedback(decider: Decider, body: bytes, started_s: float) -> Reply:
+    del started_s
     given = decider.feedback.read(body)
     if isinstance(given, list):
         taken = [{"id": decider.take_feedback(request)} for request in given]

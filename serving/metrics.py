@@ -13,7 +13,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from tidemill.serving.decider import LATENCY_BOUNDS_US, Tally
+from tidemill.serving.tally import BOUNDS_US, Tally
 from tidemill.serving.worker import Worker
 
 
@@ -67,7 +67,7 @@ def _of_loops(worker: Worker) -> Iterator[Metric]:
         feedback.add_metric([name], tally.feedback)
         failed.add_metric([name], tally.failed)
         late.add_metric([name], tally.over_budget)
-        latency.add_metric([name], _buckets(tally), tally.latency_ns / 1e9)
+        latency.add_metric([name], _buckets(tally), tally.latency_s)
         if (live := decider.model) is not None:
             model.add_metric([name, str(decider.loop.version), live.version], 1)
     yield from (decisions, feedback, failed, late, latency, model)
@@ -85,7 +85,7 @@ def _of_events(worker: Worker) -> Iterator[Metric]:
 
 def _buckets(tally: Tally) -> list[tuple[str, float]]:
     total, rows = 0, []
-    bounds = [*(str(bound / 1e6) for bound in LATENCY_BOUNDS_US), "+Inf"]
+    bounds = [*(str(bound / 1e6) for bound in BOUNDS_US), "+Inf"]
     for bound, count in zip(bounds, tally.latency, strict=True):
         total += count
         rows.append((bound, float(total)))

@@ -19,11 +19,12 @@ from tidemill.schemas.keys import TRUSTED_KEYS, TrustedKeys
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import MemorySchemaStore, SchemaStore
 from tidemill.serving.admission import TrialLimits, admit
-from tidemill.serving.decider import Decider, Tally
+from tidemill.serving.decider import Decider
 from tidemill.serving.eventlog import EventLog
 from tidemill.serving.follower import Follower
 from tidemill.serving.requests import UnknownError
 from tidemill.serving.subscriber import Subscriber
+from tidemill.serving.tally import Tally
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from tests.serving.models import banner
 from tidemill.schemas.events import DecisionEncoder
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import MemorySchemaStore
-from tidemill.serving.record import DecisionRecord
+from tidemill.serving.record import decision_encoder
 
 ACTIONS = ["a", "b", "c"]
 LOOPS: list[Loop] = [
@@ -76,17 +76,25 @@ def test_the_bytes_are_those_of_the_schema(data: st.DataObject) -> None:
     versions = {"policy_version": loop.policy.version, "loop_version": loop.version}
     told: dict[str, Any] = {name: value for name, value in decision.items() if name != "id"}
     choice = (told.pop("action"), told.pop("score"), told.pop("propensity"))
-    fast = DecisionRecord(loop, store).encode(str(decision["id"]).encode(), choice=choice, **told)
+    encode = decision_encoder(loop, store)
+    names = ("source", "model_version", "features")
+    fast = encode(
+        str(decision["id"]).encode(),
+        told["at"],
+        told["entity"],
+        choice,
+        *(told[name] for name in names),
+    )
     assert fast == DecisionEncoder(loop, store).encode({**decision, **versions})
 
 
 def test_a_time_may_be_a_datetime_or_microseconds() -> None:
     """A service sends the one, a worker's clock gives the other."""
-    record = DecisionRecord(LOOPS[0], MemorySchemaStore())
+    encode = decision_encoder(LOOPS[0], MemorySchemaStore())
     features = {"country": "c", "visits": 1, "amount": 1.0, "member": True}
     features |= {"seen": None, "tags": None, "age": None}
     first, second = (
-        record.encode(b"d", at, None, (True, None, 1.0), "default", None, features)
+        encode(b"d", at, None, (True, None, 1.0), "default", None, features)
         for at in (datetime(2026, 1, 1, tzinfo=UTC), 1_767_225_600_000_000)
     )
     assert first == second
