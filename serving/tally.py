@@ -34,7 +34,7 @@ class Tally:
 
     @property
     def latency(self) -> list[int]:
-        """How many decisions took up to each of `BOUNDS_US`, in the first that holds; then the rest."""
+        """How many decisions are in the bucket of each of `BOUNDS_US`, and in that of the rest."""
         self.count()
         return list(self._latency)
 
