@@ -105,13 +105,6 @@ def check_streams(loop: "Loop") -> None:
         if stream in RESERVED_STREAMS:
             hint = f"name it after who produces it, say {kind.replace('_', '-')}s"
             raise wrong(f"{stream!r} is a topic of tidemill itself", hint=hint, at=at)
-        if loop.rekey:
-            raise wrong(
-                f"{kind} has a stream of its own, and rekey: true re-keys one topic only",
-                hint="have all feedback produced with the decision id as key and leave rekey out, "
-                "or leave stream out",
-                at=at,
-            )
         other = numbers.setdefault(number_of(feedback_log(stream)), stream)
         if other != stream:
             raise wrong(

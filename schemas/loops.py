@@ -24,7 +24,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.diff import check_successor
 from tidemill.schemas.events import event_schemas
 from tidemill.schemas.kafkastore import KafkaSchemaStore
-from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, topic_of
+from tidemill.schemas.logs import Log, is_feedback, stream_of, topic_of
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.store import MemorySchemaStore, SchemaStore
 
@@ -145,9 +145,12 @@ def produced_topics(loop: Loop) -> dict[Log, str]:
 
 
 def joined_topics(loop: Loop) -> dict[Log, str]:
-    """Return the topic that the join of *loop* reads each log from: with `rekey` another one."""
+    """Return the topic that the join of *loop* reads each log from: with `rekey` other ones."""
     read = produced_topics(loop)
-    return {**read, FEEDBACK: topics.rekeyed(loop.loop)} if loop.rekey else read
+    if loop.rekey:
+        again = filter(is_feedback, read)
+        read |= {log: topics.rekeyed(loop.loop, stream_of(log)) for log in again}
+    return read
 
 
 def event_topics(loop: Loop) -> list[Topic]:
@@ -167,25 +170,16 @@ def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
     counts = {name: partition_count(config, name) for name in produced}
     known = {name: count for name, count in counts.items() if count is not None}
     if loop.rekey:
-        if counts[produced[1]] is None:
-            ensure_topics(config, [Topic(name=produced[1], partitions=loop.partitions)])
+        missing = [name for name in produced[1:] if counts[name] is None]
+        ensure_topics(config, [Topic(name=name, partitions=loop.partitions) for name in missing])
     elif len(set(known.values())) > 1:
         told = " and ".join(f"{name} {count}" for name, count in known.items())
         raise ContractError(
             f"{told} partitions: feedback would not be where its decision is",
-            hint=f"make all of these topics with as many{_or_rekey(loop, known.get(produced[0]))}",
+            hint="make all of these topics with as many, or write rekey: true and partitions: "
+            f"{known.get(produced[0], loop.partitions)} in the loop, to have the feedback re-keyed",
         )
     ensure_topics(config, event_topics(loop))
-
-
-def _or_rekey(loop: Loop, partitions: int | None) -> str:
-    """Return the other way out, where there is one: for a loop with a single topic of feedback."""
-    if loop.logs != (DECISIONS, FEEDBACK):
-        return ""
-    count = loop.partitions if partitions is None else partitions
-    return (
-        f", or write rekey: true and partitions: {count} in the loop, to have the feedback re-keyed"
-    )
 
 
 def register(loop: Loop, store: SchemaStore) -> None:

@@ -6,6 +6,7 @@ MODELS = "tidemill.models"  # compacted: loop/slot -> signed announcement, and p
 ACKS = "tidemill.acks"  # compacted: worker/loop -> what the worker serves or refused
 CONTROL = "tidemill.control"  # short messages that wake others up, never a source of truth
 DEAD_LETTERS = "tidemill.dead-letters"  # payloads that could not be read, with reason and source
+REKEYED = ".rekeyed"  # what ends the name of a topic of feedback that was keyed anew
 
 
 def decisions(loop: str) -> str:
@@ -18,6 +19,6 @@ def feedback(loop: str, stream: str | None = None) -> str:
     return f"{loop}.feedback" if stream is None else f"{loop}.feedback.{stream}"
 
 
-def rekeyed(loop: str) -> str:
-    """Return the internal topic with the feedback of *loop* keyed anew, if it says `rekey`."""
-    return f"{loop}.feedback.rekeyed"
+def rekeyed(loop: str, stream: str | None = None) -> str:
+    """Return the internal topic with that feedback of *loop* keyed anew, if it says `rekey`."""
+    return f"{feedback(loop, stream)}{REKEYED}"

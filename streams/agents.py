@@ -20,7 +20,7 @@ from faust.types import TP
 
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
+from tidemill.schemas.logs import DECISIONS, Log, is_feedback
 from tidemill.streams.app import GroupConfig, new_app
 from tidemill.streams.batches import Batch
 from tidemill.streams.closing import Closing
@@ -74,15 +74,19 @@ class StreamsApp:
         runs: Sequence[LoopRun],
         metrics: StreamMetrics,
         closing: Closing,
-        rekeying: Mapping[str, Callable[[], Rekeyer]] | None = None,
+        rekeying: Mapping[str, Callable[[Log], Rekeyer]] | None = None,
     ) -> None:
-        """Connect *runs*; *rekeying* makes what re-keys the feedback of a loop, by its name."""
+        """Connect *runs*; *rekeying* makes what re-keys a log of feedback, by the loop's name."""
         self._runs = runs
         self._rekeying = rekeying or {}
         self._sources = {
-            run.loop.loop: SourceEnd(kafka, run.loop) for run in runs if run.loop.rekey
+            (run.loop.loop, name): SourceEnd(kafka, run.loop, name)
+            for run in runs
+            if run.loop.rekey
+            for name in run.topics
+            if is_feedback(name)
         }
-        self._backlogs: set[str] = set()  # loops of which feedback waits to be re-keyed
+        self._backlogs: set[tuple[str, Log]] = set()  # logs of which records wait to be re-keyed
         self._metrics = metrics
         self._closing = closing
         self._places: dict[str, tuple[LoopRun, Log]] = {
@@ -99,7 +103,8 @@ class StreamsApp:
         self.app.task(self._watch_idle)
         for run in runs:
             if run.loop.loop in self._rekeying:
-                self.app.task(partial(self._rekey, run))
+                for name in filter(is_feedback, run.topics):
+                    self.app.task(partial(self._rekey, run, name))
 
     async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """Return where each partition goes on: what the lake said when it was claimed."""
@@ -131,8 +136,10 @@ class StreamsApp:
             return True
         behind = run.behind(name, tp.partition)
         return any(
-            self.app.consumer.has_more(TP(run.topics[other], tp.partition)) for other in behind
-        ) or (FEEDBACK in behind and run.loop.loop in self._backlogs)
+            self.app.consumer.has_more(TP(run.topics[other], tp.partition))
+            or (run.loop.loop, other) in self._backlogs
+            for other in behind
+        )
 
     def lost(self, tp: TP, records: int) -> None:
         """Tell operators that retention was shorter than the backlog."""
@@ -210,24 +217,24 @@ class StreamsApp:
                 await self._advance(run)
 
     async def _look_at_sources(self) -> None:
-        """Find out which loops have feedback that waits to be re-keyed: their logs do not end."""
-        for run in self._runs:
-            source = self._sources.get(run.loop.loop)
-            if source is None or not run.partitions:
+        """Find out which logs have feedback that waits to be re-keyed: they do not end."""
+        held = {run.loop.loop for run in self._runs if run.partitions}
+        for place, source in self._sources.items():
+            if place[0] not in held:
                 continue
             if await asyncio.to_thread(source.is_reached):
-                self._backlogs.discard(run.loop.loop)
+                self._backlogs.discard(place)
             else:
-                self._backlogs.add(run.loop.loop)
+                self._backlogs.add(place)
 
-    async def _rekey(self, run: LoopRun) -> None:
-        """Re-key the feedback of *run* while partition 0 is held, which one worker does."""
+    async def _rekey(self, run: LoopRun, name: Log) -> None:
+        """Re-key a log of *run* while partition 0 is held, which one worker does."""
 
         def superseded() -> None:
             run.superseded = True
 
         await keep_rekeying(
-            self._rekeying[run.loop.loop],
+            partial(self._rekeying[run.loop.loop], name),
             lambda: 0 in run.partitions and not run.superseded and not self.app.should_stop,
             superseded,
         )
@@ -254,8 +261,7 @@ class StreamsApp:
         until = self._closing.wanted(run.loop.loop)
         going_on = run.going_on(until) if until is not None else []
         asked = {*run.quiet(), *going_on}
-        if run.loop.loop in self._backlogs:
-            asked = {(name, number) for name, number in asked if name != FEEDBACK}
+        asked = {place for place in asked if (run.loop.loop, place[0]) not in self._backlogs}
         at_end = await self._at_end(run, asked)
         if until is not None and going_on:
             run.end_logs(until, at_end)

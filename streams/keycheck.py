@@ -6,7 +6,7 @@ by user, most feedback lies in another partition than its decision, and a join w
 """
 
 from tidemill.errors import ContractError
-from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
+from tidemill.schemas.logs import Log, is_feedback
 
 ENOUGH = 50
 """After so many looks at each log the keys are judged."""
@@ -50,7 +50,7 @@ class KeyCheck:
     def _differ(self, log: Log, other: Log, offset: int) -> ContractError:
         mine, theirs = self._topics[log], self._topics[other]
         hint = f"key {mine} by the decision's id, as docs/guide/contracts.md says"
-        if log == FEEDBACK and set(self._topics) == {DECISIONS, FEEDBACK}:
+        if is_feedback(log):
             hint += "; or publish the loop under another name with rekey: true"
         return ContractError(
             f"{mine}/{self._partition} is keyed by something else than decisions, see offset "

@@ -3,7 +3,8 @@
 A decision meets its feedback in the partition of the same number. With `rekey: true` in the loop,
 whoever owns partition 0 of its decisions also reads the feedback as it was produced, all partitions
 in the order of stream time (`ordering.py`), and writes each record, byte by byte, to an internal
-topic, keyed by the decision it names. The join reads that topic.
+topic, keyed by the decision it names. The join reads that topic. Each log of feedback is re-keyed
+by itself.
 
 Delivery: exactly once. Records and the offsets they came from are one Kafka transaction, under a
 name that only one process has at a time; readers see committed records only. What tells no decision
@@ -27,6 +28,7 @@ from tidemill.errors import BrokerError, ContractError, FencedError
 from tidemill.kafka import KafkaConfig, TransactionalWriter, client_log, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
+from tidemill.schemas.logs import FEEDBACK, Log, stream_of, topic_of
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.payloads import Payloads
 from tidemill.schemas.store import SchemaStore
@@ -56,13 +58,14 @@ class _Row(NamedTuple):
     partition: int
 
 
-def group_of(loop_name: str) -> str:
-    """Return the consumer group, and the transactional name, under which a loop is re-keyed."""
-    return f"tidemill-rekey-{loop_name}"
+def group_of(loop_name: str, name: Log = FEEDBACK) -> str:
+    """Return the consumer group, and the transactional name, under which a log is re-keyed."""
+    stream = stream_of(name)
+    return f"tidemill-rekey-{loop_name}" + ("" if stream is None else f".{stream}")
 
 
 class Rekeyer:
-    """Re-keys the feedback of one loop while it is asked to; used on one event loop."""
+    """Re-keys one log of feedback of a loop while it is asked to; used on one event loop."""
 
     def __init__(
         self,
@@ -70,16 +73,18 @@ class Rekeyer:
         loop: Loop,
         store: SchemaStore,
         newest: Callable[[], int],
+        name: Log = FEEDBACK,
         *,
         writer: type[TransactionalWriter] = TransactionalWriter,
     ) -> None:
-        """Re-key what *loop* says, by the schemas of *store*; *newest* tells its newest version."""
+        """Re-key the log *name*, by the schemas of *store*; *newest* tells the newest version."""
         self._writer = writer
         self._kafka = kafka
         self._loop = loop
-        self._source = topics.feedback(loop.loop)
-        self._target = topics.rekeyed(loop.loop)
-        self._decoder = EventDecoder(loop, "feedback", store)
+        self._group = group_of(loop.loop, name)
+        self._source = topic_of(loop.loop, name)
+        self._target = topics.rekeyed(loop.loop, stream_of(name))
+        self._decoder = EventDecoder(loop, name, store)
         self._versions = VersionCheck(loop, newest)
         self._max_skew_us = micros(loop.max_skew)
         self._ordering: Ordering[_Row] = Ordering()
@@ -96,7 +101,7 @@ class Rekeyer:
             BrokerError: the broker does not answer; open it again, nothing is lost or doubled.
             KafkaError: likewise.
         """
-        writer = await asyncio.to_thread(self._writer, self._kafka, group_of(self._loop.loop))
+        writer = await asyncio.to_thread(self._writer, self._kafka, self._group)
         consumer = self._consumer()
         try:
             await consumer.start()
@@ -134,8 +139,8 @@ class Rekeyer:
                 hint="who sends the feedback has to make it; or publish the loop again",
             )
         consumer.assign(places)
-        group, wanted = group_of(self._loop.loop), [place.partition for place in places]
-        known = await asyncio.to_thread(writer.offsets, group, self._source, wanted)
+        wanted = [place.partition for place in places]
+        known = await asyncio.to_thread(writer.offsets, self._group, self._source, wanted)
         lows = await consumer.beginning_offsets(places)
         highs = await consumer.end_offsets(places)
         for place in places:
@@ -157,7 +162,7 @@ class Rekeyer:
             consumer.seek(place, max(at, low))
             self._next[place.partition] = at
         self._ordering.watch(wanted)
-        log.info("%s: re-keying %d partitions of feedback", self._loop.loop, len(places))
+        log.info("re-keying %d partitions of %s", len(places), self._source)
 
     def _has_grown(self, consumer: Any) -> bool:  # noqa: ANN401 (aiokafka is not typed)
         """Whether the source has partitions that are not read yet; then it is begun anew."""
@@ -238,7 +243,7 @@ class Rekeyer:
                     self._target, row.key, row.value, headers=row.headers, partition=row.partition
                 )
             offsets = {(self._source, number): at for number, at in moved.items()}
-            writer.move(group_of(self._loop.loop), offsets)
+            writer.move(self._group, offsets)
 
 
 async def keep_rekeying(
@@ -268,12 +273,12 @@ async def keep_rekeying(
 
 
 class SourceEnd:
-    """Whether everything that was produced has been re-keyed; blocks while it asks the broker."""
+    """Whether all that was produced to a log is re-keyed; blocks while it asks the broker."""
 
-    def __init__(self, kafka: KafkaConfig, loop: Loop) -> None:
-        self._topic = topics.feedback(loop.loop)
+    def __init__(self, kafka: KafkaConfig, loop: Loop, name: Log = FEEDBACK) -> None:
+        self._topic = topic_of(loop.loop, name)
         settings = kafka.client(
-            group_id=group_of(loop.loop),
+            group_id=group_of(loop.loop, name),
             enable_auto_commit=False,
             isolation_level="read_uncommitted",  # an open transaction is something to wait for
         )

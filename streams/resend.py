@@ -20,7 +20,7 @@ import polars as pl
 from tidemill.kafka import KafkaConfig, TransactionalWriter, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.logs import FEEDBACK, Log
+from tidemill.schemas.logs import Log, is_feedback, stream_of
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import Published, newest, produced_topics, versions
 from tidemill.schemas.store import SchemaStore
@@ -101,7 +101,8 @@ class Judge:
 def _logs(loop: Loop) -> dict[str, Log]:
     """Return the logs of *loop* by the topics that its letters can be from."""
     found = {topic: log for log, topic in produced_topics(loop).items()}
-    return {**found, topics.rekeyed(loop.loop): FEEDBACK}
+    answers = filter(is_feedback, loop.logs)
+    return found | {topics.rekeyed(loop.loop, stream_of(log)): log for log in answers}
 
 
 @dataclass(slots=True)
@@ -204,10 +205,10 @@ class _Places:
 
     def of(self, letter: DeadLetter) -> tuple[str, int]:
         """Return topic and partition; -1 for the one of its key."""
-        name, _, kind = letter.topic.partition(".")
-        if kind == "feedback.rekeyed":
-            return topics.feedback(name), -1  # it goes the whole way, to be keyed by its decision
         topic = letter.topic
+        if topic.endswith(topics.REKEYED):
+            source = topic.removesuffix(topics.REKEYED)
+            return source, -1  # it goes the whole way, to be keyed by its decision
         if topic not in self._counts:
             self._counts[topic] = partition_count(self._config, topic) or 0
         return topic, letter.partition if letter.partition < self._counts[topic] else -1

@@ -19,6 +19,7 @@ from tidemill.features.lake import Lake, LakeConfig
 from tidemill.features.layouts import TABLES
 from tidemill.kafka import KafkaConfig, Writer, ensure_topics, partition_count
 from tidemill.schemas import topics
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import SHARED_TOPICS, fetch_loops, joined_topics, newest
 from tidemill.schemas.store import SchemaStore, schema_store
@@ -224,5 +225,6 @@ def newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
     return lambda: newest(fetch_loops(kafka), loop_name).version
 
 
-def _rekeyer(kafka: KafkaConfig, loop: Loop, store: SchemaStore) -> Callable[[], Rekeyer]:
-    return lambda: Rekeyer(kafka, loop, store, newest_version(kafka, loop.loop))
+def _rekeyer(kafka: KafkaConfig, loop: Loop, store: SchemaStore) -> Callable[[Log], Rekeyer]:
+    latest = newest_version(kafka, loop.loop)
+    return lambda name: Rekeyer(kafka, loop, store, latest, name)

@@ -82,7 +82,6 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"feedback": {"sold": {"within": "1m", "stream": "Orders"}}}, "pattern"),
         ({"feedback": {"sold": {"within": "1m", "stream": "rekeyed"}}}, "say solds"),
         ({"feedback": SAME_NUMBER}, "say x100-events"),
-        ({"feedback": {"sold": {"within": "1m", "stream": "orders"}}, "rekey": True}, "re-keys"),
         ({"loop": "tidemill"}, "tidemill itself"),
         ({"activation": "shwon"}, "shwon: {within: 1h}"),
         ({"activation": "clicked"}, "only kind of feedback"),

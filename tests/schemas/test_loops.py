@@ -127,7 +127,10 @@ def test_a_stream_has_a_topic_with_as_many_partitions(kafka: KafkaConfig, loop: 
     ensure_topics(kafka, [Topic(name=f"{other.loop}.decisions", partitions=2)])
     with pytest.raises(ContractError, match=r"decisions 2 and .*orders 3 partitions") as caught:
         publish_loop(kafka, other)
-    assert "rekey" not in caught.value.hint
+    assert "rekey: true and partitions: 2" in caught.value.hint
+    publish_loop(kafka, changed(other, rekey=True))
+    made = [f"{other.loop}.feedback.orders.rekeyed", f"{other.loop}.feedback.orders"]
+    assert [partition_count(kafka, name) for name in made] == [2, 3]
 
 
 @pytest.mark.kafka

@@ -31,6 +31,7 @@ from tests.streams.test_worker import SECOND, is_past
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig, Topic, TransactionalWriter, ensure_topics
 from tidemill.schemas import topics
+from tidemill.schemas.logs import log_of
 from tidemill.schemas.loops import fetch_loops, publish_loop
 from tidemill.schemas.store import KafkaSchemaStore
 from tidemill.streams.letterbox import Letterbox, Wanted
@@ -58,7 +59,7 @@ def foreign_rig(kafka: KafkaConfig, folder: Path, partitions: int, **changes: ob
     return Rig(kafka, loop, folder)
 
 
-def rekeyed(rig: Rig, *, committed: bool = True) -> list[Message]:
+def rekeyed(rig: Rig, *, committed: bool = True, stream: str | None = None) -> list[Message]:
     """Return what is on the internal topic; unless *committed*, what was aborted too."""
     consumer = Consumer(
         {
@@ -68,7 +69,7 @@ def rekeyed(rig: Rig, *, committed: bool = True) -> list[Message]:
             "isolation.level": "read_committed" if committed else "read_uncommitted",
         }
     )
-    topic = topics.rekeyed(rig.loop.loop)
+    topic = topics.rekeyed(rig.loop.loop, stream)
     consumer.assign([TopicPartition(topic, number, 0) for number in range(rig.loop.partitions)])
     found: list[Message] = []
     ended = 0
@@ -89,9 +90,9 @@ def sources(messages: list[Message]) -> list[str]:
     return [str(each["source"], "utf-8") for each in headers]  # type: ignore[arg-type]
 
 
-def produced(rig: Rig, partitions: int) -> list[str]:
+def produced(rig: Rig, partitions: int, stream: str | None = None) -> list[str]:
     """Return the places of all records of the source."""
-    topic = topics.feedback(rig.loop.loop)
+    topic = topics.feedback(rig.loop.loop, stream)
     consumer = Consumer({"bootstrap.servers": rig.kafka.bootstrap, "group.id": "unused"})
     found = []
     for number in range(partitions):
@@ -216,6 +217,41 @@ def test_what_names_no_decision_is_a_dead_letter_and_goes_back_the_whole_way(
     judge = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
     resend(Letterbox(kafka), Wanted(loop=rig.loop.loop), judge, Tally(), every=True)
     assert len(produced(rig, 3)) > before
+
+
+def test_each_stream_of_feedback_is_rekeyed_by_itself(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Clicks are keyed by session and orders by customer, in as many partitions as each team likes.
+
+    Three streams in one join, none of them made for it. What is unreadable goes back to its own.
+    """
+    within: dict[str, object] = {"within": "60s", "values": {"amount": "float"}}
+    kinds = {"click": within, "buy": within | {"stream": "orders"}}
+    loop = new_loop(rekey=True, idle_after="1h", feedback=kinds)
+    orders = topics.feedback(loop.loop, "orders")
+    ensure_topics(kafka, [Topic(name=topics.feedback(loop.loop), partitions=3)])
+    ensure_topics(kafka, [Topic(name=orders, partitions=6)])
+    publish_loop(kafka, loop)
+    rig = Rig(kafka, loop, tmp_path)
+    producer = ForeignProducer(kafka, loop)
+    last = send_traffic(producer, range(1_000), seed=8)
+    producer.send(orders, "user-1", b"no feedback at all", 5)
+    producer.flush()
+    wanted = sorted([*produced(rig, 3), *produced(rig, 6, "orders")])
+    with rig.worker():
+        rig.close(last)
+        until(rig.is_done, "everything is closed")
+    found = [*rekeyed(rig), *rekeyed(rig, stream="orders")]
+    assert sorted(sources(found)) == wanted
+    assert rig.rows("feedback") == len(wanted) - 1
+    assert_exact(rig)
+    places = rig.examples()["feedback_offsets"].explode().drop_nulls()
+    assert {log_of(place, loop.logs) for place in places} == {"feedback", "feedback.orders"}
+    (letter,) = rig.letters()
+    assert letter.told["topic"] == topics.rekeyed(loop.loop, "orders")
+    judge = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
+    resend(Letterbox(kafka), Wanted(loop=loop.loop), judge, Tally(), every=True)
+    grown = sorted([*produced(rig, 3), *produced(rig, 6, "orders")])
+    assert {place.split("/")[0] for place in set(grown) - set(wanted)} == {orders}
 
 
 def test_feedback_that_waits_to_be_rekeyed_keeps_windows_open(
