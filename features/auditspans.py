@@ -113,12 +113,17 @@ class Share:
 def can_be_counted(work: Sequence[tuple[Loop, Sequence[Span]]]) -> bool:
     """Whether the feedback counted between two marks is that of the time between them.
 
-    Not if `early` has changed; and where examples are corrected, late feedback is counted when it
-    is read, so only the counts since the beginning can be told.
+    Not if windows or grace have changed: feedback of what one version closed is then counted by the
+    rules of the next. And where examples are corrected, late feedback is counted when it is read,
+    so only the counts since the beginning can be told.
     """
     if any(loop.corrections for loop, _ in work):
         return len(work) == 1 and all(span.start == NO_MARK for span in work[0][1])
-    return len({loop.early for loop, _ in work}) == 1
+    return all(_windows(loop) == _windows(work[0][0]) for loop, _ in work)
+
+
+def _windows(loop: Loop) -> tuple[timedelta, dict[str, tuple[timedelta, timedelta]]]:
+    return loop.grace, {name: (kind.early, kind.within) for name, kind in loop.feedback.items()}
 
 
 def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int, Mark]:

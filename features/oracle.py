@@ -138,12 +138,13 @@ def _since_begin(relations: Relations, log: str, loop: Loop) -> str:
     table = relations.decisions if log == "decisions" else relations.feedback
     if relations.begins is None:
         more = "NULL::VARCHAR AS given, false AS is_earlier, false AS is_behind"
-        return f"(SELECT *, {more} FROM {table})"
+        return f"(SELECT *, {more}, NULL::TIMESTAMPTZ AS closed_before FROM {table})"
     last_use = 'r."at"' if log == "decisions" else f'r."at" + {_span(loop.early)}'
     stream = stream_sql("r")
     return f"""(
             SELECT r.*, r.verdict AS given, coalesce(r."offset" < b.first, false) AS is_earlier,
-                   coalesce({last_use} < b.frontier, false) AS is_behind
+                   coalesce({last_use} < b.frontier, false) AS is_behind,
+                   CASE WHEN r."offset" >= b.first THEN b.frontier END AS closed_before
             FROM {table} r LEFT JOIN {relations.begins} b
               ON b."partition" = r."partition" AND b.log = '{log}' AND b.stream = {stream})"""
 
@@ -160,12 +161,14 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
     """Which feedback belongs to which first decision, and the label it makes."""
     names = [name for kind in loop.feedback.values() for name in kind.values]
     values = "".join(f', f."values"."{name}" AS "{name}"' for name in dict.fromkeys(names))
+    # What an earlier version has closed may be corrected, but nothing is on time for it any more.
+    is_shut = "false" if loop.corrections else "coalesce(d.at < f.closed_before, false)"
     yield (
         "right_for",
         f"""
         SELECT f."partition" AS _partition, d."offset" AS _decision, f.id AS _id,
                f.kind AS kind, f.at AS "at", f."offset" AS "offset", f._stream, d.at AS decision_at,
-               f.open_since > d.at AS _is_late{values}
+               f.open_since > d.at AS _is_late, {is_shut} AS _is_shut{values}
         FROM f JOIN windows USING (kind) JOIN d
           ON d."partition" = f."partition" AND d.id = f.decision_id AND d.judged IS NULL
          AND f.at >= d.at - early AND f.at <= d.at + within AND f.taken_since <= d.at
@@ -174,7 +177,7 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
     yield (
         "joined",
         """
-        FROM right_for QUALIFY row_number() OVER (
+        FROM right_for WHERE NOT _is_shut QUALIFY row_number() OVER (
             PARTITION BY _partition, _decision, _id, _stream ORDER BY "offset"
         ) = 1""",
     )

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
-from tests.streams.join_logs import LOGS, LOOP, START, Shell
+from tests.streams.join_logs import LOOP, START, Shell
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.layouts import table_of
 from tidemill.schemas.logs import numbered
 from tidemill.schemas.loop import Loop
 from tidemill.streams.rules import micros
@@ -25,25 +26,25 @@ def write_lake(
 ) -> Lake:
     """Write what *stream* committed to a lake in *folder*, or in the one of a config.
 
-    *spoil* changes tables first; *begins* are more numbers for their commits, by table.
+    *spoil* changes what a log or the examples have first; *begins* are more numbers for their
+    commits, by log or "examples".
     """
     lake = Lake(LakeConfig(root=str(folder)) if isinstance(folder, Path) else folder)
     for loop in loops:
         lake.create(loop)
     change = dict(spoil or {})
     place = {"topic": pl.lit("shop"), "partition": pl.lit(PARTITION, dtype=pl.Int32)}
-    for log in LOGS:
-        frame = stream.rows(log).with_columns(ingested_at=pl.col("at"), **place)
-        lake.table(LOOP.loop, log).append(
-            change.get(log, _same)(frame),
-            swaps=_swaps(
-                {
-                    "offset": stream.offsets[log],
-                    "time": micros(stream.times[log] or START),
-                    **(begins or {}).get(log, {}),
-                }
-            ),
-        )
+    for log in stream.rules.logs:
+        frame = stream.rows(log)
+        if stream.raw[log]:
+            frame = change.get(log, _same)(frame.with_columns(ingested_at=pl.col("at"), **place))
+        numbers = {
+            "offset": stream.offsets[log],
+            "time": micros(stream.times[log] or START),
+            **(begins or {}).get(log, {}),
+        }
+        swaps = _swaps({numbered(name, log): number for name, number in numbers.items()})
+        lake.table(LOOP.loop, table_of(log)).append(frame, swaps=swaps)
     closed = stream.closed[-1]
     numbers = {
         "frontier": micros(closed.frontier),
@@ -85,10 +86,11 @@ class GrowingLake:
     def follow(self, spoil: Spoil = _same) -> None:
         """Commit what is new: raw rows, then examples changed by *spoil*."""
         place = {"topic": pl.lit("shop"), "partition": pl.lit(PARTITION, dtype=pl.Int32)}
-        for log in LOGS:
+        for log in self._stream.rules.logs:
             rows = self._new(log, self._stream.raw[log])
             frame = rows.with_columns(ingested_at=pl.col("at"), **place) if len(rows) else None
-            self._append(log, frame, {"offset": self._stream.offsets[log]})
+            offset = {numbered("offset", log): self._stream.offsets[log]}
+            self._append(table_of(log), frame, offset)
         if self._stream.closed:
             closed = self._stream.closed[-1]
             rows = self._new("examples", [each.examples for each in self._stream.closed])

@@ -1,7 +1,7 @@
 """The DuckDB oracle against the oracle of dictionaries: both read whole logs, and share no code."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from tests.streams.join_logs import (
     feedback_frame,
     naive,
     random_logs,
-    rules,
 )
 from tests.streams.join_logs import Shell as Stream
 
@@ -31,6 +30,7 @@ from tidemill.features.lake import Lake, LakeConfig, Swap
 from tidemill.features.oracle import Relations, differences, oracle_sql
 from tidemill.features.places import stream_sql
 from tidemill.schemas.labels import connect
+from tidemill.schemas.logs import Log, first_place, is_feedback, number_of, place_of
 from tidemill.schemas.loop import Loop
 from tidemill.streams.rules import JoinRules, micros
 
@@ -42,29 +42,32 @@ def told(
     loop: Loop = LOOP,
     frontier: datetime | None = None,
     *,
-    examined: int | None = None,
+    examined: Mapping[Log, int] | None = None,
     stream: Stream | None = None,
 ) -> Outcome:
     """Return what the DuckDB oracle tells of *logs*, or of what *stream* has stored of them."""
     connection = connect()
-    frames = {
-        "decisions": decision_frame(logs.decisions),
-        "feedback": feedback_frame(logs.feedback),
-    }
-    for log in LOGS:
-        frame = stream.rows(log) if stream and stream.raw[log] else frames[log]
+    tables = {"decisions": [decision_frame(logs.decisions)], "feedback": []}
+    for log in filter(is_feedback, loop.logs):
+        tables["feedback"].append(feedback_frame(logs.answers(log), first_place(log)))
+    if stream:
+        stored = {"decisions": stream.rows("decisions"), "feedback": stream.answers()}
+        tables = {name: [rows] if len(rows) else tables[name] for name, rows in stored.items()}
+    for name, frames in tables.items():
+        frame = pl.concat(frames)
         if "stream_time" not in frame.columns:
             frame = frame.with_columns(pl.lit(None, dtype=NO_TIME).alias("stream_time"))
         raw = frame.with_columns(pl.lit(0, dtype=pl.Int32).alias("partition"))
-        connection.register(log, raw.to_arrow())
+        connection.register(name, raw.to_arrow())
     closed = pl.DataFrame(
         {"partition": [0], "frontier": [frontier]},
         schema={"partition": pl.Int32, "frontier": NO_TIME},
     )
     connection.register("frontiers", closed.to_arrow())
     looked_at = pl.DataFrame(
-        {"partition": [0], "stream": [0], "examined": [examined]},
+        [(0, number_of(log), place_of(log, offset)) for log, offset in (examined or {}).items()],
         schema={"partition": pl.Int32, "stream": pl.Int32, "examined": pl.Int64},
+        orient="row",
     )
     connection.register("examined", looked_at.to_arrow())
     return outcome(connection, loop, idle=stream is not None)
@@ -91,17 +94,18 @@ def newest(outcome: Outcome) -> Outcome:
     return outcome._replace(revisions={place: outcome.revisions[place] for place in last.items()})
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_both_oracles_tell_the_same(seed: int) -> None:
+@pytest.mark.parametrize("three", [False, True], ids=["two logs", "three logs"])
+@pytest.mark.parametrize("seed", range(30))
+def test_both_oracles_tell_the_same(seed: int, three: bool) -> None:
     """A mistake in one way of saying the rules does not repeat itself in the other."""
     rng = random.Random(seed)
-    logs = random_logs(rng, 60)
+    logs = random_logs(rng, 60, streams=three)
     missing = rng.choice(("negative", "censored", "dropped"))
     activation = rng.choice((None, "click", "buy"))
     value = {None: "coalesce(weight, amount)", "click": "amount", "buy": "weight"}[activation]
     sql = f"sum({value}) + 1000 * first({value})"
     label = LOOP.label.model_copy(update={"sql": sql, "missing": missing})
-    loop = LOOP.model_copy(
+    loop = (SHOP if three else LOOP).model_copy(
         update={
             "label": label,
             "activation": activation,
@@ -109,29 +113,32 @@ def test_both_oracles_tell_the_same(seed: int) -> None:
             "corrections": rng.choice((0, 5, 50)) * SECOND,
         }
     )
-    frontier, examined = rng.choice((-20, 0, 5, 15, 40, 200)), rng.choice((20, 1000))
-    expected = newest(naive(JoinRules.of(loop), logs, frontier, examined={"feedback": examined}))
+    frontier = rng.choice((-20, 0, 5, 15, 40, 200))
+    examined = {log: rng.choice((0, 5, 20, 1000)) for log in filter(is_feedback, loop.logs)}
+    expected = newest(naive(JoinRules.of(loop), logs, frontier, examined=examined))
     assert told(logs, loop, START + frontier * SECOND, examined=examined) == expected
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_the_stream_wrote_what_the_oracle_tells(seed: int) -> None:
+@pytest.mark.parametrize("three", [False, True], ids=["two logs", "three logs"])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_stream_wrote_what_the_oracle_tells(seed: int, three: bool) -> None:
     """With crashes in between, and with idle logs that were moved on."""
     rng = random.Random(seed)
     corrections = rng.choice((0, 10, 40)) * SECOND
-    stream = Stream(random_logs(rng, 60), rules(corrections=corrections))
-    loop = LOOP.model_copy(update={"corrections": corrections})
+    loop = (SHOP if three else LOOP).model_copy(update={"corrections": corrections})
+    stream = Stream(random_logs(rng, 60, streams=three), JoinRules.of(loop))
     for _ in range(20):
-        stream.poll(rng.choice(LOGS), rng.choice((1, 5, 20)))
+        stream.poll(rng.choice(loop.logs), rng.choice((1, 5, 20)))
         if rng.random() < 0.1:
-            stream.advance(rng.choice(LOGS), rng.randint(0, 60))
+            stream.advance(rng.choice(loop.logs), rng.randint(0, 60))
         if rng.random() < 0.4:
             stream.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
-    for log in LOGS:
+    for log in loop.logs:
         stream.poll(log, 1000)
     stream.commit()
     last = stream.closed[-1] if stream.closed else None
-    frontier, examined = (last.frontier, last.examined.get("feedback")) if last else (None, 0)
+    none: Mapping[Log, int] = dict.fromkeys(filter(is_feedback, loop.logs), 0)
+    frontier, examined = (last.frontier, last.examined) if last else (None, none)
     found, _ = stream.outcome()
     expected = told(stream.logs, loop, frontier, examined=examined, stream=stream)
     assert expected.decisions == found.decisions

@@ -5,25 +5,27 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.features.streamlakes import STATES, write_streams
-from tests.streams.join_logs import LOGS, LOOP, Shell, random_logs
+from tests.features.streamlakes import SHOP, STATES, write_streams
+from tests.streams.join_logs import LOOP, Shell, random_logs
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.layouts import table_of
 from tidemill.features.oracle import Relations, oracle_sql
 from tidemill.features.views import connect
-from tidemill.streams.rules import micros
+from tidemill.schemas.loop import Loop
+from tidemill.streams.rules import JoinRules, micros
 
 PLACE = {"topic": pl.lit("shop"), "partition": pl.lit(1, dtype=pl.Int32)}
 
 
-def _store(stream: Shell, folder: Path) -> Lake:
+def _store(stream: Shell, folder: Path, loop: Loop = LOOP) -> Lake:
     """Write what *stream* has committed to a lake."""
     lake = Lake(LakeConfig(root=str(folder)))
-    lake.create(LOOP)
-    for log in LOGS:
+    lake.create(loop)
+    for log in loop.logs:
         if stream.raw[log]:
             frame = stream.rows(log).with_columns(ingested_at=pl.col("at"), **PLACE)
-            lake.table(LOOP.loop, log).append(frame, swaps=[])
+            lake.table(LOOP.loop, table_of(log)).append(frame, swaps=[])
     if stream.closed:
         frontier = Swap("frontier/1", None, micros(stream.closed[-1].frontier))
         examples = stream.examples().with_columns(**PLACE)
@@ -31,19 +33,22 @@ def _store(stream: Shell, folder: Path) -> Lake:
     return lake
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_views_tell_every_record_as_the_oracle_does(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", [LOOP, SHOP], ids=["two logs", "three logs"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_views_tell_every_record_as_the_oracle_does(
+    seed: int, loop: Loop, tmp_path: Path
+) -> None:
     """Whoever asks for one decision gets the answer that the rules give, for feedback as well."""
     rng = random.Random(seed)
-    stream = Shell(random_logs(rng, 150))
+    stream = Shell(random_logs(rng, 150, streams=loop is SHOP), JoinRules.of(loop))
     for _ in range(rng.randint(2, 30)):
-        stream.poll(rng.choice(LOGS), rng.choice((5, 20)))
+        stream.poll(rng.choice(loop.logs), rng.choice((5, 20)))
         if rng.random() < 0.5:
             stream.commit()
     stream.commit()
-    with connect(_store(stream, tmp_path)) as connection:
+    with connect(_store(stream, tmp_path, loop)) as connection:
         told = connection.execute(
-            f'SELECT log, "offset", state FROM ({oracle_sql(LOOP, Relations(idle=False))})'
+            f'SELECT log, "offset", state FROM ({oracle_sql(loop, Relations(idle=False))})'
         ).fetchall()
         shown = connection.execute(
             """
@@ -52,7 +57,7 @@ def test_the_views_tell_every_record_as_the_oracle_does(seed: int, tmp_path: Pat
             """
         ).fetchall()
     assert sorted(shown) == sorted(told)
-    assert len(shown) == sum(len(stream.rows(log)) for log in LOGS if stream.raw[log])
+    assert len(shown) == sum(len(stream.rows(log)) for log in loop.logs if stream.raw[log])
 
 
 def test_feedback_of_a_stream_is_told_with_its_place_and_its_offset(tmp_path: Path) -> None:

@@ -425,7 +425,7 @@ class Shell:
         seen = _since(decisions, since.decisions, (None, "duplicate"))
         times: dict[Log, datetime | None] = {}
         for log in self.rules.logs:
-            known = [self.times[log], last.stream_times[log] if last else None]
+            known = [self.times[log], last.stream_times.get(log) if last else None]
             times[log] = max((time for time in known if time is not None), default=None)
         return Resume(
             frontier=last.frontier if last else None,
