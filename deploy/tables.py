@@ -1,6 +1,7 @@
 """Answers and ledgers on a terminal, or as JSON for a program. It prints and does nothing else."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date, datetime
 
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from tidemill.features.queries import Answer
 from tidemill.monitor.ledger import Account, is_balanced
+from tidemill.schemas.logs import topic_of
 
 RARE = frozenset({"not_activated", "corrected"})
 """Ends that only some loops know; a column of zeros would take the width of a terminal."""
@@ -41,6 +43,8 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
         chosen = [account for account in accounts if account.log == log]
         if chosen:
             console.print(_ledger_table(log, chosen))
+            if by_topic := _unread_by_topic(chosen):
+                console.print(f"unread of {by_topic}", highlight=False)
     console.print("balanced" if balanced else "[bold red]NOT balanced[/]")
 
 
@@ -59,17 +63,18 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
         numbers = [account.partition, account.read, *ended, account.open]
         numbers += [account.lost, account.twice, account.difference]
         cells = [f"{number:,}" for number in numbers]
-        cells.append(_unread(account))
+        cells.append("-" if account.unread is None else f"{account.unread:,}")
         table.add_row(account.loop, *cells, style=None if account.is_balanced else "bold red")
     return table
 
 
-def _unread(account: Account) -> str:
-    """Return how many records are unread, and in which logs where there are several."""
-    if account.unread is None:
-        return "-"
-    each = ", ".join(f"{log} {count:,}" for log, count in account.unread_by_log.items() if count)
-    return f"{account.unread:,}" + (f" ({each})" if each else "")
+def _unread_by_topic(accounts: Sequence[Account]) -> str:
+    """Return how much is unread of each topic where feedback comes by several; "" if nothing."""
+    total: Counter[str] = Counter()
+    for account in accounts:
+        for log, count in account.unread_by_log.items():
+            total[topic_of(account.loop, log)] += count
+    return ", ".join(f"{topic} {count:,}" for topic, count in total.items() if count)
 
 
 def _console() -> Console:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.features.audited import PARTITION
+from tests.features.streamlakes import SHOP, write_streams
 
 from tidemill.deploy.cli import main
+from tidemill.deploy.tables import print_ledger
 from tidemill.features.lake import Lake, LakeConfig, Swap
 from tidemill.features.layouts import layouts
+from tidemill.monitor.ledger import ledger
 from tidemill.schemas.loop import Loop
 
 LOOP = Loop.model_validate(
@@ -77,6 +81,17 @@ def test_ledger_ends_with_0_if_balanced(lake: Lake, capsys: pytest.CaptureFixtur
     assert told["accounts"][0]["open"] == 2
     assert main(["ledger"]) == 0
     assert "balanced" in capsys.readouterr().out
+
+
+def test_ledger_says_which_topic_of_several_is_unread(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The team whose events are missing is not always the one that is called."""
+    ends = {(log, PARTITION): 9 for log in SHOP.logs}
+    print_ledger(ledger(write_streams(tmp_path), SHOP, ends=ends), as_json=False)
+    assert "unread of shop.feedback 4, shop.feedback.orders 5" in capsys.readouterr().out
+    print_ledger(ledger(Lake(LakeConfig(root=str(tmp_path))), SHOP), as_json=False)
+    assert "unread of" not in capsys.readouterr().out
 
 
 def test_ledger_ends_with_1_if_not(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
