@@ -10,7 +10,6 @@ from rich.table import Table
 
 from tidemill.features.queries import Answer
 from tidemill.monitor.ledger import Account, is_balanced
-from tidemill.schemas.logs import topic_of
 
 RARE = frozenset({"not_activated", "corrected"})
 """Ends that only some loops know; a column of zeros would take the width of a terminal."""
@@ -43,8 +42,8 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
         chosen = [account for account in accounts if account.log == log]
         if chosen:
             console.print(_ledger_table(log, chosen))
-            if by_topic := _unread_by_topic(chosen):
-                console.print(f"unread of {by_topic}", highlight=False)
+            if by_log := _unread_by_log(chosen):
+                console.print(f"unread of {by_log}", highlight=False)
     console.print("balanced" if balanced else "[bold red]NOT balanced[/]")
 
 
@@ -68,13 +67,13 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
     return table
 
 
-def _unread_by_topic(accounts: Sequence[Account]) -> str:
-    """Return how much is unread of each topic where feedback comes by several; "" if nothing."""
+def _unread_by_log(accounts: Sequence[Account]) -> str:
+    """Return how much is unread of each log where feedback comes by several; "" if nothing."""
     total: Counter[str] = Counter()
     for account in accounts:
         for log, count in account.unread_by_log.items():
-            total[topic_of(account.loop, log)] += count
-    return ", ".join(f"{topic} {count:,}" for topic, count in total.items() if count)
+            total[f"{account.loop}.{log}"] += count
+    return ", ".join(f"{log} {count:,}" for log, count in total.items() if count)
 
 
 def _console() -> Console:

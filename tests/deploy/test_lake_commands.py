@@ -83,7 +83,7 @@ def test_ledger_ends_with_0_if_balanced(lake: Lake, capsys: pytest.CaptureFixtur
     assert "balanced" in capsys.readouterr().out
 
 
-def test_ledger_says_which_topic_of_several_is_unread(
+def test_ledger_says_which_log_of_several_is_unread(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The team whose events are missing is not always the one that is called."""
