@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from tests.features.streamlakes import JOINED, SHOP, STATES, write_streams
+from tests.features.streamlakes import JOINED, ORDERS, SHOP, STATES, write_streams
 from tests.streams.join_logs import (
     LOGS,
     LOOP,
@@ -26,8 +26,9 @@ from tests.streams.join_logs import (
 from tests.streams.join_logs import Shell as Stream
 
 from tidemill.features import views
+from tidemill.features.differences import differences
 from tidemill.features.lake import Lake, LakeConfig, Swap
-from tidemill.features.oracle import Relations, differences, oracle_sql
+from tidemill.features.oracle import Relations, oracle_sql
 from tidemill.features.places import stream_sql
 from tidemill.schemas.labels import connect
 from tidemill.schemas.logs import Log, first_place, is_feedback, number_of, place_of
@@ -292,6 +293,45 @@ def test_an_oracle_that_sees_one_log_tells_something_else(
 ) -> None:
     """The test above would find it: a purchase is late by the clicks, or a copy of one."""
     assert told_of_streams(tmp_path / "blind", blind) != told_of_streams(tmp_path / "seeing")
+
+
+@pytest.mark.parametrize(
+    ("blind", "state", "joined"),
+    [
+        (str, "duplicate", []),
+        (lambda sql: sql.replace("WHERE NOT _is_shut", ""), "joined", [place_of(ORDERS, 0)]),
+    ],
+    ids=["seeing", "blind"],
+)
+def test_what_closed_before_a_stream_was_added_stays_as_it_is(
+    blind: Callable[[str], str], state: str, joined: list[int]
+) -> None:
+    """Its first purchase is on time by its own log, but the window closed without that log."""
+    connection = connect()
+    raw = {
+        "decisions": decision_frame([D("a", 0)]),
+        "feedback": feedback_frame([F("x", "a", 8, "buy")], first_place(ORDERS)),
+    }
+    for name, frame in raw.items():
+        rows = frame.with_columns(
+            partition=pl.lit(0, dtype=pl.Int32),
+            stream_time=pl.lit(None, dtype=NO_TIME),
+            verdict=pl.lit(None, dtype=pl.String),
+        )
+        connection.register(name, rows.to_arrow())
+    told = "SELECT 0 AS partition, make_timestamptz({}::BIGINT) AS frontier"
+    closed, since = (told.format(micros(START + at * SECOND)) for at in (20, 5))
+    connection.execute(f"CREATE TABLE frontiers AS {closed}")
+    connection.execute(
+        f"""
+        CREATE TABLE begins AS SELECT * FROM ({since}), (VALUES
+            ('decisions', 0, 1), ('feedback', {number_of(ORDERS)}, {first_place(ORDERS)})
+        ) AS logs(log, stream, first)"""
+    )
+    query = blind(oracle_sql(SHOP, Relations(idle=False, begins="begins")))
+    found = {row["log"]: row for row in connection.sql(query).to_arrow_table().to_pylist()}
+    assert found["feedback"]["state"] == state
+    assert found["decisions"]["feedback_offsets"] == joined
 
 
 def test_the_lake_of_three_streams_is_what_the_oracle_tells(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from tests.streams.join_logs import LOOP, SECOND, D, F, Logs, Shell, play, rando
 
 from tidemill.features.audit import Effort, audit
 from tidemill.features.datasets import label_count, training_set
+from tidemill.features.differences import differences
 from tidemill.features.lake import Lake, Swap, Table
-from tidemill.features.oracle import differences
 from tidemill.features.revisions import has_revisions, newest_rows
 from tidemill.features.views import connect, schema_name
 from tidemill.monitor.ledger import is_balanced, ledger

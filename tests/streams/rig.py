@@ -34,8 +34,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     ConfigResource,
 )
 
+from tidemill.features.differences import differences
 from tidemill.features.lake import Lake, LakeConfig
-from tidemill.features.oracle import differences
 from tidemill.features.views import schema_name, views
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
