@@ -5,20 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from tests.streams.join_logs import LOGS, LOOP, D, F, Logs, Shell, seconds
+from tests.streams.join_logs import LOGS, LOOP, ORDERS, THREE, D, F, Logs, Shell, rules, seconds
 
 from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.layouts import table_of
 from tidemill.schemas import topics
+from tidemill.schemas.logs import numbered, topic_of
 from tidemill.schemas.loop import Loop
 from tidemill.streams.rules import micros
 
 
-def shop(partitions: int) -> Loop:
-    """Return the loop of `join_logs.py` with so many partitions."""
-    return LOOP.model_copy(update={"partitions": partitions})
+def shop(partitions: int, stream: str | None = None) -> Loop:
+    """Return the loop of `join_logs.py` with so many partitions, its purchases in *stream*."""
+    tree = LOOP.model_dump(mode="json") | {"partitions": partitions}
+    tree["feedback"]["buy"]["stream"] = stream
+    return Loop.model_validate(tree)
 
 
-def minutes_of_logs(rng: random.Random, size: int) -> Logs:
+def minutes_of_logs(rng: random.Random, size: int, *, streams: bool = False) -> Logs:
     """Return logs of ten minutes with some copies, late and orphaned records."""
     span = 600
     decisions = [D(f"d{number}", rng.randint(0, span)) for number in range(size)]
@@ -31,15 +35,20 @@ def minutes_of_logs(rng: random.Random, size: int) -> Logs:
     feedback += [rng.choice(feedback) for _ in range(size // 10)]
     decisions.sort(key=lambda d: d.at + rng.uniform(-3, 3))
     feedback.sort(key=lambda f: f.at + rng.uniform(-3, 3))
-    return Logs(decisions, feedback)
+    if not streams:
+        return Logs(decisions, feedback)
+    clicks = [f for f in feedback if f.kind == "click"]
+    return Logs(decisions, clicks, [f for f in feedback if f.kind == "buy"])
 
 
-def worked(seed: int, size: int = 300) -> Shell:
+def worked(seed: int, size: int = 300, *, streams: bool = False) -> Shell:
     """Return a worker that has read such logs to their end, with idle advances between."""
     rng = random.Random(seed)
-    shell = Shell(minutes_of_logs(rng, size))
-    while sum(shell.positions.values()) < len(shell.logs.decisions) + len(shell.logs.feedback):
-        log = rng.choice(LOGS)
+    shell = Shell(
+        minutes_of_logs(rng, size, streams=streams), rules(logs=THREE if streams else LOGS)
+    )
+    while sum(shell.positions.values()) < sum(map(len, shell.logs)):
+        log = rng.choice(shell.rules.logs)
         shell.poll(log, rng.choice((1, 10, 30)))
         if rng.random() < 0.02:
             stands = shell.join.stream_time(log)
@@ -52,20 +61,23 @@ def worked(seed: int, size: int = 300) -> Shell:
 
 def write(folder: Path, shells: Sequence[Shell]) -> Lake:
     """Return a lake at *folder* with what each of *shells* has committed, in several files."""
-    lake, loop = Lake(LakeConfig(root=str(folder))), shop(len(shells))
+    stream = "orders" if ORDERS in shells[0].rules.logs else None
+    lake, loop = Lake(LakeConfig(root=str(folder))), shop(len(shells), stream)
     lake.create(loop)
     for number, shell in enumerate(shells):
-        for log in LOGS:
-            topic = (
-                topics.decisions(loop.loop) if log == "decisions" else topics.feedback(loop.loop)
-            )
-            rows = _placed(shell.rows(log), number, topic)
+        for log in loop.logs:
+            table = lake.table(loop.loop, table_of(log))
+            rows = _placed(shell.rows(log), number, topic_of(loop.loop, log))
             for third in (rows[number::3] for number in range(3)):
-                lake.table(loop.loop, log).append(third, swaps=[])
+                table.append(third, swaps=[])
             time = shell.times[log]
             told = {"offset": shell.offsets[log], "time": None if time is None else micros(time)}
-            swaps = [Swap(f"{n}/{number}", None, at) for n, at in told.items() if at is not None]
-            lake.table(loop.loop, log).append(None, swaps=swaps)
+            swaps = [
+                Swap(f"{numbered(n, log)}/{number}", None, at)
+                for n, at in told.items()
+                if at is not None
+            ]
+            table.append(None, swaps=swaps)
         if shell.closed:
             topic = topics.decisions(loop.loop)
             examples = shell.examples().with_columns(pl.lit(topic).alias("topic"))

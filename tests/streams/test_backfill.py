@@ -64,6 +64,18 @@ def test_with_unchanged_rules_it_gives_the_live_examples_row_by_row(written: Lak
     assert again == live
 
 
+def test_three_streams_are_joined_again_row_by_row(tmp_path: Path) -> None:
+    """Each stream ends at an offset of its own, and the slowest says what is whole."""
+    lake = write(tmp_path, [worked(seed, streams=True) for seed in (4, 5)])
+    run(lake, shop(2, "orders"), "same", [START + 200 * SECOND])
+    live, again = examples(lake), examples(lake, table_name("same"))
+    assert len(live) > 100
+    assert again == live
+    with pytest.raises(ContractError, match=r"no log feedback\.shipments") as caught:
+        plan(lake, shop(2, "shipments"), "other")
+    assert "decisions, feedback, feedback.orders" in caught.value.hint
+
+
 @pytest.mark.parametrize("seconds", [3, 25])
 def test_with_other_windows_it_gives_what_a_fresh_worker_writes(
     written: Lake, shells: list[Shell], seconds: int

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from tests.streams.faults import FEEDBACK
 from tests.streams.rig import START, Rig, assert_exact, new_rig, send_traffic, until
 
 from tidemill.deploy.cli import main
@@ -18,6 +19,9 @@ from tidemill.schemas.loop import Loop
 from tidemill.schemas.loops import publish_loop
 
 pytestmark = pytest.mark.kafka
+
+STREAMS = FEEDBACK | {"buy": FEEDBACK["buy"] | {"stream": "orders"}}
+"""Three topics: a replay reads each to where it ended."""
 
 
 def replayed(rig: Rig, folder: Path, *more: str) -> Rig:
@@ -34,7 +38,7 @@ def rows(rig: Rig, table: str) -> pl.DataFrame:
 
 def test_a_replay_gives_the_tables_of_the_live_worker(kafka: KafkaConfig, tmp_path: Path) -> None:
     """All three tables, row by row; the worker keeps its partitions and its group its offsets."""
-    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    rig = new_rig(kafka, tmp_path, idle_after="1h", feedback=STREAMS)
     last = send_traffic(rig.producer(), range(6_000), seed=5)
     with rig.worker() as worker:
         rig.close(last)
@@ -66,7 +70,7 @@ def test_a_backfill_gives_what_a_replay_by_the_new_version_gives(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
     """Two ways to another window: the rows of the lake, and the topics from their first record."""
-    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    rig = new_rig(kafka, tmp_path, idle_after="1h", feedback=STREAMS)
     last = send_traffic(rig.producer(), range(6_000), seed=9)
     with rig.worker():
         until(rig.is_read, "the live lake has everything")
