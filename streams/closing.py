@@ -23,7 +23,7 @@ _POLL_S = 0.25
 def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
     """Ask all workers of a loop to close every decision up to *until*, that one included.
 
-    They do once they have read both topics to their end.
+    They do once they have read all topics of the loop to their end.
 
     Raises:
         RequestError: *until* has no time zone.

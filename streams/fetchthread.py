@@ -36,7 +36,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
 
     def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
-        self._assignor = self.app.assignor  # co-partitioned: both topics of a loop stay together
+        self._assignor = self.app.assignor  # co-partitioned: all topics of a loop stay together
         auth = driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,

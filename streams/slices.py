@@ -137,7 +137,7 @@ class _Joined:
 def _by_partition(
     decisions: pl.DataFrame, feedback: pl.DataFrame
 ) -> Iterator[tuple[int, pl.DataFrame, pl.DataFrame]]:
-    """Yield each partition that has decisions, with the rows of both logs."""
+    """Yield each partition that has decisions, with the rows of all its logs."""
     answers = feedback.partition_by("partition", as_dict=True)
     none = feedback.clear()
     for (partition,), rows in sorted(decisions.partition_by("partition", as_dict=True).items()):

@@ -172,7 +172,7 @@ def read_loops(config: WorkerConfig) -> list[Loop]:
     """Return the newest version of each loop to work on, once its topics are fit for it.
 
     Raises:
-        ContractError: a loop is not published, or its two topics differ in partitions.
+        ContractError: a loop is not published, or its topics differ in partitions.
         BrokerError: the broker does not answer.
     """
     ensure_topics(config.kafka, SHARED_TOPICS)
@@ -189,7 +189,7 @@ def read_loops(config: WorkerConfig) -> list[Loop]:
             told = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
             raise ContractError(
                 f"loop {loop.loop} has {loop.partitions} partitions, but {told}",
-                hint="a decision and its feedback must share a partition: make both topics anew "
+                hint="a decision and its feedback must share a partition: make these topics anew "
                 "with that number, or publish the loop under a new name, with rekey: true if its "
                 "feedback has other keys or another number of partitions",
             )

@@ -26,7 +26,7 @@ from tests.streams.test_windows_properties import (
     TakesEveryCopyOfADecision,
     TakesEveryCopyOfFeedback,
 )
-from tests.streams.unguarded import ReadsOn, WritesLettersLast, joined_by
+from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesLettersLast, joined_by
 from tests.streams.workers_in_memory import World
 
 from tidemill.features.memorytables import MemoryTable
@@ -48,6 +48,7 @@ MET = {  # what ten thousand must have come upon, and how often at least
     "censored": 1_000,
     "late": 3_000,
     "revised": 200,
+    "three logs": 2_000,
     "duplicate": 3_000,
 }
 
@@ -112,6 +113,7 @@ BROKEN: dict[str, type[World]] = {
     "joined feedback forgotten": without(joined_by(ForgetsWhatIsJoined)),
     "stream time forgotten": without(joined_by(ForgetsStreamTimeAtARestart)),
     "idle advances forgotten": without(joined_by(ForgetsIdleAdvances)),
+    "streams read anew": without(ReadsStreamsAnew),
 }
 
 

@@ -376,7 +376,7 @@ def test_without_a_guard_of_corrections_the_comparison_goes_red(
 @pytest.mark.parametrize("chosen", [STREAMS, CORRECTED_STREAMS])
 def test_the_join_of_three_logs_agrees_with_the_oracle(chosen: JoinRules) -> None:
     """The comparison that every control below has to fail."""
-    assert agrees(PartitionJoin, schedules=40, chosen=chosen)
+    assert agrees(PartitionJoin, schedules=25, chosen=chosen)
 
 
 @pytest.mark.parametrize(

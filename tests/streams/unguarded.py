@@ -17,11 +17,12 @@ from tests.streams.test_windows_properties import TakesEveryCopyOfFeedback
 from tidemill.schemas.blocks import EventDecoder, _Plan, _Refusal
 from tidemill.schemas.columns import Records
 from tidemill.schemas.cursors import Cursors, Source, _record
+from tidemill.schemas.logs import Log, stream_of
 from tidemill.schemas.wire import Schema
 from tidemill.streams.commits import Holding
 from tidemill.streams.looprun import LoopRun
 from tidemill.streams.matching import Bools
-from tidemill.streams.partitions import Cut
+from tidemill.streams.partitions import Cut, LogReading
 from tidemill.streams.prepared import PreparedLoop
 from tidemill.streams.progress import Resume
 from tidemill.streams.rounds import Rounds
@@ -66,6 +67,14 @@ class ReadsOn(LoopRun):
             for log, decoder in prepared.decoders.items()
         }
         super().__init__(replace(prepared, decoders=decoders), *more)
+
+
+class ReadsStreamsAnew(LoopRun):
+    """A restart goes by the offset of the plain log alone."""
+
+    def _reading(self, holding: Holding, name: Log) -> LogReading:
+        reading = super()._reading(holding, name)
+        return reading if stream_of(name) is None else replace(reading, next=0)
 
 
 class _LettersLast(Rounds):
