@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from tests.streams.faults import FEEDBACK
 from tests.streams.rig import START, Rig, assert_exact, new_rig, send_traffic, until
 
 from tidemill.deploy.cli import main
@@ -20,7 +19,11 @@ from tidemill.schemas.loops import publish_loop
 
 pytestmark = pytest.mark.kafka
 
-STREAMS = FEEDBACK | {"buy": FEEDBACK["buy"] | {"stream": "orders"}}
+AMOUNT = {"values": {"amount": "float"}}
+STREAMS = {
+    "click": {"within": "60s", **AMOUNT},
+    "buy": {"within": "4s", "stream": "orders", **AMOUNT},
+}
 """Three topics: a replay reads each to where it ended."""
 
 
