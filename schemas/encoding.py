@@ -52,6 +52,7 @@ INTS: dict[int, bytes] = {}
 TEXTS: dict[str, bytes] = {}
 """The same for short texts."""
 _TAILS: dict[int, bytes] = {}
+_HIGHS: dict[int, bytes] = {}
 REMEMBERED = 8_192
 """How many numbers, and how many texts, are kept with their bytes; most come back."""
 
@@ -89,19 +90,24 @@ def write_timestamp(value: object) -> bytes:
     micros = value if value.__class__ is int else _microseconds(value)
     tail = _TAILS.get(micros >> 13)  # changes every 8 ms
     if tail is None:
-        return _seldom_timestamp(micros)
+        tail = _HIGHS.get(micros >> 27)  # changes every 134 seconds
+        if tail is None:
+            return _seldom_timestamp(micros)
+        if len(_TAILS) >= REMEMBERED:
+            _TAILS.clear()
+        tail = _TAILS[micros >> 13] = _PAIRS[micros >> 13 & 0x3FFF] + tail
     return _EVEN_PAIRS[micros & 0x1FFF] + tail
 
 
 def _seldom_timestamp(micros: int) -> bytes:
-    """Write a time, and remember what the 8 ms around it have in common."""
+    """Write a time, and remember what the 134 seconds around it have in common."""
     if not EARLIEST <= micros <= LATEST:
         raise ValueError("is outside the years 1 to 9999")
-    high = micros >> 13
-    if 0 < high < LATEST >> 13:  # so that whatever is remembered is in range
-        if len(_TAILS) >= REMEMBERED:
-            _TAILS.clear()
-        _TAILS[high] = _unsigned(high)
+    high = micros >> 27
+    if 0 < high < LATEST >> 27:  # so that whatever is remembered is in range
+        if len(_HIGHS) >= REMEMBERED:
+            _HIGHS.clear()
+        _HIGHS[high] = _unsigned(high)
     return varint(micros)
 
 

@@ -197,7 +197,7 @@ class StreamsApp:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             for run in self._runs:
-                if run.is_due(is_caught_up=self._is_caught_up(run)):
+                if run.is_due(partial(self._is_caught_up, run)):
                     await run.commit()
 
     def _is_caught_up(self, run: LoopRun) -> bool:

@@ -103,6 +103,7 @@ class LoopRun:
         self._committed_s = self._now_s()
         self._is_cutting = False  # the joins are a thread's meanwhile
         self._is_behind = False  # windows are due that did not fit into the last round
+        self._was_full = False  # the last round was due for its size, not for the time
         self.failed = False
         self.superseded = False
 
@@ -202,6 +203,7 @@ class LoopRun:
             self._take_waiting(held, name)
         if self._pending_rows() >= self._cadence.rows:
             await self.commit()
+            self._was_full = True
 
     def _take_waiting(self, held: _Held, name: Log) -> None:
         """Take the batches of one log that came since the last time, as one."""
@@ -219,18 +221,17 @@ class LoopRun:
             raise
         self._note_due(held, self._now_s())
 
-    def is_due(self, *, is_caught_up: bool) -> bool:
+    def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
         """Whether it is time for a round of commits.
 
-        Who has just read the last of a backlog (*is_caught_up*: Kafka has no more now) does not
-        wait: it is not the small round of live traffic that the interval is there to prevent.
+        After full rounds the rest of a backlog does not wait, once Kafka has no more of it
+        (*is_caught_up*): it is no small round of live traffic, which the interval is to prevent.
         """
         waited = self._is_behind or self._now_s() - self._committed_s >= self._cadence.every_s
-        waited = waited or (is_caught_up and self._pending_rows() >= self._cadence.rows // 10)
         return (
             bool(self._held)
-            and waited
             and (self._pending_rows() > 0 or any(held.due_since_s for held in self._held.values()))
+            and (waited or (self._was_full and is_caught_up()))
         )
 
     async def commit(self) -> None:
@@ -261,7 +262,7 @@ class LoopRun:
             except BaseException:
                 self.failed = True
                 raise
-            self._committed_s = self._now_s()
+            self._committed_s, self._was_full = self._now_s(), False
             self._metrics.commits.labels(self.loop.loop).observe(self._committed_s - started)
         if version is not None:
             for since_s in due_s:

@@ -196,7 +196,7 @@ class PartitionJoin:
             examples=pl.concat(parts) if parts else self._examples(self._no_decisions(), None),
             frontier=moment(frontier),
             counts=self.counts,
-            stream_times={log: moment(at) for log, at in self._time.items()},
+            stream_times={log: moment(at) for log, at in self._time.items() if at != NEVER},
             advances=advances,
             examined={log: self._offset[log] for log in self._examined},
             revised=self._revised,

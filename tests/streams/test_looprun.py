@@ -11,8 +11,8 @@ from tidemill.schemas.logs import place_of
 
 @pytest.fixture
 def process() -> Process:
-    """A worker that commits every second or 200 records, and has just committed."""
-    worker = Process(World(commit_rows=200))
+    """A worker that commits every second or 20 records, and has just committed."""
+    worker = Process(World(commit_rows=20))
     RUNNER.run_until_complete(worker.claim([0, 1]))
     RUNNER.run_until_complete(worker.run.commit())
     return worker
@@ -25,25 +25,34 @@ def read(process: Process, records: int) -> None:
     RUNNER.run_until_complete(process.poll("decisions", 1_000))
 
 
+def is_due(process: Process, *, is_caught_up: bool = True) -> bool:
+    """Return whether a round is due."""
+    return process.run.is_due(lambda: is_caught_up)
+
+
 def test_a_round_is_due_a_second_after_the_last_one(process: Process) -> None:
-    """Live traffic would else make a file of a few rows out of every fetch."""
-    read(process, 4)
-    assert not process.run.is_due(is_caught_up=True)
+    """Live traffic, caught up at all times, would else make a file of every fetch."""
+    read(process, 18)
+    assert not is_due(process)
     process.world.now_s += 1.0
-    assert process.run.is_due(is_caught_up=True)
+    assert is_due(process)
 
 
-def test_the_last_round_of_a_backlog_does_not_wait(process: Process) -> None:
+def test_the_rest_of_a_backlog_does_not_wait(process: Process) -> None:
     """Nothing more comes that could share its files."""
     read(process, 40)
-    assert not process.run.is_due(is_caught_up=False)
-    assert process.run.is_due(is_caught_up=True)
+    read(process, 6)
+    assert not is_due(process, is_caught_up=False)
+    assert is_due(process)
+    RUNNER.run_until_complete(process.run.commit())
+    read(process, 6)
+    assert not is_due(process), "the backlog is over"
 
 
 def test_nothing_is_due_where_nothing_was_read(process: Process) -> None:
     """An empty commit would only make readers look."""
     process.world.now_s += 10.0
-    assert not process.run.is_due(is_caught_up=True)
+    assert not is_due(process)
 
 
 def test_a_log_waits_for_each_that_is_behind_by_more_than_the_grace() -> None:
@@ -88,3 +97,24 @@ def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
     rows = later.rows("examples", ("state", "label", "feedback_offsets"))[0]
     places = [[0], [1, place_of("feedback.orders", 1)]]
     assert rows == [("labeled", 1001.0, places[0]), ("labeled", 1003.0, places[1])]
+
+
+def test_a_new_stream_without_a_record_does_not_stop_corrections() -> None:
+    """What an earlier version closed may be revised before anything comes by the new stream."""
+    world = World(corrections=60)
+    for at, name in ((0, "b"), (20, "d")):
+        world.produce(Event("decisions", name, at, at))
+        world.produce(Event("feedback", name, at + 1, at + 1, "u", "click", 1.0))
+    old = Process(world)
+    RUNNER.run_until_complete(old.claim([0]))
+    RUNNER.run_until_complete(old.round(10))
+    later = World(corrections=60, stream="orders", lake=world.lake)
+    later.logs |= world.logs
+    for place, events in world.events.items():
+        later.events[place] += events
+    new = Process(later)
+    RUNNER.run_until_complete(new.claim([0]))
+    later.produce(Event("feedback", "b", 2, 22, "v", "click", 1.0))
+    RUNNER.run_until_complete(new.round(10))
+    rows = later.rows("examples", ("revision", "feedback_offsets"))[0]
+    assert rows == [(0, [0]), (1, [0, 2])]
