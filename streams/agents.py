@@ -20,7 +20,7 @@ from faust.types import TP
 
 from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.logs import DECISIONS, Log, is_feedback
+from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.app import GroupConfig, new_app
 from tidemill.streams.batches import Batch
 from tidemill.streams.closing import Closing
@@ -36,8 +36,8 @@ TICK_S = 0.1  # how often it is looked whether a commit is due
 IDLE_TICK_S = 0.5  # how often quiet logs are compared with their end, one request each time
 
 
-def _whole(run: LoopRun, assigned: Collection[TP]) -> set[int]:
-    """Return the partitions of which all logs of *run* are *assigned*.
+def whole(topics: Mapping[Log, str], assigned: Collection[TP]) -> set[int]:
+    """Return the partitions of which all logs of a loop, read from *topics*, are *assigned*.
 
     While a new version adds a log, workers of the old one share the others, and the new log alone
     is assigned without them. It is left until they have taken the version up too.
@@ -47,21 +47,21 @@ def _whole(run: LoopRun, assigned: Collection[TP]) -> set[int]:
     """
     held = {
         name: {tp.partition for tp in assigned if tp.topic == topic}
-        for name, topic in run.topics.items()
+        for name, topic in topics.items()
     }
-    whole = set.intersection(*held.values())
+    common = set.intersection(*held.values())
     for name, numbers in held.items():
-        if numbers == whole:
+        if numbers == common:
             continue
-        told = f"{run.loop.loop}: partitions {sorted(numbers)} of {name} were assigned, but"
+        told = f"partitions {sorted(numbers)} of {topics[name]} were assigned, but"
         if len(held) == 2:
             raise ContractError(
-                f"{told} {sorted(held[DECISIONS])} of decisions",
+                f"{told} {sorted(common)} of both topics",
                 hint="all topics of a loop need the same number of partitions, and all workers of "
                 "a group the same loops",
             )
-        log.warning("%s only %s of every log: are there workers of another version?", told, whole)
-    return whole
+        log.warning("%s only %s of all: are there workers of another version?", told, common)
+    return common
 
 
 class StreamsApp:
@@ -177,7 +177,7 @@ class StreamsApp:
         """Own what was assigned, before anything of it is fetched."""
         assigned = self.app.consumer.assignment()
         for run in self._runs:
-            await run.claim(_whole(run, assigned))
+            await run.claim(whole(run.topics, assigned))
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and give up everything: who owns it after the rebalance reads it back."""
