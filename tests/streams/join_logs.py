@@ -407,8 +407,8 @@ class Shell:
     def _recall(self, wanted: pl.DataFrame) -> Recalled:
         examples = self.examples().join(wanted, on=["decision_id", "at"], how="semi")
         joined = examples.select(offset=pl.col("feedback_offsets").explode())
-        feedback = self.answers().join(joined, on="offset", how="semi")
-        return Recalled(examples=examples, feedback=feedback)
+        feedback = self.answers() if len(self.answers()) else feedback_frame([])
+        return Recalled(examples=examples, feedback=feedback.join(joined, on="offset", how="semi"))
 
     def _resume(self) -> Resume:
         last = self.closed[-1] if self.closed else None
