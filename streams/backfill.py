@@ -25,7 +25,7 @@ from tidemill.features.layouts import (
     table_of,
 )
 from tidemill.schemas import topics
-from tidemill.schemas.logs import Log, numbered
+from tidemill.schemas.logs import Log, numbered, stream_of
 from tidemill.schemas.loop import Loop
 from tidemill.streams.idle import frontier_at
 from tidemill.streams.labels import Labels
@@ -131,8 +131,23 @@ def _check(lake: Lake, loop: Loop) -> None:
             f"{loop.loop} has no log {unknown[0]}, so no window of this definition is ever whole",
             hint=f"take the streams that there are: its logs are {', '.join(live.logs)}",
         )
+    _check_all_logs(loop, live)
     for name in (DECISIONS, FEEDBACK):
         missing_fields(name, lake.table(loop.loop, name).schema, layouts(loop)[name])
+
+
+def _check_all_logs(loop: Loop, live: Loop) -> None:
+    """Refuse a definition that leaves out a log of *live*: what came by it would not count."""
+    left_out = [log for log in live.logs if log not in loop.logs]
+    if left_out:
+        log = left_out[0]
+        stream = stream_of(log)
+        kinds = ", ".join(name for name, kind in live.feedback.items() if kind.log == log)
+        said = "no stream" if stream is None else f"stream: {stream}"
+        raise ContractError(
+            f"this definition of {loop.loop} has no log {log}: the feedback there would not count",
+            hint=f"give a kind {said}, as the live loop has it for {kinds}; a kind counts by any",
+        )
 
 
 def _reach(lake: Lake, loop: Loop) -> tuple[dict[Log, dict[int, int]], dict[int, int]]:

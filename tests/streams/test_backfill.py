@@ -76,6 +76,20 @@ def test_three_streams_are_joined_again_row_by_row(tmp_path: Path) -> None:
     assert "decisions, feedback, feedback.orders" in caught.value.hint
 
 
+def test_a_stream_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    """Purchases have moved to a stream of their own; the file of the version before knows none."""
+    lake = write(tmp_path, [worked(4, streams=True)])
+    with pytest.raises(ContractError, match=r"no log feedback\.orders") as caught:
+        plan(lake, shop(1), "before")
+    assert "stream: orders" in caught.value.hint
+    assert "for buy" in caught.value.hint
+    tree = shop(1, "orders").model_dump(mode="json")
+    tree["feedback"]["click"]["stream"] = "orders"
+    with pytest.raises(ContractError, match=r"no log feedback:") as caught:
+        plan(lake, Loop.model_validate(tree), "moved")
+    assert "give a kind no stream" in caught.value.hint
+
+
 @pytest.mark.parametrize("seconds", [3, 25])
 def test_with_other_windows_it_gives_what_a_fresh_worker_writes(
     written: Lake, shells: list[Shell], seconds: int
