@@ -406,5 +406,5 @@ class LoopRun:
         )
 
     def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
-        recall = recall_from(self._tables, number)
+        recall = recall_from(self._tables, number, self.rules)
         return PartitionJoin(self.rules, resume, labels=self._labels, recall=recall, state=state)

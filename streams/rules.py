@@ -25,6 +25,7 @@ NEVER = -(2**62)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SHORTEST_BUCKET = timedelta(seconds=1)
 _LONGEST_BUCKET = timedelta(minutes=10)
@@ -52,6 +53,11 @@ def moment(at: int) -> datetime:
 
 FIRST_MOMENT = micros(_FIRST)
 """The begin of year 1, in microseconds: what a service sends that never set its clock."""
+
+
+def within_calendar(at: int) -> datetime:
+    """Return the UTC time *at* microseconds after the epoch, or the nearest that a calendar has."""
+    return moment(min(max(at, FIRST_MOMENT), micros(_LAST)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,9 @@ from tidemill.schemas.logs import DECISIONS, Log, first_place, is_feedback, numb
 from tidemill.streams.labels import Labels
 from tidemill.streams.matching import STREAM
 from tidemill.streams.progress import fitted
-from tidemill.streams.rules import FIRST_MOMENT, JoinRules, micros, moment
+from tidemill.streams.rules import JoinRules, micros, within_calendar
 from tidemill.streams.windows import PartitionJoin
 
-_LAST_MOMENT = micros(datetime.max.replace(tzinfo=moment(0).tzinfo))
 _PLACE = ("partition", "offset", "stream_time")
 
 
@@ -183,11 +182,6 @@ def _feedback(
 
 
 def _between(rows: pl.LazyFrame, since: int, until: int) -> pl.LazyFrame:
-    first, end = _within_calendar(since), _within_calendar(until)
+    first, end = within_calendar(since), within_calendar(until)
     at, day = pl.col("at"), pl.col("event_date")
     return rows.filter((at >= first) & (at < end) & (day >= first.date()) & (day <= end.date()))
-
-
-def _within_calendar(at: int) -> datetime:
-    """Return *at* microseconds after the epoch, or the nearest time that a calendar has."""
-    return moment(min(max(at, FIRST_MOMENT), _LAST_MOMENT))
