@@ -4,20 +4,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from tidemill.deploy.embedded import EmbeddedKafka
-from tidemill.errors import BrokerError, ConfigError, ContractError
+from tidemill.errors import BrokerError, ConfigError, ContractError, FencedError
 from tidemill.kafka import (
     KafkaConfig,
     Record,
     Tail,
     Topic,
+    TransactionalWriter,
     Writer,
     ensure_topics,
     partition_count,
@@ -248,3 +251,23 @@ def test_reading_a_topic_leaves_no_consumer_group_behind(kafka: KafkaConfig) -> 
     read_compacted(kafka, name)
     groups = AdminClient(kafka.client()).list_consumer_groups().result()
     assert "tidemill-tail" not in {group.group_id for group in groups.valid}
+
+
+@pytest.mark.kafka
+def test_a_writer_whose_name_is_taken_is_fenced_whatever_it_does_next(kafka: KafkaConfig) -> None:
+    """The client says once why it has given up, and from then on only that it has."""
+    topic, name = unique("fenced"), unique("writer")
+    ensure_topics(kafka, [Topic(name=topic, partitions=1)])
+
+    def write_on(old: TransactionalWriter) -> None:
+        with old.transaction():
+            old.write(topic, b"k", b"before")
+            TransactionalWriter(kafka, name).close()
+            with suppress(KafkaException):
+                while True:
+                    old.write(topic, b"k", b"after")
+                    old._producer.flush(0.1)
+            old.write(topic, b"k", b"and after that")
+
+    with pytest.raises(FencedError, match=name):
+        write_on(TransactionalWriter(kafka, name))

@@ -123,7 +123,7 @@ class TransactionalWriter:
         try:
             yield
         except KafkaException as error:
-            found = error.args[0]
+            found = self._cause(error.args[0])
             if found.code() in _FENCED:
                 raise FencedError(
                     f"another process writes as {self._name} now",
@@ -133,3 +133,13 @@ class TransactionalWriter:
                 f"a transaction of {self._name} {what} at {self._config.bootstrap}: {found.str()}",
                 hint="nothing of it is there; see that the brokers are up, then do it again",
             ) from error
+
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Return what made the client give up for good, where *error* only says that it did."""
+        if error.code() == KafkaError._FATAL:
+            try:
+                self._producer.abort_transaction(self._timeout_s)
+            except KafkaException as cause:
+                found: KafkaError = cause.args[0]
+                return found
+        return error
