@@ -12,6 +12,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from tidemill.features.layouts import EXAMPLES
 from tidemill.schemas.logs import OFFSETS, Log, first_place, place_of
 from tidemill.streams.commits import Holding, Table
 from tidemill.streams.progress import Counts, Resume
@@ -113,15 +114,26 @@ class Recovery:
 
 
 def _unexamined(held: Iterable[Holding]) -> pl.Expr:
-    """Return which feedback may not have been held against closed decisions yet."""
+    """Return which feedback may not have been held against closed decisions yet.
+
+    It was read after the examples were committed last, so it was judged by the stream time that
+    its log had then, or a later one, whatever the rules were. A file with several streams spans
+    nearly all places, so by places alone it is never ruled out.
+    """
     least: dict[Log, int] = {}
+    judged: dict[Log, list[int | None]] = {}
     for each in held:
         for log, offset in each.examined.items():
             least[log] = min(offset, least.get(log, offset))
+            judged.setdefault(log, []).append(each.numbers[EXAMPLES][f"time/{log}"])
     found = pl.lit(value=False)
     for log, offset in least.items():
         end = first_place(log) + OFFSETS
-        found |= pl.col("offset").is_between(place_of(log, offset), end, closed="left")
+        fresh = pl.col("offset").is_between(place_of(log, offset), end, closed="left")
+        known = [time for time in judged[log] if time is not None]
+        if len(known) == len(judged[log]):
+            fresh &= pl.col("stream_time") >= moment(min(known))
+        found |= fresh
     return found
 
 
