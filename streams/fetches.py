@@ -10,6 +10,7 @@ stay aiokafka's business, and so do record batches of before Kafka 0.11. It know
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import ref
 
 import aiokafka.consumer.fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
@@ -86,11 +87,19 @@ class WholeBatches(dict[TopicPartition, Any]):
         self._starts.clear()
 
     def _whole(self, place: TopicPartition, result: FetchResult) -> Callable[..., Run]:
-        """Return what takes the place of `FetchResult.getall`: the same, but by record batches."""
-        fetched = result._partition_records
+        """Return what takes the place of `FetchResult.getall`: the same, but by record batches.
+
+        It does not keep the result alive, nor does the result itself: what only the garbage
+        collector finds stays for minutes, and each result has a megabyte.
+        """
+        fetched, owner = result._partition_records, ref(result)
+        fetched._records_iterator = iter(())  # aiokafka's own way, which refers back to its owner
         batches = record_batches(fetched)
 
         def getall(_max_records: int | None = None) -> Run:
+            result = owner()
+            if result is None:
+                raise ReferenceError("a fetch result was asked after its end")
             if not result.check_assignment(result._topic_partition) or not result.has_more():
                 return Run(fetched.next_fetch_offset)
             run = Run(self._starts.pop(place, fetched.next_fetch_offset))

@@ -1,14 +1,17 @@
 """What is fetched comes out whole: as aiokafka gives it, record batch by record batch."""
 
 import asyncio
+import gc
 import inspect
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 
 import aiokafka
 import aiokafka.consumer.fetcher as fetcher
 import pytest
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.consumer.subscription_state import Assignment
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -174,3 +177,29 @@ def test_aiokafka_still_keeps_answers_where_they_are_looked_for() -> None:
     assert "self._records = records" in inspect.getsource(PartitionRecords.__init__)
     names = ("check_assignment", "has_more", "_assignment.state_value", "consumed_to")
     assert all(name in inspect.getsource(fetcher.FetchResult) for name in names)
+
+
+def test_an_answer_is_freed_with_its_last_record_and_not_by_the_garbage_collector() -> None:
+    """A worker collects seldom; a megabyte an answer would pile up until then."""
+
+    async def fetch() -> weakref.ref[FetchedBytes]:
+        assignment = Assignment([PLACE])
+        assignment.state_value(PLACE).reset_to(0)
+        results = WholeBatches(lambda _: True, 1)
+        data = record_batch(0, [Sent(0, 1, b"key", b"value")])
+        records = partition_records(data, [], 0, keeps=True)
+        freed = weakref.ref(records._records)
+        results[PLACE] = FetchResult(
+            PLACE, assignment=assignment, partition_records=records, backoff=0
+        )
+        del records
+        while results[PLACE].has_more():
+            results[PLACE].getall()
+        del results[PLACE]
+        return freed
+
+    gc.disable()
+    try:
+        assert asyncio.run(fetch())() is None
+    finally:
+        gc.enable()
