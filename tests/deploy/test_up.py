@@ -1,12 +1,13 @@
 """`tidemill up`: one command, all processes, and nothing left behind."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 import uuid
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,14 @@ from tidemill.deploy.processes import answers, tidemill_command
 from tidemill.kafka import KafkaConfig
 
 
-def free_port() -> int:
-    """Return a port with two free ones behind it, most likely."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
-        return int(opened.getsockname()[1])
+def free_ports() -> int:
+    """Return the first of three free ports in a row, below those that clients get by chance."""
+    while True:
+        first = random.randrange(10_000, 30_000)
+        with ExitStack() as opened, suppress(OSError):
+            for port in range(first, first + 3):
+                opened.enter_context(closing(socket.create_server(("127.0.0.1", port))))
+            return first
 
 
 @pytest.mark.kafka
@@ -28,7 +33,7 @@ def test_up_serves_the_loop_of_a_file_and_leaves_nothing_behind(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
     """It is what a new user types after `tidemill init`."""
-    name, port = f"up-{uuid.uuid4().hex[:8]}", free_port()
+    name, port = f"up-{uuid.uuid4().hex[:8]}", free_ports()
     file = tmp_path / "loop.yaml"
     file.write_text(MINIMAL.replace("banner", name))
     url = f"http://127.0.0.1:{port}"
