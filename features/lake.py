@@ -21,10 +21,12 @@ from tidemill.features.handles import Place, unknown
 from tidemill.features.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
 from tidemill.features.storage import lake_errors, open_storage
 from tidemill.features.tables import Table
+from tidemill.schemas.durations import parse_duration
 from tidemill.schemas.loop import Loop
 
 __all__ = ["Commit", "Lake", "LakeConfig", "Swap", "Table"]
 
+CHECKPOINT_EVERY = 10  # commits; each commit replays the log from the last checkpoint on
 _ATTEMPTS = 5  # two workers may want to add the same column at the same time
 
 
@@ -40,8 +42,11 @@ class LakeConfig:
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read TIDEMILL_LAKE (a folder or ``s3://bucket/prefix``) and, for S3, the AWS_* names.
 
+        TIDEMILL_LAKE_KEEP is `keep` as a duration, ``6h``.
+
         Raises:
-            ConfigError: TIDEMILL_LAKE is not set, or is an address of another kind.
+            ConfigError: TIDEMILL_LAKE is not set or an address of another kind, or to keep the log
+                for less than an hour is asked.
         """
         root = env.get("TIDEMILL_LAKE", "")
         if not root:
@@ -49,20 +54,32 @@ class LakeConfig:
                 "TIDEMILL_LAKE is not set",
                 hint="point it at the lake, say /var/lib/tidemill or s3://bucket/tidemill",
             )
+        keep = _kept(env.get("TIDEMILL_LAKE_KEEP", "1d"))
         if root.startswith("s3://"):
             found = {
                 name: value for name, value in env.items() if name.startswith("AWS_") and value
             }
             plain = env.get("AWS_ENDPOINT_URL", "").startswith("http://")
-            return cls(
-                root=root, storage_options=({"AWS_ALLOW_HTTP": "true"} if plain else {}) | found
-            )
+            options = ({"AWS_ALLOW_HTTP": "true"} if plain else {}) | found
+            return cls(root=root, storage_options=options, keep=keep)
         if "://" in root:
             raise ConfigError(
                 f"TIDEMILL_LAKE is {root}, which is no folder and no s3:// address",
                 hint="set it to a folder, or to s3://bucket/prefix",
             )
-        return cls(root=root)
+        return cls(root=root, keep=keep)
+
+
+def _kept(text: str) -> timedelta:
+    """Read TIDEMILL_LAKE_KEEP; Delta counts it in hours."""
+    hint = "set it to an hour or more: 6h, 1d"
+    try:
+        keep = parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"TIDEMILL_LAKE_KEEP: {error}", hint=hint) from error
+    if keep < timedelta(hours=1):
+        raise ConfigError(f"TIDEMILL_LAKE_KEEP is {text}, less than an hour", hint=hint)
+    return keep
 
 
 class Lake:
@@ -172,7 +189,6 @@ class Lake:
     def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> None:
         uri = self._uri(loop_name, name)
         if not DeltaTable.is_deltatable(uri, self._options()):
-            hours = f"interval {max(1, self.config.keep // timedelta(hours=1))} hours"
             with contextlib.suppress(deltalake.exceptions.DeltaError):  # another made it just now
                 if "://" not in uri:
                     Path(uri).mkdir(parents=True, exist_ok=True)
@@ -180,19 +196,28 @@ class Lake:
                     uri,
                     to_delta(schema),
                     partition_by=[PARTITION] if PARTITION in schema else None,
-                    configuration={
-                        "delta.logRetentionDuration": hours,
-                        "delta.deletedFileRetentionDuration": hours,
-                    },
+                    configuration=self._properties(),
                     storage_options=self._options(),
                 )
         for _ in range(_ATTEMPTS):
             table = DeltaTable(uri, storage_options=self._options())
             missing = missing_fields(name, to_polars(table.schema()), schema)
-            if not missing:
+            if not missing and self._properties().items() <= table.metadata().configuration.items():
                 return
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
-                table.alter.add_columns(missing)
+                if missing:
+                    table.alter.add_columns(missing)
+                else:
+                    table.alter.set_table_properties(self._properties())
+
+    def _properties(self) -> dict[str, str]:
+        """Return what a table's own metadata has to say."""
+        hours = f"interval {max(1, self.config.keep // timedelta(hours=1))} hours"
+        return {
+            "delta.logRetentionDuration": hours,
+            "delta.deletedFileRetentionDuration": hours,
+            "delta.checkpointInterval": str(CHECKPOINT_EVERY),
+        }
 
     def _uri(self, loop_name: str, name: str) -> str:
         return f"{self.root}/{loop_name}/{name}"

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import deltalake.exceptions
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction
 
 from tidemill.errors import FencedError, LakeError
@@ -31,6 +31,7 @@ from tidemill.features.layouts import PARTITION, fitted, undated
 from tidemill.features.storage import lake_errors
 
 BATCH_ROWS = 100_000
+CLEANED_EVERY = 100  # commits between two looks for expired entries, each at the whole log
 _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this often at most
 
 
@@ -236,6 +237,9 @@ class Table:
                     delta.schema(),
                     partition_by=delta.metadata().partition_columns,
                     commit_properties=properties,
+                    post_commithook_properties=PostCommitHookProperties(
+                        cleanup_expired_logs=(before + 1) % CLEANED_EVERY == 0
+                    ),
                 )
             except (OSError, deltalake.exceptions.DeltaError) as error:
                 landed = self._read_back(before, metadata[COMMIT_ID], error)

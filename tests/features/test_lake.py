@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -109,6 +111,33 @@ def test_the_lake_is_told_by_the_environment() -> None:
         "AWS_ENDPOINT_URL": "http://localhost:9000",
         "AWS_ALLOW_HTTP": "true",
     }
+
+
+def test_how_long_the_log_is_kept_is_told_too_and_reaches_tables_that_are_there(
+    lake: Lake, loop: Loop, rows: Rows
+) -> None:
+    """An operator shortens it for a loop that is never quiet, while a writer goes on."""
+    lake.create(loop)
+    writer = lake.table(loop.loop, "decisions")
+    config = LakeConfig.from_env({"TIDEMILL_LAKE": lake.root, "TIDEMILL_LAKE_KEEP": "6h"})
+    assert config.keep == timedelta(hours=6)
+    shorter = Lake(replace(config, storage_options=lake.storage_options))
+    shorter.create(loop)
+    version = shorter.table(loop.loop, "decisions").version()
+    shorter.create(loop)  # nothing is left to change, so nothing is committed
+    assert shorter.table(loop.loop, "decisions").version() == version
+    properties = shorter.table(loop.loop, "decisions").handle().metadata().configuration
+    assert properties["delta.logRetentionDuration"] == "interval 6 hours"
+    writer.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
+    assert writer.read().height == 1
+
+
+@pytest.mark.parametrize("keep", ["", "soon", "30m", "-1h"])
+def test_a_log_kept_for_less_than_an_hour_is_refused(keep: str) -> None:
+    """A trainer that is started again would find its place gone."""
+    with pytest.raises(ConfigError, match="TIDEMILL_LAKE_KEEP") as caught:
+        LakeConfig.from_env({"TIDEMILL_LAKE": "/data", "TIDEMILL_LAKE_KEEP": keep})
+    assert "6h" in caught.value.hint
 
 
 @pytest.mark.parametrize("env", [{}, {"TIDEMILL_LAKE": ""}, {"TIDEMILL_LAKE": "ftp://x/y"}])

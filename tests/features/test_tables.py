@@ -3,6 +3,7 @@
 Tests of *any_table* are the contract of tables: Delta on each storage and those in memory keep it.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from tidemill.errors import FencedError, LakeError
-from tidemill.features.lake import Lake, LakeConfig, Swap, Table
+from tidemill.features.lake import CHECKPOINT_EVERY, Lake, LakeConfig, Swap, Table
 from tidemill.features.memorytables import MemoryLake, MemoryTable
+from tidemill.features.tables import CLEANED_EVERY
 from tidemill.features.views import arrow_dataset
 from tidemill.schemas.loop import Loop
 
@@ -129,6 +131,33 @@ def test_a_handle_follows_a_log_that_was_cut(tmp_path: Path, loop: Loop, rows: R
     with pytest.raises(LakeError, match="no longer has version 1") as caught:
         asleep.commits_since(0)
     assert "full read" in caught.value.hint
+
+
+def test_a_commit_replays_a_few_entries_of_the_log_not_a_hundred(table: Table, rows: Rows) -> None:
+    """Each commit reads all since the last checkpoint: at a hundred it costs six times as much."""
+    for number in range(25):
+        table.append(rows("decisions", 1, offset=number), swaps=[])
+    told = json.loads(table.place.storage.read(f"{table.folder}/_delta_log/_last_checkpoint"))
+    assert table.version() - told["version"] <= CHECKPOINT_EVERY
+
+
+def test_a_writer_alone_forgets_expired_entries_of_the_log(
+    tmp_path: Path, loop: Loop, rows: Rows
+) -> None:
+    """A loop without a trainer is never compacted, and every commit lists the whole log."""
+    lake = Lake(LakeConfig(root=str(tmp_path), keep=timedelta(hours=1)))
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    log = tmp_path / loop.loop / "decisions" / "_delta_log"
+    for number in range(CLEANED_EVERY):
+        table.append(rows("decisions", 1, offset=number), swaps=[])
+        if number == 2 * CHECKPOINT_EVERY:
+            for entry in log.iterdir():
+                os.utime(entry, (0, 0))
+    left = {int(entry.stem) for entry in log.glob("*.json")}
+    assert not left & set(range(CHECKPOINT_EVERY))
+    assert left >= set(range(2 * CHECKPOINT_EVERY + 2, CLEANED_EVERY + 1))
+    assert len(table.read()) == CLEANED_EVERY
 
 
 def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
