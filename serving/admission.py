@@ -58,11 +58,19 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
             signature, nullable
         )
     if announcement.learner in LEARNERS:
-        return LinearPredictor(LinearState.from_bytes(delivery.payload), signature).score
+        return _by_name(
+            LinearPredictor(LinearState.from_bytes(delivery.payload), signature), signature
+        )
     raise ModelError(
         f"{announcement.version} was trained by {announcement.learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
     )
+
+
+def _by_name(model: LinearPredictor, signature: FeatureSignature) -> Score:
+    """Return the scores of a model that reads features by name."""
+    names = [field.name for field in signature.fields]
+    return lambda features: model.score(dict(zip(names, features, strict=True)))
 
 
 def _admit_text(

@@ -6,7 +6,6 @@ fallback. It knows no HTTP and no model topic; the subscriber gives it its model
 attribute.
 """
 
-from collections.abc import Mapping
 from random import Random
 from time import perf_counter, time_ns
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import SchemaStore
 from tidemill.serving.eventlog import EventLog
 from tidemill.serving.ids import new_id
-from tidemill.serving.policy import Choice, Score, default_choice, policy_of
+from tidemill.serving.policy import Choice, Features, Score, default_choice, policy_of
 from tidemill.serving.record import decision_encoder
 from tidemill.serving.requests import (
     DecisionReader,
@@ -129,7 +128,7 @@ class Decider:
         )
 
     def _choose(
-        self, features: Mapping[str, object], started_s: float, now_s: float
+        self, features: Features, started_s: float, now_s: float
     ) -> tuple[Choice, str, str | None]:
         """Return choice, source and model version: the model's where it is there and in time."""
         model = self.model

@@ -7,7 +7,7 @@ the random generator that is handed in. It knows no model and no Kafka.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from tidemill.schemas.loop import Loop
 
 Action = bool | float | str | list[str]
-Features = Mapping[str, object]
+Features = tuple[object, ...]
+"""The checked features of one decision, all of the loop's and in its order. A score that is asked
+for an action gets it behind them, where a greedy model's signature has it."""
 Score = Callable[[Features], float]
 
 Choice = tuple[Action, float | None, float | None]
@@ -139,16 +141,14 @@ def default_choice(loop: "Loop") -> Choice:
 
 
 def action_scores(score: Score, features: Features, actions: list[str]) -> dict[str, float]:
-    """Return the score of each action, asked for as the feature ``action``.
+    """Return the score of each action, asked for as one more feature behind the others.
 
     Raises:
         ModelError: one of them is not a finite number.
     """
-    asked = dict(features)
     scores = {}
     for action in actions:
-        asked["action"] = action
-        scores[action] = found = score(asked)
+        scores[action] = found = score((*features, action))
         if found - found != 0.0:  # NaN and infinity, without the price of a call
             raise _not_finite(found)
     return scores

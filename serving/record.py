@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from tidemill.schemas.encoders import compile_encoder
+from tidemill.schemas.encoders import compile_values_encoder
 from tidemill.schemas.encoding import (
     LENGTHS,
     varint,
@@ -24,21 +24,20 @@ from tidemill.schemas.events import decision_schema, decision_subject
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.memorystore import SchemaStore
 from tidemill.schemas.wire import Schema
-from tidemill.serving.policy import Choice
+from tidemill.serving.policy import Choice, Features
 
 _NULL = b"\x00"
 _SOME = b"\x02"
 _some_double = struct.Struct("<Bd").pack
 _REMEMBERED = 1_000  # ends of events: sources x models x propensities
 
-Features = Mapping[str, object]
 Write = Callable[[object], bytes]
 Encode = Callable[[bytes, object, str | None, Choice, str, str | None, Features], bytes]
 """Takes a decision and returns its payload for Kafka. In this order: its id in UTF-8, as it is the
 record's key as well; when, as an aware datetime or microseconds since 1970; whom or what it is
-about, if known; what was decided; who decided; which model, if one did; all features of the loop by
-name, as `DecisionReader` has checked them. Raises ValueError where a text is not valid Unicode, or
-the time not of the years 1 to 9999."""
+about, if known; what was decided; who decided; which model, if one did; all features of the loop in
+its order, as `DecisionReader` has checked them. Raises ValueError where a text is not valid
+Unicode, or the time not of the years 1 to 9999."""
 
 
 def decision_encoder(loop: Loop, store: SchemaStore) -> Encode:
@@ -52,7 +51,7 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> Encode:
     fields = cast(list[Mapping[str, object]], schema["fields"])
     prefix = store.register(decision_subject(loop), schema)
     write_action = _action_writer(loop)
-    write_features = compile_encoder(cast(Schema, fields[-1]["type"]), checked=True)
+    write_features = compile_values_encoder(cast(Schema, fields[-1]["type"]))
     versions = write_int(loop.policy.version) + write_int(loop.version)
     ends: dict[tuple[float | None, str, str | None], bytes] = {}
     join = b"".join

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec.structs import asdict, astuple
 
 from tidemill.errors import RequestError
 from tidemill.schemas.loop import Loop
+from tidemill.serving.policy import Features
 from tidemill.serving.values import At, Record, reworded
 
 MAX_BATCH = 1_000  # decisions or feedback of one request
@@ -27,9 +29,9 @@ class UnknownError(RequestError):
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, gc=False):
-    """A checked request for one decision; every feature of the loop is there."""
+    """A checked request for one decision; every feature of the loop is there, in its order."""
 
-    features: Mapping[str, object]
+    features: Features
     entity: str | None = None
     id: str | None = None
     at: datetime | None = None
@@ -93,7 +95,7 @@ class DecisionReader:
         if id is not None or at is not None:
             _check_id("id", id)
             _check_at(at)
-        return DecisionRequest(self.record.check(features), entity, id, at)
+        return DecisionRequest(astuple(self.record.check(features)), entity, id, at)
 
     def read(self, body: bytes) -> DecisionRequest | list[DecisionRequest]:
         """Return the request in *body*, or all of them where it is ``{"batch": [...]}``.
@@ -105,7 +107,7 @@ class DecisionReader:
 
     def _check(self, item: _Item) -> DecisionRequest:
         features = _decode(self._features, item.features, self.record)
-        return DecisionRequest(features, item.entity, item.id, item.at)
+        return DecisionRequest(astuple(features), item.entity, item.id, item.at)
 
 
 class FeedbackReader:
@@ -141,7 +143,7 @@ class FeedbackReader:
             UnknownError: the loop has no feedback of that kind.
             RequestError: it is not what the loop expects.
         """
-        checked = self.record(kind).check(values)
+        checked = asdict(self.record(kind).check(values))
         if decision_id is None:
             raise RequestError("decision_id is missing", hint="send the id of the decision")
         _check_id("decision_id", decision_id)
@@ -165,7 +167,7 @@ class FeedbackReader:
     def _check(self, item: _FeedbackItem) -> FeedbackRequest:
         record = self.record(item.kind)
         values = _decode(self._values[item.kind], item.values, record)
-        return FeedbackRequest(item.decision_id, item.kind, values, item.id, item.at)
+        return FeedbackRequest(item.decision_id, item.kind, asdict(values), item.id, item.at)
 
 
 def _check_id(name: str, value: object) -> None:
@@ -226,9 +228,9 @@ def _numbered(
 
 def _decode(
     decoder: msgspec.json.Decoder[msgspec.Struct], raw: msgspec.Raw, record: Record
-) -> Mapping[str, object]:
+) -> msgspec.Struct:
     try:
-        return msgspec.structs.asdict(decoder.decode(raw))
+        return decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise RequestError(reworded(str(error), record.noun), hint=record.hint) from error
     except _MALFORMED as error:

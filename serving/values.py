@@ -40,7 +40,6 @@ class Record:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self._size = len(fields)
 
     @property
     def hint(self) -> str:
@@ -48,25 +47,26 @@ class Record:
         listed = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
         return f"send {listed}" if listed else f"send no {self.noun}s"
 
-    def check(self, values: Mapping[str, object]) -> Mapping[str, object]:
+    def check(self, values: Mapping[str, object]) -> msgspec.Struct:
         """Return *values* with what was left out filled in; numpy's numbers become Python's.
+
+        The fields of what it returns are in the order of the loop file.
 
         Raises:
             RequestError: a value is missing, unknown or of another type.
         """
         try:
-            checked = msgspec.convert(values, self.struct)
+            return msgspec.convert(values, self.struct)
         except msgspec.ValidationError as error:
             if not isinstance(values, Mapping):
                 what = f"the {self.noun}s are {type(values).__name__}, not names and values"
                 raise RequestError(what, hint=self.hint) from error
             values = {str(name): plain(value) for name, value in values.items()}
             try:
-                checked = msgspec.convert(values, self.struct)
+                return msgspec.convert(values, self.struct)
             except msgspec.ValidationError as error:
                 what = reworded(str(error), self.noun)
                 raise RequestError(what, hint=self.hint) from error
-        return values if len(values) == self._size else msgspec.structs.asdict(checked)
 
 
 def plain(value: object) -> object:

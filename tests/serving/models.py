@@ -45,6 +45,8 @@ DEFINITION: dict[str, object] = {
     "budget_ms": 2_000,
 }
 FEATURES: dict[str, object] = {"country": "c01", "visits": 3, "amount": 1.5, "member": True}
+VALUES: tuple[object, ...] = (*FEATURES.values(), None, None, 30.0)
+"""`FEATURES` as they are once they are checked."""
 NULLABLE = {"seen", "tags", "age"}
 SIGNATURE = FeatureSignature(
     (

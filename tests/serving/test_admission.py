@@ -11,6 +11,7 @@ import pytest
 from tests.serving.models import (
     FEATURES,
     SIGNATURE,
+    VALUES,
     announcement,
     banner,
     booster,
@@ -27,7 +28,6 @@ from tidemill.schemas.riverstate import LinearPredictor, LinearState
 from tidemill.schemas.signature import FeatureSignature, SignatureField
 from tidemill.serving import admission
 from tidemill.serving.admission import TrialLimits, admit, probe_rows, try_in_child
-from tidemill.serving.requests import DecisionReader
 
 LIMITS = TrialLimits()
 
@@ -40,9 +40,8 @@ def delivery(payload: bytes, **changes: object) -> Delivery:
 def test_a_sound_model_scores_as_it_was_trained() -> None:
     """All guards together let a good model through, unchanged."""
     score = admit(delivery(text().encode()), banner(), LIMITS)
-    features = DecisionReader(banner()).check(FEATURES).features
-    row = SIGNATURE.encode_row(features)
-    assert score(features) == booster().predict([row], num_threads=1)[0]
+    row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
+    assert score(VALUES) == booster().predict([row], num_threads=1)[0]
 
 
 def test_an_online_model_scores_as_its_state_says() -> None:
@@ -50,8 +49,9 @@ def test_an_online_model_scores_as_its_state_says() -> None:
     payload = river_state()
     found = admit(delivery(payload, learner="logistic_regression"), banner(), LIMITS)
     state = LinearState.from_bytes(payload)
-    assert found(FEATURES) == LinearPredictor(state, SIGNATURE).score(FEATURES)
-    assert 0.0 < found(FEATURES) < 1.0
+    named = {**FEATURES, "age": 30.0}
+    assert found(VALUES) == LinearPredictor(state, SIGNATURE).score(named)
+    assert 0.0 < found(VALUES) < 1.0
 
 
 def _without_a_field() -> FeatureSignature:

@@ -1,7 +1,6 @@
 """A decision never waits and never fails, and every one is logged as it was made."""
 
 import time
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
 
@@ -15,6 +14,7 @@ from tidemill.schemas.loops import register
 from tidemill.schemas.memorystore import MemorySchemaStore
 from tidemill.serving.decider import Decider, LiveModel
 from tidemill.serving.eventlog import MemoryEventLog
+from tidemill.serving.policy import Features, Score
 from tidemill.serving.predictor import LightGbmModel
 from tidemill.serving.requests import FeedbackRequest
 from tidemill.serving.results import DecisionResult
@@ -45,19 +45,19 @@ def logged(log: MemoryEventLog, topic: str, loop: Loop | None = None) -> Rows:
     return found.frame.to_dicts()
 
 
-def raising(error: Exception) -> Callable[[Mapping[str, object]], float]:
+def raising(error: Exception) -> Score:
     """Return scores of a model that fails."""
 
-    def score(_features: Mapping[str, object]) -> float:
+    def score(_features: Features) -> float:
         raise error
 
     return score
 
 
-def slow(seconds: float) -> Callable[[Mapping[str, object]], float]:
+def slow(seconds: float) -> Score:
     """Return scores of a model that takes its time."""
 
-    def score(_features: Mapping[str, object]) -> float:
+    def score(_features: Features) -> float:
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             pass
@@ -153,7 +153,7 @@ def test_a_model_that_is_slow_again_and_again_is_not_asked_for_a_while() -> None
     maker = decider(banner(budget_ms=1.0))
     calls = []
 
-    def score(features: Mapping[str, object]) -> float:
+    def score(features: Features) -> float:
         calls.append(features)
         return slow(0.003)(features)
 
@@ -235,7 +235,7 @@ def test_the_same_seed_takes_the_same_chances() -> None:
 
     def actions() -> list[object]:
         maker = decider(loop)
-        maker.model = LiveModel("m-1", lambda features: float(features["action"] == "show"))
+        maker.model = LiveModel("m-1", lambda features: float(features[-1] == "show"))
         return [decide(maker).action for _ in range(100)]
 
     first = actions()

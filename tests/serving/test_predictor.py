@@ -46,7 +46,7 @@ def test_features_are_scored_through_the_signature() -> None:
     score = LightGbmModel(text(), WIDTH).scorer(SIGNATURE, NULLABLE)
     features = {**FEATURES, "country": "c07", "seen": None, "tags": ["old"], "age": None}
     row = SIGNATURE.encode_row(features)
-    assert score(features) == booster().predict([row], num_threads=1)[0]
+    assert score(tuple(features.values())) == booster().predict([row], num_threads=1)[0]
 
 
 def test_a_row_of_another_width_is_refused() -> None:
@@ -69,6 +69,6 @@ def test_scores_outlive_the_model_they_were_made_from() -> None:
     gc.collect()
     others = [LightGbmModel(text(rounds), WIDTH) for rounds in (3, 5)]
     row = SIGNATURE.encode_row(features)
-    assert score(features) == booster().predict([row], num_threads=1)[0]
+    assert score(tuple(features.values())) == booster().predict([row], num_threads=1)[0]
     del others, score
     gc.collect()

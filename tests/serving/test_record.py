@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.models import banner
+from tests.serving.models import VALUES, banner
 
 from tidemill.schemas.events import DecisionEncoder
 from tidemill.schemas.loop import Loop
@@ -77,13 +77,14 @@ def test_the_bytes_are_those_of_the_schema(data: st.DataObject) -> None:
     told: dict[str, Any] = {name: value for name, value in decision.items() if name != "id"}
     choice = (told.pop("action"), told.pop("score"), told.pop("propensity"))
     encode = decision_encoder(loop, store)
-    names = ("source", "model_version", "features")
     fast = encode(
         str(decision["id"]).encode(),
         told["at"],
         told["entity"],
         choice,
-        *(told[name] for name in names),
+        told["source"],
+        told["model_version"],
+        tuple(told["features"][name] for name in loop.features),
     )
     assert fast == DecisionEncoder(loop, store).encode({**decision, **versions})
 
@@ -91,10 +92,8 @@ def test_the_bytes_are_those_of_the_schema(data: st.DataObject) -> None:
 def test_a_time_may_be_a_datetime_or_microseconds() -> None:
     """A service sends the one, a worker's clock gives the other."""
     encode = decision_encoder(LOOPS[0], MemorySchemaStore())
-    features = {"country": "c", "visits": 1, "amount": 1.0, "member": True}
-    features |= {"seen": None, "tags": None, "age": None}
     first, second = (
-        encode(b"d", at, None, (True, None, 1.0), "default", None, features)
+        encode(b"d", at, None, (True, None, 1.0), "default", None, VALUES)
         for at in (datetime(2026, 1, 1, tzinfo=UTC), 1_767_225_600_000_000)
     )
     assert first == second

@@ -29,6 +29,11 @@ def one(body: object) -> DecisionRequest:
     return found
 
 
+def named(request: DecisionRequest) -> dict[str, object]:
+    """Return the features of *request* by name."""
+    return dict(zip(banner().features, request.features, strict=True))
+
+
 def refusal(body: bytes) -> RequestError:
     """Return why *body* is refused."""
     with pytest.raises(RequestError) as caught:
@@ -39,21 +44,38 @@ def refusal(body: bytes) -> RequestError:
 def test_what_is_left_out_is_filled_in() -> None:
     """The model and the log must see the same features, whoever sent them."""
     found = one({"features": FEATURES, "entity": "u1"})
-    assert found.features == {**FEATURES, "seen": None, "tags": None, "age": 30.0}
+    assert named(found) == {**FEATURES, "seen": None, "tags": None, "age": 30.0}
     assert (found.entity, found.id, found.at) == ("u1", None, None)
+
+
+def test_features_come_in_the_order_of_the_loop_whatever_was_sent() -> None:
+    """The model and the event read them by place; a default may stand before what has none."""
+    loop = banner(
+        features={
+            "c": {"type": "int", "default": 1},
+            "b": "float",
+            "a": {"type": "int", "default": 2},
+        }
+    )
+    reader = DecisionReader(loop)
+    assert reader.check({"b": 3}).features == (1, 3.0, 2)
+    assert reader.check({"b": 3, "a": 4, "c": 5}).features == (5, 3.0, 4)
+    read = reader.read(b'{"features": {"a": 4, "b": 3}}')
+    assert isinstance(read, DecisionRequest)
+    assert read.features == (1, 3.0, 4)
 
 
 def test_null_is_not_the_default() -> None:
     """A service that sends null knows that it does not know."""
-    assert one({"features": {**FEATURES, "age": None}}).features["age"] is None
+    assert named(one({"features": {**FEATURES, "age": None}}))["age"] is None
 
 
 def test_times_and_lists_are_read() -> None:
     """JSON has no times: they are texts with a zone."""
     sent = {**FEATURES, "seen": "2026-01-01T01:00:00+01:00", "tags": ["new"]}
     found = one({"features": sent, "at": "2026-01-01T00:00:00Z"})
-    assert found.features["seen"] == found.at == datetime(2026, 1, 1, tzinfo=UTC)
-    assert found.features["tags"] == ["new"]
+    assert named(found)["seen"] == found.at == datetime(2026, 1, 1, tzinfo=UTC)
+    assert named(found)["tags"] == ["new"]
 
 
 CASES = [
@@ -134,7 +156,7 @@ def test_a_batch_has_a_limit() -> None:
 def test_numpy_numbers_are_numbers_in_process() -> None:
     """Services compute features with numpy; its scalars are not Python's."""
     sent = {**FEATURES, "visits": np.int64(3), "amount": np.float32(1.5), "member": np.bool_(True)}
-    assert dict(READER.check(sent).features) == {
+    assert named(READER.check(sent)) == {
         **FEATURES,
         "seen": None,
         "tags": None,
@@ -144,7 +166,7 @@ def test_numpy_numbers_are_numbers_in_process() -> None:
 
 def test_nan_in_process_is_null() -> None:
     """JSON has no NaN, so a NaN that became a value would differ between the two clients."""
-    assert READER.check({**FEATURES, "age": math.nan}).features["age"] is None
+    assert named(READER.check({**FEATURES, "age": math.nan}))["age"] is None
     with pytest.raises(RequestError, match="feature 'amount' is null, not float"):
         READER.check({**FEATURES, "amount": math.nan})
 

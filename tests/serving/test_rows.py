@@ -28,5 +28,6 @@ def test_a_filled_row_has_the_bits_of_an_encoded_one(features: dict[str, object]
     """The trainer encodes by the signature; one bit of difference is another branch of a tree."""
     pack = struct.Struct(f"{len(SIGNATURE.columns)}d").pack
     filled: list[bytes] = []
-    row_filler(SIGNATURE, NULLABLE, lambda *numbers: filled.append(pack(*numbers)))(features)
+    fill = row_filler(SIGNATURE, NULLABLE, lambda *numbers: filled.append(pack(*numbers)))
+    fill(tuple(features[field.name] for field in SIGNATURE.fields))
     assert filled == [pack(*SIGNATURE.encode_row(features))]

@@ -2,11 +2,10 @@
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import cast
 
 import polars as pl
 import pytest
@@ -25,6 +24,7 @@ from tidemill.schemas.memorystore import MemorySchemaStore
 from tidemill.serving.decider import Decider, LiveModel
 from tidemill.serving.embedded import EmbeddedDoor
 from tidemill.serving.eventlog import MemoryEventLog
+from tidemill.serving.policy import Features
 from tidemill.serving.worker import Worker, WorkerConfig
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -52,9 +52,9 @@ SHAPES: dict[str, Case] = {
 }
 
 
-def score(features: Mapping[str, object]) -> float:
+def score(features: Features) -> float:
     """Score as a model would: by the action where the policy asks for each, else 0.75."""
-    return ORDER[cast(str, features.get("action", "sport"))]
+    return ORDER.get(str(features[-1]), 0.75)
 
 
 def read_topic(kafka: KafkaConfig, topic: str, count: int) -> Sequence[bytes | None]:
