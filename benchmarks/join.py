@@ -82,9 +82,12 @@ def run_worker(kafka: KafkaConfig, filled: Filled, folder: Path, *, timeout_s: f
 
 
 def last_examples_at(folder: Path, loop: Loop) -> float:
-    """Return when the newest examples of a lake could be read, in seconds since 1970."""
+    """Return when the newest examples of a lake could be read, in seconds since 1970.
+
+    A worker that ends commits how far it has read once more; there is no row in that.
+    """
     commits = (folder / loop.loop / "examples" / "_delta_log").glob("*.json")
-    return max(commit.stat().st_mtime for commit in commits)
+    return max(commit.stat().st_mtime for commit in commits if '"add"' in commit.read_text())
 
 
 def started_worker(

@@ -201,9 +201,12 @@ class StreamsApp:
                     await run.commit()
 
     def _is_caught_up(self, run: LoopRun) -> bool:
-        """Return whether Kafka has no records of *run* that were not fetched."""
-        places = (TP(topic, number) for topic in run.topics.values() for number in run.partitions)
-        return not any(self.app.consumer.has_more(place) for place in places)
+        """Return whether *run* has received all records that Kafka has for it."""
+        return all(
+            self.app.consumer.is_through(TP(topic, number), run.received(name, number))
+            for name, topic in run.topics.items()
+            for number in run.partitions
+        )
 
     async def _watch_idle(self) -> None:
         marks: dict[TP, tuple[int, int]] = {}

@@ -122,6 +122,14 @@ class LoopRun:
         held = self._held.get(partition)
         return None if held is None else held.partition.readings[log].next
 
+    def received(self, log: Log, partition: int) -> int | None:
+        """Return the offset up to which *log* was taken or waits here; None if it is not held."""
+        held = self._held.get(partition)
+        if held is None:
+            return None
+        waiting = held.waiting[log]
+        return waiting[-1].next if waiting else held.partition.readings[log].next
+
     def lost(self, log: Log, partition: int, records: int) -> None:
         """Take note that Kafka deleted *records* before they were read: they are no holes."""
         held = self._held.get(partition)
@@ -224,7 +232,7 @@ class LoopRun:
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
         """Whether it is time for a round of commits.
 
-        After full rounds the rest of a backlog does not wait, once Kafka has no more of it
+        After a full round the rest of a backlog does not wait, once all of it is here
         (*is_caught_up*): it is no small round of live traffic, which the interval is to prevent.
         """
         waited = self._is_behind or self._now_s() - self._committed_s >= self._cadence.every_s

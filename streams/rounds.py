@@ -20,7 +20,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.partitions import Cut
 from tidemill.streams.rules import micros
 
-PORTION_ROWS = 80_000  # rows on their way into Parquet are held several times over
+PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
 
 
 class Rounds:

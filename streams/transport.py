@@ -109,16 +109,29 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
     def has_more(self, tp: TP) -> bool:
         """Return whether Kafka has records of *tp* that were not fetched, as of the last answer."""
+        known = self._known(tp)
+        return known is not None and known[0] < known[1]
+
+    def is_through(self, tp: TP, received: int | None) -> bool:
+        """Return whether nothing of *tp* is on its way to who has *received* all before an offset.
+
+        Neither in Kafka, as of its last answer, nor fetched. Marks of transactions at the end do
+        not count: nobody receives them.
+        """
+        known, marks = self._known(tp), self._thread.marks(tp)
+        if known is None or received is None or known[0] < known[1]:
+            return False
+        return received >= (known[0] if marks is None else marks[0])
+
+    def _known(self, tp: TP) -> tuple[int, int] | None:
+        """Return the position behind what was fetched, and Kafka's end as it last said it."""
         consumer = self._thread._ensure_consumer()
         state = consumer._subscription.subscription.assignment.state_value(
             driver.ensure_aiokafka_TP(tp)
         )
-        return bool(
-            state is not None
-            and state.has_valid_position
-            and state.lso is not None
-            and state.position < state.lso
-        )
+        if state is None or not state.has_valid_position or state.lso is None:
+            return None
+        return state.position, state.lso
 
     def marks(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of marks behind everything handed out, if there are."""

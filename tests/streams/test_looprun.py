@@ -49,6 +49,15 @@ def test_the_rest_of_a_backlog_does_not_wait(process: Process) -> None:
     assert not is_due(process), "the backlog is over"
 
 
+def test_what_waits_to_be_taken_was_received(process: Process) -> None:
+    """A round takes it first, so it is part of it."""
+    run = process.run
+    assert (run.received("decisions", 0), run.received("decisions", 9)) == (0, None)
+    read(process, 6)
+    assert run.next_offset("decisions", 0) == 0, "it waits for more, to be taken at once"
+    assert run.received("decisions", 0) == 3
+
+
 def test_nothing_is_due_where_nothing_was_read(process: Process) -> None:
     """An empty commit would only make readers look."""
     process.world.now_s += 10.0

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import faust
 import pytest
@@ -21,6 +22,7 @@ from faust.transport.conductor import Conductor
 from faust.transport.consumer import Consumer, Fetcher, ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.drivers import by_name
+from faust.types import TP
 from tests.streams.rig import until
 
 from tidemill.kafka import KafkaConfig, Topic, Writer, ensure_topics
@@ -111,6 +113,35 @@ def fill(kafka: KafkaConfig, topics: list[str], records: int) -> None:
             writer.flush(1)
     assert writer.flush(60) == 0
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("fetched", "end", "marks", "received", "is_through"),
+    [
+        (10, 10, None, 10, True),
+        (10, 12, None, 10, False),  # Kafka has more
+        (10, 10, None, 7, False),  # fetched, but on its way
+        (10, 10, (9, 10), 9, True),  # behind it are marks only, which nobody receives
+        (10, 10, (9, 10), 7, False),
+        (10, 10, None, None, False),  # another worker's
+        (None, None, None, 0, False),  # Kafka has not answered yet
+    ],
+)
+def test_a_partition_is_through_once_all_of_it_was_received(
+    fetched: int | None,
+    end: int | None,
+    marks: tuple[int, int] | None,
+    received: int | None,
+    is_through: bool,
+) -> None:
+    """A round that leaves out what is on its way leaves it for an interval."""
+    consumer = BatchConsumer.__new__(BatchConsumer)
+    state = SimpleNamespace(has_valid_position=fetched is not None, position=fetched, lso=end)
+    assignment = SimpleNamespace(state_value=lambda _place: state)
+    subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    inner = SimpleNamespace(_subscription=subscription)
+    consumer._thread = SimpleNamespace(marks=lambda _place: marks, _ensure_consumer=lambda: inner)
+    assert consumer.is_through(TP("t", 0), received) == is_through
 
 
 @pytest.mark.kafka

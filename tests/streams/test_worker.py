@@ -145,6 +145,15 @@ def test_replays_with_other_batch_sizes_give_the_same_bytes(
     assert_exact(small)
 
 
+def test_the_rest_of_a_backlog_waits_for_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """With an interval of an hour, only the end of the backlog itself can make the round due."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    send_traffic(rig.producer(), range(20_000), seed=8)
+    sizes = {"TIDEMILL_FETCH_RECORDS": "300", "TIDEMILL_COMMIT_ROWS": "2000"}
+    with rig.worker(TIDEMILL_COMMIT_S="3600", **sizes):
+        until(rig.is_read, "the end of the backlog is committed")
+
+
 def test_windows_longer_than_memory_are_exact_whatever_is_killed(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
