@@ -1,4 +1,4 @@
-"""Two workers on two cores against one worker on one, over the same topics.
+"""Two workers on two cores, as the system shares them out, against one worker on one core.
 
 The topics are filled in one transaction while the two wait, each holding its partitions; its commit
 is their starting gun. The broker may use both cores in either run, and so takes time from two
@@ -28,7 +28,6 @@ from benchmarks.join import (
 from benchmarks.processes import (
     ALL_CORES,
     LOAD,
-    MEASURED,
     broker_processes,
     core,
     cpu_s,
@@ -42,7 +41,6 @@ from tidemill.schemas.loops import publish_loop
 
 Say = Callable[[str], None]
 TIMEOUT_S = 600.0
-ROUNDS = 3
 
 
 class Gate:
@@ -96,15 +94,15 @@ class Gate:
         self._producer.commit_transaction(TIMEOUT_S)
 
 
-def measure_pair(kafka: KafkaConfig, decisions: int, say: Say) -> dict[str, float]:
-    """Return the figures of the report's `two_workers`: of the middle one of three rounds.
+def measure_pair(kafka: KafkaConfig, decisions: int, say: Say, *, rounds: int) -> dict[str, float]:
+    """Return the figures of the report's `two_workers`: of the middle one of some *rounds*.
 
     A ratio of two runs that follow each other is off by as much as the machine's minutes differ.
     """
-    rounds = sorted((_round(kafka, decisions, say) for _ in range(ROUNDS)), key=_times_faster)
-    return rounds[ROUNDS // 2] | {
-        "least_times_faster": _times_faster(rounds[0]),
-        "most_times_faster": _times_faster(rounds[-1]),
+    found = sorted((_round(kafka, decisions, say) for _ in range(rounds)), key=_times_faster)
+    return found[rounds // 2] | {
+        "least_times_faster": _times_faster(found[0]),
+        "most_times_faster": _times_faster(found[-1]),
     }
 
 
@@ -152,8 +150,8 @@ def _run_two(
         filled = Filled(loop=bench, decisions=decisions, clicks=clicks)
         say(f"two workers: {filled.events:,} events wait for them")
         workers = [
-            stack.enter_context(started_worker(kafka, bench, folder, port, cores=core(place)))
-            for port, place in zip(ports, (MEASURED, LOAD), strict=True)
+            stack.enter_context(started_worker(kafka, bench, folder, port, cores=ALL_CORES))
+            for port in ports
         ]
         workers[0].until(lambda: _are_sharing(bench, ports), timeout_s=120)
         used_s = [worker.usage().cpu_s for worker in workers]

@@ -1,12 +1,12 @@
 """Fewer, larger files: what a second's commit leaves small is merged by day.
 
 Merging changes no row, so the log says `dataChange` is false and whoever tails commits skips it.
-Files that were merged away stay for `LakeConfig.keep`, for readers of older versions; then they
-are removed, and with them what a refused commit may have left behind. Safe beside writers.
+Files that were merged away stay for as long as the table says (TIDEMILL_LAKE_KEEP), for readers of
+older versions; then they are removed, and with them what a refused commit may have left behind.
+Safe beside writers.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 import deltalake.exceptions
 from deltalake import WriterProperties
@@ -73,8 +73,5 @@ def compact_table(
             handle = table.handle()  # two compactions at once: the other one did the work
         handle.create_checkpoint()
         handle.cleanup_metadata()
-        hours = max(1, lake.config.keep // timedelta(hours=1))
-        removed = handle.vacuum(
-            retention_hours=hours, dry_run=False, enforce_retention_duration=False, full=True
-        )
+        removed = handle.vacuum(dry_run=False, enforce_retention_duration=False, full=True)
     return Compaction(table=name, merged=merged, made=made, removed=len(removed))

@@ -5,6 +5,7 @@ and out again, in `tables.py`.
 """
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,13 +21,16 @@ from tidemill.features.commits import Commit, Swap
 from tidemill.features.handles import Place, unknown
 from tidemill.features.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
 from tidemill.features.storage import lake_errors, open_storage
-from tidemill.features.tables import Table
+from tidemill.features.tables import CHECKPOINT_EVERY, Table
 from tidemill.schemas.durations import parse_duration
 from tidemill.schemas.loop import Loop
 
 __all__ = ["Commit", "Lake", "LakeConfig", "Swap", "Table"]
 
-CHECKPOINT_EVERY = 10  # commits; each commit replays the log from the last checkpoint on
+log = logging.getLogger(__name__)
+
+_CHECKPOINTS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
+_KEPT = timedelta(days=1)
 _ATTEMPTS = 5  # two workers may want to add the same column at the same time
 
 
@@ -36,7 +40,9 @@ class LakeConfig:
 
     root: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
-    keep: timedelta = timedelta(days=1)  # log and merged files; a learner may lag behind so far
+    keep: timedelta | None = None
+    """How long log entries and merged files are kept: so far may a learner lag behind. None leaves
+    tables as they are, a day where they are made."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -54,7 +60,7 @@ class LakeConfig:
                 "TIDEMILL_LAKE is not set",
                 hint="point it at the lake, say /var/lib/tidemill or s3://bucket/tidemill",
             )
-        keep = _kept(env.get("TIDEMILL_LAKE_KEEP", "1d"))
+        keep = _kept(env.get("TIDEMILL_LAKE_KEEP", ""))
         if root.startswith("s3://"):
             found = {
                 name: value for name, value in env.items() if name.startswith("AWS_") and value
@@ -70,9 +76,11 @@ class LakeConfig:
         return cls(root=root, keep=keep)
 
 
-def _kept(text: str) -> timedelta:
-    """Read TIDEMILL_LAKE_KEEP; Delta counts it in hours."""
+def _kept(text: str) -> timedelta | None:
+    """Read TIDEMILL_LAKE_KEEP; None if it is not set."""
     hint = "set it to an hour or more: 6h, 1d"
+    if not text:
+        return None
     try:
         keep = parse_duration(text)
     except ValueError as error:
@@ -108,6 +116,7 @@ class Lake:
                     missing_fields(name, self.table(loop.loop, name).schema, schema)
             for name, schema in layouts(loop).items():
                 self._create_table(loop.loop, name, schema)
+                self._set_properties(self._uri(loop.loop, name))
             if is_new:
                 definition = loop.canonical.encode()
                 self.storage.write(self._path(loop.loop, loop.version), definition)
@@ -196,28 +205,33 @@ class Lake:
                     uri,
                     to_delta(schema),
                     partition_by=[PARTITION] if PARTITION in schema else None,
-                    configuration=self._properties(),
+                    configuration=self._retention() | _CHECKPOINTS,
                     storage_options=self._options(),
                 )
         for _ in range(_ATTEMPTS):
             table = DeltaTable(uri, storage_options=self._options())
             missing = missing_fields(name, to_polars(table.schema()), schema)
-            if not missing and self._properties().items() <= table.metadata().configuration.items():
+            if not missing:
                 return
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
-                if missing:
-                    table.alter.add_columns(missing)
-                else:
-                    table.alter.set_table_properties(self._properties())
+                table.alter.add_columns(missing)
 
-    def _properties(self) -> dict[str, str]:
-        """Return what a table's own metadata has to say."""
-        hours = f"interval {max(1, self.config.keep // timedelta(hours=1))} hours"
-        return {
-            "delta.logRetentionDuration": hours,
-            "delta.deletedFileRetentionDuration": hours,
-            "delta.checkpointInterval": str(CHECKPOINT_EVERY),
-        }
+    def _set_properties(self, uri: str) -> None:
+        """Let a table that was there before have what it lacks, and what was asked for."""
+        for _ in range(_ATTEMPTS):
+            table = DeltaTable(uri, storage_options=self._options())
+            found = table.metadata().configuration
+            wanted = _CHECKPOINTS | found | (self._retention() if self.config.keep else {})
+            if wanted == found:
+                return
+            log.info("%s: its properties are now %s", uri, wanted)
+            with contextlib.suppress(deltalake.exceptions.CommitFailedError):
+                table.alter.set_table_properties(wanted)
+
+    def _retention(self) -> dict[str, str]:
+        keep = self.config.keep or _KEPT
+        hours = f"interval {-(-keep // timedelta(hours=1))} hours"  # rounded up
+        return {"delta.logRetentionDuration": hours, "delta.deletedFileRetentionDuration": hours}
 
     def _uri(self, loop_name: str, name: str) -> str:
         return f"{self.root}/{loop_name}/{name}"

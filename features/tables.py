@@ -31,6 +31,7 @@ from tidemill.features.layouts import PARTITION, fitted, undated
 from tidemill.features.storage import lake_errors
 
 BATCH_ROWS = 100_000
+CHECKPOINT_EVERY = 10  # commits; each commit replays the log from the last checkpoint on
 CLEANED_EVERY = 100  # commits between two looks for expired entries, each at the whole log
 _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this often at most
 
@@ -153,7 +154,7 @@ class Table:
         Compactions only rearrange rows and are left out.
 
         Raises:
-            LakeError: the log no longer goes back to *version* (see `LakeConfig.keep`).
+            LakeError: the log no longer goes back to *version* (see TIDEMILL_LAKE_KEEP).
         """
         with self._lock, self._errors("read the log"):
             self._handle.refresh()
@@ -237,9 +238,7 @@ class Table:
                     delta.schema(),
                     partition_by=delta.metadata().partition_columns,
                     commit_properties=properties,
-                    post_commithook_properties=PostCommitHookProperties(
-                        cleanup_expired_logs=(before + 1) % CLEANED_EVERY == 0
-                    ),
+                    post_commithook_properties=_hooks(delta.version() + 1),
                 )
             except (OSError, deltalake.exceptions.DeltaError) as error:
                 landed = self._read_back(before, metadata[COMMIT_ID], error)
@@ -248,8 +247,24 @@ class Table:
                 self._refused(actions, swaps, error, is_last=attempt + 1 == _ATTEMPTS)
             else:
                 self._handle.refresh()
-                return self._handle.find(before, metadata[COMMIT_ID])
+                landed = self._handle.find(before, metadata[COMMIT_ID])
+                self._thin_checkpoints(landed)
+                return landed
         raise AssertionError("the last attempt returns or raises")
+
+    def _thin_checkpoints(self, version: int) -> None:
+        """Remove old checkpoints but for one in ten: each names all files of a whole `keep`.
+
+        Those of the last hundred commits stay, for whoever is about to read one. What cannot be
+        removed now is in nobody's way, and expires.
+        """
+        if version % CLEANED_EVERY:
+            return
+        for old in range(max(0, version - 2 * CLEANED_EVERY), version - CLEANED_EVERY):
+            if (old + 1) % CLEANED_EVERY and (old + 1) % CHECKPOINT_EVERY == 0:
+                with contextlib.suppress(OSError):
+                    name = f"{old:020d}.checkpoint.parquet"
+                    self._storage.remove(f"{self.folder}/_delta_log/{name}")
 
     def _read_back(self, before: int, commit_id: str, error: Exception) -> int | None:
         """Return the version of our commit if it landed in spite of *error*."""
@@ -283,3 +298,9 @@ class Table:
         if wrong:
             raise self._fence(*wrong) from error
         raise error
+
+
+def _hooks(version: int) -> PostCommitHookProperties:
+    """Return what is done after a commit: seldom a look for expired entries, as the table says."""
+    due = version % CLEANED_EVERY == 0
+    return PostCommitHookProperties(cleanup_expired_logs=None if due else False)

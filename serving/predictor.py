@@ -3,7 +3,7 @@
 LightGBM is called through its C API without the Python package around it: one call a row, the same
 bits as `Booster.predict`. It trusts its input, so a text goes through `modeltext.check_text` and a
 trial in a child process first (`admission.py`). River's models need no more than
-`schemas/riverstate.py`, whose predictor has the same shape. It knows no loop and no Kafka.
+`schemas/riverstate.py`, whose predictor reads features by name. It knows no loop and no Kafka.
 """
 
 import ctypes

@@ -115,13 +115,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
     def is_through(self, tp: TP, received: int | None) -> bool:
         """Return whether nothing of *tp* is on its way to who has *received* all before an offset.
 
-        Neither in Kafka, as of its last answer, nor fetched. Marks of transactions at the end do
-        not count: nobody receives them.
+        Neither in Kafka, as of its last answer, nor fetched, nor handed out. Marks of transactions
+        at the end do not count, nor what Kafka has deleted: nobody receives them.
         """
-        known, marks = self._known(tp), self._thread.marks(tp)
-        if known is None or received is None or known[0] < known[1]:
+        known, marks, delivered = self._known(tp), self._thread.marks(tp), self._delivered.get(tp)
+        if known is None or received is None or delivered is None or known[0] < known[1]:
             return False
-        return received >= (known[0] if marks is None else marks[0])
+        handed_out = self._expected[tp] >= (known[0] if marks is None else marks[0])
+        return handed_out and received >= delivered
 
     def _known(self, tp: TP) -> tuple[int, int] | None:
         """Return the position behind what was fetched, and Kafka's end as it last said it."""

@@ -27,6 +27,8 @@ KEYS = {
         "one_cpu_s_per_million",
         "two_cpu_s_per_million",
         "two_busier_cpu_s_per_million",
+        "least_times_faster",
+        "most_times_faster",
     },
     "close_to_example_s": {
         *("p50", "p99", "own_p50", "own_p99"),
@@ -51,7 +53,7 @@ KEYS = {
 }
 SIZES = (
     "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
-    "--pair-decisions 9000 --live-rate 900 --live-seconds 16 --flat-events 3000 "
+    "--pair-decisions 9000 --pair-rounds 1 --live-rate 900 --live-seconds 16 --flat-events 3000 "
     "--raw-decisions 3000 --pending-decisions 90000 --pending-memory 5MB"
 )
 

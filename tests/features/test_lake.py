@@ -126,13 +126,22 @@ def test_how_long_the_log_is_kept_is_told_too_and_reaches_tables_that_are_there(
     version = shorter.table(loop.loop, "decisions").version()
     shorter.create(loop)  # nothing is left to change, so nothing is committed
     assert shorter.table(loop.loop, "decisions").version() == version
-    properties = shorter.table(loop.loop, "decisions").handle().metadata().configuration
+    Lake(replace(shorter.config, keep=None)).create(loop)  # who says nothing changes nothing
+    properties = lake.table(loop.loop, "decisions").handle().metadata().configuration
     assert properties["delta.logRetentionDuration"] == "interval 6 hours"
     writer.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
     assert writer.read().height == 1
 
 
-@pytest.mark.parametrize("keep", ["", "soon", "30m", "-1h"])
+def test_where_nothing_is_told_a_day_is_kept(lake: Lake, loop: Loop) -> None:
+    """Unset and empty are the same, as for every setting."""
+    assert LakeConfig.from_env({"TIDEMILL_LAKE": "/d", "TIDEMILL_LAKE_KEEP": ""}).keep is None
+    lake.create(loop)
+    properties = lake.table(loop.loop, "decisions").handle().metadata().configuration
+    assert properties["delta.logRetentionDuration"] == "interval 24 hours"
+
+
+@pytest.mark.parametrize("keep", ["soon", "30m", "-1h"])
 def test_a_log_kept_for_less_than_an_hour_is_refused(keep: str) -> None:
     """A trainer that is started again would find its place gone."""
     with pytest.raises(ConfigError, match="TIDEMILL_LAKE_KEEP") as caught:

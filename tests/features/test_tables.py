@@ -17,9 +17,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from tidemill.errors import FencedError, LakeError
-from tidemill.features.lake import CHECKPOINT_EVERY, Lake, LakeConfig, Swap, Table
+from tidemill.features.lake import Lake, LakeConfig, Swap, Table
 from tidemill.features.memorytables import MemoryLake, MemoryTable
-from tidemill.features.tables import CLEANED_EVERY
+from tidemill.features.tables import CHECKPOINT_EVERY, CLEANED_EVERY
 from tidemill.features.views import arrow_dataset
 from tidemill.schemas.loop import Loop
 
@@ -149,15 +149,29 @@ def test_a_writer_alone_forgets_expired_entries_of_the_log(
     lake.create(loop)
     table = lake.table(loop.loop, "decisions")
     log = tmp_path / loop.loop / "decisions" / "_delta_log"
-    for number in range(CLEANED_EVERY):
+    for number in range(CLEANED_EVERY - 1):
         table.append(rows("decisions", 1, offset=number), swaps=[])
         if number == 2 * CHECKPOINT_EVERY:
             for entry in log.iterdir():
                 os.utime(entry, (0, 0))
+    assert len(list(log.glob("*.json"))) == CLEANED_EVERY, "the next commit is the hundredth"
+    table.append(rows("decisions", 1, offset=CLEANED_EVERY - 1), swaps=[])
     left = {int(entry.stem) for entry in log.glob("*.json")}
     assert not left & set(range(CHECKPOINT_EVERY))
     assert left >= set(range(2 * CHECKPOINT_EVERY + 2, CLEANED_EVERY + 1))
     assert len(table.read()) == CLEANED_EVERY
+
+
+def test_old_checkpoints_are_thinned_and_every_version_stays(table: Table, rows: Rows) -> None:
+    """Each names all files of a day: kept all, they would take more room than the rows."""
+    for number in range(2 * CLEANED_EVERY):
+        told = rows("decisions", 1, offset=number) if number < 30 else None
+        table.append(told, swaps=[Swap("offset/0", number - 1 if number else None, number)])
+    names = table.place.storage.names(f"{table.folder}/_delta_log")
+    kept = [int(name[:20]) for name in names if name.endswith(".checkpoint.parquet")]
+    assert kept == list(range(CLEANED_EVERY - 1, 2 * CLEANED_EVERY, CHECKPOINT_EVERY))
+    assert table.read(version=15).height == 15
+    assert table.handle().version() == 2 * CLEANED_EVERY
 
 
 def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
