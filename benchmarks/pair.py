@@ -1,4 +1,4 @@
-"""Two workers on two cores, as the system shares them out, against one worker on one core.
+"""Two workers on two cores against one worker on one, over the same topics.
 
 The topics are filled in one transaction while the two wait, each holding its partitions; its commit
 is their starting gun. The broker may use both cores in either run, and so takes time from two
@@ -28,6 +28,7 @@ from benchmarks.join import (
 from benchmarks.processes import (
     ALL_CORES,
     LOAD,
+    MEASURED,
     broker_processes,
     core,
     cpu_s,
@@ -150,8 +151,8 @@ def _run_two(
         filled = Filled(loop=bench, decisions=decisions, clicks=clicks)
         say(f"two workers: {filled.events:,} events wait for them")
         workers = [
-            stack.enter_context(started_worker(kafka, bench, folder, port, cores=ALL_CORES))
-            for port in ports
+            stack.enter_context(started_worker(kafka, bench, folder, port, cores=core(place)))
+            for port, place in zip(ports, (MEASURED, LOAD), strict=True)
         ]
         workers[0].until(lambda: _are_sharing(bench, ports), timeout_s=120)
         used_s = [worker.usage().cpu_s for worker in workers]

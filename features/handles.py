@@ -134,5 +134,5 @@ class Handle:
         except FileNotFoundError as error:
             raise LakeError(
                 f"the log of {self._folder} no longer has version {version}",
-                hint="it was further behind than TIDEMILL_LAKE_KEEP: start it from a full read",
+                hint="it was further behind than the log is kept: start it from a full read",
             ) from error

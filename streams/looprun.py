@@ -42,7 +42,7 @@ TOGETHER = 8_000  # so many records are decoded at once; fewer wait for more unt
 class Cadence:
     """When work is due, how long it waits for a lake that refuses, and by which clock."""
 
-    every_s: float = 1.0  # a Delta commit takes some 15 ms; readers see rows this much later
+    every_s: float = 1.0  # a commit of a table takes 12 ms and more; readers see rows this late
     rows: int = 120_000  # bounds what a crash repeats, and the memory of what is not committed
     together: int = TOGETHER  # so many records are decoded at once, or what a commit finds
     patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
