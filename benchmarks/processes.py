@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,17 @@ ALL_CORES = set(_CORES)
 def stay_out_of_the_way() -> None:
     """Pin this process, and so the broker it starts, to the core that is not measured."""
     os.sched_setaffinity(0, core(LOAD))
+
+
+@contextlib.contextmanager
+def on_all_cores() -> Iterator[None]:
+    """Let this process, and those it starts in the block, have every core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, ALL_CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def broker_processes() -> list[psutil.Process]:
