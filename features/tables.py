@@ -255,16 +255,19 @@ class Table:
     def _thin_checkpoints(self, version: int) -> None:
         """Remove old checkpoints but for one in ten: each names all files of a whole `keep`.
 
-        Those of the last hundred commits stay, for whoever is about to read one. What cannot be
-        removed now is in nobody's way, and expires.
+        Those of the last hundred commits stay, for whoever is about to read one, and so do all if
+        the log begins later than the hundred before: the versions there need one of them. What is
+        not removed now is in nobody's way, and expires.
         """
-        if version % CLEANED_EVERY:
+        first = version - 2 * CLEANED_EVERY
+        if version % CLEANED_EVERY or first < 0:
             return
-        for old in range(max(0, version - 2 * CLEANED_EVERY), version - CLEANED_EVERY):
-            if (old + 1) % CLEANED_EVERY and (old + 1) % CHECKPOINT_EVERY == 0:
-                with contextlib.suppress(OSError):
-                    name = f"{old:020d}.checkpoint.parquet"
-                    self._storage.remove(f"{self.folder}/_delta_log/{name}")
+        log = f"{self.folder}/_delta_log"
+        with contextlib.suppress(OSError):
+            self._storage.read(f"{log}/{first:020d}.json")
+            for old in range(first, version - CLEANED_EVERY):
+                if (old + 1) % CLEANED_EVERY and (old + 1) % CHECKPOINT_EVERY == 0:
+                    self._storage.remove(f"{log}/{old:020d}.checkpoint.parquet")
 
     def _read_back(self, before: int, commit_id: str, error: Exception) -> int | None:
         """Return the version of our commit if it landed in spite of *error*."""

@@ -174,6 +174,18 @@ def test_old_checkpoints_are_thinned_and_every_version_stays(table: Table, rows:
     assert table.handle().version() == 2 * CLEANED_EVERY
 
 
+def test_checkpoints_stay_where_the_log_begins_with_one(table: Table, rows: Rows) -> None:
+    """What expired before them is gone, so the versions behind them start from nothing else."""
+    for number in range(2 * CLEANED_EVERY - 1):
+        told = rows("decisions", 1, offset=number) if number < 30 else None
+        table.append(told, swaps=[Swap("offset/0", number - 1 if number else None, number)])
+    for expired in range(15):
+        table.place.storage.remove(f"{table.folder}/_delta_log/{expired:020d}.json")
+    last = 2 * CLEANED_EVERY - 1
+    table.append(None, swaps=[Swap("offset/0", last - 1, last)])
+    assert table.read(version=25).height == 25
+
+
 def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
     """A replay runs through days in seconds; files are by day, the commit stays atomic."""
     sent = rows("decisions", 5, step=timedelta(days=1))
