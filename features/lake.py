@@ -115,8 +115,7 @@ class Lake:
                 if self.has_table(loop.loop, name):  # refused before any table has changed
                     missing_fields(name, self.table(loop.loop, name).schema, schema)
             for name, schema in layouts(loop).items():
-                self._create_table(loop.loop, name, schema)
-                self._set_properties(self._uri(loop.loop, name))
+                self._set_properties(self._create_table(loop.loop, name, schema))
             if is_new:
                 definition = loop.canonical.encode()
                 self.storage.write(self._path(loop.loop, loop.version), definition)
@@ -195,7 +194,7 @@ class Lake:
     def _path(self, loop_name: str, version: int) -> str:
         return f"{loop_name}/loop-{version}.json"
 
-    def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> None:
+    def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> DeltaTable:
         uri = self._uri(loop_name, name)
         if not DeltaTable.is_deltatable(uri, self._options()):
             with contextlib.suppress(deltalake.exceptions.DeltaError):  # another made it just now
@@ -212,21 +211,22 @@ class Lake:
             table = DeltaTable(uri, storage_options=self._options())
             missing = missing_fields(name, to_polars(table.schema()), schema)
             if not missing:
-                return
+                break
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
                 table.alter.add_columns(missing)
+        return table
 
-    def _set_properties(self, uri: str) -> None:
+    def _set_properties(self, table: DeltaTable) -> None:
         """Let a table that was there before have what it lacks, and what was asked for."""
         for _ in range(_ATTEMPTS):
-            table = DeltaTable(uri, storage_options=self._options())
             found = table.metadata().configuration
             wanted = _CHECKPOINTS | found | (self._retention() if self.config.keep else {})
             if wanted == found:
                 return
-            log.info("%s: its properties are now %s", uri, wanted)
+            log.info("%s: its properties are to be %s", table.table_uri, wanted)
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
                 table.alter.set_table_properties(wanted)
+            table.update_incremental()
 
     def _retention(self) -> dict[str, str]:
         keep = self.config.keep or _KEPT
