@@ -36,7 +36,7 @@ SIZES = {  # of a full run
     "pair-rounds": (int, 3, "of two workers and one; the middle one counts"),
     "live-rate": (float, 10_000.0, "events a second of the live traffic"),
     "live-seconds": (float, 60.0, "of live traffic"),
-    "calls": (int, 200_000, "of decide, in process"),
+    "calls": (int, 400_000, "of decide, in process"),
     "seconds": (float, 10.0, "of load over HTTP"),
     "rows": (int, 1_000_000, "of the training set"),
     "raw-decisions": (int, 1_000_000, "of the backfill"),

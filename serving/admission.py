@@ -6,6 +6,7 @@ within limits of time and memory. A model that crashes or hangs takes the child 
 worker. It knows no Kafka.
 """
 
+import logging
 import math
 import struct
 import subprocess
@@ -21,9 +22,12 @@ from tidemill.schemas.inbox import Delivery
 from tidemill.schemas.loop import Loop
 from tidemill.schemas.riverstate import LEARNERS, LinearPredictor, LinearState
 from tidemill.schemas.signature import ACTION, FeatureSignature, SignatureField
+from tidemill.serving import forest
 from tidemill.serving.policy import Score
-from tidemill.serving.predictor import LightGbmModel
+from tidemill.serving.predictor import LightGbmModel, RowModel
 from tidemill.serving.trial import REFUSED, Trial
+
+log = logging.getLogger(__name__)
 
 PROBES = 32
 
@@ -75,16 +79,20 @@ def _by_name(model: LinearPredictor, signature: FeatureSignature) -> Score:
 
 def _admit_text(
     version: str, payload: bytes, signature: FeatureSignature, limits: TrialLimits
-) -> LightGbmModel:
+) -> RowModel:
     try:
         text = payload.decode("ascii")
     except UnicodeDecodeError as error:
         raise ModelError(
             f"{version} is no LightGBM text: {error}", hint="publish it as the trainer does"
         ) from error
-    rows = probe_rows(signature)
-    scores = try_in_child(text, rows, limits)
-    model = LightGbmModel(text, len(signature.columns))
+    rows, columns = probe_rows(signature), len(signature.columns)
+    scores, trees = try_in_child(text, rows, limits)
+    if forest.is_built():
+        model: RowModel = forest.Forest(trees, columns)
+    else:
+        log.warning("trees.c was not compiled: %s is served by LightGBM's longer way", version)
+        model = LightGbmModel(text, columns)
     for row, score in zip(rows, scores, strict=True):
         found = model.predict(row)
         if struct.pack("d", found) != struct.pack("d", score) or not math.isfinite(found):
@@ -122,8 +130,8 @@ def _probe(field: SignatureField, random: Random) -> object:
 
 def try_in_child(
     text: str, rows: list[list[float]], limits: TrialLimits, *, is_checked: bool = True
-) -> list[float]:
-    """Return the scores that a process of its own gives *rows*, once it has checked *text*.
+) -> tuple[list[float], bytes]:
+    """Check *text* in a process of its own; return its scores of *rows*, and the trees packed.
 
     Raises:
         ModelError: the text is not sound, or the process crashed, hung, took too much memory or
@@ -147,12 +155,13 @@ def try_in_child(
         raise _failed(f"hung for {limits.time_s:g} s") from error
     except OSError as error:
         raise _failed(f"could not start: {error.strerror}") from error
-    if done.returncode or len(done.stdout) != 8 * len(rows):
+    scores, trees = done.stdout[: 8 * len(rows)], done.stdout[8 * len(rows) :]
+    if done.returncode or len(scores) != 8 * len(rows):
         words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:500]
         if done.returncode == REFUSED and words:
             raise ModelError(words, hint=_HINT)
         raise _failed(f"ended with status {done.returncode}: {words}")
-    return list(struct.unpack(f"{len(rows)}d", done.stdout))
+    return list(struct.unpack(f"{len(rows)}d", scores)), trees
 
 
 def _failed(how: str) -> ModelError:

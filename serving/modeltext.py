@@ -2,12 +2,14 @@
 
 The library trusts its input: a count that does not fit its array, or a child that points back, ends
 in a crash or an endless loop of the whole process. Every line the library would read is read here
-first, with limits; what is not understood is refused. It loads nothing and predicts nothing.
+first, with limits; what is not understood is refused. It loads nothing and predicts nothing, but
+returns the trees that it has read, for `forest.py` to pack.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from tidemill.errors import ModelError
 
@@ -50,18 +52,48 @@ _TREE = {"num_leaves", "is_linear", "shrinkage"}.union(
 )
 
 
+class Splits(NamedTuple):
+    """The splits of one tree: one entry each, the first for the root.
+
+    A child is the place of another split, or ``~leaf``. A split of *kinds* ``kind & 1`` asks
+    whether a category is in a set, and its threshold is the place of the set.
+    """
+
+    features: list[int]
+    kinds: list[int]
+    thresholds: list[float]
+    left: list[int]
+    right: list[int]
+
+
+class Tree(NamedTuple):
+    """One tree; sets of categories have a bit for each, in words of 32."""
+
+    leaves: list[float]
+    splits: Splits | None  # where it is one leaf
+    sets: list[list[int]]
+
+
+class Model(NamedTuple):
+    """What a text says of the scores."""
+
+    objective: str
+    columns: int
+    trees: list[Tree]
+
+
 class _TextError(ValueError):
-    """What is wrong with the text; `check_text` turns it into a `ModelError`."""
+    """What is wrong with the text; `read_text` turns it into a `ModelError`."""
 
 
-def check_text(text: str, columns: int) -> int:
-    """Return the number of trees of *text*, a LightGBM model that reads *columns* numbers a row.
+def read_text(text: str, columns: int) -> Model:
+    """Return what stands in *text*, a LightGBM model that reads *columns* numbers a row.
 
     Raises:
         ModelError: the text is not a whole, finite, acyclic model of one output and that width.
     """
     try:
-        return _check_model(text, columns)
+        return _read_model(text, columns)
     except ValueError as error:
         raise ModelError(
             f"the LightGBM text is not a model that can be trusted: {error}",
@@ -69,7 +101,7 @@ def check_text(text: str, columns: int) -> int:
         ) from error
 
 
-def _check_model(text: str, columns: int) -> int:
+def _read_model(text: str, columns: int) -> Model:
     if len(text) > MAX_BYTES:
         raise _TextError(f"{len(text)} characters are over the limit of {MAX_BYTES}")
     if not text.isascii() or "\0" in text or "\r" in text:
@@ -80,16 +112,18 @@ def _check_model(text: str, columns: int) -> int:
     sizes = _integers(header, "tree_sizes", 1, MAX_BYTES)
     if not trees or not 1 <= len(sizes) <= MAX_TREES:
         raise _TextError(f"it has {len(sizes)} trees; 1 to {MAX_TREES} are allowed")
-    start, leaves = len(head) + 2, 0
+    found: list[Tree] = []
+    start, room = len(head) + 2, MAX_LEAVES
     for number, size in enumerate(sizes):
         block = text[start : start + size]
         if not block.startswith(f"Tree={number}\n"):
             raise _TextError(f"tree {number} does not start where tree_sizes says")
-        leaves += _check_tree(block, number, columns, MAX_LEAVES - leaves)
+        found.append(_read_tree(block, number, columns, room))
+        room -= len(found[-1].leaves)
         start += size
     if not text.startswith(END, start):
         raise _TextError("the trees do not end where tree_sizes says")
-    return len(sizes)
+    return Model(header["objective"], columns, found)
 
 
 def _check_header(header: dict[str, str], columns: int) -> None:
@@ -110,22 +144,23 @@ def _check_header(header: dict[str, str], columns: int) -> None:
             raise _TextError(f"{key} has {found} entries, not {columns}")
 
 
-def _check_tree(block: str, number: int, columns: int, room: int) -> int:
-    """Check one tree; return its number of leaves."""
+def _read_tree(block: str, number: int, columns: int, room: int) -> Tree:
+    """Return one tree, of at most *room* leaves."""
     try:
-        tree = _pairs(block.split("\n")[1:], _TREE)
+        tree = _pairs(block.rstrip("\n").split("\n")[1:], _TREE)
         leaves = _integers(tree, "num_leaves", 1, room, size=1)[0]
         if tree.get("is_linear", "0") != "0":
             raise _TextError("it has linear leaves")
-        scores = [*_floats(tree, "leaf_value", leaves), *_floats(tree, "shrinkage", 1)]
-        if any(map(math.isinf, scores)):  # a threshold may be: it parts the missing from the rest
-            raise _TextError("a leaf value is infinite")
+        values = _floats(tree, "leaf_value", leaves)
+        if any(map(math.isinf, [*values, *_floats(tree, "shrinkage", 1)])):
+            raise _TextError("a leaf value is infinite")  # a threshold may be: it parts the missing
         _check_sizes(tree, leaves)
-        if leaves > 1:
-            _check_splits(tree, leaves, columns)
+        if leaves == 1:
+            return Tree(values, None, [])
+        splits = _read_splits(tree, leaves, columns)
+        return Tree(values, splits, _read_sets(tree, splits))
     except ValueError as error:
         raise _TextError(f"tree {number}: {error}") from error
-    return leaves
 
 
 def _check_sizes(tree: dict[str, str], leaves: int) -> None:
@@ -137,40 +172,45 @@ def _check_sizes(tree: dict[str, str], leaves: int) -> None:
             _floats(tree, key, size)
 
 
-def _check_splits(tree: dict[str, str], leaves: int, columns: int) -> None:
+def _read_splits(tree: dict[str, str], leaves: int, columns: int) -> Splits:
     nodes = leaves - 1
-    _integers(tree, "split_feature", 0, columns - 1, size=nodes)
-    kinds = _integers(tree, "decision_type", 0, 15, size=nodes)
-    thresholds = _floats(tree, "threshold", nodes)
-    left = _integers(tree, "left_child", -leaves, nodes - 1, size=nodes)
-    right = _integers(tree, "right_child", -leaves, nodes - 1, size=nodes)
+    splits = Splits(
+        _integers(tree, "split_feature", 0, columns - 1, size=nodes),
+        _integers(tree, "decision_type", 0, 15, size=nodes),
+        _floats(tree, "threshold", nodes),
+        _integers(tree, "left_child", -leaves, nodes - 1, size=nodes),
+        _integers(tree, "right_child", -leaves, nodes - 1, size=nodes),
+    )
     # Each node but the root and each leaf has exactly one parent, and a parent stands before its
     # child: so there is no cycle, and every path ends at a leaf.
-    if sorted(left + right) != [*range(-leaves, 0), *range(1, nodes)]:
+    if sorted(splits.left + splits.right) != [*range(-leaves, 0), *range(1, nodes)]:
         raise _TextError("some node or leaf has no parent, or two")
-    for node, children in enumerate(zip(left, right, strict=True)):
+    for node, children in enumerate(zip(splits.left, splits.right, strict=True)):
         if any(0 <= child <= node for child in children):
             raise _TextError(f"node {node} points back to one of {children}")
-    _check_categories(tree, [t for t, kind in zip(thresholds, kinds, strict=True) if kind & 1])
+    return splits
 
 
-def _check_categories(tree: dict[str, str], used: Sequence[float]) -> None:
-    """Check the sets of categories; *used* are the sets that the splits name."""
+def _read_sets(tree: dict[str, str], splits: Splits) -> list[list[int]]:
+    """Return the sets of categories; each that a split names is there."""
     count = _integers(tree, "num_cat", 0, 10_000_000, size=1)[0]
-    if count:
-        bounds = _integers(tree, "cat_boundaries", 0, MAX_BYTES, size=count + 1)
-        words = _integers(tree, "cat_threshold", 0, 2**32 - 1)
-        if bounds[0] != 0 or bounds[-1] != len(words) or any(a >= b for a, b in pairwise(bounds)):
-            raise _TextError("cat_boundaries does not divide cat_threshold")
+    used = [t for t, kind in zip(splits.thresholds, splits.kinds, strict=True) if kind & 1]
     if any(not place.is_integer() or not 0 <= place < count for place in used):
         raise _TextError(f"a split names a set of categories outside the {count} there are")
+    if not count:
+        return []
+    bounds = _integers(tree, "cat_boundaries", 0, MAX_BYTES, size=count + 1)
+    words = _integers(tree, "cat_threshold", 0, 2**32 - 1)
+    if bounds[0] != 0 or bounds[-1] != len(words) or any(a >= b for a, b in pairwise(bounds)):
+        raise _TextError("cat_boundaries does not divide cat_threshold")
+    return [words[first:end] for first, end in pairwise(bounds)]
 
 
 def _pairs(lines: Sequence[str], known: set[str], bare: set[str] | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in lines:
         key, equals, value = line.partition("=")
-        if not line or (bare and line in bare):
+        if bare and line in bare:
             continue
         if not equals or key not in known or key in found:
             raise _TextError(f"unexpected line {line[:60]!r}")

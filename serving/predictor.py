@@ -1,9 +1,10 @@
 """Predictors: one row of numbers in, one score out, fast enough for the path of a decision.
 
 LightGBM is called through its C API without the Python package around it: one call a row, the same
-bits as `Booster.predict`. It trusts its input, so a text goes through `modeltext.check_text` and a
-trial in a child process first (`admission.py`). River's models need no more than
-`schemas/riverstate.py`, whose predictor reads features by name. It knows no loop and no Kafka.
+bits as `Booster.predict`. It trusts its input, so a text goes through `modeltext.read_text` and a
+trial in a child process first (`admission.py`). A worker scores with `forest.py` instead, where
+that was built. River's models need no more than `schemas/riverstate.py`, whose predictor reads
+features by name. It knows no loop and no Kafka.
 """
 
 import ctypes
@@ -31,8 +32,64 @@ _ALL_TREES = -1
 _PARAMETERS = b"num_threads=1 verbosity=-1"  # OpenMP on busy cores is twenty times slower
 
 
-class LightGbmModel:
-    """A LightGBM model behind the single-row call of its C API; safe to share between threads."""
+class RowModel:
+    """A model in C that scores the one row of a buffer; safe to share between threads.
+
+    A subclass sets `call`, which returns 0 or a status that `error` explains, and its `arguments`.
+    """
+
+    call: Callable[..., int]
+    arguments: tuple[int | None, ...]
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.lock = threading.Lock()  # a row and its score belong to one thread at a time
+        self.row = (ctypes.c_double * columns)()
+        self.score = (ctypes.c_double * 1)()
+        self.fill = partial(struct.Struct(f"{columns}d").pack_into, self.row, 0)
+
+    def predict(self, row: Sequence[float]) -> float:
+        """Return the probability (binary) or value (regression) of *row*.
+
+        Raises:
+            ModelError: the library reports an error, or *row* has another length.
+        """
+        return self._scorer(self._fill_row)(row)
+
+    def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "Score":
+        """Return the function that scores features; see `rows.row_filler` for the arguments."""
+        from tidemill.serving.rows import row_filler  # see above
+
+        return self._scorer(row_filler(signature, nullable, self.fill))
+
+    def error(self) -> ModelError:
+        """Return what went wrong in the last call."""
+        raise NotImplementedError
+
+    def _fill_row(self, row: Sequence[float]) -> None:
+        self.fill(*row)
+
+    def _scorer(self, fill: Callable[[T], None]) -> Callable[[T], float]:
+        lock, out, arguments, call = self.lock, self.score, self.arguments, self.call
+
+        def score(value: T, model: RowModel = self) -> float:  # keeps what is in C alive
+            with lock:
+                try:
+                    fill(value)
+                except struct.error as error:
+                    raise ModelError(
+                        f"the numbers do not fit the model: {error}",
+                        hint="score with the signature that came with the model",
+                    ) from error
+                if call(*arguments):
+                    raise model.error()
+                return out[0]
+
+        return score
+
+
+class LightGbmModel(RowModel):
+    """A LightGBM model behind the single-row call of its C API."""
 
     def __init__(self, text: str, columns: int) -> None:
         """Load *text*, a model in LightGBM's own format that reads *columns* numbers a row.
@@ -43,53 +100,13 @@ class LightGbmModel:
         Raises:
             ModelError: the library refuses the text, or its number of features is another.
         """
-        self._handle = _Handle(text.partition(END)[0] + END, columns)
-
-    def predict(self, row: Sequence[float]) -> float:
-        """Return the probability (binary) or value (regression) of *row*.
-
-        Raises:
-            ModelError: the library reports an error, or *row* has another length.
-        """
-        return self._scorer(self._handle.fill_row)(row)
-
-    def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "Score":
-        """Return the function that scores features; see `rows.row_filler` for the arguments."""
-        from tidemill.serving.rows import row_filler  # see above
-
-        return self._scorer(row_filler(signature, nullable, self._handle.fill))
-
-    def _scorer(self, fill: Callable[[T], None]) -> Callable[[T], float]:
-        handle = self._handle  # the function below keeps it, and so the model in C, alive
-        lock, out, arguments, call = handle.lock, handle.score, handle.arguments, _call()
-
-        def score(value: T, _alive: object = handle) -> float:
-            with lock:
-                try:
-                    fill(value)
-                except struct.error as error:
-                    raise ModelError(
-                        f"the numbers do not fit the model: {error}",
-                        hint="score with the signature that came with the model",
-                    ) from error
-                if call(*arguments):
-                    raise _library_error()
-                return out[0]
-
-        return score
-
-
-class _Handle:
-    """A booster in C with the one row and one score that all threads share behind a lock."""
-
-    def __init__(self, text: str, columns: int) -> None:
+        super().__init__(columns)
         lib = _library()
+        trees = (text.partition(END)[0] + END).encode()
         booster, fast = ctypes.c_void_p(), ctypes.c_void_p()
-        trees, found = ctypes.c_int(), ctypes.c_int()
+        count, found = ctypes.c_int(), ctypes.c_int()
         _check(
-            lib.LGBM_BoosterLoadModelFromString(
-                text.encode(), ctypes.byref(trees), ctypes.byref(booster)
-            )
+            lib.LGBM_BoosterLoadModelFromString(trees, ctypes.byref(count), ctypes.byref(booster))
         )
         weakref.finalize(self, _free, booster, fast)
         _check(lib.LGBM_BoosterGetNumFeature(booster, ctypes.byref(found)))
@@ -110,11 +127,8 @@ class _Handle:
                 ctypes.byref(fast),
             )
         )
-        self.lock = threading.Lock()
-        self.row = (ctypes.c_double * columns)()
-        self.fill = partial(struct.Struct(f"{columns}d").pack_into, self.row, 0)
-        self.score = (ctypes.c_double * 1)()
         self._size = ctypes.c_int64()
+        self.call = _call()
         self.arguments = (
             fast.value,
             ctypes.addressof(self.row),
@@ -122,9 +136,9 @@ class _Handle:
             ctypes.addressof(self.score),
         )
 
-    def fill_row(self, row: Sequence[float]) -> None:
-        """Take the numbers of *row* as they are."""
-        self.fill(*row)
+    def error(self) -> ModelError:
+        """Return what the library says of its last call."""
+        return _library_error()
 
 
 def _free(booster: ctypes.c_void_p, fast: ctypes.c_void_p) -> None:

@@ -1,8 +1,9 @@
 """The child process in which a model is loaded for the first time: ``python -m`` this module.
 
 Reads a `Trial` from standard input, limits itself, checks the text, loads it, and writes the scores
-of the rows as doubles. Whatever goes wrong here goes wrong here only; and reading megabytes of
-numbers in Python, which the check is, does not hold up the decisions of the worker.
+of the rows as doubles and then its trees as `forest.py` packs them. Whatever goes wrong here goes
+wrong here only; and reading megabytes of numbers in Python, which the check is, does not hold up
+the decisions of the worker.
 """
 
 import os
@@ -13,7 +14,8 @@ import time
 import msgspec
 
 from tidemill.errors import ModelError
-from tidemill.serving.modeltext import check_text
+from tidemill.serving.forest import pack
+from tidemill.serving.modeltext import read_text
 from tidemill.serving.predictor import LightGbmModel
 
 
@@ -37,8 +39,7 @@ def main() -> int:
     rows = [struct.unpack(f"{len(row) // 8}d", row) for row in trial.rows]
     _limit(trial)
     try:
-        if trial.is_checked:
-            check_text(trial.text, len(rows[0]))
+        trees = pack(read_text(trial.text, len(rows[0]))) if trial.is_checked else b""
         model = LightGbmModel(trial.text, len(rows[0]))
         started = time.perf_counter()
         scores = [model.predict(row) for row in rows]
@@ -49,7 +50,7 @@ def main() -> int:
     if spent_ms > trial.score_ms:
         print(f"a prediction takes {spent_ms:.1f} ms, over {trial.score_ms}", file=sys.stderr)
         return REFUSED
-    sys.stdout.buffer.write(struct.pack(f"{len(scores)}d", *scores))
+    sys.stdout.buffer.write(struct.pack(f"{len(scores)}d", *scores) + trees)
     return 0
 
 

@@ -26,8 +26,10 @@ from tidemill.schemas.inbox import Delivery
 from tidemill.schemas.loop import FieldType
 from tidemill.schemas.riverstate import LinearPredictor, LinearState
 from tidemill.schemas.signature import FeatureSignature, SignatureField
-from tidemill.serving import admission
+from tidemill.serving import admission, forest
 from tidemill.serving.admission import TrialLimits, admit, probe_rows, try_in_child
+from tidemill.serving.forest import pack
+from tidemill.serving.modeltext import read_text
 
 LIMITS = TrialLimits()
 
@@ -106,11 +108,38 @@ def test_without_the_structure_check_the_child_still_protects_the_worker(case: s
     rows = probe_rows(SIGNATURE)
     limits = TrialLimits(time_s=2.0)
     try:
-        scores = try_in_child(HOSTILE[case](), rows, limits, is_checked=False)
+        scores, trees = try_in_child(HOSTILE[case](), rows, limits, is_checked=False)
     except ModelError:
         return
     # An index past the row may read harmless memory; the worker compares the scores again.
     assert len(scores) == len(rows)
+    assert not trees  # what was not checked is not packed
+
+
+def test_trees_that_score_otherwise_than_the_library_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The walk of our own serves only what it scores with the library's very bits."""
+
+    def with_a_tree_less(*asked: object) -> tuple[list[float], bytes]:
+        scores, _ = try_in_child(*asked)  # type: ignore[arg-type]  # as they come
+        return scores, pack(read_text(text(19), len(SIGNATURE.columns)))
+
+    monkeypatch.setattr(admission, "try_in_child", with_a_tree_less)
+    with pytest.raises(ModelError, match=r"scores a probe as .* here and .* in its trial"):
+        admit(delivery(text().encode()), banner(), LIMITS)
+
+
+def test_where_the_walk_was_not_built_the_library_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An installation without a compiler decides all the same, and says what it lacks."""
+    monkeypatch.setattr(forest, "is_built", lambda: False)
+    monkeypatch.setattr(forest, "Forest", None)
+    score = admit(delivery(text().encode()), banner(), LIMITS)
+    row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
+    assert score(VALUES) == booster().predict([row], num_threads=1)[0]
+    assert "was not compiled" in caplog.text
 
 
 def test_the_child_checks_before_it_loads() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.serving.models import SIGNATURE, booster, text
 
 from tidemill.errors import ModelError
-from tidemill.serving.modeltext import check_text
+from tidemill.serving.modeltext import read_text
 from tidemill.serving.predictor import LightGbmModel
 
 WIDTH = len(SIGNATURE.columns)
@@ -47,20 +47,25 @@ def changed(key: str, place: int, value: str) -> str:
 @pytest.mark.parametrize("rounds", [1, 20])
 def test_what_lightgbm_writes_is_accepted(rounds: int) -> None:
     """A guard that refuses good models would stop the loop for good."""
-    assert check_text(text(rounds), WIDTH) == rounds
+    assert len(read_text(text(rounds), WIDTH).trees) == rounds
 
 
 def test_a_model_that_is_put_together_again_is_accepted() -> None:
     """The hostile texts below are made this way; only what they change may be refused."""
-    assert check_text(with_line("num_cat", line("num_cat")[0]), WIDTH) == 20
+    assert len(read_text(with_line("num_cat", line("num_cat")[0]), WIDTH).trees) == 20
+
+
+def without_a_split() -> str:
+    """Return a model of two trees of which the first is one leaf."""
+    stump = re.sub(r"^(Tree=0\n).*?(?=^Tree=1\n)", STUMP, text(2), flags=re.M | re.S)
+    head, *trees = re.split(r"(?=^Tree=)", stump.partition("end of trees\n")[0], flags=re.M)
+    return assembled(head, trees)
 
 
 def test_a_model_without_a_split_is_accepted() -> None:
     """LightGBM writes a single leaf where nothing could be learned, with empty lines."""
-    stump = re.sub(r"^(Tree=0\n).*?(?=^Tree=1\n)", STUMP, text(2), flags=re.M | re.S)
-    head, *trees = re.split(r"(?=^Tree=)", stump.partition("end of trees\n")[0], flags=re.M)
-    sound = assembled(head, trees)
-    assert check_text(sound, WIDTH) == 2
+    sound = without_a_split()
+    assert len(read_text(sound, WIDTH).trees) == 2
     LightGbmModel(sound, WIDTH)
 
 
@@ -86,6 +91,8 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "a category word of more than 32 bits": lambda: changed("cat_threshold", 0, str(2**32)),
     "linear leaves": lambda: with_line("is_linear", "1"),
     "an unknown line": lambda: with_line("is_linear", "0\nleaf_const=1"),
+    "an empty line, where the library stops to read": lambda: with_line("is_linear", "0\n"),
+    "an empty line in the head": lambda: text().replace("num_class=1", "\nnum_class=1"),
     "a line that comes twice": lambda: with_line("is_linear", "0\nis_linear=0"),
     "another width": lambda: text().replace(f"max_feature_idx={WIDTH - 1}", "max_feature_idx=999"),
     "many classes": lambda: text().replace("num_class=1", "num_class=100000"),
@@ -109,7 +116,7 @@ def test_a_hostile_text_is_refused(case: str) -> None:
     hostile = HOSTILE[case]()
     assert hostile != text()
     with pytest.raises(ModelError, match="not a model that can be trusted"):
-        check_text(hostile, WIDTH)
+        read_text(hostile, WIDTH)
 
 
 @pytest.mark.parametrize("case", ["a node that is its own child", "a feature out of range"])
@@ -139,7 +146,7 @@ def test_a_damaged_text_is_refused_or_does_no_harm(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(whole) - 1))
     damaged = whole[:place] + data.draw(st.sampled_from("0123456789-. \n=eax")) + whole[place + 1 :]
     try:
-        check_text(damaged, WIDTH)
+        read_text(damaged, WIDTH)
         model = LightGbmModel(damaged, WIDTH)
     except ModelError:
         return
@@ -148,7 +155,7 @@ def test_a_damaged_text_is_refused_or_does_no_harm(data: st.DataObject) -> None:
 
 def test_other_objectives_are_accepted() -> None:
     """A float label is learned by regression."""
-    assert check_text(booster(5, "regression").model_to_string(), WIDTH) == 5
+    assert len(read_text(booster(5, "regression").model_to_string(), WIDTH).trees) == 5
 
 
 STUMP = (

@@ -1,0 +1,170 @@
+/* The walk of one row through the trees of a model, with the bits of LightGBM's own in a third of
+   its time.
+
+   A step from a node to its child is a comparison and an addition, without a branch that a
+   processor could guess wrong: whatever else LightGBM decides by (missing values, sets of
+   categories) is worked out once for the row, before the first step, and a leaf is its own child.
+   So every tree is walked to its depth, and LANES trees at a time, for the steps of one tree wait
+   for each other and those of sixteen do not.
+
+   forest.py writes the bytes that forest_open takes, and says what they mean. They come from
+   another process: nothing of them is used before it is checked, and no walk leaves them. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+#define VIEWS 5        /* of each column; see look */
+#define NOTHING 1e-35f /* LightGBM's kZeroThreshold: what is no further from zero is zero */
+
+typedef struct { uint32_t columns, nodes, trees, sets, words, transform; } Head;
+typedef struct { double threshold; uint32_t place, child; } Node; /* a leaf: its value, 0, itself */
+typedef struct { uint32_t root, depth; } Tree;
+typedef struct { uint32_t column, first, last; } Set; /* a bit for each category that goes left */
+
+typedef struct {
+    Head head;
+    const Node *nodes;
+    const Tree *trees;
+    const Set *sets;
+    const uint32_t *words;
+    double *seen;         /* the row as the nodes look at it: see look */
+    uint32_t *categories; /* the row as the sets look at it */
+} Forest;
+
+enum { AS_IT_IS, PROBABILITY, EXPONENT, TRANSFORMS };
+
+static size_t width(const Head *head)
+{
+    return 1 + (size_t)VIEWS * head->columns + head->sets;
+}
+
+static int is_sound(const Forest *forest)
+{
+    const Head *head = &forest->head;
+    for (uint32_t n = 0; n < head->nodes; n++) {
+        const Node *node = forest->nodes + n;
+        int is_leaf = node->place == 0 && node->child == n;
+        int is_split = node->child > n && node->child < head->nodes - 1;
+        if (node->place >= width(head) || !(is_leaf || is_split))
+            return 0;
+    }
+    for (uint32_t n = 0; n < head->trees; n++)
+        if (forest->trees[n].root >= head->nodes || forest->trees[n].depth >= head->nodes)
+            return 0;
+    for (uint32_t n = 0; n < head->sets; n++) {
+        const Set *set = forest->sets + n;
+        if (set->column >= head->columns || (uint64_t)set->first + set->last >= head->words)
+            return 0;
+    }
+    return head->transform < TRANSFORMS;
+}
+
+void forest_close(Forest *forest)
+{
+    if (forest)
+        free(forest->seen);
+    free(forest);
+}
+
+/* Return the forest in size bytes, a copy of them; NULL if they are none, or there is no memory. */
+Forest *forest_open(const void *packed, size_t size)
+{
+    Head head;
+    if (size < sizeof head)
+        return NULL;
+    memcpy(&head, packed, sizeof head);
+    size_t nodes = head.nodes * sizeof(Node), trees = head.trees * sizeof(Tree);
+    size_t sets = head.sets * sizeof(Set), words = head.words * sizeof(uint32_t);
+    if (size - sizeof head != nodes + trees + sets + words)
+        return NULL;
+    Forest *forest = calloc(1, sizeof *forest + size);
+    if (!forest)
+        return NULL;
+    char *rest = memcpy(forest + 1, (const char *)packed + sizeof head, size - sizeof head);
+    forest->head = head;
+    forest->nodes = (const Node *)rest;
+    forest->trees = (const Tree *)(rest + nodes);
+    forest->sets = (const Set *)(rest + nodes + trees);
+    forest->words = (const uint32_t *)(rest + nodes + trees + sets);
+    if (is_sound(forest))
+        forest->seen = malloc(width(&head) * sizeof(double) + head.columns * sizeof(uint32_t));
+    if (forest->seen) {
+        forest->categories = (uint32_t *)(forest->seen + width(&head));
+        return forest;
+    }
+    forest_close(forest);
+    return NULL;
+}
+
+/* Work out what the nodes compare. A split goes left where what it looks at is at most its
+   threshold: minus infinity always is, NaN never is. The last word of a set has no bits, so that a
+   category behind it, and none at all, needs no branch: they differ from row to row. */
+static void look(const Forest *forest, const double *row)
+{
+    static const double right_or_left[] = {INFINITY, -INFINITY};
+    const Head *head = &forest->head;
+    uint32_t *categories = forest->categories;
+    double *seen = forest->seen;
+    *seen++ = -INFINITY; /* for leaves: on to themselves */
+    for (uint32_t c = 0; c < head->columns; c++, seen += VIEWS) {
+        double x = fabs(row[c]) <= NOTHING ? 0.0 : row[c];
+        seen[0] = isnan(x) ? 0.0 : x;                       /* missing is zero */
+        seen[1] = isnan(x) ? -INFINITY : x;                 /* missing goes left */
+        seen[2] = x;                                        /* missing goes right */
+        seen[3] = isnan(x) || x == 0.0 ? -INFINITY : x;     /* zero is missing, and goes left */
+        seen[4] = x == 0.0 ? NAN : x;                       /* zero is missing, and goes right */
+        int is_known = x > -1.0 && x < 2147483648.0;        /* for LightGBM -0.5 is category 0 */
+        categories[c] = is_known ? (uint32_t)x : UINT32_MAX;
+    }
+    for (uint32_t n = 0; n < head->sets; n++) {
+        const Set *set = forest->sets + n;
+        uint32_t category = categories[set->column], word = category / 32;
+        uint32_t bits = forest->words[set->first + (word < set->last ? word : set->last)];
+        seen[n] = right_or_left[bits >> category % 32 & 1];
+    }
+}
+
+static inline uint32_t step(const Node *node, const double *seen)
+{
+    return node->child + !(seen[node->place] <= node->threshold);
+}
+
+/* Return the sum of the leaves in the order of the trees, as its bits depend on it. */
+static double walk(const Forest *forest)
+{
+    const Node *nodes = forest->nodes;
+    const double *seen = forest->seen;
+    double sum = 0.0;
+    for (uint32_t first = 0; first < forest->head.trees; first += LANES) {
+        const Tree *trees = forest->trees + first;
+        uint32_t left = forest->head.trees - first, lanes = left < LANES ? left : LANES;
+        uint32_t at[LANES] = {0}, depth = 0;
+        for (uint32_t k = 0; k < lanes; k++) {
+            at[k] = trees[k].root;
+            depth = trees[k].depth > depth ? trees[k].depth : depth;
+        }
+        for (; depth; depth--)
+            for (uint32_t k = 0; k < LANES; k++) /* as many each time, for the compiler to unroll */
+                at[k] = step(nodes + at[k], seen);
+        for (uint32_t k = 0; k < lanes; k++)
+            sum += nodes[at[k]].threshold;
+    }
+    return sum;
+}
+
+/* Score one row; return 0, as it cannot fail. */
+int forest_score(const Forest *forest, const double *row, double *score)
+{
+    look(forest, row);
+    double sum = walk(forest);
+    if (forest->head.transform == PROBABILITY)
+        sum = 1.0 / (1.0 + exp(-sum));
+    else if (forest->head.transform == EXPONENT)
+        sum = exp(sum);
+    *score = sum;
+    return 0;
+}

@@ -1,0 +1,31 @@
+"""Compiles the one part that is not Python, `serving/trees.c`; the rest is in `pyproject.toml`.
+
+Where there is no C compiler, Zig's comes from the package index, for the time of the build. Where
+that fails as well, tidemill installs all the same, and decisions take LightGBM's own, longer way.
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+
+from setuptools import Extension, setup
+
+compiler = os.environ.get("CC") or sysconfig.get_config_var("CC")  # None on Windows
+has_compiler = not compiler or shutil.which(compiler.split()[0])
+if not has_compiler:
+    os.environ["CC"] = f"{sys.executable} -m ziglang cc"
+
+# Vectors of steps are slower than steps: what a walk looks at is scattered over memory.
+flags = ["-O3", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"]
+trees = Extension(
+    "tidemill.serving._trees",
+    ["serving/trees.c"],
+    libraries=[] if sys.platform == "win32" else ["m"],
+    extra_compile_args=[] if sys.platform == "win32" else flags,
+    optional=True,
+)
+setup(
+    setup_requires=[] if has_compiler else ["ziglang"],
+    ext_modules=[trees],
+)
