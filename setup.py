@@ -1,7 +1,7 @@
 """Compiles the one part that is not Python, `serving/trees.c`; the rest is in `pyproject.toml`.
 
 Where there is no C compiler, Zig's comes from the package index, for the time of the build. Where
-that fails as well, tidemill installs all the same, and decisions take LightGBM's own, longer way.
+trees.c does not compile, and on Windows, decisions take LightGBM's own, longer way.
 """
 
 import os
@@ -13,19 +13,18 @@ from setuptools import Extension, setup
 
 compiler = os.environ.get("CC") or sysconfig.get_config_var("CC")  # None on Windows
 has_compiler = not compiler or shutil.which(compiler.split()[0])
-if not has_compiler:
-    os.environ["CC"] = f"{sys.executable} -m ziglang cc"
+if not has_compiler:  # for any processor of the kind, not only for this one
+    os.environ["CC"] = f"{sys.executable} -m ziglang cc -mcpu=baseline"
 
 # Vectors of steps are slower than steps: what a walk looks at is scattered over memory.
-flags = ["-O3", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"]
 trees = Extension(
     "tidemill.serving._trees",
     ["serving/trees.c"],
-    libraries=[] if sys.platform == "win32" else ["m"],
-    extra_compile_args=[] if sys.platform == "win32" else flags,
+    libraries=["m"],
+    extra_compile_args=["-O3", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"],
     optional=True,
 )
 setup(
     setup_requires=[] if has_compiler else ["ziglang"],
-    ext_modules=[trees],
+    ext_modules=[] if sys.platform == "win32" else [trees],
 )

@@ -42,6 +42,9 @@ from tidemill.schemas.loops import publish_loop
 
 Say = Callable[[str], None]
 TIMEOUT_S = 600.0
+SETTLE_S = 20.0
+"""A virtual machine gives memory that was freed back to its host, some seconds later, and the first
+write to a page then costs ten times as much. One worker must not inherit warm pages from two."""
 
 
 class Gate:
@@ -117,6 +120,7 @@ def _round(kafka: KafkaConfig, decisions: int, say: Say) -> dict[str, float]:
     try:
         with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
             two, filled = _run_two(kafka, decisions, Path(folder), say)
+        time.sleep(SETTLE_S)
         before_s = cpu_s(brokers)
         with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
             run = run_worker(kafka, filled, Path(folder), timeout_s=TIMEOUT_S)

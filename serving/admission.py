@@ -29,7 +29,7 @@ from tidemill.serving.trial import REFUSED, Trial
 
 log = logging.getLogger(__name__)
 
-PROBES = 32
+PROBES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

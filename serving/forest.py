@@ -7,6 +7,7 @@ the bits that the library gave them in the child (`admission.py`).
 
 import ctypes
 import importlib.util
+import logging
 import weakref
 from functools import cache
 from struct import Struct
@@ -15,10 +16,13 @@ from tidemill.errors import ModelError
 from tidemill.serving.modeltext import Model, Splits, Tree
 from tidemill.serving.predictor import RowModel
 
+log = logging.getLogger(__name__)
+
+_FORMAT = 2  # of trees.c, which may be that of an earlier installation
 _MODULE = "tidemill.serving._trees"
 _HEAD = Struct("=6I")  # columns, nodes, trees, sets, words, transform
 _NODE = Struct("=dII")  # threshold, place, child
-_TREE = Struct("=2I")  # root, depth
+_ROOT = Struct("=I")
 _SET = Struct("=3I")  # column, first word, how many words further the last one
 _PROBABILITY, _EXPONENT = 1, 2  # what becomes of the sum of the leaves: a transform
 _TRANSFORMS = {
@@ -45,8 +49,10 @@ class Forest(RowModel):
         """
         super().__init__(columns)
         lib = _library()
+        if lib is None:
+            raise ModelError("trees.c was not compiled", hint="install tidemill again")
         forest = lib.forest_open(packed, len(packed))
-        weakref.finalize(self, lib.forest_close, forest)
+        weakref.finalize(self, lib.forest_close, forest).atexit = False  # threads may still score
         if not forest or _HEAD.unpack_from(packed)[0] != columns:
             raise ModelError(
                 f"{len(packed)} bytes are not the trees of a model that reads {columns} numbers",
@@ -57,8 +63,8 @@ class Forest(RowModel):
 
 
 def is_built() -> bool:
-    """Tell whether `trees.c` was compiled when tidemill was installed."""
-    return importlib.util.find_spec(_MODULE) is not None
+    """Tell whether `trees.c`, as it is now, was compiled when tidemill was installed."""
+    return _library() is not None
 
 
 def pack(model: Model) -> bytes:
@@ -75,25 +81,24 @@ class _Packing:
     def __init__(self, columns: int) -> None:
         self.columns = columns
         self.nodes: list[bytes] = []
-        self.trees: list[bytes] = []
+        self.roots: list[bytes] = []
         self.sets: list[bytes] = []
         self.words: list[int] = []
         self.numbers: dict[tuple[int, tuple[int, ...]], int] = {}  # of the sets
 
     def packed(self, transform: int) -> bytes:
         """Return the whole of it."""
-        sizes = len(self.nodes), len(self.trees), len(self.sets), len(self.words)
+        sizes = len(self.nodes), len(self.roots), len(self.sets), len(self.words)
         words = Struct(f"={len(self.words)}I").pack(*self.words)
         head = _HEAD.pack(self.columns, *sizes, transform)
-        return b"".join((head, *self.nodes, *self.trees, *self.sets, words))
+        return b"".join((head, *self.nodes, *self.roots, *self.sets, words))
 
     def add(self, tree: Tree) -> None:
         """Add the nodes of *tree* level by level, the two children of a split side by side."""
-        root, depth = len(self.nodes), 0
+        self.roots.append(_ROOT.pack(len(self.nodes)))
         level = [0 if tree.splits else ~0]
-        while level := self._add_level(tree, level):
-            depth += 1
-        self.trees.append(_TREE.pack(root, depth))
+        while level:
+            level = self._add_level(tree, level)
 
     def _add_level(self, tree: Tree, level: list[int]) -> list[int]:
         """Add the nodes of *level*; return those of the level below it."""
@@ -128,12 +133,18 @@ class _Packing:
 
 
 @cache
-def _library() -> ctypes.PyDLL:
+def _library() -> ctypes.PyDLL | None:
     """Return the compiled `trees.c`, whose calls hold the interpreter's lock: they are short."""
     spec = importlib.util.find_spec(_MODULE)
     if spec is None or spec.origin is None:
-        raise ModelError("trees.c was not compiled", hint="install tidemill with a C compiler")
-    lib = ctypes.PyDLL(spec.origin)
+        return None
+    try:
+        lib = ctypes.PyDLL(spec.origin)
+        if lib.forest_format() != _FORMAT:
+            return None
+    except (OSError, AttributeError) as error:
+        log.warning("%s cannot be used: %s", spec.origin, error)
+        return None
     lib.forest_open.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     lib.forest_open.restype = ctypes.c_void_p
     lib.forest_score.argtypes = [ctypes.c_void_p] * 3

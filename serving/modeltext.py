@@ -104,7 +104,7 @@ def read_text(text: str, columns: int) -> Model:
 def _read_model(text: str, columns: int) -> Model:
     if len(text) > MAX_BYTES:
         raise _TextError(f"{len(text)} characters are over the limit of {MAX_BYTES}")
-    if not text.isascii() or "\0" in text or "\r" in text:
+    if not (text.isascii() and text.replace("\n", "").isprintable()):
         raise _TextError("it holds characters other than printable ASCII")
     head, _, trees = text.partition("\n\nTree=0\n")
     header = _pairs(head.split("\n"), _HEADER, bare={"tree"})
@@ -147,6 +147,8 @@ def _check_header(header: dict[str, str], columns: int) -> None:
 def _read_tree(block: str, number: int, columns: int, room: int) -> Tree:
     """Return one tree, of at most *room* leaves."""
     try:
+        if not block.endswith("\n\n"):  # the library reads on until there is an empty line
+            raise _TextError("no empty line ends it")
         tree = _pairs(block.rstrip("\n").split("\n")[1:], _TREE)
         leaves = _integers(tree, "num_leaves", 1, room, size=1)[0]
         if tree.get("is_linear", "0") != "0":
@@ -155,10 +157,11 @@ def _read_tree(block: str, number: int, columns: int, room: int) -> Tree:
         if any(map(math.isinf, [*values, *_floats(tree, "shrinkage", 1)])):
             raise _TextError("a leaf value is infinite")  # a threshold may be: it parts the missing
         _check_sizes(tree, leaves)
+        sets = _integers(tree, "num_cat", 0, 10_000_000, size=1)[0]
         if leaves == 1:
             return Tree(values, None, [])
         splits = _read_splits(tree, leaves, columns)
-        return Tree(values, splits, _read_sets(tree, splits))
+        return Tree(values, splits, _read_sets(tree, splits, sets))
     except ValueError as error:
         raise _TextError(f"tree {number}: {error}") from error
 
@@ -168,7 +171,7 @@ def _check_sizes(tree: dict[str, str], leaves: int) -> None:
     unused = {"leaf_weight": leaves, "leaf_count": leaves}
     unused |= dict.fromkeys(("split_gain", *_PER_NODE_TOO[1:]), leaves - 1)
     for key, size in unused.items():
-        if tree.get(key):
+        if tree.get(key) or (key in tree and leaves > 1):
             _floats(tree, key, size)
 
 
@@ -191,9 +194,8 @@ def _read_splits(tree: dict[str, str], leaves: int, columns: int) -> Splits:
     return splits
 
 
-def _read_sets(tree: dict[str, str], splits: Splits) -> list[list[int]]:
+def _read_sets(tree: dict[str, str], splits: Splits, count: int) -> list[list[int]]:
     """Return the sets of categories; each that a split names is there."""
-    count = _integers(tree, "num_cat", 0, 10_000_000, size=1)[0]
     used = [t for t, kind in zip(splits.thresholds, splits.kinds, strict=True) if kind & 1]
     if any(not place.is_integer() or not 0 <= place < count for place in used):
         raise _TextError(f"a split names a set of categories outside the {count} there are")

@@ -108,7 +108,7 @@ class LightGbmModel(RowModel):
         _check(
             lib.LGBM_BoosterLoadModelFromString(trees, ctypes.byref(count), ctypes.byref(booster))
         )
-        weakref.finalize(self, _free, booster, fast)
+        weakref.finalize(self, _free, booster, fast).atexit = False  # threads may still score
         _check(lib.LGBM_BoosterGetNumFeature(booster, ctypes.byref(found)))
         if found.value != columns:
             raise ModelError(

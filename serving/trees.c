@@ -4,8 +4,8 @@
    A step from a node to its child is a comparison and an addition, without a branch that a
    processor could guess wrong: whatever else LightGBM decides by (missing values, sets of
    categories) is worked out once for the row, before the first step, and a leaf is its own child.
-   So every tree is walked to its depth, and LANES trees at a time, for the steps of one tree wait
-   for each other and those of sixteen do not.
+   LANES trees are walked at a time, until none of them moves: the steps of one tree wait for each
+   other, those of sixteen do not.
 
    forest.py writes the bytes that forest_open takes, and says what they mean. They come from
    another process: nothing of them is used before it is checked, and no walk leaves them. */
@@ -16,19 +16,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FORMAT 2 /* of what is packed; one more with every change of it, here and in forest.py */
 #define LANES 16
 #define VIEWS 5        /* of each column; see look */
 #define NOTHING 1e-35f /* LightGBM's kZeroThreshold: what is no further from zero is zero */
 
 typedef struct { uint32_t columns, nodes, trees, sets, words, transform; } Head;
 typedef struct { double threshold; uint32_t place, child; } Node; /* a leaf: its value, 0, itself */
-typedef struct { uint32_t root, depth; } Tree;
 typedef struct { uint32_t column, first, last; } Set; /* a bit for each category that goes left */
 
 typedef struct {
     Head head;
     const Node *nodes;
-    const Tree *trees;
+    const uint32_t *roots; /* of the trees, one behind the other */
     const Set *sets;
     const uint32_t *words;
     double *seen;         /* the row as the nodes look at it: see look */
@@ -42,25 +42,39 @@ static size_t width(const Head *head)
     return 1 + (size_t)VIEWS * head->columns + head->sets;
 }
 
+/* A leaf that is NaN would be left, as nothing is at most that. */
+static int is_leaf(const Forest *forest, uint32_t n)
+{
+    const Node *node = forest->nodes + n;
+    return node->place == 0 && node->child == n && !isnan(node->threshold);
+}
+
+/* Every walk stays within its tree and goes forward only. */
 static int is_sound(const Forest *forest)
 {
     const Head *head = &forest->head;
-    for (uint32_t n = 0; n < head->nodes; n++) {
-        const Node *node = forest->nodes + n;
-        int is_leaf = node->place == 0 && node->child == n;
-        int is_split = node->child > n && node->child < head->nodes - 1;
-        if (node->place >= width(head) || !(is_leaf || is_split))
+    for (uint32_t tree = 0, n = 0; tree < head->trees; tree++) {
+        uint32_t end = tree + 1 < head->trees ? forest->roots[tree + 1] : head->nodes;
+        if (forest->roots[tree] != n || end <= n || end > head->nodes)
             return 0;
+        for (; n < end; n++) {
+            uint32_t child = forest->nodes[n].child;
+            int is_split = child > n && child < end - 1 && forest->nodes[n].place < width(head);
+            if (!is_split && !is_leaf(forest, n))
+                return 0;
+        }
     }
-    for (uint32_t n = 0; n < head->trees; n++)
-        if (forest->trees[n].root >= head->nodes || forest->trees[n].depth >= head->nodes)
-            return 0;
     for (uint32_t n = 0; n < head->sets; n++) {
         const Set *set = forest->sets + n;
         if (set->column >= head->columns || (uint64_t)set->first + set->last >= head->words)
             return 0;
     }
-    return head->transform < TRANSFORMS;
+    return head->trees > 0 && head->transform < TRANSFORMS;
+}
+
+int forest_format(void)
+{
+    return FORMAT;
 }
 
 void forest_close(Forest *forest)
@@ -77,19 +91,19 @@ Forest *forest_open(const void *packed, size_t size)
     if (size < sizeof head)
         return NULL;
     memcpy(&head, packed, sizeof head);
-    size_t nodes = head.nodes * sizeof(Node), trees = head.trees * sizeof(Tree);
+    size_t nodes = head.nodes * sizeof(Node), roots = head.trees * sizeof(uint32_t);
     size_t sets = head.sets * sizeof(Set), words = head.words * sizeof(uint32_t);
-    if (size - sizeof head != nodes + trees + sets + words)
+    if (size - sizeof head != nodes + roots + sets + words)
         return NULL;
-    Forest *forest = calloc(1, sizeof *forest + size);
+    Forest *forest = calloc(1, sizeof *forest + size - sizeof head);
     if (!forest)
         return NULL;
     char *rest = memcpy(forest + 1, (const char *)packed + sizeof head, size - sizeof head);
     forest->head = head;
     forest->nodes = (const Node *)rest;
-    forest->trees = (const Tree *)(rest + nodes);
-    forest->sets = (const Set *)(rest + nodes + trees);
-    forest->words = (const uint32_t *)(rest + nodes + trees + sets);
+    forest->roots = (const uint32_t *)(rest + nodes);
+    forest->sets = (const Set *)(rest + nodes + roots);
+    forest->words = (const uint32_t *)(rest + nodes + roots + sets);
     if (is_sound(forest))
         forest->seen = malloc(width(&head) * sizeof(double) + head.columns * sizeof(uint32_t));
     if (forest->seen) {
@@ -128,11 +142,6 @@ static void look(const Forest *forest, const double *row)
     }
 }
 
-static inline uint32_t step(const Node *node, const double *seen)
-{
-    return node->child + !(seen[node->place] <= node->threshold);
-}
-
 /* Return the sum of the leaves in the order of the trees, as its bits depend on it. */
 static double walk(const Forest *forest)
 {
@@ -140,16 +149,19 @@ static double walk(const Forest *forest)
     const double *seen = forest->seen;
     double sum = 0.0;
     for (uint32_t first = 0; first < forest->head.trees; first += LANES) {
-        const Tree *trees = forest->trees + first;
         uint32_t left = forest->head.trees - first, lanes = left < LANES ? left : LANES;
-        uint32_t at[LANES] = {0}, depth = 0;
-        for (uint32_t k = 0; k < lanes; k++) {
-            at[k] = trees[k].root;
-            depth = trees[k].depth > depth ? trees[k].depth : depth;
+        uint32_t at[LANES], moved = 1;
+        for (uint32_t k = 0; k < LANES; k++) /* as many each time, for the compiler to unroll */
+            at[k] = forest->roots[first + (k < lanes ? k : 0)];
+        while (moved) {
+            moved = 0;
+            for (uint32_t k = 0; k < LANES; k++) {
+                const Node *node = nodes + at[k];
+                uint32_t next = node->child + !(seen[node->place] <= node->threshold);
+                moved |= next ^ at[k];
+                at[k] = next;
+            }
         }
-        for (; depth; depth--)
-            for (uint32_t k = 0; k < LANES; k++) /* as many each time, for the compiler to unroll */
-                at[k] = step(nodes + at[k], seen);
         for (uint32_t k = 0; k < lanes; k++)
             sum += nodes[at[k]].threshold;
     }

@@ -1,9 +1,12 @@
 """The walk of our own takes the very path through each tree that LightGBM takes."""
 
+import importlib.machinery
+import importlib.util
 import math
 import re
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
@@ -13,15 +16,18 @@ from hypothesis import strategies as st
 from tests.serving.models import COUNTRIES, SIGNATURE, booster, rows, text
 from tests.serving.test_modeltext import assembled, line, without_a_split
 
+import tidemill.serving.forest as module
 from tidemill.errors import ModelError
 from tidemill.serving.forest import Forest, is_built, pack
-from tidemill.serving.modeltext import read_text
+from tidemill.serving.modeltext import Model, Splits, Tree, read_text
 from tidemill.serving.predictor import LightGbmModel
 
 WIDTH = len(SIGNATURE.columns)
 HEAD = struct.Struct("=6I")
 NODE = struct.Struct("=dII")
-ODD = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-35, -1e-35, 1.01e-35, 1e-300, -0.5, -1.0, 3.7]
+ZERO = float(np.float32(1e-35))  # up to here a number is zero for LightGBM
+ODD = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-35, -1e-35, 1e-300, -0.5, -1.0, 3.7]
+ODD += [ZERO, -ZERO, math.nextafter(ZERO, 1.0), math.nextafter(-ZERO, -1.0)]
 ODD += [31.0, 32.0, 39.0, 40.0, 64.0, 1e9, 2.0**31, 2.0**32, 2.0**63, 1e300, -1e300]
 """What a comparison, a cast to an integer or a look for missing values may stumble over."""
 
@@ -108,7 +114,8 @@ def test_splits_of_any_kind_and_threshold_part_as_in_the_library(data: st.DataOb
     made = assembled(head, [tree])
     rows = data.draw(st.lists(st.lists(st.sampled_from(ODD), min_size=WIDTH, max_size=WIDTH)))
     walked, library = Forest(pack(read_text(made, WIDTH)), WIDTH), LightGbmModel(made, WIDTH)
-    assert list(map(walked.predict, rows)) == list(map(library.predict, rows))
+    for row in rows:
+        assert struct.pack("d", walked.predict(row)) == struct.pack("d", library.predict(row))
 
 
 MODELS: dict[tuple[str, ...], tuple[lgb.Booster, Forest]] = {}
@@ -135,35 +142,44 @@ def test_a_set_of_categories_that_two_trees_ask_for_is_worked_out_once() -> None
     assert twice[2:5] == (2 * once[2], *once[3:5])
 
 
-def changed(place: int, value: int, *, size: int = 4) -> bytes:
+def changed(place: int, value: int | float) -> bytes:
     """Return the packed trees with one number replaced."""
-    packed = pack(read_text(text(), WIDTH))
-    return packed[:place] + value.to_bytes(size, "little") + packed[place + size :]
+    packed = bytearray(pack(read_text(text(), WIDTH)))
+    struct.pack_into("=I" if isinstance(value, int) else "=d", packed, place, value)
+    return bytes(packed)
 
 
 def hostile() -> dict[str, bytes]:
     """Return packed trees that would lead a walk out of its memory, or round for ever."""
     packed = pack(read_text(text(), WIDTH))
     columns, nodes, trees, sets, words, _ = HEAD.unpack_from(packed)
-    first_tree = HEAD.size + nodes * NODE.size
-    first_set = first_tree + 8 * trees
+    roots = HEAD.size + nodes * NODE.size
+    first_set = roots + 4 * trees
     width = 1 + 5 * columns + sets
+    last = HEAD.size + (nodes - 1) * NODE.size  # a leaf: the last level has no split
+    second = struct.unpack_from("=I", packed, roots + 4)[0]
     return {
         "nothing": b"",
         "half a head": packed[:10],
         "too short": packed[:-1],
         "too long": packed + b"\0",
-        "no columns": HEAD.pack(0, 0, 0, 0, 0, 0),
+        "no trees": HEAD.pack(WIDTH, 0, 0, 0, 0, 0),
+        "no columns": changed(0, 0),
+        "another width": changed(0, WIDTH + 1),
         "more nodes than there are": changed(4, nodes + 1),
         "as many nodes as wrap around": changed(4, 2**32 - 1),
-        "another width": changed(0, WIDTH + 1),
         "an unknown transform": changed(20, 3),
         "a place behind the row": changed(HEAD.size + 8, width),
         "a child behind the nodes": changed(HEAD.size + 12, nodes),
-        "a second child behind the nodes": changed(HEAD.size + 12, nodes - 1),
         "a child that points back": changed(HEAD.size + NODE.size + 12, 0),
-        "a root behind the nodes": changed(first_tree, nodes),
-        "a depth without end": changed(first_tree + 4, 2**32 - 1),
+        "a child in the next tree": changed(HEAD.size + 12, second),
+        "a second child in the next tree": changed(HEAD.size + 12, second - 1),
+        "a leaf that is NaN": changed(last, math.nan),
+        "a leaf that leads back": changed(last + 12, 0),
+        "a leaf that looks at something": changed(last + 8, 1),
+        "a root behind the nodes": changed(roots + 4 * (trees - 1), nodes),
+        "a first root that is not the first node": changed(roots, 1),
+        "two trees with one root": changed(roots + 4, 0),
         "a set of a column that is not there": changed(first_set, columns),
         "a set that starts behind the words": changed(first_set + 4, words),
         "a set that ends behind the words": changed(first_set + 8, words),
@@ -176,6 +192,44 @@ def test_trees_that_would_lead_astray_are_refused(case: str) -> None:
     """They come from a process that has read what a stranger wrote."""
     with pytest.raises(ModelError, match="are not the trees of a model"):
         Forest(hostile()[case], WIDTH)
+
+
+def test_a_chain_of_splits_is_left_at_once_or_walked_to_its_end() -> None:
+    """A walk ends when none of its lanes moves; a step too few would end on a split."""
+    left = [~split for split in range(99)]
+    splits = Splits([0] * 99, [0] * 99, [0.0] * 99, left, [*range(1, 99), ~99])
+    chain = Model("regression", 1, [Tree([float(leaf) for leaf in range(100)], splits, [])])
+    walked = Forest(pack(chain), 1)
+    assert walked.predict([-1.0]) == 0.0
+    assert walked.predict([1.0]) == 99.0
+
+
+def test_trees_that_were_compiled_for_another_format_are_not_walked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody has pulled, and not installed again: LightGBM serves."""
+    monkeypatch.setattr(module, "_FORMAT", -1)
+    module._library.cache_clear()
+    try:
+        assert not is_built()
+    finally:
+        module._library.cache_clear()
+
+
+def test_a_library_that_cannot_be_loaded_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file from another machine must not stop models from being admitted."""
+    broken = tmp_path / "_trees.so"
+    broken.write_bytes(b"no library")
+    spec = importlib.machinery.ModuleSpec("_trees", None, origin=str(broken))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
+    module._library.cache_clear()
+    try:
+        assert not is_built()
+        assert "cannot be used" in caplog.text
+    finally:
+        module._library.cache_clear()
 
 
 @settings(max_examples=300, deadline=None)

@@ -30,6 +30,13 @@ def assembled(head: str, trees: list[str]) -> str:
     return re.sub(r"tree_sizes=.*", f"tree_sizes={sizes}", head) + "".join(trees) + "end of trees\n"
 
 
+def without_an_empty_line(tree: int) -> str:
+    """Return the model with one of its trees ending in its last line."""
+    head, *trees = re.split(r"(?=^Tree=)", text().partition("end of trees\n")[0], flags=re.M)
+    trees[tree] = trees[tree].rstrip("\n") + "\n"
+    return assembled(head, trees)
+
+
 def line(key: str) -> list[str]:
     """Return the entries of one line of the first tree."""
     found = re.search(rf"^{key}=(.*)$", text(), flags=re.M)
@@ -105,6 +112,22 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "a truncated file": lambda: text()[:2_000],
     "a file truncated in a tree": lambda: text().partition("end of trees")[0][:-200],
     "nothing": lambda: "",
+    "a tab, which the library reads as zero": lambda: changed("num_leaves", 0, "\t15"),
+    "a line of another system": lambda: text().replace("\nnum_class", "\r\nnum_class"),
+    "a null byte at the end of a number": lambda: changed("leaf_value", 0, "0.5\0"),
+    "no empty line behind a tree": lambda: without_an_empty_line(0),
+    "no empty line behind the last tree": lambda: without_an_empty_line(19),
+    "weights that are announced, and missing": lambda: with_line("leaf_weight", ""),
+    "one leaf that says nothing of sets": lambda: re.sub("num_cat=0\n", "", without_a_split()),
+    "an infinite shrinkage": lambda: with_line("shrinkage", "inf"),
+    "too few names": lambda: re.sub("feature_names=[^ ]+ ", "feature_names=", text()),
+    "too few ranges": lambda: re.sub("feature_infos=[^ ]+ ", "feature_infos=", text()),
+    "sets that do not begin at the first word": lambda: changed("cat_boundaries", 0, "1"),
+    "sets that go back": lambda: changed("cat_boundaries", 1, "0"),
+    "half a set of categories": lambda: changed(
+        "threshold", [int(kind) & 1 for kind in line("decision_type")].index(1), "0.5"
+    ),
+    "more leaves than a model may have": lambda: with_line("num_leaves", "1000001"),
     "a null byte": lambda: text().replace("split_gain", "split\0gain", 1),
     "other letters": lambda: text().replace("split_gain", "split_gäin", 1),
 }
