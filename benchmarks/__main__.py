@@ -32,7 +32,7 @@ LONG = ("flat", "pending")
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
     "naive-events": (int, 150_000, "the naive join reads"),
-    "pair-decisions": (int, 8_000_000, "for two workers"),
+    "pair-decisions": (int, 4_000_000, "for two workers"),
     "pair-rounds": (int, 3, "of two workers and one; the middle one counts"),
     "live-rate": (float, 10_000.0, "events a second of the live traffic"),
     "live-seconds": (float, 60.0, "of live traffic"),
