@@ -33,7 +33,6 @@ class GroupConfig:
     data: Path  # Faust wants a folder of its own; nothing of value is ever in it
     session_timeout_s: float = 10.0  # a worker that is silent so long loses its partitions
     fetch_records: int = 8_000  # at most so many records are one batch
-    fetch_bytes: int = 4 * 2**20  # of a partition in an answer: what was fetched ahead of a backlog
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.session_timeout_s <= 60.0:
@@ -52,7 +51,6 @@ def new_app(kafka: KafkaConfig, group: GroupConfig) -> faust.App:
         broker_producer=f"kafka://{addresses.replace('batch://', 'kafka://')}",
         broker_credentials=credentials(kafka),
         broker_max_poll_records=group.fetch_records,
-        consumer_max_fetch_size=group.fetch_bytes,
         broker_session_timeout=group.session_timeout_s,
         broker_heartbeat_interval=group.session_timeout_s / 5,
         broker_request_timeout=max(60.0, group.session_timeout_s),
