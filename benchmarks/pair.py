@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 TIMEOUT_S = 600.0
 SETTLE_S = 20.0
 """A virtual machine gives memory that was freed back to its host, some seconds later, and the first
-write to a page then costs ten times as much. One worker must not inherit warm pages from two."""
+write to a page then costs much more. One worker should not inherit warm pages from two."""
 
 
 class Gate:
