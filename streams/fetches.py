@@ -3,12 +3,13 @@
 aiokafka makes two Python objects of each record, one by one through three generators: as much CPU
 as all that is done with the records later. `FetchedBytes` keeps the bytes of an answer within
 reach, and `WholeBatches` stands in for the dictionary aiokafka's fetcher puts results in: results
-of chosen topics then hand out record batches unpacked (`chunks.py`). Checksums and transactions
-stay aiokafka's business, and so do record batches of before Kafka 0.11. It knows no Faust.
+of chosen topics then hand out record batches unpacked (`chunks.py`), and the next answer is fetched
+while one is handed out. Checksums and transactions stay aiokafka's business, and so do record
+batches of before Kafka 0.11. It knows no Faust.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import ref
 
@@ -23,6 +24,9 @@ from tidemill.streams.records import FetchedRecord
 
 _MAGIC, _MAGIC_AT = 2, 16
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
+_ATTRIBUTES, _ATTRIBUTES_AT = struct.Struct(">hi"), 21  # and how far the last offset is behind
+_CONTROL = 0x20
+_LEAST_SIZE = 26  # of a message of before Kafka 0.11 without key and value
 
 
 class FetchedBytes:
@@ -64,33 +68,88 @@ class Run(list[Chunk | FetchedRecord]):
 
 
 class WholeBatches(dict[TopicPartition, Any]):
-    """Fetch results by partition; those of chosen topics give whole record batches."""
+    """Fetch results by partition; those of chosen topics give whole record batches.
+
+    Of these, one more is fetched while one is handed out: else a partition waits for the broker
+    after each answer, and with it the others, for a request asks for all that have none. So
+    aiokafka's position of such a partition is the end of what was fetched, and `position` the end
+    of what was handed out; whoever seeks says so to `forget`, in the thread of the fetcher.
+    """
 
     def __init__(self, is_chosen: Callable[[str], bool], at_least: int) -> None:
         """Let topics for which *is_chosen* holds give about *at_least* records at a time."""
         super().__init__()
         self._is_chosen = is_chosen
         self._at_least = at_least
-        self._starts: dict[TopicPartition, int] = {}  # before marks that no record has followed yet
+        self._following: dict[TopicPartition, Any] = {}
+        self._marks: dict[TopicPartition, tuple[int, int]] = {}  # that no record has followed yet
+        self._ran_to: dict[TopicPartition, int] = {}
 
-    def __setitem__(self, place: TopicPartition, result: object) -> None:
-        if isinstance(result, FetchResult) and self._is_chosen(place.topic):
-            result.getall = self._whole(place, result)
-        super().__setitem__(place, result)
+    def __contains__(self, place: object) -> bool:
+        """Whether there is enough of *place*: what aiokafka wants to know before it asks for it.
 
-    def marks(self, place: TopicPartition) -> int | None:
-        """Return the position before the marks that end what was fetched of *place*, if any do."""
-        return self._starts.get(place)
+        So a place may have something and not be `in` here.
+        """
+        first = self.get(place)
+        return first is not None and (place in self._following or not hasattr(first, "fetched"))
 
-    def forget(self) -> None:
-        """Start anew, after a seek."""
-        self._starts.clear()
+    def __setitem__(self, place: TopicPartition, result: Any) -> None:  # noqa: ANN401 (or an error)
+        is_whole = isinstance(result, FetchResult) and self._is_chosen(place.topic)
+        if is_whole:
+            result.fetched = result._partition_records
+            last, end = ends(result.fetched)
+            result.getall = self._whole(place, result, last, end)
+        if self.get(place) is None:
+            super().__setitem__(place, result)
+        else:
+            self._following[place] = result
+        if is_whole:  # last: who looks from another thread must not take it for handed out
+            result._assignment.state_value(place).consumed_to(end)
 
-    def _whole(self, place: TopicPartition, result: FetchResult) -> Callable[..., Run]:
+    def __delitem__(self, place: TopicPartition) -> None:
+        following = self._following.pop(place, None)
+        if following is None:
+            super().__delitem__(place)
+        else:
+            super().__setitem__(place, following)
+
+    def clear(self) -> None:
+        """Forget everything, when the assignment is lost."""
+        super().clear()
+        for each in (self._following, self._marks, self._ran_to):
+            each.clear()
+
+    def forget(self, places: Iterable[TopicPartition]) -> None:
+        """Forget what was fetched of *places*, just before a seek."""
+        for place in places:
+            for each in (self, self._following, self._marks, self._ran_to):
+                each.pop(place, None)
+
+    def position(self, place: TopicPartition, fetched_to: int) -> int:
+        """Return the offset behind what was handed out of *place*, fetched up to *fetched_to*.
+
+        Other threads may ask too, with what *fetched_to* was a moment ago: what has come in since
+        is here, or was handed out.
+        """
+        fetched: PartitionRecords | None = getattr(self.get(place), "fetched", None)
+        return fetched_to if fetched is None else fetched.next_fetch_offset
+
+    def ran_to(self, place: TopicPartition) -> int:
+        """Return the offset behind the last run with records that was handed out of *place*."""
+        return self._ran_to.get(place, 0)
+
+    def marks(self, place: TopicPartition) -> tuple[int, int] | None:
+        """Return the offsets, from and to, of marks that end what was handed out, if any do."""
+        return self._marks.get(place)
+
+    def _whole(
+        self, place: TopicPartition, result: FetchResult, last: int, end: int
+    ) -> Callable[..., Run]:
         """Return what takes the place of `FetchResult.getall`: the same, but by record batches.
 
-        It does not keep the result alive, nor does the result itself: what only the garbage
-        collector finds stays for minutes, and each result has a megabyte.
+        Marks from *last* to *end*, behind the last record, go with it. It does not keep the result
+        alive, nor does the result itself: what only the garbage collector finds stays for minutes,
+        and each result has a megabyte.
         """
         fetched, owner = result._partition_records, ref(result)
         fetched._records_iterator = iter(())  # aiokafka's own way, which refers back to its owner
@@ -100,22 +159,53 @@ class WholeBatches(dict[TopicPartition, Any]):
             result = owner()
             if result is None:
                 raise ReferenceError("a fetch result was asked after its end")
-            if not result.check_assignment(result._topic_partition) or not result.has_more():
+            if not result._assignment.active:
+                result._partition_records = None
+            if not result.has_more():
                 return Run(fetched.next_fetch_offset)
-            run = Run(self._starts.pop(place, fetched.next_fetch_offset))
+            at = fetched.next_fetch_offset
+            start, marks_end = self._marks.pop(place, (at, at))
+            run = Run(start if marks_end == at else at)
             for part in batches:
                 run.add(part)
-                if run.held >= self._at_least:
+                if run.held >= self._at_least and fetched.next_fetch_offset < last:
                     break
             else:
+                if fetched.next_fetch_offset != end:  # the next answer begins there
+                    raise CorruptRecordException(f"{place} was not read to {end}")
                 result._partition_records = None
-            result._assignment.state_value(place).consumed_to(fetched.next_fetch_offset)
             run.next = fetched.next_fetch_offset
-            if not run:
-                self._starts[place] = run.start
+            if run:
+                self._ran_to[place] = run.next
+            else:
+                self._marks[place] = (run.start, run.next)
             return run
 
         return getall
+
+
+def ends(fetched: PartitionRecords) -> tuple[int, int]:
+    """Return the offsets behind the last batch of *fetched* with records, and behind all of it.
+
+    It looks at headers only and never fails: whoever reads them is told what is wrong with bytes.
+    """
+    data: bytes = fetched._records.data
+    last: int = fetched.next_fetch_offset
+    end, at = last, 0
+    while at + _LEAST_SIZE <= len(data):
+        begin, (base, length) = at, _OFFSET_AND_LENGTH.unpack_from(data, at)
+        at += _OFFSET_AND_LENGTH.size + length
+        if not begin + _LEAST_SIZE <= at <= len(data):
+            break  # the last batch of an answer may be cut off
+        attributes, behind_base = (
+            0,
+            0,
+        )  # before Kafka 0.11 a batch had the offset of its last record
+        if data[begin + _MAGIC_AT] == _MAGIC and begin + _ATTRIBUTES_AT + _ATTRIBUTES.size <= at:
+            attributes, behind_base = _ATTRIBUTES.unpack_from(data, begin + _ATTRIBUTES_AT)
+        end = base + behind_base + 1
+        last = last if attributes & _CONTROL else end
+    return last, end
 
 
 def record_batches(fetched: PartitionRecords) -> Iterator[Chunk | list[FetchedRecord]]:

@@ -70,23 +70,41 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         )
         self._ensure_consumer()._fetcher._records = self._fetches
 
-    def forget_fetches(self) -> None:
-        """Start anew, before a seek."""
-        self._fetches.forget()
+    async def _seek_wait(
+        self, consumer: aiokafka.AIOKafkaConsumer, partitions: Mapping[TP, int]
+    ) -> None:
+        """Seek, and forget what was fetched before any other answer can come in."""
+        self._fetches.forget(map(driver.ensure_aiokafka_TP, partitions))
+        await super()._seek_wait(consumer, partitions)
 
     def marks(self, tp: TP) -> tuple[int, int] | None:
-        """Return the range of offsets at the end of what was fetched that hold but marks, if any.
+        """Return the range of offsets at the end of what was handed out that hold but marks."""
+        return self._fetches.marks(driver.ensure_aiokafka_TP(tp))
 
-        Called from another thread: what comes in meanwhile takes the begin away before it moves
-        the position, so a begin that is still there says that the position is the marks' end.
+    def ran_to(self, tp: TP) -> int:
+        """Return the offset behind the last records that were handed out, 0 after a seek."""
+        return self._fetches.ran_to(driver.ensure_aiokafka_TP(tp))
+
+    def known(self, tp: TP) -> tuple[int, int] | None:
+        """Return the offset behind what was handed out, and Kafka's end as far as it is known.
+
+        It is called from another thread, so the position is read once: it may be gone at any time.
         """
         place = driver.ensure_aiokafka_TP(tp)
-        start = self._fetches.marks(place)
         state = self._ensure_consumer()._subscription.subscription.assignment.state_value(place)
-        if start is None or state is None or not state.has_valid_position:
+        fetched_to = None if state is None else state._position
+        if fetched_to is None or state.lso is None:
             return None
-        position: int = state.position
-        return (start, position) if self._fetches.marks(place) == start else None
+        return self._fetches.position(place, fetched_to), max(state.lso, fetched_to)
+
+    async def position(self, tp: TP) -> int | None:
+        """Return the offset behind what was handed out, marks included."""
+        offset: int | None = await self.call_thread(self._position, tp)
+        return offset
+
+    async def _position(self, tp: TP) -> int:
+        place = driver.ensure_aiokafka_TP(tp)
+        return self._fetches.position(place, await self._ensure_consumer().position(place))
 
     async def getmany(
         self,

@@ -108,8 +108,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         return self._delivered.get(tp)
 
     def has_more(self, tp: TP) -> bool:
-        """Return whether Kafka has records of *tp* that were not fetched, as of the last answer."""
-        known = self._known(tp)
+        """Return whether there are records of *tp* that were not handed out, as Kafka last said."""
+        known = self._thread.known(tp)
         return known is not None and known[0] < known[1]
 
     def is_through(self, tp: TP, received: int | None) -> bool:
@@ -118,21 +118,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         Neither in Kafka, as of its last answer, nor fetched, nor handed out. Marks of transactions
         at the end do not count, nor what Kafka has deleted: nobody receives them.
         """
-        known, marks, delivered = self._known(tp), self._thread.marks(tp), self._delivered.get(tp)
+        known, delivered = self._thread.known(tp), self._delivered.get(tp)
         if known is None or received is None or delivered is None or known[0] < known[1]:
             return False
-        handed_out = self._expected[tp] >= (known[0] if marks is None else marks[0])
-        return handed_out and received >= delivered
+        return not self._is_under_way(tp) and received >= delivered
 
-    def _known(self, tp: TP) -> tuple[int, int] | None:
-        """Return the position behind what was fetched, and Kafka's end as it last said it."""
-        consumer = self._thread._ensure_consumer()
-        state = consumer._subscription.subscription.assignment.state_value(
-            driver.ensure_aiokafka_TP(tp)
-        )
-        if state is None or not state.has_valid_position or state.lso is None:
-            return None
-        return state.position, state.lso
+    def _is_under_way(self, tp: TP) -> bool:
+        """Return whether the thread has handed out records of *tp* that no agent has yet."""
+        ran_to: int = self._thread.ran_to(tp)
+        return self._expected[tp] < ran_to
 
     def marks(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of marks behind everything handed out, if there are."""
@@ -174,11 +168,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
     async def ends(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """Return, for each of *tps*, the consumer's position and the end, asked of the broker.
 
-        The position is past marks of transactions that no record will ever stand for.
+        The position is past marks of transactions that no record will ever stand for. Partitions
+        of which records are under way to an agent are left out.
         """
         places = list(tps)
         ends = await self.highwaters(*places)
-        return {tp: (await self.position(tp) or 0, ends[tp]) for tp in places if tp in ends}
+        positions = {tp: await self.position(tp) or 0 for tp in places}
+        return {
+            tp: (positions[tp], end)
+            for tp, end in ends.items()
+            if tp in self._expected and not self._is_under_way(tp)
+        }
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every batched partition to where `Progress` says; a new session begins."""
@@ -196,7 +196,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         self._delivered = dict(starts)
         self._expected = {tp: max(start, lows[tp]) for tp, start in starts.items()}
         if starts:
-            self._thread.forget_fetches()
             await self.seek_wait(self._expected)
         return starts
 

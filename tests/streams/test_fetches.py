@@ -5,25 +5,36 @@ import gc
 import inspect
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial, wraps
+from types import SimpleNamespace
 
 import aiokafka
 import aiokafka.consumer.fetcher as fetcher
 import pytest
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import Assignment
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from confluent_kafka import Producer
-from hypothesis import given, settings
+from faust.types import TP
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.streams.record_batches import ABORT, COMMIT, Sent, mark, record_batch, sent
 from tests.streams.test_chunks import Row, rows
 
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.streams.batches import Batch
-from tidemill.streams.fetches import FetchedBytes, Run, WholeBatches, keep_bytes, record_batches
+from tidemill.streams.fetches import (
+    FetchedBytes,
+    Run,
+    WholeBatches,
+    ends,
+    keep_bytes,
+    record_batches,
+)
+from tidemill.streams.fetchthread import BatchThread
 
 PLACE = TopicPartition("t", 0)
 Part = tuple[list[Sent], int | None, bool]
@@ -79,7 +90,9 @@ def test_it_is_what_aiokafka_would_have_given(parts: list[Part], position: int) 
             data += mark(offset, producer, ABORT if aborts else COMMIT)
             offset += 1
             aborted += [(producer, first)] * aborts
-    assert found(data, aborted, position) == by_aiokafka(data, aborted, position)
+    expected = by_aiokafka(data, aborted, position)
+    assert found(data, aborted, position) == expected
+    assert ends(partition_records(data, aborted, position, keeps=True))[1] == expected[1]
 
 
 def test_batches_of_before_kafka_0_11_are_read_too() -> None:
@@ -88,6 +101,7 @@ def test_batches_of_before_kafka_0_11_are_read_too() -> None:
     builder.append(0, timestamp=7, key=b"k", value=b"old")
     old = bytes(builder.build())
     assert found(old, [], 0) == by_aiokafka(old, [], 0) == ([(0, 7, b"k", b"old")], 1)
+    assert ends(partition_records(old, [], 0, keeps=True)) == (1, 1)
 
 
 def test_marks_belong_to_the_run_they_follow() -> None:
@@ -130,7 +144,7 @@ def produce(kafka: KafkaConfig, topic: str, codec: str) -> None:
     settings = {"bootstrap.servers": kafka.bootstrap, "compression.type": codec}
     producer = Producer({**settings, "transactional.id": topic, "linger.ms": 5})
     producer.init_transactions()
-    for count, ends in ((1_000, True), (500, False), (1_003, True)):
+    for count, commits in ((1_000, True), (500, False), (1_003, True)):
         producer.begin_transaction()
         for number in range(count):
             key = None if number % 7 == 0 else b"key %d" % number
@@ -138,7 +152,7 @@ def produce(kafka: KafkaConfig, topic: str, codec: str) -> None:
             headers: Mapping[str, bytes | None] = {"h": b"x", "n": None} if number % 5 == 0 else {}
             producer.produce(topic, key=key, value=value, headers=dict(headers))
         producer.flush()
-        producer.commit_transaction() if ends else producer.abort_transaction()
+        producer.commit_transaction() if commits else producer.abort_transaction()
 
 
 async def consume(kafka: KafkaConfig, topic: str, *, whole: bool) -> list[Row]:
@@ -155,17 +169,72 @@ async def consume(kafka: KafkaConfig, topic: str, *, whole: bool) -> list[Row]:
             consumer._fetcher._records = WholeBatches(lambda _: True, 700)
         consumer.assign([place])
         await consumer.seek_to_beginning(place)
+        if whole:
+            return await rest(consumer, place)
         end = (await consumer.end_offsets([place]))[place]
         taken: list[Row] = []
         while await consumer.position(place) < end:
             got = (await consumer._fetcher.fetched_records([place], 1)).get(place, [])
-            if got and whole:
-                taken += rows(batch(got).records())
-            else:
-                taken += [(each.offset, each.timestamp, each.key, each.value) for each in got]
+            taken += [(each.offset, each.timestamp, each.key, each.value) for each in got]
         return taken
     finally:
         await consumer.stop()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_after_a_seek_everything_comes_from_there(kafka: KafkaConfig, share: float) -> None:
+    """What was fetched before it, from elsewhere, would look like a hole or come twice."""
+    topic = uuid.uuid4().hex
+    ensure_topics(kafka, [Topic(name=topic, partitions=1)])
+    producer = Producer({**kafka.client(), "batch.num.messages": 10})
+    for _ in range(500):
+        producer.produce(topic, value=b"x" * 100)
+    producer.flush()
+    offset, taken = asyncio.run(sought(kafka, TopicPartition(topic, 0), share))
+    assert taken == list(range(offset, 500))
+
+
+async def sought(kafka: KafkaConfig, place: TopicPartition, share: float) -> tuple[int, list[int]]:
+    """Seek to a *share* of what was fetched, while there is more of it than was handed out.
+
+    Returns:
+        where that is, and the offsets of all records after the seek.
+    """
+    keep_bytes()
+    consumer = aiokafka.AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap,
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=5_000,
+    )
+    await consumer.start()
+    fetches = consumer._fetcher._records = WholeBatches(lambda _: True, 1)
+    thread = BatchThread.__new__(BatchThread)
+    thread._fetches, thread.log = fetches, SimpleNamespace(dev=lambda *_: None)
+    thread.consumer = SimpleNamespace(_read_offset={})
+    thread.app = SimpleNamespace(conf=SimpleNamespace(broker_request_timeout=30.0))
+    try:
+        consumer.assign([place])
+        await consumer.seek_to_beginning(place)
+        while place not in fetches:  # noqa: ASYNC110 (aiokafka tells nobody)
+            await asyncio.sleep(0.01)
+        offset = int(await consumer.position(place) * share)
+        assert fetches.position(place, await consumer.position(place)) == 0
+        await thread._seek_wait(consumer, {place: offset})
+        return offset, [row[0] for row in await rest(consumer, place)]
+    finally:
+        await consumer.stop()
+
+
+async def rest(consumer: aiokafka.AIOKafkaConsumer, place: TopicPartition) -> list[Row]:
+    """Return the records from the consumer's position to the end, handed out as to a worker."""
+    end = (await consumer.end_offsets([place]))[place]
+    fetches = consumer._fetcher._records
+    taken: list[Row] = []
+    while fetches.position(place, await consumer.position(place)) < end:
+        run = (await consumer._fetcher.fetched_records([place], 1)).get(place)
+        taken += rows(batch(run).records()) if run else []
+    return taken
 
 
 def test_aiokafka_still_keeps_answers_where_they_are_looked_for() -> None:
@@ -174,32 +243,281 @@ def test_aiokafka_still_keeps_answers_where_they_are_looked_for() -> None:
     assert "records = MemoryRecords(part_data[-1])" in source
     assert "self._records[tp] = FetchResult(" in source
     assert "records.has_next()" in source
+    assert "tp_state.position != fetch_offset" in source
     assert "self._records = records" in inspect.getsource(PartitionRecords.__init__)
-    names = ("check_assignment", "has_more", "_assignment.state_value", "consumed_to")
+    names = ("has_more", "_assignment.state_value", "consumed_to")
     assert all(name in inspect.getsource(fetcher.FetchResult) for name in names)
+    assert "if tp in self._records:" in inspect.getsource(fetcher.Fetcher._get_actions_per_node)
+    assert "self._records.clear()" in inspect.getsource(fetcher.Fetcher._fetch_requests_routine)
+    source = inspect.getsource(fetcher.Fetcher.fetched_records)
+    assert "for tp in list(self._records.keys())" in source
+    assert source.count("del self._records[tp]") == 3, "lost, handed out, an error"
+
+
+class Partition:
+    """A partition with a record a batch, as far as it was fetched and handed out."""
+
+    def __init__(self) -> None:
+        self.results = WholeBatches(lambda _: True, 1)
+        self.assignment = Assignment([PLACE])
+        self.state = self.assignment.state_value(PLACE)
+        self.state.reset_to(0)
+
+    def answer(self, data: bytes) -> weakref.ref[FetchedBytes]:
+        """Take what a broker would answer now."""
+        records = partition_records(data, [], self.state.position, keeps=True)
+        self.results[PLACE] = FetchResult(
+            PLACE, assignment=self.assignment, partition_records=records, backoff=0
+        )
+        return weakref.ref(records._records)
+
+    def events(self, *offsets: int) -> bytes:
+        """Return the record batches at these offsets."""
+        return b"".join(record_batch(at, [Sent(at, 1, b"key", b"value")]) for at in offsets)
+
+    def hand_out(self) -> list[int]:
+        """Return the offsets of what aiokafka would hand out now."""
+        found = self.results[PLACE].getall()
+        if not self.results[PLACE].has_more():
+            del self.results[PLACE]
+        return [row[0] for row in rows(batch(found).records())] if found else []
+
+    @property
+    def position(self) -> int:
+        """Behind what was handed out."""
+        return self.results.position(PLACE, self.state.position)
+
+    def thread(self) -> BatchThread:
+        """Return the thread of a consumer that has this partition."""
+
+        async def position(_place: TopicPartition) -> int:
+            return int(self.state.position)
+
+        async def call_thread(ask: Callable[..., Awaitable[int]], *arguments: object) -> int:
+            return await ask(*arguments)
+
+        assigned = SimpleNamespace(assignment=self.assignment)
+        consumer = SimpleNamespace(
+            _subscription=SimpleNamespace(subscription=assigned), position=position
+        )
+        thread = BatchThread.__new__(BatchThread)
+        thread._fetches, thread.call_thread = self.results, call_thread
+        thread._ensure_consumer = lambda: consumer
+        return thread
+
+
+def in_a_loop(test: Callable[[], None]) -> Callable[[], None]:
+    """Run *test* where aiokafka finds an event loop, which its assignments ask for."""
+
+    async def run() -> None:
+        test()
+
+    @wraps(test)
+    def ran() -> None:
+        asyncio.run(run())
+
+    return ran
+
+
+@in_a_loop
+def test_one_more_answer_is_fetched_while_one_is_handed_out() -> None:
+    """A partition that waits for the broker after each answer keeps its worker idle."""
+    partition = Partition()
+    partition.answer(partition.events(0, 1))
+    assert PLACE not in partition.results, "more is asked for"
+    assert (partition.state.position, partition.position) == (2, 0)
+    partition.answer(partition.events(2))
+    assert PLACE in partition.results, "that is enough"
+    assert (partition.state.position, partition.position) == (3, 0)
+    assert partition.hand_out() == [0]
+    assert (PLACE in partition.results, partition.position) == (True, 1)
+    assert partition.hand_out() == [1]
+    assert (PLACE in partition.results, partition.position) == (False, 2)
+    assert partition.hand_out() == [2]
+    assert (list(partition.results), partition.position) == ([], 3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(["answer", "hand out", "hand out", "seek"]), max_size=60))
+def test_whatever_comes_in_when_all_of_it_is_handed_out_once(steps: list[str]) -> None:
+    """An answer is fetched from where the last one ended, or from where it was sought."""
+
+    @in_a_loop
+    def run() -> None:
+        partition = Partition()
+        taken: list[int] = []
+        for number, step in enumerate(steps):
+            if step == "answer" and PLACE not in partition.results:
+                first = partition.state.position
+                partition.answer(partition.events(*range(first, first + 1 + number % 3)))
+            elif step == "hand out" and partition.results:
+                taken += partition.hand_out()
+            elif step == "seek":
+                partition.results.forget([PLACE])
+                partition.state.seek(len(taken))
+            assert taken == list(range(partition.position))
+
+    run()
+
+
+@in_a_loop
+def test_marks_at_the_end_stay_what_they_are_when_more_comes_in() -> None:
+    """Who passes them must not pass the records behind them."""
+    partition = Partition()
+    partition.answer(record_batch(0, [Sent(0, 1, b"k", b"v")], producer=7) + mark(1, 7, COMMIT))
+    assert partition.hand_out() == [0]
+    assert (partition.results.marks(PLACE), partition.position) == (None, 2), "they go with it"
+    partition.answer(mark(2, 7, COMMIT))
+    partition.answer(partition.events(3))
+    assert partition.hand_out() == []
+    assert (partition.results.marks(PLACE), partition.position) == ((2, 3), 3)
+    assert partition.hand_out() == [3]
+    assert partition.results.marks(PLACE) is None
+
+
+@in_a_loop
+def test_records_deleted_behind_marks_are_not_taken_for_marks() -> None:
+    """Kafka has deleted them before they were read, and the worker counts them as lost."""
+    partition = Partition()
+    partition.answer(mark(0, 7, COMMIT))
+    assert partition.hand_out() == []
+    partition.state.await_reset(-2)
+    partition.state.reset_to(100)
+    partition.answer(mark(100, 7, COMMIT) + partition.events(101))
+    assert partition.results[PLACE].getall().start == 100
+
+
+@in_a_loop
+def test_what_was_fetched_before_kafka_deleted_it_is_still_handed_out() -> None:
+    """The position is reset beside it, when it is out of range."""
+    partition = Partition()
+    partition.answer(partition.events(0))
+    partition.state.await_reset(-2)
+    assert partition.thread().known(TP(*PLACE)) is None, "it is not known where to go on"
+    partition.state.reset_to(100)
+    partition.answer(partition.events(100))
+    assert [partition.hand_out(), partition.hand_out()] == [[0], [100]]
+    assert partition.position == 101
+
+
+@in_a_loop
+def test_who_asks_from_another_thread_never_takes_an_answer_for_handed_out() -> None:
+    """Neither before nor after it is here, nor while it comes in."""
+    partition = Partition()
+    seen = []
+    moves = partition.state.consumed_to
+
+    def look(position: int) -> None:
+        seen.append(partition.position)
+        moves(position)
+        seen.append(partition.position)
+
+    partition.state.consumed_to = look
+    partition.answer(partition.events(0))
+    partition.answer(partition.events(1))
+    partition.state.lso = 1  # of a new leader that lags
+    assert (seen, partition.thread().known(TP(*PLACE))) == ([0, 0, 0, 0], (0, 2))
+    partition.state.lso = None
+    assert partition.thread().known(TP(*PLACE)) is None
+
+
+def test_the_position_of_a_worker_is_what_was_handed_out() -> None:
+    """It is compared with the end of the log, to let time go on."""
+
+    async def run() -> tuple[int | None, int]:
+        partition = Partition()
+        partition.answer(partition.events(0, 1))
+        partition.hand_out()
+        thread = partition.thread()
+        return await thread.position(TP(*PLACE)), thread.ran_to(TP(*PLACE))
+
+    assert asyncio.run(run()) == (1, 1)
+
+
+@in_a_loop
+def test_nothing_is_kept_over_a_lost_assignment_or_a_seek() -> None:
+    """What was fetched, and what marks there were, is of the place that was read before."""
+    for forget in (WholeBatches.clear, partial(WholeBatches.forget, places=[PLACE])):
+        partition = Partition()
+        partition.answer(record_batch(0, [Sent(0, 1, b"k", b"v")]))
+        partition.answer(mark(1, 7, COMMIT))
+        partition.hand_out()
+        partition.hand_out()
+        partition.answer(partition.events(2))
+        partition.answer(partition.events(3))
+        results = partition.results
+        assert (results.marks(PLACE), results.ran_to(PLACE)) == ((1, 2), 1)
+        forget(results)
+        assert (results.marks(PLACE), results.ran_to(PLACE)) == (None, 0)
+        partition.answer(partition.events(4))
+        assert [partition.hand_out(), list(results)] == [[4], []]
+
+
+@in_a_loop
+def test_an_answer_that_cannot_be_read_to_its_end_is_never_passed_over() -> None:
+    """Whoever asks again is told again: the next answer begins behind it."""
+    partition = Partition()
+    rotten = bytearray(partition.events(0, 1))
+    rotten[-3] ^= 1
+    partition.answer(bytes(rotten))
+    assert partition.hand_out() == [0]
+    for _ in range(2):
+        with pytest.raises(fetcher.Errors.CorruptRecordException):
+            partition.hand_out()
+
+
+@in_a_loop
+def test_nothing_of_a_lost_assignment_is_handed_out() -> None:
+    """Another worker reads it."""
+    partition = Partition()
+    partition.answer(partition.events(0))
+    partition.answer(partition.events(1))
+    partition.assignment._unassign()
+    assert partition.hand_out() == partition.hand_out() == []
+    assert list(partition.results) == []
+
+
+@in_a_loop
+def test_what_is_wrong_with_a_partition_is_told_after_what_came_before() -> None:
+    """What aiokafka has instead of an answer, it raises."""
+    partition = Partition()
+    partition.answer(partition.events(0))
+    wrong = FetchError(error=PermissionError(), backoff=0)
+    partition.results[PLACE] = wrong
+    assert PLACE in partition.results
+    assert partition.hand_out() == [0]
+    assert (partition.results[PLACE], PLACE in partition.results) == (wrong, True)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=8))
+@example(15, b"\0\0\0\x80").via("a length below zero, in a batch of before Kafka 0.11")
+def test_rotten_bytes_are_told_to_who_reads_them_and_not_to_who_fetches(
+    at: int, rot: bytes
+) -> None:
+    """What is raised where aiokafka fetches ends its fetching, without a word to the worker."""
+    data = bytearray(b"".join(record_batch(n, [Sent(n, 1, b"key", b"value")]) for n in range(3)))
+    data[at : at + len(rot)] = rot
+    _, end = ends(partition_records(bytes(data), [], 0, keeps=True))
+    try:
+        _, position = found(bytes(data), [], 0)
+    except (fetcher.Errors.CorruptRecordException, SystemError):
+        return
+    assert position == end
 
 
 def test_an_answer_is_freed_with_its_last_record_and_not_by_the_garbage_collector() -> None:
     """A worker collects seldom; a megabyte an answer would pile up until then."""
 
-    async def fetch() -> weakref.ref[FetchedBytes]:
-        assignment = Assignment([PLACE])
-        assignment.state_value(PLACE).reset_to(0)
-        results = WholeBatches(lambda _: True, 1)
-        data = record_batch(0, [Sent(0, 1, b"key", b"value")])
-        records = partition_records(data, [], 0, keeps=True)
-        freed = weakref.ref(records._records)
-        results[PLACE] = FetchResult(
-            PLACE, assignment=assignment, partition_records=records, backoff=0
-        )
-        del records
-        while results[PLACE].has_more():
-            results[PLACE].getall()
-        del results[PLACE]
+    async def fetch() -> tuple[weakref.ref[FetchedBytes], ...]:
+        partition = Partition()
+        freed = partition.answer(partition.events(0)), partition.answer(partition.events(1))
+        while list(partition.results):
+            partition.hand_out()
         return freed
 
     gc.disable()
     try:
-        assert asyncio.run(fetch())() is None
+        assert [each() for each in asyncio.run(fetch())] == [None, None]
     finally:
         gc.enable()

@@ -1,5 +1,6 @@
 """Batches through a real broker: no hole, no overlap; and what is assumed of Faust inside."""
 
+import asyncio
 import inspect
 import random
 import signal
@@ -42,6 +43,8 @@ OVERRIDDEN: list[tuple[type, Callable[..., object], list[str]]] = [
     (BatchConsumer, driver.Consumer.seek_to_committed, ["self"]),
     (BatchThread, driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"]),
     (BatchThread, driver.AIOKafkaConsumerThread._commit, ["self", "offsets"]),
+    (BatchThread, driver.AIOKafkaConsumerThread._seek_wait, ["self", "consumer", "partitions"]),
+    (BatchThread, driver.AIOKafkaConsumerThread.position, ["self", "tp"]),
 ]
 
 
@@ -115,51 +118,70 @@ def fill(kafka: KafkaConfig, topics: list[str], records: int) -> None:
     writer.close()
 
 
-def consumer_at(
-    fetched: int | None, end: int | None, marks: tuple[int, int] | None = None
-) -> BatchConsumer:
-    """Return a consumer that has fetched so far, of a partition that Kafka says ends there."""
-    state = SimpleNamespace(has_valid_position=fetched is not None, position=fetched, lso=end)
-    assignment = SimpleNamespace(state_value=lambda _place: state)
-    subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
-    inner = SimpleNamespace(_subscription=subscription)
+def consumer_at(read_to: int | None, end: int | None, ran_to: int) -> BatchConsumer:
+    """Return a consumer whose thread has handed out so much, of a log that ends there.
+
+    The last records of that end before *ran_to*, behind it are marks.
+    """
+    known = None if read_to is None else (read_to, end)
     consumer = BatchConsumer.__new__(BatchConsumer)
-    consumer._thread = SimpleNamespace(marks=lambda _place: marks, _ensure_consumer=lambda: inner)
+    consumer._thread = SimpleNamespace(known=lambda _place: known, ran_to=lambda _place: ran_to)
     return consumer
 
 
 @pytest.mark.parametrize(
-    ("fetched", "end", "marks", "handed_out", "received", "is_through"),
+    ("read_to", "end", "ran_to", "delivered", "received", "is_through"),
     [
-        (10, 10, None, 10, 10, True),
-        (10, 12, None, 10, 10, False),  # Kafka has more
-        (10, 10, None, 7, 7, False),  # fetched, but not handed out
-        (10, 10, None, 10, 7, False),  # handed out, but on its way
-        (10, 10, (9, 10), 9, 9, True),  # behind it are marks only, which nobody receives
-        (10, 10, (9, 10), 7, 7, False),
-        (10, 10, None, 10, None, False),  # another worker's
-        (None, None, None, 0, 0, False),  # Kafka has not answered yet
+        (10, 10, 10, 10, 10, True),
+        (10, 12, 10, 10, 10, False),  # there is more
+        (10, 10, 10, 7, 7, False),  # handed out by the thread, not yet to an agent
+        (10, 10, 10, 10, 7, False),  # on its way to who receives it
+        (10, 10, 9, 9, 9, True),  # behind it are marks only, which nobody receives
+        (10, 10, 9, 7, 7, False),
+        (10, 10, 10, 10, None, False),  # another worker's
+        (None, None, 0, 0, 0, False),  # Kafka has not answered yet
     ],
 )
 def test_a_partition_is_through_once_all_of_it_was_received(
-    fetched: int | None,
+    read_to: int | None,
     end: int | None,
-    marks: tuple[int, int] | None,
-    handed_out: int,
+    ran_to: int,
+    delivered: int,
     received: int | None,
     is_through: bool,
 ) -> None:
     """A round that leaves out what is on its way leaves it for an interval."""
-    consumer = consumer_at(fetched, end, marks)
-    consumer._delivered = consumer._expected = {TP("t", 0): handed_out}
+    consumer = consumer_at(read_to, end, ran_to)
+    consumer._delivered = consumer._expected = {TP("t", 0): delivered}
     assert consumer.is_through(TP("t", 0), received) == is_through
 
 
 def test_a_partition_whose_records_are_all_deleted_is_through() -> None:
     """A rare stream may have outlived its topic's retention; the others do not wait for it."""
-    consumer = consumer_at(fetched=50, end=50)
+    consumer = consumer_at(read_to=50, end=50, ran_to=0)
     consumer._delivered, consumer._expected = {TP("t", 0): 0}, {TP("t", 0): 50}
     assert consumer.is_through(TP("t", 0), 0)
+
+
+@pytest.mark.parametrize(
+    ("expected", "ends"),
+    [(10, {TP("t", 0): (12, 12)}), (7, {}), (None, {})],
+)
+def test_a_log_is_not_at_its_end_while_records_are_under_way(
+    expected: int | None, ends: dict[TP, tuple[int, int]]
+) -> None:
+    """Time would go on without them, and they would be late."""
+    consumer = consumer_at(read_to=12, end=12, ran_to=10)
+    consumer._expected = {} if expected is None else {TP("t", 0): expected}
+
+    async def highwaters(*places: TP) -> dict[TP, int]:
+        return dict.fromkeys(places, 12)
+
+    async def position(_place: TP) -> int:
+        return 12
+
+    consumer.highwaters, consumer.position = highwaters, position
+    assert asyncio.run(consumer.ends([TP("t", 0)])) == ends
 
 
 @pytest.mark.kafka
