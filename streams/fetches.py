@@ -24,7 +24,7 @@ from tidemill.streams.records import FetchedRecord
 
 _MAGIC, _MAGIC_AT = 2, 16
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
-_ATTRIBUTES, _ATTRIBUTES_AT = struct.Struct(">hi"), 21  # and how far the last offset is behind
+_ATTRIBUTES, _ATTRIBUTES_AT = struct.Struct(">hi"), 21  # and the last offset, less the first
 _CONTROL = 0x20
 _LEAST_SIZE = 26  # of a message of before Kafka 0.11 without key and value
 
@@ -91,13 +91,13 @@ class WholeBatches(dict[TopicPartition, Any]):
         So a place may have something and not be `in` here.
         """
         first = self.get(place)
-        return first is not None and (place in self._following or not hasattr(first, "fetched"))
+        return first is not None and (place in self._following or not hasattr(first, "read_to"))
 
     def __setitem__(self, place: TopicPartition, result: Any) -> None:  # noqa: ANN401 (or an error)
         is_whole = isinstance(result, FetchResult) and self._is_chosen(place.topic)
         if is_whole:
-            result.fetched = result._partition_records
-            last, end = ends(result.fetched)
+            last, end = ends(result._partition_records)
+            result.read_to = result._partition_records.next_fetch_offset
             result.getall = self._whole(place, result, last, end)
         if self.get(place) is None:
             super().__setitem__(place, result)
@@ -131,8 +131,8 @@ class WholeBatches(dict[TopicPartition, Any]):
         Other threads may ask too, with what *fetched_to* was a moment ago: what has come in since
         is here, or was handed out.
         """
-        fetched: PartitionRecords | None = getattr(self.get(place), "fetched", None)
-        return fetched_to if fetched is None else fetched.next_fetch_offset
+        offset: int = getattr(self.get(place), "read_to", fetched_to)
+        return offset
 
     def ran_to(self, place: TopicPartition) -> int:
         """Return the offset behind the last run with records that was handed out of *place*."""
@@ -179,6 +179,7 @@ class WholeBatches(dict[TopicPartition, Any]):
                 self._ran_to[place] = run.next
             else:
                 self._marks[place] = (run.start, run.next)
+            result.read_to = run.next  # last: who sees it in another thread sees what it is due to
             return run
 
         return getall
@@ -197,13 +198,10 @@ def ends(fetched: PartitionRecords) -> tuple[int, int]:
         at += _OFFSET_AND_LENGTH.size + length
         if not begin + _LEAST_SIZE <= at <= len(data):
             break  # the last batch of an answer may be cut off
-        attributes, behind_base = (
-            0,
-            0,
-        )  # before Kafka 0.11 a batch had the offset of its last record
+        attributes, delta = 0, 0  # none before Kafka 0.11, and the offset of the last record
         if data[begin + _MAGIC_AT] == _MAGIC and begin + _ATTRIBUTES_AT + _ATTRIBUTES.size <= at:
-            attributes, behind_base = _ATTRIBUTES.unpack_from(data, begin + _ATTRIBUTES_AT)
-        end = base + behind_base + 1
+            attributes, delta = _ATTRIBUTES.unpack_from(data, begin + _ATTRIBUTES_AT)
+        end = base + delta + 1
         last = last if attributes & _CONTROL else end
     return last, end
 

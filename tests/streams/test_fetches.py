@@ -26,6 +26,7 @@ from tests.streams.test_chunks import Row, rows
 
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.streams.batches import Batch
+from tidemill.streams.chunks import Chunk
 from tidemill.streams.fetches import (
     FetchedBytes,
     Run,
@@ -419,6 +420,25 @@ def test_who_asks_from_another_thread_never_takes_an_answer_for_handed_out() -> 
     assert (seen, partition.thread().known(TP(*PLACE))) == ([0, 0, 0, 0], (0, 2))
     partition.state.lso = None
     assert partition.thread().known(TP(*PLACE)) is None
+
+
+@in_a_loop
+def test_who_asks_while_a_run_is_made_sees_nothing_of_it() -> None:
+    """A position that moved before the run is told would make it look taken."""
+    partition = Partition()
+    partition.results = WholeBatches(lambda _: True, 10)
+    partition.answer(partition.events(0, 1, 2))
+    add, seen = Run.add, []
+
+    def look(run: Run, part: Chunk) -> None:
+        seen.append((partition.position, partition.results.ran_to(PLACE)))
+        add(run, part)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "add", look)
+        assert partition.hand_out() == [0, 1, 2]
+    assert seen == [(0, 0)] * 3
+    assert (partition.position, partition.results.ran_to(PLACE)) == (3, 3)
 
 
 def test_the_position_of_a_worker_is_what_was_handed_out() -> None:
