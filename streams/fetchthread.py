@@ -111,7 +111,14 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> Mapping[TP, list[Any]]:
-        """Return what was fetched; a batch is as large as `WholeBatches` makes it."""
+        """Return what was fetched; a batch is as large as `WholeBatches` makes it.
+
+        Raises:
+            KafkaError: aiokafka has ceased to fetch, by an error of its own; it tells nobody else.
+        """
+        fetching = self._ensure_consumer()._fetcher.error_future
+        if fetching.done():
+            fetching.result()
         found: Mapping[TP, list[Any]] = await self.call_thread(
             self._fetch_records, self._ensure_consumer(), active_partitions, timeout=timeout
         )

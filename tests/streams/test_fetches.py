@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import random
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import aiokafka
 import aiokafka.consumer.fetcher as fetcher
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
-from aiokafka.consumer.subscription_state import Assignment
+from aiokafka.consumer.subscription_state import Assignment, SubscriptionState
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
@@ -21,6 +22,7 @@ from confluent_kafka import Producer
 from faust.types import TP
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.streams.fetched_logs import MemoryCluster, MemoryLog
 from tests.streams.record_batches import ABORT, COMMIT, Sent, mark, record_batch, sent
 from tests.streams.test_chunks import Row, rows
 
@@ -253,6 +255,117 @@ def test_aiokafka_still_keeps_answers_where_they_are_looked_for() -> None:
     source = inspect.getsource(fetcher.Fetcher.fetched_records)
     assert "for tp in list(self._records.keys())" in source
     assert source.count("del self._records[tp]") == 3, "lost, handed out, an error"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_aiokafkas_own_fetcher_hands_out_each_record_once_and_in_order(seed: int) -> None:
+    """Whatever comes between: seeks, deleted records, other leaders, marks, aborted events."""
+    asyncio.run(fetch_and_compare(random.Random(seed)))
+
+
+def test_a_fetcher_that_has_ended_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would give nothing any more, without a word, and the worker look idle for ever."""
+
+    def fails(_fetched: PartitionRecords) -> tuple[int, int]:
+        raise ZeroDivisionError
+
+    async def run() -> None:
+        keep_bytes()
+        log = MemoryLog(random.Random(1))
+        log.grow()
+        subscription = SubscriptionState()
+        client = MemoryCluster({PLACE: log}, random.Random(1))
+        fetching = fetcher.Fetcher(client, subscription)
+        fetching._records = WholeBatches(lambda _: True, 1)
+        subscription.assign_from_user([PLACE])
+        fetching.seek_to(PLACE, 0)
+        await asyncio.wait([fetching.error_future])
+        thread = BatchThread.__new__(BatchThread)
+        thread._ensure_consumer = lambda: SimpleNamespace(_fetcher=fetching)
+        await thread.getmany({TP(*PLACE)}, 0.1)
+
+    monkeypatch.setattr("tidemill.streams.fetches.ends", fails)
+    with pytest.raises(fetcher.Errors.KafkaError, match="Unexpected error"):
+        asyncio.run(run())
+
+
+async def fetch_and_compare(draw: random.Random) -> None:
+    """Read two logs that grow and are cut, then hold what came against what is there."""
+    keep_bytes()
+    places = [TopicPartition("t", 0), TopicPartition("t", 1)]
+    logs = {place: MemoryLog(draw) for place in places}
+    subscription = SubscriptionState()
+    fetching = fetcher.Fetcher(
+        MemoryCluster(logs, draw),
+        subscription,
+        prefetch_backoff=0.001,
+        retry_backoff_ms=1,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    fetches = fetching._records = WholeBatches(lambda _: True, draw.choice([1, 3, 100]))
+    subscription.assign_from_user(places)
+    readings = {place: Reading(logs[place]) for place in places}
+
+    def seek(place: TopicPartition, offset: int) -> None:
+        fetches.forget([place])
+        fetching.seek_to(place, offset)
+        readings[place].seek(offset)
+
+    async def read(wanted: Sequence[TopicPartition]) -> None:
+        for place, run in (await fetching.fetched_records(wanted, 0.002)).items():
+            readings[place].take(run)
+
+    def is_read(place: TopicPartition) -> bool:
+        state = subscription.subscription.assignment.state_value(place)
+        return state.has_valid_position and (
+            fetches.position(place, state.position) >= logs[place].end
+        )
+
+    try:
+        for place in places:
+            seek(place, 0)
+        for _ in range(150):
+            for log in logs.values():
+                if draw.random() < 0.5:
+                    log.grow()
+            step = draw.random()
+            if step < 0.06:
+                place = draw.choice(places)
+                seek(place, draw.randint(logs[place].low, max(logs[place].low, readings[place].at)))
+            elif step < 0.09:
+                logs[draw.choice(places)].cut()
+            else:
+                await read(draw.choice([places, places[:1], places[1:]]))
+        while not all(map(is_read, places)):
+            await read(places)
+    finally:
+        await fetching.close()
+    for place in places:
+        there = [offset for kept in logs[place].batches for offset in kept.offsets]
+        assert set(there) <= set(readings[place].taken), f"{place} misses some"
+
+
+class Reading:
+    """What was read of a log, each run held against what may come next."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.at = 0
+        self.taken: list[int] = []
+
+    def seek(self, offset: int) -> None:
+        """Go back, or on."""
+        self.at = offset
+        self.taken = [each for each in self.taken if each < offset]
+
+    def take(self, run: Run) -> None:
+        """Take the next run: it follows, unless records between were deleted."""
+        offsets = [row[0] for row in rows(batch(run).records())]
+        is_gap = self.at < run.start <= self._log.low
+        assert run.start <= self.at <= offsets[0] or is_gap, (run.start, self.at, offsets)
+        self.taken += offsets
+        self.at = run.next
 
 
 class Partition:
