@@ -22,6 +22,7 @@ from aiokafka.structs import TopicPartition
 from tidemill.streams.chunks import Chunk
 from tidemill.streams.records import FetchedRecord
 
+AHEAD = 16  # partitions, of a megabyte each; who has more of them finds work in the others
 _MAGIC, _MAGIC_AT = 2, 16
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
 _ATTRIBUTES, _ATTRIBUTES_AT = struct.Struct(">hi"), 21  # and the last offset, less the first
@@ -70,10 +71,11 @@ class Run(list[Chunk | FetchedRecord]):
 class WholeBatches(dict[TopicPartition, Any]):
     """Fetch results by partition; those of chosen topics give whole record batches.
 
-    Of these, one more is fetched while one is handed out: else a partition waits for the broker
-    after each answer, and with it the others, for a request asks for all that have none. So
-    aiokafka's position of such a partition is the end of what was fetched, and `position` the end
-    of what was handed out; whoever seeks says so to `forget`, in the thread of the fetcher.
+    Of these, one more is fetched while one is handed out, of about `AHEAD` partitions at a time:
+    else one waits for the broker after each answer, and others with it, for aiokafka asks for them
+    together. So aiokafka's position of such a partition is the end of what was fetched, and
+    `position` the end of what was handed out; whoever seeks says so to `forget`, in the thread of
+    the fetcher.
     """
 
     def __init__(self, is_chosen: Callable[[str], bool], at_least: int) -> None:
@@ -91,7 +93,8 @@ class WholeBatches(dict[TopicPartition, Any]):
         So a place may have something and not be `in` here.
         """
         first = self.get(place)
-        return first is not None and (place in self._following or not hasattr(first, "read_to"))
+        is_full = place in self._following or len(self._following) >= AHEAD
+        return first is not None and (is_full or not hasattr(first, "read_to"))
 
     def __setitem__(self, place: TopicPartition, result: Any) -> None:  # noqa: ANN401 (or an error)
         is_whole = isinstance(result, FetchResult) and self._is_chosen(place.topic)

@@ -30,6 +30,7 @@ from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.streams.batches import Batch
 from tidemill.streams.chunks import Chunk
 from tidemill.streams.fetches import (
+    AHEAD,
     FetchedBytes,
     Run,
     WholeBatches,
@@ -449,6 +450,27 @@ def test_one_more_answer_is_fetched_while_one_is_handed_out() -> None:
     assert (PLACE in partition.results, partition.position) == (False, 2)
     assert partition.hand_out() == [2]
     assert (list(partition.results), partition.position) == ([], 3)
+
+
+@in_a_loop
+def test_with_many_partitions_only_some_are_fetched_ahead() -> None:
+    """Each of them keeps a megabyte, and who has many is busy with the others."""
+    places = [TopicPartition("t", number) for number in range(AHEAD + 1)]
+    results, assignment = WholeBatches(lambda _: True, 1), Assignment(places)
+    data = [record_batch(at, [Sent(at, 1, b"k", b"v")]) for at in range(2)]
+    for at in range(2):
+        for place in places[: AHEAD + 1 - at]:
+            if at == 0:
+                assignment.state_value(place).reset_to(0)
+            assert place not in results
+            records = partition_records(data[at], [], at, keeps=True)
+            results[place] = FetchResult(
+                place, assignment=assignment, partition_records=records, backoff=0
+            )
+    assert places[-1] in results, "it has one, and that is enough now"
+    results[places[0]].getall()
+    del results[places[0]]
+    assert places[-1] not in results
 
 
 @settings(deadline=None, max_examples=60)
