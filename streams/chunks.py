@@ -27,7 +27,7 @@ from tidemill.schemas.payloads import NOWHERE, Payloads
 from tidemill.streams.records import Records
 from tidemill.streams.rules import Int64s
 
-_HEADER = struct.Struct(">qiibIhiqqqhii")
+HEADER = struct.Struct(">qiibIhiqqqhii")
 _ATTRIBUTES = struct.Struct(">h")
 _ATTRIBUTES_AT = 21
 _CODEC, _APPEND_TIME = 0x07, 0x08
@@ -58,15 +58,15 @@ class Chunk:
     @classmethod
     def of(cls, raw: bytes) -> "Chunk | None":
         """Return the chunk of a record batch; None if its codec is unknown here."""
-        header = raw[: _HEADER.size]
-        fields = _HEADER.unpack(header)
+        header = raw[: HEADER.size]
+        fields = HEADER.unpack(header)
         attributes = fields[5]
         decode = _DECODERS.get(attributes & _CODEC)
         if decode is None:
             return None
         return cls(
             header=header,
-            data=decode(raw[_HEADER.size :]),
+            data=decode(raw[HEADER.size :]),
             offset=fields[0],
             count=fields[12],
             first_ms=fields[7],

@@ -19,13 +19,12 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from tidemill.streams.chunks import Chunk
+from tidemill.streams.chunks import HEADER, Chunk
 from tidemill.streams.records import FetchedRecord
 
 AHEAD = 16  # partitions, of a megabyte each; who has more of them finds work in the others
 _MAGIC, _MAGIC_AT = 2, 16
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
-_ATTRIBUTES, _ATTRIBUTES_AT = struct.Struct(">hi"), 21  # and the last offset, less the first
 _CONTROL = 0x20
 _LEAST_SIZE = 26  # of a message of before Kafka 0.11 without key and value
 
@@ -202,8 +201,8 @@ def ends(fetched: PartitionRecords) -> tuple[int, int]:
         if not begin + _LEAST_SIZE <= at <= len(data):
             break  # the last batch of an answer may be cut off
         attributes, delta = 0, 0  # none before Kafka 0.11, and the offset of the last record
-        if data[begin + _MAGIC_AT] == _MAGIC and begin + _ATTRIBUTES_AT + _ATTRIBUTES.size <= at:
-            attributes, delta = _ATTRIBUTES.unpack_from(data, begin + _ATTRIBUTES_AT)
+        if data[begin + _MAGIC_AT] == _MAGIC and begin + HEADER.size <= at:
+            attributes, delta = HEADER.unpack_from(data, begin)[5:7]
         end = base + delta + 1
         last = last if attributes & _CONTROL else end
     return last, end

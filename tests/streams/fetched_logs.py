@@ -10,13 +10,12 @@ from aiokafka.structs import TopicPartition
 from tests.streams.record_batches import ABORT, COMMIT, Sent, mark, record_batch
 
 NOT_LEADER, OUT_OF_RANGE = 6, 1
-MANY, FEW = 7, 9  # producers: of marks alone, and of transactions that are aborted
+COMMITTING, ABORTING = 7, 9  # producers, by how their transactions end
 
 
 class Stored(NamedTuple):
     """A record batch, and which offsets of it readers are to see."""
 
-    base: int
     next: int
     data: bytes
     offsets: list[int]
@@ -35,20 +34,20 @@ class MemoryLog:
         """Add a few records, or a mark, or a transaction that is aborted."""
         kind = self._draw.choice(["events", "events", "events", "mark", "aborted"])
         if kind == "mark":
-            self._add(mark(self.end, MANY, COMMIT), 1, visible=False)
+            self._add(mark(self.end, COMMITTING, COMMIT), 1, visible=False)
             return
         count = self._draw.randint(1, 4)
         records = [Sent(self.end + number, 1, b"k", b"v") for number in range(count)]
         if kind == "events":
             self._add(record_batch(self.end, records), count, visible=True)
             return
-        self.aborted.append((FEW, self.end))
-        self._add(record_batch(self.end, records, producer=FEW), count, visible=False)
-        self._add(mark(self.end, FEW, ABORT), 1, visible=False)
+        self.aborted.append((ABORTING, self.end))
+        self._add(record_batch(self.end, records, producer=ABORTING), count, visible=False)
+        self._add(mark(self.end, ABORTING, ABORT), 1, visible=False)
 
     def _add(self, data: bytes, count: int, *, visible: bool) -> None:
         offsets = list(range(self.end, self.end + count)) if visible else []
-        self.batches.append(Stored(self.end, self.end + count, data, offsets))
+        self.batches.append(Stored(self.end + count, data, offsets))
         self.end += count
 
     def cut(self) -> None:
