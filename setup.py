@@ -1,4 +1,4 @@
-"""Compiles the one part that is not Python, `serving/trees.c`; the rest is in `pyproject.toml`.
+"""Compile the one part that is not Python, `serving/model/trees.c`.
 
 Where there is no C compiler, Zig's comes from the package index, for the time of the build. Where
 trees.c does not compile, and on Windows, decisions take LightGBM's own, longer way.
@@ -18,8 +18,8 @@ if not has_compiler:  # for any processor of the kind, not only for this one
 
 # Vectors of steps are slower than steps: what a walk looks at is scattered over memory.
 trees = Extension(
-    "tidemill.serving._trees",
-    ["serving/trees.c"],
+    "tidemill.serving.model._trees",
+    ["serving/model/trees.c"],
     libraries=["m"],
     extra_compile_args=["-O3", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"],
     optional=True,

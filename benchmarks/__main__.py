@@ -23,7 +23,7 @@ from benchmarks.pending import measure_pending
 from benchmarks.processes import stay_out_of_the_way
 from benchmarks.train import measure_training
 from benchmarks.workload import fill
-from tidemill.deploy.embedded import find_kafka
+from tidemill.deploy.local.kafka import find_kafka
 from tidemill.errors import TidemillError
 from tidemill.kafka import KafkaConfig
 

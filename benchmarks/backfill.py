@@ -7,9 +7,9 @@ from collections.abc import Callable
 from benchmarks.processes import on_all_cores
 from benchmarks.rawlake import fill
 from benchmarks.workload import loop
-from tidemill.deploy.backfilling import begun, run
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.schemas.variants import variant
+from tidemill.deploy.reprocess.backfill import begun, run
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.schemas.loop.variants import variant
 
 Say = Callable[[str], None]
 NAME = "bench-backfill"

@@ -16,13 +16,13 @@ from benchmarks.httpload import generate
 from benchmarks.model import publish_model
 from benchmarks.processes import ALL_CORES, Measured, module_command
 from benchmarks.workload import features, loop
-from tidemill.deploy.kafka_settings import free_port
-from tidemill.deploy.processes import answers, tidemill_command
+from tidemill.deploy.local.kafka_settings import free_port
+from tidemill.deploy.local.supervisor import answers, tidemill_command
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.keys import TRUSTED_KEYS, TrustedKeys
-from tidemill.schemas.loops import publish_loop
-from tidemill.serving.client import Client
-from tidemill.serving.embedded import open_door
+from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
+from tidemill.schemas.published import publish_loop
+from tidemill.serving.client.client import Client
+from tidemill.serving.client.embedded import open_door
 
 Say = Callable[[str], None]
 DIFFERENT = 1_000

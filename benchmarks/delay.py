@@ -19,12 +19,12 @@ import polars as pl
 from benchmarks.join import PARTITIONS, metric, started_worker
 from benchmarks.processes import LOAD, Measured, core, module_command
 from benchmarks.workload import loop
-from tidemill.deploy.kafka_settings import free_port
-from tidemill.features.lake import Lake, LakeConfig, Table
+from tidemill.deploy.local.kafka_settings import free_port
+from tidemill.features.lake.lake import Lake, LakeConfig, Table
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
-from tidemill.streams.rules import JoinRules, Spans
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import publish_loop
+from tidemill.streams.join.rules import JoinRules, Spans
 
 Say = Callable[[str], None]
 Int64s = npt.NDArray[np.int64]

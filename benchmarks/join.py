@@ -16,11 +16,11 @@ from pathlib import Path
 from benchmarks.answers import judged
 from benchmarks.processes import Measured, Usage, module_command
 from benchmarks.workload import Filled
-from tidemill.deploy.kafka_settings import free_port
-from tidemill.deploy.processes import tidemill_command
-from tidemill.features.lake import Lake, LakeConfig
+from tidemill.deploy.local.kafka_settings import free_port
+from tidemill.deploy.local.supervisor import tidemill_command
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.loop import Loop
+from tidemill.schemas.loop.definition import Loop
 
 Say = Callable[[str], None]
 PARTITIONS = "tidemill_stream_partitions"

@@ -11,11 +11,11 @@ import subprocess
 from pathlib import Path
 
 from benchmarks.workload import GRACE, WITHIN, Filled
-from tidemill.deploy.jars import KAFKA_VERSION, LOG4J_VERSION, Jars, cache_dir, fetch_jars
+from tidemill.deploy.local.jars import KAFKA_VERSION, LOG4J_VERSION, Jars, cache_dir, fetch_jars
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
-from tidemill.schemas.events import decision_schema, feedback_schema
+from tidemill.schemas.events.schemas import decision_schema, feedback_schema
 
 ARTIFACTS = (
     f"org.apache.kafka:kafka-streams:{KAFKA_VERSION}",

@@ -11,9 +11,9 @@ from benchmarks.workload import clicked, decision
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
-from tidemill.schemas.events import DecisionEncoder, FeedbackEncoder
-from tidemill.schemas.kafkastore import KafkaSchemaStore
-from tidemill.schemas.loops import latest_loop
+from tidemill.schemas.events.schemas import DecisionEncoder, FeedbackEncoder
+from tidemill.schemas.published import latest_loop
+from tidemill.schemas.registry.kafka import KafkaSchemaStore
 
 PAUSE_S = 0.002
 EVENTS_A_DECISION = 1.5  # every second one gets a click

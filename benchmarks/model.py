@@ -9,10 +9,10 @@ import polars as pl
 
 from benchmarks.workload import FLOATS, features
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.announcements import INLINE_BYTES, Announcement, chunk_count
-from tidemill.schemas.keys import SigningKey, TrustedKeys, init_keys
-from tidemill.schemas.loop import Batch, Loop
-from tidemill.trainers.batch import Trained, train
+from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.models.manifest import INLINE_BYTES, Announcement, chunk_count
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys, init_keys
+from tidemill.trainers.learners.batch import Trained, train
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.rows import Rows
 

@@ -19,8 +19,8 @@ from fastavro import parse_schema, schemaless_reader
 from benchmarks.workload import GRACE, WITHIN
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
-from tidemill.schemas.events import event_schemas
-from tidemill.schemas.loops import latest_loop
+from tidemill.schemas.events.schemas import event_schemas
+from tidemill.schemas.published import latest_loop
 
 STDOUT = 1
 PREFIX_BYTES = 10  # of an Avro single object

@@ -35,10 +35,10 @@ from benchmarks.processes import (
     run_on,
 )
 from benchmarks.workload import Filled, empty, loop, write_events
-from tidemill.deploy.kafka_settings import free_port
+from tidemill.deploy.local.kafka_settings import free_port
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import publish_loop
 
 Say = Callable[[str], None]
 TIMEOUT_S = 600.0

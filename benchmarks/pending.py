@@ -15,7 +15,7 @@ import polars as pl
 from benchmarks.pendingjoin import NAME
 from benchmarks.pendinglogs import Logs, expected, loop
 from benchmarks.processes import Measured, module_command
-from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.lake.lake import Lake, LakeConfig
 
 Say = Callable[[str], None]
 

@@ -16,22 +16,22 @@ import polars as pl
 
 from benchmarks.pendinglogs import PARTITIONS, Logs, loop
 from benchmarks.processes import peak_mb
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.features.layouts import TABLES
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas import topics
 from tidemill.schemas.logs import Log
-from tidemill.streams.commits import Table, claim, raw_numbers
-from tidemill.streams.deadletters import MemoryLetters
-from tidemill.streams.labels import Labels
-from tidemill.streams.memory import OpenWindows
+from tidemill.streams.commit.commit_cycle import Rounds
+from tidemill.streams.commit.open_windows import OpenWindows
+from tidemill.streams.commit.transactions import Table, claim, raw_numbers
+from tidemill.streams.deadletters.writer import MemoryLetters
+from tidemill.streams.join.checkpoints import Resume
+from tidemill.streams.join.labels import Labels
+from tidemill.streams.join.partition_join import PartitionJoin
+from tidemill.streams.join.rules import JoinRules, micros, moment
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.partitions import Cut
-from tidemill.streams.progress import Resume
-from tidemill.streams.rounds import Rounds
-from tidemill.streams.rules import JoinRules, micros, moment
-from tidemill.streams.scratch import ScratchFiles
-from tidemill.streams.state import OpenState
-from tidemill.streams.windows import PartitionJoin
+from tidemill.streams.runtime.partitions import Cut
+from tidemill.streams.state.open_state import OpenState
+from tidemill.streams.state.spill_files import ScratchFiles
 
 NAME = "bench-pending"
 AT_ONCE = 100_000  # decisions of a round; as many events as a worker commits at once, or so

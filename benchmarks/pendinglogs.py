@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.schemas.events import TIME, decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import Log
-from tidemill.schemas.loop import Loop
-from tidemill.streams.rules import micros
+from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.join.rules import micros
 
 Numbers = npt.NDArray[np.int64]
 

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.workload import GRACE, WITHIN, Filled
-from tidemill.deploy.jars import cache_dir
+from tidemill.deploy.local.jars import cache_dir
 from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
-from tidemill.schemas.events import decision_schema, feedback_schema
+from tidemill.schemas.events.schemas import decision_schema, feedback_schema
 
 VERSION = "3.28.1"
 SCRIPT = Path(__file__).with_name("quixjoin.py")

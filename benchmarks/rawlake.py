@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 
 from benchmarks.workload import COUNTRIES, DEVICES, EVERY, FLOATS, START, WITHIN
-from tidemill.features.lake import Lake
-from tidemill.features.layouts import TABLES
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas import topics
-from tidemill.schemas.events import decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import Log
-from tidemill.schemas.loop import Loop
-from tidemill.streams.commits import Holding, Move, claim, commit, raw_numbers
-from tidemill.streams.rules import JoinRules, micros
-from tidemill.streams.windows import PartitionJoin
+from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.commit.transactions import Holding, Move, claim, commit, raw_numbers
+from tidemill.streams.join.partition_join import PartitionJoin
+from tidemill.streams.join.rules import JoinRules, micros
 
 _AT_ONCE = 100_000
 _TIME = pl.Datetime("us", "UTC")

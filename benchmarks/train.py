@@ -14,10 +14,10 @@ import polars as pl
 
 from benchmarks.processes import Measured, module_command, peak_mb
 from benchmarks.workload import COUNTRIES, DEVICES, FLOATS, START, loop
-from tidemill.features.datasets import training_set
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.schemas.loop import Batch
-from tidemill.trainers.batch import train
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.sql.datasets import training_set
+from tidemill.schemas.loop.definition import Batch
+from tidemill.trainers.learners.batch import train
 from tidemill.trainers.rows import Rows
 
 Say = Callable[[str], None]

@@ -15,10 +15,10 @@ from confluent_kafka.admin import AdminClient
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
-from tidemill.schemas.events import DecisionEncoder, FeedbackEncoder
-from tidemill.schemas.kafkastore import KafkaSchemaStore
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.events.schemas import DecisionEncoder, FeedbackEncoder
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import publish_loop
+from tidemill.schemas.registry.kafka import KafkaSchemaStore
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 EVERY = timedelta(milliseconds=1)  # so some 65,000 decisions wait for their window at any time

@@ -22,7 +22,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, broker_errors, client_log
-from tidemill.monitor.ages import Found, record_times
+from tidemill.monitor.record_times import Found, record_times
 
 T = TypeVar("T")
 Place = tuple[str, int]  # topic, partition

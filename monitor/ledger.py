@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, field
 
 import duckdb
 
-from tidemill.features.lake import Lake
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
-from tidemill.features.places import offset_sql, stream_sql
-from tidemill.features.revisions import has_revisions
-from tidemill.features.states import joined_feedback
-from tidemill.features.views import open_duckdb, schema_name, snapshot, views
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.features.sql.positions import offset_sql, stream_sql
+from tidemill.features.sql.revisions import has_revisions
+from tidemill.features.sql.states import joined_feedback
+from tidemill.features.sql.views import open_duckdb, schema_name, snapshot, views
 from tidemill.schemas.logs import Log, number_of, numbered
-from tidemill.schemas.loop import Loop
+from tidemill.schemas.loop.definition import Loop
 
 Counters = Mapping[str, int]
 Stream = tuple[int, int]  # partition, and the number of the stream

@@ -11,9 +11,9 @@ from typing import Literal
 import polars as pl
 
 from tidemill.errors import LakeError
-from tidemill.features.lake import Lake, Table
-from tidemill.features.layouts import EXAMPLES
-from tidemill.schemas.loop import Loop
+from tidemill.features.lake.lake import Lake, Table
+from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.schemas.loop.definition import Loop
 
 MODELS = "models"
 _BATCH = "lightgbm"

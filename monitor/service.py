@@ -17,14 +17,14 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tidemill.errors import TidemillError
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.features.layouts import EXAMPLES
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig
-from tidemill.monitor.freshness import Chain, read_acks, read_chain
+from tidemill.monitor.chain import Chain, read_acks, read_chain
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import fetch_loops, newest
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import fetch_loops, newest
 
 log = logging.getLogger(__name__)
 

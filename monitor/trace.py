@@ -10,18 +10,18 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from tidemill.features.bounded import bounded_duckdb
-from tidemill.features.lake import Lake
-from tidemill.features.layouts import DECISIONS, EXAMPLES, FEEDBACK
-from tidemill.features.places import KAFKA_OFFSET
-from tidemill.features.rowfiles import files_of
-from tidemill.features.states import decision_states, feedback_states
-from tidemill.features.views import quoted, schema_name, snapshot, views
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK
+from tidemill.features.sql.bounded import bounded_duckdb
+from tidemill.features.sql.positions import KAFKA_OFFSET
+from tidemill.features.sql.row_files import files_of
+from tidemill.features.sql.states import decision_states, feedback_states
+from tidemill.features.sql.views import quoted, schema_name, snapshot, views
+from tidemill.monitor.decision_window import Window, read_window
+from tidemill.monitor.json_values import as_json
 from tidemill.monitor.lineage import Model, Use, read_models, uses
-from tidemill.monitor.plainvalues import as_json
-from tidemill.monitor.window import Window, read_window
 from tidemill.schemas.logs import Log, offset_of
-from tidemill.schemas.loop import Loop
+from tidemill.schemas.loop.definition import Loop
 
 Row = Mapping[str, object]
 

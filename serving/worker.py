@@ -14,17 +14,17 @@ from typing import Self
 
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
-from tidemill.schemas.announcements import Ack
-from tidemill.schemas.keys import TRUSTED_KEYS, TrustedKeys
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.memorystore import MemorySchemaStore, SchemaStore
-from tidemill.serving.admission import TrialLimits, admit
-from tidemill.serving.decider import Decider
-from tidemill.serving.eventlog import EventLog
-from tidemill.serving.follower import Follower
-from tidemill.serving.requests import UnknownError
-from tidemill.serving.subscriber import Subscriber
-from tidemill.serving.tally import Tally
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
+from tidemill.schemas.registry.memory import MemorySchemaStore, SchemaStore
+from tidemill.serving.decision.counters import Tally
+from tidemill.serving.decision.decider import Decider
+from tidemill.serving.decision.event_log import EventLog
+from tidemill.serving.decision.requests import UnknownError
+from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.follower import Follower
+from tidemill.serving.model.subscriber import Subscriber
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
-from tidemill.schemas.blocks import Decoded
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.payloads import Payloads
+from tidemill.schemas.avro.payloads import Payloads
+from tidemill.schemas.events.decoder import Decoded
+from tidemill.schemas.loop.definition import Loop
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tidemill.deploy.embedded import EmbeddedKafka, find_kafka
-from tidemill.deploy.jars import cache_dir
+from tidemill.deploy.local.jars import cache_dir
+from tidemill.deploy.local.kafka import EmbeddedKafka, find_kafka
 from tidemill.errors import TidemillError
 from tidemill.kafka import KafkaConfig
 

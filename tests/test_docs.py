@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import tidemill
-from tidemill.deploy.cli import COMMANDS
-from tidemill.schemas.fields import FieldType
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loopfile import load_loop, parse_loop
+from tidemill.cli.app import COMMANDS
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.fields import FieldType
+from tidemill.schemas.loop.loop_file import load_loop, parse_loop
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -83,4 +83,4 @@ def test_every_example_in_a_docstring_says_what_really_comes_out(module: str) ->
 
 def test_there_are_examples_in_docstrings_to_check() -> None:
     """Finding none would look like success."""
-    assert doctest.testmod(importlib.import_module("tidemill.streams.rules")).attempted > 0
+    assert doctest.testmod(importlib.import_module("tidemill.streams.join.rules")).attempted > 0

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from tidemill.deploy.embedded import EmbeddedKafka
+from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.errors import BrokerError, ConfigError, ContractError, FencedError
 from tidemill.kafka import (
     KafkaConfig,

@@ -16,19 +16,19 @@ from dataclasses import replace
 from datetime import datetime
 
 from tidemill.errors import ModelError
-from tidemill.features.datasets import training_set
-from tidemill.features.lake import Lake
-from tidemill.features.layouts import EXAMPLES
-from tidemill.schemas.announcements import LIVE, payload_digest, utc_now
-from tidemill.schemas.loop import Batch, Loop
-from tidemill.trainers.batch import LIGHTGBM, Stopwatch, Trained, train
-from tidemill.trainers.course import OnlineCourse
-from tidemill.trainers.gate import Verdict, judge
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.sql.datasets import training_set
+from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
+from tidemill.trainers.commit_log import Census, census
+from tidemill.trainers.evaluation.evaluation_sets import Trials
+from tidemill.trainers.evaluation.gate import Verdict, judge
+from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
+from tidemill.trainers.learners.online_run import OnlineCourse
 from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
 from tidemill.trainers.rows import Rows, split
-from tidemill.trainers.tailing import Census, census
-from tidemill.trainers.trials import Trials
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from tidemill.errors import ModelError
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
 from tidemill.schemas import topics
-from tidemill.schemas.announcements import (
+from tidemill.schemas.models.manifest import (
     Announcement,
     announcement_key,
     chunk_key,
@@ -20,7 +20,7 @@ from tidemill.schemas.announcements import (
     sign,
     verify,
 )
-from tidemill.schemas.keys import SigningKey, TrustedKeys
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 
 Item = tuple[bytes, bytes | None]
 

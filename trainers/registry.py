@@ -14,16 +14,16 @@ from datetime import datetime
 
 import polars as pl
 
-from tidemill.features.commits import Swap
-from tidemill.features.lake import Lake
-from tidemill.schemas.announcements import (
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.lake import Lake
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
     LIVE,
     Announcement,
     chunk_count,
     payload_digest,
 )
-from tidemill.schemas.signature import FeatureSignature
 
 MODELS = "models"
 ONLINE = "online"  # the slot an online learner keeps its newest state in, live or not

@@ -1,6 +1,6 @@
 """Labelled rows as learners take them: features, label and time in columns, oldest first.
 
-It knows no learner and no lake; `Rows.of` takes what `features/datasets.py` returns.
+It knows no learner and no lake; `Rows.of` takes what `features/sql/datasets.py` returns.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from typing import Self
 import numpy as np
 import polars as pl
 
-from tidemill.features.datasets import TrainingSet
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.signature import ACTION
-from tidemill.trainers.evaluate import Floats
+from tidemill.features.sql.datasets import TrainingSet
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.feature_signature import ACTION
+from tidemill.trainers.evaluation.metrics import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 Delivery: every commit of ``examples`` is learned once and every version is kept and published once,
 whatever is killed when (`cycle.py`). If the broker goes away, what was made waits in the lake; any
 other error ends the process with what and hint, for its supervisor to start it again. Between two
-versions it keeps the lake tidy (`housekeeping.py`).
+versions it keeps the lake tidy (`maintenance.py`).
 """
 
 import logging
@@ -18,17 +18,17 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from tidemill.errors import BrokerError, ConfigError
-from tidemill.features.compaction import MANY_FILES
-from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.lake.compaction import MANY_FILES
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.keys import SigningKey
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import latest_loop
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.signing import SigningKey
+from tidemill.schemas.published import latest_loop
 from tidemill.trainers.cycle import TrainingCycle
-from tidemill.trainers.housekeeping import Housekeeping
+from tidemill.trainers.maintenance import Housekeeping
+from tidemill.trainers.notifier import Wake
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
-from tidemill.trainers.wake import Wake
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from tidemill.errors import TidemillError
-from tidemill.schemas.loop import Loop
-from tidemill.serving.client import Client
+from tidemill.schemas.loop.definition import Loop
+from tidemill.serving.client.client import Client
 
 __all__ = ["Client", "Loop", "TidemillError", "__version__"]

@@ -16,7 +16,7 @@ from benchmarks.peers import Progress, costs
 from benchmarks.processes import Usage
 
 from tidemill.kafka import KafkaConfig
-from tidemill.streams.rules import Spans
+from tidemill.streams.join.rules import Spans
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {

@@ -8,8 +8,8 @@ from types import ModuleType
 import polars as pl
 import pytest
 
-from tidemill.schemas.events import decision_frame_schema
-from tidemill.schemas.loopfile import load_loop
+from tidemill.schemas.events.schemas import decision_frame_schema
+from tidemill.schemas.loop.loop_file import load_loop
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 

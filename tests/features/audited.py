@@ -6,11 +6,11 @@ from pathlib import Path
 import polars as pl
 from tests.streams.join_logs import LOOP, START, Shell
 
-from tidemill.features.lake import Lake, LakeConfig, Swap
-from tidemill.features.layouts import table_of
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.layouts import table_of
 from tidemill.schemas.logs import numbered
-from tidemill.schemas.loop import Loop
-from tidemill.streams.rules import micros
+from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.join.rules import micros
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
 PARTITION = 1

@@ -11,13 +11,13 @@ from uuid import uuid4
 import polars as pl
 import pytest
 
-from tidemill.deploy.embedded_s3 import embedded_s3
-from tidemill.deploy.jars import cache_dir
+from tidemill.deploy.local.jars import cache_dir
+from tidemill.deploy.local.s3 import embedded_s3
 from tidemill.errors import TidemillError
-from tidemill.features.lake import Lake, LakeConfig, Table
-from tidemill.features.layouts import layouts
-from tidemill.features.memorytables import MemoryLake, MemoryTable
-from tidemill.schemas.loop import Loop
+from tidemill.features.lake.lake import Lake, LakeConfig, Table
+from tidemill.features.lake.layouts import layouts
+from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
+from tidemill.schemas.loop.definition import Loop
 
 START = datetime(2024, 3, 1, 12, tzinfo=UTC)
 

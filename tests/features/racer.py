@@ -10,7 +10,7 @@ import sys
 import polars as pl
 
 from tidemill.errors import FencedError
-from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
 
 ROUNDS = 20
 

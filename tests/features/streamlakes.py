@@ -13,11 +13,11 @@ import polars as pl
 from tests.features.audited import PARTITION, Spoil
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, decision_frame, feedback_frame
 
-from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
 from tidemill.schemas.logs import Log, first_place, is_feedback, numbered, place_of, topic_of
-from tidemill.schemas.loop import Feedback, Loop
-from tidemill.streams.commits import NOTHING_CLOSED
-from tidemill.streams.rules import micros
+from tidemill.schemas.loop.definition import Feedback, Loop
+from tidemill.streams.commit.transactions import NOTHING_CLOSED
+from tidemill.streams.join.rules import micros
 
 ORDERS = "feedback.orders"
 BUY = LOOP.feedback["buy"]

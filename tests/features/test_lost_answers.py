@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tidemill.features.lake import Lake, LakeConfig, Swap
-from tidemill.schemas.loop import Loop
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
 PROXY = Path(__file__).with_name("losing_proxy.py")

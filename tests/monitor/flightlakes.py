@@ -11,13 +11,13 @@ from types import ModuleType
 
 import polars as pl
 
-from tidemill.features.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
 from tidemill.schemas.logs import Log
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loopfile import load_loop
-from tidemill.streams.progress import Closed
-from tidemill.streams.rules import JoinRules, micros
-from tidemill.streams.windows import PartitionJoin
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.loop_file import load_loop
+from tidemill.streams.join.checkpoints import Closed
+from tidemill.streams.join.partition_join import PartitionJoin
+from tidemill.streams.join.rules import JoinRules, micros
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 PLACE = {"topic": pl.lit("flights"), "partition": pl.lit(0, dtype=pl.Int32)}

@@ -12,12 +12,12 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tidemill.deploy.cli import main
-from tidemill.deploy.jars import TOOLS, cache_dir, fetch_jars
+from tidemill.cli.app import main
+from tidemill.cli.tables.lag import Limits, as_document, watch_lag
+from tidemill.deploy.local.jars import TOOLS, cache_dir, fetch_jars
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Record, Tail, Topic, ensure_topics, write_all
 from tidemill.monitor.lag import GroupLag, LagReader, PartitionLag
-from tidemill.monitor.lag_table import Limits, as_document, watch_lag
 
 pytestmark = pytest.mark.kafka
 

@@ -9,11 +9,11 @@ import pytest
 from tests.features.audited import PARTITION
 from tests.features.streamlakes import BUYS, CLICKS, ORDERS, SHOP, write_streams
 
-from tidemill.features.lake import Lake, LakeConfig, Swap
-from tidemill.features.layouts import layouts
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.layouts import layouts
 from tidemill.monitor.ledger import Account, is_balanced, ledger
 from tidemill.schemas.logs import numbered
-from tidemill.schemas.loop import Loop
+from tidemill.schemas.loop.definition import Loop
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from tests.schemas.loops import minimal
 
-from tidemill.features.commits import Swap
-from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.freshness import Chain, table
+from tidemill.monitor.chain import Chain, table
 from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
 from tidemill.schemas import topics
-from tidemill.schemas.announcements import Ack
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.published import publish_loop
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 

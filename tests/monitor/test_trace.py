@@ -11,11 +11,11 @@ from tests.features.audited import PARTITION, write_lake
 from tests.features.streamlakes import ORDERS, SHOP, write_streams
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, seconds
 
-from tidemill.deploy.cli import main
-from tidemill.features.lake import Lake
+from tidemill.cli.app import main
+from tidemill.features.lake.lake import Lake
 from tidemill.monitor.trace import Trace, trace
-from tidemill.schemas.announcements import payload_digest
-from tidemill.streams.rules import JoinRules, default_bucket
+from tidemill.schemas.models.manifest import payload_digest
+from tidemill.streams.join.rules import JoinRules, default_bucket
 from tidemill.trainers.registry import ModelVersion, Registry
 
 BUCKET = default_bucket(LOOP.wait)

@@ -1,7 +1,15 @@
 """Loops that tests start from."""
 
-from tidemill.schemas.loop import Decision, Feature, Feedback, FieldType, Label, Loop, Policy
-from tidemill.schemas.plainyaml import read_tree
+from tidemill.schemas.loop.definition import (
+    Decision,
+    Feature,
+    Feedback,
+    FieldType,
+    Label,
+    Loop,
+    Policy,
+)
+from tidemill.schemas.loop.yaml_subset import read_tree
 
 MINIMAL = """\
 loop: banner

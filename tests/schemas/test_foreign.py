@@ -12,9 +12,9 @@ from tests.schemas.loops import minimal
 
 from tidemill.kafka import KafkaConfig, Record, Tail
 from tidemill.schemas import topics
-from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.kafkastore import KafkaSchemaStore
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.published import publish_loop
+from tidemill.schemas.registry.kafka import KafkaSchemaStore
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "contracts.md"
 

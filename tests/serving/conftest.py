@@ -10,9 +10,9 @@ import uvicorn
 from tests.serving.models import banner
 
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.keys import SigningKey, TrustedKeys
-from tidemill.serving.eventlog import MemoryEventLog
-from tidemill.serving.http import app_of
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.serving.api.http import app_of
+from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import Worker, WorkerConfig
 
 NOWHERE = KafkaConfig("127.0.0.1:1")

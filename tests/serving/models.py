@@ -8,7 +8,9 @@ from functools import cache
 import lightgbm as lgb
 import numpy as np
 
-from tidemill.schemas.announcements import (
+from tidemill.schemas.loop.definition import FieldType, Loop
+from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
+from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
     Announcement,
     chunk_count,
@@ -17,10 +19,8 @@ from tidemill.schemas.announcements import (
     payload_digest,
     sign,
 )
-from tidemill.schemas.keys import SigningKey
-from tidemill.schemas.loop import FieldType, Loop
-from tidemill.schemas.riverstate import LinearState, Scale, Weight
-from tidemill.schemas.signature import FeatureSignature, SignatureField
+from tidemill.schemas.models.river_state import LinearState, Scale, Weight
+from tidemill.schemas.models.signing import SigningKey
 
 Item = tuple[bytes, bytes | None]
 COUNTRIES = tuple(f"c{number:02}" for number in range(40))

@@ -12,19 +12,19 @@ import pytest
 from tests.serving.models import FEATURES, banner
 
 from tidemill import Client
-from tidemill.features.lake import Lake, LakeConfig, Swap
-from tidemill.features.layouts import layouts
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.layouts import layouts
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
-from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.kafkastore import KafkaSchemaStore
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
-from tidemill.schemas.memorystore import MemorySchemaStore
-from tidemill.serving.decider import Decider, LiveModel
-from tidemill.serving.embedded import EmbeddedDoor
-from tidemill.serving.eventlog import MemoryEventLog
-from tidemill.serving.policy import Features
+from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import publish_loop
+from tidemill.schemas.registry.kafka import KafkaSchemaStore
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.serving.client.embedded import EmbeddedDoor
+from tidemill.serving.decision.decider import Decider, LiveModel
+from tidemill.serving.decision.event_log import MemoryEventLog
+from tidemill.serving.decision.policy import Features
 from tidemill.serving.worker import Worker, WorkerConfig
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)

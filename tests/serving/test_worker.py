@@ -15,20 +15,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.schemas.registry import running_registry
+from tests.schemas.registry.confluent_server import running_registry
 from tests.serving.models import FEATURES, announcement, banner, records, text
 
 from tidemill import Client
-from tidemill.deploy.embedded import EmbeddedKafka
+from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.kafka import KafkaConfig, read_compacted, write_all
 from tidemill.schemas import topics
-from tidemill.schemas.announcements import Ack
-from tidemill.schemas.blocks import EventDecoder
-from tidemill.schemas.kafkastore import KafkaSchemaStore
-from tidemill.schemas.keys import SigningKey, TrustedKeys
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
-from tidemill.schemas.store import schema_store
+from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.schemas.published import publish_loop
+from tidemill.schemas.registry.choose import schema_store
+from tidemill.schemas.registry.kafka import KafkaSchemaStore
 from tidemill.serving.worker import Worker, WorkerConfig
 
 pytestmark = pytest.mark.kafka
@@ -203,7 +203,7 @@ def served(kafka: KafkaConfig, loop: Loop, trusted: Path | None) -> Iterator[Ser
     env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
     if trusted is not None:
         env["TIDEMILL_TRUSTED_KEYS"] = str(trusted)
-    program = "import sys; from tidemill.deploy.cli import main; sys.exit(main())"
+    program = "import sys; from tidemill.cli.app import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", loop.loop, "--port", str(port)]
     process = subprocess.Popen(command, env=env)
     url = f"http://127.0.0.1:{port}"

@@ -14,7 +14,7 @@ from typing import Self
 
 from tests.streams.rig import START, Rig, assert_exact, end, new_rig, send_traffic, until
 
-from tidemill.features.layouts import table_of
+from tidemill.features.lake.layouts import table_of
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.logs import numbered

@@ -15,13 +15,13 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from tidemill.schemas.fields import Feature, FieldType
 from tidemill.schemas.logs import OFFSET_BITS, Log, first_place, is_feedback, place_of
-from tidemill.schemas.loop import Decision, Feedback, Label, Loop, Policy
-from tidemill.streams.corrections import Recall, Recalled
-from tidemill.streams.labels import Labels
-from tidemill.streams.rules import JoinRules, read_back
-from tidemill.streams.windows import Advance, Closed, Counts, PartitionJoin, Resume
+from tidemill.schemas.loop.definition import Decision, Feedback, Label, Loop, Policy
+from tidemill.schemas.loop.fields import Feature, FieldType
+from tidemill.streams.join.corrections import Recall, Recalled
+from tidemill.streams.join.labels import Labels
+from tidemill.streams.join.partition_join import Advance, Closed, Counts, PartitionJoin, Resume
+from tidemill.streams.join.rules import JoinRules, read_back
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

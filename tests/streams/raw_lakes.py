@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 from tests.streams.join_logs import LOGS, LOOP, ORDERS, THREE, D, F, Logs, Shell, rules, seconds
 
-from tidemill.features.lake import Lake, LakeConfig, Swap
-from tidemill.features.layouts import table_of
+from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.layouts import table_of
 from tidemill.schemas import topics
 from tidemill.schemas.logs import numbered, topic_of
-from tidemill.schemas.loop import Loop
-from tidemill.streams.rules import micros
+from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.join.rules import micros
 
 
 def shop(partitions: int, stream: str | None = None) -> Loop:

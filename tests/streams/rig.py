@@ -34,22 +34,22 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in its 
     ConfigResource,
 )
 
-from tidemill.features.differences import differences
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.features.views import schema_name, views
+from tidemill.features.audit.differences import differences
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.sql.views import schema_name, views
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
-from tidemill.schemas.events import decision_schema, feedback_schema
+from tidemill.schemas.events.schemas import decision_schema, feedback_schema
 from tidemill.schemas.logs import topic_of
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import joined_topics, publish_loop
-from tidemill.streams.closing import request_close
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import joined_topics, publish_loop
+from tidemill.streams.runtime.close_requests import request_close
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WORKER = """
 import logging, os, sys
-from tidemill.streams.worker import WorkerConfig, run_worker
+from tidemill.streams.runtime.worker import WorkerConfig, run_worker
 logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 sys.exit(run_worker(WorkerConfig.from_env(os.environ, sys.argv[1:])))
 """

@@ -8,9 +8,9 @@ from tests.streams.join_logs import START
 from tests.streams.schedule_oracle import Told, oracle
 from tests.streams.workers_in_memory import PARTITIONS, World
 
-from tidemill.features.layouts import TABLES, table_of
-from tidemill.streams.commits import Holding, number_names
-from tidemill.streams.rules import micros
+from tidemill.features.lake.layouts import TABLES, table_of
+from tidemill.streams.commit.transactions import Holding, number_names
+from tidemill.streams.join.rules import micros
 
 COLUMNS = {
     "decisions": ("offset", "verdict"),

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from tidemill.schemas.logs import Log, offset_of, place_of
-from tidemill.streams.rules import JoinRules
+from tidemill.streams.join.rules import JoinRules
 
 SKEW = 5  # how far an event time may be ahead of its arrival
 

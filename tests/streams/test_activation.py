@@ -21,9 +21,9 @@ from tests.streams.join_logs import (
     states,
 )
 
-from tidemill.schemas.loop import Label
-from tidemill.streams.rules import JoinRules
-from tidemill.streams.windows import Counts
+from tidemill.schemas.loop.definition import Label
+from tidemill.streams.join.partition_join import Counts
+from tidemill.streams.join.rules import JoinRules
 
 SHOWN = rules(activation="buy")
 """In these tests a `buy` is what says that the decision was shown."""

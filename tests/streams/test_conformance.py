@@ -33,11 +33,11 @@ from tests.streams.join_logs import (
 from tests.streams.tight import TightShell
 
 from tidemill.errors import ContractError
-from tidemill.schemas.diff import check_successor
 from tidemill.schemas.logs import place_of
-from tidemill.schemas.loop import Label
-from tidemill.streams.rules import JoinRules
-from tidemill.streams.windows import Counts
+from tidemill.schemas.loop.definition import Label
+from tidemill.schemas.loop.diff import check_successor
+from tidemill.streams.join.partition_join import Counts
+from tidemill.streams.join.rules import JoinRules
 
 MINUTE, DAY = 60, 86_400
 KINDS = ("click", "buy")

@@ -17,7 +17,7 @@ from tests.streams.rig import START, PlainProducer, Rig, assert_exact, new_rig, 
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account
 from tidemill.schemas.logs import log_of
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.published import publish_loop
 
 pytestmark = pytest.mark.kafka
 

@@ -20,10 +20,10 @@ from tests.streams.resetting_proxy import ResettingProxy
 from tests.streams.rig import Rig, until
 from tests.streams.unguarded import GUARDS
 
-from tidemill.deploy.embedded import EmbeddedKafka
-from tidemill.deploy.jars import cache_dir
-from tidemill.deploy.kafka_settings import free_port
-from tidemill.features.lake import Lake
+from tidemill.deploy.local.jars import cache_dir
+from tidemill.deploy.local.kafka import EmbeddedKafka
+from tidemill.deploy.local.kafka_settings import free_port
+from tidemill.features.lake.lake import Lake
 from tidemill.kafka import KafkaConfig
 
 pytestmark = pytest.mark.kafka

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.streams.rig import START, Rig, end, new_rig, send_traffic, until
 
-from tidemill.deploy.cli import main
-from tidemill.features.audit import Effort, audit
+from tidemill.cli.app import main
+from tidemill.features.audit.audit import Effort, audit
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import ledger
 from tidemill.schemas import topics

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.streams.rig import START, Rig, assert_exact, new_rig, until
 
-from tidemill.deploy.cli import main
+from tidemill.cli.app import main
 from tidemill.kafka import KafkaConfig, TransactionalWriter
 from tidemill.schemas import topics
 

@@ -29,9 +29,9 @@ from tests.streams.test_windows_properties import (
 from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesLettersLast, joined_by
 from tests.streams.workers_in_memory import World
 
-from tidemill.features.memorytables import MemoryTable
-from tidemill.streams.commits import Table, UnfencedTable
-from tidemill.streams.looprun import LoopRun
+from tidemill.features.lake.memory_tables import MemoryTable
+from tidemill.streams.commit.transactions import Table, UnfencedTable
+from tidemill.streams.runtime.loop_runner import LoopRun
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = 10_000 if os.environ.get("CI") else 1_000  # a laptop looks at a tenth each time

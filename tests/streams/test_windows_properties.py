@@ -35,11 +35,11 @@ from tests.streams.join_logs import (
 )
 
 from tidemill.schemas.logs import Log, is_feedback
-from tidemill.streams.corrections import Recall
-from tidemill.streams.keys import Keys
-from tidemill.streams.matching import Bools, Fates, Pairs
-from tidemill.streams.rules import NEVER, Int64s, JoinRules
-from tidemill.streams.windows import PartitionJoin, Resume
+from tidemill.streams.id_hashes import Keys
+from tidemill.streams.join.corrections import Recall
+from tidemill.streams.join.matching import Bools, Fates, Pairs
+from tidemill.streams.join.partition_join import PartitionJoin, Resume
+from tidemill.streams.join.rules import NEVER, Int64s, JoinRules
 
 DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30))
 FEEDBACK = st.builds(

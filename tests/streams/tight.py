@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import polars as pl
 from tests.streams.join_logs import Shell, shared_labels
 
-from tidemill.features.layouts import EXAMPLES, TABLES, table_of
+from tidemill.features.lake.layouts import EXAMPLES, TABLES, table_of
 from tidemill.schemas.logs import Log, is_feedback, numbered
-from tidemill.streams.budget import Budget
-from tidemill.streams.commits import Holding, number_names
-from tidemill.streams.rawrows import RawDecisions, RawStretch, fetch
-from tidemill.streams.recovery import Recovery, resume_of
-from tidemill.streams.rules import NEVER, micros
-from tidemill.streams.state import OpenState
-from tidemill.streams.stores import MemoryStore, Store, Stores
-from tidemill.streams.windows import Closed, PartitionJoin
+from tidemill.streams.commit.recovery import Recovery, resume_of
+from tidemill.streams.commit.spill_to_lake import RawDecisions, RawStretch, fetch
+from tidemill.streams.commit.transactions import Holding, number_names
+from tidemill.streams.join.partition_join import Closed, PartitionJoin
+from tidemill.streams.join.rules import NEVER, micros
+from tidemill.streams.state.memory_budget import Budget
+from tidemill.streams.state.open_state import OpenState
+from tidemill.streams.state.spill import MemoryStore, Store, Stores
 
 
 class RowsTable:

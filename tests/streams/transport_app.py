@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 import faust
 from faust.types import TP
 
-from tidemill.streams.app import run_app
-from tidemill.streams.batches import Batch
-from tidemill.streams.transport import BatchSchema
+from tidemill.streams.consumer.app import run_app
+from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.transport import BatchSchema
 
 SETUP = """
 create table if not exists batches (

@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 from tests.streams.test_windows_properties import TakesEveryCopyOfFeedback
 
-from tidemill.schemas.blocks import EventDecoder, _Plan, _Refusal
-from tidemill.schemas.columns import Records
-from tidemill.schemas.cursors import Cursors, Source, _record
+from tidemill.schemas.avro.arrow_columns import Records
+from tidemill.schemas.avro.columnar_decoder import Cursors, Source, _record
+from tidemill.schemas.avro.wire import Schema
+from tidemill.schemas.events.decoder import EventDecoder, _Plan, _Refusal
 from tidemill.schemas.logs import Log, stream_of
-from tidemill.schemas.wire import Schema
-from tidemill.streams.commits import Holding
-from tidemill.streams.looprun import LoopRun
-from tidemill.streams.matching import Bools
-from tidemill.streams.partitions import Cut, LogReading
-from tidemill.streams.prepared import PreparedLoop
-from tidemill.streams.progress import Resume
-from tidemill.streams.rounds import Rounds
-from tidemill.streams.rules import Int64s
-from tidemill.streams.state import OpenState
-from tidemill.streams.windows import PartitionJoin
-from tidemill.streams.worker import WorkerConfig, run_worker
+from tidemill.streams.commit.commit_cycle import Rounds
+from tidemill.streams.commit.transactions import Holding
+from tidemill.streams.join.checkpoints import Resume
+from tidemill.streams.join.matching import Bools
+from tidemill.streams.join.partition_join import PartitionJoin
+from tidemill.streams.join.rules import Int64s
+from tidemill.streams.runtime.loop_runner import LoopRun
+from tidemill.streams.runtime.partitions import Cut, LogReading
+from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.runtime.worker import WorkerConfig, run_worker
+from tidemill.streams.state.open_state import OpenState
 
 
 def joined_by(join: type[PartitionJoin]) -> type[LoopRun]:

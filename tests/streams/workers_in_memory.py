@@ -20,24 +20,24 @@ import polars as pl
 from tests.streams.join_logs import LOOP, SECOND, START
 from tests.streams.schedule_oracle import SKEW, Event, Jump
 
-from tidemill.features.commits import Swap
-from tidemill.features.layouts import TABLES, table_of
-from tidemill.features.memorytables import MemoryLake, MemoryTable
-from tidemill.schemas.events import decision_schema, event_schemas, feedback_schema
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.layouts import TABLES, table_of
+from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
+from tidemill.schemas.avro.wire import single_object_prefix
+from tidemill.schemas.events.schemas import decision_schema, event_schemas, feedback_schema
 from tidemill.schemas.logs import Log, is_feedback, numbered
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import joined_topics
-from tidemill.schemas.memorystore import MemorySchemaStore
-from tidemill.schemas.wire import single_object_prefix
-from tidemill.streams.commits import Table
-from tidemill.streams.deadletters import DeadLetter, MemoryLetters
-from tidemill.streams.labels import GROUP, Floats, Labels
-from tidemill.streams.looprun import Cadence, LoopRun
-from tidemill.streams.memorylog import MemoryLog
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import joined_topics
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.streams.commit.transactions import Table
+from tidemill.streams.consumer.memory_log import MemoryLog
+from tidemill.streams.deadletters.writer import DeadLetter, MemoryLetters
+from tidemill.streams.join.labels import GROUP, Floats, Labels
+from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.prepared import PreparedLoop
-from tidemill.streams.rules import micros
-from tidemill.streams.stores import MemoryStore
+from tidemill.streams.runtime.loop_runner import Cadence, LoopRun
+from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.state.spill import MemoryStore
 
 Result = TypeVar("Result")
 

@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from tests.trainers.rig import TrainerProcess
 
-from tidemill.features.commits import Swap
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.features.layouts import EXAMPLES
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.loop import Loop
+from tidemill.schemas.loop.definition import Loop
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MakeLoop = Callable[..., Loop]

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import polars as pl
 
-from tidemill.deploy.processes import tidemill_command
-from tidemill.features.commits import Swap
-from tidemill.features.lake import Lake
+from tidemill.deploy.local.supervisor import tidemill_command
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.lake import Lake
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
-from tidemill.schemas.announcements import LIVE, payload_digest
-from tidemill.schemas.inbox import Delivery, ModelInbox
-from tidemill.schemas.keys import SigningKey, TrustedKeys
-from tidemill.schemas.loop import Loop
-from tidemill.trainers.online import OnlineLearner
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.assembler import Delivery, ModelInbox
+from tidemill.schemas.models.manifest import LIVE, payload_digest
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.trainers.commit_log import commits_after
+from tidemill.trainers.learners.online import OnlineLearner
 from tidemill.trainers.registry import ModelVersion, Registry
-from tidemill.trainers.tailing import commits_after
 
 KEY = SigningKey.generate()
 DEADLINE_S = 120.0

@@ -10,16 +10,16 @@ import polars as pl
 import pytest
 
 from tidemill.errors import BrokerError, FencedError
-from tidemill.features.commits import Swap
-from tidemill.features.lake import Lake, LakeConfig
-from tidemill.features.tables import Table
-from tidemill.schemas.announcements import LIVE
-from tidemill.schemas.inbox import Delivery, ModelInbox
-from tidemill.schemas.keys import SigningKey, TrustedKeys
-from tidemill.schemas.loop import Loop, Online
-from tidemill.schemas.riverstate import LinearState
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.tables import Table
+from tidemill.schemas.loop.definition import Loop, Online
+from tidemill.schemas.models.assembler import Delivery, ModelInbox
+from tidemill.schemas.models.manifest import LIVE
+from tidemill.schemas.models.river_state import LinearState
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.trainers.cycle import TrainingCycle
-from tidemill.trainers.online import OnlineLearner
+from tidemill.trainers.learners.online import OnlineLearner
 from tidemill.trainers.publisher import Item, MemoryModelTopic, ModelTopic, Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion
 

@@ -16,12 +16,12 @@ from tests.trainers.rig import (
     wait_for,
 )
 
-from tidemill.deploy.embedded import EmbeddedKafka
-from tidemill.features.lake import Lake
+from tidemill.deploy.local.kafka import EmbeddedKafka
+from tidemill.features.lake.lake import Lake
 from tidemill.kafka import KafkaConfig
-from tidemill.schemas.announcements import LIVE
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.manifest import LIVE
+from tidemill.schemas.published import publish_loop
 from tidemill.trainers.registry import ONLINE, Registry
 
 MakeLoop = Callable[..., Loop]

@@ -10,7 +10,10 @@ import pytest
 
 from tidemill.errors import BrokerError, ModelError
 from tidemill.kafka import KafkaConfig, Tail
-from tidemill.schemas.announcements import (
+from tidemill.schemas.loop.definition import FieldType
+from tidemill.schemas.models.assembler import Delivery, ModelInbox, Refusal
+from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
+from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
     LIVE,
     Announcement,
@@ -18,10 +21,7 @@ from tidemill.schemas.announcements import (
     parse_chunk_key,
     payload_digest,
 )
-from tidemill.schemas.inbox import Delivery, ModelInbox, Refusal
-from tidemill.schemas.keys import SigningKey, TrustedKeys
-from tidemill.schemas.loop import FieldType
-from tidemill.schemas.signature import FeatureSignature, SignatureField
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.trainers.publisher import (
     Item,
     KafkaModelTopic,

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tidemill.features.datasets import training_set
-from tidemill.features.lake import Lake
-from tidemill.schemas.announcements import INLINE_BYTES, LIVE, Announcement, chunk_count, utc_now
-from tidemill.schemas.inbox import Delivery
-from tidemill.schemas.loop import Loop
-from tidemill.serving.admission import TrialLimits, admit
-from tidemill.trainers.batch import LightGBM, Trained, train
+from tidemill.features.lake.lake import Lake
+from tidemill.features.sql.datasets import training_set
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.assembler import Delivery
+from tidemill.schemas.models.manifest import INLINE_BYTES, LIVE, Announcement, chunk_count, utc_now
+from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.trainers.learners.batch import LightGBM, Trained, train
 from tidemill.trainers.rows import Rows
 
 MakeLoop = Callable[..., Loop]

@@ -18,15 +18,15 @@ from tests.trainers.rig import (
 )
 
 from tidemill.errors import ConfigError
-from tidemill.features.lake import Lake, LakeConfig
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
-from tidemill.schemas.keys import SigningKey
-from tidemill.schemas.loop import Loop
-from tidemill.schemas.loops import publish_loop
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.signing import SigningKey
+from tidemill.schemas.published import publish_loop
+from tidemill.trainers.evaluation.evaluation_sets import load_model
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.trainer import TrainerConfig, run_trainer
-from tidemill.trainers.trials import load_model
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]

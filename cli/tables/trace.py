@@ -1,0 +1,142 @@
+"""The life of a decision on a terminal, or as JSON for a program. It prints, and no more."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from rich.console import Console
+
+from tidemill.features.sql.positions import told_places
+from tidemill.monitor.lineage import Use
+from tidemill.monitor.trace import Entry, Trace
+from tidemill.schemas.loop.durations import told_duration
+
+_WIDTH = 11  # of the words at the left
+
+
+def print_trace(found: Trace, *, as_json: bool) -> None:
+    """Print *found*: a story, or one JSON document."""
+    if as_json:
+        print(json.dumps(found.to_json(), default=str))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"decision {found.id} of {found.loop}", markup=False, style="bold")
+    for word, text in _story(found):
+        console.print(f"  {word:<{_WIDTH}}{text}", markup=False)
+
+
+def _story(found: Trace) -> Iterator[tuple[str, str]]:
+    for entry in found.decisions:
+        yield from _decision(entry)
+    if found.made_by is not None:
+        promoted = "was live" if found.made_by.promoted else "never was live"
+        at = _time(found.made_by.at)
+        yield "made by", f"{found.made_by.version} of {at}, {promoted}: {found.made_by.reason}"
+    yield from _window(found)
+    for entry in found.feedback:
+        yield from _feedback(entry, found)
+    if not found.feedback:
+        yield "feedback", "none yet"
+    for entry in found.examples:
+        yield from _example(entry, found)
+    yield from _models(found.uses, has_example=bool(found.examples))
+
+
+def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
+    row = entry.row
+    by = f"by {row['source']}" + (f" {row['model_version']}" if row["model_version"] else "")
+    facts = [f"{name} {row[name]}" for name in ("score", "propensity") if row[name] is not None]
+    versions = f"policy {row['policy_version']}, loop version {row['loop_version']}"
+    answer = ", ".join([f"{row['action']} {by}", *facts, versions])
+    yield "decided", f"{_time(row['at'])}: {answer}"
+    if row.get("entity") is not None:
+        yield "", f"entity {row['entity']}"
+    features = row["features"]
+    if isinstance(features, Mapping):
+        yield "", ", ".join(f"{name} {_shown(value)}" for name, value in features.items())
+    yield from _read(entry)
+    since = f" since it came in, {_time(row['ingested_at'])}" if entry.state == "open" else ""
+    yield "state", f"{entry.state}{since}"
+
+
+def _read(entry: Entry) -> Iterator[tuple[str, str]]:
+    row = entry.row
+    place = f"{row['topic']}/{row['partition']} offset {entry.offset}"
+    before = _time(row["stream_time"]) if row["stream_time"] else "nothing"
+    verdict = f", verdict {row['verdict']}" if row["verdict"] else ""
+    came = f"came in {_time(row['ingested_at'])}, stream time before it {before}"
+    yield "read", f"{place}, {came}{verdict}"
+    yield "lies in", entry.file or "a file that no statistics name"
+
+
+def _window(found: Trace) -> Iterator[tuple[str, str]]:
+    window = found.window
+    if window is None:
+        return
+    for kind, (first, last) in window.kinds.items():
+        yield "window", f"{kind} from {_time(first)} to {_time(last)}"
+    start, end = window.bucket
+    count = len(window.stream_times)
+    logs = "both logs" if count == 2 else f"all {count} logs"
+    yield (
+        "closes",
+        f"when {logs} are past {_time(window.closes)}, with {_time(start)} to {_time(end)}",
+    )
+    frontier = "nothing yet" if window.frontier is None else f"up to {_time(window.frontier)}"
+    yield "closed", f"{frontier} in its partition"
+    for log, behind in window.waits_for.items():
+        at = window.stream_times[log]
+        stands = "nothing read yet" if at is None else f"stands at {_time(at)}"
+        rest = "" if behind is None else f", {told_duration(behind)} of event time to go"
+        yield "waits for", f"{log}: {stands}{rest}"
+
+
+def _feedback(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
+    row = entry.row
+    at = row["at"]
+    made = [each.row["at"] for each in found.decisions]
+    after = ""
+    if made and isinstance(at, datetime) and isinstance(made[-1], datetime):
+        lag = at - made[-1]
+        after = f", {told_duration(abs(lag))} {'after' if lag >= lag * 0 else 'before'} it"
+    values = row["values"]
+    told = (
+        "".join(f", {name} {_shown(value)}" for name, value in values.items() if value is not None)
+        if isinstance(values, Mapping)
+        else ""
+    )
+    yield "feedback", f"{row['kind']} {row['id']} at {_time(at)}{after}{told}: {entry.state}"
+    yield from _read(entry)
+
+
+def _example(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
+    row = entry.row
+    label = "no label" if row["label"] is None else f"label {_shown(row['label'])}"
+    offsets = told_places(str(row["feedback_offsets"]), found.logs)
+    told = f"{entry.state}, {label}, of feedback at offsets {offsets}"
+    revision = row.get("revision") or 0
+    yield "example", f"{told}, revision {revision}"
+    yield "lies in", entry.file or "a file that no statistics name"
+
+
+def _models(uses: Sequence[Use], *, has_example: bool) -> Iterator[tuple[str, str]]:
+    for use in uses:
+        model = use.model
+        what = {"learned": "learned it", "judged by": "was judged by it"}.get(
+            use.role, "had it, but left it out: too young to be known"
+        )
+        seen = "" if use.revision in (None, 0) else f" in revision {use.revision}"
+        sure = "" if use.is_sure else "; probably, for that version is gone"
+        yield "model", f"{model.version} {what}{seen} (examples version {model.snapshot}{sure})"
+    if has_example and not uses:
+        yield "model", "none has learned it"
+
+
+def _time(value: object) -> str:
+    if not isinstance(value, datetime):
+        return "-"
+    return value.strftime("%Y-%m-%d %H:%M:%S.%f").removesuffix(".000000")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else "null" if value is None else str(value)

@@ -1,0 +1,110 @@
+"""Watch models on their way: when each was published, and when each worker had taken it.
+
+Both times are the broker's, so they need no clock of ours. Compaction keeps only the newest record
+of a key, therefore this reads along from the beginning. It judges nothing.
+"""
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidemill.errors import BrokerError, ModelError
+from tidemill.kafka import KafkaConfig, Record, Tail
+from tidemill.schemas import topics
+from tidemill.schemas.models.manifest import Ack, announcement_key, verify
+from tidemill.schemas.models.signing import TrustedKeys
+
+_POLL_S = 0.2
+
+
+@dataclass(slots=True)
+class Journey:
+    """One model version: its publication, and the workers that serve or refuse it; broker's ms."""
+
+    published_ms: int
+    serving_ms: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def swap_s(self, workers: int) -> float | None:
+        """Return the seconds until the last of *workers* served it; None if not all ever did."""
+        if len(self.serving_ms) < workers:
+            return None
+        return max(0, max(self.serving_ms.values()) - self.published_ms) / 1000
+
+
+class Journeys:
+    """The journeys of one loop's models, from the records of the two topics in any order."""
+
+    def __init__(self, loop: str, trusted: TrustedKeys) -> None:
+        self._loop, self._trusted = loop, trusted
+        self._early: list[Record] = []  # acknowledgements that were read before what they answer
+        self.by_version: dict[str, Journey] = {}
+
+    def take(self, record: Record) -> None:
+        """Note what *record* says, if it is about this loop."""
+        if record.topic == topics.ACKS:
+            self._early.append(record)
+        elif record.key == announcement_key(self._loop) and record.value is not None:
+            with contextlib.suppress(ModelError):  # the workers report forgeries
+                announcement, _ = verify(record.value, self._trusted)
+                self.by_version.pop(announcement.version, None)
+                self.by_version[announcement.version] = Journey(record.timestamp_ms)
+        self._early = [early for early in self._early if not self._acknowledge(early)]
+
+    def _acknowledge(self, record: Record) -> bool:
+        """Note one acknowledgement; return whether it is done with."""
+        try:
+            ack = Ack.from_json(record.value or b"")
+        except (ModelError, ValueError):
+            return True
+        if ack.loop != self._loop:
+            return True
+        journey = self.by_version.get(ack.version)
+        if journey is None:
+            return False
+        if ack.status == "serving":
+            journey.serving_ms.setdefault(ack.worker, record.timestamp_ms)
+        else:
+            journey.refused[ack.worker] = ack.reason
+        return True
+
+
+class ModelWatch:
+    """Reads the model topic and the acknowledgements of one loop in a thread of its own."""
+
+    def __init__(self, config: KafkaConfig, loop: str, trusted: TrustedKeys) -> None:
+        """Begin to read.
+
+        Raises:
+            BrokerError: the topics are not there, or the broker does not answer.
+        """
+        self._journeys = Journeys(loop, trusted)
+        self._tails: Sequence[Tail] = [Tail(config, topics.MODELS), Tail(config, topics.ACKS)]
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="model-watch", daemon=True)
+        self._thread.start()
+
+    @property
+    def journeys(self) -> Mapping[str, Journey]:
+        """The journeys so far by version, in the order of their publication."""
+        return self._journeys.by_version
+
+    @property
+    def live(self) -> str | None:
+        """The version that was published last."""
+        return next(reversed(self._journeys.by_version), None)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stopped.set()
+        self._thread.join()
+        for tail in self._tails:
+            tail.close()
+
+    def _read(self) -> None:
+        while not self._stopped.is_set():
+            for tail in self._tails:
+                with contextlib.suppress(BrokerError):  # the next poll may succeed
+                    for record in tail.poll(_POLL_S / len(self._tails)):
+                        self._journeys.take(record)

@@ -1,0 +1,281 @@
+"""A real Apache Kafka as a child process: one node, no Docker, no Java of the system.
+
+It is what `tidemill kafka`, the demo and the tests run when no broker is given. It knows nothing of
+loops. `find_kafka` decides between a broker of the user's, Docker compose and this one.
+"""
+
+import contextlib
+import logging
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tidemill.deploy.local.jars import cache_dir, fetch_jars, formatted_storage
+from tidemill.deploy.local.kafka_settings import (
+    JAVA_OPTIONS,
+    LOGGING,
+    SETTINGS,
+    free_port,
+    listeners,
+    proxied,
+    stored_ports,
+)
+from tidemill.errors import BrokerError
+from tidemill.kafka import KafkaConfig, client_log
+
+log = logging.getLogger(__name__)
+
+# Java keeps the shell's process id; the subshell kills it when this process is gone (end of file).
+_GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
+
+
+class EmbeddedKafka:
+    """One Kafka broker on free ports of this machine, with its data in one directory.
+
+    It never outlives the process that started it, however that one ends. `kill` and `suspend` are
+    there for tests of faults.
+    """
+
+    def __init__(
+        self, *, cache: Path, data: Path | None = None, behind: tuple[int, int] | None = None
+    ) -> None:
+        """Prepare a broker that keeps its data in *data*, or in a directory `close` removes.
+
+        *behind* (its port, the proxy's) is for tests of networks: one more door, which clients
+        find at the proxy.
+        """
+        self._cache = cache
+        self._temporary = data is None
+        self.data = Path(tempfile.mkdtemp(prefix="tidemill-kafka-")) if data is None else data
+        self._ports = stored_ports(self.data) or (free_port(), free_port())
+        self._behind = behind
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> KafkaConfig:
+        """How clients reach it."""
+        return KafkaConfig(f"127.0.0.1:{self._ports[0]}")
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, timeout_s: float = 90.0) -> None:
+        """Start the broker and return when it answers; do nothing if it runs.
+
+        Raises:
+            BrokerError: it cannot be fetched, ends by itself, or does not answer in *timeout_s*.
+            ConfigError: its packages are missing.
+        """
+        if self.running:
+            return
+        command = self._prepare()
+        with (self.data / "kafka.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARDED, "kafka", *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to handle
+            )
+        try:
+            self._wait_until_ready(time.monotonic() + timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, *, timeout_s: float = 20.0) -> None:
+        """End it in good order, or by force after *timeout_s*; `start` brings it back."""
+        if self._process is not None and self.running:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+        self.kill()
+
+    def close(self) -> None:
+        """Stop it for good and remove its data if it chose the directory itself."""
+        self.stop()
+        if self._temporary:
+            shutil.rmtree(self.data, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would (SIGKILL); `restart` brings it back."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(b"\n")  # release the guard
+                self._process.stdin.close()
+        self._process = None
+
+    def restart(self, *, timeout_s: float = 90.0) -> None:
+        """Start it again with the same address and data, after `kill` or while it runs."""
+        self.kill()
+        self.start(timeout_s=timeout_s)
+
+    def suspend(self) -> None:
+        """Freeze it (SIGSTOP) until `resume`: a broker that hangs."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen broker go on (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise ValueError("this Kafka is not running")
+        self._process.send_signal(number)
+
+    def _prepare(self) -> list[str]:
+        jars = fetch_jars(self._cache)
+        settings = SETTINGS + listeners(*self._ports)
+        logs = self.data / "logs"
+        self.data.mkdir(parents=True, exist_ok=True)
+        if not logs.exists():
+            shutil.copytree(formatted_storage(self._cache, jars, settings), logs)
+        properties = self.data / "server.properties"
+        more = proxied(*self._ports, *self._behind) if self._behind else ""
+        properties.write_text(f"{settings}{more}log.dirs={logs}\n")
+        logging_file = self.data / "log4j2.properties"
+        logging_file.write_text(LOGGING)
+        options = (*JAVA_OPTIONS, f"-Dlog4j2.configurationFile={logging_file}")
+        return jars.command("kafka.Kafka", str(properties), options=options)
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        settings = self.config.client(reconnect_backoff_max_ms=200, socket_timeout_ms=2000)
+        admin = AdminClient({**settings, "log_level": 0})  # that it is not there yet is no news
+        while not _answers(admin):
+            if not self.running:
+                raise self._failed("ended by itself")
+            if time.monotonic() > deadline:
+                raise self._failed("did not answer in time")
+
+    def _failed(self, how: str) -> BrokerError:
+        written = (self.data / "kafka.log").read_text(errors="replace").strip()
+        lines = [line for line in written.splitlines() if not line.startswith("\tat ")]
+        last = "\n".join(lines[-5:])
+        kept = "" if self._temporary else f" in {self.data / 'kafka.log'}"
+        return BrokerError(
+            f"the embedded Kafka {how}; its last words{kept} were:\n{last}",
+            hint="free memory or disk (it needs 512 MB), or set KAFKA_BOOTSTRAP_SERVERS",
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _answers(admin: AdminClient) -> bool:
+    try:
+        return bool(admin.list_topics(timeout=0.5).brokers)
+    except KafkaException:
+        return False
+
+
+Kind = Literal["env", "docker", "embedded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningKafka:
+    """A Kafka that answers, where it came from, and how many seconds that took."""
+
+    kind: Kind
+    config: KafkaConfig
+    start_s: float
+    embedded: EmbeddedKafka | None = None
+
+    def stop(self) -> None:
+        """Stop what was started for this; a broker of the user's or in Docker stays."""
+        if self.embedded is not None:
+            self.embedded.close()
+
+
+def find_kafka(
+    env: Mapping[str, str], *, data: Path | None = None, patience_s: float = 15.0
+) -> RunningKafka:
+    """Return the broker of KAFKA_BOOTSTRAP_SERVERS, else one from Docker compose, else embedded.
+
+    Args:
+        env: the environment; TIDEMILL_CACHE and the Kafka settings are read.
+        data: where an embedded broker keeps its data; None: in a temporary directory.
+        patience_s: how long a given broker has to answer.
+
+    Raises:
+        BrokerError: the given broker does not answer, or no other can be started.
+        ConfigError: the packages of the embedded one are missing.
+    """
+    started = time.monotonic()
+    kind: Kind = "embedded"
+    embedded = None
+    if env.get("KAFKA_BOOTSTRAP_SERVERS"):
+        kind, config = "env", KafkaConfig.from_env(env)
+        _expect_answer(config, patience_s)
+    elif (found := _from_docker()) is not None:
+        kind, config = "docker", found
+    else:
+        embedded = EmbeddedKafka(cache=cache_dir(env), data=data)
+        embedded.start()
+        config = embedded.config
+    took = time.monotonic() - started
+    return RunningKafka(kind=kind, config=config, start_s=took, embedded=embedded)
+
+
+def _expect_answer(config: KafkaConfig, patience_s: float) -> None:
+    try:
+        AdminClient(config.client(), logger=client_log).list_topics(timeout=patience_s)
+    except KafkaException as error:
+        raise BrokerError(
+            f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer",
+            hint="start it, or unset the variable to have one started for you",
+        ) from error
+
+
+def _from_docker() -> KafkaConfig | None:
+    """Start the compose file's broker if Docker truly answers; None if it does not."""
+    if shutil.which("docker") is None:
+        return None
+    compose = [
+        "docker",
+        "compose",
+        "--file",
+        str(files("tidemill.deploy.local") / "docker-compose.kafka.yml"),
+    ]
+    commands = (
+        ["docker", "info"],
+        ["docker", "compose", "version"],
+        [*compose, "up", "--detach", "--wait"],
+    )
+    for command in commands:
+        try:
+            limit_s = 300.0 if "up" in command else 10.0
+            subprocess.run(command, check=True, capture_output=True, timeout=limit_s)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.info("no Kafka from Docker: %s", error)
+            return None
+    return KafkaConfig(f"localhost:{DOCKER_PORT}")
+
+
+DOCKER_PORT = 9092  # as in docker-compose.kafka.yml

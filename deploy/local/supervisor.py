@@ -1,0 +1,232 @@
+"""Child processes that belong together: started, waited for, restarted when they crash, stopped.
+
+`tidemill up` and the demo run every process of the loop this way on one machine. It knows commands
+and readiness checks, and nothing of loops. No child outlives the process that started it.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tidemill.errors import ConfigError
+
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+SOUND_AFTER_S = 60.0  # who ran that long starts with the first backoff again
+_POLL_S = 0.1
+# The child keeps the shell's process id; the subshell ends it when our end of the pipe is closed.
+_GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One process: its command, its surroundings, and how to tell that it is ready."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    is_ready: Callable[[], bool] | None = None  # None: ready once it runs
+    address: str = ""
+
+
+def tidemill_command(*arguments: str) -> list[str]:
+    """Return the command line that runs ``tidemill`` with *arguments* in this environment."""
+    return [sys.executable, "-m", "tidemill", *arguments]
+
+
+def answers(url: str, *, timeout_s: float = 1.0) -> bool:
+    """Return whether GET *url* is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class Supervisor:
+    """Keeps programs running until it is left.
+
+    Args:
+        programs: what to run, in the order of their start.
+        logs: the folder of one log file each, `<name>.log`.
+        say: told in a sentence what a person should know: crashes and restarts.
+        stop_s: how long a child may take to end in good order.
+    """
+
+    def __init__(
+        self, programs: Sequence[Program], *, logs: Path, say: Say, stop_s: float = 20.0
+    ) -> None:
+        self._children = [_Child(program, logs / f"{program.name}.log") for program in programs]
+        self._say = say
+        self._stop_s = stop_s
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each program was started again."""
+        return {child.program.name: child.restarts for child in self._children}
+
+    @property
+    def pids(self) -> dict[str, int | None]:
+        """The process id of each program; None while it waits to be started again."""
+        return {child.program.name: child.pid for child in self._children}
+
+    def __enter__(self) -> Self:
+        try:
+            for child in self._children:
+                child.start()
+        except BaseException:
+            self.stop()
+            raise
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait_ready(self, timeout_s: float = 60.0, *, on_ready: Say | None = None) -> None:
+        """Return once every program is ready.
+
+        Raises:
+            ConfigError: one is not in time; with the last words of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        for child in self._children:
+            check = child.program.is_ready
+            while check is not None and not (child.pid and check()):
+                if time.monotonic() > deadline:
+                    raise child.not_ready(timeout_s)
+                time.sleep(_POLL_S)
+            if on_ready is not None:
+                on_ready(child.program.name)
+
+    def stop(self) -> None:
+        """End all children in good order, last started first, then by force; for good."""
+        self._stopping.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        for child in reversed(self._children):
+            child.terminate()
+        deadline = time.monotonic() + self._stop_s
+        for child in reversed(self._children):
+            child.end(deadline)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_POLL_S):
+            for child in self._children:
+                told = child.restart_if_due(time.monotonic())
+                if told:
+                    self._say(told)
+
+
+class _Child:
+    """One program and its process; the watcher and the owner take turns by the supervisor."""
+
+    def __init__(self, program: Program, log: Path) -> None:
+        self.program = program
+        self.restarts = 0
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+        self._due_s: float | None = None
+        self._backoff_s = FIRST_BACKOFF_S
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARDED, self.program.name, *self.program.command],
+                env={**os.environ, **self.program.env},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+            )
+        self._started_s = time.monotonic()
+        self._due_s = None
+
+    def restart_if_due(self, now_s: float) -> str | None:
+        """Notice an end, or start again once the backoff is over; return what to tell."""
+        process = self._process
+        if process is None or process.poll() is None:
+            return None
+        name = self.program.name
+        if self._due_s is None:
+            self._sweep()
+            if now_s - self._started_s >= SOUND_AFTER_S:
+                self._backoff_s = FIRST_BACKOFF_S
+            self._due_s = now_s + self._backoff_s
+            told = f"{name} ended with {_told(process.returncode)}, see {self._log}; "
+            told += f"it starts again in {self._backoff_s:g} s"
+            self._backoff_s = min(2 * self._backoff_s, LONGEST_BACKOFF_S)
+            return told
+        if now_s < self._due_s:
+            return None
+        self.restarts += 1
+        self.start()
+        return f"{name} was started again (restart {self.restarts})"
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+
+    def end(self, deadline: float) -> None:
+        if self._process is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """End what the process left in its group, its guard among them."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+    def not_ready(self, timeout_s: float) -> ConfigError:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        last = "\n  ".join(lines[-8:]) or "(nothing)"
+        return ConfigError(
+            f"{self.program.name} is not ready after {timeout_s:g} s; its last words:\n  {last}",
+            hint=f"read {self._log}",
+        )
+
+
+def _told(code: int) -> str:
+    if code >= 0:
+        return f"status {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

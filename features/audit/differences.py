@@ -1,0 +1,57 @@
+"""The oracle beside the lake: every record of which they tell something else.
+
+For tests, and lakes that fit into memory; `audit.py` does it in slices.
+"""
+
+import duckdb
+import polars as pl
+
+from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.schemas.loop.definition import Loop
+
+
+def differences(
+    connection: duckdb.DuckDBPyConnection, loop: Loop, schema: str, *, idle: bool = True
+) -> pl.DataFrame:
+    """Return every record of which the lake tells something else than the oracle.
+
+    Args:
+        connection: has the views of `tidemill.features.sql.views` for *loop*.
+        loop: the definition, of the version that wrote the rows.
+        schema: the schema of those views.
+        idle: as in `Relations`.
+
+    Returns:
+        log, partition, offset, id; state, label, feedback_offsets, revision as they must be and,
+        with ``_found`` behind, as they are; null where one side has no such record. A record the
+        lake has twice is there as often.
+    """
+    relations = Relations(
+        decisions=f"{schema}.decisions",
+        feedback=f"{schema}.feedback",
+        frontiers=f"{schema}.frontiers",
+        examined=f"{schema}.examined",
+        idle=idle,
+    )
+    query = f"""
+        WITH oracle AS ({oracle_sql(loop, relations)}),
+        stored AS (
+            SELECT 'decisions' AS log, "partition", "offset", state, label, feedback_offsets,
+                   CASE WHEN feedback_offsets IS NOT NULL THEN coalesce(revision, 0) END AS revision
+            FROM {schema}.decision_states
+            UNION ALL BY NAME
+            SELECT 'feedback' AS log, "partition", "offset", state FROM {schema}.feedback_states
+        ),
+        counted AS (
+            SELECT *, count(*) OVER (PARTITION BY log, "partition", "offset") AS times FROM stored
+        )
+        SELECT log, "partition", "offset", o.id, o.state, o.label, o.feedback_offsets, o.revision,
+               s.state AS state_found, s.label AS label_found,
+               s.feedback_offsets AS feedback_offsets_found, s.revision AS revision_found
+        FROM oracle o FULL JOIN counted s USING (log, "partition", "offset")
+        WHERE o.state IS DISTINCT FROM s.state OR o.label IS DISTINCT FROM s.label
+           OR o.feedback_offsets IS DISTINCT FROM s.feedback_offsets
+           OR o.revision IS DISTINCT FROM s.revision OR s.times > 1
+        ORDER BY log, "partition", "offset"
+    """
+    return pl.DataFrame(connection.sql(query).to_arrow_table())

@@ -1,0 +1,291 @@
+"""The questions an audit asks DuckDB, as text: which rows differ, in which columns.
+
+Three of them. `readings_sql`: was each record judged by the stream time of its own log? That needs
+the record before it and no more. `told_sql`: what must have become of the records of a slice of
+time, by the oracle. `windows_sql`: is that what the stream wrote? They run nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from tidemill.features.audit.checks import Check, any_sql, columns_sql
+from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.features.audit.slices import (
+    bounds_sql,
+    in_share,
+    in_slice,
+    in_time,
+    span_sql,
+    values_sql,
+)
+from tidemill.features.audit.spans import NO_MARK, Run, Share, memory, micros
+from tidemill.features.lake.layouts import table_of
+from tidemill.features.sql.positions import stream_sql
+from tidemill.features.sql.views import quoted
+from tidemill.schemas.logs import Log, is_feedback, number_of
+from tidemill.schemas.loop.definition import Loop
+
+TOLD = "told"
+"""The temporary table that holds the answer to `told_sql`."""
+
+# What an example keeps of its decision, by their names there and here.
+_KEPT = {
+    "decision_id": "id",
+    **{
+        name: name
+        for name in (
+            *("topic", "at", "entity", "features", "action", "score", "propensity", "source"),
+            *("model_version", "policy_version", "loop_version"),
+        )
+    },
+}
+
+
+# What an example says of its feedback.
+_MADE = ("state", "label", "feedback_offsets", "first_feedback_at")
+
+
+def readings_sql(
+    loop: Loop, table: str, run: Run, last: Mapping[int, tuple[int, int, int | None]]
+) -> str:
+    """Return a query for the rows of a run that were judged otherwise than their log says.
+
+    Args:
+        loop: gives the lengths of time.
+        table: a FROM item, the log of the run.
+        run: the places.
+        last: partition -> (place, at, stream time) of the row before the first, where known.
+    """
+    log, places = run.log, run.places
+    late_anyway = loop.early + loop.wait + loop.grace + loop.corrections
+    length = loop.grace if log == "decisions" else late_anyway
+    last_use = '"at"' if log == "decisions" else f'"at" + {span_sql(loop.early)}'
+    is_late = f'stream_time > "at" + {span_sql(length)}'
+    if log == "decisions" or not loop.corrections:
+        is_late += f" OR {last_use} < make_timestamptz(closed)"
+    checks = [
+        Check("rows", 'CASE WHEN offset_before = "offset" THEN 2 ELSE 1 END', "1"),
+        # An idle log is moved on by the clock, so a row may stand ahead of what the log says.
+        Check("stream_time", "stream_time", "greatest(stream_time, reached)"),
+        Check(
+            "verdict",
+            "nullif(verdict, 'duplicate')",
+            f"CASE WHEN {is_late} THEN 'late' END",
+        ),
+    ]
+    wanted = values_sql(
+        (number, *bounds, run.begins[number].frontier) for number, bounds in places.items()
+    )
+    known = values_sql((number, *row) for number, row in last.items()) if last else None
+    first, behind = min(o for o, _ in places.values()), max(o for _, o in places.values())
+    before = (
+        f"""UNION ALL BY NAME
+            SELECT "partition", "offset", make_timestamptz("at") AS "at",
+                   make_timestamptz(stream_time::BIGINT) AS stream_time, false AS is_new
+            FROM (VALUES {known}) AS last("partition", "offset", "at", stream_time)"""
+        if known
+        else ""
+    )
+    return f"""
+        WITH wanted("partition", first, behind, closed) AS (VALUES {wanted}),
+        rows_ AS (
+            SELECT r."partition", r."offset", id, "at", stream_time, verdict, closed,
+                   true AS is_new
+            FROM {table} r JOIN wanted w
+              ON r."partition" = w."partition" AND r."offset" >= first AND r."offset" < behind
+            WHERE r."offset" >= {first} AND r."offset" < {behind}
+            {before}
+        ),
+        read_ AS (
+            SELECT *, lag("offset") OVER log AS offset_before,
+                   greatest(lag("at") OVER log, lag(stream_time) OVER log) AS reached
+            FROM rows_ WINDOW log AS (PARTITION BY "partition" ORDER BY "offset")
+        )
+        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
+        FROM read_ WHERE is_new AND ({any_sql(checks)})"""
+
+
+def last_sql(table: str, places: Mapping[int, tuple[int, int]]) -> str:
+    """Return a query for the last row of each partition in *places*, as `readings_sql` takes."""
+    wanted = values_sql((number, *bounds) for number, bounds in places.items())
+    first, behind = min(o for o, _ in places.values()), max(o for _, o in places.values())
+    return f"""
+        WITH wanted("partition", first, behind) AS (VALUES {wanted})
+        SELECT r."partition", max(r."offset"), epoch_us(arg_max("at", r."offset")),
+               epoch_us(arg_max(stream_time, r."offset")), count(*)
+        FROM {table} r JOIN wanted w
+          ON r."partition" = w."partition" AND r."offset" >= first AND r."offset" < behind
+        WHERE r."offset" >= {first} AND r."offset" < {behind}
+        GROUP BY ALL"""
+
+
+def first_time_sql(loop: Loop, decisions: str, share: Share) -> str:
+    """Return a query for the earliest stream time that any decision of a slice was judged by.
+
+    Copies are told by stream time, which may stand long before the event time of a decision that
+    comes after a pause.
+    """
+    since = share.since - micros(loop.early + memory(loop))
+    return f"""
+        SELECT epoch_us(min(least("at", stream_time))) FROM {decisions} d
+        WHERE {in_time("d", since, share.until)}
+          AND coalesce(stream_time <= "at" + {span_sql(loop.grace)}, true)"""
+
+
+def told_sql(
+    loop: Loop,
+    decisions: str,
+    feedback: str,
+    share: Share,
+    decisions_from: int,
+    examined: Mapping[tuple[int, Log], int],
+) -> str:
+    """Return a query for what must have become of the records of a share, and before it.
+
+    *decisions_from* is from when on decisions are read, to know which of them are copies;
+    *examined*, by partition and log, the place before which feedback may have corrected an example.
+    """
+    ahead = micros(loop.early)
+    waits = micros(loop.wait)
+    ours = f't."partition" IN ({", ".join(map(str, share.bounds))})'
+
+    def part(table: str, key: str, since: int, until: int, more: str = "") -> str:
+        wanted = f"{in_time('t', since, until)} AND {ours} {more} {in_share(key, share)}"
+        return f"(SELECT * FROM {table} t WHERE {wanted})"
+
+    frontiers = values_sql((number, until) for number, (_, until) in share.bounds.items())
+    # a stream that a later version has added was none when this one closed its decisions
+    numbers = ", ".join(str(number_of(log)) for log in loop.logs if is_feedback(log))
+    relations = Relations(
+        decisions=part(decisions, "t.id", decisions_from, share.until),
+        feedback=part(
+            feedback,
+            "t.decision_id",
+            share.since - 2 * ahead - waits,
+            share.until + waits,
+            f"AND {stream_sql('t')} IN ({numbers})",
+        ),
+        begins=_begins(share),
+        frontiers=(
+            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
+            f' FROM (VALUES {frontiers}) AS t("partition", until))'
+        ),
+        examined=_examined(examined),
+    )
+    return oracle_sql(loop, relations)
+
+
+def _examined(places: Mapping[tuple[int, Log], int]) -> str:
+    """Return the relation `Relations.examined` asks for."""
+    rows = values_sql((number, number_of(log), place) for (number, log), place in places.items())
+    none = "" if rows else " WHERE false"
+    return (
+        f'(SELECT * FROM (VALUES {rows or "(0, 0, 0)"}) AS t("partition", stream, examined){none})'
+    )
+
+
+def _begins(share: Share) -> str | None:
+    """Return the relation `Relations.begins` asks for; None if the version is the first."""
+    known = {number: mark for number, mark in share.begins.items() if mark != NO_MARK}
+    if not known:
+        return None
+    rows = ", ".join(
+        f"({number}, '{table_of(log)}', {number_of(log)}, {place}, {mark.frontier})"
+        for number, mark in known.items()
+        for log, place in mark.places.items()
+    )
+    return (
+        '(SELECT "partition", log, stream, first, make_timestamptz(frontier) AS frontier'
+        f' FROM (VALUES {rows}) AS t("partition", log, stream, first, frontier))'
+    )
+
+
+def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Share) -> str:
+    """Return a query for the decisions of a slice of which the stream wrote something else.
+
+    *columns* are those of *examples*; the rows of `TOLD` are the measure.
+    """
+    present = set(columns)
+    checks = [
+        # 'late' follows from the stream time alone, and was looked at with it.
+        Check("verdict", "nullif(verdict, 'late')", "CASE WHEN told = 'duplicate' THEN told END"),
+        Check(
+            "rows",
+            "coalesce(times, 0)",
+            "CASE WHEN told IS NULL OR told IN ('late', 'duplicate') THEN 0 ELSE 1 END",
+        ),
+        *(
+            Check(name, f"e_{name}", f"CASE WHEN is_example THEN must_{name} ELSE e_{name} END")
+            for name in (*_MADE, "revision")
+        ),
+        *(
+            Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
+            for name in _KEPT
+            if name in present
+        ),
+    ]
+    kept = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in _KEPT.items())
+    made = ", ".join(f"t.{name} AS must_{name}" for name in (*_MADE, "revision"))
+    stored = ", ".join(
+        f"e.{quoted(name)} AS e_{name}" for name in (*_KEPT, *_MADE) if name in present
+    )
+    # Rows of the first release do not say that they are the first of their decision.
+    stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
+        must AS (
+            SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS told,
+                   {made}, {kept}
+            FROM {decisions} d JOIN bounds USING ("partition")
+            LEFT JOIN {TOLD} t ON t.log = 'decisions'
+                 AND t."partition" = d."partition" AND t."offset" = d."offset"
+            WHERE {in_slice("d", share)} {in_share("d.id", share)}
+        ),
+        wrote AS (
+            SELECT e."partition", e."offset", e.decision_id, e."at",
+                   count(*) OVER place AS times, {stored}
+            FROM {examples} e JOIN bounds USING ("partition")
+            WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
+            WINDOW place AS (PARTITION BY e."partition", e."offset")
+            QUALIFY row_number() OVER place = 1
+        ),
+        both_ AS (
+            SELECT coalesce(m."partition", w."partition") AS "partition",
+                   coalesce(m."offset", w."offset") AS "offset",
+                   coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
+                   m.* EXCLUDE ("partition", "offset", id, "at"),
+                   w.* EXCLUDE ("partition", "offset", decision_id, "at"),
+                   times IS NOT NULL AND told NOT IN ('late', 'duplicate') AS is_example
+            FROM must m FULL JOIN wrote w
+              ON w."partition" = m."partition" AND w."offset" = m."offset"
+        )
+        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
+        FROM both_ WHERE {any_sql(checks)}"""
+
+
+def compared_sql(decisions: str, share: Share) -> str:
+    """Return a query that counts the decisions of a share."""
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
+        SELECT count(*) FROM {decisions} d JOIN bounds USING ("partition")
+        WHERE {in_slice("d", share)} {in_share("d.id", share)}"""
+
+
+def settled_sql(loop: Loop, feedback: str, share: Share) -> str:
+    """Return a query that counts, by partition, what became of the feedback of a slice.
+
+    Columns: partition, how many, and how many of them are late, duplicate, unmatched without a
+    verdict, as the stream counts them.
+    """
+    ahead = micros(loop.early)
+    counted = ", ".join(
+        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)"
+        for state in ("late", "duplicate", "unmatched")
+    )
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
+        SELECT f."partition", count(*), {counted}
+        FROM {feedback} f JOIN bounds USING ("partition")
+        JOIN {TOLD} t ON t.log = 'feedback'
+             AND t."partition" = f."partition" AND t."offset" = f."offset"
+        WHERE {in_slice("f", share, ahead)} {in_share("f.decision_id", share)}
+        GROUP BY ALL"""

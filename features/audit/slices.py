@@ -1,0 +1,54 @@
+"""The bounds of an audit as SQL: stretches of time, shares of ids, and values in lists."""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from tidemill.features.audit.spans import Share, micros
+
+
+def in_time(table: str, since: int, until: int | None) -> str:
+    """Return the condition of event times in [*since*, *until*); the date leaves files unread."""
+    at, date = f'{table}."at"', f"{table}.event_date"
+    parts = [f"{at} >= {_moment(since)}", f"{date} >= {_moment(since)}::DATE"]
+    if until is not None:
+        parts += [f"{at} < {_moment(until)}", f"{date} <= {_moment(until)}::DATE"]
+    return " AND ".join(parts)
+
+
+def _moment(at: int) -> str:
+    return f"make_timestamptz({at}::BIGINT)"
+
+
+def in_slice(table: str, share: Share, ahead: int = 0) -> str:
+    """Return the condition of rows whose time, and *ahead*, is in the bounds of its partition."""
+    at = f'{table}."at"'
+    return (
+        f"{in_time(table, share.since - ahead, share.until - ahead)}"
+        f" AND {at} >= make_timestamptz(since - {ahead})"
+        f" AND {at} < make_timestamptz(until - {ahead})"
+    )
+
+
+def in_share(key: str, share: Share) -> str:
+    """Return the condition of the ids that are looked at; one id is looked at whole or not."""
+    if share.one_in == 1:
+        return ""
+    return f"AND hash({key}) % {share.one_in} = {share.remainder}"
+
+
+def bounds_sql(share: Share) -> str:
+    """Return the bounds of each partition of *share* as the body of an SQL VALUES list."""
+    return values_sql((number, *bound) for number, bound in share.bounds.items())
+
+
+def values_sql(rows: Iterable[Sequence[int | None]]) -> str:
+    """Return whole numbers as the body of an SQL VALUES list."""
+    return ", ".join(
+        "(" + ", ".join("NULL" if value is None else str(value) for value in row) + ")"
+        for row in rows
+    )
+
+
+def span_sql(length: timedelta) -> str:
+    """Return *length* as an SQL interval."""
+    return f"to_microseconds({micros(length)})"

@@ -1,0 +1,240 @@
+"""The lake: Delta tables of every loop, in a local folder or on S3.
+
+Here tables are made, found, and grown by the columns a new loop version adds. Rows get into them,
+and out again, in `tables.py`.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+import deltalake.exceptions
+import polars as pl
+from deltalake import DeltaTable
+
+from tidemill.errors import ConfigError, ContractError
+from tidemill.features.lake.commits import Commit, Swap
+from tidemill.features.lake.handles import Place, unknown
+from tidemill.features.lake.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
+from tidemill.features.lake.storage import lake_errors, open_storage
+from tidemill.features.lake.tables import CHECKPOINT_EVERY, Table
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.durations import parse_duration
+
+__all__ = ["Commit", "Lake", "LakeConfig", "Swap", "Table"]
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINTS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
+_KEPT = timedelta(days=1)
+_ATTEMPTS = 5  # two workers may want to add the same column at the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LakeConfig:
+    """Where the lake is and how to reach it."""
+
+    root: str
+    storage_options: Mapping[str, str] = field(default_factory=dict)
+    keep: timedelta | None = None
+    """How long log entries and merged files are kept: so far may a learner lag behind. None leaves
+    tables as they are, a day where they are made."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read TIDEMILL_LAKE (a folder or ``s3://bucket/prefix``) and, for S3, the AWS_* names.
+
+        TIDEMILL_LAKE_KEEP is `keep` as a duration, ``6h``.
+
+        Raises:
+            ConfigError: TIDEMILL_LAKE is not set or an address of another kind, or to keep the log
+                for less than an hour is asked.
+        """
+        root = env.get("TIDEMILL_LAKE", "")
+        if not root:
+            raise ConfigError(
+                "TIDEMILL_LAKE is not set",
+                hint="point it at the lake, say /var/lib/tidemill or s3://bucket/tidemill",
+            )
+        keep = _kept(env.get("TIDEMILL_LAKE_KEEP", ""))
+        if root.startswith("s3://"):
+            found = {
+                name: value for name, value in env.items() if name.startswith("AWS_") and value
+            }
+            plain = env.get("AWS_ENDPOINT_URL", "").startswith("http://")
+            options = ({"AWS_ALLOW_HTTP": "true"} if plain else {}) | found
+            return cls(root=root, storage_options=options, keep=keep)
+        if "://" in root:
+            raise ConfigError(
+                f"TIDEMILL_LAKE is {root}, which is no folder and no s3:// address",
+                hint="set it to a folder, or to s3://bucket/prefix",
+            )
+        return cls(root=root, keep=keep)
+
+
+def _kept(text: str) -> timedelta | None:
+    """Read TIDEMILL_LAKE_KEEP; None if it is not set."""
+    hint = "set it to an hour or more: 6h, 1d"
+    if not text:
+        return None
+    try:
+        keep = parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"TIDEMILL_LAKE_KEEP: {error}", hint=hint) from error
+    if keep < timedelta(hours=1):
+        raise ConfigError(f"TIDEMILL_LAKE_KEEP is {text}, less than an hour", hint=hint)
+    return keep
+
+
+class Lake:
+    """All tables of all loops below one root."""
+
+    def __init__(self, config: LakeConfig) -> None:
+        local = "://" not in config.root
+        root = str(Path(config.root).expanduser().absolute()) if local else config.root.rstrip("/")
+        self.config = config
+        self.root = root
+        self.storage_options = dict(config.storage_options)
+        self.storage = open_storage(root, self.storage_options)
+        self._place = Place(root, self._options(), self.storage)
+
+    def create(self, loop: Loop) -> None:
+        """Make the tables of *loop* that are missing, and the columns that its version adds.
+
+        Raises:
+            ContractError: a column would change its type, or the version is known otherwise.
+            LakeError: the storage refuses.
+        """
+        with lake_errors(f"create the tables of {loop.loop}", self.root):
+            is_new = self._is_new(loop)
+            for name, schema in layouts(loop).items():
+                if self.has_table(loop.loop, name):  # refused before any table has changed
+                    missing_fields(name, self.table(loop.loop, name).schema, schema)
+            for name, schema in layouts(loop).items():
+                self._set_properties(self._create_table(loop.loop, name, schema))
+            if is_new:
+                definition = loop.canonical.encode()
+                self.storage.write(self._path(loop.loop, loop.version), definition)
+
+    def create_table(self, loop_name: str, name: str, schema: pl.Schema) -> Table:
+        """Make a table of another room's layout beside the ones of *loop_name*, and return it.
+
+        It is partitioned by `event_date` if *schema* has that column, else not at all.
+        """
+        with lake_errors(f"create {loop_name}/{name}", self.root):
+            self._create_table(loop_name, name, schema)
+        return self.table(loop_name, name)
+
+    def has_table(self, loop_name: str, name: str) -> bool:
+        """Return whether there is such a table."""
+        with lake_errors(f"look for {loop_name}/{name}", self.root):
+            return DeltaTable.is_deltatable(self._uri(loop_name, name), self._options())
+
+    def table(self, loop_name: str, name: str, *, fenced: bool = True) -> Table:
+        """Return the table *name* of a loop, at its newest version.
+
+        *fenced* is False only where a test shows what the fence is for.
+
+        Raises:
+            LakeError: there is none, or the storage does not answer.
+        """
+        return Table(self._place, f"{loop_name}/{name}", fenced=fenced)
+
+    def loops(self) -> list[str]:
+        """Return the names of the loops that have tables here, sorted."""
+        with lake_errors("list the loops", self.root):
+            return [name for name in self.storage.names("") if self._versions(name)]
+
+    def loop(self, loop_name: str) -> Loop:
+        """Return the newest version of a loop that tables were made for.
+
+        Raises:
+            LakeError: the lake knows no such loop.
+        """
+        with lake_errors(f"read the definition of {loop_name}", self.root):
+            versions = self._versions(loop_name)
+            if not versions:
+                raise unknown(loop_name, self.root)
+            return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
+
+    def definitions(self, loop_name: str) -> list[Loop]:
+        """Return every version of a loop that tables were made for, oldest first.
+
+        Raises:
+            LakeError: the lake knows no such loop.
+        """
+        with lake_errors(f"read the definitions of {loop_name}", self.root):
+            versions = sorted(self._versions(loop_name))
+            if not versions:
+                raise unknown(loop_name, self.root)
+            found = (self.storage.read(self._path(loop_name, version)) for version in versions)
+            return [Loop.model_validate_json(text) for text in found]
+
+    def _versions(self, loop_name: str) -> list[int]:
+        names = self.storage.names(loop_name)
+        parts = (name.removeprefix("loop-").removesuffix(".json") for name in names)
+        return [int(part) for part in parts if part.isdigit()]
+
+    def _is_new(self, loop: Loop) -> bool:
+        """Return whether this version of *loop* has never been here."""
+        if loop.version not in self._versions(loop.loop):
+            return True
+        known = self.storage.read(self._path(loop.loop, loop.version))
+        if Loop.model_validate_json(known).digest != loop.digest:
+            raise ContractError(
+                f"the lake knows version {loop.version} of {loop.loop} with another content",
+                hint="a version never changes: raise `version` in the loop file",
+            )
+        return False
+
+    def _path(self, loop_name: str, version: int) -> str:
+        return f"{loop_name}/loop-{version}.json"
+
+    def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> DeltaTable:
+        uri = self._uri(loop_name, name)
+        if not DeltaTable.is_deltatable(uri, self._options()):
+            with contextlib.suppress(deltalake.exceptions.DeltaError):  # another made it just now
+                if "://" not in uri:
+                    Path(uri).mkdir(parents=True, exist_ok=True)
+                DeltaTable.create(
+                    uri,
+                    to_delta(schema),
+                    partition_by=[PARTITION] if PARTITION in schema else None,
+                    configuration=self._retention() | _CHECKPOINTS,
+                    storage_options=self._options(),
+                )
+        for _ in range(_ATTEMPTS):
+            table = DeltaTable(uri, storage_options=self._options())
+            missing = missing_fields(name, to_polars(table.schema()), schema)
+            if not missing:
+                break
+            with contextlib.suppress(deltalake.exceptions.CommitFailedError):
+                table.alter.add_columns(missing)
+        return table
+
+    def _set_properties(self, table: DeltaTable) -> None:
+        """Let a table that was there before have what it lacks, and what was asked for."""
+        for _ in range(_ATTEMPTS):
+            found = table.metadata().configuration
+            wanted = _CHECKPOINTS | found | (self._retention() if self.config.keep else {})
+            if wanted == found:
+                return
+            log.info("%s: its properties are to be %s", table.table_uri, wanted)
+            with contextlib.suppress(deltalake.exceptions.CommitFailedError):
+                table.alter.set_table_properties(wanted)
+            table.update_incremental()
+
+    def _retention(self) -> dict[str, str]:
+        keep = self.config.keep or _KEPT
+        hours = f"interval {-(-keep // timedelta(hours=1))} hours"  # rounded up
+        return {"delta.logRetentionDuration": hours, "delta.deletedFileRetentionDuration": hours}
+
+    def _uri(self, loop_name: str, name: str) -> str:
+        return f"{self.root}/{loop_name}/{name}"
+
+    def _options(self) -> dict[str, str] | None:
+        return self.storage_options or None

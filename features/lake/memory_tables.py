@@ -1,0 +1,128 @@
+"""Tables of the lake in this process's memory: the same rows, numbers and fence, and no file.
+
+For tests and notebooks. What a commit promises is held against these tables by the same suite as
+against Delta (tests/features/lake/test_tables.py), so what is proven on one of them is true on
+both.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from tidemill.errors import FencedError
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.layouts import PARTITION, fitted, layouts
+from tidemill.schemas.loop.definition import Loop
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryCommit:
+    """One commit: its rows, and what it told besides."""
+
+    rows: pl.DataFrame
+    metadata: Mapping[str, str]
+
+
+class MemoryTable:
+    """One table. Whoever shares the object shares the table; safe to share among threads."""
+
+    def __init__(self, folder: str, schema: pl.Schema) -> None:
+        self.folder = folder
+        self.schema = schema
+        self.commits: list[MemoryCommit] = []
+        self._numbers: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
+        """Return the number of each of *app_ids*; None where there is none."""
+        with self._lock:
+            return {app_id: self._numbers.get(app_id) for app_id in app_ids}
+
+    def version(self) -> int:
+        """Return the newest version."""
+        return len(self.commits)
+
+    def append(
+        self,
+        frame: pl.DataFrame | None,
+        *,
+        swaps: Sequence[Swap],
+        metadata: Mapping[str, str] | None = None,
+    ) -> int:
+        """Commit the rows of *frame* and all *swaps* at once and return the new version.
+
+        Raises:
+            FencedError: a swap expects another number than the table has.
+            ValueError: *frame* does not fit the table.
+        """
+        with self._lock:
+            self._compare(swaps)
+            rows = self._fitted(frame)
+            if swaps or len(rows):
+                self.commits.append(MemoryCommit(rows, dict(metadata or {})))
+                self._numbers |= {swap.app_id: swap.new for swap in swaps}
+            return len(self.commits)
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pl.Expr | None = None,
+        version: int | None = None,
+    ) -> pl.DataFrame:
+        """Return the rows that fulfil *where*, of the newest version unless another is named."""
+        with self._lock:
+            frames = [commit.rows for commit in self.commits[:version] if len(commit.rows)]
+        rows = pl.concat(frames) if frames else pl.DataFrame(schema=self.schema)
+        if where is not None:
+            rows = rows.filter(where)
+        return rows if columns is None else rows.select(columns)
+
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pl.Expr | None = None,
+        *,
+        rows: int = 100_000,
+    ) -> Iterator[pl.DataFrame]:
+        """Yield the rows that fulfil *where*, *rows* at a time."""
+        yield from self.read(columns, where).iter_slices(rows)
+
+    def _compare(self, swaps: Sequence[Swap]) -> None:
+        for swap in swaps:
+            found = self._numbers.get(swap.app_id)
+            if found != swap.expected:
+                raise FencedError(
+                    f"{self.folder}: {swap.app_id} is at {found}, this worker expected "
+                    f"{swap.expected}",
+                    hint="another worker has taken over; drop this one's state and read the "
+                    "progress anew",
+                )
+
+    def _fitted(self, frame: pl.DataFrame | None) -> pl.DataFrame:
+        if frame is None or frame.is_empty():
+            return pl.DataFrame(schema=self.schema)
+        if PARTITION in self.schema:
+            frame = frame.with_columns(pl.col("at").dt.date().alias(PARTITION))
+        return fitted(frame, self.schema)
+
+
+class MemoryLake:
+    """The tables of loops, by name."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, str], MemoryTable] = {}
+
+    def create(self, loop: Loop) -> None:
+        """Make the tables of *loop* that are missing."""
+        for name, schema in layouts(loop).items():
+            self._tables.setdefault((loop.loop, name), MemoryTable(f"{loop.loop}/{name}", schema))
+
+    def table(self, loop_name: str, name: str) -> MemoryTable:
+        """Return the table *name* of a loop.
+
+        Raises:
+            KeyError: nobody has made it.
+        """
+        return self._tables[loop_name, name]

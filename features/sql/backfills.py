@@ -1,0 +1,204 @@
+"""Backfills of a loop: which there are, what each is to contain, and how far it has come.
+
+A backfill is a table of examples of its own, `<loop>/examples@<name>`, beside a file that says by
+which definition and from which raw rows it is made. Each of its slices is one commit, which also
+records that the slice is done. It knows no join and starts no process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from tidemill.errors import FencedError, LakeError, RequestError
+from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.lake import Lake, Table
+from tidemill.features.lake.layouts import EXAMPLES, layouts
+from tidemill.features.lake.storage import lake_errors
+from tidemill.schemas.logs import Log
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.fields import FIELD
+
+BEGUN, COMPLETE = "begun", "complete"
+# Numbers on a backfill's table for slice n: examples in it (null: it is not done), and what else
+# its decisions ended as.
+COUNTS = ("examples", "late", "duplicate", "open")
+
+
+class Backfill(BaseModel):
+    """What a backfill is to contain; it never changes once it is begun.
+
+    *loop* is the definition, published or not. Decisions made in [*since*, *until*) are joined, of
+    the raw rows before the offsets *ends*. *frontiers* has, by partition, the time in microseconds
+    before which every decision has its whole window in those rows. *cuts* are the bounds of slices.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=FIELD, max_length=60)
+    loop: Loop
+    since: AwareDatetime | None
+    until: AwareDatetime | None
+    ends: dict[Log, dict[int, int]]
+    frontiers: dict[int, int]
+    cuts: list[AwareDatetime] = Field(min_length=2)
+
+    @property
+    def slices(self) -> int:
+        """How many slices it has; they are numbered from 0."""
+        return len(self.cuts) - 1
+
+    def bounds(self, number: int) -> tuple[datetime, datetime]:
+        """Return the stretch of event time of a slice, its end excluded."""
+        return self.cuts[number], self.cuts[number + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How far a backfill has come: the counts of each slice that is done."""
+
+    slices: Mapping[int, Mapping[str, int]]
+    is_complete: bool
+
+    def total(self, count: str) -> int:
+        """Return one of `COUNTS` over all slices done."""
+        return sum(counts[count] for counts in self.slices.values())
+
+
+def table_name(name: str) -> str:
+    """Return the name of the table of a backfill.
+
+    >>> table_name("wide")
+    'examples@wide'
+    """
+    return f"{EXAMPLES}@{name}"
+
+
+def view_name(name: str) -> str:
+    """Return the name of the view that shows a backfill once it is complete.
+
+    >>> view_name("wide")
+    'examples_wide'
+    """
+    return f"{EXAMPLES}_{name}"
+
+
+def backfills(lake: Lake, loop_name: str) -> list[str]:
+    """Return the names of the backfills of a loop, sorted."""
+    with lake_errors(f"list the backfills of {loop_name}", lake.root):
+        names = lake.storage.names(loop_name)
+    return sorted(
+        name.removeprefix("backfill-").removesuffix(".json")
+        for name in names
+        if name.startswith("backfill-") and name.endswith(".json")
+    )
+
+
+def begin(lake: Lake, backfill: Backfill) -> None:
+    """Make the table of *backfill* and write down what it is to contain; only one process can.
+
+    Raises:
+        RequestError: another process has begun one of that name.
+        LakeError: the storage refuses.
+    """
+    loop, name = backfill.loop, backfill.name
+    table = lake.create_table(loop.loop, table_name(name), layouts(loop)[EXAMPLES])
+    try:
+        table.append(None, swaps=[Swap(BEGUN, None, 1)])
+    except FencedError as error:
+        raise RequestError(
+            f"another process is about to begin backfill {name} of {loop.loop}",
+            hint=f"run the same command again; if that one is dead, first: "
+            f"tidemill backfill {loop.loop} --drop {name}",
+        ) from error
+    with lake_errors(f"write down backfill {name}", lake.root):
+        lake.storage.write(_path(loop.loop, name), backfill.model_dump_json().encode())
+
+
+def read_backfill(lake: Lake, loop_name: str, name: str) -> Backfill:
+    """Return what a backfill is to contain.
+
+    Raises:
+        LakeError: there is none of that name.
+    """
+    with lake_errors(f"read backfill {name}", lake.root):
+        try:
+            return Backfill.model_validate_json(lake.storage.read(_path(loop_name, name)))
+        except FileNotFoundError as error:
+            known = ", ".join(backfills(lake, loop_name)) or "none"
+            raise LakeError(
+                f"{loop_name} has no backfill {name!r} in the lake at {lake.root}",
+                hint=f"there are: {known}; make one with: tidemill backfill {loop_name}",
+            ) from error
+
+
+def done(lake: Lake, backfill: Backfill) -> Done:
+    """Return how far *backfill* has come.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    table = lake.table(backfill.loop.loop, table_name(backfill.name))
+    numbers = range(backfill.slices)
+    found = table.progress([COMPLETE, *(f"{count}/{n}" for n in numbers for count in COUNTS)])
+    slices = {
+        n: {count: found[f"{count}/{n}"] or 0 for count in COUNTS}
+        for n in numbers
+        if found[f"examples/{n}"] is not None
+    }
+    return Done(slices, found[COMPLETE] is not None)
+
+
+def slice_swaps(number: int, counts: Mapping[str, int]) -> list[Swap]:
+    """Return what records in the commit of slice *number* that it is done; only once."""
+    return [Swap(f"{count}/{number}", None, counts[count]) for count in COUNTS]
+
+
+def complete(table: Table) -> None:
+    """Record that every slice is done; a table without that is not shown to anyone."""
+    if table.progress([COMPLETE])[COMPLETE] is None:
+        table.append(None, swaps=[Swap(COMPLETE, None, 1)])
+
+
+def completed(lake: Lake, loop_name: str) -> list[str]:
+    """Return the names of the backfills of a loop that are complete, sorted."""
+    return [name for name in backfills(lake, loop_name) if _is_complete(lake, loop_name, name)]
+
+
+def complete_table(lake: Lake, loop_name: str, name: str) -> Table:
+    """Return the table of a backfill that is complete.
+
+    Raises:
+        LakeError: there is none of that name, or slices are missing.
+    """
+    read_backfill(lake, loop_name, name)
+    if not _is_complete(lake, loop_name, name):
+        raise LakeError(
+            f"backfill {name} of {loop_name} is not complete",
+            hint="run the command that began it again: it goes on where it was",
+        )
+    return lake.table(loop_name, table_name(name))
+
+
+def _is_complete(lake: Lake, loop_name: str, name: str) -> bool:
+    if not lake.has_table(loop_name, table_name(name)):
+        return False
+    return lake.table(loop_name, table_name(name)).progress([COMPLETE])[COMPLETE] is not None
+
+
+def drop(lake: Lake, loop_name: str, name: str) -> None:
+    """Remove a backfill and all its files.
+
+    Raises:
+        LakeError: there is none of that name, or the storage refuses.
+    """
+    if not lake.has_table(loop_name, table_name(name)):
+        read_backfill(lake, loop_name, name)
+    with lake_errors(f"drop backfill {name}", lake.root):
+        lake.storage.remove(_path(loop_name, name))
+        lake.storage.remove_folder(f"{loop_name}/{table_name(name)}")
+
+
+def _path(loop_name: str, name: str) -> str:
+    return f"{loop_name}/backfill-{name}.json"

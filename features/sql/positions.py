@@ -1,0 +1,63 @@
+"""Places as SQL and as people read them.
+
+A place says which stream a row of feedback came by, and at which offset of its topic; more in
+`tidemill.schemas.logs`. Rows of decisions have plain offsets, for which the stream is 0.
+"""
+
+import re
+from collections.abc import Collection
+
+from tidemill.schemas.logs import OFFSET_BITS, OFFSETS, Log, log_of, offset_of, stream_of
+from tidemill.schemas.loop.definition import Loop
+
+KAFKA_OFFSET = "kafka_offset"
+"""The column of views that has the Kafka offset beside the place, in loops that have streams."""
+
+
+def has_streams(loop: Loop) -> bool:
+    """Return whether any kind of feedback has a stream: only then places are no offsets."""
+    return any(stream_of(log) is not None for log in loop.logs)
+
+
+def stream_sql(table: str = "") -> str:
+    """Return an expression for the number of the stream of a row of *table*.
+
+    >>> stream_sql("f")
+    '(f."offset" >> 48)'
+    """
+    return f"({_place(table)} >> {OFFSET_BITS})"
+
+
+def offset_sql(table: str = "") -> str:
+    """Return an expression for the Kafka offset of a row of *table*.
+
+    >>> offset_sql()
+    '("offset" & 281474976710655)'
+    """
+    return f"({_place(table)} & {OFFSETS - 1})"
+
+
+def _place(table: str) -> str:
+    return f'{table}."offset"' if table else '"offset"'
+
+
+def told_place(place: int, logs: Collection[Log]) -> str:
+    """Return *place* as a person reads it: the offset, behind the stream if there is one.
+
+    >>> told_place(7, ["decisions", "feedback"])
+    '7'
+    >>> told_place((18514 << 48) + 7, ["decisions", "feedback", "feedback.orders"])
+    'orders 7'
+    """
+    log = log_of(place, logs)
+    stream = None if log is None else stream_of(log)
+    return str(offset_of(place)) if stream is None else f"{stream} {offset_of(place)}"
+
+
+def told_places(text: str | None, logs: Collection[Log]) -> str | None:
+    """Return *text* with each number in it, a place, as `told_place` has it.
+
+    >>> told_places("[7, 9]", ["decisions", "feedback"])
+    '[7, 9]'
+    """
+    return text and re.sub(r"\d+", lambda found: told_place(int(found[0]), logs), text)

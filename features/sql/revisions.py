@@ -1,0 +1,55 @@
+"""Revisions of examples: which rows of the table are the newest of their decision.
+
+`examples` is only ever added to. A row of revision 0 was written at the close of its decision; late
+feedback adds a row of a higher number. Readers want the newest, and a table without revisions, as
+most are, costs them nothing.
+"""
+
+import polars as pl
+
+from tidemill.features.lake.tables import Table
+from tidemill.schemas.loop.definition import Loop
+
+REVISED = "revised"
+"""The progress number of a partition that counts its revisions."""
+
+FIRST = pl.col("revision").fill_null(0) == 0
+"""Which rows were written at the close; those of earlier releases do not say."""
+
+_KEY = ("partition", "offset")
+
+
+def has_revisions(examples: Table, loop: Loop, version: int | None = None) -> bool:
+    """Return whether *version* of the table, the newest by default, holds any revision.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    numbers = examples.progress([f"{REVISED}/{n}" for n in range(loop.partitions)], version)
+    return any(numbers.values())
+
+
+def newest_sql(rows: str) -> str:
+    """Return a FROM item with the newest revision of each decision in *rows*, one itself."""
+    return f"""(
+        SELECT e.* FROM {rows} e WHERE NOT EXISTS (
+            FROM {rows} newer
+            WHERE newer.revision > 0 AND newer.revision > coalesce(e.revision, 0)
+              AND newer."partition" = e."partition" AND newer."offset" = e."offset"
+        )
+    )"""
+
+
+def newest_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Return the newest revision of each decision in *rows*."""
+    newest = (
+        rows.filter(pl.col("revision") > 0)
+        .group_by(_KEY)
+        .agg(pl.col("revision").max().alias("newest"))
+    )
+    number = pl.col("revision").fill_null(0)
+    return (
+        rows.join(newest, on=_KEY, how="left")
+        .filter(number == pl.col("newest").fill_null(0))
+        .drop("newest")
+    )

@@ -1,0 +1,94 @@
+"""What became of every record, as SQL over the views of a loop.
+
+It runs nothing. `views.py` makes the views `decision_states` and `feedback_states` of it, a trace
+the same over the rows of one id.
+"""
+
+from datetime import timedelta
+
+from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql, stream_sql
+from tidemill.schemas.loop.definition import Loop
+
+
+def decision_states(schema: str) -> str:
+    """Return the query of what became of every decision record."""
+    return f"""
+        SELECT d.id, d.topic, d."partition", d."offset", d.at,
+               coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets,
+               e.revision
+        FROM {schema}.decisions d
+        LEFT JOIN {schema}.examples e
+          ON d.verdict IS NULL AND e."partition" = d."partition" AND e."offset" = d."offset"
+    """
+
+
+def joined_feedback(schema: str, *, revised: bool) -> str:
+    """Return the query of which feedback is in an example, and since which revision.
+
+    *revised* says whether there is any revision but the first.
+    """
+    if not revised:
+        return f"""
+            SELECT "partition", unnest(feedback_offsets) AS "offset", 0 AS revision
+            FROM {schema}.examples"""
+    return f"""
+        SELECT "partition", "offset", min(revision) AS revision FROM (
+            SELECT "partition", unnest(feedback_offsets) AS "offset",
+                   coalesce(revision, 0) AS revision
+            FROM {schema}.example_revisions
+        ) GROUP BY ALL"""
+
+
+def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
+    """Return the query of what became of every feedback record.
+
+    A record that an example has joined is `corrected` if it came after the close and made a new
+    revision. *revised* says whether there are any.
+
+    A record that no example joined has a fate once its time is closed: it is a duplicate if a first
+    decision could have taken it; late if an on-time decision of its id, no older than ids are
+    remembered, is there; and unmatched otherwise.
+    """
+    windows = ", ".join(
+        f"('{name}', {_interval(kind.early)}, {_interval(kind.within)})"
+        for name, kind in loop.feedback.items()
+    )
+    shown = f"{offset_sql('f')} AS {KAFKA_OFFSET}," if has_streams(loop) else ""
+    close = _interval(loop.wait + loop.grace + loop.corrections)
+    memory = _interval(max(loop.remember, loop.wait + loop.grace + loop.early))
+    return f"""
+        WITH windows(kind, early, within) AS (VALUES {windows}),
+        joined AS ({joined_feedback(schema, revised=revised)}),
+        hits AS (  -- on-time decisions of the record's id
+            SELECT f."partition", f."offset",
+                   bool_or(d.verdict IS NULL AND f.at BETWEEN d.at - w.early AND d.at + w.within
+                           AND coalesce(f.stream_time <= d.at + {close}, true)) AS is_taken,
+                   bool_or(d.at BETWEEN f.at - {memory} AND f.at + w.early) AS is_known
+            FROM {schema}.feedback f
+            JOIN {schema}.decisions d
+              ON d."partition" = f."partition" AND d.id = f.decision_id
+             AND (d.verdict IS NULL OR d.verdict = 'duplicate')
+            JOIN windows w ON w.kind = f.kind
+            WHERE f.verdict IS NULL
+            GROUP BY ALL
+        )
+        SELECT f.id, f.decision_id, f.kind, f.at, f.topic, f."partition", f."offset", {shown}
+               CASE WHEN f.verdict IS NOT NULL THEN f.verdict
+                    WHEN j."offset" IS NOT NULL
+                    THEN CASE WHEN j.revision = 0 THEN 'joined' ELSE 'corrected' END
+                    WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true)
+                      OR coalesce(f."offset" >= x.examined, false) THEN 'open'
+                    WHEN h.is_taken THEN 'duplicate'
+                    WHEN h.is_known THEN 'late'
+                    ELSE 'unmatched' END AS state
+        FROM {schema}.feedback f
+        LEFT JOIN {schema}.frontiers p ON p."partition" = f."partition"
+        LEFT JOIN {schema}.examined x
+          ON x."partition" = f."partition" AND x.stream = {stream_sql("f")}
+        LEFT JOIN joined j ON j."partition" = f."partition" AND j."offset" = f."offset"
+        LEFT JOIN hits h ON h."partition" = f."partition" AND h."offset" = f."offset"
+    """
+
+
+def _interval(length: timedelta) -> str:
+    return f"INTERVAL {length // timedelta(microseconds=1)} MICROSECONDS"

@@ -1,0 +1,238 @@
+"""The lake as SQL: DuckDB views over all tables of all loops, each pinned to one version.
+
+`connect(lake)` gives a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
+`decisions`, `feedback`, `examples`, and two that tell what became of every record:
+`decision_states` and `feedback_states`; and `examples_<name>` for each backfill that is complete.
+`examples` has the newest revision of each, `example_revisions` all of them. It writes nothing and
+knows no dashboard.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.fs as pafs
+from deltalake.fs import DeltaStorageHandler
+
+from tidemill.features.lake.lake import Lake, Table
+from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
+from tidemill.features.sql.backfills import completed, table_name, view_name
+from tidemill.features.sql.frontiers import examined_sql, frontiers_sql
+from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql
+from tidemill.features.sql.revisions import has_revisions, newest_sql
+from tidemill.features.sql.states import decision_states, feedback_states
+from tidemill.schemas.loop.definition import Loop
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+_DUCK_TYPES = {
+    pl.String(): "VARCHAR",
+    pl.Boolean(): "BOOLEAN",
+    pl.Int32(): "INTEGER",
+    pl.Int64(): "BIGINT",
+    pl.Float64(): "DOUBLE",
+    pl.Date(): "DATE",
+    pl.Datetime("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+    pl.Binary(): "BLOB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One version of a table as DuckDB reads it: a FROM item, and the version it is pinned to."""
+
+    sql: str
+    version: int
+
+
+def schema_name(loop_name: str) -> str:
+    """Return the schema that holds the views of a loop.
+
+    >>> schema_name("flight-delay")
+    'flight_delay'
+    """
+    return loop_name.replace("-", "_")
+
+
+def source(
+    connection: duckdb.DuckDBPyConnection, table: Table, version: int | None = None
+) -> Source:
+    """Return what to select from to read *version* of *table*, the newest by default.
+
+    Local files are read by DuckDB itself. DuckDB's own S3 reader is an extension that cannot be
+    had everywhere, so tables on S3 come as an Arrow dataset, registered under a name of its own.
+    """
+    handle = table.handle(version)
+    found, uris = handle.version(), sorted(handle.file_uris())
+    if not uris:
+        return Source(f"({_empty(table.schema)})", found)
+    if "://" in uris[0]:
+        name = f"{table.folder}@{found}"
+        connection.register(name, arrow_dataset(table, uris))
+        return Source(quoted(name), found)
+    columns = ", ".join(quoted(name) for name in table.schema)
+    files = ", ".join(_literal(uri) for uri in uris)
+    # By name costs a look into every file; only a version that added columns makes it necessary.
+    by_name = str(_has_grown(table)).lower()
+    read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
+    return Source(f"(SELECT {columns} FROM {read})", found)
+
+
+def _has_grown(table: Table) -> bool:
+    """Return whether there may be files that lack columns of today."""
+    loop_name = table.folder.split("/")[0]
+    return sum(name.startswith("loop-") for name in table.place.storage.names(loop_name)) > 1
+
+
+def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":
+    """Return files of *table* as an Arrow dataset, for engines that read such.
+
+    deltalake's own dataset promises `column >= null` where the log has no bounds, and filters lose
+    rows by it; this one promises the date and nothing else.
+    """
+    place = table.place
+    import pyarrow.dataset as ds  # brings pandas, 50 MB: workers that only write do without
+
+    files = pafs.PyFileSystem(DeltaStorageHandler(place.root, place.options))
+    return ds.dataset(
+        [uri.removeprefix(f"{place.root}/") for uri in uris],
+        schema=plain_arrow(table.schema, partition=True),
+        format="parquet",
+        partitioning=ds.partitioning(pa.schema([(PARTITION, pa.date32())]), flavor="hive"),
+        filesystem=files,
+    )
+
+
+def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a DuckDB in memory, set up for the lake: times in UTC, footers read once."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET parquet_metadata_cache = true")  # files of the lake never change
+    connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
+    if threads is not None:
+        connection.execute(f"SET threads = {threads}")
+    return connection
+
+
+def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a connection with the views of every loop in *lake*, as of now.
+
+    If there is only one loop its views are at the top level too.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    connection = open_duckdb(threads=threads)
+    views(lake, [lake.loop(name) for name in lake.loops()], connection)
+    return connection
+
+
+def views(
+    lake: Lake,
+    loops: Iterable[Loop],
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    versions: Mapping[str, Mapping[str, int]] | None = None,
+) -> None:
+    """Make the views of *loops* on *connection*.
+
+    *versions* pins tables, by loop and table name; what it leaves out is taken as of now.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    named = list(loops)
+    for loop in named:
+        schema = quoted(schema_name(loop.loop))
+        pinned = (versions or {}).get(loop.loop) or snapshot(lake, loop)
+        queries = _queries(lake, loop, schema, connection, pinned)
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        for name, query in queries.items():
+            connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}")
+        for name in queries if len(named) == 1 else ():
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}")
+
+
+def _queries(
+    lake: Lake,
+    loop: Loop,
+    schema: str,
+    connection: duckdb.DuckDBPyConnection,
+    versions: Mapping[str, int],
+) -> dict[str, str]:
+    tables = {name: lake.table(loop.loop, name) for name in versions}
+    queries = {
+        name: f"FROM {source(connection, table, versions[name]).sql}"
+        for name, table in tables.items()
+    }
+    if has_streams(loop):
+        queries[FEEDBACK] = f"SELECT *, {offset_sql()} AS {KAFKA_OFFSET} {queries[FEEDBACK]}"
+    for name in completed(lake, loop.loop):
+        again = lake.table(loop.loop, table_name(name))
+        queries[view_name(name)] = f"FROM {source(connection, again).sql}"
+    revised = has_revisions(tables[EXAMPLES], loop, versions[EXAMPLES])
+    known = "*" if "revision" in tables[EXAMPLES].schema else "*, 0::INTEGER AS revision"
+    queries["example_revisions"] = f"SELECT {known} {queries.pop(EXAMPLES)}"
+    every = f"{schema}.example_revisions"
+    queries[EXAMPLES] = f"FROM {newest_sql(every) if revised else every}"
+    queries["frontiers"] = frontiers_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
+    queries["examined"] = examined_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
+    queries["decision_states"] = decision_states(schema)
+    queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
+    return queries
+
+
+def newest_examples(
+    connection: duckdb.DuckDBPyConnection, examples: Table, loop: Loop, version: int | None = None
+) -> Source:
+    """Return what to select from to read the newest revision of each example of *version*."""
+    every = source(connection, examples, version)
+    if not has_revisions(examples, loop, every.version):
+        return every
+    return Source(newest_sql(every.sql), every.version)
+
+
+def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
+    """Return versions of the tables of *loop* that fit together, by table name.
+
+    `examples` is read first: each of its rows then has its decision and its feedback in the others,
+    and whatever they have beyond its frontier is open.
+    """
+    return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
+
+
+def quoted(name: str) -> str:
+    """Return *name* as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _empty(schema: pl.Schema) -> str:
+    columns = (f"NULL::{_duck_type(kind)} AS {quoted(name)}" for name, kind in schema.items())
+    return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def _duck_type(kind: pl.DataType) -> str:
+    match kind:
+        case pl.List():
+            return f"{_duck_type(_instance(kind.inner))}[]"
+        case pl.Struct():
+            inside = (f"{quoted(f.name)} {_duck_type(_instance(f.dtype))}" for f in kind.fields)
+            return f"STRUCT({', '.join(inside)})"
+    return _DUCK_TYPES[kind]
+
+
+def _instance(kind: object) -> pl.DataType:
+    """Return the type inside a list or struct, which Polars may give as a class."""
+    if isinstance(kind, pl.DataType):
+        return kind
+    if isinstance(kind, type) and issubclass(kind, pl.DataType):
+        return kind()
+    raise TypeError(f"{kind!r} is no column type")

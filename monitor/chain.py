@@ -1,0 +1,145 @@
+"""How fresh each link of the chain is: decision, feedback, example, model, worker; one row a loop.
+
+It looks from outside: the ends of the topics, the newest commit of `examples`, and what the workers
+acknowledged. It judges nothing.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from rich.table import Table
+
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.kafka import KafkaConfig, read_compacted
+from tidemill.monitor.lag import LagReader
+from tidemill.schemas import topics
+from tidemill.schemas.logs import DECISIONS, is_feedback
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.published import joined_topics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """The links of one loop; ages in seconds, None where there is nothing yet.
+
+    Attributes:
+        decision_age_s: since the broker took the newest decision.
+        feedback_age_s: since the broker took the newest feedback, by whichever stream.
+        example_age_s: since the newest commit of examples.
+        closed_until: every decision before it is an example, in event time; the slowest partition.
+        model: the newest version a worker serves.
+        model_age_s: since the last worker took it.
+        serving: workers that serve it.
+        workers: workers that ever acknowledged a model of the loop.
+        refused: workers whose last word on a model was no.
+    """
+
+    loop: str
+    decision_age_s: float | None
+    feedback_age_s: float | None
+    example_age_s: float | None
+    closed_until: datetime | None
+    model: str | None
+    model_age_s: float | None
+    serving: int
+    workers: int
+    refused: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        until = self.closed_until.isoformat() if self.closed_until else None
+        return asdict(self) | {"closed_until": until}
+
+
+def read_chain(
+    loop: Loop, lake: Lake, reader: LagReader, acks: Iterable[Ack], *, now_s: float | None = None
+) -> Chain:
+    """Return how fresh the links of *loop* are; *acks* may be of any loop.
+
+    Raises:
+        BrokerError: Kafka does not answer.
+        LakeError: the lake does not answer.
+    """
+    now = time.time() if now_s is None else now_s
+    by_log = joined_topics(loop)
+    newest = reader.newest_ms(dict.fromkeys(by_log.values(), loop.partitions))
+    decision = _age(newest[by_log[DECISIONS]], now)
+    told = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
+    example, until = _examples(lake, loop, now)
+    mine = [ack for ack in acks if ack.loop == loop.loop]
+    served = [ack for ack in mine if ack.status == "serving"]
+    latest = max(served, key=lambda ack: ack.at, default=None)
+    with_latest = [ack for ack in served if latest and ack.version == latest.version]
+    return Chain(
+        loop=loop.loop,
+        decision_age_s=decision,
+        feedback_age_s=min((age for age in told if age is not None), default=None),
+        example_age_s=example,
+        closed_until=until,
+        model=latest.version if latest else None,
+        model_age_s=now - latest.at.timestamp() if latest else None,
+        serving=len(with_latest),
+        workers=len(mine),
+        refused=sum(ack.status == "refused" for ack in mine),
+    )
+
+
+def read_acks(config: KafkaConfig) -> list[Ack]:
+    """Return the last acknowledgement of every worker.
+
+    Raises:
+        BrokerError: Kafka does not answer.
+        ModelError: something else than an acknowledgement is on the topic.
+    """
+    return [Ack.from_json(value) for value in read_compacted(config, topics.ACKS).values()]
+
+
+def table(chains: Sequence[Chain]) -> Table:
+    """Return one line a loop, from decision to worker."""
+    made = Table("loop", "decision", "feedback", "example", "closed until", "model", box=None)
+    made.add_column("swapped")
+    made.add_column("workers", justify="right")
+    for chain in chains:
+        made.add_row(
+            chain.loop,
+            _ago(chain.decision_age_s),
+            _ago(chain.feedback_age_s),
+            _ago(chain.example_age_s),
+            f"{chain.closed_until:%Y-%m-%d %H:%M:%S}" if chain.closed_until else "-",
+            chain.model or "-",
+            _ago(chain.model_age_s),
+            f"{chain.serving}/{chain.workers}"
+            + (f" {chain.refused} refused" * bool(chain.refused)),
+            style="red" if chain.refused else None,
+        )
+    return made
+
+
+def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetime | None]:
+    """Return the age of the newest commit of examples and the slowest partition's frontier."""
+    if not lake.has_table(loop.loop, EXAMPLES):
+        return None, None
+    examples = lake.table(loop.loop, EXAMPLES)
+    found = examples.progress(f"frontier/{number}" for number in range(loop.partitions))
+    frontiers = [frontier for frontier in found.values() if frontier is not None]
+    if not frontiers:
+        return None, None
+    committed_ms = int(examples.handle().history(1)[0]["timestamp"])
+    return _age(committed_ms, now), datetime.fromtimestamp(min(frontiers) / 1e6, UTC)
+
+
+def _age(at_ms: int | None, now: float) -> float | None:
+    return None if at_ms is None else max(0.0, now - at_ms / 1000)
+
+
+def _ago(age_s: float | None) -> str:
+    if age_s is None:
+        return "-"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if age_s >= size:
+            return f"{age_s / size:.1f} {unit} ago"
+    return f"{age_s:.1f} s ago"

@@ -1,0 +1,113 @@
+"""When one decision takes feedback and when it closes, and what that still waits for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import EXAMPLES, table_of
+from tidemill.monitor.json_values import as_json
+from tidemill.schemas.logs import Log, numbered
+from tidemill.schemas.loop.definition import Loop
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """When a decision takes feedback, and when it closes.
+
+    Attributes:
+        kinds: by kind the first and last moment at which feedback counts.
+        closes: all logs must be past this stream time.
+        frontier: its partition is closed up to here; None before the first close.
+        stream_times: what each log has come to; None before its first record.
+    """
+
+    kinds: Mapping[str, tuple[datetime, datetime]]
+    bucket: tuple[datetime, datetime]
+    closes: datetime
+    frontier: datetime | None
+    stream_times: Mapping[Log, datetime | None]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its partition is closed beyond it."""
+        return self.frontier is not None and self.frontier >= self.bucket[1]
+
+    @property
+    def waits_for(self) -> dict[str, timedelta | None]:
+        """The logs that hold it open, and by how much event time; None before their first record.
+
+        Empty once it is closed, and for a moment before that.
+        """
+        if self.is_closed:
+            return {}
+        return {
+            log: None if time is None else self.closes - time
+            for log, time in self.stream_times.items()
+            if time is None or time <= self.closes
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        waits = {
+            log: None if time is None else time.total_seconds()
+            for log, time in self.waits_for.items()
+        }
+        return {
+            "kinds": {kind: [as_json(time) for time in ends] for kind, ends in self.kinds.items()},
+            "bucket": [as_json(time) for time in self.bucket],
+            "closes": as_json(self.closes),
+            "closed": self.is_closed,
+            "frontier": as_json(self.frontier),
+            "stream_times": {log: as_json(time) for log, time in self.stream_times.items()},
+            "waits_for_s": waits,
+        }
+
+
+def read_window(
+    lake: Lake,
+    loop: Loop,
+    versions: Mapping[str, int],
+    partition: int,
+    at: datetime,
+    bucket: timedelta,
+) -> Window:
+    """Return the window of a decision made *at* a time in *partition*, as of *versions*.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    start = _EPOCH + (at - _EPOCH) // bucket * bucket
+    (frontier,) = _numbers(lake, loop, EXAMPLES, versions, ("frontier",), partition)
+    moved = _numbers(
+        lake, loop, EXAMPLES, versions, [f"time/{log}" for log in loop.logs], partition
+    )
+    times: dict[Log, datetime | None] = {}
+    for log, used in zip(loop.logs, moved, strict=True):
+        own = (numbered("time", log),)
+        (read,) = _numbers(lake, loop, table_of(log), versions, own, partition)
+        times[log] = max((time for time in (read, used) if time is not None), default=None)
+    return Window(
+        kinds={name: (at - kind.early, at + kind.within) for name, kind in loop.feedback.items()},
+        bucket=(start, start + bucket),
+        closes=start + bucket + loop.wait + loop.grace,
+        frontier=frontier,
+        stream_times=times,
+    )
+
+
+def _numbers(
+    lake: Lake,
+    loop: Loop,
+    table: str,
+    versions: Mapping[str, int],
+    names: Sequence[str],
+    partition: int,
+) -> list[datetime | None]:
+    """Return numbers of one partition that are times."""
+    ids = [f"{name}/{partition}" for name in names]
+    found = lake.table(loop.loop, table).progress(ids, versions[table])
+    values = (found[id_] for id_ in ids)
+    return [None if us is None else _EPOCH + timedelta(microseconds=us) for us in values]

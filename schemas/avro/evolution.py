@@ -1,0 +1,172 @@
+"""What the successor of a schema may change, and how the columns of one become those of the other.
+
+The promise: every event that was ever published stays readable. It knows no store and no payload.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import polars as pl
+
+from tidemill.errors import ContractError
+from tidemill.schemas.avro.types import (
+    column_type,
+    fields_of,
+    full_name,
+    item_of,
+    optional,
+    type_name,
+)
+from tidemill.schemas.avro.wire import Schema
+
+_PROMOTIONS: Mapping[str, Sequence[str]] = {
+    "int": ("long", "float", "double"),
+    "long": ("float", "double"),
+    "float": ("double",),
+}
+_PLAIN = frozenset(
+    ("boolean", "int", "long", "float", "double", "bytes", "string", "timestamp-micros")
+)
+
+
+def check_successor(subject: str, older: Iterable[Schema], new: Schema) -> None:
+    """Return if events of every schema in *older* can be read as *new*.
+
+    Raises:
+        ContractError: some could not; the first is named.
+    """
+    for old in older:
+        check_compatible(old, new, subject=subject)
+
+
+def check_compatible(old: Schema, new: Schema, *, subject: str = "") -> None:
+    """Return if events written with *old* can be read as *new*: Avro's BACKWARD compatibility.
+
+    A field may go; a new one needs a default or must be nullable; a type may become wider (int,
+    long, float, double) or nullable, and nothing else.
+
+    Raises:
+        ContractError: a change breaks that.
+    """
+    label = subject or str(new.get("name"))
+    if full_name(old) != full_name(new):
+        raise ContractError(
+            f"{label}: {full_name(old)} cannot become {full_name(new)}",
+            hint="register another record under a subject of its own",
+        )
+    _check_record(old, new, f"{label}: ")
+
+
+def _check_record(old: Schema, new: Schema, path: str) -> None:
+    had = {cast(str, field["name"]): field for field in fields_of(old)}
+    for field in fields_of(new):
+        name = cast(str, field["name"])
+        before = _match(field, had)
+        if before is None:
+            if "default" not in field:
+                raise ContractError(
+                    f"{path}{name} is new and has no default, so events without it are unreadable",
+                    hint=f"give {name} a default, or say nullable: true",
+                )
+        else:
+            _check_type(before["type"], field["type"], path + name)
+
+
+def _check_type(old: object, new: object, path: str) -> None:
+    if isinstance(old, list) or isinstance(new, list):
+        nullable = optional(old)[0] and not optional(new)[0]
+        if nullable:
+            raise ContractError(
+                f"{path} was nullable and no longer is, so older events may not fit",
+                hint=f"leave it nullable, or name a new field beside {path.rpartition(' ')[2]}",
+            )
+    was, now = optional(old)[1], optional(new)[1]
+    if type_name(was) == type_name(now) == "record":
+        _check_record(cast(Schema, was), cast(Schema, now), path + ".")
+    elif not _widens(was, now):
+        raise ContractError(
+            f"{path} was {type_name(was)} and would become {type_name(now)}",
+            hint="keep the type, or add a field of another name and let this one go",
+        )
+
+
+def _widens(old: object, new: object) -> bool:
+    was, now = type_name(old), type_name(new)
+    if was == now == "array":
+        return _widens(item_of(old), item_of(new))
+    if was == now:
+        return was in _PLAIN or old == new
+    return now in _PROMOTIONS.get(was, ())
+
+
+def _match(
+    field: Mapping[str, object], had: Mapping[str, Mapping[str, object]]
+) -> Mapping[str, object] | None:
+    """Return the writer's field that the reader's *field* takes: by name, else by alias."""
+    aliases = cast(Sequence[str], field.get("aliases", ()))
+    for name in (cast(str, field["name"]), *aliases):
+        if name in had:
+            return had[name]
+    return None
+
+
+def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame:
+    """Return *frame*, read with *writer*, with the columns of *reader* by Avro's rules.
+
+    Fields are matched by name or alias and widened; one that *writer* lacks gets its default. Only
+    inside a nested record, where columns may be null anyway, one without default is null: a later
+    version of the loop has let that feature go.
+
+    Raises:
+        ContractError: a field of *writer* cannot be read as *reader* wants it.
+    """
+    if writer == reader:
+        return frame
+    had = {cast(str, field["name"]): field for field in fields_of(writer)}
+    columns = [_resolve_field(field, had, None) for field in fields_of(reader)]
+    return frame.select(columns)
+
+
+def unsure_columns(writer: Schema, reader: Schema) -> list[str]:
+    """Return the columns that *writer* may leave null although *reader* says they never are."""
+    had = {cast(str, field["name"]): field for field in fields_of(writer)}
+    return [
+        cast(str, field["name"])
+        for field in fields_of(reader)
+        if (before := _match(field, had)) is not None
+        and optional(before["type"])[0]
+        and not optional(field["type"])[0]
+    ]
+
+
+def _resolve_field(
+    field: Mapping[str, object],
+    had: Mapping[str, Mapping[str, object]],
+    parent: pl.Expr | None,
+) -> pl.Expr:
+    name = cast(str, field["name"])
+    before = _match(field, had)
+    plain = optional(field["type"])[1]
+    if before is None:
+        if parent is None and "default" not in field:
+            raise ContractError(
+                f"{name} is missing in the event and has no default",
+                hint="produce events with the schemas of docs/guide/contracts.md",
+            )
+        return pl.lit(field.get("default"), dtype=column_type(plain)).alias(name)
+    old = cast(str, before["name"])
+    source = pl.col(old) if parent is None else parent.struct.field(old)
+    was = optional(before["type"])[1]
+    if type_name(was) == type_name(plain) == "record":
+        inner = {cast(str, each["name"]): each for each in fields_of(was)}
+        parts = [_resolve_field(each, inner, source) for each in fields_of(plain)]
+        return pl.struct(parts).alias(name) if parts else source.alias(name)
+    if not _widens(was, plain):
+        raise ContractError(
+            f"{name} is {type_name(was)} in the event and {type_name(plain)} here",
+            hint="run a version of the loop that knows this schema",
+        )
+    target = column_type(plain)
+    if target is not None and type_name(was) != type_name(plain):
+        source = source.cast(target)
+    return source.alias(name)

@@ -1,0 +1,86 @@
+"""Read many payloads of one writer schema as columns; those in doubt singly and strictly.
+
+Each payload is read by a cursor of its own (`columnar_decoder.py`), so none can touch its
+neighbours. What a cursor does not walk through to the very end is read by itself
+(`scalar_decoder.py`), and that reader says what is wrong with it, if anything. It knows no loop and
+no store.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tidemill.errors import PayloadError
+from tidemill.schemas.avro.columnar_decoder import compile_cursors
+from tidemill.schemas.avro.payloads import Payloads
+from tidemill.schemas.avro.scalar_decoder import compile_reader
+from tidemill.schemas.avro.types import column_type, fields_of
+from tidemill.schemas.avro.wire import Schema
+
+
+@dataclass(slots=True)
+class Rows:
+    """What was read: frames of the writer's columns, the rows they hold, and what was refused."""
+
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    numbers: list[NDArray[np.int64]] = field(default_factory=list)
+    refused: list[tuple[int, PayloadError]] = field(default_factory=list)
+    slowly: int = 0
+
+
+class PayloadReader:
+    """Reads payloads that start with one prefix, and so were written with one schema."""
+
+    def __init__(self, writer: Schema, prefix: bytes) -> None:
+        """Prepare for *writer*, which has passed `soundness.check_schema`."""
+        self.columns = _columns(writer)
+        self._skipped = len(prefix)
+        in_columns = column_type(writer) is not None
+        self._walk = compile_cursors(writer) if in_columns else None
+        self._read_one = compile_reader(writer)
+
+    def read(self, payloads: Payloads, rows: NDArray[np.int64]) -> Rows:
+        """Return the columns of those *rows* of *payloads*; all start with the prefix."""
+        read = Rows()
+        if self._walk is not None:
+            starts, ends = payloads.starts, payloads.ends
+            if len(rows) < len(payloads):
+                starts, ends = starts[rows], ends[rows]
+            records, passed = self._walk(payloads.data, starts + self._skipped, ends)
+            read.frames.append(pl.DataFrame(pa.RecordBatch.from_struct_array(records.arrow())))
+            read.numbers.append(rows if passed.all() else rows[passed])
+            rows = rows[~passed]
+        self._singly(payloads, rows, read)
+        return read
+
+    def _singly(self, payloads: Payloads, rows: NDArray[np.int64], read: Rows) -> None:
+        read.slowly += len(rows)
+        records, numbers = [], []
+        for row in rows.tolist():
+            try:
+                records.append(self._read_one(payloads[row] or b"", self._skipped))
+                numbers.append(row)
+            except PayloadError as error:
+                read.refused.append((row, error))
+        if records:
+            read.frames.append(_frame(records, self.columns))
+            read.numbers.append(np.array(numbers, dtype=np.int64))
+
+
+def _columns(schema: Schema) -> pl.Schema:
+    """Return the columns of *schema*; a field whose type columns do not have is left out."""
+    types = {str(each["name"]): column_type(each["type"]) for each in fields_of(schema)}
+    return pl.Schema({name: dtype for name, dtype in types.items() if dtype is not None})
+
+
+def _frame(records: Sequence[dict[str, object]], columns: pl.Schema) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            pl.Series(name, [record[name] for record in records], dtype=dtype)
+            for name, dtype in columns.items()
+        ]
+    )

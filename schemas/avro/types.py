@@ -1,0 +1,82 @@
+"""Small questions to an Avro schema: its name, its fields, the column its values become.
+
+A schema is what JSON gives: a text, a list for a union, a mapping for all else.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import polars as pl
+
+from tidemill.schemas.avro.wire import Schema
+
+_COLUMNS: Mapping[str, pl.DataType] = {
+    "boolean": pl.Boolean(),
+    "int": pl.Int32(),
+    "long": pl.Int64(),
+    "float": pl.Float32(),
+    "double": pl.Float64(),
+    "string": pl.String(),
+    "bytes": pl.Binary(),
+    "timestamp-micros": pl.Datetime("us", "UTC"),
+}
+
+
+def full_name(schema: Mapping[str, object], namespace: str = "") -> str:
+    """Return the name of a named type with its namespace; *namespace* is the one around it.
+
+    Raises:
+        ValueError: it has no name.
+    """
+    name = schema.get("name")
+    if not isinstance(name, str):
+        raise ValueError("has a type without a name")
+    namespace = str(schema.get("namespace", namespace))
+    return name if "." in name or not namespace else f"{namespace}.{name}"
+
+
+def fields_of(schema: object) -> Sequence[Mapping[str, object]]:
+    """Return the fields of a record schema."""
+    return cast(Sequence[Mapping[str, object]], cast(Schema, schema)["fields"])
+
+
+def item_of(schema: object) -> object:
+    """Return the item type of an array schema."""
+    return cast(Schema, schema)["items"]
+
+
+def optional(schema: object) -> tuple[bool, object]:
+    """Return whether *schema* is a union of null and one type, and that type."""
+    if isinstance(schema, list) and len(schema) == 2 and "null" in schema:
+        return True, schema[1] if schema[0] == "null" else schema[0]
+    return False, schema
+
+
+def type_name(schema: object) -> str:
+    """Return one word for the type *schema*; a logical type that columns keep is a type too."""
+    if isinstance(schema, list):
+        return "union"
+    if isinstance(schema, Mapping):
+        logical = schema.get("logicalType")
+        if logical == "timestamp-micros" and schema.get("type") == "long":
+            return "timestamp-micros"
+        return type_name(schema["type"])
+    return str(schema)
+
+
+def column_type(schema: object) -> pl.DataType | None:
+    """Return the type of the column that values of *schema* become, or None if columns have none.
+
+    Null is allowed in any column, so a nullable type is the type itself.
+    """
+    nullable, plain = optional(schema)
+    name = type_name(plain)
+    if name == "array":
+        item = column_type(item_of(plain)) if item_of(plain) == "string" else None
+        return pl.List(item) if item is not None else None
+    if name == "record":
+        if nullable:
+            return None
+        fields = {str(field["name"]): column_type(field["type"]) for field in fields_of(plain)}
+        return pl.Struct(cast(dict[str, pl.DataType], fields)) if all(fields.values()) else None
+    return _COLUMNS.get(name)

@@ -1,0 +1,194 @@
+"""Decode a batch of event payloads to columns: `EventDecoder`.
+
+Payloads of one writer schema are decoded together (`columnar_decoder.py`), those in doubt singly
+(`scalar_decoder.py`), and older or newer events are brought to the loop's own columns
+(`evolution.py`). Every payload ends in exactly one of `Decoded.frame` and
+`Decoded.poison`, and which one depends on nothing but its bytes and its schema.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import polars as pl
+
+from tidemill.errors import ContractError
+from tidemill.schemas.avro.evolution import resolve, unsure_columns
+from tidemill.schemas.avro.limits import why_unreadable
+from tidemill.schemas.avro.payload_reader import PayloadReader, Rows
+from tidemill.schemas.avro.payloads import Payloads, Poison
+from tidemill.schemas.avro.types import full_name
+from tidemill.schemas.avro.wire import Schema
+from tidemill.schemas.events.schemas import (
+    decision_frame_schema,
+    decision_schema,
+    feedback_frame_schema,
+    feedback_schema,
+)
+from tidemill.schemas.logs import Log, is_feedback
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.registry.choose import SchemaStore
+
+__all__ = ["Decoded", "EventDecoder", "Poison"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of a batch.
+
+    *frame* has the columns of `decision_frame_schema` or `feedback_frame_schema` behind a first
+    column ``row`` (UInt32), the index of the payload in the batch, ascending. *poison* has the
+    rest, ascending too. *slowly_read* counts the payloads that had to be read singly.
+    """
+
+    frame: pl.DataFrame
+    poison: list[Poison]
+    slowly_read: int = 0
+
+
+Shape = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How payloads of one prefix become rows of the topic's frame."""
+
+    reader: PayloadReader
+    shape: Shape
+    resolve: Shape
+    unsure: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why no payload of one prefix is read."""
+
+    reason: str
+    detail: str
+
+
+class EventDecoder:
+    """Decodes one log of a loop; the schemas it meets are looked up once and remembered."""
+
+    def __init__(self, loop: Loop, log: Log, store: SchemaStore) -> None:
+        """Read *log* of *loop* with the schemas of *store*; feedback of any kind on any log of it.
+
+        A kind may move to another stream; what was produced before lies where it lay.
+        """
+        self._store = store
+        self._plans: dict[bytes, _Plan | _Refusal] = {}
+        self._readers: dict[str, tuple[Schema, Shape]] = {}
+        if not is_feedback(log):
+            self.frame_schema = decision_frame_schema(loop)
+            schema = decision_schema(loop)
+            self._readers[full_name(schema)] = schema, _same
+        else:
+            self.frame_schema = feedback_frame_schema(loop)
+            for kind in loop.feedback:
+                schema = feedback_schema(loop, kind)
+                values = loop.feedback[kind].values
+                self._readers[full_name(schema)] = (
+                    schema,
+                    _feedback(kind, values, self.frame_schema),
+                )
+
+    def decode(self, values: Payloads | Sequence[bytes | None]) -> Decoded:
+        """Return the columns and the poison of *values*, the payloads of one batch.
+
+        Raises:
+            BrokerError: a schema is not known here and the store does not answer.
+        """
+        payloads = values if isinstance(values, Payloads) else Payloads.of(values)
+        groups, poison = payloads.groups()
+        self._learn(groups.keys())
+        slowly_read = 0
+        frames: list[pl.DataFrame] = []
+        for prefix, rows in groups.items():
+            match self._plans.get(prefix):
+                case None:
+                    what = f"no schema is registered for {prefix.hex()}"
+                    poison += [Poison(row, "unknown-schema", what) for row in rows.tolist()]
+                case _Refusal(reason, detail):
+                    poison += [Poison(row, reason, detail) for row in rows.tolist()]
+                case plan:
+                    read = plan.reader.read(payloads, rows)
+                    slowly_read += read.slowly
+                    poison += [Poison(row, each.reason, each.what) for row, each in read.refused]
+                    frames += _shaped(plan, read, poison)
+        poison.sort(key=lambda each: each.row)
+        return Decoded(self._together(frames), poison, slowly_read)
+
+    def _together(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Return *frames* as one, in the order of the rows."""
+        match frames:
+            case []:
+                return pl.DataFrame(schema={"row": pl.UInt32(), **self.frame_schema})
+            case [frame]:
+                pass
+            case _:
+                frame = pl.concat(frames)
+        return frame if frame["row"].is_sorted() else frame.sort("row")
+
+    def _learn(self, prefixes: Collection[bytes]) -> None:
+        missing = prefixes - self._plans.keys()
+        if missing:
+            for prefix, writer in self._store.lookup_all(missing).items():
+                self._plans[prefix] = self._plan(writer, prefix)
+
+    def _plan(self, writer: Schema, prefix: bytes) -> _Plan | _Refusal:
+        if refusal := why_unreadable(writer):
+            return _Refusal(refusal[0], f"its schema {refusal[1]}")
+        name = full_name(writer)
+        if name not in self._readers:
+            return _Refusal("wrong-type", f"{name} is no event of this topic")
+        reader, shape = self._readers[name]
+        payloads = PayloadReader(writer, prefix)
+        try:
+            resolve(pl.DataFrame(schema=payloads.columns), writer, reader)
+        except (ContractError, pl.exceptions.PolarsError) as error:
+            return _Refusal("incompatible-schema", str(error))
+        return _Plan(
+            payloads,
+            resolve=lambda frame: resolve(frame, writer, reader),
+            unsure=unsure_columns(writer, reader),
+            shape=shape,
+        )
+
+
+def _shaped(plan: _Plan, read: Rows, poison: list[Poison]) -> Iterator[pl.DataFrame]:
+    """Return the frames of *read* in the topic's columns, each row with its number."""
+    for frame, numbers in zip(read.frames, read.numbers, strict=True):
+        column = pl.Series("row", numbers.astype(np.uint32))
+        resolved = plan.resolve(frame).insert_column(0, column)
+        if plan.unsure:
+            null = resolved.select(pl.any_horizontal(pl.col(plan.unsure).is_null())).to_series()
+            what = f"null in one of {', '.join(plan.unsure)}"
+            poison += [Poison(row, "wrong-type", what) for row in resolved.filter(null)["row"]]
+            resolved = resolved.filter(~null)
+        yield plan.shape(resolved)
+
+
+def _same(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
+def _feedback(kind: str, values: Collection[str], schema: pl.Schema) -> Shape:
+    """Return the step that puts feedback of one *kind* into the frame of all kinds."""
+    listed = cast(pl.Struct, schema["values"]).fields
+    source = pl.col("values").struct
+    struct = pl.struct(
+        source.field(each.name)
+        if each.name in values
+        else pl.lit(None, each.dtype).alias(each.name)
+        for each in listed
+    )
+    columns = [
+        pl.col("row"),
+        pl.col("id"),
+        pl.col("decision_id"),
+        pl.lit(kind).alias("kind"),
+        pl.col("at"),
+        struct.alias("values"),
+    ]
+    return lambda frame: frame.select(columns)

@@ -1,0 +1,261 @@
+"""The events of a loop: their Avro schemas, the frames they become, and their encoders.
+
+A loop has one decision event and one feedback event for each kind; all are generated from the loop
+definition and nothing else, so a service in any language can produce them from the published
+schemas. Reading them back, in batches, is in `decoder.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import polars as pl
+
+from tidemill.errors import RequestError
+from tidemill.schemas import topics
+from tidemill.schemas.avro.encoder import Encode, compile_encoder
+from tidemill.schemas.avro.primitives import EPOCH, MICROSECOND
+from tidemill.schemas.avro.wire import Schema
+from tidemill.schemas.loop.definition import Feature, FieldType, Loop
+from tidemill.schemas.registry.memory import SchemaStore
+
+TIME = pl.Datetime("us", "UTC")
+NO_VALUES: Mapping[str, pl.DataType] = {"_": pl.Boolean()}
+"""What the struct of feedback values holds in a loop whose feedback carries none: Parquet and Delta
+have no struct without fields. Always null; no value of a loop can have this name."""
+
+_TIMESTAMP = {"type": "long", "logicalType": "timestamp-micros"}
+_STRINGS = {"type": "array", "items": "string"}
+_AVRO: Mapping[FieldType, object] = {
+    FieldType.FLOAT: "double",
+    FieldType.INT: "long",
+    FieldType.BOOL: "boolean",
+    FieldType.CATEGORY: "string",
+    FieldType.CATEGORIES: _STRINGS,
+    FieldType.TIMESTAMP: _TIMESTAMP,
+}
+_POLARS: Mapping[FieldType, pl.DataType] = {
+    FieldType.FLOAT: pl.Float64(),
+    FieldType.INT: pl.Int64(),
+    FieldType.BOOL: pl.Boolean(),
+    FieldType.CATEGORY: pl.String(),
+    FieldType.CATEGORIES: pl.List(pl.String),
+    FieldType.TIMESTAMP: TIME,
+}
+_ACTION_AVRO: Mapping[str, object] = {
+    "bool": "boolean",
+    "choice": "string",
+    "float": "double",
+    "ranking": _STRINGS,
+}
+_ACTION_POLARS: Mapping[str, pl.DataType] = {
+    "bool": pl.Boolean(),
+    "choice": pl.String(),
+    "float": pl.Float64(),
+    "ranking": pl.List(pl.String),
+}
+
+
+def decision_schema(loop: Loop) -> Schema:
+    """Return the Avro schema of the decision events of *loop*."""
+    return {
+        "type": "record",
+        "name": "Decision",
+        "namespace": _namespace(loop),
+        "fields": [
+            {"name": "id", "type": "string"},
+            {"name": "at", "type": _TIMESTAMP},
+            _nullable("entity", "string"),
+            {"name": "action", "type": _ACTION_AVRO[loop.decision.type]},
+            _nullable("score", "double"),
+            _nullable("propensity", "double"),
+            {"name": "source", "type": "string"},
+            _nullable("model_version", "string"),
+            {"name": "policy_version", "type": "int"},
+            {"name": "loop_version", "type": "int"},
+            {"name": "features", "type": _record("Features", loop.features)},
+        ],
+    }
+
+
+def feedback_schema(loop: Loop, kind: str) -> Schema:
+    """Return the Avro schema of the feedback events of *kind*.
+
+    Raises:
+        RequestError: *loop* has no such kind.
+    """
+    return {
+        "type": "record",
+        "name": f"Feedback_{kind}",
+        "namespace": _namespace(loop),
+        "fields": [
+            {"name": "id", "type": "string"},
+            {"name": "decision_id", "type": "string"},
+            {"name": "at", "type": _TIMESTAMP},
+            {"name": "values", "type": _record(f"Values_{kind}", _values(loop, kind))},
+        ],
+    }
+
+
+def event_schemas(loop: Loop) -> dict[str, Schema]:
+    """Return all event schemas of *loop* by subject, the name they are registered under."""
+    return {
+        decision_subject(loop): decision_schema(loop),
+        **{feedback_subject(loop, kind): feedback_schema(loop, kind) for kind in loop.feedback},
+    }
+
+
+def decision_subject(loop: Loop) -> str:
+    """Return the subject of the decision events of *loop*, say ``ad.decisions/Decision``."""
+    return f"{topics.decisions(loop.loop)}/Decision"
+
+
+def feedback_subject(loop: Loop, kind: str) -> str:
+    """Return the subject of the feedback events of *kind*, say ``ad.feedback/Feedback_click``.
+
+    It begins with the topic that they are produced to: producers of others look there for it.
+    """
+    return f"{topics.feedback(loop.loop, loop.feedback[kind].stream)}/Feedback_{kind}"
+
+
+def decision_frame_schema(loop: Loop) -> pl.Schema:
+    """Return names and types of the columns that decision events become."""
+    features = {name: _POLARS[feature.type] for name, feature in loop.features.items()}
+    return pl.Schema(
+        {
+            "id": pl.String(),
+            "at": TIME,
+            "entity": pl.String(),
+            "action": _ACTION_POLARS[loop.decision.type],
+            "score": pl.Float64(),
+            "propensity": pl.Float64(),
+            "source": pl.String(),
+            "model_version": pl.String(),
+            "policy_version": pl.Int32(),
+            "loop_version": pl.Int32(),
+            "features": pl.Struct(features),
+        }
+    )
+
+
+def feedback_frame_schema(loop: Loop) -> pl.Schema:
+    """Return names and types of the columns that feedback events become, all kinds together.
+
+    The struct ``values`` has the values of every kind; those of other kinds are null. A loop whose
+    feedback carries no values at all has `NO_VALUES` there.
+    """
+    values = {
+        name: _POLARS[value.type]
+        for kind in loop.feedback.values()
+        for name, value in kind.values.items()
+    }
+    return pl.Schema(
+        {
+            "id": pl.String(),
+            "decision_id": pl.String(),
+            "kind": pl.String(),
+            "at": TIME,
+            "values": pl.Struct(values or NO_VALUES),
+        }
+    )
+
+
+class DecisionEncoder:
+    """Encodes the decisions of one loop; its schema is registered when this is made.
+
+    Raises:
+        ContractError: an earlier schema of the loop forbids this one.
+        BrokerError: the schema store does not answer.
+    """
+
+    def __init__(self, loop: Loop, store: SchemaStore) -> None:
+        schema = decision_schema(loop)
+        prefix = store.register(decision_subject(loop), schema)
+        self._encode = compile_encoder(schema, prefix)
+
+    def encode(self, decision: Mapping[str, object]) -> bytes:
+        """Return the payload for Kafka of *decision*, a mapping of the schema's names to values.
+
+        Times are aware datetimes or microseconds since 1970; nullable fields and those with a
+        default may be left out.
+
+        Raises:
+            RequestError: a field is unknown, missing or of a wrong type.
+        """
+        return self._encode(decision)
+
+
+class FeedbackEncoder:
+    """Encodes the feedback of one loop, all kinds; their schemas are registered when this is made.
+
+    Raises:
+        ContractError: an earlier schema of the loop forbids one of these.
+        BrokerError: the schema store does not answer.
+    """
+
+    def __init__(self, loop: Loop, store: SchemaStore) -> None:
+        self._kinds: dict[str, Encode] = {}
+        for kind in loop.feedback:
+            schema = feedback_schema(loop, kind)
+            prefix = store.register(feedback_subject(loop, kind), schema)
+            self._kinds[kind] = compile_encoder(schema, prefix)
+
+    def encode(self, kind: str, feedback: Mapping[str, object]) -> bytes:
+        """Return the payload for Kafka of *feedback*, a mapping of the schema's names to values.
+
+        Raises:
+            RequestError: there is no such kind, or a field is unknown, missing or of a wrong type.
+        """
+        if kind not in self._kinds:
+            raise _unknown_kind(kind, self._kinds)
+        return self._kinds[kind](feedback)
+
+
+def _namespace(loop: Loop) -> str:
+    return f"tidemill.{loop.loop.replace('-', '_')}"
+
+
+def _values(loop: Loop, kind: str) -> Mapping[str, Feature]:
+    if kind not in loop.feedback:
+        raise _unknown_kind(kind, loop.feedback)
+    return loop.feedback[kind].values
+
+
+def _unknown_kind(kind: str, known: Mapping[str, object]) -> RequestError:
+    what = f"feedback kind {kind!r} is not known"
+    return RequestError(what, hint=f"the loop has {', '.join(known)}")
+
+
+def _record(name: str, fields: Mapping[str, Feature]) -> dict[str, object]:
+    listed = [_field(field, feature) for field, feature in fields.items()]
+    return {"type": "record", "name": name, "fields": listed}
+
+
+def _field(name: str, feature: Feature) -> dict[str, object]:
+    if feature.nullable:
+        return _nullable(name, _AVRO[feature.type])
+    field: dict[str, object] = {"name": name, "type": _AVRO[feature.type]}
+    if feature.default is not None:
+        field["default"] = _DEFAULTS.get(feature.type, _same)(feature.default)
+    return field
+
+
+def _nullable(name: str, avro: object) -> dict[str, object]:
+    return {"name": name, "type": ["null", avro], "default": None}
+
+
+def _same(default: object) -> object:
+    return default
+
+
+def _microseconds(default: object) -> object:
+    return (datetime.fromisoformat(str(default)) - EPOCH) // MICROSECOND
+
+
+def _number(default: object) -> object:
+    return float(str(default))
+
+
+_DEFAULTS: Mapping[FieldType, Callable[[object], object]] = {
+    FieldType.FLOAT: _number,
+    FieldType.TIMESTAMP: _microseconds,
+}

@@ -1,0 +1,320 @@
+"""The loop definition: one decision point, from its features to its label, as immutable values.
+
+Data engineers write it as YAML (`loop_file.py` reads that) or as these classes in Python; both are
+the same values. An existing value is a legal value: what does not fit together is refused when it
+is made, with a hint. It knows no file, no Avro and no Kafka. What an expression in SQL may say is
+checked in `labels.py`.
+"""
+
+import hashlib
+import json
+import math
+from datetime import timedelta
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tidemill.schemas.logs import DECISIONS, Log, feedback_log
+from tidemill.schemas.loop import validation
+from tidemill.schemas.loop.durations import Duration, format_duration, parse_duration
+from tidemill.schemas.loop.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
+from tidemill.schemas.loop.sizes import Size
+
+__all__ = [
+    "FIELD",
+    "NAME",
+    "Batch",
+    "Decision",
+    "Duration",
+    "Feature",
+    "Feedback",
+    "FieldType",
+    "Gate",
+    "Label",
+    "Loop",
+    "MaxBad",
+    "Models",
+    "Online",
+    "Policy",
+    "Retrain",
+    "format_duration",
+    "parse_duration",
+]
+
+ADDED_SETTINGS = ("activation", "corrections", "max_bad", "memory")
+"""Settings later than the first release. Left at their defaults they are not in `Loop.canonical`:
+what was published stays equal to itself, and older releases read what needs no newer one. The same
+holds for the `stream` of a kind."""
+
+RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
+"""Columns that stand beside the values of a feedback where its label is computed."""
+
+
+class Feedback(Value):
+    """One kind of feedback: how long it counts after a decision, and what it carries.
+
+    A feedback counts from *early* before its decision (clocks differ) to *within* after it, both
+    ends included. Kinds with a *stream* are produced to a topic of its name,
+    ``<loop>.feedback.<stream>``; those without one share ``<loop>.feedback``.
+    """
+
+    within: Duration
+    early: Duration = timedelta(0)
+    stream: str | None = Field(default=None, pattern=NAME, max_length=80)
+    values: dict[FieldName, Feature] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_window(self) -> Self:
+        if not self.within:
+            raise wrong(
+                "within is zero, so no feedback could ever count",
+                hint="set it to the time people have to react, say 30m",
+                at=("within",),
+            )
+        for name in self.values.keys() & RESERVED_VALUES:
+            raise wrong(
+                f"{name!r} is a name of tidemill's own column",
+                hint=f"call the value something else, say {name}_value",
+                at=("values", name),
+            )
+        return self
+
+    @property
+    def log(self) -> Log:
+        """The log that events of this kind are in."""
+        return feedback_log(self.stream)
+
+
+class Label(Value):
+    """How the feedback of one decision becomes its label; *sql* aggregates its feedback rows.
+
+    *missing* says what a decision without a label is once its window has closed: ``negative``
+    (label 0), ``censored`` (we cannot know) or ``dropped`` (not an example).
+    """
+
+    sql: str = Field(min_length=1, max_length=4_000)
+    type: Literal["bool", "float"] = "bool"
+    missing: Literal["negative", "censored", "dropped"] = "negative"
+
+
+class Decision(Value):
+    """The shape of the answer, and what is answered while nothing better is known."""
+
+    type: Literal["bool", "choice", "float", "ranking"]
+    actions: list[str] = Field(default_factory=list)
+    default: bool | float | str | list[str]
+
+    @model_validator(mode="after")
+    def _actions_fit(self) -> Self:
+        names = ", ".join(self.actions)
+        if self.type in ("bool", "float"):
+            if self.actions:
+                raise wrong(
+                    f"a {self.type} decision has no actions to choose from",
+                    hint="leave actions out, or make it a choice",
+                    at=("actions",),
+                )
+        elif len(self.actions) < 2:
+            raise wrong(
+                f"a {self.type} needs at least two actions, here are {len(self.actions)}",
+                hint="list them, say actions: [show, hide]",
+                at=("actions",),
+            )
+        elif len(set(self.actions)) < len(self.actions) or not all(self.actions):
+            raise wrong(
+                f"actions repeat themselves or are empty: {names}",
+                hint="name each action once",
+                at=("actions",),
+            )
+        return self._default_fits()
+
+    def _default_fits(self) -> Self:
+        default = self.default
+        legal, hint = False, ""
+        match self.type:
+            case "bool":
+                legal, hint = isinstance(default, bool), "write true or false"
+            case "float":
+                number = isinstance(default, float) and math.isfinite(default)
+                legal, hint = number, "write a number, say 0.5"
+            case "choice":
+                legal, hint = default in self.actions, f"take one of {', '.join(self.actions)}"
+            case "ranking":
+                listed = default if isinstance(default, list) else []
+                legal = bool(listed) and set(listed) <= set(self.actions)
+                legal = legal and len(set(listed)) == len(listed)
+                hint = f"list some of them in order, each once: [{', '.join(self.actions)}]"
+        if not legal:
+            what = f"default {default!r} is no answer of this {self.type} decision"
+            raise wrong(what, hint=hint, at=("default",))
+        return self
+
+
+class Policy(Value):
+    """How a score becomes an action.
+
+    threshold: bool or a choice of two; the model predicts the label, *above* is taken when the
+    score is at least *threshold*, else *below*. Left out, *below* is the decision's default.
+    greedy: choice or ranking; the model scores each action (it enters the model as feature
+    ``action``); the best is taken, or with probability *epsilon* one at random.
+    value: float; the score is the action, clipped to [*low*, *high*].
+    """
+
+    version: int = Field(default=1, ge=1, lt=2**31)
+    kind: Literal["threshold", "greedy", "value"]
+    threshold: float = Field(default=0.5, allow_inf_nan=False)
+    above: bool | str | None = None
+    below: bool | str | None = None
+    epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
+    low: float | None = Field(default=None, allow_inf_nan=False)
+    high: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _only_its_own_settings(self) -> Self:
+        used = {
+            "threshold": self.threshold != 0.5 or self.above is not None or self.below is not None,
+            "greedy": self.epsilon != 0.0,
+            "value": self.low is not None or self.high is not None,
+        }
+        settings = {"threshold": "threshold, above and below", "greedy": "epsilon"}
+        for kind, is_used in used.items():
+            if is_used and kind != self.kind:
+                raise wrong(
+                    f"{settings.get(kind, 'low and high')} mean nothing to a {self.kind} policy",
+                    hint=f"leave them out, or make the policy kind: {kind}",
+                )
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise wrong(
+                f"low {self.low} is not below high {self.high}", hint="swap them", at=("low",)
+            )
+        return self
+
+
+class Retrain(Value):
+    """When the batch learner trains again: after so many new labels, or after so long."""
+
+    new_labels: int = Field(default=10_000, ge=1)
+    every: Duration | None = None
+
+
+class Batch(Value):
+    """The batch learner: LightGBM on a snapshot of the lake."""
+
+    learner: Literal["lightgbm"] = "lightgbm"
+    min_labels: int = Field(default=1_000, ge=1)
+    retrain: Retrain = Retrain()
+    holdout: float = Field(default=0.2, gt=0.0, lt=1.0)
+    seed: int = Field(default=7, ge=0, lt=2**31)
+    params: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    rounds: int = Field(default=100, ge=1, le=100_000)
+
+
+class Online(Value):
+    """The online learner: River, one example at a time, in commit order."""
+
+    learner: Literal["logistic_regression", "linear_regression"] = "logistic_regression"
+    learning_rate: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    l2: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    publish_every: int = Field(default=10_000, ge=1)
+
+
+class Models(Value):
+    """Which learners compete for the live slot; write null to switch one off."""
+
+    batch: Batch | None = Batch()
+    online: Online | None = None
+
+
+class Gate(Value):
+    """What a candidate has to prove on rows later than those it learned from."""
+
+    metric: Literal["log_loss", "mse"] = "log_loss"
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    min_rows: int = Field(default=500, ge=1)
+
+
+class MaxBad(Value):
+    """When a worker stops rather than read on: more than *share* of *of* records are unreadable.
+
+    A share of 1 switches it off: everything unreadable goes to the dead letters.
+    """
+
+    share: float = Field(default=0.5, ge=0.0, le=1.0, allow_inf_nan=False)
+    of: int = Field(default=1_000, ge=1, le=1_000_000)
+
+
+class Loop(Value):
+    """One decision point. A version never changes once it is published.
+
+    *activation* names the kind of feedback that says that the decision took effect (the banner was
+    shown, the mail was opened). A decision that never did is no example, whatever came of it.
+    *corrections* is how long after its close feedback may still revise an example; 0 for never.
+    *memory*, in bytes, is what the open windows of this loop may take in one worker.
+    """
+
+    loop: str = Field(pattern=NAME, max_length=80)
+    version: int = Field(default=1, ge=1, lt=2**31)
+    description: str = ""
+    decision: Decision
+    features: dict[FieldName, Feature] = Field(min_length=1)
+    feedback: dict[FieldName, Feedback] = Field(min_length=1)
+    label: Label
+    activation: FieldName | None = None
+    grace: Duration = timedelta(minutes=1)
+    idle_after: Duration = timedelta(seconds=30)
+    max_skew: Duration = timedelta(minutes=5)
+    remember: Duration = timedelta(hours=1)
+    corrections: Duration = timedelta(0)
+    max_bad: MaxBad = MaxBad()
+    memory: Size = 512_000_000
+    policy: Policy
+    models: Models = Models()
+    gate: Gate = Gate()
+    partitions: int = Field(default=4, ge=1, le=10_000)
+    rekey: bool = False
+    budget_ms: float = Field(default=50.0, gt=0.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        # A frozen value is completed once, before anybody has seen it.
+        for name, part in (
+            ("policy", validation.completed_policy(self)),
+            ("gate", validation.completed_gate(self)),
+            ("models", validation.completed_models(self)),
+        ):
+            object.__setattr__(self, name, part)
+        for check in validation.CHECKS:
+            check(self)
+        return self
+
+    @property
+    def wait(self) -> timedelta:
+        """How long after a decision its feedback counts at most: the largest `within`."""
+        return max(kind.within for kind in self.feedback.values())
+
+    @property
+    def early(self) -> timedelta:
+        """How long before a decision its feedback counts at most: the largest `early`."""
+        return max(kind.early for kind in self.feedback.values())
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        """The logs that the join reads: decisions, then those of feedback in the order of kinds."""
+        return tuple(dict.fromkeys((DECISIONS, *(kind.log for kind in self.feedback.values()))))
+
+    @property
+    def canonical(self) -> str:
+        """The definition as one line of JSON; features keep their order, models depend on it."""
+        told = self.model_dump(mode="json", exclude=self._left_at_default())
+        return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `canonical`; two equal definitions have equal digests."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+    def _left_at_default(self) -> dict[str, Any]:
+        fields = type(self).model_fields
+        plain = {kind: {"stream"} for kind, it in self.feedback.items() if it.stream is None}
+        left = [name for name in ADDED_SETTINGS if getattr(self, name) == fields[name].default]
+        return {**dict.fromkeys(left, True), **({"feedback": plain} if plain else {})}

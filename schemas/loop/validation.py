@@ -1,0 +1,235 @@
+"""What has to fit together across the parts of one loop, and what follows from the other parts.
+
+Each check takes a whole loop and raises the first thing that is wrong, with a hint and its place.
+"""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tidemill.schemas.logs import RESERVED_STREAMS, feedback_log, number_of
+from tidemill.schemas.loop.fields import FieldType, wrong
+
+if TYPE_CHECKING:
+    from tidemill.schemas.loop.definition import Gate, Loop, Models, Policy
+
+RESERVED_LOOPS = frozenset({"tidemill", "main", "temp", "system"})
+"""Names that would collide with tidemill's own topics or with DuckDB's schemas."""
+RESERVED_FEATURES = frozenset({"action", "label", "at", "decision_id"})
+"""Columns that stand beside the features in a training set."""
+
+ACTIVATED_AT = "activated_at"
+"""What labels read the time of the first activation by, in loops that have one."""
+
+_POLICIES = {
+    "bool": ("threshold",),
+    "choice": ("threshold", "greedy"),
+    "ranking": ("greedy",),
+    "float": ("value",),
+}
+_METRICS = {"bool": ("log_loss",), "float": ("mse",)}
+_ONLINE = {"bool": "logistic_regression", "float": "linear_regression"}
+
+
+def completed_policy(loop: "Loop") -> "Policy":
+    """Return the policy with the *above* and *below* that follow from the decision, if they do."""
+    policy, decision = loop.policy, loop.decision
+    if policy.kind != "threshold" or (policy.above is not None and policy.below is not None):
+        return policy
+    sides = [True, False] if decision.type == "bool" else list(decision.actions)
+    if len(sides) != 2 or not {policy.above, policy.below} - {None} <= set(sides):
+        return policy
+    if policy.above is not None:
+        below = next(side for side in sides if side != policy.above)
+    elif policy.below is not None:
+        below = policy.below
+    else:
+        below = False if decision.type == "bool" else str(decision.default)
+    above = next(side for side in sides if side != below)
+    return policy.model_copy(update={"above": above, "below": below})
+
+
+def completed_gate(loop: "Loop") -> "Gate":
+    """Return the gate with the metric of the label's type, if none was asked for."""
+    if "metric" in loop.gate.model_fields_set:
+        return loop.gate
+    return loop.gate.model_copy(update={"metric": _METRICS[loop.label.type][0]})
+
+
+def completed_models(loop: "Loop") -> "Models":
+    """Return the models with the online learner of the label's type, if none was asked for."""
+    online = loop.models.online
+    if online is None or "learner" in online.model_fields_set:
+        return loop.models
+    fitting = online.model_copy(update={"learner": _ONLINE[loop.label.type]})
+    return loop.models.model_copy(update={"online": fitting})
+
+
+def check_names(loop: "Loop") -> None:
+    """Refuse names that tidemill uses itself."""
+    if loop.loop in RESERVED_LOOPS:
+        raise wrong(
+            f"{loop.loop!r} is a name of tidemill itself",
+            hint="name the loop after what it decides, say flight-delay",
+            at=("loop",),
+        )
+    for name in loop.features:
+        if name in RESERVED_FEATURES:
+            raise wrong(
+                f"a feature cannot be called {name!r}: training sets have a column of that name",
+                hint=f"call it something else, say {name}_before",
+                at=("features", name),
+            )
+
+
+def check_values(loop: "Loop") -> None:
+    """Refuse two kinds of feedback that carry values of one name and different types."""
+    types: dict[str, tuple[str, FieldType]] = {}
+    for kind, feedback in loop.feedback.items():
+        for name, value in feedback.values.items():
+            other, known = types.setdefault(name, (kind, value.type))
+            if known != value.type:
+                raise wrong(
+                    f"value {name!r} is {value.type} in {kind} and {known} in {other}",
+                    hint=f"kinds share one namespace of values: call this one {kind}_{name}",
+                    at=("feedback", kind, "values", name),
+                )
+
+
+def check_streams(loop: "Loop") -> None:
+    """Refuse streams whose records could not be told apart, or not be found."""
+    numbers: dict[int, str] = {}
+    for kind, feedback in loop.feedback.items():
+        stream, at = feedback.stream, ("feedback", kind, "stream")
+        if stream is None:
+            continue
+        if stream in RESERVED_STREAMS:
+            hint = f"name it after who produces it, say {kind.replace('_', '-')}s"
+            raise wrong(f"{stream!r} is a topic of tidemill itself", hint=hint, at=at)
+        other = numbers.setdefault(number_of(feedback_log(stream)), stream)
+        if other != stream:
+            raise wrong(
+                f"streams {other!r} and {stream!r} have the same number, which the lake tells "
+                "their records apart by",
+                hint=f"give one of them another name, say {stream}-events",
+                at=at,
+            )
+
+
+def check_activation(loop: "Loop") -> None:
+    """Refuse an activation that no feedback can bring, or that leaves the label nothing to see."""
+    name = loop.activation
+    if name is None:
+        return
+    others = ", ".join(kind for kind in loop.feedback if kind != name)
+    if name not in loop.feedback:
+        raise wrong(
+            f"activation {name!r} is no kind of feedback",
+            hint=f"declare it below feedback, say {name}: {{within: 1h}}, or take one of {others}",
+            at=("activation",),
+        )
+    if not others:
+        raise wrong(
+            f"{name!r} is the only kind of feedback, so nothing tells what came of a decision",
+            hint="declare the feedback that the label is made of as another kind",
+            at=("activation",),
+        )
+    for kind, feedback in loop.feedback.items():
+        if ACTIVATED_AT in feedback.values:
+            raise wrong(
+                f"{ACTIVATED_AT!r} is a name of tidemill's own column where there is an activation",
+                hint=f"call the value something else, say {kind}_{ACTIVATED_AT}",
+                at=("feedback", kind, "values", ACTIVATED_AT),
+            )
+
+
+def check_policy(loop: "Loop") -> None:
+    """Refuse a policy that cannot give the decision's answers."""
+    policy, decision = loop.policy, loop.decision
+    fitting = _POLICIES[decision.type]
+    if policy.kind not in fitting:
+        raise wrong(
+            f"a {policy.kind} policy cannot answer a {decision.type} decision",
+            hint=f"make it kind: {' or '.join(fitting)}",
+            at=("policy", "kind"),
+        )
+    if policy.kind == "threshold":
+        check_threshold(loop)
+    if policy.kind == "value" and isinstance(decision.default, float):
+        low = float("-inf") if policy.low is None else policy.low
+        high = float("inf") if policy.high is None else policy.high
+        if not low <= decision.default <= high:
+            raise wrong(
+                f"default {decision.default} is outside of what the policy may answer",
+                hint=f"take a default from {low} to {high}",
+                at=("decision", "default"),
+            )
+
+
+def check_threshold(loop: "Loop") -> None:
+    """Refuse a threshold whose two sides are not the two answers of the decision."""
+    policy, decision = loop.policy, loop.decision
+    if decision.type == "choice" and len(decision.actions) != 2:
+        raise wrong(
+            f"a threshold has two sides, the choice has {len(decision.actions)} actions",
+            hint="make the policy kind: greedy",
+            at=("policy", "kind"),
+        )
+    sides = [True, False] if decision.type == "bool" else decision.actions
+    for at, side in (("above", policy.above), ("below", policy.below)):
+        if side not in sides or (decision.type == "bool") != isinstance(side, bool):
+            names = "true or false" if decision.type == "bool" else " or ".join(decision.actions)
+            raise wrong(
+                f"{at} {side!r} is no answer of the decision",
+                hint=f"write {names}",
+                at=("policy", at),
+            )
+    if policy.above == policy.below:
+        raise wrong(
+            f"above and below are both {policy.above!r}, so the score would decide nothing",
+            hint="give them different answers, or leave below out",
+            at=("policy", "below"),
+        )
+    if loop.label.type == "bool" and not 0.0 <= policy.threshold <= 1.0:
+        raise wrong(
+            f"threshold {policy.threshold} is no probability, and the label is bool",
+            hint="choose it from 0 to 1",
+            at=("policy", "threshold"),
+        )
+
+
+def check_models(loop: "Loop") -> None:
+    """Refuse a metric or a learner made for another type of label."""
+    label = loop.label.type
+    if loop.gate.metric not in _METRICS[label]:
+        raise wrong(
+            f"metric {loop.gate.metric} does not judge a {label} label",
+            hint=f"write metric: {_METRICS[label][0]}, or leave it out",
+            at=("gate", "metric"),
+        )
+    online = loop.models.online
+    if online is not None and online.learner != _ONLINE[label]:
+        raise wrong(
+            f"{online.learner} does not learn a {label} label",
+            hint=f"write learner: {_ONLINE[label]}, or leave it out",
+            at=("models", "online", "learner"),
+        )
+
+
+def check_times(loop: "Loop") -> None:
+    """Refuse waits of zero where zero would mean never or always."""
+    waits: dict[tuple[str, ...], timedelta] = {
+        ("idle_after",): loop.idle_after,
+        ("max_skew",): loop.max_skew,
+    }
+    if loop.models.batch is not None and loop.models.batch.retrain.every is not None:
+        waits["models", "batch", "retrain", "every"] = loop.models.batch.retrain.every
+    for at, wait in waits.items():
+        if not wait:
+            hint = "give it a duration, say 30s, or leave it out"
+            raise wrong(f"{at[-1]} is zero", hint=hint, at=at)
+
+
+CHECKS = (
+    *(check_names, check_values, check_streams, check_activation),
+    *(check_policy, check_models, check_times),
+)

@@ -1,0 +1,60 @@
+"""A variant of a loop: the same decision point with another label or other windows.
+
+It is never published. Backfill asks what a loop would have learned from it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from tidemill.errors import LoopError, RequestError
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.diagnostics import mistakes
+from tidemill.schemas.loop.labels import compile_label
+
+
+def variant(
+    loop: Loop,
+    *,
+    label: str | None = None,
+    label_type: Literal["bool", "float"] | None = None,
+    missing: Literal["negative", "censored", "dropped"] | None = None,
+    within: Mapping[str, str] | None = None,
+    early: Mapping[str, str] | None = None,
+    grace: str | None = None,
+) -> Loop:
+    """Return *loop* with what is given changed; lengths of time are texts, by kind of feedback.
+
+    Raises:
+        RequestError: *loop* has no such kind of feedback.
+        LoopError: the result is no legal loop, or its label is wrong.
+    """
+    tree: dict[str, Any] = loop.model_dump(mode="json")
+    for name, value in (("sql", label), ("type", label_type), ("missing", missing)):
+        if value is not None:
+            tree["label"][name] = value
+    for name, lengths in (("within", within), ("early", early)):
+        for kind, length in (lengths or {}).items():
+            if kind not in tree["feedback"]:
+                raise RequestError(
+                    f"{loop.loop} has no feedback {kind!r}",
+                    hint=f"it has: {', '.join(tree['feedback'])}",
+                )
+            tree["feedback"][kind][name] = length
+    if grace is not None:
+        tree["grace"] = grace
+    if tree["label"]["type"] != loop.label.type:  # what was completed from the type, is anew
+        tree["gate"].pop("metric")
+        (tree["models"]["online"] or {}).pop("learner", None)
+    changed = _validated(tree)
+    compile_label(changed)
+    return changed
+
+
+def _validated(tree: Mapping[str, object]) -> Loop:
+    try:
+        return Loop.model_validate(tree)
+    except ValidationError as error:
+        first = mistakes(error, tree)[0]
+        raise LoopError(first.what, hint=first.hint) from error

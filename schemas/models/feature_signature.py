@@ -1,0 +1,277 @@
+"""The feature signature: which numbers, in which order, a model was trained to read.
+
+A model carries its signature wherever it goes, so a worker turns a decision's features into exactly
+the numbers the trainer saw: `FeatureSignature.encode_row` at serving and
+`FeatureSignature.encode_frame` at training agree bit for bit. It knows no model, no lake and no
+Kafka.
+
+How values become numbers (float64): a float or int is itself, a bool is 0 or 1, a timestamp is
+seconds since 1970, a category is its place in the sorted vocabulary, a list of categories is one
+0/1 column for each item of its vocabulary. Null, and a category outside the vocabulary, is NaN.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tidemill.errors import ModelError
+from tidemill.schemas.loop.definition import FieldType, Loop
+
+ACTION = "action"  # the pseudo feature of a greedy policy: the action that is scored
+MAX_CATEGORIES = 4_096  # a longer vocabulary keeps its most frequent words
+MAX_ITEMS = 256  # the same for a list of categories, where each word is a column
+MAX_WORD_BYTES = 256  # a longer word is free text, not a category; the model does not know it
+MAX_FEATURES = 4_096
+MAX_JSON_BYTES = 400_000  # what fits into an announcement beside everything else
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICRO = timedelta(microseconds=1)
+_NAN = math.nan
+
+Row = Mapping[str, object]
+RowEncoder = Callable[[Row], list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureField:
+    """One feature: its name, its type, and for categories the words it knows, sorted."""
+
+    name: str
+    type: FieldType
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or "=" in self.name:
+            raise ValueError(f"a feature cannot be called {self.name!r}")
+        if len(self.vocabulary) > MAX_CATEGORIES:
+            raise ValueError(f"{self.name} has {len(self.vocabulary)} words")
+        if any(a >= b for a, b in zip(self.vocabulary, self.vocabulary[1:], strict=False)):
+            raise ValueError(f"the words of {self.name} are not sorted and distinct")
+        if self.vocabulary and self.type not in (FieldType.CATEGORY, FieldType.CATEGORIES):
+            raise ValueError(f"{self.name} is of type {self.type} and has a vocabulary")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns the model sees for this feature."""
+        if self.type is FieldType.CATEGORIES:
+            return [f"{self.name}.{i}" for i in range(len(self.vocabulary))]
+        return [self.name]
+
+
+@dataclass(frozen=True)
+class FeatureSignature:
+    """The features of one model in order; equal signatures have equal digests.
+
+    >>> signature = FeatureSignature((
+    ...     SignatureField("hour", FieldType.INT),
+    ...     SignatureField("carrier", FieldType.CATEGORY, ("AA", "UA")),
+    ... ))
+    >>> signature.encode_row({"hour": 17, "carrier": "UA"})
+    [17.0, 1.0]
+    """
+
+    fields: tuple[SignatureField, ...]
+    encode_row: RowEncoder = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        names = [item.name for item in self.fields]
+        if not names or len(names) > MAX_FEATURES or len(set(names)) != len(names):
+            raise ValueError(f"a signature needs distinct features, at least one: {names[:20]}")
+        object.__setattr__(self, "encode_row", _row_encoder(self.fields))
+
+    @classmethod
+    def of_loop(cls, loop: Loop) -> Self:
+        """Return the signature of *loop* with empty vocabularies: what `fit` starts from."""
+        fields = [SignatureField(name, item.type) for name, item in loop.features.items()]
+        if loop.policy.kind == "greedy":
+            fields.append(SignatureField(ACTION, FieldType.CATEGORY))
+        return cls(tuple(fields))
+
+    def fit(self, frame: pl.DataFrame) -> "FeatureSignature":
+        """Return this signature with the vocabularies of *frame*, flat feature columns by name.
+
+        Past `MAX_CATEGORIES` (`MAX_ITEMS` for lists) the most frequent words stay, and fewer where
+        all of them together would not fit into an announcement.
+        """
+        limit = MAX_CATEGORIES
+        while True:
+            fitted = FeatureSignature(tuple(_fitted(item, frame, limit) for item in self.fields))
+            if len(fitted.to_json()) <= MAX_JSON_BYTES or limit == 1:
+                return fitted
+            limit //= 2
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The column names of the model's input, in order."""
+        return [name for item in self.fields for name in item.columns]
+
+    @cached_property
+    def categorical(self) -> list[int]:
+        """The places of the columns that hold category numbers, to be told to the learner."""
+        kinds = {item.name for item in self.fields if item.type is FieldType.CATEGORY}
+        return [place for place, name in enumerate(self.columns) if name in kinds]
+
+    def encode_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the float64 columns the model sees for *frame*, flat feature columns by name."""
+        encoded: list[pl.Expr] = []
+        for item in self.fields:
+            encoded.extend(_expressions(item))
+        return frame.select(encoded)
+
+    def encode_frame(self, frame: pl.DataFrame) -> NDArray[np.float64]:
+        """Return the matrix the model sees: shape (rows, columns), the same bits as `encode_row`.
+
+        Raises:
+            polars.exceptions.ColumnNotFoundError: *frame* lacks a feature.
+        """
+        return self.encode_columns(frame).to_numpy()
+
+    def to_json(self) -> str:
+        """Return the canonical JSON; `from_json` reads it back."""
+        fields = [
+            {"name": item.name, "type": item.type.value, "vocabulary": list(item.vocabulary)}
+            for item in self.fields
+        ]
+        value = {"signature": 1, "fields": fields}
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelError: it is not a feature signature, or larger than `MAX_JSON_BYTES`.
+        """
+        try:
+            if len(text) > MAX_JSON_BYTES:
+                raise ValueError(f"{len(text)} characters are over {MAX_JSON_BYTES}")
+            value = json.loads(text)
+            if value["signature"] != 1:
+                raise ValueError(f"unknown signature format {value['signature']!r}")
+            return cls(tuple(_parsed(item) for item in value["fields"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ModelError(
+                f"the feature signature of a model cannot be read: {error!r}",
+                hint="publish the model again with `tidemill train LOOP --once`",
+            ) from error
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def check(self, loop: Loop) -> None:
+        """Refuse a model that reads other features than *loop* has.
+
+        Raises:
+            ModelError: a feature is missing from the loop, additional, or of another type.
+        """
+        wanted = [(item.name, item.type) for item in FeatureSignature.of_loop(loop).fields]
+        found = [(item.name, item.type) for item in self.fields]
+        if wanted != found:
+            odd = [f"{name} ({kind})" for name, kind in set(wanted) ^ set(found)]
+            raise ModelError(
+                f"the model reads other features than {loop.loop} version {loop.version}: "
+                + (", ".join(sorted(odd)) or "another order"),
+                hint=f"train a model for this version: tidemill train {loop.loop} --once",
+            )
+
+
+def _parsed(item: Mapping[str, object]) -> SignatureField:
+    vocabulary = item["vocabulary"]
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError(f"the vocabulary of {item['name']!r} is not a list of words")
+    return SignatureField(str(item["name"]), FieldType(str(item["type"])), tuple(vocabulary))
+
+
+def _fitted(item: SignatureField, frame: pl.DataFrame, limit: int) -> SignatureField:
+    if item.type is FieldType.CATEGORY:
+        words = frame.get_column(item.name)
+    elif item.type is FieldType.CATEGORIES:
+        words = frame.get_column(item.name).explode(empty_as_null=True)
+        limit = min(limit, MAX_ITEMS)
+    else:
+        return item
+    known = words.drop_nulls().cast(pl.String)
+    counts = known.filter(known.str.len_bytes() <= MAX_WORD_BYTES).value_counts(name="n")
+    kept = counts.sort(["n", item.name], descending=[True, False]).head(limit)
+    return SignatureField(item.name, item.type, tuple(sorted(kept.get_column(item.name).to_list())))
+
+
+def _expressions(item: SignatureField) -> list[pl.Expr]:
+    column = pl.col(item.name)
+    match item.type:
+        case FieldType.CATEGORY:
+            codes = {word: float(place) for place, word in enumerate(item.vocabulary)}
+            known = column.cast(pl.String).replace_strict(
+                list(codes), list(codes.values()), default=_NAN, return_dtype=pl.Float64
+            )
+            return [(known if codes else pl.lit(_NAN)).alias(item.name)]
+        case FieldType.CATEGORIES:
+            held = [column.list.contains(pl.lit(word)) for word in item.vocabulary]
+            names = item.columns
+            return [
+                one.cast(pl.Float64).fill_null(_NAN).alias(name)
+                for one, name in zip(held, names, strict=True)
+            ]
+        case FieldType.TIMESTAMP:
+            micros = column.cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
+            whole = (micros // 1_000_000).cast(pl.Float64)
+            rest = (micros % 1_000_000).cast(pl.Float64)
+            return [(whole + rest * 1e-6).fill_null(_NAN).alias(item.name)]
+        case _:
+            return [column.cast(pl.Float64).fill_null(_NAN).alias(item.name)]
+
+
+def seconds(value: datetime) -> float:
+    """Return *value* as seconds since 1970, to the microsecond; *value* has a time zone."""
+    whole, rest = divmod((value - _EPOCH) // _MICRO, 1_000_000)
+    return whole + rest * 1e-6  # not micros / 1e6: Polars multiplies by the inverse instead
+
+
+def _items(vocabulary: Sequence[str]) -> Callable[[object], list[float]]:
+    size = len(vocabulary)
+    unknown = [_NAN] * size
+
+    def encode(value: object) -> list[float]:
+        if value is None:
+            return unknown
+        held = set(value) if isinstance(value, list | tuple) else set()
+        return [1.0 if word in held else 0.0 for word in vocabulary]
+
+    return encode
+
+
+def _row_encoder(fields: Sequence[SignatureField]) -> RowEncoder:
+    """Compile one expression for all features: a loop over 16 of them would cost twice as much.
+
+    Names never enter the source as text but as constants of the namespace, so no name can be code.
+    """
+    scope: dict[str, object] = {"nan": _NAN, "seconds": seconds}
+    terms = []
+    for place, item in enumerate(fields):
+        scope[f"n{place}"] = item.name
+        value = f"(v := get(n{place}))"
+        match item.type:
+            case FieldType.CATEGORY:
+                codes = {word: float(code) for code, word in enumerate(item.vocabulary)}
+                scope[f"f{place}"] = codes.get
+                terms.append(f"f{place}(get(n{place}), nan)")
+            case FieldType.CATEGORIES:
+                scope[f"f{place}"] = _items(item.vocabulary)
+                terms.append(f"*f{place}(get(n{place}))")
+            case FieldType.TIMESTAMP:
+                terms.append(f"nan if {value} is None else seconds(v)")
+            case _:
+                terms.append(f"nan if {value} is None else float(v)")
+    source = f"def encode(row):\n    get = row.get\n    return [{', '.join(terms)}]"
+    exec(compile(source, "<feature signature>", "exec"), scope)
+    return scope["encode"]  # type: ignore[return-value]  # defined by the line above

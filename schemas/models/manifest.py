@@ -1,0 +1,271 @@
+"""Announcements: what a trainer says about a model, signed, and how its bytes travel beside it.
+
+The protocol of the model topic. An announcement is the value of key ``<loop>/<slot>``; a payload
+over `INLINE_BYTES` travels before it in chunks under ``<loop>/payload/<digest>/<i>``. Only the
+announcement is signed; it names the payload's digest. It knows no Kafka and no model;
+`assembler.py` puts the records together again.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, Self
+
+import fastavro
+
+from tidemill.errors import ModelError
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+
+CHUNK_BYTES = 900_000  # below Kafka's default record limit of 1 MB with room for the headers
+INLINE_BYTES = 200_000
+MAX_PAYLOAD_BYTES = 64 * 2**20  # a larger model would take seconds to load in every worker
+MAX_RECORD_BYTES = 1_048_576
+LIVE = "live"
+_UNREADABLE = (
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+
+Reason = Literal[
+    "malformed",  # not an announcement, or one that contradicts itself
+    "oversize",  # claims or carries more bytes than the protocol allows
+    "untrusted-key",  # signed by a key this worker does not trust
+    "bad-signature",  # the bytes were changed after they were signed
+    "misplaced",  # a valid announcement under the key of another loop or slot
+    "replayed",  # older than what was announced before
+    "missing-chunk",  # a part of the payload is not on the topic
+    "digest-mismatch",  # the payload is not the one that was announced
+]
+
+
+class RefusedError(ModelError):
+    """An announcement that must not serve; *reason* is one of the words of the protocol."""
+
+    def __init__(self, reason: Reason, what: str) -> None:
+        super().__init__(what, hint="publish the model again; the live one goes on serving")
+        self.reason: Reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """One published model; the fields are explained in ``manifest.avsc``."""
+
+    loop: str
+    loop_version: int
+    slot: str = LIVE
+    version: str
+    number: int
+    sequence: int
+    rollback: bool = False
+    learner: str
+    label_type: str
+    digest: str
+    payload_bytes: int
+    chunks: int
+    features: str
+    features_digest: str
+    policy_version: int
+    snapshot: int
+    trained_on_rows: int
+    base_rate: float
+    metrics: Mapping[str, float]
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        """Refuse a value that contradicts itself.
+
+        Raises:
+            RefusedError: with reason ``oversize`` or ``malformed``.
+        """
+        if not 0 < self.payload_bytes <= MAX_PAYLOAD_BYTES:
+            raise RefusedError("oversize", f"{self.version} claims {self.payload_bytes} bytes")
+        if self.chunks not in (0, chunk_count(self.payload_bytes)):
+            raise RefusedError("malformed", f"{self.version} claims {self.chunks} chunks")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.digest):
+            raise RefusedError("malformed", f"{self.digest!r} is not a SHA-256 in hex")
+        if hashlib.sha256(self.features.encode()).hexdigest() != self.features_digest:
+            raise RefusedError(
+                "malformed", f"{self.version}: the feature signature has another digest"
+            )
+        if min(self.number, self.sequence, self.trained_on_rows, self.snapshot) < 0:
+            raise RefusedError("malformed", f"{self.version} has a negative count")
+        if not math.isfinite(self.base_rate):
+            raise RefusedError("malformed", f"{self.version} has base rate {self.base_rate}")
+
+    @property
+    def key(self) -> bytes:
+        """The key of the record that carries it."""
+        return announcement_key(self.loop, self.slot)
+
+
+def announcement_key(loop: str, slot: str = LIVE) -> bytes:
+    """Return the key under which the announcement of *slot* stands."""
+    return f"{loop}/{slot}".encode()
+
+
+def chunk_key(loop: str, digest: str, index: int) -> bytes:
+    """Return the key of one chunk of the payload with this digest."""
+    return f"{loop}/payload/{digest}/{index}".encode()
+
+
+def parse_chunk_key(key: bytes) -> tuple[str, str, int] | None:
+    """Return loop, digest and index of a chunk's key; None for any other key."""
+    match = re.fullmatch(rb"([a-z0-9-]+)/payload/([0-9a-f]{64})/([0-9]{1,6})", key)
+    return (match[1].decode(), match[2].decode(), int(match[3])) if match else None
+
+
+def chunk_count(size: int) -> int:
+    """Return how many chunks a payload of *size* bytes takes."""
+    return -(-size // CHUNK_BYTES)
+
+
+def chunked(payload: bytes, limit: int = CHUNK_BYTES) -> list[bytes]:
+    """Cut *payload* into pieces of at most *limit* bytes, in order."""
+    return [payload[start : start + limit] for start in range(0, len(payload), limit)]
+
+
+def payload_digest(payload: bytes) -> str:
+    """Return the SHA-256 of *payload* in hex."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def sign(announcement: Announcement, key: SigningKey, *, payload: bytes | None = None) -> bytes:
+    """Return the record value: the announcement in Avro with its signature.
+
+    Args:
+        announcement: what to sign.
+        key: who signs.
+        payload: the model itself where ``chunks`` is 0, else None.
+    """
+    if (payload is not None) != (announcement.chunks == 0):
+        raise ValueError(f"{announcement.version} has {announcement.chunks} chunks")
+    body = _encode("Announcement", asdict(announcement))
+    value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
+    return _encode("Signed", value)
+
+
+def verify(value: bytes, trusted: TrustedKeys) -> tuple[Announcement, bytes | None]:
+    """Return the announcement of a record value, and its payload where that is inline.
+
+    The signature is checked before anything of the announcement is read. The digest of an inline
+    payload is checked too.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    if len(value) > MAX_RECORD_BYTES:
+        raise RefusedError("oversize", f"an announcement of {len(value)} bytes")
+    signed = _decode("Signed", value)
+    key, body, payload = signed["key_id"], signed["body"], signed["payload"]
+    if key not in trusted.keys:
+        raise RefusedError(
+            "untrusted-key", f"signed by key {str(key)[:32]!r}, which is not trusted"
+        )
+    if not trusted.verify(key, signed["signature"], body):
+        raise RefusedError("bad-signature", f"the announcement is not what key {key} signed")
+    announcement = Announcement(**_decode("Announcement", body))
+    if announcement.chunks == 0:
+        check_payload(announcement, payload or b"")
+    elif payload is not None:
+        raise RefusedError("malformed", f"{announcement.version} has chunks and an inline payload")
+    return announcement, payload
+
+
+def check_payload(announcement: Announcement, payload: bytes) -> None:
+    """Refuse a payload that is not the announced one.
+
+    Raises:
+        RefusedError: with reason ``digest-mismatch``.
+    """
+    if len(payload) != announcement.payload_bytes or payload_digest(payload) != announcement.digest:
+        raise RefusedError(
+            "digest-mismatch", f"the payload of {announcement.version} is not the announced one"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """What a worker answers on topic ``tidemill.acks``, key ``<worker>/<loop>``."""
+
+    worker: str
+    loop: str
+    slot: str
+    version: str
+    digest: str
+    status: Literal["serving", "refused"]
+    reason: str = ""
+    at: datetime
+
+    @property
+    def key(self) -> bytes:
+        """The key of the record that carries it."""
+        return f"{self.worker}/{self.loop}".encode()
+
+    def to_json(self) -> bytes:
+        """Return the record's value."""
+        return json.dumps(asdict(self) | {"at": self.at.isoformat()}, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelError: it is not an acknowledgement.
+        """
+        try:
+            held = json.loads(value)
+            held["at"] = datetime.fromisoformat(held["at"])
+            if held["status"] not in ("serving", "refused"):
+                raise ValueError(f"status {held['status']!r}")
+            return cls(**held)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ModelError(
+                f"not an acknowledgement: {error!r}", hint="let workers of one release run together"
+            ) from error
+
+
+@cache
+def _schema(name: str) -> Any:  # noqa: ANN401  # fastavro's own parsed form
+    text = files("tidemill.schemas.models").joinpath("manifest.avsc").read_text()
+    schemas = {schema["name"]: schema for schema in json.loads(text)}
+    return fastavro.parse_schema(schemas[name], named_schemas={})
+
+
+def _encode(name: str, value: Mapping[str, object]) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, _schema(name), value)
+    return out.getvalue()
+
+
+def _decode(name: str, data: bytes) -> dict[str, Any]:
+    """Decode one datum; only bytes that encode to themselves again are one.
+
+    The round trip refuses trailing bytes, lengths below zero and every other reading of fastavro
+    that is more generous than the Avro specification.
+    """
+    try:
+        value = fastavro.schemaless_reader(io.BytesIO(data), _schema(name), None)
+        if isinstance(value, dict) and _encode(name, value) == data:
+            return value
+    except _UNREADABLE as error:
+        raise RefusedError("malformed", f"not a {name} in Avro: {error!r}") from error
+    raise RefusedError("malformed", f"not a {name} in canonical Avro")
+
+
+def utc_now() -> datetime:
+    """Return the present time with its zone; the default clock of the shells."""
+    return datetime.now(UTC)

@@ -1,0 +1,223 @@
+"""The state of an online model as an explicit value, and the prediction it stands for.
+
+The trainer turns a River model into a `LinearState` and back, the worker predicts from the same
+state in plain Python; both give the same bits. Doubles travel as doubles, so nothing is rounded.
+It knows neither River nor Kafka.
+
+A row of features becomes numbers by `RowMapping`: floats, ints, bools and timestamps are scaled,
+each category is a flag ``feature=word`` that is not (a scaler would turn a flag that is only seen
+as 1 into 0). A null, NaN, or number past 1e100 is a missing key: it neither scores nor teaches.
+"""
+
+import io
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Self
+
+import fastavro
+
+from tidemill.errors import ModelError
+from tidemill.schemas.loop.definition import FieldType
+from tidemill.schemas.models.feature_signature import FeatureSignature, Row, SignatureField, seconds
+
+MAX_NAMES = 200_000  # of flags and numbers together; the learner stops taking new words there
+MAX_NUMBER = 1e100  # the square of a larger one would make the variance infinite for ever
+MAX_STATE_BYTES = 16 * 2**20
+LEARNERS = ("logistic_regression", "linear_regression")
+_UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+
+
+class RowMapping:
+    """Turn a decision's features into the numbers and flags a linear model reads, in fixed order.
+
+    >>> mapping = RowMapping([
+    ...     SignatureField("carrier", FieldType.CATEGORY), SignatureField("hour", FieldType.INT),
+    ... ])
+    >>> mapping({"carrier": "UA", "hour": 17})
+    ({'hour': 17.0}, ['carrier=UA'])
+    """
+
+    def __init__(self, fields: Iterable[SignatureField]) -> None:
+        numbers: list[str] = []
+        self._times: list[str] = []
+        self._words: list[tuple[str, str]] = []
+        self._lists: list[tuple[str, str]] = []
+        for item in fields:
+            match item.type:
+                case FieldType.TIMESTAMP:
+                    self._times.append(item.name)
+                case FieldType.CATEGORY:
+                    self._words.append((item.name, f"{item.name}="))
+                case FieldType.CATEGORIES:
+                    self._lists.append((item.name, f"{item.name}="))
+                case _:
+                    numbers.append(item.name)
+        self._numbers = numbers
+
+    def __call__(self, row: Row) -> tuple[dict[str, float], list[str]]:
+        """Return the numbers by name, and the flags that are set."""
+        get = row.get
+        numbers: dict[str, float] = {}
+        for name in self._numbers:
+            value = get(name)
+            if value is not None:
+                number = float(value)  # type: ignore[arg-type]  # float, int or bool by the loop
+                if -MAX_NUMBER < number < MAX_NUMBER:
+                    numbers[name] = number
+        for name in self._times:
+            value = get(name)
+            if isinstance(value, datetime):
+                numbers[name] = seconds(value)
+        flags = [prefix + str(get(name)) for name, prefix in self._words if get(name) is not None]
+        for name, prefix in self._lists:
+            value = get(name)
+            if isinstance(value, list | tuple):
+                flags += [prefix + word for word in dict.fromkeys(value)]
+        return numbers, flags
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Running count, mean and variance (population) of one number."""
+
+    name: str
+    count: int
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The weight of one number or flag."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearState:
+    """All that an online linear model is; the fields are explained in ``river_state.avsc``."""
+
+    learner: str
+    learning_rate: float
+    l2: float
+    learned_until: int
+    rows: int
+    loss_sum: float
+    iterations: int
+    intercept: float
+    scales: tuple[Scale, ...]
+    weights: tuple[Weight, ...]
+
+    def __post_init__(self) -> None:
+        if self.learner not in LEARNERS:
+            raise ValueError(f"the learner {self.learner!r} is none of {LEARNERS}")
+        if self.learned_until < -1 or min(self.rows, self.iterations) < 0:
+            raise ValueError("a count is negative")
+        _check_names([scale.name for scale in self.scales])
+        _check_names([weight.name for weight in self.weights])
+        numbers = [self.learning_rate, self.l2, self.loss_sum, self.intercept]
+        numbers += [weight.value for weight in self.weights]
+        numbers += [number for scale in self.scales for number in (scale.mean, scale.variance)]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a number is not finite: the model has diverged")
+        if any(scale.count < 0 or scale.variance < 0.0 for scale in self.scales):
+            raise ValueError("a count or a variance is negative")
+
+    def to_bytes(self) -> bytes:
+        """Return the state in Avro (``river_state.avsc``); `from_bytes` restores the same bits."""
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, _schema(), asdict(self))
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote, and nothing else: the bytes must encode to themselves again.
+
+        Raises:
+            ModelError: it is not such a state, larger than `MAX_STATE_BYTES`, or not finite.
+        """
+        try:
+            if len(data) > MAX_STATE_BYTES:
+                raise ValueError(f"{len(data)} bytes are over {MAX_STATE_BYTES}")
+            value = fastavro.schemaless_reader(io.BytesIO(data), _schema(), None)
+            if not isinstance(value, dict):
+                raise ValueError("not a record")
+            scales = tuple(Scale(**scale) for scale in value.pop("scales"))
+            weights = tuple(Weight(**weight) for weight in value.pop("weights"))
+            state = cls(scales=scales, weights=weights, **value)
+            if state.to_bytes() != data:
+                raise ValueError("it is not in canonical Avro")
+        except _UNREADABLE as error:
+            raise ModelError(
+                f"the state of an online model cannot be read: {error!r}",
+                hint="train it again: tidemill train LOOP --once",
+            ) from error
+        return state
+
+
+class LinearPredictor:
+    """Score rows with a `LinearState`, the same bits as the River model it was taken from.
+
+    Args:
+        state: the model.
+        signature: the features it reads.
+    """
+
+    def __init__(self, state: LinearState, signature: FeatureSignature) -> None:
+        weights = {weight.name: weight.value for weight in state.weights}
+        self._mapping = RowMapping(signature.fields)
+        self._numbers = {
+            scale.name: (scale.mean, scale.variance**0.5, weights.get(scale.name, 0.0))
+            for scale in state.scales
+            if scale.variance
+        }
+        self._flags = {name: value for name, value in weights.items() if "=" in name}
+        self._intercept = state.intercept
+        self._link = _sigmoid if state.learner == "logistic_regression" else _identity
+
+    def score(self, row: Row) -> float:
+        """Return the probability (logistic) or the value (linear) predicted for *row*."""
+        numbers, flags = self._mapping(row)
+        total = 0.0
+        scales = self._numbers
+        for name, value in numbers.items():
+            scale = scales.get(name)
+            if scale is not None:
+                total += (value - scale[0]) / scale[1] * scale[2]
+        weights = self._flags
+        for flag in flags:
+            total += weights.get(flag, 0.0)
+        return self._link(total + self._intercept)
+
+
+Link = Callable[[float], float]
+
+
+def _sigmoid(value: float) -> float:
+    if value < -30:
+        return 0.0
+    if value > 30:
+        return 1.0
+    return 1 / (1 + math.exp(-value))
+
+
+def _identity(value: float) -> float:
+    return value
+
+
+def _check_names(names: list[str]) -> None:
+    if len(names) > MAX_NAMES or len(set(names)) != len(names) or "" in names:
+        raise ValueError(f"{len(names)} names, {len(set(names))} of them distinct")
+
+
+@cache
+def _schema() -> Any:  # noqa: ANN401  # fastavro's own parsed form
+    text = files("tidemill.schemas.models").joinpath("river_state.avsc").read_text()
+    return fastavro.parse_schema(json.loads(text), named_schemas={})

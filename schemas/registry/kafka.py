@@ -1,0 +1,113 @@
+"""Event schemas on the compacted topic ``tidemill.schemas``: a store that needs only Kafka.
+
+The key of a record is ``<subject>/<fingerprint>``, the fingerprint in hex as it stands on the wire,
+and the value is the schema as JSON; that is all a service in another language needs to know.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Collection
+
+from tidemill.errors import ContractError
+from tidemill.kafka import KafkaConfig, Topic, TopicEnds, ensure_topics, read_compacted, write_all
+from tidemill.schemas import topics
+from tidemill.schemas.avro.evolution import check_successor
+from tidemill.schemas.avro.limits import check_schema
+from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
+
+log = logging.getLogger(__name__)
+
+
+class KafkaSchemaStore:
+    """Keeps schemas on a compacted topic, and what was read of it in memory."""
+
+    def __init__(self, config: KafkaConfig, *, timeout_s: float = 30.0) -> None:
+        self._config = config
+        self._timeout_s = timeout_s
+        self._subjects: dict[str, dict[bytes, Schema]] = {}
+        self._known: dict[bytes, Schema] = {}
+        self._ends = TopicEnds(config, topics.SCHEMAS)
+        self._read_to: tuple[int, ...] | None = None  # where the topic ended before it was read
+        self._lock = threading.Lock()
+
+    def register(self, subject: str, schema: Schema) -> bytes:
+        """Return the prefix of payloads written with *schema*, once it stands on the topic.
+
+        Of two writers that register what does not go together, the later one is refused.
+
+        Raises:
+            ContractError: *schema* is not fit for events, or what *subject* had before forbids it.
+            BrokerError: Kafka does not answer.
+        """
+        check_schema(schema)
+        prefix = single_object_prefix(schema)
+        with self._lock:
+            if self._subjects.get(subject, {}).get(prefix) == schema:
+                return prefix
+            ensure_topics(self._config, [Topic(name=topics.SCHEMAS, compacted=True)])
+            if self._refresh(subject).get(prefix) != schema:
+                check_successor(subject, self._subjects.get(subject, {}).values(), schema)
+                key = f"{subject}/{prefix[len(SINGLE_OBJECT) :].hex()}".encode()
+                write_all(self._config, topics.SCHEMAS, [(key, canonical_json(schema).encode())])
+                self._withdraw_unless_first(subject, prefix, schema, key)
+        return prefix
+
+    def _withdraw_unless_first(
+        self, subject: str, prefix: bytes, schema: Schema, key: bytes
+    ) -> None:
+        """Look again: another writer may have come between our look and our write."""
+        earlier = []
+        for other, theirs in self._refresh(subject).items():
+            if other == prefix:
+                break
+            earlier.append(theirs)
+        try:
+            check_successor(subject, earlier, schema)
+        except ContractError:
+            write_all(self._config, topics.SCHEMAS, [(key, None)])
+            self._refresh(subject)
+            raise
+
+    def lookup(self, prefix: bytes) -> Schema | None:
+        """Return the schema of payloads that start with *prefix*, or None; see `SchemaStore`."""
+        return self.lookup_all([prefix]).get(prefix)
+
+    def lookup_all(self, prefixes: Collection[bytes]) -> dict[bytes, Schema]:
+        """Return the schemas of those *prefixes* that are known, reading the topic at most once.
+
+        For one that is not known here it is asked where the topic ends; it is read again only if
+        it has grown. A flood of unknown prefixes costs a question a batch, and nothing that was
+        registered before the call is overlooked.
+
+        Raises:
+            BrokerError: one is not known here and Kafka does not answer.
+        """
+        with self._lock:
+            unknown = (prefix for prefix in prefixes if prefix not in self._known)
+            if any(prefix.startswith(SINGLE_OBJECT) for prefix in unknown):
+                ends = self._ends.read(self._timeout_s)
+                if ends != self._read_to or not ends:
+                    self._refresh("")
+                    self._read_to = ends
+            return {prefix: self._known[prefix] for prefix in prefixes if prefix in self._known}
+
+    def _refresh(self, subject: str) -> dict[bytes, Schema]:
+        """Read the topic to its end; return the schemas of *subject* in the order of the log."""
+        subjects: dict[str, dict[bytes, Schema]] = {}
+        records = read_compacted(self._config, topics.SCHEMAS, timeout_s=self._timeout_s)
+        for key, value in records.items():
+            name, _, fingerprint = key.decode(errors="replace").rpartition("/")
+            try:
+                schema = json.loads(value)
+                prefix = single_object_prefix(schema)
+            except (ValueError, ContractError) as error:
+                log.warning("schema ignored: key=%r error=%s", key, error)
+                continue
+            if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
+                log.warning("schema ignored: key=%r is not the fingerprint of its value", key)
+                continue
+            subjects.setdefault(name, {})[prefix] = schema
+        self._subjects = subjects
+        self._known = {k: v for schemas in subjects.values() for k, v in schemas.items()}
+        return subjects.get(subject, {})

@@ -1,0 +1,132 @@
+"""What a worker has counted, for Prometheus and for its health page.
+
+Nothing here is touched by a decision: deciders count in plain ints, and this reads them when asked.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from tidemill.serving.decision.counters import BOUNDS_US, Tally
+from tidemill.serving.worker import Worker
+
+
+class _Collector:
+    """Reads the counts of a worker whenever Prometheus asks."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics as of now."""
+        yield from _of_loops(self._worker)
+        yield from _of_events(self._worker)
+        answers = CounterMetricFamily(
+            "tidemill_http_answers", "Answers over HTTP by status", labels=["status"]
+        )
+        for status, count in sorted(self._worker.answers.items()):
+            answers.add_metric([str(status)], count)
+        yield answers
+        refused = CounterMetricFamily(
+            "tidemill_models_refused", "Models that were not fit to serve"
+        )
+        refused.add_metric([], self._worker.follower.refused)
+        yield refused
+        yield GaugeMetricFamily(
+            "tidemill_ready", "1 once the model topic was read to its end", self._worker.ready
+        )
+
+
+def _of_loops(worker: Worker) -> Iterator[Metric]:
+    decisions = CounterMetricFamily(
+        "tidemill_decisions", "Decisions by what made them", labels=["loop", "source"]
+    )
+    feedback = CounterMetricFamily("tidemill_feedback", "Feedback taken", labels=["loop"])
+    failed = CounterMetricFamily(
+        "tidemill_model_failures", "Decisions their model raised on", labels=["loop"]
+    )
+    late = CounterMetricFamily(
+        "tidemill_over_budget", "Decisions without time for their model", labels=["loop"]
+    )
+    latency = HistogramMetricFamily(
+        "tidemill_decision_seconds", "From the request in hand to the answer", labels=["loop"]
+    )
+    model = GaugeMetricFamily(
+        "tidemill_model_info", "The model that decides", labels=["loop", "loop_version", "version"]
+    )
+    for name, decider in list(worker.follower.deciders.items()):
+        tally = decider.tally
+        for source, count in tally.decisions.items():
+            decisions.add_metric([name, source], count)
+        feedback.add_metric([name], tally.feedback)
+        failed.add_metric([name], tally.failed)
+        late.add_metric([name], tally.over_budget)
+        latency.add_metric([name], _buckets(tally), tally.latency_s)
+        if (live := decider.model) is not None:
+            model.add_metric([name, str(decider.loop.version), live.version], 1)
+    yield from (decisions, feedback, failed, late, latency, model)
+
+
+def _of_events(worker: Worker) -> Iterator[Metric]:
+    events = worker.log
+    yield CounterMetricFamily("tidemill_events_delivered", "Events Kafka has", events.delivered)
+    yield CounterMetricFamily(
+        "tidemill_events_dropped", "Events lost because the buffer was full", events.dropped
+    )
+    yield CounterMetricFamily("tidemill_events_failed", "Events Kafka refused", events.failed)
+    yield GaugeMetricFamily("tidemill_events_waiting", "Events in the buffer", events.waiting)
+
+
+def _buckets(tally: Tally) -> list[tuple[str, float]]:
+    total, rows = 0, []
+    bounds = [*(str(bound / 1e6) for bound in BOUNDS_US), "+Inf"]
+    for bound, count in zip(bounds, tally.latency, strict=True):
+        total += count
+        rows.append((bound, float(total)))
+    return rows
+
+
+def registry_of(worker: Worker) -> CollectorRegistry:
+    """Return a registry that reads *worker* whenever it is asked."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(worker))
+    return registry
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """Return the metrics in Prometheus' text format."""
+    return generate_latest(registry)
+
+
+def health(worker: Worker) -> dict[str, object]:
+    """Return what the health page says: plain counts, and the troubles in words."""
+    events = worker.log
+    return {
+        "worker": worker.config.name,
+        "ready": worker.ready,
+        "trouble": worker.troubles(),
+        "events": {
+            "waiting": events.waiting,
+            "delivered": events.delivered,
+            "dropped": events.dropped,
+            "failed": events.failed,
+        },
+        "models_refused": worker.follower.refused,
+        "loops": {
+            name: {
+                "version": decider.loop.version,
+                "model": decider.model.version if decider.model else None,
+                "decisions": dict(decider.tally.decisions),
+                "feedback": decider.tally.feedback,
+                "model_failures": decider.tally.failed,
+                "over_budget": decider.tally.over_budget,
+            }
+            for name, decider in list(worker.follower.deciders.items())
+        },
+    }

@@ -1,0 +1,89 @@
+"""Run a worker behind HTTP in this process, until it is told to stop.
+
+SIGTERM or SIGINT: no new connection is taken, requests under way are answered, the last events are
+delivered, and the exit status is 0 if all of them were.
+"""
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+
+from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.serving.api.coalesce import OneWriteProtocol
+from tidemill.serving.api.http import app_of
+from tidemill.serving.worker import Worker, WorkerConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """A worker, and where it listens."""
+
+    worker: WorkerConfig
+    host: str = "127.0.0.1"
+    port: int = 8700
+    stop_s: float = 5.0
+    """How long requests under way may take once the server was told to stop."""
+
+
+def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    Args:
+        config: the worker, and where it listens.
+        store: a schema registry, where the events are framed for one; else None.
+
+    Returns:
+        0, or 1 if the port could not be had or some events could not be delivered.
+    """
+    worker = Worker(config.worker, store=store)
+    worker.start()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app_of(worker),
+            host=config.host,
+            port=config.port,
+            loop="uvloop",
+            http=OneWriteProtocol,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,  # nobody asks who the client is
+            server_header=False,
+            date_header=False,
+            backlog=2048,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(config.stop_s),
+        )
+    )
+    with _signals_survived():
+        try:
+            server.run()
+        except SystemExit:  # uvicorn could not bind, and has logged why
+            log.error("port %d of %s cannot be had: is it in use?", config.port, config.host)
+    undelivered = worker.close()
+    if undelivered:
+        log.error("%d events could not be delivered before the stop", undelivered)
+    return int(bool(undelivered) or not server.started)
+
+
+@contextmanager
+def _signals_survived() -> Iterator[None]:
+    """Let the process live on after uvicorn, which raises the signal that stopped it once more."""
+
+    def ignore(_number: int, _frame: FrameType | None) -> None:
+        return None
+
+    before = {number: signal.signal(number, ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

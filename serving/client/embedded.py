@@ -1,0 +1,103 @@
+"""A worker inside the process of a service: the same calls as over HTTP, without HTTP."""
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from tidemill.errors import BrokerError, RequestError
+from tidemill.kafka import KafkaConfig
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.serving.decision.decider import Decider
+from tidemill.serving.decision.requests import MAX_BATCH, DecisionRequest
+from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.worker import Worker, WorkerConfig
+
+
+class EmbeddedDoor:
+    """Calls a worker of this process; safe to share between threads."""
+
+    unanswered = 0
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def decide(
+        self,
+        loop: str,
+        features: Mapping[str, object],
+        entity: str | None,
+        id: str | None,
+        at: datetime | None,
+    ) -> DecisionResult:
+        """Return the decision of the worker."""
+        decider = self.worker.decider(loop)
+        return decider.decide(decider.decisions.check(features, entity, id, at))
+
+    def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
+        """Return the decisions of the worker; none is made unless all of them are legal."""
+        decider = self.worker.decider(loop)
+        if len(asked) > MAX_BATCH:
+            raise RequestError(
+                f"{len(asked)} decisions in one call", hint=f"ask for at most {MAX_BATCH} at once"
+            )
+        requests = [_checked(decider, place, item) for place, item in enumerate(asked)]
+        return [decider.decide(request) for request in requests]
+
+    def give(
+        self,
+        loop: str,
+        decision_id: str,
+        kind: str,
+        values: Mapping[str, object],
+        id: str,
+        at: datetime | None,
+    ) -> None:
+        """Log the feedback."""
+        decider = self.worker.decider(loop)
+        decider.take_feedback(decider.feedback.check(decision_id, kind, values, id, at))
+
+    def close(self) -> None:
+        """Stop the worker; its last events are delivered if Kafka takes them in time."""
+        self.worker.close()
+
+
+def _checked(decider: Decider, place: int, item: Mapping[str, object]) -> DecisionRequest:
+    try:
+        return decider.decisions.check(**item)  # type: ignore[arg-type]  # that is what it checks
+    except RequestError as error:
+        raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
+
+
+def open_door(
+    kafka: KafkaConfig,
+    *,
+    loops: tuple[str, ...],
+    definitions: tuple[Loop, ...],
+    trusted: TrustedKeys | None,
+    name: str | None,
+    seed: int | None,
+    ready_s: float,
+    store: SchemaStore | None = None,
+) -> EmbeddedDoor:
+    """Start a worker and return the door to it; see `Client.embedded`."""
+    config = WorkerConfig(
+        kafka=kafka,
+        name=name or f"{socket.gethostname()}-{os.getpid()}-embedded",
+        loops=loops,
+        definitions=definitions,
+        trusted=trusted,
+        seed=seed,
+    )
+    worker = Worker(config, store=store)
+    worker.start()
+    if not definitions and not worker.subscriber.ready.wait(ready_s):
+        trouble = "; ".join(worker.troubles())
+        worker.close()
+        raise BrokerError(
+            f"the loops could not be read from {kafka.bootstrap} in {ready_s:g} s: {trouble}",
+            hint="is Kafka up, and a loop published? definitions= starts without either",
+        )
+    return EmbeddedDoor(worker)

@@ -1,0 +1,191 @@
+"""The walk of one decision inside a worker: check, score, choose, log, answer.
+
+A decision never waits and never fails once its request is legal: without a model the loop's default
+answers, with a model that fails or takes longer than the loop's budget it answers too, marked as
+fallback. It knows no HTTP and no model topic; the subscriber gives it its model by assigning one
+attribute.
+"""
+
+from random import Random
+from time import perf_counter, time_ns
+from typing import NamedTuple
+
+from tidemill.errors import BrokerError, ModelError, RequestError
+from tidemill.schemas import topics
+from tidemill.schemas.events.schemas import FeedbackEncoder
+from tidemill.schemas.logs import topic_of
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.serving.decision.counters import NOTED, Tally
+from tidemill.serving.decision.event_encoder import decision_encoder
+from tidemill.serving.decision.event_log import EventLog
+from tidemill.serving.decision.ids import new_id
+from tidemill.serving.decision.policy import Choice, Features, Score, default_choice, policy_of
+from tidemill.serving.decision.requests import (
+    DecisionReader,
+    DecisionRequest,
+    FeedbackReader,
+    FeedbackRequest,
+)
+from tidemill.serving.decision.results import DecisionResult
+
+MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
+_SLOW_IN_A_ROW = 3  # one decision over budget may be the machine's fault, three are the model's
+_REST_S = 1.0  # how long a slow model is not asked
+_MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
+
+
+class LiveModel(NamedTuple):
+    """The model that decides: its version, and the function that scores features with it."""
+
+    version: str
+    score: Score
+
+
+class Decider:
+    """Decides for one version of one loop; safe to share between threads.
+
+    Args:
+        loop: what to decide.
+        store: where the schemas of the events get their prefix from.
+        log: where the events go.
+        random: the chance of the policy.
+        tally: what counts its decisions; None: one of its own.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        store: SchemaStore,
+        log: EventLog,
+        random: Random,
+        tally: Tally | None = None,
+    ) -> None:
+        self.loop = loop
+        self.model: LiveModel | None = None  # assigned by the subscriber, read once a decision
+        self.last_failure: str | None = None
+        self.tally = tally or Tally()
+        self.decisions = DecisionReader(loop)
+        self.feedback = FeedbackReader(loop)
+        self._choice = policy_of(loop, random).choose
+        self._default = default_choice(loop)
+        self._encode = decision_encoder(loop, store)
+        self._encode_feedback = FeedbackEncoder(loop, store).encode
+        self._write = log.write
+        self._topic = topics.decisions(loop.loop)
+        self._feedback_topics = {
+            name: topic_of(loop.loop, kind.log) for name, kind in loop.feedback.items()
+        }
+        self._budget_s = loop.budget_ms / 1e3
+        self._policy_version, self._version = loop.policy.version, loop.version
+        self._slow = 0
+        self._rest_until_s = 0.0
+
+    def decide(self, request: DecisionRequest, started_s: float | None = None) -> DecisionResult:
+        """Decide, log the decision, and return it.
+
+        Args:
+            request: what `decisions` has read or checked.
+            started_s: when the budget started to run, by `time.perf_counter`; now if None.
+
+        Raises:
+            RequestError: the request cannot be written as an event, or only as too large a one.
+        """
+        asked_s = perf_counter()
+        if started_s is None:
+            started_s = asked_s
+        features = request.features
+        choice, source, version = self._choose(features, started_s, asked_s)
+        now_ns = time_ns()
+        decision_id = request.id or new_id(now_ns)
+        at = request.at or now_ns // 1_000
+        try:
+            key = decision_id.encode()
+            payload = self._encode(key, at, request.entity, choice, source, version, features)
+        except ValueError as error:
+            raise RequestError(
+                f"the request cannot be written as an event: {error}",
+                hint="send texts in valid Unicode, and times of the years 1 to 9999",
+            ) from error
+        if len(payload) > MAX_EVENT_BYTES:
+            raise _too_large(payload)
+        self._write(self._topic, key, payload)
+        noted = self.tally.took_s[source]
+        noted.append(perf_counter() - started_s)
+        if len(noted) >= NOTED:
+            self.tally.count()
+        action, score, propensity = choice
+        return DecisionResult(
+            decision_id,
+            action,
+            score,
+            propensity,
+            source,
+            version,
+            self._policy_version,
+            self._version,
+        )
+
+    def _choose(
+        self, features: Features, started_s: float, now_s: float
+    ) -> tuple[Choice, str, str | None]:
+        """Return choice, source and model version: the model's where it is there and in time."""
+        model = self.model
+        if model is None:
+            return self._default, "default", None
+        version, score = model
+        deadline_s = started_s + self._budget_s
+        if now_s > deadline_s or now_s < self._rest_until_s:
+            self.tally.over_budget += 1
+            return self._default, "fallback", None
+        try:
+            choice = self._choice(score, features)
+        except _MODEL_FAILURES as error:
+            self.tally.failed += 1
+            self.last_failure = f"{version}: {error}"
+            return self._default, "fallback", None
+        now_s = perf_counter()
+        if now_s <= deadline_s:
+            self._slow = 0
+            return choice, "model", version
+        self.tally.over_budget += 1
+        self._slow += 1
+        if self._slow >= _SLOW_IN_A_ROW:
+            self._rest_until_s = now_s + _REST_S
+        return self._default, "fallback", None
+
+    def take_feedback(self, request: FeedbackRequest) -> str:
+        """Log one feedback and return its id.
+
+        Raises:
+            RequestError: a text of the request is not valid Unicode, or it is too large.
+            BrokerError: the buffer before the broker is full; the feedback is not taken.
+        """
+        feedback_id = request.id or new_id()
+        payload = self._encode_feedback(
+            request.kind,
+            {
+                "id": feedback_id,
+                "decision_id": request.decision_id,
+                "at": request.at or time_ns() // 1_000,
+                "values": request.values,
+            },
+        )
+        if len(payload) > MAX_EVENT_BYTES:
+            raise _too_large(payload)
+        topic = self._feedback_topics[request.kind]
+        if not self._write(topic, request.decision_id.encode(), payload):
+            raise BrokerError(
+                "the feedback was not taken: the buffer before Kafka is full",
+                hint="send it again later with the same id; look whether the brokers are up",
+            )
+        self.tally.feedback += 1
+        return feedback_id
+
+
+def _too_large(payload: bytes) -> RequestError:
+    return RequestError(
+        f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}",
+        hint="send shorter texts and lists",
+    )

@@ -1,0 +1,112 @@
+"""The bytes of a decision event, put together from parts of which most come back again and again.
+
+The same bytes as `schemas/events/schemas.py` makes for the same decision, in half its time: what
+follows the score (source, versions) takes few values, so its bytes are remembered.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from tidemill.schemas.avro.encoder import compile_values_encoder
+from tidemill.schemas.avro.primitives import (
+    LENGTHS,
+    varint,
+    write_boolean,
+    write_category,
+    write_double,
+    write_int,
+    write_string,
+    write_strings,
+    write_timestamp,
+)
+from tidemill.schemas.avro.wire import Schema
+from tidemill.schemas.events.schemas import decision_schema, decision_subject
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.serving.decision.policy import Choice, Features
+
+_NULL = b"\x00"
+_SOME = b"\x02"
+_some_double = struct.Struct("<Bd").pack
+_REMEMBERED = 1_000  # ends of events: sources x models x propensities
+
+Write = Callable[[object], bytes]
+Encode = Callable[[bytes, object, str | None, Choice, str, str | None, Features], bytes]
+"""Takes a decision and returns its payload for Kafka. In this order: its id in UTF-8, as it is the
+record's key as well; when, as an aware datetime or microseconds since 1970; whom or what it is
+about, if known; what was decided; who decided; which model, if one did; all features of the loop in
+its order, as `DecisionReader` has checked them. Raises ValueError where a text is not valid
+Unicode, or the time not of the years 1 to 9999."""
+
+
+def decision_encoder(loop: Loop, store: SchemaStore) -> Encode:
+    """Return the function that encodes the decisions of *loop*; registers their schema.
+
+    Raises:
+        ContractError: an earlier schema of the loop forbids this one.
+        BrokerError: the schema store does not answer.
+    """
+    schema = decision_schema(loop)
+    fields = cast(list[Mapping[str, object]], schema["fields"])
+    prefix = store.register(decision_subject(loop), schema)
+    write_action = _action_writer(loop)
+    write_features = compile_values_encoder(cast(Schema, fields[-1]["type"]))
+    versions = write_int(loop.policy.version) + write_int(loop.version)
+    ends: dict[tuple[float | None, str, str | None], bytes] = {}
+    join = b"".join
+
+    def encode(
+        decision_id: bytes,
+        at: object,
+        entity: str | None,
+        choice: Choice,
+        source: str,
+        model_version: str | None,
+        features: Features,
+    ) -> bytes:
+        action, score, propensity = choice
+        end = (propensity, source, model_version)
+        size = len(decision_id)
+        return join(
+            (
+                prefix,
+                LENGTHS[size] if size < 4_096 else varint(size),
+                decision_id,
+                write_timestamp(at),
+                _NULL if entity is None else _SOME + write_string(entity),
+                write_action(action),
+                _NULL if score is None else _some_double(2, score),
+                ends.get(end) or remember(end),
+                write_features(features),
+            )
+        )
+
+    def remember(end: tuple[float | None, str, str | None]) -> bytes:
+        """Return and remember what stands between score and features."""
+        if len(ends) >= _REMEMBERED:
+            ends.clear()
+        ends[end] = written = _end(*end) + versions
+        return written
+
+    return encode
+
+
+def _action_writer(loop: Loop) -> Write:
+    """Return what writes an action of *loop*; there are few of them, or any number or list."""
+    if loop.decision.type == "bool":
+        return cast(Write, {action: write_boolean(action) for action in (True, False)}.__getitem__)
+    if loop.decision.type == "choice":
+        written = {action: write_category(action) for action in loop.decision.actions}
+        return cast(Write, written.__getitem__)
+    return write_double if loop.decision.type == "float" else write_strings
+
+
+def _end(propensity: float | None, source: str, model_version: str | None) -> bytes:
+    return b"".join(
+        (
+            _NULL if propensity is None else _some_double(2, propensity),
+            write_string(source),
+            _NULL if model_version is None else _SOME + write_string(model_version),
+        )
+    )

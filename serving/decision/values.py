@@ -1,0 +1,112 @@
+"""The values of a request by name: features, or the values of one kind of feedback, as a type.
+
+msgspec compiles the checks from a type that is made here from the loop's fields, and what does not
+fit is told in the words of the loop. It knows no request and no JSON beyond msgspec's.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from tidemill.errors import RequestError
+from tidemill.schemas.loop.definition import Feature, FieldType
+
+At = Annotated[datetime, msgspec.Meta(tz=True)]
+_LARGEST = 1.7976931348623157e308
+_TYPES: dict[FieldType, object] = {
+    FieldType.FLOAT: Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)],  # nor NaN
+    FieldType.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    FieldType.BOOL: bool,
+    FieldType.CATEGORY: str,
+    FieldType.CATEGORIES: list[str],
+    FieldType.TIMESTAMP: At,
+}
+
+
+class Record:
+    """The values of one mapping, as a type: features, or the values of one kind of feedback."""
+
+    def __init__(self, noun: str, fields: Mapping[str, Feature]) -> None:
+        self.noun = noun  # what one of them is called in an error
+        self.types = {name: str(field.type) for name, field in fields.items()}
+        self.struct = msgspec.defstruct(
+            "Record",
+            [_struct_field(name, field) for name, field in fields.items()],
+            kw_only=True,
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+
+    @property
+    def hint(self) -> str:
+        """What to send, for the hint of an error."""
+        listed = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
+        return f"send {listed}" if listed else f"send no {self.noun}s"
+
+    def check(self, values: Mapping[str, object]) -> msgspec.Struct:
+        """Return *values* with what was left out filled in; numpy's numbers become Python's.
+
+        The fields of what it returns are in the order of the loop file.
+
+        Raises:
+            RequestError: a value is missing, unknown or of another type.
+        """
+        try:
+            return msgspec.convert(values, self.struct)
+        except msgspec.ValidationError as error:
+            if not isinstance(values, Mapping):
+                what = f"the {self.noun}s are {type(values).__name__}, not names and values"
+                raise RequestError(what, hint=self.hint) from error
+            values = {str(name): plain(value) for name, value in values.items()}
+            try:
+                return msgspec.convert(values, self.struct)
+            except msgspec.ValidationError as error:
+                what = reworded(str(error), self.noun)
+                raise RequestError(what, hint=self.hint) from error
+
+
+def plain(value: object) -> object:
+    """Return numpy's scalars as Python's and NaN as None; leave every other value alone."""
+    item = getattr(value, "item", None)
+    if item is not None and getattr(value, "shape", None) == ():
+        value = item()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return list(value) if isinstance(value, tuple | set | frozenset) else value
+
+
+def _struct_field(name: str, field: Feature) -> tuple[str, object] | tuple[str, object, object]:
+    kind = _TYPES[field.type]
+    annotation = kind | None if field.nullable else kind  # type: ignore[operator]  # a type
+    if field.default is not None:
+        default = msgspec.convert(field.default, kind)
+        if isinstance(default, list):
+            return name, annotation, msgspec.field(default_factory=default.copy)
+        return name, annotation, default
+    return (name, annotation, None) if field.nullable else (name, annotation)
+
+
+def reworded(message: str, noun: str) -> str:
+    """Return msgspec's *message* about one *noun* as a clause of our own.
+
+    >>> reworded("Expected `float`, got `str` - at `$.distance`", "feature")
+    "feature 'distance' is str, not float"
+    """
+    place = _PLACE.fullmatch(message)
+    message, path = (place["what"], place["path"]) if place else (message, "")
+    if field := _FIELD.fullmatch(message):
+        return f"{noun} {field['name']!r} {_HOW[field['how']]}"
+    subject = f"{noun} {path!r}" if path else "the body"
+    if wrong := _EXPECTED.fullmatch(message):
+        return f"{subject} is {wrong['found']}, not {wrong['wanted']}".replace("`", "")
+    return f"{subject}: {message}".replace("`", "")
+
+
+_PLACE = re.compile(r"(?P<what>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
+_FIELD = re.compile(r"Object (?P<how>missing required|contains unknown) field `(?P<name>.*)`", re.S)
+_EXPECTED = re.compile(r"Expected (?P<wanted>.*), got (?P<found>.*)", re.DOTALL)
+_HOW = {"missing required": "is missing", "contains unknown": "is unknown"}

@@ -1,0 +1,174 @@
+"""Admission: what a delivered model has to pass before it may decide anything.
+
+Its signature and digest are checked already (`schemas/models/assembler.py`). Here: the features it
+reads are the loop's, its structure is sound, and a child process has loaded it and scored probe
+rows with it within limits of time and memory. A model that crashes or hangs takes the child with
+it, not the worker. It knows no Kafka.
+"""
+
+import logging
+import math
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from tidemill.errors import ModelError
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.fields import FieldType
+from tidemill.schemas.models.assembler import Delivery
+from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, SignatureField
+from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
+from tidemill.serving.decision.policy import Score
+from tidemill.serving.model import forest
+from tidemill.serving.model.predictor import LightGbmModel, RowModel
+from tidemill.serving.model.trial import REFUSED, Trial
+
+log = logging.getLogger(__name__)
+
+PROBES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialLimits:
+    """What the child process may use; past it, the model is refused."""
+
+    time_s: float = 20.0  # starting Python and loading 64 MB of trees, with a lot of room
+    memory_bytes: int = 2**30
+    score_ms: float = 50.0  # of one probe, on average
+
+
+def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
+    """Return the scores of a delivered model, ready to serve *loop*.
+
+    Raises:
+        ModelError: the model is for other features, is broken, or did not survive its trial.
+    """
+    announcement = delivery.announcement
+    signature = FeatureSignature.from_json(announcement.features)
+    signature.check(loop)
+    if announcement.label_type != loop.label.type:
+        raise ModelError(
+            f"{announcement.version} predicts a {announcement.label_type} label, "
+            f"{loop.loop} version {loop.version} has a {loop.label.type} one",
+            hint=f"train a model for this version: tidemill train {loop.loop} --once",
+        )
+    if announcement.learner == "lightgbm":
+        nullable = {name for name, feature in loop.features.items() if feature.nullable}
+        return _admit_text(announcement.version, delivery.payload, signature, limits).scorer(
+            signature, nullable
+        )
+    if announcement.learner in LEARNERS:
+        return _by_name(
+            LinearPredictor(LinearState.from_bytes(delivery.payload), signature), signature
+        )
+    raise ModelError(
+        f"{announcement.version} was trained by {announcement.learner!r}, unknown to this worker",
+        hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
+    )
+
+
+def _by_name(model: LinearPredictor, signature: FeatureSignature) -> Score:
+    """Return the scores of a model that reads features by name."""
+    names = [field.name for field in signature.fields]
+    return lambda features: model.score(dict(zip(names, features, strict=True)))
+
+
+def _admit_text(
+    version: str, payload: bytes, signature: FeatureSignature, limits: TrialLimits
+) -> RowModel:
+    try:
+        text = payload.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{version} is no LightGBM text: {error}", hint="publish it as the trainer does"
+        ) from error
+    rows, columns = probe_rows(signature), len(signature.columns)
+    scores, trees = try_in_child(text, rows, limits)
+    if forest.is_built():
+        model: RowModel = forest.Forest(trees, columns)
+    else:
+        log.warning("trees.c was not compiled: %s is served by LightGBM's longer way", version)
+        model = LightGbmModel(text, columns)
+    for row, score in zip(rows, scores, strict=True):
+        found = model.predict(row)
+        if struct.pack("d", found) != struct.pack("d", score) or not math.isfinite(found):
+            raise ModelError(
+                f"{version} scores a probe as {found} here and {score} in its trial",
+                hint="train the model again and publish it",
+            )
+    return model
+
+
+def probe_rows(signature: FeatureSignature) -> list[list[float]]:
+    """Return rows to try a model on: missing values, extremes, and a fixed choice of others."""
+    random = Random(0)
+    width = len(signature.columns)
+    rows = [[math.nan] * width, [0.0] * width, [1e300] * width, [-1e300] * width]
+    while len(rows) < PROBES:
+        features = {field.name: _probe(field, random) for field in signature.fields}
+        rows.append(signature.encode_row(features))
+    return rows
+
+
+def _probe(field: SignatureField, random: Random) -> object:
+    if field.vocabulary and field.type is FieldType.CATEGORY:
+        return random.choice(field.vocabulary)
+    if field.type is FieldType.CATEGORIES:
+        return [word for word in field.vocabulary if random.random() < 0.5]
+    if field.type is FieldType.BOOL:
+        return random.random() < 0.5
+    if field.type in (FieldType.FLOAT, FieldType.INT) and field.name != ACTION:
+        return random.choice(
+            (random.gauss(0, 1), random.gauss(0, 1000), float(random.randrange(30)))
+        )
+    return None
+
+
+def try_in_child(
+    text: str, rows: list[list[float]], limits: TrialLimits, *, is_checked: bool = True
+) -> tuple[list[float], bytes]:
+    """Check *text* in a process of its own; return its scores of *rows*, and the trees packed.
+
+    Raises:
+        ModelError: the text is not sound, or the process crashed, hung, took too much memory or
+            was too slow.
+    """
+    packed = [struct.pack(f"{len(row)}d", *row) for row in rows]
+    trial = Trial(
+        text=text,
+        rows=packed,
+        memory_bytes=limits.memory_bytes,
+        score_ms=limits.score_ms,
+        time_s=math.ceil(limits.time_s),
+        is_checked=is_checked,
+    )
+    command = [sys.executable, "-m", "tidemill.serving.model.trial"]
+    try:
+        done = subprocess.run(
+            command, input=msgspec.msgpack.encode(trial), capture_output=True, timeout=limits.time_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _failed(f"hung for {limits.time_s:g} s") from error
+    except OSError as error:
+        raise _failed(f"could not start: {error.strerror}") from error
+    scores, trees = done.stdout[: 8 * len(rows)], done.stdout[8 * len(rows) :]
+    if done.returncode or len(scores) != 8 * len(rows):
+        words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:500]
+        if done.returncode == REFUSED and words:
+            raise ModelError(words, hint=_HINT)
+        raise _failed(f"ended with status {done.returncode}: {words}")
+    return list(struct.unpack(f"{len(rows)}d", scores)), trees
+
+
+def _failed(how: str) -> ModelError:
+    return ModelError(
+        f"the trial of the model in a child process {how}",
+        hint=_HINT,
+    )
+
+
+_HINT = "the model is broken or too large for serving: train it again, with fewer leaves"

@@ -1,0 +1,141 @@
+"""One round of commits: dead letters, then decisions, feedback and examples of all partitions.
+
+All logs of feedback are on one table, so their rows and numbers are one commit.
+
+The order is the promise: a letter is safe before its record counts as read, and examples only ever
+tell of rows that are there. It knows no clock and no Kafka but the letters.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+
+import polars as pl
+
+from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.schemas import topics
+from tidemill.schemas.logs import numbered
+from tidemill.streams.commit.transactions import Holding, Move, Table, commit
+from tidemill.streams.deadletters.writer import Letters
+from tidemill.streams.join.rules import micros
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.runtime.partitions import Cut
+
+PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
+
+
+class Rounds:
+    """Writes the cuts of one loop; blocks, so it is called in a thread."""
+
+    def __init__(
+        self,
+        loop_name: str,
+        tables: Mapping[str, Table],
+        letters: Letters,
+        metrics: StreamMetrics,
+        patience_s: float,
+    ) -> None:
+        self._loop = loop_name
+        self._tables = tables
+        self._letters = letters
+        self._metrics = metrics
+        self._patience_s = patience_s
+
+    def write(self, holdings: Mapping[int, Holding], cuts: Collection[Cut]) -> int | None:
+        """Make one round of commits; return the version of examples, if it moved.
+
+        Raises:
+            FencedError: another worker owns one of the partitions now.
+            LakeError: the lake still refuses after a while.
+            BrokerError: dead letters were not acknowledged.
+        """
+        self._letters.write(letter for cut in cuts for letter in cut.letters)
+        for table in (DECISIONS, FEEDBACK):
+            self._commit(table, _raw_moves(holdings, cuts, table))
+        topic = topics.decisions(self._loop)
+        moves = [
+            _examples_move(holdings[cut.partition], topic, cut)
+            for cut in cuts
+            if cut.closed is not None
+        ]
+        return self._commit(EXAMPLES, moves, _told(cuts))
+
+    def _commit(
+        self, table: str, moves: Collection[Move], told: Mapping[str, str] | None = None
+    ) -> int | None:
+        version = None
+        for portion in _portions(moves):
+            version = commit(table, self._tables[table], portion, told, patience_s=self._patience_s)
+            rows = sum(frame.height for move in portion for frame in move.frames)
+            self._metrics.rows.labels(self._loop, table).inc(rows)
+        return version
+
+
+def _portions(moves: Collection[Move]) -> Iterator[list[Move]]:
+    """Split *moves* between partitions where one commit would hold too many rows in memory."""
+    portion: list[Move] = []
+    rows = 0
+    for move in moves:
+        more = sum(frame.height for frame in move.frames)
+        if portion and rows + more > PORTION_ROWS:
+            yield portion
+            portion, rows = [], 0
+        portion.append(move)
+        rows += more
+    if portion:
+        yield portion
+
+
+def _raw_moves(holdings: Mapping[int, Holding], cuts: Collection[Cut], table: str) -> list[Move]:
+    """Return the moves of those partitions where there is anything new for the raw *table*."""
+    moves = (_raw_move(holdings[cut.partition], cut, table) for cut in cuts)
+    return [
+        move
+        for move in moves
+        if move.frames
+        or any(move.holding.numbers[table][name] != number for name, number in move.new.items())
+    ]
+
+
+def _raw_move(holding: Holding, cut: Cut, table: str) -> Move:
+    logs = [log for log in cut.frames if table_of(log) == table]
+    frames = [frame for log in logs for frame in cut.frames[log]]
+    numbers = [
+        (numbered(name, log), number) for log in logs for name, number in cut.numbers[log].items()
+    ]
+    return Move(holding, frames, dict(numbers))
+
+
+def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
+    closed = cut.closed
+    if closed is None:
+        raise ValueError(f"partition {cut.partition} has closed nothing")
+    frame = closed.examples.with_columns(
+        pl.lit(topic).alias("topic"), pl.lit(cut.partition, dtype=pl.Int32).alias("partition")
+    )
+    numbers = {
+        "frontier": micros(closed.frontier),
+        **{f"time/{log}": micros(time) for log, time in closed.stream_times.items()},
+        "late": closed.counts.late,
+        "duplicate": closed.counts.duplicate,
+        "unmatched": closed.counts.unmatched,
+    }
+    if closed.examined:
+        numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
+        numbers["revised"] = closed.revised
+    return Move(holding, [frame] if frame.height else [], numbers)
+
+
+def _told(cuts: Collection[Cut]) -> dict[str, str]:
+    """Return what the commit of examples tells besides: which idle logs were moved on, where."""
+    advances = [
+        {
+            "partition": cut.partition,
+            "log": advance.log,
+            "offset": advance.offset,
+            "to": advance.to.isoformat(),
+        }
+        for cut in cuts
+        if cut.closed is not None
+        for advance in cut.closed.advances
+    ]
+    return {"tidemill.advances": json.dumps(advances)} if advances else {}

@@ -1,0 +1,68 @@
+"""The unit of the streams room: the records of one partition from one fetch.
+
+It knows no Faust.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tidemill.streams.consumer.record_batches import Chunk, records_of
+from tidemill.streams.consumer.records import FetchedRecord, Records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The records of one partition from one fetch; ``[start, last]`` batches tile their log.
+
+    Holes left by compaction and marks of transactions belong to a batch beside them. *parts* are
+    record batches as they came, or single records. *session* counts the seeks of the consumer: a
+    batch of an earlier one was read before a rebalance and is not for the state that there is now.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    last: int
+    session: int
+    parts: Sequence[Chunk | FetchedRecord]
+
+    def __len__(self) -> int:
+        return sum(part.count if isinstance(part, Chunk) else 1 for part in self.parts)
+
+    @property
+    def next(self) -> int:
+        """The offset the following batch starts at."""
+        return self.last + 1
+
+    def records(self) -> Records:
+        """Return the records as columns.
+
+        Raises:
+            CorruptRecordException: a record batch does not hold what its header says.
+        """
+        chunks = [part for part in self.parts if isinstance(part, Chunk)]
+        if chunks and len(chunks) == len(self.parts):
+            return records_of(chunks)
+        single: list[FetchedRecord] = []
+        for part in self.parts:
+            single += part.records() if isinstance(part, Chunk) else [part]
+        return Records.of(single)
+
+
+def merged(batches: Sequence[Batch]) -> list[Batch]:
+    """Return *batches* of one log as one, or as they are if one does not follow the other."""
+    follows = all(after.start == before.next for before, after in pairwise(batches))
+    if len(batches) < 2 or not follows:
+        return list(batches)
+    first, last = batches[0], batches[-1]
+    return [
+        Batch(
+            topic=first.topic,
+            partition=first.partition,
+            start=first.start,
+            last=last.last,
+            session=last.session,
+            parts=[part for batch in batches for part in batch.parts],
+        )
+    ]

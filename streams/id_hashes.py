@@ -1,0 +1,42 @@
+"""Ids as pairs of 64-bit hashes, so that the join compares numbers and keeps no strings.
+
+Two hashes with seeds drawn when the process starts make 128 bits: nobody can prepare ids that
+collide, and chance would need 10**18 ids. The hashes never leave the process.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.streams.join.rules import Int64s
+
+_SEEDS = (int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """One column of ids: *key* to search by, *check* to confirm a hit, *order* sorts by key."""
+
+    key: Int64s
+    check: Int64s
+    order: Int64s
+
+    @classmethod
+    def of(cls, key: Int64s, check: Int64s) -> Self:
+        """Return the keys with their order."""
+        return cls(key, check, np.argsort(key))
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
+        """Return the keys for which *kept* is true."""
+        return self if kept.all() else self.of(self.key[kept], self.check[kept])
+
+
+def id_keys(ids: pl.Series) -> Keys:
+    """Return the keys of a String column without nulls; equal ids have equal keys."""
+    hashes = [pl.col(ids.name).hash(seed).alias(str(seed)) for seed in _SEEDS]
+    key, check = ids.to_frame().select(hashes).get_columns()
+    return Keys.of(key.to_numpy().view(np.int64), check.to_numpy().view(np.int64))

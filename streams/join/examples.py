@@ -1,0 +1,125 @@
+"""Examples: closed decisions with what their feedback made of them, as one frame.
+
+It knows no window: which feedback belongs to which decision is decided already.
+"""
+
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tidemill.schemas.loop.validation import ACTIVATED_AT
+from tidemill.streams.join.labels import GROUP, Floats, Labels
+from tidemill.streams.join.rules import Int64s
+
+Missing = Literal["negative", "censored", "dropped"]
+
+LABELED, NO_FEEDBACK, CENSORED = "labeled", "no_feedback", "censored"
+NOT_ACTIVATED = "not_activated"
+COLUMNS = (
+    *("decision_id", "at", "entity", "features", "action", "score", "propensity", "source"),
+    *("model_version", "policy_version", "loop_version", "state", "label"),
+    *("feedback_offsets", "first_feedback_at", "revision", "offset"),
+)
+_FIRST_REVISION = pl.lit(0, dtype=pl.Int32).alias("revision")
+_TIME = pl.Datetime("us", "UTC")
+
+
+def build_examples(
+    decisions: pl.DataFrame,
+    joined: pl.DataFrame | None,
+    labels: Labels,
+    missing: Missing,
+    activation: str | None = None,
+) -> pl.DataFrame:
+    """Return one example for each row of *decisions*, in their order.
+
+    Args:
+        decisions: id, at, offset and what else an example keeps of its decision; *revision*, if
+            it is not the first.
+        joined: kind, at, offset, values of the joined feedback and in `GROUP` the row of its
+            decision, by (decision, at, offset); None if there is none.
+        labels: what the feedback of one decision means.
+        missing: what no feedback means, or feedback without a label.
+        activation: the kind of feedback without which a decision is no example, if there is one;
+            it is joined, and no label sees it.
+    """
+    count = len(decisions)
+    offsets = _lists(*_grouped(joined, "offset"), count)
+    activated = None
+    if activation is not None:
+        activated, joined = _activated(joined, activation, count)
+    if "revision" not in decisions.columns:
+        decisions = decisions.with_columns(_FIRST_REVISION)
+    return decisions.rename({"id": "decision_id"}).with_columns(
+        *_outcome(_labels(decisions, joined, labels), missing, activated),
+        offsets.alias("feedback_offsets"),
+        _first(*_grouped(joined, "at"), count).alias("first_feedback_at"),
+    ).select(COLUMNS)  # fmt: skip
+
+
+def _grouped(joined: pl.DataFrame | None, column: str) -> tuple[Int64s, Int64s]:
+    """Return the decision of each joined row, and its *column* as numbers."""
+    if joined is None:
+        none: Int64s = np.empty(0, dtype=np.int64)
+        return none, none
+    return joined[GROUP].to_numpy(), joined[column].to_physical().to_numpy()
+
+
+def _activated(
+    joined: pl.DataFrame | None, activation: str, count: int
+) -> tuple[pl.Series, pl.DataFrame | None]:
+    """Return when each decision was activated, null if never, and what else was joined."""
+    if joined is None:
+        return _first(*_grouped(None, "at"), count), None
+    is_activation = joined["kind"] == activation
+    at = _first(*_grouped(joined.filter(is_activation), "at"), count)
+    rest = joined.filter(~is_activation)
+    return at, rest.with_columns(at.gather(rest[GROUP]).alias(ACTIVATED_AT))
+
+
+def _labels(decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels) -> Floats:
+    """Return one label for each of *decisions*, nan for none."""
+    if joined is None:
+        return np.full(len(decisions), np.nan)
+    made = decisions["at"].gather(joined[GROUP]).alias("decision_at")
+    return labels.of(joined.with_columns(made).unnest("values"), len(decisions))
+
+
+def _outcome(label: Floats, missing: Missing, activated: pl.Series | None) -> list[pl.Series]:
+    """Return the columns state and label."""
+    without = np.isnan(label)
+    silence = CENSORED if missing == "censored" else NO_FEEDBACK
+    state = pl.Series("state", [LABELED, silence, NOT_ACTIVATED])
+    if missing == "negative":
+        values = pl.Series("label", np.where(without, 0.0, label))
+    else:
+        values = pl.Series("label", label, nan_to_null=True)
+    if activated is None:
+        return [state.gather(without.astype(np.uint32)), values]
+    never = activated.is_null()
+    ends = np.where(never.to_numpy(), 2, without).astype(np.uint32)
+    return [state.gather(ends), values.set(never, None)]
+
+
+def _lists(group: Int64s, values: Int64s, count: int) -> pl.Series:
+    """Return a List(Int64) column: the *values* of each of *count* groups; *group* is sorted."""
+    ends = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.bincount(group, minlength=count), out=ends[1:])
+    lists = pa.LargeListArray.from_arrays(_arrow(ends), _arrow(values))
+    return pl.Series(lists, dtype=pl.List(pl.Int64))
+
+
+def _arrow(values: Int64s) -> pa.Array:
+    """Return *values* as Arrow; `pa.array` would import all of pandas to look at their type."""
+    buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
+
+
+def _first(group: Int64s, at: Int64s, count: int) -> pl.Series:
+    """Return the first time of each group, null for groups without; rows are sorted by time."""
+    first = np.full(count, np.iinfo(np.int64).min)
+    first[group[::-1]] = at[::-1]
+    times = pl.Series(first, dtype=pl.Int64)
+    return times.set(times == np.iinfo(np.int64).min, None).cast(_TIME)

@@ -1,0 +1,72 @@
+"""Labels of closed decisions: the loop's SQL expression over their joined feedback, by DuckDB.
+
+One query labels all decisions of one close. It knows no window and no time but the columns it is
+handed.
+"""
+
+from typing import Literal
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.schemas.loop.labels import connect
+
+GROUP = "_decision"
+"""The column that tells the decisions apart; no value of a loop may start with an underscore."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class Labels:
+    """Evaluate one label expression; holds one single-threaded DuckDB connection.
+
+    The expression aggregates one row per joined feedback: columns ``kind``, ``at``, ``offset``,
+    ``decision_at`` and every feedback value by its name.
+    """
+
+    def __init__(self, sql: str, *, label_type: Literal["bool", "float"]) -> None:
+        value = f"CAST(({sql}) AS BOOLEAN)" if label_type == "bool" else f"({sql})"
+        self._query = (
+            f'SELECT "{GROUP}", CAST({value} AS DOUBLE) AS label FROM joined GROUP BY "{GROUP}"'
+        )
+        self._connection = connect()
+        self.failed = 0
+
+    def of(self, joined: pl.DataFrame, decisions: int) -> Floats:
+        """Return one label for each decision, nan where the expression gives none.
+
+        Args:
+            joined: the joined feedback, ordered by (at, offset) within each decision; its column
+                `GROUP` is the number of its decision, from 0 and below *decisions*.
+            decisions: how many labels are asked for.
+
+        Returns:
+            shape (decisions,). A label that is null, not finite, or that the feedback makes
+            impossible to compute (a division of text, say) is nan; the last are counted in
+            `failed`.
+        """
+        labels = np.full(decisions, np.nan)
+        if len(joined):
+            self._fill(labels, joined)
+        labels[~np.isfinite(labels)] = np.nan
+        return labels
+
+    def _fill(self, labels: Floats, joined: pl.DataFrame) -> None:
+        """Evaluate the groups of *joined*; halve them until those that fail are alone."""
+        try:
+            self._connection.register("joined", joined.to_arrow())
+            result = self._connection.sql(self._query).to_arrow_table()
+        except duckdb.Error:
+            groups = joined[GROUP].unique(maintain_order=True)
+            if len(groups) == 1:
+                self.failed += 1
+                return
+            half = groups.head(len(groups) // 2).implode()
+            self._fill(labels, joined.filter(pl.col(GROUP).is_in(half)))
+            self._fill(labels, joined.filter(~pl.col(GROUP).is_in(half)))
+            return
+        self._connection.unregister("joined")
+        found = pl.DataFrame(result)  # Arrow's own to_numpy would import all of pandas
+        labels[found[GROUP].to_numpy()] = found["label"].fill_null(np.nan).to_numpy()

@@ -1,0 +1,21 @@
+"""The verdict on a row of a raw table: late, duplicate or none yet; and what it was judged by."""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.streams.join.rules import NEVER, Int64s
+
+LATE, DUPLICATE = "late", "duplicate"
+_VERDICTS = pl.Series("verdict", [None, LATE, DUPLICATE], dtype=pl.String)
+_TIME = pl.Datetime("us", "UTC")
+Bools = npt.NDArray[np.bool_]
+
+
+def judged(frame: pl.DataFrame, before: Int64s, late: Bools, duplicate: Bools) -> pl.DataFrame:
+    """Return *frame* with the columns stream_time and verdict."""
+    time = pl.Series("stream_time", before)
+    if len(before) and before[0] == NEVER:
+        time = time.set(time == NEVER, None)
+    verdict = _VERDICTS.gather(np.where(late, 1, np.where(duplicate, 2, 0)))
+    return frame.with_columns(time.cast(_TIME), verdict)

@@ -1,0 +1,202 @@
+"""One partition of one loop in this process: its decoders, its join, the rows not yet committed.
+
+It knows no Faust, no clock and no lake. Batches come in, letters about unreadable records come out
+at once, and a `Cut` hands over everything since the last one: rows, numbers, closed examples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from tidemill.errors import BrokerError
+from tidemill.schemas.events.decoder import Decoded, EventDecoder
+from tidemill.schemas.logs import Log, first_place, is_feedback, offset_of
+from tidemill.streams.commit.transactions import raw_numbers
+from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.records import Records
+from tidemill.streams.deadletters.error_limit import BadShare
+from tidemill.streams.deadletters.writer import DeadLetter
+from tidemill.streams.join.checkpoints import Closed
+from tidemill.streams.join.partition_join import PartitionJoin
+from tidemill.streams.join.rules import micros
+from tidemill.streams.runtime.copartitioning import KeyCheck
+from tidemill.streams.versions import VersionCheck
+
+
+@dataclass(slots=True)
+class LogReading:
+    """How far one log of the partition is read, and what was read since the last cut."""
+
+    topic: str
+    decoder: EventDecoder
+    share: BadShare
+    next: int = 0
+    dead: int = 0
+    holes: int = 0  # offsets passed that held no record; what Kafka had deleted is not among them
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Everything of one partition up to one moment, for one round of commits."""
+
+    partition: int
+    frames: Mapping[Log, list[pl.DataFrame]]
+    numbers: Mapping[Log, Mapping[str, int]]
+    letters: list[DeadLetter]
+    closed: Closed | None
+
+
+class Partition:
+    """The state of one partition while this process owns it."""
+
+    def __init__(
+        self,
+        number: int,
+        join: PartitionJoin,
+        readings: Mapping[Log, LogReading],
+        max_skew: timedelta,
+        versions: VersionCheck,
+        keys: KeyCheck,
+    ) -> None:
+        self.number = number
+        self.join = join
+        self.readings = readings
+        self.pending_rows = 0
+        self._max_skew_us = micros(max_skew)
+        self._versions = versions
+        self._keys = keys
+
+    def take(self, log: Log, batch: Batch) -> list[DeadLetter] | None:
+        """Read *batch* of *log* and return letters about those of its records that are unreadable.
+
+        None says that the batch was not taken: it has events of a newer version of the loop.
+
+        Raises:
+            BrokerError: the batch does not follow the one before.
+            ContractError: more of the log is unreadable than the loop allows, or its keys are not
+                those of another log.
+        """
+        reading = self.readings[log]
+        if batch.start != reading.next:
+            raise BrokerError(
+                f"{batch.topic}/{self.number} was read up to {reading.next}, "
+                f"then from {batch.start}: records are missing or come twice",
+                hint="nothing is lost: a restarted worker goes on where the lake ends; please "
+                "report this",
+            )
+        records = batch.records()
+        decoded = reading.decoder.decode(records.values)
+        if self._versions.is_newer(decoded, records.values):
+            return None
+        frame, letters = self._placed(log, batch.topic, records, decoded)
+        reading.share.take(batch.last, letters)
+        if frame.height:
+            self._look_at_keys(log, records, frame)
+            reading.frames.append(self._judged(log, frame))
+        reading.holes += batch.next - batch.start - len(records)
+        reading.next = batch.next
+        reading.dead += len(letters)
+        reading.letters += letters
+        self.pending_rows += len(records)
+        return letters
+
+    def _judged(self, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
+        if is_feedback(log):
+            return self.join.take_feedback(frame, log)
+        return self.join.take_decisions(frame)
+
+    def _look_at_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
+        wanted = self._keys.wanted(log)
+        decisions = frame["decision_id" if is_feedback(log) else "id"]
+        places = frame["offset"]
+        for one in range(0, frame.height, max(1, frame.height // wanted))[:wanted]:
+            offset = offset_of(places[one])
+            row = int(np.searchsorted(records.offsets, offset))
+            self._keys.look(log, records.keys[row], decisions[one], offset)
+
+    def pass_marks(self, log: Log, start: int, next: int) -> None:
+        """Move past marks at the end of *log*, from *start* on: no record will ever follow them.
+
+        Nothing happens if the log is not read up to *start* yet.
+        """
+        reading = self.readings[log]
+        if reading.next == start:
+            reading.next = next
+            reading.holes += next - start
+            self.pending_rows += next - start
+
+    def stream_time(self, log: Log) -> datetime | None:
+        """Return the largest event time of *log* so far, idle advances included."""
+        return self.join.stream_time(log)
+
+    def cut(self, limit: int | None = None) -> Cut:
+        """Hand over what came since the last cut, after closing what is due, up to *limit*."""
+        closed = self.join.close(limit)
+        cut = Cut(
+            partition=self.number,
+            frames={log: reading.frames for log, reading in self.readings.items()},
+            numbers={log: self._numbers(log) for log in self.readings},
+            letters=[letter for reading in self.readings.values() for letter in reading.letters],
+            closed=closed,
+        )
+        for reading in self.readings.values():
+            reading.frames, reading.letters = [], []
+        self.pending_rows = 0
+        return cut
+
+    def _numbers(self, log: Log) -> dict[str, int]:
+        time = self.stream_time(log)
+        reading = self.readings[log]
+        return raw_numbers(
+            reading.next,
+            None if time is None else micros(time),
+            reading.dead,
+            reading.share.bad if reading.dead else None,
+            reading.holes or None,
+        )
+
+    def _placed(
+        self, log: Log, topic: str, records: Records, decoded: Decoded
+    ) -> tuple[pl.DataFrame, list[DeadLetter]]:
+        """Give the decoded rows their place in the logs; set aside those ahead of their time."""
+        offsets, arrived_us = records.offsets, records.timestamps_ms * 1000
+        frame = decoded.frame.clone()
+        rows = frame.drop_in_place("row").to_numpy()
+        if len(rows) < len(records):
+            offsets, arrived_us = offsets[rows], arrived_us[rows]
+        frame.hstack(
+            [
+                pl.Series("topic", [topic]).new_from_index(0, len(rows)),
+                pl.Series("partition", [self.number], dtype=pl.Int32).new_from_index(0, len(rows)),
+                pl.Series("offset", offsets + first_place(log)),
+                pl.Series("ingested_at", arrived_us).cast(pl.Datetime("us", "UTC")),
+            ],
+            in_place=True,
+        )
+        poison = [(bad.row, bad.reason, bad.detail) for bad in decoded.poison]
+        ahead = frame["at"].to_physical().to_numpy() > arrived_us + self._max_skew_us
+        if ahead.any():
+            poison += [
+                (int(row), "skew", "its event time is past the broker's by more than max_skew")
+                for row in rows[ahead]
+            ]
+            frame = frame.filter(~pl.Series(ahead))
+        letters = [
+            DeadLetter(
+                topic=topic,
+                partition=self.number,
+                offset=int(records.offsets[row]),
+                timestamp_ms=int(records.timestamps_ms[row]),
+                reason=reason,
+                detail=detail,
+                key=records.keys[row],
+                value=records.values[row],
+            )
+            for row, reason, detail in sorted(poison)
+        ]
+        return frame, letters

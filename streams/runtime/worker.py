@@ -1,0 +1,230 @@
+"""The process of the streams room: reads its settings and loops, runs agents, says why it ends.
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, for its supervisor to start it again. What
+is committed is committed; the rest is read again.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+from tidemill.errors import ConfigError, ContractError, TidemillError
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.layouts import TABLES
+from tidemill.kafka import KafkaConfig, Writer, ensure_topics, partition_count
+from tidemill.schemas import topics
+from tidemill.schemas.logs import Log
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, joined_topics, newest
+from tidemill.schemas.registry.choose import SchemaStore, schema_store
+from tidemill.streams.commit.transactions import Table, UnfencedTable
+from tidemill.streams.consumer.app import GroupConfig, run_app
+from tidemill.streams.deadletters.writer import DeadLetterWriter
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.rekey.rekeyer import Rekeyer
+from tidemill.streams.runtime.agents import StreamsApp
+from tidemill.streams.runtime.audits import EVERY_S, AuditTimer, LoopAudit
+from tidemill.streams.runtime.close_requests import CloseRequests
+from tidemill.streams.runtime.loop_runner import Cadence, LoopRun
+from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.state.spill_files import ScratchFiles, scratch_folder
+from tidemill.streams.versions import NewVersions
+
+log = logging.getLogger(__name__)
+
+# Frames and arrays make few cycles: Python's default (2,000, 10, 10) looks at all that waits again
+# and again for nothing.
+COLLECT = (200_000, 20, 20)
+
+NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What a streams worker needs to know."""
+
+    kafka: KafkaConfig
+    lake: LakeConfig
+    loops: Sequence[str] = ()  # none: every loop that is published when it starts
+    group: str | None = None  # None: tidemill-<loop> for one loop, else tidemill-streams
+    metrics_port: int | None = None
+    cadence: Cadence = field(default_factory=Cadence)
+    session_timeout_s: float = 10.0
+    fetch_records: int = 8_000
+    audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
+    scratch: Path = field(default_factory=lambda: scratch_folder({}))  # on a local disk
+    fenced: bool = True  # False only in the test that shows what the fence prevents
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], loops: Sequence[str] = ()) -> Self:
+        """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the knobs below.
+
+        TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
+        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH.
+
+        Raises:
+            ConfigError: a setting is missing or no number.
+        """
+        plain = cls(
+            kafka=KafkaConfig.from_env(env), lake=LakeConfig.from_env(env), loops=tuple(loops)
+        )
+        port = env.get("TIDEMILL_METRICS_PORT")
+        default = plain.cadence
+        return replace(
+            plain,
+            group=env.get("TIDEMILL_GROUP"),
+            metrics_port=None if not port else int(_number(env, "TIDEMILL_METRICS_PORT", 0)),
+            cadence=Cadence(
+                every_s=_number(env, "TIDEMILL_COMMIT_S", default.every_s),
+                rows=int(_number(env, "TIDEMILL_COMMIT_ROWS", default.rows)),
+                patience_s=_number(env, "TIDEMILL_PATIENCE_S", default.patience_s),
+            ),
+            session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
+            fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
+            audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
+            scratch=scratch_folder(env),
+            fenced=not env.get(NO_FENCE),
+            env=dict(env),
+        )
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    try:
+        return float(text) if text else default
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}, no number", hint=f"say {default:g}") from None
+
+
+def run_worker(config: WorkerConfig, made: type[LoopRun] = LoopRun) -> int:
+    """Run until a signal or an error ends it; return the exit code, after saying why on the log.
+
+    When a loop is published in a new version, the work is committed and taken up with that one.
+    *made* is another class only where a test shows what a guard is for.
+    """
+    gc.set_threshold(*COLLECT)
+    metrics = StreamMetrics()
+    try:
+        if config.metrics_port is not None:
+            metrics.serve(config.metrics_port)
+        while not asyncio.run(_run(config, metrics, made)):
+            log.info("starting anew with what was published")
+    except TidemillError as error:
+        log.critical("the worker ends: %s", error)
+        return 1
+    except Exception:  # the outermost loop: the supervisor gets an exit code, people the traceback
+        log.critical("the worker ends by an error of its own", exc_info=True)
+        return 1
+    log.info("the worker ends as asked")
+    return 0
+
+
+async def _run(config: WorkerConfig, metrics: StreamMetrics, made: type[LoopRun]) -> bool:
+    """Return True after a signal, False when a newer version of a loop is to be taken up."""
+    loops = read_loops(config)
+    lake = Lake(config.lake)
+    store = schema_store(config.kafka, config.env)
+    with contextlib.ExitStack() as last:
+        letters = DeadLetterWriter(config.kafka)
+        last.callback(letters.close)
+        control = Writer(config.kafka)
+        last.callback(control.close, 1.0)
+        closing = CloseRequests(config.kafka)
+        last.callback(closing.close)
+        news = NewVersions(config.kafka, loops, any_loop=not config.loops)
+        last.callback(news.close)
+        folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
+        runs = [
+            made(
+                PreparedLoop.of(loop, store),
+                open_tables(lake, loop, fenced=config.fenced),
+                letters,
+                metrics,
+                _announce(control, loop.loop),
+                config.cadence,
+                newest_version(config.kafka, loop.loop),
+                ScratchFiles(config.scratch),
+            )
+            for loop in loops
+        ]
+        if config.audit_s > 0:
+            audits = [LoopAudit(lake, run.loop, lambda run=run: run.partitions) for run in runs]  # type: ignore[misc]
+            last.callback(AuditTimer(audits, metrics, every_s=config.audit_s).close)
+        group = GroupConfig(
+            group=config.group or group_name(loops),
+            data=Path(folder),
+            session_timeout_s=config.session_timeout_s,
+            fetch_records=config.fetch_records,
+        )
+        rekeying = {loop.loop: _rekeyer(config.kafka, loop, store) for loop in loops if loop.rekey}
+        app = StreamsApp(config.kafka, group, runs, metrics, closing, rekeying).app
+        return await run_app(app, lambda: news.published() or any(run.superseded for run in runs))
+
+
+def read_loops(config: WorkerConfig) -> list[Loop]:
+    """Return the newest version of each loop to work on, once its topics are fit for it.
+
+    Raises:
+        ContractError: a loop is not published, or its topics differ in partitions.
+        BrokerError: the broker does not answer.
+    """
+    ensure_topics(config.kafka, SHARED_TOPICS)
+    published = fetch_loops(config.kafka)
+    names = config.loops or sorted({name for name, _version in published})
+    if not names:
+        raise ContractError("no loop is published", hint="publish one: tidemill publish LOOP.yaml")
+    loops = [newest(published, name) for name in names]
+    for loop in loops:
+        counts = {
+            topic: partition_count(config.kafka, topic) for topic in joined_topics(loop).values()
+        }
+        if set(counts.values()) != {loop.partitions}:
+            told = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
+            raise ContractError(
+                f"loop {loop.loop} has {loop.partitions} partitions, but {told}",
+                hint="a decision and its feedback must share a partition: make these topics anew "
+                "with that number, or publish the loop under a new name, with rekey: true if its "
+                "feedback has other keys or another number of partitions",
+            )
+    return loops
+
+
+def group_name(loops: Sequence[Loop]) -> str:
+    """Return the consumer group of a worker for *loops*."""
+    return f"tidemill-{loops[0].loop}" if len(loops) == 1 else "tidemill-streams"
+
+
+def open_tables(lake: Lake, loop: Loop, *, fenced: bool) -> dict[str, Table]:
+    """Return the tables of *loop*, made if they are missing."""
+    lake.create(loop)
+    tables: dict[str, Table] = {name: lake.table(loop.loop, name) for name in TABLES}
+    if fenced:
+        return tables
+    return {name: UnfencedTable(table) for name, table in tables.items()}
+
+
+def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
+    """Return what tells others that examples of a loop have come to a new version."""
+    key = loop_name.encode()
+
+    def announce(version: int) -> None:
+        control.write(topics.CONTROL, key=key, value=str(version).encode())
+
+    return announce
+
+
+def newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
+    """Return what asks the broker for the newest published version of a loop."""
+    return lambda: newest(fetch_loops(kafka), loop_name).version
+
+
+def _rekeyer(kafka: KafkaConfig, loop: Loop, store: SchemaStore) -> Callable[[Log], Rekeyer]:
+    latest = newest_version(kafka, loop.loop)
+    return lambda name: Rekeyer(kafka, loop, store, latest, name)

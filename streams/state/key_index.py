@@ -1,0 +1,89 @@
+"""An index over ids that only grows at one end and is forgotten at the other: sorted runs.
+
+Adding a batch sorts it and merges runs of like size, so n entries cost n log n in all; a search
+costs one bisection a run. Nothing is ever scanned whole. A run that is large enough is sealed, and
+may leave memory. It knows nothing of decisions or windows.
+"""
+
+from tidemill.streams.id_hashes import Keys
+from tidemill.streams.join.rules import Int64s
+from tidemill.streams.state.sorted_runs import Hits, Run, SealedRun
+from tidemill.streams.state.spill import Store
+
+__all__ = ["Hits", "KeyIndex"]
+
+SEALED_ROWS = 2**20  # beyond, a merge takes tens of milliseconds and as much memory again
+LEAVING_ROWS = 2**15  # a run below it saves little, and each one away costs every search
+
+
+class KeyIndex:
+    """Entries (key, at, payload), found by key and forgotten by *at*, a time in microseconds."""
+
+    def __init__(self, store: Store | None = None, *, leaving_rows: int = LEAVING_ROWS) -> None:
+        """Start empty; runs of at least *leaving_rows* may leave memory for *store*."""
+        self._runs: list[Run] = []
+        self._sealed: list[SealedRun] = []
+        self._store = store
+        self._leaving_rows = leaving_rows
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs)) + sum(map(len, self._sealed))
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+        return sum(run.nbytes for run in self._runs) + sum(run.nbytes for run in self._sealed)
+
+    @property
+    def away(self) -> int:
+        """How many entries are in the store."""
+        return sum(len(run) for run in self._sealed if not run.is_here)
+
+    def add(self, keys: Keys, at: Int64s, payload: Int64s) -> None:
+        """Add one entry for each element; the three have one length."""
+        if not len(at):
+            return
+        runs = self._runs
+        runs.append(Run.of(keys.key, at, payload, keys.order))
+        while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+            newer = runs.pop()
+            runs[-1] = runs[-1].merged(newer)
+        if len(runs[0]) >= SEALED_ROWS:
+            self._sealed.append(SealedRun(runs.pop(0)))
+
+    def find(self, keys: Keys) -> Hits:
+        """Return every entry whose key is among *keys*, in no particular order."""
+        order = keys.order
+        wanted = keys.key[order]
+        if not len(wanted):
+            return Hits.together(())
+        here = [run.find(wanted) for run in self._runs]
+        found = Hits.together([*here, *(run.find(wanted) for run in self._sealed)])
+        return Hits(order[found.query], found.at, found.payload)
+
+    def forget(self, before: int) -> None:
+        """Drop entries earlier than *before*, sooner or later."""
+        self._runs = [run for run in (old.since(before) for old in self._runs) if run is not None]
+        self._sealed = [
+            run for run in (old.since(before) for old in self._sealed) if run is not None
+        ]
+
+    def leave(self, nbytes: int) -> int:
+        """Let the largest runs leave memory, about *nbytes* of them; return how many did.
+
+        Raises:
+            TidemillError: the store has no room.
+        """
+        before = self.nbytes
+        if self._store is None:
+            return 0
+        for run in sorted(self._sealed, key=len, reverse=True):
+            if before - self.nbytes >= nbytes:
+                break
+            run.leave(self._store)
+        while self._runs and before - self.nbytes < nbytes:
+            if len(self._runs[0]) < self._leaving_rows:
+                break
+            self._sealed.append(SealedRun(self._runs.pop(0)))
+            self._sealed[-1].leave(self._store)
+        return before - self.nbytes

@@ -1,0 +1,234 @@
+"""Shelves: some thousand waiting rows each, in memory or in a store. They belong to `WaitingRows`.
+
+A row is a place in a frame beside numeric columns, one of them *at*, its time. Away, the columns
+lie beside the frame under names with a `MARK`, and memory keeps only which rows still wait.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidemill.streams.join.rules import Int64s
+from tidemill.streams.state.spill import Kept, frame_bytes
+
+MARK = "#"
+
+Bools = npt.NDArray[np.bool_]
+
+
+class Shelf(Protocol):
+    """A stretch of rows in the order of their arrival, and how far their time has come."""
+
+    waiting: int
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes."""
+
+    def earliest(self) -> int | None:
+        """Return the time of the first row not yet due, dead ones included, or None."""
+
+    def due(self, before: int) -> Int64s:
+        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
+
+    def alive(self, positions: Int64s) -> Bools:
+        """Return which rows have not been removed."""
+
+    def remove(self, positions: Int64s) -> None:
+        """Forget rows."""
+
+    def place(self, positions: Int64s) -> "tuple[Source, Int64s]":
+        """Return where rows can be read, and their positions there."""
+
+
+class Source(Protocol):
+    """Where the rows of one shelf, or of several, are read."""
+
+    def frame(self, positions: Int64s) -> pl.DataFrame:
+        """Return the frame of rows, in the order of *positions*."""
+
+    def columns(self, positions: Int64s, names: Sequence[str]) -> list[Int64s]:
+        """Return columns of rows, in the order of *positions*."""
+
+
+class OpenShelf:
+    """A shelf in memory."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._frames: list[pl.DataFrame] = []
+        self._columns: list[Mapping[str, Int64s]] = []
+        self._alive = np.empty(0, dtype=np.bool_)
+        self._order: Int64s | None = None
+        self._ordered_at = np.empty(0, dtype=np.int64)
+        self._next = 0
+        self._nbytes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory the frames and columns take."""
+        if self._nbytes is None:
+            frames = sum(frame_bytes(frame) for frame in self._frames)
+            columns = sum(column.nbytes for part in self._columns for column in part.values())
+            self._nbytes = frames + columns + 17 * len(self)  # alive, and the order by time
+        return self._nbytes
+
+    def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> None:
+        """Put rows at the end."""
+        self._frames.append(frame)
+        self._columns.append(columns)
+        self._alive = np.concatenate((self._alive, np.ones(len(frame), dtype=np.bool_)))
+        self.waiting += len(frame)
+        self._order = self._nbytes = None
+
+    def all_frames(self) -> pl.DataFrame:
+        """Return the frame of every row, the removed ones too."""
+        if len(self._frames) > 1:
+            self._frames = [pl.concat(self._frames)]
+        return self._frames[0]
+
+    def column(self, name: str) -> Int64s:
+        """Return one column of every row."""
+        if len(self._columns) > 1:
+            names = self._columns[0]
+            self._columns = [
+                {name: np.concatenate([part[name] for part in self._columns]) for name in names}
+            ]
+        return self._columns[0][name]
+
+    def rows(self) -> pl.DataFrame:
+        """Return every row as it goes to a store."""
+        columns = [pl.Series(f"{MARK}{name}", self.column(name)) for name in self._columns[0]]
+        return self.all_frames().with_columns(columns)
+
+    def alive(self, positions: Int64s) -> Bools:
+        """Return which rows have not been removed."""
+        return self._alive[positions]
+
+    def earliest(self) -> int | None:
+        """Return the time of the first row not yet due, dead ones included, or None."""
+        self._sort()
+        return int(self._ordered_at[self._next]) if self._next < len(self._ordered_at) else None
+
+    def due(self, before: int) -> Int64s:
+        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
+        self._sort()
+        assert self._order is not None
+        end = int(np.searchsorted(self._ordered_at, before))
+        positions = np.sort(self._order[self._next : end])
+        self._next = max(self._next, end)
+        return positions[self._alive[positions]]
+
+    def remove(self, positions: Int64s) -> None:
+        """Forget rows."""
+        self.waiting -= int(np.count_nonzero(self._alive[positions]))
+        self._alive[positions] = False
+
+    def place(self, positions: Int64s) -> tuple[Source, Int64s]:
+        """Return the shelf itself."""
+        return self, positions
+
+    def frame(self, positions: Int64s) -> pl.DataFrame:
+        """Return the frame of rows; a slice, not a copy, where they are neighbours."""
+        frame = self.all_frames()
+        first, count = int(positions[0]), len(positions)
+        if int(positions[-1]) - first == count - 1 and bool((np.diff(positions) == 1).all()):
+            return frame.slice(first, count)
+        return frame[positions]
+
+    def columns(self, positions: Int64s, names: Sequence[str]) -> list[Int64s]:
+        """Return columns of rows."""
+        return [self.column(name)[positions] for name in names]
+
+    def _sort(self) -> None:
+        if self._order is None:
+            waiting = np.flatnonzero(self._alive)
+            at = self.column("at")[waiting]
+            by_time = np.argsort(at, kind="stable")
+            self._order, self._ordered_at, self._next = waiting[by_time], at[by_time], 0
+
+
+class AwayRows:
+    """What one or several shelves have put into a store together."""
+
+    def __init__(self, kept: Kept, names: Sequence[str]) -> None:
+        self.kept = kept
+        self._names = names
+
+    def frame(self, positions: Int64s) -> pl.DataFrame:
+        """Return the frame of rows."""
+        return self.kept.take(positions, self._names)
+
+    def columns(self, positions: Int64s, names: Sequence[str]) -> list[Int64s]:
+        """Return columns of rows."""
+        found = self.kept.take(positions, [f"{MARK}{name}" for name in names])
+        return [column.to_numpy() for column in found.get_columns()]
+
+
+class AwayShelf:
+    """A shelf whose rows are in a store, from the *start*-th on of what was put there together."""
+
+    def __init__(
+        self, rows: AwayRows, *, waiting: int, earliest: int | None, start: int = 0, count: int
+    ) -> None:
+        self.waiting = waiting
+        self.rows = rows
+        self._earliest = earliest
+        self._start = start
+        self._count = count
+        self._alive: Bools | None = None  # None: all of them
+
+    def __len__(self) -> int:
+        return self._count
+
+    @classmethod
+    def of(cls, shelf: OpenShelf, rows: AwayRows, start: int) -> "AwayShelf":
+        """Return what is left of *shelf* once its rows are away."""
+        earliest = shelf.earliest()
+        away = cls(rows, waiting=shelf.waiting, earliest=earliest, start=start, count=len(shelf))
+        alive = shelf.alive(np.arange(len(shelf)))
+        away._alive = None if alive.all() else alive
+        return away
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory it takes, without what was read again."""
+        return 0 if self._alive is None else self._alive.nbytes
+
+    def earliest(self) -> int | None:
+        """Return the time of the first row not yet due, dead ones included, or None."""
+        return self._earliest
+
+    def due(self, before: int) -> Int64s:
+        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
+        since = self._earliest
+        if since is None or since >= before:
+            return np.empty(0, dtype=np.int64)
+        at = self.rows.columns(np.arange(self._count) + self._start, ["at"])[0]
+        later = at[at >= before]
+        self._earliest = int(later.min()) if len(later) else None
+        positions = np.flatnonzero((at >= since) & (at < before))
+        return positions if self._alive is None else positions[self._alive[positions]]
+
+    def alive(self, positions: Int64s) -> Bools:
+        """Return which rows have not been removed."""
+        if self._alive is None:
+            return np.ones(len(positions), dtype=np.bool_)
+        return self._alive[positions]
+
+    def remove(self, positions: Int64s) -> None:
+        """Forget rows."""
+        if self._alive is None:
+            self._alive = np.ones(self._count, dtype=np.bool_)
+        self.waiting -= int(np.count_nonzero(self._alive[positions]))
+        self._alive[positions] = False
+
+    def place(self, positions: Int64s) -> tuple[Source, Int64s]:
+        """Return the store's rows."""
+        return self.rows, positions + self._start

@@ -1,0 +1,112 @@
+"""The commands around models: what a person types and reads."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tidemill.cli.app import main
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.schemas.loop.definition import FieldType, Loop
+from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
+from tidemill.schemas.models.manifest import payload_digest
+from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, SigningKey, TrustedKeys
+from tidemill.trainers.registry import ModelVersion, Registry
+
+LOOP = Loop.model_validate(
+    {
+        "loop": "offer",
+        "decision": {"type": "bool", "default": False},
+        "features": {"hour": "int"},
+        "feedback": {"click": {"within": "30m"}},
+        "label": {"sql": "count(*) > 0"},
+        "policy": {"kind": "threshold"},
+    }
+)
+SIGNATURE = FeatureSignature((SignatureField("hour", FieldType.INT),))
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A lake that the environment names."""
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path / "lake"))
+    found = Lake(LakeConfig(root=str(tmp_path / "lake")))
+    found.create(LOOP)
+    return found
+
+
+def model(number: int, *, promoted: bool, reason: str) -> ModelVersion:
+    """A row of the registry with the payload ``tree``."""
+    return ModelVersion(
+        number=number,
+        version=f"lightgbm-{number}",
+        at=datetime(2026, 1, number, tzinfo=UTC),
+        learner="lightgbm",
+        loop_version=1,
+        policy_version=1,
+        label_type="bool",
+        promoted=promoted,
+        sequence=number if promoted else 0,
+        reason=reason,
+        metrics={"log_loss": 0.5},
+        snapshot=3,
+        labels=1_200,
+        until=datetime(2026, 1, 1, tzinfo=UTC),
+        later_from=None,
+        trained_on_rows=1_000,
+        base_rate=0.2,
+        seed=7,
+        wall_s=1.5,
+        cpu_s=1.2,
+        digest=payload_digest(b"tree"),
+        features=SIGNATURE.to_json(),
+    )
+
+
+def test_keys_init_makes_a_pair_and_says_how_to_use_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The two lines can be pasted into a shell."""
+    assert main(["keys", "init", str(tmp_path / "keys")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    env = dict(line.split("#")[0].strip().removeprefix("export ").split("=") for line in lines)
+    key = SigningKey.from_env(env)
+    assert TrustedKeys.from_env(env).verify(key.id, key.sign(b"x"), b"x")
+    assert set(env) == {SIGNING_KEY, TRUSTED_KEYS}
+    assert main(["keys", "init", str(tmp_path / "keys")]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_models_shows_every_version_and_why(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those that were not promoted: they are the question people come with."""
+    registry = Registry(lake, "offer")
+    registry.add(model(1, promoted=True, reason="promoted: it is good"), b"tree")
+    registry.add(model(2, promoted=False, reason="not promoted: it is worse"), b"tree")
+    assert main(["models", "offer", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["version"], first["live"], first["promoted"]) == ("lightgbm-1", True, True)
+    assert (second["live"], second["reason"]) == (False, "not promoted: it is worse")
+    assert "features" not in first
+    assert main(["models", "offer"]) == 0
+    shown = capsys.readouterr().out
+    assert "lightgbm-2" in shown
+    assert "live" in shown
+
+
+def test_models_of_an_unknown_loop_makes_nothing(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typing error must not leave a folder in the lake."""
+    assert main(["models", "ofer"]) == 2
+    assert "no ofer" in capsys.readouterr().err
+    assert not (Path(lake.root) / "ofer").exists()
+
+
+def test_train_without_settings_names_the_first_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what to do about it."""
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    assert main(["train", "offer", "--once"]) == 2
+    assert "KAFKA_BOOTSTRAP_SERVERS is not set" in capsys.readouterr().err

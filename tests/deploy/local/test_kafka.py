@@ -1,0 +1,156 @@
+"""The embedded Kafka: real, on its own, and never left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tidemill.deploy.local.jars import SERVER, cache_dir, fetch_jars
+from tidemill.deploy.local.kafka import EmbeddedKafka, find_kafka
+from tidemill.errors import BrokerError
+from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
+
+STARTER = """
+import os, sys, time
+from pathlib import Path
+from tidemill.deploy.local.kafka import EmbeddedKafka
+broker = EmbeddedKafka(cache=Path(sys.argv[1]), data=Path(sys.argv[2]))
+broker.start()
+print(broker.config.bootstrap, flush=True)
+time.sleep(600)
+"""
+
+
+def java_with(text: str) -> list[int]:
+    """Return the ids of the Java processes whose command line contains *text*."""
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if process.info["name"] == "java" and text in line:
+            found.append(process.pid)
+    return found
+
+
+def gone(text: str, timeout_s: float = 10.0) -> bool:
+    """Return whether the Java processes with *text* end within *timeout_s*."""
+    deadline = time.monotonic() + timeout_s
+    while java_with(text):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def started(kafka: KafkaConfig, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that started a broker; *kafka* skips where none can be started."""
+    arguments = [sys.executable, "-c", STARTER, str(cache_dir(os.environ)), str(tmp_path)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("127.0.0.1:")
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.kafka
+def test_a_broker_dies_with_the_process_that_started_it(
+    started: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """A test run that is killed must not leave 350 MB of Java behind."""
+    assert len(java_with(str(tmp_path))) == 1
+    os.kill(started.pid, signal.SIGKILL)
+    assert gone(str(tmp_path))
+
+
+@pytest.mark.kafka
+def test_ctrl_c_ends_the_starter_and_its_broker(
+    started: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """The terminal sends Ctrl-C to the whole group; the broker is its starter's to end."""
+    os.kill(started.pid, signal.SIGINT)
+    assert started.wait(10) != 0
+    assert gone(str(tmp_path))
+
+
+@pytest.mark.kafka
+def test_a_killed_broker_returns_with_its_address_and_its_data(own_kafka: EmbeddedKafka) -> None:
+    """What was acknowledged survives; clients find it where it was."""
+    before = own_kafka.config
+    ensure_topics(before, [Topic(name="kept", compacted=True)])
+    write_all(before, "kept", [(b"k", b"v")])
+    own_kafka.kill()
+    assert not own_kafka.running
+    assert gone(str(own_kafka.data))
+    own_kafka.restart()
+    assert own_kafka.config == before
+    assert read_compacted(before, "kept") == {b"k": b"v"}
+    own_kafka.stop()
+    own_kafka.start()
+    assert read_compacted(before, "kept") == {b"k": b"v"}
+    data = own_kafka.data
+    own_kafka.close()
+    assert not data.exists()
+    assert gone(str(data))
+
+
+@pytest.mark.kafka
+def test_a_suspended_broker_does_not_answer_until_it_goes_on(own_kafka: EmbeddedKafka) -> None:
+    """A broker that hangs is another fault than one that is gone."""
+    ensure_topics(own_kafka.config, [Topic(name="slow")])
+    own_kafka.suspend()
+    with pytest.raises(BrokerError):
+        write_all(own_kafka.config, "slow", [(b"k", b"v")], timeout_s=1)
+    own_kafka.resume()
+    write_all(own_kafka.config, "slow", [(b"k", b"v")])
+
+
+@pytest.mark.kafka
+def test_a_second_start_touches_no_network(kafka: KafkaConfig) -> None:
+    """Trains and firewalls: what was fetched once is enough."""
+    refused: list[object] = []
+    connect = socket.socket.connect
+
+    def no_network(_: socket.socket, address: object) -> None:
+        refused.append(address)
+        raise OSError("no network in this test")
+
+    try:
+        socket.socket.connect = no_network  # type: ignore[assignment, method-assign]
+        jars = fetch_jars(cache_dir(os.environ), SERVER)
+    finally:
+        socket.socket.connect = connect  # type: ignore[method-assign]
+    assert refused == []
+    assert any(path.name == "kafka_2.13-4.1.0.jar" for path in jars.paths)
+
+
+@pytest.mark.kafka
+def test_a_broker_that_cannot_run_says_why(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """The last words of the log are in the error; nobody should have to look for them."""
+    (tmp_path / "logs").mkdir()  # not formatted
+    broker = EmbeddedKafka(cache=cache_dir(os.environ), data=tmp_path)
+    with pytest.raises(BrokerError, match=r"(?s)ended by itself.*meta\.properties"):
+        broker.start()
+    assert not broker.running
+    assert gone(str(tmp_path))
+
+
+@pytest.mark.kafka
+def test_a_broker_given_by_the_environment_is_used_as_it_is(kafka: KafkaConfig) -> None:
+    """Who has a Kafka gets no second one."""
+    found = find_kafka({"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap})
+    assert (found.kind, found.config.bootstrap, found.embedded) == ("env", kafka.bootstrap, None)
+    found.stop()
+
+
+def test_a_given_broker_that_does_not_answer_is_an_error_not_a_second_choice() -> None:
+    """Starting another one would hide that the configured one is down."""
+    with pytest.raises(BrokerError, match="does not answer"):
+        find_kafka({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, patience_s=1)

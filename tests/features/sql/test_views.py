@@ -1,0 +1,131 @@
+"""SQL over the lake: what became of every record, told by views that cannot change it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import polars as pl
+
+from tidemill.features.lake.lake import Lake, Swap
+from tidemill.features.sql.views import connect, views
+from tidemill.schemas.loop.definition import Loop
+
+Rows = Callable[..., pl.DataFrame]
+START = datetime(2024, 3, 1, 12, tzinfo=UTC)
+
+
+def _micros(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _states(connection: duckdb.DuckDBPyConnection, view: str) -> dict[int, str]:
+    return dict(connection.execute(f'SELECT "offset", state FROM {view}').fetchall())
+
+
+def test_every_loop_has_a_schema_even_while_it_is_empty(
+    lake: Lake, loop: Loop, grown: Loop
+) -> None:
+    """A dashboard is made before the first event comes."""
+    lake.create(loop)
+    connection = connect(lake)
+    for view in ("decisions", "feedback", "examples", "decision_states", "feedback_states"):
+        assert connection.execute(f"SELECT count(*) FROM home_page.{view}").fetchall() == [(0,)]
+        assert connection.execute(f"SELECT count(*) FROM {view}").fetchall() == [(0,)]
+    other = grown.model_copy(update={"loop": "other-page"})
+    lake.create(other)
+    columns = connect(lake).execute("DESCRIBE other_page.feedback").fetchall()
+    assert ("values", "STRUCT(amount DOUBLE, coupon VARCHAR)") in {row[:2] for row in columns}
+
+
+def test_views_show_the_columns_of_the_lake(lake: Lake, loop: Loop, rows: Rows) -> None:
+    """What a data engineer asks for first: features by name, times as times, the date."""
+    lake.create(loop)
+    lake.table(loop.loop, "decisions").append(rows("decisions", 3), swaps=[])
+    found = connect(lake).execute(
+        'SELECT features.country, features.tags[1], max("at"), event_date'
+        " FROM decisions GROUP BY ALL"
+    )
+    assert found.fetchall() == [("NL", "a", START + timedelta(seconds=2), START.date())]
+
+
+def test_a_view_stays_at_its_version(lake: Lake, loop: Loop, rows: Rows) -> None:
+    """Two queries of one report must not see two lakes."""
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    table.append(rows("decisions", 3), swaps=[])
+    connection = duckdb.connect()
+    views(lake, [loop], connection)
+    table.append(rows("decisions", 3, offset=3), swaps=[])
+    assert connection.execute("SELECT count(*) FROM decisions").fetchall() == [(3,)]
+
+
+def test_decision_states_tell_what_became_of_each_decision(
+    lake: Lake, loop: Loop, rows: Rows
+) -> None:
+    """`tidemill sql` answers 'what happened to my decision' for every record of the topic."""
+    lake.create(loop)
+    verdicts = [None, "late", None, None, "duplicate", None]
+    lake.table(loop.loop, "decisions").append(rows("decisions", 6, verdict=verdicts), swaps=[])
+    closed = rows("examples", 4).filter(pl.col("offset").is_in([0, 2, 3]))
+    closed = closed.with_columns(
+        state=pl.Series(["labeled", "no_feedback", "censored"]), label=pl.Series([1.0, 0.0, None])
+    )
+    frontier = Swap("frontier/0", None, _micros(START + timedelta(seconds=5)))
+    lake.table(loop.loop, "examples").append(closed, swaps=[frontier])
+    connection = connect(lake)
+    assert _states(connection, "decision_states") == {
+        0: "labeled",
+        1: "late",
+        2: "no_feedback",
+        3: "censored",
+        4: "duplicate",
+        5: "open",
+    }
+    labels = connection.execute('SELECT label FROM decision_states ORDER BY "offset"').fetchall()
+    assert [label for (label,) in labels] == [1.0, None, 0.0, None, None, None]
+
+
+def test_feedback_states_tell_what_became_of_each_feedback(
+    lake: Lake, loop: Loop, rows: Rows
+) -> None:
+    """Feedback that joined nothing says why: late, a copy, or of no decision at all."""
+    lake.create(loop)
+    seconds = timedelta(seconds=1)
+    lake.table(loop.loop, "decisions").append(rows("decisions", 1), swaps=[])
+    at = [START + 60 * seconds] * 3 + [START + 700 * seconds, START, START, START + 9000 * seconds]
+    feedback = rows(
+        "feedback",
+        7,
+        id=["a", "a", "b", "c", "d", "e", "f"],
+        decision_id=["0-0", "0-0", "0-0", "0-0", "nobody", "0-0", "0-0"],
+        at=at,
+        stream_time=[None, START, START + 3661 * seconds, START, START, START, START],
+        verdict=[None, None, None, None, None, "late", None],
+    )
+    lake.table(loop.loop, "feedback").append(feedback, swaps=[])
+    example = rows("examples", 1, feedback_offsets=[[0]], state=["labeled"], label=[1.0])
+    frontier = Swap("frontier/0", None, _micros(START + 1000 * seconds))
+    lake.table(loop.loop, "examples").append(example, swaps=[frontier])
+    assert _states(connect(lake), "feedback_states") == {
+        0: "joined",
+        1: "duplicate",
+        2: "late",  # read after its decision had closed
+        3: "late",  # clicked after ten minutes: too late for a click
+        4: "unmatched",
+        5: "late",
+        6: "open",
+    }
+
+
+def test_rows_of_an_older_version_show_nulls_for_what_came_later(
+    lake: Lake, loop: Loop, grown: Loop, rows: Rows
+) -> None:
+    """One query over the whole history, whatever the loop has learned to log since."""
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    table.append(rows("decisions", 1), swaps=[])
+    lake.create(grown)
+    newer = rows("decisions", 1, offset=1, of=grown)
+    table.append(newer, swaps=[])
+    found = connect(lake).execute('SELECT "offset", features.age, features.country FROM decisions')
+    assert sorted(found.fetchall()) == [(0, None, "NL"), (1, None, "NL")]

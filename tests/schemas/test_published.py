@@ -1,0 +1,142 @@
+"""Publishing loops: one contract for the loops in memory and on Kafka."""
+
+import uuid
+
+import pytest
+from tests.schemas.loops import minimal
+
+from tidemill.errors import ContractError, LoopError
+from tidemill.kafka import KafkaConfig, Topic, ensure_topics, partition_count, write_all
+from tidemill.schemas import topics
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import (
+    KafkaLoops,
+    Loops,
+    MemoryLoops,
+    event_topics,
+    key_of,
+    latest_loop,
+    newest,
+    parse_all,
+    publish_loop,
+)
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def loops(request: pytest.FixtureRequest) -> Loops:
+    """Each implementation of the port in turn."""
+    if request.param == "memory":
+        return MemoryLoops()
+    return KafkaLoops(request.getfixturevalue("kafka"))
+
+
+@pytest.fixture
+def loop() -> Loop:
+    """A loop under a name of its own: the broker is shared."""
+    return minimal(loop=f"t{uuid.uuid4().hex}")
+
+
+def changed(loop: Loop, **changes: object) -> Loop:
+    """Return *loop* with *changes*."""
+    return Loop.model_validate({**loop.model_dump(mode="json"), **changes})
+
+
+def test_a_published_loop_is_found_again(loops: Loops, loop: Loop) -> None:
+    """Workers start from it, and from nothing else."""
+    assert loops.publish(loop) is True
+    assert loops.fetch()[loop.loop, 1] == loop
+    assert newest(loops.fetch(), loop.loop) == loop
+
+
+def test_features_keep_their_order(loops: Loops, loop: Loop) -> None:
+    """A model's columns, an Avro record and a fingerprint all depend on it."""
+    reordered = changed(loop, features={"zone": "int", "area": "int", "man": "int"})
+    loops.publish(reordered)
+    assert list(loops.fetch()[loop.loop, 1].features) == ["zone", "area", "man"]
+    with pytest.raises(ContractError, match="order"):
+        loops.publish(changed(loop, features={"area": "int", "zone": "int", "man": "int"}))
+
+
+def test_publishing_again_changes_nothing(loops: Loops, loop: Loop) -> None:
+    """A deployment publishes on every run."""
+    loops.publish(loop)
+    assert loops.publish(loop) is False
+
+
+def test_the_same_version_with_other_content_is_refused(loops: Loops, loop: Loop) -> None:
+    """Two meanings of one version could never be told apart in the lake."""
+    loops.publish(loop)
+    with pytest.raises(ContractError, match="differs in grace") as caught:
+        loops.publish(changed(loop, grace="9m"))
+    assert "version: 2" in caught.value.hint
+    assert loops.fetch()[loop.loop, 1] == loop
+
+
+def test_a_newer_version_stands_beside_the_older(loops: Loops, loop: Loop) -> None:
+    """Events of the older one are still on their way."""
+    loops.publish(loop)
+    newer = changed(loop, version=2, grace="9m")
+    assert loops.publish(newer) is True
+    assert {version for name, version in loops.fetch() if name == loop.loop} == {1, 2}
+    assert newest(loops.fetch(), loop.loop) == newer
+
+
+def test_an_incompatible_version_is_refused(loops: Loops, loop: Loop) -> None:
+    """Yesterday's events must be readable tomorrow."""
+    loops.publish(loop)
+    features = {"country": "category", "visits": "category"}
+    with pytest.raises(ContractError, match="becomes category"):
+        loops.publish(changed(loop, version=2, features=features))
+
+
+def test_an_unknown_loop_names_those_that_are_known() -> None:
+    """The name was mistyped, or the publish forgotten."""
+    with pytest.raises(ContractError, match="no loop 'baner'") as caught:
+        newest({("banner", 1): minimal()}, "baner")
+    assert "banner" in caught.value.hint
+
+
+def test_a_record_that_is_no_loop_is_told() -> None:
+    """A newer tidemill may have written it."""
+    with pytest.raises(LoopError, match="upgrade"):
+        parse_all({b"banner/1": b'{"loop": "banner"}'})
+    assert parse_all({key_of(minimal()): minimal().canonical.encode()}) == {
+        ("banner", 1): minimal()
+    }
+
+
+@pytest.mark.kafka
+def test_publishing_makes_the_topics_of_the_events(kafka: KafkaConfig, loop: Loop) -> None:
+    """A service that starts right after must not find its topic missing."""
+    publish_loop(kafka, changed(loop, partitions=2))
+    assert [partition_count(kafka, topic.name) for topic in event_topics(loop)] == [2, 2]
+    assert latest_loop(kafka, loop.loop).partitions == 2
+
+
+@pytest.mark.kafka
+def test_a_stream_has_a_topic_with_as_many_partitions(kafka: KafkaConfig, loop: Loop) -> None:
+    """Orders of another team lie where the decisions are that they belong to, or are refused."""
+    kinds = {"clicked": {"within": "1m"}, "sold": {"within": "7d", "stream": "orders"}}
+    apart = changed(loop, partitions=2, feedback=kinds)
+    publish_loop(kafka, apart)
+    counts = {topic.name: partition_count(kafka, topic.name) for topic in event_topics(apart)}
+    names = [f"{loop.loop}.{log}" for log in ("decisions", "feedback", "feedback.orders")]
+    assert counts == dict.fromkeys(names, 2)
+    other = minimal(loop=f"{loop.loop}-other", partitions=2, feedback=kinds)
+    ensure_topics(kafka, [Topic(name=f"{other.loop}.feedback.orders", partitions=3)])
+    ensure_topics(kafka, [Topic(name=f"{other.loop}.decisions", partitions=2)])
+    with pytest.raises(ContractError, match=r"decisions 2 and .*orders 3 partitions") as caught:
+        publish_loop(kafka, other)
+    assert "rekey: true and partitions: 2" in caught.value.hint
+    publish_loop(kafka, changed(other, rekey=True))
+    made = [f"{other.loop}.feedback.orders.rekeyed", f"{other.loop}.feedback.orders"]
+    assert [partition_count(kafka, name) for name in made] == [2, 3]
+
+
+@pytest.mark.kafka
+def test_publishing_goes_on_where_a_crash_stopped_it(kafka: KafkaConfig, loop: Loop) -> None:
+    """Definition written, process killed: the next publish still makes topics and schemas."""
+    KafkaLoops(kafka).publish(minimal(loop=f"{loop.loop}x"))
+    write_all(kafka, topics.LOOPS, [(key_of(loop), loop.canonical.encode())])
+    assert publish_loop(kafka, loop) is False
+    assert partition_count(kafka, topics.decisions(loop.loop)) == loop.partitions

@@ -1,0 +1,289 @@
+"""One suite for both clients: over HTTP and in process, the same calls mean the same."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from tests.serving.conftest import NOWHERE
+from tests.serving.models import FEATURES, SIGNATURE, booster, records, text
+
+from tidemill import Client
+from tidemill.errors import BrokerError, ConfigError, RequestError
+from tidemill.schemas import topics
+from tidemill.schemas.models.signing import SigningKey
+from tidemill.serving.client.client import LoopClient
+from tidemill.serving.client.embedded import EmbeddedDoor
+from tidemill.serving.decision.event_log import MemoryEventLog
+from tidemill.serving.worker import Worker
+
+AT = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture(params=["http", "embedded"])
+def client(request: pytest.FixtureRequest, worker: Worker) -> Iterator[Client]:
+    """Each client in turn, to the same worker."""
+    if request.param == "http":
+        made = Client(request.getfixturevalue("url"), budget_ms=10_000)
+    else:
+        made = Client.through(EmbeddedDoor(worker))
+    yield made
+    if request.param == "http":
+        made.close()
+
+
+@pytest.fixture
+def loop(client: Client) -> LoopClient:
+    """The calls for the loop ``banner``."""
+    return client.loop("banner")
+
+
+def test_a_decision_has_all_it_needs_to_be_traced(loop: LoopClient, log: MemoryEventLog) -> None:
+    """The id is what feedback names; the rest explains the action later."""
+    result = loop.get_decision(FEATURES, entity="u1", id="d-1", at=AT)
+    assert (result.id, result.action, result.source) == ("d-1", "hide", "default")
+    assert (result.score, result.propensity, result.model_version) == (None, 1.0, None)
+    assert (result.policy_version, result.loop_version) == (1, 1)
+    assert log.events[0].key == b"d-1"
+
+
+def test_a_model_decides_with_the_same_bits(
+    loop: LoopClient, worker: Worker, key: SigningKey
+) -> None:
+    """A score that is rounded on its way could fall on the other side of a threshold."""
+    worker.follower.take_models(records(key, text().encode()))
+    worker.follower.settle()
+    row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
+    assert loop.get_decision(FEATURES).score == booster().predict([row], num_threads=1)[0]
+
+
+def test_ids_are_made_where_none_is_given(loop: LoopClient) -> None:
+    """Most services have none of their own."""
+    assert len({loop.get_decision(FEATURES).id for _ in range(20)}) == 20
+
+
+def test_many_decisions_come_in_order(loop: LoopClient, log: MemoryEventLog) -> None:
+    """One call for a page of products."""
+    asked = [{"features": FEATURES, "id": f"d-{place}", "at": AT} for place in range(20)]
+    assert [result.id for result in loop.get_decisions(asked)] == [item["id"] for item in asked]
+    assert loop.get_decisions([]) == []
+    assert len(log.events) == 20
+
+
+def test_feedback_reaches_the_log(loop: LoopClient, log: MemoryEventLog) -> None:
+    """Values are named as in the loop file."""
+    made = loop.log_feedback("d-1", "clicked", seconds=1.5, page="home")
+    given = loop.log_feedback("d-1", "left", id="f-2", at=AT)
+    assert given == "f-2" != made
+    assert [event.topic for event in log.events] == [topics.feedback("banner")] * 2
+
+
+def test_numpy_values_are_sent_as_numbers(loop: LoopClient) -> None:
+    """Services that compute features have them."""
+    loop.get_decision({**FEATURES, "amount": np.float32(0.5), "visits": np.int64(3)})
+
+
+def test_nan_means_null(loop: LoopClient) -> None:
+    """Where null is allowed; elsewhere it is refused by name."""
+    loop.get_decision({**FEATURES, "age": float("nan")})
+    with pytest.raises(RequestError, match="feature 'amount' is null"):
+        loop.get_decision({**FEATURES, "amount": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("features", "what"),
+    [
+        ({"country": "c01"}, "feature 'visits' is missing"),
+        ({**FEATURES, "nope": 1}, "feature 'nope' is unknown"),
+        ({**FEATURES, "visits": "3"}, "feature 'visits' is str, not int"),
+        ({**FEATURES, "country": "\ud800"}, "country|cannot be sent"),
+        ({**FEATURES, "country": object()}, "country|cannot be sent"),
+    ],
+)
+def test_wrong_features_are_refused_in_words(
+    loop: LoopClient, features: dict[str, object], what: str
+) -> None:
+    """The engineer of the service sees them in the first test run."""
+    with pytest.raises(RequestError, match=what) as caught:
+        loop.get_decision(features)
+    assert caught.value.hint
+
+
+def test_wrong_batches_are_refused_in_words(loop: LoopClient, log: MemoryEventLog) -> None:
+    """By their place, and before anything is decided."""
+    with pytest.raises(RequestError, match=r"batch\[1\]: feature 'visits' is missing"):
+        loop.get_decisions([{"features": FEATURES}, {"features": {"country": "c01"}}])
+    with pytest.raises(RequestError, match="item 1 has feature"):
+        loop.get_decisions([{"features": FEATURES}, {"feature": {}}])
+    with pytest.raises(RequestError):
+        loop.get_decisions([{"features": FEATURES}] * 1_001)
+    assert log.events == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("clicked", {"seconds": "x", "page": "p"}), ("clicked", {}), ("no", {})]
+)
+def test_wrong_feedback_is_refused_in_words(
+    loop: LoopClient, kind: str, values: dict[str, object]
+) -> None:
+    """A typo in a kind must not vanish in a log."""
+    with pytest.raises(RequestError) as caught:
+        loop.log_feedback("d-1", kind, **values)  # type: ignore[arg-type]  # wrong on purpose
+    assert caught.value.hint
+
+
+def test_an_unknown_loop_is_refused_in_words(client: Client) -> None:
+    """It is a typo or not published; the hint says both."""
+    with pytest.raises(RequestError, match="serves no loop 'nope'"):
+        client.loop("nope").get_decision(FEATURES)
+
+
+def test_feedback_without_room_is_told(loop: LoopClient, log: MemoryEventLog) -> None:
+    """The service may send it again; silence would lose it."""
+    log._capacity = 0
+    with pytest.raises(BrokerError, match="was not taken"):
+        loop.log_feedback("d-1", "left")
+    assert loop.get_decision(FEATURES).action == "hide"
+
+
+def test_threads_share_a_client(loop: LoopClient, log: MemoryEventLog) -> None:
+    """A web framework calls from all its threads."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(
+            pool.map(lambda place: loop.get_decision(FEATURES, id=str(place)).id, range(400))
+        )
+    assert ids == [str(place) for place in range(400)]
+    assert len(log.events) == 400
+
+
+def test_workers_take_turns(worker: Worker, serve: Callable[[Worker], str]) -> None:
+    """Two processes on two ports share the load of one client."""
+    logs = [MemoryEventLog(), MemoryEventLog()]
+    urls = [serve(Worker(worker.config, event_log=log)) for log in logs]
+    with Client(urls, budget_ms=10_000) as client:
+        loop = client.loop("banner")
+        for _ in range(10):
+            loop.get_decision(FEATURES)
+    assert [len(log.events) for log in logs] == [5, 5]
+
+
+def test_a_dead_worker_is_skipped(url: str, dead_url: str, log: MemoryEventLog) -> None:
+    """A rolling restart must not be felt."""
+    with Client([dead_url, url, dead_url], budget_ms=10_000) as client:
+        loop = client.loop("banner")
+        assert [loop.get_decision(FEATURES).source for _ in range(10)] == ["default"] * 10
+        assert client.unanswered == 0
+    assert len(log.events) == 10
+
+
+@pytest.fixture
+def hanging_url() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
+        yield f"http://127.0.0.1:{opened.getsockname()[1]}"
+
+
+def test_a_worker_that_hangs_leaves_time_for_the_other(hanging_url: str, url: str) -> None:
+    """Waiting the whole budget for the first would make the second useless."""
+    with Client([hanging_url, url], budget_ms=2_000) as client:
+        assert client.loop("banner").get_decision(FEATURES).source == "default"
+        assert client.unanswered == 0
+
+
+def test_when_no_worker_answers_the_default_does(
+    worker: Worker, serve: Callable[[Worker], str], hanging_url: str
+) -> None:
+    """The page is shown in time, whatever became of the workers."""
+    client = Client([hanging_url], budget_ms=150)
+    with Client(serve(worker), budget_ms=10_000) as healthy:
+        healthy.loop("banner").get_decision(FEATURES)
+        client._door._defaults.update(healthy._door._defaults)  # type: ignore[attr-defined]
+    started = time.monotonic()
+    result = client.loop("banner").get_decision(FEATURES, id="d-1")
+    assert time.monotonic() - started < 1.0
+    assert (result.id, result.action, result.source) == ("d-1", "hide", "fallback")
+    assert client.unanswered == 1
+    with pytest.raises(BrokerError, match="no worker of"):
+        client.loop("banner").log_feedback("d-1", "left")
+
+
+def test_when_no_worker_ever_answered_that_is_said(dead_url: str) -> None:
+    """A wrong address is found at the first call, not in a month of defaults."""
+    with pytest.raises(BrokerError, match="no worker of") as caught:
+        Client(dead_url, budget_ms=300).loop("banner").get_decision(FEATURES)
+    assert "tidemill serve" in caught.value.hint
+
+
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(url: str, log: MemoryEventLog) -> None:
+    """Servers and proxies close what is idle; the first call after the night must work."""
+    with Client(url, budget_ms=10_000) as client:
+        loop = client.loop("banner")
+        loop.get_decision(FEATURES)
+        (host,) = client._door._hosts  # type: ignore[attr-defined]
+        for connection in host.free:
+            connection._socket.shutdown(socket.SHUT_RDWR)
+        loop.get_decision(FEATURES)
+    assert len(log.events) == 2
+
+
+ANSWER = (
+    b'{"id":"d","action":"hide","score":null,"propensity":1.0,"source":"default",'
+    b'"model_version":null,"policy_version":1,"loop_version":1,"default":"hide"}'
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+        % (len(ANSWER), ANSWER),
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(ANSWER), ANSWER),
+    ],
+    ids=["chunked", "closing"],
+)
+def test_answers_through_a_proxy_are_understood(answer: bytes) -> None:
+    """Proxies chunk answers and close connections as they please."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
+        thread = threading.Thread(target=_answer_always, args=(opened, answer), daemon=True)
+        thread.start()
+        with Client(f"http://127.0.0.1:{opened.getsockname()[1]}", budget_ms=5_000) as client:
+            assert client.loop("banner").get_decision(FEATURES).id == "d"
+
+
+def _answer_always(opened: socket.socket, answer: bytes) -> None:
+    """Answer each request with *answer*, one on a connection if it says so."""
+    while True:
+        try:
+            connection, _ = opened.accept()
+        except OSError:
+            return
+        with connection:
+            while connection.recv(65_536):
+                connection.sendall(answer)
+                if b"close" in answer:
+                    break
+
+
+@pytest.mark.parametrize("url", ["localhost:8700", "ftp://x", "http://", "http://x:99999999", ""])
+def test_a_wrong_address_is_refused_at_once(url: str) -> None:
+    """Not at the first decision, in the night."""
+    with pytest.raises(ConfigError):
+        Client(url)
+
+
+def test_a_client_of_nobody_is_refused() -> None:
+    """An empty setting is a mistake."""
+    with pytest.raises(ConfigError):
+        Client([])
+
+
+def test_an_embedded_worker_without_kafka_needs_a_definition() -> None:
+    """With one it decides at once; without, it says what is missing."""
+    with pytest.raises(BrokerError, match="could not be read"):
+        Client.embedded(NOWHERE, ready_s=0.1)

@@ -1,0 +1,203 @@
+"""A model passes every guard before it decides, and each guard catches what it is for."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.serving.model.test_model_text import HOSTILE
+from tests.serving.models import (
+    FEATURES,
+    SIGNATURE,
+    VALUES,
+    announcement,
+    banner,
+    booster,
+    river_state,
+    text,
+)
+
+from tidemill.errors import ModelError
+from tidemill.schemas.loop.definition import FieldType
+from tidemill.schemas.models.assembler import Delivery
+from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
+from tidemill.schemas.models.manifest import Announcement
+from tidemill.schemas.models.river_state import LinearPredictor, LinearState
+from tidemill.serving.model import admission, forest
+from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, try_in_child
+from tidemill.serving.model.forest import pack
+from tidemill.serving.model.model_text import read_text
+
+LIMITS = TrialLimits()
+
+
+def delivery(payload: bytes, **changes: object) -> Delivery:
+    """Return *payload* as the inbox delivers it."""
+    return Delivery(announcement(payload, **changes), payload)  # type: ignore[arg-type]
+
+
+def test_a_sound_model_scores_as_it_was_trained() -> None:
+    """All guards together let a good model through, unchanged."""
+    score = admit(delivery(text().encode()), banner(), LIMITS)
+    row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
+    assert score(VALUES) == booster().predict([row], num_threads=1)[0]
+
+
+def test_an_online_model_scores_as_its_state_says() -> None:
+    """It needs no child: its state is data, and scoring it is arithmetic."""
+    payload = river_state()
+    found = admit(delivery(payload, learner="logistic_regression"), banner(), LIMITS)
+    state = LinearState.from_bytes(payload)
+    named = {**FEATURES, "age": 30.0}
+    assert found(VALUES) == LinearPredictor(state, SIGNATURE).score(named)
+    assert 0.0 < found(VALUES) < 1.0
+
+
+def _without_a_field() -> FeatureSignature:
+    return FeatureSignature(SIGNATURE.fields[:-1])
+
+
+def _of_another_type() -> FeatureSignature:
+    return FeatureSignature((SignatureField("country", FieldType.INT), *SIGNATURE.fields[1:]))
+
+
+def _in_another_order() -> FeatureSignature:
+    return FeatureSignature((SIGNATURE.fields[1], SIGNATURE.fields[0], *SIGNATURE.fields[2:]))
+
+
+@pytest.mark.parametrize("made", [_without_a_field, _of_another_type, _in_another_order])
+def test_a_model_for_other_features_is_refused(made: Callable[[], FeatureSignature]) -> None:
+    """It would score numbers that mean something else."""
+    signature = made()
+    changed = delivery(
+        text().encode(), features=signature.to_json(), features_digest=signature.digest
+    )
+    with pytest.raises(ModelError, match="reads other features"):
+        admit(changed, banner(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"label_type": "float"}, "predicts a float label"),
+        ({"learner": "catboost"}, "trained by 'catboost'"),
+        ({"learner": "logistic_regression"}, "cannot be read"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(changes: dict[str, object], what: str) -> None:
+    """What a worker does not understand it must not guess."""
+    with pytest.raises(ModelError, match=what):
+        admit(delivery(text().encode(), **changes), banner(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\x80\x04", "modèle".encode(), b"tree\n", text().encode()[:5_000]]
+)
+def test_a_payload_that_is_no_model_is_refused(payload: bytes) -> None:
+    """A trusted key can publish rubbish, too."""
+    with pytest.raises(ModelError):
+        admit(delivery(payload), banner(), LIMITS)
+
+
+@pytest.mark.parametrize("case", ["a node that is its own child", "a feature out of range"])
+def test_without_the_structure_check_the_child_still_protects_the_worker(case: str) -> None:
+    """Two guards stand one behind the other; each holds alone."""
+    rows = probe_rows(SIGNATURE)
+    limits = TrialLimits(time_s=2.0)
+    try:
+        scores, trees = try_in_child(HOSTILE[case](), rows, limits, is_checked=False)
+    except ModelError:
+        return
+    # An index past the row may read harmless memory; the worker compares the scores again.
+    assert len(scores) == len(rows)
+    assert not trees  # what was not checked is not packed
+
+
+def test_trees_that_score_otherwise_than_the_library_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The walk of our own serves only what it scores with the library's very bits."""
+
+    def with_a_tree_less(*asked: object) -> tuple[list[float], bytes]:
+        scores, _ = try_in_child(*asked)  # type: ignore[arg-type]  # as they come
+        return scores, pack(read_text(text(19), len(SIGNATURE.columns)))
+
+    monkeypatch.setattr(admission, "try_in_child", with_a_tree_less)
+    with pytest.raises(ModelError, match=r"scores a probe as .* here and .* in its trial"):
+        admit(delivery(text().encode()), banner(), LIMITS)
+
+
+def test_where_the_walk_was_not_built_the_library_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An installation without a compiler decides all the same, and says what it lacks."""
+    monkeypatch.setattr(forest, "is_built", lambda: False)
+    monkeypatch.setattr(forest, "Forest", None)
+    score = admit(delivery(text().encode()), banner(), LIMITS)
+    row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
+    assert score(VALUES) == booster().predict([row], num_threads=1)[0]
+    assert "was not compiled" in caplog.text
+
+
+def test_the_child_checks_before_it_loads() -> None:
+    """Reading megabytes of numbers in the worker would hold up its decisions."""
+    with pytest.raises(ModelError, match="not a model that can be trusted"):
+        try_in_child(HOSTILE["a child out of range"](), probe_rows(SIGNATURE), LIMITS)
+
+
+def test_a_child_that_hangs_is_given_up() -> None:
+    """An endless prediction would otherwise hold the subscriber for ever."""
+    cycle = HOSTILE["a node that is its own child"]()
+    with pytest.raises(ModelError, match=r"hung|ended with status"):
+        try_in_child(cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5), is_checked=False)
+
+
+def test_a_model_that_takes_too_much_memory_is_refused() -> None:
+    """The worker would be the next to run out of it."""
+    with pytest.raises(ModelError, match="ended with status"):
+        try_in_child(text(), probe_rows(SIGNATURE), TrialLimits(memory_bytes=2**18))
+
+
+def test_a_model_that_is_too_slow_is_refused() -> None:
+    """Decisions would all end over budget."""
+    with pytest.raises(ModelError, match="a prediction takes"):
+        try_in_child(text(), probe_rows(SIGNATURE), TrialLimits(score_ms=1e-6))
+
+
+def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A broken installation must not look like a broken model."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="could not start"):
+        try_in_child(text(), probe_rows(SIGNATURE), LIMITS)
+
+
+def test_probes_reach_every_kind_of_value() -> None:
+    """A branch no probe takes is a branch nobody has tried."""
+    rows = probe_rows(SIGNATURE)
+    assert len(rows) == admission.PROBES
+    assert all(len(row) == len(SIGNATURE.columns) for row in rows)
+    assert {math.isnan(row[0]) for row in rows} == {True, False}
+    assert json.dumps(rows) == json.dumps(probe_rows(SIGNATURE))
+
+
+def test_the_announcement_is_not_trusted_about_its_features() -> None:
+    """The text has its own idea of how many numbers it reads."""
+    short = FeatureSignature((*SIGNATURE.fields[:-2], SIGNATURE.fields[-1]))
+    loop = banner(
+        features={
+            "country": "category",
+            "visits": "int",
+            "amount": "float",
+            "member": "bool",
+            "seen": "timestamp",
+            "age": "float",
+        }
+    )
+    said: Announcement = replace(
+        announcement(text().encode()), features=short.to_json(), features_digest=short.digest
+    )
+    with pytest.raises(ModelError, match="max_feature_idx"):
+        admit(Delivery(said, text().encode()), loop, LIMITS)

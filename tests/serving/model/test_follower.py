@@ -1,0 +1,333 @@
+"""Only a whole, signed, fitting model serves; all else is refused, told, and changes nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.serving.conftest import NOWHERE
+from tests.serving.models import (
+    FEATURES,
+    SIGNATURE,
+    announcement,
+    banner,
+    records,
+    river_state,
+    text,
+)
+
+from tidemill.schemas import topics
+from tidemill.schemas.models.manifest import INLINE_BYTES, Ack
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.schemas.published import key_of
+from tidemill.serving.decision.event_log import MemoryEventLog
+from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.worker import Worker, WorkerConfig
+
+PAYLOAD = text().encode()
+
+
+def acks(log: MemoryEventLog) -> list[Ack]:
+    """Return what the worker has acknowledged."""
+    return [Ack.from_json(event.value or b"") for event in log.events if event.topic == topics.ACKS]
+
+
+def answered(log: MemoryEventLog) -> list[tuple[str, str]]:
+    """Return version and status of each acknowledgement."""
+    return [(ack.version, ack.status) for ack in acks(log)]
+
+
+def decide(worker: Worker) -> DecisionResult:
+    """Ask for a decision about the usual features."""
+    maker = worker.decider("banner")
+    return maker.decide(maker.decisions.check(FEATURES))
+
+
+def feed(worker: Worker, *items: tuple[bytes | None, bytes | None]) -> None:
+    """Let the worker read *items* from the model topic, to its end."""
+    worker.follower.take_models(items)
+    worker.follower.settle()
+
+
+def test_a_published_model_serves_and_is_acknowledged(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The monitor measures the fleet's convergence by these acknowledgements."""
+    assert decide(worker).source == "default"
+    feed(worker, *records(key, PAYLOAD))
+    assert decide(worker).model_version == "lightgbm-1"
+    (ack,) = acks(log)
+    assert (ack.worker, ack.loop, ack.status, ack.reason) == ("w-1", "banner", "serving", "")
+    assert ack.digest == announcement(PAYLOAD).digest
+
+
+def test_a_model_in_chunks_serves_once_it_is_whole(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """Chunks stand before their announcement; compaction may have shuffled them."""
+    large = text(400).encode()
+    assert len(large) > INLINE_BYTES
+    *chunks, said = records(key, large)
+    feed(worker, said, *chunks[1:])
+    assert decide(worker).source == "default"
+    assert ("lightgbm-1", "refused") in answered(log)
+    feed(worker, chunks[0])
+    assert decide(worker).model_version == "lightgbm-1"
+
+
+def test_the_newest_of_many_serves_without_trying_the_others(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """A worker that starts reads a year of models in one go."""
+    items = [
+        item
+        for number in range(1, 30)
+        for item in records(key, PAYLOAD, announcement(PAYLOAD, number))
+    ]
+    feed(worker, *items)
+    assert answered(log) == [("lightgbm-29", "serving")]
+
+
+def test_a_model_of_the_next_loop_version_waits_for_it(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The model topic may be read ahead of the loop topic; refused once it would never serve."""
+    feed(worker, *records(key, PAYLOAD))
+    feed(worker, *records(key, PAYLOAD, announcement(PAYLOAD, 2, loop_version=2)))
+    assert answered(log) == [("lightgbm-1", "serving")]
+    newer = banner(version=2)
+    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    feed(worker)
+    assert answered(log)[-1] == ("lightgbm-2", "serving")
+    assert decide(worker).model_version == "lightgbm-2"
+
+
+def test_a_topic_read_again_after_a_lost_connection_refuses_nothing(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The models before the live one are still there; an operator must not read 'refused'."""
+    items = [
+        item
+        for number in range(1, 5)
+        for item in records(key, PAYLOAD, announcement(PAYLOAD, number))
+    ]
+    feed(worker, *items)
+    worker.follower.rewind()
+    feed(worker, *items)
+    assert answered(log) == [("lightgbm-4", "serving")]
+    assert decide(worker).model_version == "lightgbm-4"
+
+
+def test_an_online_model_takes_over_and_back(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """Both learners publish to the same slot; the gate decides which."""
+    state = river_state()
+    online = announcement(state, 2, version="river-1", learner="logistic_regression")
+    feed(worker, *records(key, PAYLOAD))
+    feed(worker, *records(key, state, online))
+    assert decide(worker).model_version == "river-1"
+    feed(worker, *records(key, PAYLOAD, announcement(PAYLOAD, 3)))
+    assert decide(worker).model_version == "lightgbm-3"
+    assert [status for _, status in answered(log)] == ["serving"] * 3
+
+
+def forged(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """Signed by somebody else."""
+    del key
+    return records(SigningKey.generate(), PAYLOAD, announcement(PAYLOAD, 2))
+
+
+def tampered(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """One bit of the record changed on its way."""
+    ((name, value),) = records(key, PAYLOAD, announcement(PAYLOAD, 2))
+    assert value is not None
+    place = value.index(b"lightgbm-2")
+    return [(name, value[:place] + b"L" + value[place + 1 :])]
+
+
+def truncated(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """The end of the record is missing."""
+    ((name, value),) = records(key, PAYLOAD, announcement(PAYLOAD, 2))
+    assert value is not None
+    return [(name, value[:-100])]
+
+
+def swapped_payload(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """A true announcement with the payload of another model."""
+    other = text(5).encode()
+    ((name, value),) = records(key, PAYLOAD, announcement(PAYLOAD, 2))
+    assert value is not None
+    return [(name, value.replace(PAYLOAD, other + b" " * (len(PAYLOAD) - len(other))))]
+
+
+def misplaced(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """A true announcement of another loop's model."""
+    said = announcement(PAYLOAD, 2, loop="other")
+    ((_, value),) = records(key, PAYLOAD, said)
+    return [(b"banner/live", value)]
+
+
+def replayed(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """A true announcement from before."""
+    return records(key, PAYLOAD, announcement(PAYLOAD, 0))
+
+
+def hostile(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """A trusted key signs a text that would crash the library."""
+    broken = PAYLOAD.replace(b"num_leaves=15", b"num_leaves=99999999", 1)
+    return records(key, broken, announcement(broken, 2))
+
+
+def mismatching(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """A model of other features."""
+    other = type(SIGNATURE)(SIGNATURE.fields[1:])
+    said = announcement(PAYLOAD, 2, features=other.to_json(), features_digest=other.digest)
+    return records(key, PAYLOAD, said)
+
+
+def junk(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
+    """Bytes that are nothing."""
+    del key
+    return [(b"banner/live", b"\x00" * 40), (b"banner/live", b"")]
+
+
+BAD = [
+    forged,
+    tampered,
+    truncated,
+    swapped_payload,
+    misplaced,
+    replayed,
+    hostile,
+    mismatching,
+    junk,
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
+def test_a_bad_model_never_serves_and_is_reported(
+    bad: object, worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The one before goes on, and the fleet's operator reads why."""
+    feed(worker, *records(key, PAYLOAD))
+    feed(worker, *bad(key))  # type: ignore[operator]
+    assert decide(worker).model_version == "lightgbm-1"
+    assert acks(log)[0].status == "serving"
+    assert {ack.status for ack in acks(log)[1:]} == {"refused"}
+    assert all(ack.reason for ack in acks(log)[1:])
+    assert worker.follower.refused == len(acks(log)) - 1 > 0
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
+def test_a_bad_model_alone_leaves_the_default(bad: object, worker: Worker, key: SigningKey) -> None:
+    """At the start nothing serves yet, and nothing bad may fill the gap; but an old one may."""
+    feed(worker, *bad(key))  # type: ignore[operator]
+    expected = "model" if bad is replayed else "default"
+    assert decide(worker).source == expected
+
+
+def test_a_tombstone_changes_nothing(worker: Worker, key: SigningKey) -> None:
+    """Clearing the topic is not a way to switch a model off."""
+    feed(worker, *records(key, PAYLOAD))
+    feed(worker, (b"banner/live", None), (None, b"x"), (b"", None))
+    assert decide(worker).model_version == "lightgbm-1"
+
+
+def test_at_the_start_the_model_before_a_refused_one_serves(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The topic may still hold it; the default would be the worse answer."""
+    feed(worker, *records(key, PAYLOAD), *hostile(key))
+    assert decide(worker).model_version == "lightgbm-1"
+    assert answered(log) == [("lightgbm-2", "refused"), ("lightgbm-1", "serving")]
+
+
+def test_without_trusted_keys_nothing_serves(log: MemoryEventLog, key: SigningKey) -> None:
+    """A forgotten setting must not open the worker to everybody."""
+    config = WorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),))
+    worker = Worker(config, event_log=log)
+    feed(worker, *records(key, PAYLOAD))
+    assert decide(worker).source == "default"
+    assert "not trusted" in acks(log)[0].reason
+    assert "TIDEMILL_TRUSTED_KEYS is not set" in worker.troubles()[0]
+
+
+def test_a_new_version_keeps_the_model_that_fits_it(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """A changed window or threshold must not send everybody back to the default."""
+    feed(worker, *records(key, PAYLOAD))
+    newer = banner(version=2, policy={"kind": "threshold", "threshold": 0.0, "above": "show"})
+    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    result = decide(worker)
+    assert (result.loop_version, result.model_version, result.action) == (2, "lightgbm-1", "show")
+
+
+def test_a_new_version_with_other_features_waits_for_its_model(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The old model cannot read them; it is refused for the new version, with the reason."""
+    feed(worker, *records(key, PAYLOAD))
+    newer = banner(version=2, features={"country": "category"})
+    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    maker = worker.decider("banner")
+    result = maker.decide(maker.decisions.check({"country": "c01"}))
+    assert (result.loop_version, result.source) == (2, "default")
+    assert acks(log)[-1].status == "refused"
+
+
+def test_an_older_version_is_passed_over(worker: Worker) -> None:
+    """A compacted topic keeps all versions, and not in their order."""
+    for number in (3, 2):
+        loop = banner(version=number)
+        worker.follower.take_loops([(key_of(loop), loop.canonical.encode())])
+    assert decide(worker).loop_version == 3
+
+
+def test_a_broken_loop_record_changes_nothing(worker: Worker) -> None:
+    """One bad record must not stop a worker from starting."""
+    worker.follower.take_loops(
+        [
+            (b"banner/2", b"{"),
+            (b"banner/2", json.dumps({"loop": "banner"}).encode()),
+            (b"\xff/2", b"\xff"),
+            (None, None),
+        ]
+    )
+    assert decide(worker).loop_version == 1
+
+
+def test_a_model_may_come_before_its_loop(
+    log: MemoryEventLog, key: SigningKey, trusted: TrustedKeys
+) -> None:
+    """The two topics are read side by side, in no order."""
+    config = WorkerConfig(kafka=NOWHERE, name="w", trusted=trusted)
+    worker = Worker(config, event_log=log)
+    feed(worker, *records(key, PAYLOAD))
+    worker.follower.take_loops([(key_of(banner()), banner().canonical.encode())])
+    worker.follower.settle()
+    assert decide(worker).model_version == "lightgbm-1"
+
+
+def test_a_worker_looks_at_its_own_loops_only(
+    log: MemoryEventLog, key: SigningKey, trusted: TrustedKeys
+) -> None:
+    """Thousands of loops may share the topics."""
+    config = WorkerConfig(kafka=NOWHERE, name="w", trusted=trusted, loops=("mine",))
+    worker = Worker(config, event_log=log)
+    for name in ("mine", "banner"):
+        loop = banner(loop=name)
+        worker.follower.take_loops([(key_of(loop), loop.canonical.encode())])
+        said = replace(announcement(PAYLOAD), loop=name)
+        feed(worker, *records(key, PAYLOAD, said))
+    assert list(worker.follower.deciders) == ["mine"]
+    assert [ack.loop for ack in acks(log)] == ["mine"]
+
+
+def test_counts_go_on_over_a_new_version(worker: Worker) -> None:
+    """A counter that falls back to zero looks like a restart."""
+    decide(worker)
+    newer = banner(version=2)
+    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    decide(worker)
+    assert worker.decider("banner").tally.decisions["default"] == 2

@@ -1,0 +1,60 @@
+"""The workers of the schedules once more, but what they keep open leaves memory at every commit."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from tests.streams.schedules import Workers, run
+from tests.streams.workers_in_memory import METRICS, World
+
+from tidemill.streams.commit.open_windows import OpenWindows
+from tidemill.streams.runtime.loop_runner import LoopRun
+from tidemill.streams.state.open_state import OpenState
+from tidemill.streams.state.spill import MemoryStore
+
+SCHEDULES = 150
+
+
+class TightRun(LoopRun):
+    """A budget of one byte, and shelves of two rows."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 (those of LoopRun)
+        super().__init__(*args, **more)
+        self._windows = OpenWindows(
+            self.loop.model_copy(update={"memory": 1}),
+            self.rules,
+            self._tables,
+            MemoryStore(),
+            METRICS,
+            self._join,
+            -1.0,
+            state=partial(OpenState, shelf_rows=2, leaving_rows=1),
+        )
+
+
+@dataclass
+class TightWorld(World):
+    """Workers without memory."""
+
+    made: type[LoopRun] = TightRun
+
+
+class TightWorkers(Workers):
+    """The schedules of workers without memory."""
+
+    world = TightWorld
+    ran: ClassVar[Counter[str]] = Counter()
+
+
+def left() -> float:
+    """Return how many decisions have come back from the lake so far."""
+    samples = [sample for metric in METRICS.returned.collect() for sample in metric.samples]
+    return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
+
+def test_schedules_of_workers_without_memory_leave_the_lake_as_the_logs_say() -> None:
+    """Crashes, rebalances and zombies must not know where the open rows were."""
+    before = left()
+    run(SCHEDULES, 11, TightWorkers)
+    assert left() - before > SCHEDULES

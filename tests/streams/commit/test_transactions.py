@@ -1,0 +1,114 @@
+"""Owning partitions and committing: on real Delta tables, with two owners at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.streams.rig import new_loop
+
+from tidemill.errors import FencedError, LakeError
+from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.layouts import TABLES
+from tidemill.schemas.logs import Log
+from tidemill.streams.commit.transactions import (
+    Holding,
+    Move,
+    Table,
+    UnfencedTable,
+    claim,
+    commit,
+    patient,
+    raw_numbers,
+)
+
+THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Callable[[], dict[str, Table]]:
+    """Open the tables of a new loop, as each worker does for itself."""
+    loop = new_loop()
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    return lambda: {name: lake.table(loop.loop, name) for name in TABLES}
+
+
+def test_who_claims_a_partition_later_owns_it(tables: Callable[[], dict[str, Table]]) -> None:
+    """A worker that lost its partition without noticing must not be able to commit."""
+    mine, theirs = tables(), tables()
+    first = claim(mine, [0, 1])
+    commit("decisions", mine["decisions"], [Move(first[0], [], raw_numbers(7, None, 0))])
+    second = claim(theirs, [0])
+    assert second[0].numbers["decisions"]["offset"] == 7
+    with pytest.raises(FencedError):
+        commit("decisions", mine["decisions"], [Move(first[0], [], raw_numbers(9, None, 0))])
+    commit("decisions", theirs["decisions"], [Move(second[0], [], raw_numbers(8, 5, 1))])
+    commit("decisions", mine["decisions"], [Move(first[1], [], raw_numbers(3, None, 0))])
+    found = claim(tables(), [0, 1])
+    assert [found[number].numbers["decisions"]["offset"] for number in (0, 1)] == [8, 3]
+
+
+def test_without_the_fence_the_loser_overwrites(tables: Callable[[], dict[str, Table]]) -> None:
+    """The negative control of the test above."""
+    mine, theirs = tables(), tables()
+    first = claim(mine, [0])
+    second = claim(theirs, [0])
+    commit("decisions", theirs["decisions"], [Move(second[0], [], raw_numbers(8, None, 0))])
+    open_to_all = UnfencedTable(mine["decisions"])
+    commit("decisions", open_to_all, [Move(first[0], [], raw_numbers(2, None, 0))])
+    assert claim(tables(), [0])[0].numbers["decisions"]["offset"] == 2
+
+
+def test_the_numbers_of_each_log_are_compared_and_swapped(
+    tables: Callable[[], dict[str, Table]],
+) -> None:
+    """All feedback is one table: the offset of one log must not pass for that of another."""
+    mine = tables()["feedback"]
+    held = claim(tables(), [0], logs=THREE)[0]
+    behind = Holding(0, THREE, {name: dict(known) for name, known in held.numbers.items()})
+    new = {"offset": 5, "offset@orders": 7, "time@orders": 3}
+    commit("feedback", mine, [Move(held, [], new)])
+    with pytest.raises(FencedError):
+        commit("feedback", mine, [Move(behind, [], {"offset@orders": 9})])
+    found = claim(tables(), [0], logs=THREE)[0]
+    assert [found.offset(log) for log in THREE] == [0, 5, 7]
+    assert found.of("feedback.orders", "time") == 3
+    assert found.of("feedback", "time") is None
+
+
+def test_a_version_with_a_new_log_begins_it_at_its_start(
+    tables: Callable[[], dict[str, Table]],
+) -> None:
+    """What was read of the others stays read, and each log says where the version took it over."""
+    mine = tables()
+    held = claim(mine, [0], 1)[0]
+    commit("feedback", mine["feedback"], [Move(held, [], raw_numbers(5, 2, 0))])
+    held = claim(mine, [0], 2, logs=THREE)[0]
+    assert [held.offset(log) for log in THREE] == [0, 5, 0]
+    commit("feedback", mine["feedback"], [Move(held, [], {"offset": 6, "offset@orders": 8})])
+    again = claim(mine, [0], 2, logs=THREE)[0]
+    assert [again.offset(log) for log in THREE] == [0, 6, 8]
+    names = ["begin/1/0", "begin/2/0", "begin/2@orders/0", "begin/1@orders/0"]
+    assert list(mine["feedback"].progress(names).values()) == [0, 5, 0, None]
+
+
+def test_patience_ends_and_is_not_for_fences() -> None:
+    """A full disk may be emptied in time; another owner will not go away."""
+    tries = []
+
+    def refuse() -> None:
+        tries.append(1)
+        raise LakeError("no space", hint="make some")
+
+    with pytest.raises(LakeError):
+        patient(refuse, patience_s=0.5)
+    assert len(tries) > 1
+
+    def fence() -> None:
+        tries.append(1)
+        raise FencedError("another owner", hint="stop")
+
+    before = len(tries)
+    with pytest.raises(FencedError):
+        patient(fence)
+    assert len(tries) == before + 1

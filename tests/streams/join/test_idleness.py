@@ -1,0 +1,85 @@
+"""How far time may go on in logs with nothing to read: the wall-clock side of the join."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from tidemill.schemas.logs import Log
+from tidemill.streams.join.idleness import IdleClock
+
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+BOTH: set[Log] = {"decisions", "feedback"}
+THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
+
+
+def clock(logs: Iterable[Log] = BOTH) -> IdleClock:
+    """A clock that started at 100 and calls a log idle after 5 seconds."""
+    return IdleClock(logs, 5 * SECOND, now_s=100.0)
+
+
+def test_a_log_is_quiet_once_nothing_came_for_long_enough() -> None:
+    """Too early, and a slow producer's events would all be late."""
+    idle = clock()
+    idle.read("decisions", 103.0)
+    assert idle.quiet(104.9) == set()
+    assert idle.quiet(105.0) == {"feedback"}
+    assert idle.quiet(108.0) == BOTH
+
+
+def test_an_idle_log_follows_the_busy_one_and_no_further() -> None:
+    """A topic without feedback must not hold decisions back, nor run ahead of them."""
+    times: dict[Log, datetime | None] = {"decisions": NOON, "feedback": None}
+    assert clock().targets(times, {"feedback"}, 200.0) == {"feedback": NOON}
+
+
+def test_two_idle_logs_go_on_from_the_last_event_not_from_today() -> None:
+    """A replay of last year that pauses for a minute is a minute older, not a year."""
+    idle = clock()
+    idle.read("decisions", 110.0)
+    times: dict[Log, datetime | None] = {"decisions": NOON, "feedback": NOON - SECOND}
+    assert idle.targets(times, BOTH, 170.0) == dict.fromkeys(BOTH, NOON + 60 * SECOND)
+
+
+def test_time_that_was_gone_on_with_is_not_counted_twice() -> None:
+    """Each advance starts where the last one ended."""
+    idle = clock()
+    times: dict[Log, datetime | None] = dict.fromkeys(BOTH, NOON)
+    target = idle.targets(times, BOTH, 160.0)["decisions"]
+    assert target == NOON + 60 * SECOND
+    idle.advanced(160.0)
+    times = dict.fromkeys(BOTH, target)
+    assert idle.targets(times, BOTH, 161.0)["feedback"] == NOON + 61 * SECOND
+
+
+def test_a_loop_that_never_had_an_event_has_no_time() -> None:
+    """There is nothing to go on from."""
+    times: dict[Log, datetime | None] = dict.fromkeys(BOTH)
+    assert clock().targets(times, BOTH, 1e6) == {}
+
+
+def test_of_three_logs_the_idle_ones_follow_the_slowest() -> None:
+    """No window closes before it; further, and what comes next would be late for nothing."""
+    idle = clock(THREE)
+    times: dict[Log, datetime | None] = {
+        "decisions": NOON,
+        "feedback": NOON - SECOND,
+        "feedback.orders": None,
+    }
+    assert idle.targets(times, {"feedback.orders"}, 200.0) == {"feedback.orders": NOON - SECOND}
+    times["feedback"] = None
+    assert idle.targets(times, {"feedback.orders"}, 200.0) == {}
+    two: set[Log] = {"feedback", "feedback.orders"}
+    assert idle.targets(times, two, 200.0) == dict.fromkeys(two, NOON)
+
+
+def test_three_idle_logs_go_on_together() -> None:
+    """The last windows of a quiet loop close, however many topics it has."""
+    idle = clock(THREE)
+    idle.read("feedback.orders", 110.0)
+    assert idle.quiet(112.0) == BOTH
+    times: dict[Log, datetime | None] = {
+        "decisions": NOON - SECOND,
+        "feedback": None,
+        "feedback.orders": NOON,
+    }
+    assert idle.targets(times, set(THREE), 170.0) == dict.fromkeys(THREE, NOON + 60 * SECOND)

@@ -1,0 +1,257 @@
+"""Slices of a backfill against a fresh join of the whole logs: any rules, any logs, any slices."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.streams.join_logs import (
+    ORDERS,
+    RULES,
+    SECOND,
+    START,
+    THREE,
+    Shell,
+    naive,
+    random_logs,
+    rules,
+    seconds,
+    shared_labels,
+    with_shared_labels,
+)
+
+from tidemill.schemas.logs import DECISIONS
+from tidemill.streams.join.idleness import frontier_at
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.reprocess.slices import RawLogs, SliceResult, join_slice
+
+END = 10**6 // 2
+
+
+def live(rng: random.Random, *, streams: bool = False) -> Shell:
+    """Return a worker that has read logs by RULES, with idle advances and crashes between."""
+    logs = random_logs(rng, 40, streams=streams)
+    shell = Shell(logs, replace(RULES, logs=THREE) if streams else RULES)
+    for _ in range(20):
+        log, chance = rng.choice(shell.rules.logs), rng.random()
+        if chance < 0.7:
+            shell.poll(log, rng.choice((1, 3, 10)))
+        elif chance < 0.8:
+            stands = shell.join.stream_time(log)
+            shell.advance(log, (seconds(stands) if stands else 0) + rng.choice((1, 5, 20)))
+        else:
+            shell.commit(crash_after=rng.choice((1, 2, 3, 3, 3)))
+    if rng.random() < 0.5:
+        for log in shell.rules.logs:
+            shell.poll(log, 10**9)
+    shell.commit()
+    return shell
+
+
+def raw_rows(shell: Shell, table: str) -> pl.DataFrame:
+    """Return what *shell* has of a raw table, as a lake gives it: in no order."""
+    rows = shell.rows(DECISIONS) if table == DECISIONS else shell.answers()
+    if not len(rows):
+        schema = RULES.decisions if table == DECISIONS else RULES.feedback
+        none = pl.DataFrame(schema={**schema, "offset": pl.Int64()})
+        fresh = with_shared_labels(RULES, None)
+        rows = fresh.take_decisions(none) if table == DECISIONS else fresh.take_feedback(none)
+    return rows.with_columns(
+        pl.lit(0, pl.Int32).alias("partition"), pl.col("at").dt.date().alias("event_date")
+    ).sample(fraction=1.0, shuffle=True, seed=1)
+
+
+def raw_logs(shell: Shell, chosen: JoinRules) -> RawLogs:
+    """Return the raw rows of *shell*, for a backfill by *chosen*."""
+    times = [shell.times[log] for log in chosen.logs]
+    known = [time for time in times if time is not None]
+    return RawLogs(
+        decisions=raw_rows(shell, "decisions").lazy(),
+        feedback=raw_rows(shell, "feedback").lazy(),
+        ends={log: {0: shell.offsets[log]} for log in chosen.logs},
+        frontiers={0: frontier_at(chosen, min(known))} if len(known) == len(times) else {},
+    )
+
+
+def backfill(raw: RawLogs, chosen: JoinRules, cuts: Sequence[int]) -> list[SliceResult]:
+    """Return the slices between *cuts*, in seconds after START."""
+    times = [START + cut * SECOND for cut in cuts]
+    return [
+        join_slice(chosen, raw, since, until, labels=shared_labels(chosen))
+        for since, until in pairwise(times)
+    ]
+
+
+def fresh(shell: Shell, chosen: JoinRules) -> pl.DataFrame:
+    """Return the examples of a worker that reads the same logs by *chosen* from the beginning.
+
+    Its logs are moved on where those of *shell* were, before the same records.
+    """
+    again = Shell(shell.logs, chosen)
+    for log in chosen.logs:
+        for move in (move for move in shell.moved if move.log == log):
+            again.poll(log, move.offset - again.positions[log])
+            again.advance(log, seconds(move.to))
+        again.poll(log, shell.offsets[log] - again.positions[log])
+    again.commit()
+    return again.examples()
+
+
+def offset_of(row: Mapping[str, object]) -> int:
+    """Return where the decision of an example is in its log."""
+    return int(str(row["offset"]))
+
+
+def rows_of(frame: pl.DataFrame) -> list[dict[str, object]]:
+    """Return rows by offset, without the partition, which only a lake knows."""
+    return frame.drop("partition", strict=False).sort("offset").to_dicts() if len(frame) else []
+
+
+RULE_SETS = st.builds(
+    lambda click, buy, early, grace, remember, bucket, missing, late: rules(
+        within={"click": click * SECOND, "buy": buy * SECOND},
+        early={"click": early * SECOND, "buy": 0 * SECOND},
+        grace=grace * SECOND,
+        remember=remember * SECOND,
+        bucket=bucket * SECOND,
+        missing=missing,
+        corrections=late * SECOND,
+    ),
+    st.integers(0, 20),
+    st.integers(1, 40),
+    st.integers(0, 5),
+    st.integers(0, 10),
+    st.sampled_from([0, 15, 40]),
+    st.sampled_from([1, 3, 7]),
+    st.sampled_from(["negative", "censored", "dropped"]),
+    st.sampled_from([0, 0, 4, 60]),
+)
+CUTS = st.lists(st.integers(0, 110), max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans())
+def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
+    seed: int, chosen: JoinRules, cuts: list[int], unchanged: bool
+) -> None:
+    """The promise of a backfill: as if the loop had been defined that way from the first day."""
+    shell = live(random.Random(seed), streams=seed % 3 == 0)
+    chosen = shell.rules if unchanged else replace(chosen, logs=shell.rules.logs)
+    results = backfill(raw_logs(shell, chosen), chosen, [-50, *sorted(set(cuts)), END])
+    found = [row for result in results for row in rows_of(result.examples)]
+    assert sorted(found, key=offset_of) == rows_of(fresh(shell, chosen))
+    assert_counts(shell, chosen, results)
+    if unchanged:
+        known = {row["offset"]: row for row in found}
+        assert [known[row["offset"]] for row in rows_of(shell.examples())] == rows_of(
+            shell.examples()
+        )
+
+
+def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -> None:
+    """Every decision read is late, a duplicate, open or an example; the oracle says which."""
+    read = shell.logs._replace(
+        decisions=shell.logs.decisions[: shell.offsets["decisions"]],
+        feedback=shell.logs.feedback[: shell.offsets["feedback"]],
+        orders=shell.logs.orders[: shell.offsets.get(ORDERS, 0)],
+    )
+    frontier = raw_logs(shell, chosen).frontiers.get(0)
+    closed = -math.inf if frontier is None else frontier / 1e6 - START.timestamp()
+    states = list(naive(chosen, read, closed, shell.moved).decisions.values())
+    for state in ("late", "duplicate", "open"):
+        assert sum(getattr(result, state) for result in results) == states.count(state)
+    total = sum(len(r.examples) + r.late + r.duplicate + r.open for r in results)
+    assert total == len(states)
+
+
+def agrees(broken: Callable[[RawLogs, int, int], RawLogs], *, schedules: int = 150) -> bool:
+    """Return whether slices that see what *broken* leaves of the raw rows equal a fresh stream."""
+    for seed in range(schedules):
+        shell = live(random.Random(seed))
+        chosen = rules(within={"click": 12 * SECOND, "buy": 30 * SECOND})
+        raw = raw_logs(shell, chosen)
+        found = [
+            row
+            for cuts in pairwise((-50, 10, 25, 60, END))
+            for result in backfill(broken(raw, *cuts), chosen, cuts)
+            for row in rows_of(result.examples)
+        ]
+        if sorted(found, key=offset_of) != rows_of(fresh(shell, chosen)):
+            return False
+    return True
+
+
+def in_slice(since: int, until: int) -> pl.Expr:
+    """Return whether a row happened in a slice, its bounds in seconds after START."""
+    return pl.col("at").is_between(START + since * SECOND, START + until * SECOND, closed="left")
+
+
+def whole(raw: RawLogs, _since: int, _until: int) -> RawLogs:
+    """Leave everything."""
+    return raw
+
+
+def only_its_decisions(raw: RawLogs, since: int, until: int) -> RawLogs:
+    """Leave no decision before or after the slice, so none can be a copy of one."""
+    return replace(raw, decisions=raw.decisions.filter(in_slice(since, until)))
+
+
+def only_its_feedback(raw: RawLogs, since: int, until: int) -> RawLogs:
+    """Leave no feedback before or after the slice."""
+    return replace(raw, feedback=raw.feedback.filter(in_slice(since, until)))
+
+
+def no_stream_times(raw: RawLogs, _since: int, _until: int) -> RawLogs:
+    """Judge each row by the rows of the slice before it."""
+    unknown = pl.lit(None, pl.Datetime("us", "UTC")).alias("stream_time")
+    return replace(
+        raw,
+        decisions=raw.decisions.with_columns(unknown),
+        feedback=raw.feedback.with_columns(unknown),
+    )
+
+
+def old_verdicts(raw: RawLogs, _since: int, _until: int) -> RawLogs:
+    """Believe what the rows were judged by the old rules."""
+    first, useful = pl.col("verdict").is_null(), pl.col("verdict").is_null()
+    return replace(raw, decisions=raw.decisions.filter(first), feedback=raw.feedback.filter(useful))
+
+
+def everything_is_closed(raw: RawLogs, _since: int, _until: int) -> RawLogs:
+    """Take decisions whose windows are not over for decided."""
+    return replace(raw, frontiers={0: 2**62})
+
+
+def test_the_comparison_holds_with_everything() -> None:
+    """The comparison that every control below has to fail."""
+    assert agrees(whole, schedules=40)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        only_its_decisions,
+        only_its_feedback,
+        no_stream_times,
+        old_verdicts,
+        everything_is_closed,
+    ],
+)
+def test_without_one_of_its_inputs_a_slice_is_wrong(
+    broken: Callable[[RawLogs, int, int], RawLogs],
+) -> None:
+    """Each row that a slice reads beside its own is there for a reason."""
+    assert not agrees(broken)
+
+
+def test_a_backfill_by_a_definition_without_a_stream_does_not_see_it() -> None:
+    """A version from before the stream was added gives what a worker of that version wrote."""
+    for seed in range(20):
+        shell = live(random.Random(seed), streams=True)
+        found = backfill(raw_logs(shell, RULES), RULES, [-50, END])
+        assert rows_of(found[0].examples) == rows_of(fresh(shell, RULES))

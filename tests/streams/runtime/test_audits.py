@@ -1,0 +1,166 @@
+"""The worker's audit: it goes on where the last one ended, and a wrong row becomes an alarm."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from prometheus_client import generate_latest
+from tests.features.audited import PARTITION, GrowingLake
+from tests.features.streamlakes import SHOP
+from tests.streams.join_logs import LOOP, SECOND, Shell, random_logs
+
+from tidemill.features.audit.audit import Interrupt
+from tidemill.features.audit.report import AuditReport
+from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.runtime.audits import AuditTimer, LoopAudit
+
+CORRECTED = LOOP.model_copy(update={"corrections": 20 * SECOND})
+CORRECTED_SHOP = SHOP.model_copy(update={"corrections": 20 * SECOND})
+
+
+def until(true: Callable[[], object]) -> None:
+    """Return as soon as *true* holds; fail after a minute."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "loop", [LOOP, CORRECTED, CORRECTED_SHOP], ids=["plain", "corrected", "three logs"]
+)
+def test_each_audit_looks_at_what_is_new(tmp_path: Path, loop: Loop) -> None:
+    """Its cost follows the traffic, not the size of the lake; nothing is left out or seen twice."""
+    for seed in range(2):
+        rng = random.Random(seed)
+        stream = Shell(random_logs(rng, 120, streams=len(loop.logs) > 2), JoinRules.of(loop))
+        growing = GrowingLake(stream, tmp_path / f"{seed}", loop)
+        growing.follow()
+        audit = LoopAudit(growing.lake, loop, lambda: [PARTITION])
+        assert audit.run() is None, "the first look marks where to begin"
+        reports: list[AuditReport] = []
+        for _ in range(12):
+            stream.poll(rng.choice(loop.logs), rng.choice((3, 9, 20)))
+            if rng.random() < 0.2:
+                stream.advance(rng.choice(loop.logs), rng.randint(0, 60))
+            stream.commit(crash_after=rng.choice((1, 2, 3, 3, 3)))
+            growing.follow()
+            report = audit.run()
+            reports += [report] if report else []
+        stream.finish()
+        growing.follow()
+        last = audit.run()
+        assert last is not None
+        reports.append(last)
+        assert all(report.agrees for report in reports), [each.first for each in reports]
+        assert sum(report.decisions for report in reports) == stream.offsets["decisions"]
+        told = sum(stream.offsets.values()) - stream.offsets["decisions"]
+        assert sum(report.feedback for report in reports) == told
+        assert audit.run() is None, "nothing is new"
+
+
+def test_a_partition_that_comes_back_begins_anew(tmp_path: Path) -> None:
+    """What another worker closed meanwhile was judged elsewhere, by an audit of its own."""
+    stream = Shell(random_logs(random.Random(3), 120))
+    growing = GrowingLake(stream, tmp_path)
+    held = [PARTITION]
+    audit = LoopAudit(growing.lake, LOOP, lambda: held)
+    audit.run()
+    held.clear()
+    audit.run()
+    assert not audit.marks
+    stream.finish()
+    growing.follow()
+    held.append(PARTITION)
+    assert audit.run() is None
+    assert audit.marks[PARTITION].places["decisions"] == stream.offsets["decisions"]
+
+
+def one_wrong(frame: pl.DataFrame) -> pl.DataFrame:
+    """Change the label of the first row that has one."""
+    first = pl.col("label").is_not_null().cum_sum() == 1
+    label = pl.when(first).then(pl.col("label") + 1).otherwise(pl.col("label"))
+    return frame.with_columns(label.alias("label"))
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_wrong_row_is_an_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, wrong: bool
+) -> None:
+    """A counter to alert on, and an error in the log that names the decision; silence otherwise."""
+    stream = Shell(random_logs(random.Random(3), 120))
+    growing = GrowingLake(stream, tmp_path)
+    growing.follow()
+    metrics = StreamMetrics()
+    audit = LoopAudit(growing.lake, LOOP, lambda: [PARTITION])
+    with caplog.at_level(logging.INFO, "tidemill.streams.runtime.audits"):
+        timer = AuditTimer([audit], metrics, every_s=0.01)
+        until(lambda: audit.marks)
+        stream.finish()
+        growing.follow(one_wrong if wrong else lambda frame: frame)
+        until(lambda: audit.marks[PARTITION].frontier > 0)
+        timer.close()
+    told = generate_latest(metrics.registry).decode()
+    assert f'tidemill_audit_differences_total{{loop="shop"}} {float(wrong)}' in told
+    assert 'tidemill_audit_rows_total{loop="shop"}' in told
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == wrong
+    assert all("label is" in error and "hint:" in error for error in errors)
+
+
+def test_a_lake_that_cannot_be_read_is_looked_at_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An audit never ends the worker; where it stands does not move."""
+    stream = Shell(random_logs(random.Random(3), 120))
+    growing = GrowingLake(stream, tmp_path)
+    growing.follow()
+    audit = LoopAudit(growing.lake, LOOP, lambda: [PARTITION])
+    audit.run()
+    marks = dict(audit.marks)
+    stream.finish()
+    growing.follow()
+    hidden = tmp_path / "shop" / "hidden"
+    (tmp_path / "shop" / "examples").rename(hidden)
+    timer = AuditTimer([audit], StreamMetrics(), every_s=0.01)
+    until(lambda: "was not audited" in caplog.text)
+    assert audit.marks == marks
+    hidden.rename(tmp_path / "shop" / "examples")
+    until(lambda: audit.marks != marks)
+    timer.close()
+
+
+class EndlessAudit(LoopAudit):
+    """An audit that would take days."""
+
+    has_begun = has_ended = False
+
+    def run(self, on_begin: Callable[[Interrupt], None] = lambda _interrupt: None) -> None:
+        """Count and count."""
+        with duckdb.connect() as connection:
+            on_begin(connection.interrupt)
+            self.has_begun = True
+            try:
+                connection.execute("SELECT sum(hash(range)) FROM range(1000000000000)").fetchall()
+            finally:
+                self.has_ended = True
+
+
+def test_a_worker_that_ends_does_not_wait_for_its_audit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGTERM has to work within seconds, whatever the lake's size."""
+    audit = EndlessAudit(GrowingLake(Shell(random_logs(random.Random(3))), tmp_path).lake, LOOP,
+                         lambda: [PARTITION])  # fmt: skip
+    timer = AuditTimer([audit], StreamMetrics())
+    until(lambda: audit.has_begun)
+    timer.close()
+    assert audit.has_ended
+    assert "was not audited" not in caplog.text

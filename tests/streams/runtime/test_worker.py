@@ -1,0 +1,402 @@
+"""Streams workers on a real broker: killed, frozen, added, removed, poisoned; the lake is exact."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tests.streams.faults import committed
+from tests.streams.rig import (
+    START,
+    Rig,
+    assert_exact,
+    end,
+    new_rig,
+    raise_limit,
+    send_traffic,
+    until,
+)
+
+from tidemill.kafka import KafkaConfig, write_all
+from tidemill.schemas import topics
+from tidemill.schemas.avro.wire import single_object_prefix
+from tidemill.schemas.published import publish_loop
+
+pytestmark = pytest.mark.kafka
+
+NEVER = {"TIDEMILL_COMMIT_S": "3600", "TIDEMILL_COMMIT_ROWS": "1000000000"}
+SECOND = timedelta(seconds=1)
+
+
+def is_past(rig: Rig, records: int) -> bool:
+    """Whether the lake has moved past more than *records*."""
+    return committed(rig) > records
+
+
+def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """The one promise everything else rests on: each event once, whatever happens to processes."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    chunks = [range(start, start + 22_500) for start in range(0, 180_000, 22_500)]
+    last = START
+    workers = [rig.start()]
+    try:
+        for number, chunk in enumerate(chunks):
+            before = committed(rig)
+            last = max(last, send_traffic(rig.producer(), chunk, seed=number))
+            until(partial(is_past, rig, before), "a commit", 180)
+            if number < 5:
+                victim = workers.pop()
+                victim.send_signal(signal.SIGKILL)
+                victim.wait()
+                workers.append(rig.start())
+            if number == 2:
+                workers.insert(0, rig.start())
+            if number == 5:
+                assert end(workers.pop(0)) == 0
+        rig.close(last)
+        until(rig.is_done, "everything is closed", 240)
+    finally:
+        codes = [end(worker) for worker in workers]
+    assert codes == [0]
+    assert sum(rig.ends().values()) >= 300_000
+    assert_exact(rig)
+
+
+@contextmanager
+def zombie(rig: Rig, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that took rows, slept past its session, and woke when all was another's."""
+    send_traffic(rig.producer(), range(5_000), seed=1)
+    workers = [rig.start(**NEVER, **settings)]
+    try:
+        until(lambda: rig.taken(workers[0]) >= 5_000, "it has taken rows")
+        workers[0].send_signal(signal.SIGSTOP)
+        workers.append(rig.start(**settings))
+        until(rig.is_read, "the other one has read everything", 120)
+        workers[0].send_signal(signal.SIGCONT)
+        yield workers[0]
+    finally:
+        for worker in workers:
+            end(worker)
+
+
+def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """A worker that was frozen past its session wakes up believing that it still owns its rows."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    with zombie(rig) as worker:
+        assert worker.wait(40) == 1
+        rig.close(START + 60 * SECOND)
+        until(rig.is_done, "windows close")
+    assert "another worker has taken over" in rig.log()
+    assert_exact(rig)
+
+
+def test_without_the_fence_a_zombie_corrupts_the_lake(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Switch the guard off and the check must go red, or the check proves nothing."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    with zombie(rig, TIDEMILL_TEST_ONLY_NO_FENCE="1"):
+        until(lambda: any(account.twice for account in rig.accounts()), "rows are there twice")
+    assert "THE FENCE IS OFF" in rig.log()
+    with pytest.raises(AssertionError):
+        assert_exact(rig)
+
+
+def replayed(kafka: KafkaConfig, rig: Rig, folder: Path, group: str, **settings: str) -> Rig:
+    """Read the topics of *rig* into another lake."""
+    folder.mkdir()
+    again = Rig(kafka, rig.loop, folder)
+    with again.worker(TIDEMILL_GROUP=group, **settings):
+        until(again.is_done, f"{group} is done", 180)
+    return again
+
+
+def test_replays_with_other_batch_sizes_give_the_same_bytes(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """How large a fetch is depends on the network; what a model learns from must not."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    last = send_traffic(rig.producer(), range(30_000), seed=2)
+    rig.close(last)
+    large = replayed(kafka, rig, tmp_path / "large", f"{rig.loop.loop}-large")
+    small = replayed(
+        kafka,
+        rig,
+        tmp_path / "small",
+        f"{rig.loop.loop}-small",
+        TIDEMILL_FETCH_RECORDS="700",
+        TIDEMILL_COMMIT_S="0.2",
+        TIDEMILL_COMMIT_ROWS="2000",
+    )
+    commits = [each.lake.table(rig.loop.loop, "examples").version() for each in (large, small)]
+    assert commits[1] > commits[0], "the sizes did differ"
+    assert as_bytes(large.examples()) == as_bytes(small.examples())
+    assert_exact(large)
+    assert_exact(small)
+
+
+def test_the_rest_of_a_backlog_waits_for_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """With an interval of an hour, only the end of the backlog itself can make the round due."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    send_traffic(rig.producer(), range(20_000), seed=8)
+    sizes = {"TIDEMILL_FETCH_RECORDS": "300", "TIDEMILL_COMMIT_ROWS": "2000"}
+    with rig.worker(TIDEMILL_COMMIT_S="3600", **sizes):
+        until(rig.is_read, "the end of the backlog is committed")
+
+
+def test_windows_longer_than_memory_are_exact_whatever_is_killed(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """A worker whose open windows do not fit into its memory is a worker like any other."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", memory="6MB", partitions=1)
+    producer = rig.producer()
+    send_traffic(producer, range(40_000), seed=3, per_second=900)
+    many = {"TIDEMILL_COMMIT_ROWS": "5000", "TIDEMILL_SCRATCH": str(tmp_path)}
+    with rig.worker(**many) as killed:
+        until(lambda: rig.metric(killed, "tidemill_stream_away_rows") > 10_000, "rows leave", 180)
+        killed.kill()
+        killed.wait()
+    with rig.worker(**many) as again:
+        until(rig.is_read, "all is read", 180)
+        assert rig.metric(again, "tidemill_stream_open_bytes") < 6 * 10**6
+        last = send_traffic(producer, range(40_000, 60_000), seed=4, per_second=900)
+        rig.close(last)
+        until(rig.is_done, "everything is closed", 180)
+        assert rig.metric(again, "tidemill_stream_returned_rows_total") > 10_000
+        assert rig.metric(again, "tidemill_stream_open_bytes") < 6 * 10**6
+    assert_exact(rig)
+
+
+def as_bytes(frame: pl.DataFrame) -> bytes:
+    """Return the rows as a Parquet file; Arrow's bytes depend on how a frame was put together."""
+    written = BytesIO()
+    frame.rechunk().write_parquet(written, compression="uncompressed")
+    return written.getvalue()
+
+
+def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Whoever is woken at night needs to read what to do, and find everything still there."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    producer = rig.producer()
+    send_traffic(producer, range(3_000), seed=5)
+    log = tmp_path / "lake" / rig.loop.loop / "decisions" / "_delta_log"
+    aside = log.with_name("aside")
+    worker = rig.start(TIDEMILL_PATIENCE_S="1")
+    try:
+        until(rig.is_read, "it reads")
+        log.rename(aside)
+        log.write_text("no folder any more")
+        last = send_traffic(producer, range(3_000, 6_000), seed=6)
+        assert worker.wait(60) == 1
+    finally:
+        end(worker)
+    said = rig.log()
+    assert "the worker ends: " in said
+    assert "hint: " in said.rsplit("the worker ends: ", 1)[1]
+    log.unlink()
+    aside.rename(log)
+    with rig.worker():
+        rig.close(last)
+        until(rig.is_done, "it goes on where the lake ends")
+    assert_exact(rig)
+
+
+def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """One broken producer must not stop the loop, and its bytes must be there to be looked at."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1)
+    raise_limit(kafka, topics.decisions(rig.loop.loop))
+    producer = rig.producer()
+    good = producer.decision("good", START)
+    poison: dict[str, tuple[bytes | None, set[str]]] = {
+        "empty": (b"", {"empty"}),
+        "tombstone": (None, {"empty"}),
+        "truncated": (good[:-3], {"truncated"}),
+        "overlong": (good + b"\x00\x01", {"overlong"}),
+        "unknown": (b"\xc3\x01" + b"\x07" * 8 + good[10:], {"unknown-schema"}),
+        "text": (b"not avro at all", {"unknown-schema"}),
+        "feedback": (producer.click("x", START), {"wrong-type"}),
+        "negative length": (good[:10] + b"\x03" + good[11:], {"malformed"}),
+        "bomb": (recursive_bomb(kafka), {"recursive-schema"}),
+        "huge": (good + b"\x00" * (2**20), {"oversize"}),
+        "future": (producer.decision("f", datetime.now(UTC) + timedelta(hours=1)), {"skew"}),
+    }
+    topic = topics.decisions(rig.loop.loop)
+    for number, (value, _reasons) in enumerate(poison.values()):
+        producer.decide(f"n{number}", START + number * SECOND)
+        producer.send(topic, "poison", value)
+    producer.decide("last", START + 100 * SECOND)
+    producer.flush()
+    with rig.worker():
+        rig.close(START + 100 * SECOND)
+        until(rig.is_done, "everything is read")
+    found = rig.letters()
+    for letter in found:
+        place = [letter.told[name] for name in ("topic", "partition", "offset")]
+        assert letter.key == "/".join(place).encode()
+        assert (place[:2], letter.told["key"]) == ([topic, "0"], "poison")
+    parts = [letter.value or b"" for letter in found if letter.told["reason"] == "oversize"]
+    assert len(parts) == 2
+    assert sorted(b"".join(parts)) == sorted(poison["huge"][0] or b"")
+    whole = [letter for letter in found if letter.told["reason"] != "oversize"]
+    assert [(letter.told["reason"], letter.offset, letter.value or None) for letter in whole] == [
+        (next(iter(each)), 2 * number + 1, value or None)
+        for number, (value, each) in enumerate(poison.values())
+        if "oversize" not in each
+    ]
+    assert rig.examples()["decision_id"].to_list() == sorted(
+        [*(f"n{number}" for number in range(len(poison))), "last"]
+    )
+    dead = sum(account.ends["dead_letter"] for account in rig.accounts())
+    assert dead == len(poison)
+    assert_exact(rig)
+
+
+def recursive_bomb(kafka: KafkaConfig) -> bytes:
+    """Return an event whose schema, put on the topic behind our back, contains itself: 200 KB."""
+    schema = {
+        "type": "record",
+        "name": f"tidemill.Bomb{uuid.uuid4().hex}",
+        "fields": [{"name": "next", "type": ["null", "tidemill.Bomb"]}],
+    }
+    schema["fields"] = [{"name": "next", "type": ["null", schema["name"]]}]
+    prefix = single_object_prefix(schema)
+    key = f"elsewhere/Bomb/{prefix[2:].hex()}".encode()
+    write_all(kafka, topics.SCHEMAS, [(key, json.dumps(schema).encode())])
+    return prefix + b"\x02" * 200_000
+
+
+def test_more_poison_than_the_loop_allows_stops_the_worker(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """A wrong schema registry makes everything unreadable: that is no reason to empty the topic."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1, max_bad={"share": 0.3, "of": 200})
+    producer = rig.producer()
+    unknown = b"\xc3\x01" + os.urandom(8)
+    topic = topics.decisions(rig.loop.loop)
+    for number in range(200):
+        producer.decide(f"n{number}", START + number * SECOND / 10)
+        if number % 5 == 0:
+            producer.send(topic, "junk", unknown + b"a few of them are no reason to stop")
+    producer.flush()
+    with rig.worker():
+        until(rig.is_read, "what the loop allows goes to the dead letters")
+    known = rig.letters()
+    assert len(known) == 40
+    for number in range(300):
+        producer.send(topic, "junk", unknown + b"%d" % number)
+    producer.flush()
+    for _supervisor_starts_it_again in range(3):
+        assert rig.ended() == 1
+    assert len(rig.letters()) <= len(known) + 60, "no more than one stretch allows"
+    assert committed(rig) < 400
+    said = rig.log().rsplit("the worker ends: ", 1)[1]
+    assert f"{topic}/0: " in said
+    assert "unknown-schema" in said
+    assert "hint: were these schemas registered" in said
+    rig.loop = rig.loop.model_validate(
+        rig.loop.model_dump(mode="json") | {"version": 2, "max_bad": {"share": 1.0}}
+    )
+    publish_loop(kafka, rig.loop)
+    with rig.worker():
+        until(rig.is_read, "without the limit all of it goes to the dead letters")
+    assert len({letter.offset for letter in rig.letters()}) == 340
+    assert_exact(rig)
+
+
+def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Conformance 13. Which decisions may be corrected, and by what, is in the lake alone."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h", corrections="1h", partitions=2)
+    producer, later = rig.producer(), START + 300 * SECOND
+    for number in range(2_000):
+        producer.decide(f"d{number}", START + number * SECOND / 100)
+    for number in range(rig.loop.partitions):
+        end_of_log = (f"end{number}", later)
+        names = (topics.decisions(rig.loop.loop), topics.feedback(rig.loop.loop))
+        producer.send(names[0], "end", producer.decision(*end_of_log), number)
+        producer.send(names[1], "end", producer.click(*end_of_log), number)
+    producer.flush()
+    worker = rig.start()
+    until(lambda: rig.rows("examples") == 2_000, "the windows are closed")
+    for part in range(4):
+        for number in range(part * 500, part * 500 + 500):
+            producer.feed(f"d{number}", START + 30 * SECOND)
+        producer.flush()
+        if part % 2:
+            worker.kill()
+            worker.wait()
+            worker = rig.start()
+        at_least = 2_000 + part * 500
+        until(partial(has_examples, rig, at_least), "revisions are written")
+    until(partial(has_examples, rig, 4_000), "the last revision is written")
+    assert end(worker) == 0
+    with rig.worker():
+        rig.close(later)
+        until(rig.is_done, "the last windows are closed")
+    assert_exact(rig)
+    found = rig.examples()
+    assert found.filter(revision=1)["state"].to_list() == ["labeled"] * 2_000
+    assert found.filter(pl.col("revision") > 1).is_empty()
+    corrected = [each.ends["corrected"] for each in rig.accounts() if each.log == "feedback"]
+    assert sum(corrected) == 2_000
+
+
+def has_examples(rig: Rig, rows: int) -> bool:
+    """Whether there are so many rows of examples, revisions included."""
+    return rig.rows("examples") >= rows
+
+
+def test_a_worker_ends_within_five_seconds_and_leaves_nothing_uncommitted(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Deployments replace workers all the time; they must not leave work to be done twice."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    send_traffic(rig.producer(), range(3_000), seed=8)
+    worker = rig.start(**NEVER)
+    until(lambda: rig.taken(worker) >= sum(rig.ends().values()), "it has polled everything")
+    asked = time.monotonic()
+    assert end(worker) == 0
+    assert time.monotonic() - asked < 5.0
+    assert rig.is_read()
+
+
+def test_a_new_version_of_the_loop_is_taken_up_at_once(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """A worker that went on with the old version would leave out what services now send."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    old = rig.producer()
+    old.decide("old", START)
+    old.flush()
+    with rig.worker() as worker:
+        until(lambda: rig.rows("decisions") == 1, "the old version is read")
+        rig.loop = rig.loop.model_validate(
+            rig.loop.model_dump(mode="json")
+            | {
+                "version": 2,
+                "features": rig.loop.model_dump(mode="json")["features"]
+                | {"weather": {"type": "category", "nullable": True}},
+            }
+        )
+        publish_loop(kafka, rig.loop)
+        new = rig.producer()
+        new.decide("new", START + SECOND, weather="rain")
+        new.flush()
+        until(lambda: rig.rows("decisions") == 2, "the new version is read")
+        rig.close(START + SECOND)
+        until(rig.is_done, "both are closed")
+        assert worker.poll() is None, "it is the same process"
+    weather = rig.examples().unnest("features")["weather"].to_list()
+    assert weather == ["rain", None]
+    assert_exact(rig)

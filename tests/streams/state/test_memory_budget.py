@@ -1,0 +1,48 @@
+"""The budget of open windows: what leaves, how much, and what is told when nothing can."""
+
+import logging
+
+import pytest
+
+from tidemill.streams.state.memory_budget import Budget
+
+
+class Heap:
+    """Something of which all but *stuck* bytes can leave."""
+
+    def __init__(self, nbytes: int, stuck: int = 0) -> None:
+        self.nbytes = nbytes
+        self.stuck = stuck
+
+    def leave(self, nbytes: int) -> int:
+        """Let so many bytes leave."""
+        gone = min(nbytes, self.nbytes - self.stuck)
+        self.nbytes -= gone
+        return gone
+
+
+def test_within_the_budget_nothing_moves() -> None:
+    """Windows that fit are as quick as if there were no budget."""
+    heaps = [Heap(40), Heap(60)]
+    relief = Budget(100).relieve(heaps)
+    assert (relief.nbytes, relief.left) == (100, 0)
+
+
+def test_the_largest_leaves_first_and_makes_a_little_room() -> None:
+    """What leaves in bulk is one file, not a thousand."""
+    heaps = [Heap(1_000), Heap(100), Heap(10)]
+    relief = Budget(320).relieve(heaps)
+    assert relief.nbytes == sum(heap.nbytes for heap in heaps) == 320 - 320 // 16
+    assert [heap.nbytes for heap in heaps[1:]] == [100, 10]
+
+
+def test_what_cannot_leave_is_told_once_and_stays(caplog: pytest.LogCaptureFixture) -> None:
+    """Pressure must be heard of, and must never drop a row."""
+    budget, heaps = Budget(100), [Heap(500, stuck=400), Heap(300, stuck=0)]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert budget.relieve(heaps).nbytes == 400
+    assert len(caplog.records) == 1
+    assert "nothing is dropped" in caplog.text
+    heaps[0].stuck = 0
+    assert budget.relieve(heaps).nbytes <= 100

@@ -1,0 +1,73 @@
+"""Open windows longer than memory: the result must not know how much of them was in memory."""
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.streams.join_logs import (
+    SECOND,
+    Shell,
+    as_bytes,
+    assert_agrees,
+    assert_conserved,
+    play,
+    random_logs,
+    rules,
+)
+from tests.streams.tight import TightShell
+
+from tidemill.errors import LakeError
+from tidemill.streams.state.spill_files import ScratchFiles
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    budget=st.sampled_from([0, 0, 0, 3_000, 10_000, 10**9]),
+    portion=st.sampled_from([1, 1, 5, 1000]),
+    corrections=st.sampled_from([0, 0, 7, 100]),
+)
+def test_the_result_does_not_depend_on_the_budget(
+    seed: int, budget: int, portion: int, corrections: int
+) -> None:
+    """Any logs, polls, idleness and crashes: with no memory at all the examples are the same."""
+    logs = random_logs(random.Random(seed), 40)
+    chosen = rules(corrections=corrections * SECOND)
+    ample = Shell(logs, chosen)
+    tight = TightShell(logs, chosen, nbytes=budget, portion=portion)
+    for shell in (ample, tight):
+        play(shell, random.Random(seed + 1))
+        assert_agrees(shell)
+        assert_conserved(shell)
+    assert as_bytes(ample) == as_bytes(tight)
+    assert ample.closed[-1].counts == tight.closed[-1].counts
+    assert (tight.join.open_decisions, tight.join.open_feedback) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_result_does_not_depend_on_files_either(seed: int, tmp_path: Path) -> None:
+    """The same through real files: what comes back from a disk is what went there."""
+    logs = random_logs(random.Random(seed), 60)
+    shell = TightShell(logs, scratch=ScratchFiles(tmp_path))
+    play(shell, random.Random(seed))
+    assert shell.most_away > 0
+    assert_agrees(shell)
+    assert not list(tmp_path.iterdir())
+
+
+class CarelessShell(TightShell):
+    """Takes every row for committed."""
+
+    def relieve(self) -> None:
+        """Let rows leave for a table that does not have them yet."""
+        self.raw_decisions.committed = 10**9
+        super().relieve()
+
+
+def test_rows_that_leave_before_they_are_committed_are_found_out() -> None:
+    """The negative control: a close never goes on without the rows it asked for."""
+    shell = CarelessShell(random_logs(random.Random(1), 40))
+    with pytest.raises(LakeError, match="open decisions at offsets"):
+        shell.finish()

@@ -1,0 +1,86 @@
+"""Waiting rows against a plain list."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.streams.state.row_buffer import WaitingRows
+from tidemill.streams.state.spill import MemoryStore
+
+STEP = st.tuples(
+    st.lists(st.integers(0, 60), max_size=9), st.integers(0, 60), st.booleans(), st.booleans()
+)
+
+
+@settings(deadline=None)
+@given(st.lists(STEP, max_size=12), st.integers(1, 20), st.integers(1, 3))
+def test_each_row_is_due_once_and_complete(
+    steps: Sequence[tuple[list[int], int, bool, bool]], shelf_rows: int, together: int
+) -> None:
+    """A row that is due twice is an example twice; one that is never due is lost. Away or not."""
+    waiting = WaitingRows(shelf_rows, store=MemoryStore(), together=together)
+    plain = dict[int, int]()
+    for times, before, also_remove, leaves in steps:
+        at = np.array(times, dtype=np.int64)
+        numbers = waiting.add(pl.DataFrame({"time": at}), {"at": at})
+        plain |= dict(zip(numbers.tolist(), times, strict=True))
+        if also_remove and len(numbers):
+            waiting.remove(numbers[:1])
+            del plain[int(numbers[0])]
+        if leaves:
+            waiting.leave(waiting.nbytes)
+            assert waiting.away >= len(waiting) - shelf_rows // 8
+        due = waiting.due(before)
+        assert due.tolist() == sorted(row for row, time in plain.items() if time < before)
+        frame = waiting.frame(due)
+        expected = [plain.pop(row) for row in due.tolist()]
+        assert ([] if frame is None else frame["time"].to_list()) == expected
+        assert waiting.columns(due, "at")[0].tolist() == expected
+        waiting.remove(due)
+        assert len(waiting) == len(plain)
+        rows = np.array(sorted(plain), dtype=np.int64)
+        assert waiting.columns(rows, "at")[0].tolist() == [plain[row] for row in sorted(plain)]
+        both = np.sort(np.concatenate((rows, due)))
+        assert waiting.waiting(both).tolist() == [row in plain for row in both.tolist()]
+
+
+def test_what_is_removed_does_not_stay_in_memory() -> None:
+    """State must be empty after close, also inside."""
+    waiting = WaitingRows()
+    for start in range(0, 50_000, 500):
+        at = np.arange(start, start + 500, dtype=np.int64)
+        waiting.add(pl.DataFrame({"time": at}), {"at": at})
+        waiting.remove(waiting.due(start - 2_000))
+    assert len(waiting) == 2_500
+    assert waiting.shelves <= 2
+    waiting.remove(waiting.due(10**9))
+    assert (len(waiting), waiting.shelves) == (0, 0)
+
+
+def test_what_is_away_takes_next_to_no_memory() -> None:
+    """Rows that wait for days are bytes on a disk; memory keeps which of them still wait."""
+    waiting = WaitingRows(store=MemoryStore())
+    for start in range(0, 100_000, 5_000):
+        at = np.arange(start, start + 5_000, dtype=np.int64)
+        waiting.add(pl.DataFrame({"time": at, "text": ["x" * 100] * 5_000}), {"at": at})
+    full = waiting.nbytes
+    assert full > 100_000 * 116
+    assert waiting.leave(full) == full
+    assert (waiting.nbytes, waiting.away) == (0, 100_000)
+
+
+def test_what_a_store_does_not_take_stays() -> None:
+    """Rows that are not committed have nowhere to come back from."""
+    store = MemoryStore(until=6)
+    waiting = WaitingRows(2, store=store, together=1)
+    for start in range(0, 12, 2):
+        at = np.arange(start, start + 2, dtype=np.int64)
+        waiting.add(pl.DataFrame({"offset": at}), {"at": at})
+    waiting.leave(10**9)
+    assert (waiting.away, store.kept) == (6, 6)
+    store.until = None
+    waiting.leave(10**9)
+    assert waiting.away == 12

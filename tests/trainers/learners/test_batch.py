@@ -1,0 +1,163 @@
+"""The batch learner: split by time, repeatable to the byte, and the same at serving."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tidemill.errors import ModelError
+from tidemill.features.lake.lake import Lake
+from tidemill.features.sql.datasets import training_set
+from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.models.feature_signature import ACTION
+from tidemill.trainers.evaluation.metrics import roc_auc
+from tidemill.trainers.learners.batch import LightGBM, train
+from tidemill.trainers.rows import Rows, split
+
+MakeLoop = Callable[..., Loop]
+MakeRows = Callable[..., pl.DataFrame]
+Grow = Callable[[Lake, pl.DataFrame], int]
+MATURITY = timedelta(minutes=31)
+
+
+def rows_of(lake: Lake, loop: Loop, version: int | None = None) -> Rows:
+    """The labelled rows of the lake."""
+    return Rows.of(training_set(lake, loop, version=version), loop)
+
+
+def batch_of(loop: Loop) -> Batch:
+    """The batch learner of a loop that has one."""
+    assert loop.models.batch is not None
+    return loop.models.batch
+
+
+@pytest.fixture
+def rows(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> Rows:
+    """3,000 rows, one a minute."""
+    lake.create(make_loop())
+    grow(lake, make_rows(3_000))
+    return rows_of(lake, make_loop())
+
+
+def test_later_rows_are_later_and_the_unripe_are_in_neither_part(rows: Rows) -> None:
+    """A label that was not known yet when the first later decision was made is the future."""
+    earlier, later = split(rows, 0.2, MATURITY)
+    assert len(later) == 600
+    assert earlier.at[-1] + MATURITY < later.at[0]
+    assert len(earlier) == 2_400 - 31
+
+
+def test_rows_of_one_moment_stay_together(rows: Rows) -> None:
+    """The same second in both parts would be one batch of requests in both."""
+    same = pl.Series("at", [rows.at[0]] * 1_000 + [rows.at[5]] * 2_000)
+    together = Rows(features=rows.features, label=rows.label, at=same, ids=rows.ids, snapshot=1)
+    earlier, later = split(together, 0.5, timedelta(0))
+    assert (len(earlier), len(later)) == (1_000, 2_000)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_handful_of_rows_is_no_training_set(rows: Rows, make_loop: MakeLoop, count: int) -> None:
+    """The error says what to do instead of a stack trace of LightGBM."""
+    earlier, later = split(rows.slice(0, count), 0.5, MATURITY)
+    assert len(earlier) == 0
+    assert len(later) <= count
+    with pytest.raises(ModelError, match="old enough"):
+        train(earlier, make_loop(), batch_of(make_loop()))
+
+
+def test_the_same_inputs_give_the_same_digest(
+    rows: Rows, lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """A model can be made again from its record, byte for byte."""
+    loop = make_loop()
+    first = train(rows, loop, batch_of(loop))
+    grow(lake, make_rows(500, first=3_000))
+    again = train(rows_of(lake, loop, rows.snapshot), loop, batch_of(loop))
+    more = train(rows_of(lake, loop), loop, batch_of(loop))
+    assert first.digest == again.digest
+    assert first.payload == again.payload
+    assert first.digest != more.digest
+    assert (first.snapshot, first.rows, first.seed) == (rows.snapshot, 3_000, 7)
+    assert set(first.software) == {"python", "tidemill", "lightgbm", "numpy", "polars"}
+    assert first.cost.cpu_s > 0
+
+
+def test_categories_are_kept_as_categories(rows: Rows, make_loop: MakeLoop) -> None:
+    """Codes of a category have no order; a split must be a set of words, not 'below 1.5'."""
+    loop = make_loop()
+    trained = train(rows, loop, batch_of(loop))
+    assert trained.signature.fields[2].vocabulary == ("blue", "green", "red")
+    assert b"cat_threshold" in trained.payload
+    assert "num_cat=0" not in trained.payload.decode().split("Tree=0")[1].split("\n\n")[0]
+
+
+def test_the_model_knows_more_than_a_coin_on_later_rows(rows: Rows, make_loop: MakeLoop) -> None:
+    """The whole path from frame to prediction, on rows it has not seen."""
+    loop = make_loop()
+    earlier, later = split(rows, 0.2, MATURITY)
+    predicted = LightGBM.of(train(earlier, loop, batch_of(loop))).predict(later.features)
+    assert roc_auc(later.label, predicted) > 0.7
+    assert ((predicted > 0) & (predicted < 1)).all()
+
+
+def test_a_label_that_is_a_number_is_regressed(rows: Rows, make_loop: MakeLoop) -> None:
+    """Minutes late are not a class."""
+    loop = make_loop(
+        decision={"type": "float", "default": 0.0},
+        label={"sql": "max(delay)", "type": "float"},
+        policy={"kind": "value"},
+    )
+    minutes = Rows(
+        features=rows.features,
+        label=100.0 + 10.0 * rows.label,
+        at=rows.at,
+        ids=rows.ids,
+        snapshot=rows.snapshot,
+    )
+    trained = train(minutes, loop, batch_of(loop))
+    predicted = LightGBM.of(trained).predict(rows.features)
+    assert abs(float(np.mean(predicted)) - float(np.mean(minutes.label))) < 0.5
+    assert trained.base_rate == pytest.approx(float(np.mean(minutes.label)))
+
+
+def test_a_greedy_policy_learns_from_the_logged_action(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """The model must be able to tell what each action would bring."""
+    loop = make_loop(policy={"kind": "greedy"})
+    lake.create(loop)
+    examples = make_rows(2_000, signal=0.0)
+    worked = examples.with_columns(
+        pl.when(pl.col("label") > 0).then(pl.lit("warn")).otherwise(pl.lit("quiet")).alias("action")
+    )
+    grow(lake, worked)
+    found = rows_of(lake, loop)
+    trained = train(found, loop, batch_of(loop))
+    model = LightGBM.of(trained)
+    asked = [
+        model.predict(found.features.with_columns(pl.lit(action).alias(ACTION))).mean()
+        for action in ("warn", "quiet")
+    ]
+    assert trained.signature.fields[-1].vocabulary == ("quiet", "warn")
+    assert asked[0] - asked[1] > 0.5
+
+
+def test_parameters_that_lightgbm_refuses_name_the_place_to_edit(
+    rows: Rows, make_loop: MakeLoop
+) -> None:
+    """A person wrote them in the loop file."""
+    loop = make_loop()
+    wrong = batch_of(loop).model_copy(update={"params": {"num_leaves": -3}})
+    with pytest.raises(ModelError) as error:
+        train(rows, loop, wrong)
+    assert "models.batch.params" in error.value.hint
+
+
+def test_text_that_is_no_model_is_a_model_error(rows: Rows, make_loop: MakeLoop) -> None:
+    """The registry may hold one of another release."""
+    loop = make_loop()
+    signature = train(rows, loop, batch_of(loop)).signature
+    with pytest.raises(ModelError, match="cannot read"):
+        LightGBM(b"no model", signature)

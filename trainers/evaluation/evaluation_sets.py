@@ -1,0 +1,185 @@
+"""Trials: the later rows a candidate is judged by, and what everyone predicts for them.
+
+A batch model is judged by the rows that were held out, an online learner by what its states would
+have served (`prequential.py`). The live model is asked for the same rows: a batch model anew, an
+online one by those predictions, because it has learned the rows since. It knows no gate and no
+topic.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tidemill.errors import ModelError
+from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.sql.datasets import training_set
+from tidemill.features.sql.revisions import has_revisions, newest_rows
+from tidemill.schemas.loop.definition import Loop
+from tidemill.trainers.evaluation.gate import Trial
+from tidemill.trainers.evaluation.metrics import Candidate, Floats
+from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
+from tidemill.trainers.learners.online import FrozenLinear, settings_of
+from tidemill.trainers.learners.prequential import Predictions
+from tidemill.trainers.registry import ModelVersion, Registry
+from tidemill.trainers.rows import Rows
+
+Places = NDArray[np.integer]
+WINDOW_ROWS = 50_000  # an online model is judged by at most so many of the newest rows
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The rows an online learner is judged by: its predictions, and the base rate known before."""
+
+    predictions: pl.DataFrame
+    base_rate: float
+
+
+def load_model(model: ModelVersion, payload: bytes) -> LightGBM | FrozenLinear:
+    """Return what predicts as *model* does.
+
+    Raises:
+        ModelError: the payload or the signature cannot be read.
+    """
+    if model.learner == LIGHTGBM:
+        return LightGBM(payload, model.signature)
+    return FrozenLinear(payload, model.signature)
+
+
+class Trials:
+    """Set up trials against what is live.
+
+    Args:
+        loop: whose models.
+        lake: where the rows are.
+        registry: where the models are.
+        predictions: of the online learner; None if the loop has none.
+    """
+
+    def __init__(
+        self, loop: Loop, lake: Lake, registry: Registry, predictions: Predictions | None
+    ) -> None:
+        self._loop, self._lake, self._registry = loop, lake, registry
+        self._predictions = predictions
+
+    def of_batch(self, trained: Trained, later: Rows, version: str) -> Trial:
+        """Return the trial of a batch model by the rows held out from it."""
+        live, note = self._live()
+        own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
+        if live is not None:
+            places, its = self._asked(live, later)
+            own, label = own[places], label[places]
+        return Trial(
+            label=label,
+            candidate=Candidate(trained.learner, version, own),
+            base_rate=trained.base_rate,
+            live=_candidate(live, its),
+            live_note=note,
+        )
+
+    def of_online(self, learner: str, window: Window, version: str, snapshot: int) -> Trial:
+        """Return the trial of an online learner by what it would have served."""
+        live, note = self._live()
+        own = window.predictions.get_column("predicted").to_numpy()
+        label, its, continued = window.predictions.get_column("label").to_numpy(), None, ""
+        if live is not None and self._is_learning(live):
+            continued, live = live.version, None
+        elif live is not None and label.size:
+            rows = self._rows(window.predictions, snapshot)
+            places, its = self._asked(live, rows)
+            own, label = own[places], label[places]
+        return Trial(
+            label=label,
+            candidate=Candidate(learner, version, own),
+            base_rate=window.base_rate,
+            live=_candidate(live, its),
+            live_note=note,
+            continues=continued,
+        )
+
+    def window(self, snapshot: int) -> Window:
+        """Return the newest predictions the online learner would have served, and their base rate.
+
+        Rows that the live model may have learned from are left out.
+        """
+        if self._predictions is None:
+            raise ValueError(f"{self._loop.loop} has no online learner")
+        live, _ = self._live()
+        since = None if live is None or self._is_learning(live) else self._unseen_from(live)
+        found = self._predictions.newest(WINDOW_ROWS, since)
+        known = pl.col("label").is_not_null()
+        if found.height:
+            known &= pl.col("at") < found.get_column("at")[0]
+        table = self._lake.table(self._loop.loop, EXAMPLES)
+        examples = table.scan(snapshot)
+        if has_revisions(table, self._loop, snapshot):
+            examples = newest_rows(examples)
+        rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
+        return Window(found, float(rate or 0.0))
+
+    def _live(self) -> tuple[ModelVersion | None, str]:
+        """Return the live model if it reads this loop's features, else a note that it does not."""
+        live = self._registry.live()
+        if live is None:
+            return None, "nothing was live"
+        try:
+            live.signature.check(self._loop)
+        except ModelError:
+            return None, f"the live {live.version} reads other features and could not compete"
+        return live, ""
+
+    def _is_learning(self, live: ModelVersion) -> bool:
+        """Say whether *live* is a state of the very learner that goes on learning."""
+        online = self._loop.models.online
+        return online is not None and (live.learner, live.params) == (
+            online.learner,
+            settings_of(online),
+        )
+
+    def _unseen_from(self, live: ModelVersion) -> datetime | None:
+        """Return the decision time from which on *live* has learned nothing; None if unknown."""
+        return live.later_from if live.learner == LIGHTGBM else live.until
+
+    def _asked(self, live: ModelVersion, rows: Rows) -> tuple[Places, Floats]:
+        """Return which of *rows* the live model can be judged by, and what it predicts for them."""
+        if self._is_learning(live):
+            known = self._served(rows)
+            return known.get_column("place").to_numpy(), known.get_column("predicted").to_numpy()
+        unseen = self._unseen_from(live)
+        start = 0 if unseen is None else rows.since(unseen)
+        model = load_model(live, self._registry.payload(live))
+        return np.arange(start, len(rows)), model.predict(rows.features[start:])
+
+    def _served(self, rows: Rows) -> pl.DataFrame:
+        """Return place and prediction of those of *rows* that the online learner has served."""
+        places = pl.DataFrame({"decision_id": rows.ids}).with_row_index("place")
+        if self._predictions is None:
+            return places.clear().with_columns(pl.lit(0.0).alias("predicted"))
+        saved = self._predictions.read(since=rows.at[0] if len(rows) else None)
+        return places.join(saved, on="decision_id", how="inner").sort("place")
+
+    def _rows(self, predictions: pl.DataFrame, snapshot: int) -> Rows:
+        """Return the predicted decisions with their features, row for row."""
+        since = predictions.get_column("at")[0]
+        training = training_set(self._lake, self._loop, version=snapshot, since=since)
+        found = Rows.of(training, self._loop)
+        features = found.features.with_columns(found.ids.alias(" id"))
+        wanted = predictions.select(pl.col("decision_id").alias(" id"))
+        joined = wanted.join(features, on=" id", how="left", maintain_order="left").drop(" id")
+        return Rows(
+            features=joined,
+            label=predictions.get_column("label").to_numpy(),
+            at=predictions.get_column("at"),
+            ids=predictions.get_column("decision_id"),
+            snapshot=snapshot,
+        )
+
+
+def _candidate(model: ModelVersion | None, predicted: Floats | None) -> Candidate | None:
+    if model is None or predicted is None:
+        return None
+    return Candidate(model.learner, model.version, predicted)

@@ -1,0 +1,173 @@
+"""The batch learner: LightGBM on one snapshot, the same inputs giving the same model digest.
+
+Categories are kept as categories, rows are split by time, and all that a model depends on is in
+its `Trained`. It knows no lake, no gate and no topic.
+"""
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Self
+
+import lightgbm
+import numpy as np
+import polars as pl
+
+from tidemill.errors import ModelError
+from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.manifest import payload_digest
+from tidemill.trainers.evaluation.metrics import Floats
+from tidemill.trainers.rows import Rows
+
+LIGHTGBM = "lightgbm"
+THREADS = 1  # beside busy workers two threads took ten times as long as one; `params` may say more
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What making a model took: seconds of the clock, and of all cores together."""
+
+    wall_s: float
+    cpu_s: float
+
+    def plus(self, other: "Cost") -> "Cost":
+        """Return what both took together."""
+        return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
+
+
+class Stopwatch:
+    """Measures the cost of what happens from its making to `read`."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Cost:
+        """Return the cost so far."""
+        return Cost(time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A model and all that it depends on."""
+
+    learner: str
+    payload: bytes
+    signature: FeatureSignature
+    snapshot: int
+    rows: int
+    base_rate: float
+    seed: int
+    params: Mapping[str, bool | int | float | str]
+    software: Mapping[str, str]
+    cost: Cost
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the payload in hex."""
+        return payload_digest(self.payload)
+
+
+class LightGBM:
+    """A trained booster that predicts whole frames; one row at a time is the business of serving.
+
+    Raises:
+        ModelError: the text is not one that LightGBM reads. Only hand in what was trained here or
+            verified: malformed text can end the process.
+    """
+
+    def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
+        try:
+            self._booster = lightgbm.Booster(model_str=payload.decode())
+        except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
+            raise ModelError(
+                f"LightGBM cannot read the model: {error}",
+                hint="train it again: tidemill train LOOP --once",
+            ) from error
+        self._signature = signature
+
+    @classmethod
+    def of(cls, trained: Trained) -> Self:
+        """Return the predictor of what was just trained."""
+        return cls(trained.payload, trained.signature)
+
+    def predict(self, features: pl.DataFrame) -> Floats:
+        """Return the score of each row of *features*, columns by name."""
+        matrix = self._signature.encode_frame(features)
+        if not len(matrix):
+            return np.empty(0)
+        return np.asarray(self._booster.predict(matrix, num_threads=THREADS), dtype=np.float64)
+
+
+def train(rows: Rows, loop: Loop, batch: Batch) -> Trained:
+    """Return the model that *batch* makes of *rows*.
+
+    Raises:
+        ModelError: there are no rows, or LightGBM refuses the parameters of the loop.
+    """
+    if not len(rows):
+        raise ModelError(
+            f"no rows of {loop.loop} are old enough to learn from",
+            hint="wait for more labels, or lower `models.batch.holdout` in the loop file",
+        )
+    watch = Stopwatch()
+    signature = FeatureSignature.of_loop(loop).fit(rows.features)
+    params = parameters(loop, batch)
+    try:
+        payload = _boost(rows, signature, params, batch.rounds)
+    except lightgbm.basic.LightGBMError as error:
+        raise ModelError(
+            f"LightGBM refuses to train {loop.loop}: {error}",
+            hint="edit `models.batch.params` in the loop file",
+        ) from error
+    return Trained(
+        learner=LIGHTGBM,
+        payload=payload,
+        signature=signature,
+        snapshot=rows.snapshot,
+        rows=len(rows),
+        base_rate=rows.mean_label,
+        seed=batch.seed,
+        params=params | {"rounds": batch.rounds},
+        software=software("lightgbm", "numpy", "polars"),
+        cost=watch.read(),
+    )
+
+
+def parameters(loop: Loop, batch: Batch) -> dict[str, bool | int | float | str]:
+    """Return LightGBM's parameters: the loop's own, under those that make a run repeatable."""
+    return {
+        "num_threads": THREADS,
+        **batch.params,
+        "objective": "binary" if loop.label.type == "bool" else "regression",
+        "seed": batch.seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+
+
+def software(*packages: str) -> dict[str, str]:
+    """Return the versions a model was made with."""
+    found = {name: version(name) for name in ("tidemill", *packages)}
+    return {"python": platform.python_version()} | found
+
+
+def _boost(
+    rows: Rows,
+    signature: FeatureSignature,
+    params: Mapping[str, bool | int | float | str],
+    rounds: int,
+) -> bytes:
+    encoded = signature.encode_columns(rows.features)
+    data = lightgbm.Dataset(
+        encoded.to_arrow(),
+        label=rows.label,
+        categorical_feature=signature.categorical,
+        params=dict(params),
+    )
+    booster = lightgbm.train(dict(params), data, num_boost_round=rounds)
+    text: str = booster.model_to_string()
+    return text.encode()

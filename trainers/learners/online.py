@@ -1,0 +1,212 @@
+"""The online learner: a scaled linear model of River that learns each example once, as it closes.
+
+It predicts before it learns (prequential evaluation). All of its state goes into a `LinearState`
+and comes back bit for bit, so a learner that was killed is the same learner after it has gone
+through the commits again. It knows no lake and no topic; rows are handed in commit by commit.
+
+Source of the evaluation: J. Gama, R. Sebastiao, P. P. Rodrigues, "On evaluating stream learning
+algorithms", Machine Learning 90(3), 2013.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from river import linear_model, optim, preprocessing
+from river.utils import VectorDict
+
+from tidemill.errors import ModelError
+from tidemill.schemas.loop.definition import Loop, Online
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.river_state import (
+    MAX_NAMES,
+    LinearPredictor,
+    LinearState,
+    RowMapping,
+    Scale,
+    Weight,
+)
+from tidemill.trainers.evaluation.metrics import Floats
+from tidemill.trainers.rows import scored_action
+
+_TINY = 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What one commit taught.
+
+    *predictions* has a row an example, in the order they were learned: ``decision_id``, ``at``,
+    ``label``, and ``prequential``, what was predicted before the label was learned; *rows* are
+    their features.
+    """
+
+    version: int
+    predictions: pl.DataFrame
+    rows: list[Mapping[str, object]]
+
+
+class OnlineLearner:
+    """A scaled logistic or linear regression that goes on learning from where its state stands.
+
+    Args:
+        loop: whose features and label it learns.
+        online: which learner, and how fast.
+        state: where to go on; a fresh learner if None. A state of another learner or rate than
+            *online* says is not continued either: what it would learn is not what the loop asks.
+    """
+
+    def __init__(self, loop: Loop, online: Online, state: LinearState | None = None) -> None:
+        self.signature = FeatureSignature.of_loop(loop)
+        self._loop, self._online = loop, online
+        self._mapping = RowMapping(self.signature.fields)
+        self._scaler = preprocessing.StandardScaler()
+        self._model = _model(online)
+        self.learned_until, self.rows, self.loss_sum = -1, 0, 0.0
+        self.until: datetime | None = None  # the newest decision learned
+        if state is not None and continues(online, state):
+            self._restore(state)
+
+    def _restore(self, state: LinearState) -> None:
+        self.learned_until, self.rows = state.learned_until, state.rows
+        self.loss_sum = state.loss_sum
+        for scale in state.scales:
+            self._scaler.counts[scale.name] = scale.count
+            self._scaler.means[scale.name] = scale.mean
+            self._scaler.vars[scale.name] = scale.variance
+        self._model._weights = VectorDict({one.name: one.value for one in state.weights})
+        self._model.intercept = state.intercept
+        self._model.optimizer.n_iterations = state.iterations
+
+    def restart(self) -> None:
+        """Forget everything but how far the examples have been gone through."""
+        self._scaler, self._model = preprocessing.StandardScaler(), _model(self._online)
+        self.rows, self.loss_sum = 0, 0.0
+
+    def state(self) -> LinearState:
+        """Return all of the learner as a value.
+
+        Raises:
+            ModelError: it has diverged, some number is not finite.
+        """
+        scaler, online = self._scaler, self._online
+        try:
+            return LinearState(
+                learner=online.learner,
+                learning_rate=online.learning_rate,
+                l2=online.l2,
+                learned_until=self.learned_until,
+                rows=self.rows,
+                loss_sum=self.loss_sum,
+                iterations=self._model.optimizer.n_iterations,
+                intercept=float(self._model.intercept),
+                scales=tuple(
+                    Scale(name, count, float(scaler.means[name]), float(scaler.vars[name]))
+                    for name, count in scaler.counts.items()
+                ),
+                weights=tuple(Weight(name, value) for name, value in self._model.weights.items()),
+            )
+        except ValueError as error:
+            raise ModelError(
+                f"the online learner of {self._loop.loop} has diverged: {error}",
+                hint="lower `models.online.learning_rate` in the loop file",
+            ) from error
+
+    def learn(self, version: int, examples: pl.DataFrame) -> Learned:
+        """Predict and learn each labelled row of one commit, in the order of its log.
+
+        Args:
+            version: the commit's; a commit that was learned already is passed over.
+            examples: the rows it added, columns of the table ``examples``.
+        """
+        labelled = examples.filter(pl.col("label").is_not_null()).sort("partition", "offset")
+        if version <= self.learned_until:
+            labelled = labelled.clear()
+        labels: list[float] = labelled.get_column("label").to_list()
+        rows = list(feature_rows(labelled, self._loop))
+        predicted = [self._learn_one(row, label) for row, label in zip(rows, labels, strict=True)]
+        self.learned_until = max(version, self.learned_until)
+        self.rows += len(labels)
+        told = labelled.select(
+            "decision_id", "at", "label", pl.Series("prequential", predicted, dtype=pl.Float64)
+        )
+        newest = told.get_column("at").max()
+        if isinstance(newest, datetime):
+            self.until = newest if self.until is None else max(newest, self.until)
+        return Learned(version, told, rows)
+
+    def _learn_one(self, row: Mapping[str, object], label: float) -> float:
+        """Return what was predicted for *row* before its label was learned."""
+        numbers, flags = self._mapping(row)
+        if len(self._model._weights) + len(numbers) + len(flags) > MAX_NAMES:
+            flags = [flag for flag in flags if flag in self._model._weights]
+        before = self._scaler.transform_one(numbers)
+        for flag in flags:
+            before[flag] = 1.0
+        predicted = self._predict(before)
+        self.loss_sum += self._loss(label, predicted)
+        self._scaler.learn_one(numbers)
+        x = self._scaler.transform_one(numbers)
+        for flag in flags:
+            x[flag] = 1.0
+        self._model.learn_one(x, label)
+        return predicted
+
+    def _predict(self, x: Mapping[str, float]) -> float:
+        if self._online.learner == "logistic_regression":
+            return float(self._model.predict_proba_one(x)[True])
+        return float(self._model.predict_one(x))
+
+    def _loss(self, label: float, predicted: float) -> float:
+        if self._online.learner != "logistic_regression":
+            off = label - predicted
+            return off * off  # `** 2` raises where this is infinite
+        chance = min(max(predicted, _TINY), 1.0 - _TINY)
+        return -math.log(chance) if label > 0.5 else -math.log1p(-chance)
+
+    def predict_one(self, row: Mapping[str, object]) -> float:
+        """Return the score of one row, as River computes it; nothing is learned."""
+        numbers, flags = self._mapping(row)
+        x = self._scaler.transform_one(numbers)
+        for flag in flags:
+            x[flag] = 1.0
+        return self._predict(x)
+
+
+class FrozenLinear:
+    """A published online model that predicts whole frames and no longer learns."""
+
+    def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
+        self._predictor = LinearPredictor(LinearState.from_bytes(payload), signature)
+
+    def predict(self, features: pl.DataFrame) -> Floats:
+        """Return the score of each row of *features*, columns by name."""
+        scores = map(self._predictor.score, features.iter_rows(named=True))
+        return np.fromiter(scores, dtype=np.float64, count=features.height)
+
+
+def settings_of(online: Online) -> dict[str, bool | int | float | str]:
+    """Return what makes the learner this one; with another rate it learns everything anew."""
+    return {"learning_rate": online.learning_rate, "l2": online.l2}
+
+
+def continues(online: Online, state: LinearState) -> bool:
+    """Say whether *state* is one that *online* would have learned itself."""
+    asked = (online.learner, online.learning_rate, online.l2)
+    return asked == (state.learner, state.learning_rate, state.l2)
+
+
+def feature_rows(examples: pl.DataFrame, loop: Loop) -> Iterable[Mapping[str, object]]:
+    """Return the features of each example as a mapping, with the action a greedy policy scores."""
+    columns = [pl.col("features").struct.field(name) for name in loop.features]
+    return examples.select(*columns, *scored_action(loop)).iter_rows(named=True)
+
+
+def _model(online: Online) -> "linear_model.LogisticRegression | linear_model.LinearRegression":
+    optimizer = optim.SGD(online.learning_rate)
+    if online.learner == "logistic_regression":
+        return linear_model.LogisticRegression(optimizer=optimizer, l2=online.l2)
+    return linear_model.LinearRegression(optimizer=optimizer, l2=online.l2)
