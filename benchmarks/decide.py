@@ -22,7 +22,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
 from tidemill.schemas.published import publish_loop
 from tidemill.serving.client.client import Client
-from tidemill.serving.client.embedded import open_door
+from tidemill.serving.client.embedded import open_transport
 
 Say = Callable[[str], None]
 DIFFERENT = 1_000
@@ -74,7 +74,7 @@ def main(bootstrap: str, name: str, keys: Path, decisions: int) -> None:
 
     The middle of many short rounds counts, so that what else a machine does for a second does not.
     """
-    door = open_door(
+    door = open_transport(
         KafkaConfig(bootstrap),
         loops=(name,),
         definitions=(),

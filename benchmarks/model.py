@@ -10,23 +10,23 @@ import polars as pl
 from benchmarks.workload import FLOATS, features
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Batch, Loop
-from tidemill.schemas.models.manifest import INLINE_BYTES, Announcement, chunk_count
+from tidemill.schemas.models.manifest import INLINE_BYTES, ModelManifest, chunk_count
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys, init_keys
 from tidemill.trainers.learners.batch import Trained, train
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
-from tidemill.trainers.rows import Rows
+from tidemill.trainers.rows import LabeledRows
 
 TRAINED_ON = 50_000
 
 
-def training_rows(rows: int) -> Rows:
+def training_rows(rows: int) -> LabeledRows:
     """Return *rows* labelled rows that a model can learn something from."""
     chance = random.Random(11)
     frame = pl.DataFrame([features(number, chance) for number in range(rows)])
     noise = np.random.default_rng(3).normal(size=rows)
     drive = frame.select(sum(pl.col(name) for name in FLOATS[:5])).to_series().to_numpy()
     start = datetime(2025, 1, 1, tzinfo=UTC)
-    return Rows(
+    return LabeledRows(
         features=frame,
         label=(drive + noise > 2.5).astype(np.float64),
         at=pl.Series([start + timedelta(seconds=number) for number in range(rows)]),
@@ -45,9 +45,9 @@ def publish_model(kafka: KafkaConfig, bench: Loop, folder: Path) -> Path:
     return public
 
 
-def _announcement(bench: Loop, trained: Trained) -> Announcement:
+def _announcement(bench: Loop, trained: Trained) -> ModelManifest:
     size = len(trained.payload)
-    return Announcement(
+    return ModelManifest(
         loop=bench.loop,
         loop_version=bench.version,
         version="lightgbm-1",

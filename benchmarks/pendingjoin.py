@@ -20,18 +20,18 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas import topics
 from tidemill.schemas.logs import Log
-from tidemill.streams.commit.commit_cycle import Rounds
+from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.transactions import Table, claim, raw_numbers
-from tidemill.streams.deadletters.writer import MemoryLetters
+from tidemill.streams.commit.transactions import ProgressTable, claim, raw_numbers
+from tidemill.streams.deadletters.writer import MemoryDeadLetters
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules, micros, moment
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.partitions import Cut
+from tidemill.streams.runtime.partitions import PartitionSnapshot
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill_files import ScratchFiles
+from tidemill.streams.state.spill_files import SpillFiles
 
 NAME = "bench-pending"
 AT_ONCE = 100_000  # decisions of a round; as many events as a worker commits at once, or so
@@ -44,18 +44,18 @@ class Worker:
         bench = loop(NAME, memory)
         lake = Lake(LakeConfig(root=str(folder / "lake")))
         lake.create(bench)
-        tables: Mapping[str, Table] = {name: lake.table(NAME, name) for name in TABLES}
+        tables: Mapping[str, ProgressTable] = {name: lake.table(NAME, name) for name in TABLES}
         self.rules, self.metrics = JoinRules.of(bench), StreamMetrics()
         labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
 
         def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
             return PartitionJoin(self.rules, resume, labels=labels, state=state)
 
-        scratch = ScratchFiles(folder)
-        self.windows = OpenWindows(bench, self.rules, tables, scratch, self.metrics, join, 30.0)
-        self.rounds = Rounds(NAME, tables, MemoryLetters(), self.metrics, 30.0)
-        self.holdings = claim(tables, range(PARTITIONS), 1)
-        self.joins = self.windows.recover(self.holdings)
+        spill_files = SpillFiles(folder)
+        self.windows = OpenWindows(bench, self.rules, tables, spill_files, self.metrics, join, 30.0)
+        self.rounds = CommitCycle(NAME, tables, MemoryDeadLetters(), self.metrics, 30.0)
+        self.leases = claim(tables, range(PARTITIONS), 1)
+        self.joins = self.windows.recover(self.leases)
         self.frames: dict[tuple[Log, int], list[pl.DataFrame]] = {}
         self.next = {(log, number): 0 for log in self.rules.logs for number in self.joins}
         self.logs = Logs(bench, pending)
@@ -91,17 +91,17 @@ class Worker:
         limits = await self.windows.closing()
         cuts = [self._cut(number, join, limits[number]) for number, join in self.joins.items()]
         self.frames = {}
-        self.rounds.write(self.holdings, cuts)
-        self.windows.committed(self.holdings)
+        self.rounds.write(self.leases, cuts)
+        self.windows.committed(self.leases)
         taken = self.metrics.registry.get_sample_value("tidemill_stream_open_bytes", {"loop": NAME})
         self.most_bytes = max(self.most_bytes, taken or 0)
         return before != {number: join.frontier for number, join in self.joins.items()}
 
-    def _cut(self, number: int, join: PartitionJoin, limit: int) -> Cut:
+    def _cut(self, number: int, join: PartitionJoin, limit: int) -> PartitionSnapshot:
         closed = join.close(limit)
         times = {log: join.stream_time(log) for log in self.rules.logs}
         at = {log: None if time is None else micros(time) for log, time in times.items()}
-        return Cut(
+        return PartitionSnapshot(
             partition=number,
             frames={log: self.frames.get((log, number), []) for log in self.rules.logs},
             numbers={
@@ -143,7 +143,7 @@ async def run(folder: Path, pending: int, memory: str) -> dict[str, float]:
     """Fill a window with *pending* decisions, go on for a tenth of it, and close everything."""
     worker = Worker(folder, pending, memory)
     found = {f"filling_{name}": value for name, value in (await worker.feed(0, pending)).items()}
-    away = sum(sum(join.state.away.values()) for join in worker.joins.values())
+    away = sum(sum(join.state.spilled.values()) for join in worker.joins.values())
     opened = [
         sum(join.open_decisions for join in worker.joins.values()),
         sum(join.open_feedback for join in worker.joins.values()),

@@ -15,7 +15,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.commit.transactions import Holding, Move, claim, commit, raw_numbers
+from tidemill.streams.commit.transactions import Lease, ProgressUpdate, claim, commit, raw_numbers
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules, micros
 
@@ -44,8 +44,8 @@ def fill(lake: Lake, bench: Loop, decisions: int, *, at_once: int = _AT_ONCE) ->
 
 
 def _move(
-    join: PartitionJoin, holding: Holding, log: Log, rows: pl.DataFrame, offset: int, bench: Loop
-) -> Move:
+    join: PartitionJoin, holding: Lease, log: Log, rows: pl.DataFrame, offset: int, bench: Loop
+) -> ProgressUpdate:
     placed = rows.with_columns(
         pl.int_range(offset, offset + pl.len(), dtype=pl.Int64).alias("offset"),
         pl.col("at").alias("ingested_at"),
@@ -54,10 +54,10 @@ def _move(
     topic = topics.decisions(bench.loop) if log == "decisions" else topics.feedback(bench.loop)
     time = join.stream_time(log)
     numbers = raw_numbers(offset + len(rows), None if time is None else micros(time), 0)
-    return Move(holding, [judged.with_columns(pl.lit(topic).alias("topic"))], numbers)
+    return ProgressUpdate(holding, [judged.with_columns(pl.lit(topic).alias("topic"))], numbers)
 
 
-def _closed(join: PartitionJoin, holding: Holding, bench: Loop) -> Move | None:
+def _closed(join: PartitionJoin, holding: Lease, bench: Loop) -> ProgressUpdate | None:
     closed = join.close()
     if closed is None:
         return None
@@ -67,7 +67,7 @@ def _closed(join: PartitionJoin, holding: Holding, bench: Loop) -> Move | None:
         pl.lit(topics.decisions(bench.loop)).alias("topic"),
         pl.lit(holding.partition, pl.Int32).alias("partition"),
     )
-    return Move(holding, [examples], numbers)
+    return ProgressUpdate(holding, [examples], numbers)
 
 
 def _events(bench: Loop, decisions: int, at_once: int) -> Iterator[Mapping[Log, pl.DataFrame]]:

@@ -18,7 +18,7 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch
 from tidemill.trainers.learners.batch import train
-from tidemill.trainers.rows import Rows
+from tidemill.trainers.rows import LabeledRows
 
 Say = Callable[[str], None]
 NAME = "bench-train"
@@ -83,7 +83,7 @@ def main(folder: str) -> None:
     """Train one tree on all that is in the lake; print seconds, rows and memory."""
     lake, bench = Lake(LakeConfig(root=folder)), loop(NAME)
     started = time.perf_counter()
-    rows = Rows.of(training_set(lake, bench), bench)
+    rows = LabeledRows.of(training_set(lake, bench), bench)
     made = train(rows, bench, Batch(rounds=1))
     took = time.perf_counter() - started
     print(json.dumps({"rows": made.rows, "first_tree_s": took, "peak_mb": peak_mb(os.getpid())}))

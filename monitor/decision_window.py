@@ -14,7 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class DecisionWindow:
     """When a decision takes feedback, and when it closes.
 
     Attributes:
@@ -66,14 +66,14 @@ class Window:
         }
 
 
-def read_window(
+def read_decision_window(
     lake: Lake,
     loop: Loop,
     versions: Mapping[str, int],
     partition: int,
     at: datetime,
     bucket: timedelta,
-) -> Window:
+) -> DecisionWindow:
     """Return the window of a decision made *at* a time in *partition*, as of *versions*.
 
     Raises:
@@ -89,7 +89,7 @@ def read_window(
         own = (numbered("time", log),)
         (read,) = _numbers(lake, loop, table_of(log), versions, own, partition)
         times[log] = max((time for time in (read, used) if time is not None), default=None)
-    return Window(
+    return DecisionWindow(
         kinds={name: (at - kind.early, at + kind.within) for name, kind in loop.feedback.items()},
         bucket=(start, start + bucket),
         closes=start + bucket + loop.wait + loop.grace,

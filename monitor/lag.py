@@ -25,8 +25,8 @@ from tidemill.kafka import KafkaConfig, broker_errors, client_log
 from tidemill.monitor.record_times import Found, record_times
 
 T = TypeVar("T")
-Place = tuple[str, int]  # topic, partition
-Unread = tuple[Place, int]  # and the offset of its first unread record
+PartitionId = tuple[str, int]  # topic, partition
+Unread = tuple[PartitionId, int]  # and the offset of its first unread record
 EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 NEWEST: OffsetSpec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
@@ -89,11 +89,11 @@ class Members:
     """Who is in a group, and the partitions they have, for which no commit may exist yet."""
 
     count: int
-    unread: Mapping[Place, None]
+    unread: Mapping[PartitionId, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class LogBounds:
     """What a partition holds: offsets from *start*, below *end*."""
 
     start: int
@@ -155,12 +155,12 @@ class LagReader:
         return newest
 
     def _lags(
-        self, committed: Mapping[str, Mapping[Place, int | None]]
+        self, committed: Mapping[str, Mapping[PartitionId, int | None]]
     ) -> dict[str, list[PartitionLag]]:
         places = {place for offsets in committed.values() for place in offsets}
         starts = self._offsets(places, EARLIEST)
         ends = self._offsets(set(starts), LATEST)
-        logs = {place: Log(starts[place], end) for place, end in ends.items()}
+        logs = {place: LogBounds(starts[place], end) for place, end in ends.items()}
         unread = {
             (place, at)
             for offsets in committed.values()
@@ -184,7 +184,7 @@ class LagReader:
             raise KafkaException(error)
         return sorted(listing.group_id for listing in found.valid or ())
 
-    def _committed(self, group: str) -> dict[Place, int]:
+    def _committed(self, group: str) -> dict[PartitionId, int]:
         request = [ConsumerGroupTopicPartitions(group)]
         answer = self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout_s)
         places = self._result(answer[group]).topic_partitions
@@ -206,12 +206,12 @@ class LagReader:
             found[group] = Members(len(members), places)
         return found
 
-    def _offsets(self, places: set[Place], spec: OffsetSpec) -> dict[Place, int]:
+    def _offsets(self, places: set[PartitionId], spec: OffsetSpec) -> dict[PartitionId, int]:
         """Return an offset of each of *places* that still exists."""
         found = self._ask(dict.fromkeys(places, spec))
         return {place: answer.offset for place, answer in found.items()}
 
-    def _ask(self, asked: Mapping[Place, OffsetSpec]) -> dict[Place, Found]:
+    def _ask(self, asked: Mapping[PartitionId, OffsetSpec]) -> dict[PartitionId, Found]:
         if not asked:
             return {}
         answers = self._admin.list_offsets(
@@ -259,7 +259,11 @@ class LagReader:
 
 
 def _partition_lag(
-    place: Place, committed: int | None, log: Log, times: Mapping[Unread, int], now_ms: float
+    place: PartitionId,
+    committed: int | None,
+    log: LogBounds,
+    times: Mapping[Unread, int],
+    now_ms: float,
 ) -> PartitionLag:
     at = log.next_of(committed)
     since_ms = times.get((place, at))

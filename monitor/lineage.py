@@ -23,7 +23,7 @@ Role = Literal["learned", "judged by", "left out"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class ListedModel:
     """One version of the registry; *at* is when it was made, *reason* the gate's sentence."""
 
     version: str
@@ -54,7 +54,7 @@ class Use:
         is_sure: whether the version it was made from was looked into.
     """
 
-    model: Model
+    model: ListedModel
     role: Role
     revision: int | None
     is_sure: bool
@@ -65,7 +65,7 @@ class Use:
         return {**self.model.to_json(), **told}
 
 
-def read_models(lake: Lake, loop: Loop) -> list[Model]:
+def read_models(lake: Lake, loop: Loop) -> list[ListedModel]:
     """Return every model of *loop*, oldest first; none before its first training.
 
     Raises:
@@ -74,11 +74,11 @@ def read_models(lake: Lake, loop: Loop) -> list[Model]:
     if not lake.has_table(loop.loop, MODELS):
         return []
     rows = lake.table(loop.loop, MODELS).read([*_LISTED, "number"]).sort("number").drop("number")
-    return [Model(**row) for row in rows.iter_rows(named=True)]
+    return [ListedModel(**row) for row in rows.iter_rows(named=True)]
 
 
 def uses(
-    lake: Lake, loop: Loop, models: list[Model], *, partition: int, offset: int, at: datetime
+    lake: Lake, loop: Loop, models: list[ListedModel], *, partition: int, offset: int, at: datetime
 ) -> list[Use]:
     """Return what the example of a decision was to each of *models* that had it."""
     found = []
@@ -116,7 +116,7 @@ def _as_of(
     return rows.select("label", pl.col("revision").fill_null(0)).sort("revision", descending=True)
 
 
-def _role(model: Model, at: datetime, maturity: timedelta) -> Role:
+def _role(model: ListedModel, at: datetime, maturity: timedelta) -> Role:
     if model.learner != _BATCH or model.later_from is None or at < model.later_from - maturity:
         return "learned"
     return "judged by" if at >= model.later_from else "left out"

@@ -17,13 +17,13 @@ from tidemill.features.sql.positions import KAFKA_OFFSET
 from tidemill.features.sql.row_files import files_of
 from tidemill.features.sql.states import decision_states, feedback_states
 from tidemill.features.sql.views import quoted, schema_name, snapshot, views
-from tidemill.monitor.decision_window import Window, read_window
+from tidemill.monitor.decision_window import DecisionWindow, read_decision_window
 from tidemill.monitor.json_values import as_json
-from tidemill.monitor.lineage import Model, Use, read_models, uses
+from tidemill.monitor.lineage import ListedModel, Use, read_models, uses
 from tidemill.schemas.logs import Log, offset_of
 from tidemill.schemas.loop.definition import Loop
 
-Row = Mapping[str, object]
+LakeRow = Mapping[str, object]
 
 _REVISIONS = "example_revisions"
 _TRACED = "traced"  # the schema with the rows of one id
@@ -34,7 +34,7 @@ _UNTOLD = frozenset(("_state", "event_date", KAFKA_OFFSET))
 class Entry:
     """One row of the lake: its columns, what became of it, and the file that holds it."""
 
-    row: Row
+    row: LakeRow
     state: str
     file: str | None
 
@@ -78,8 +78,8 @@ class Trace:
     decisions: tuple[Entry, ...]
     feedback: tuple[Entry, ...]
     examples: tuple[Entry, ...]
-    window: Window | None = None
-    made_by: Model | None = None
+    window: DecisionWindow | None = None
+    made_by: ListedModel | None = None
     uses: tuple[Use, ...] = ()
 
     @property
@@ -137,7 +137,7 @@ def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int
     made = [model for model in models if model.version == last.row["model_version"]]
     return replace(
         found,
-        window=read_window(lake, loop, versions, partition, at, bucket),
+        window=read_decision_window(lake, loop, versions, partition, at, bucket),
         made_by=made[0] if made else None,
         uses=tuple(uses(lake, loop, models, partition=partition, offset=offset, at=at))
         if found.examples
@@ -145,7 +145,7 @@ def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int
     )
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[str, list[Row]]:
+def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[str, list[LakeRow]]:
     """Return the rows of one id, by table; those of the logs with what became of them.
 
     The views of states are made over these rows alone: over the whole lake they would be slow.
@@ -176,14 +176,14 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
     return {**found, EXAMPLES: _fetched(connection, revisions)}
 
 
-def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> list[LakeRow]:
     result = connection.execute(query)
     names = [column[0] for column in result.description or ()]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 def _entries(
-    lake: Lake, loop: Loop, name: str, rows: Sequence[Row], versions: Mapping[str, int]
+    lake: Lake, loop: Loop, name: str, rows: Sequence[LakeRow], versions: Mapping[str, int]
 ) -> tuple[Entry, ...]:
     entries = [
         Entry(
@@ -198,5 +198,5 @@ def _entries(
     return tuple(replace(entry, file=files.get(entry.place[:2])) for entry in entries)
 
 
-def _plain(row: Row) -> dict[str, object]:
+def _plain(row: LakeRow) -> dict[str, object]:
     return {name: as_json(value) for name, value in row.items()}

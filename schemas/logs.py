@@ -1,9 +1,9 @@
-"""The logs that one join reads: their names, their topics, and the places of their records.
+"""The logs that one join reads: their names, their topics, and the positions of their records.
 
 A **log** is a name: ``decisions``, ``feedback``, or ``feedback.<stream>`` for kinds of feedback
-that say `stream`. Each has one topic. A **place** is one int64 for a record of feedback within its
+that say `stream`. Each has one topic. A **position** is one int64 for a record of feedback within its
 partition, whichever log it lies in: the number of its stream in the upper 16 bits, its Kafka
-offset in the lower 48. The number of the plain ``feedback`` log is 0, so there a place is the
+offset in the lower 48. The number of the plain ``feedback`` log is 0, so there a position is the
 offset. The number of any other follows from its name and nothing else: it never changes and nobody
 has to declare it.
 """
@@ -20,11 +20,11 @@ DECISIONS: Log = "decisions"
 FEEDBACK: Log = "feedback"
 
 OFFSET_BITS = 48
-"""How many bits of a place are the offset: 280 million million records a partition."""
+"""How many bits of a position are the offset: 280 million million records a partition."""
 OFFSETS = 1 << OFFSET_BITS
-"""Places of one log are this far apart; ``place & (OFFSETS - 1)`` is the offset."""
+"""Positions of one log are this far apart; ``position & (OFFSETS - 1)`` is the offset."""
 STREAMS = 1 << 15
-"""Stream numbers are below this, so that the sign of a place stays plus."""
+"""Stream numbers are below this, so that the sign of a position stays plus."""
 
 RESERVED_STREAMS = frozenset({"rekeyed"})
 """Streams whose topic would be one of tidemill's own."""
@@ -60,41 +60,41 @@ def number_of(log: Log) -> int:
     return 0 if stream is None else crc32(stream.encode()) % (STREAMS - 1) + 1
 
 
-def first_place(log: Log) -> int:
-    """Return the place of offset 0 of *log*: add offsets to it, of a whole column too."""
+def first_position(log: Log) -> int:
+    """Return the position of offset 0 of *log*: add offsets to it, of a whole column too."""
     return number_of(log) << OFFSET_BITS
 
 
-def place_of(log: Log, offset: int) -> int:
-    """Return the place of the record at *offset* of *log*.
+def position_of(log: Log, offset: int) -> int:
+    """Return the position of the record at *offset* of *log*.
 
     Raises:
         ValueError: no offset of Kafka is so large, or it is negative.
 
-    >>> place_of("feedback", 7)
+    >>> position_of("feedback", 7)
     7
     """
     if not 0 <= offset < OFFSETS:
         raise ValueError(f"offset {offset} is not from 0 to {OFFSETS - 1}")
-    return first_place(log) + offset
+    return first_position(log) + offset
 
 
-def offset_of(place: int) -> int:
-    """Return the Kafka offset of *place*.
+def offset_of(position: int) -> int:
+    """Return the Kafka offset of *position*.
 
-    >>> offset_of(place_of("feedback.orders", 7))
+    >>> offset_of(position_of("feedback.orders", 7))
     7
     """
-    return place & (OFFSETS - 1)
+    return position & (OFFSETS - 1)
 
 
-def log_of(place: int, logs: Iterable[Log]) -> Log | None:
-    """Return which of *logs* *place* lies in; ``decisions`` have none, None if it is none of them.
+def log_of(position: int, logs: Iterable[Log]) -> Log | None:
+    """Return which of *logs* *position* lies in; ``decisions`` have none, None if it is none of them.
 
-    >>> log_of(place_of("feedback.orders", 7), ("decisions", "feedback", "feedback.orders"))
+    >>> log_of(position_of("feedback.orders", 7), ("decisions", "feedback", "feedback.orders"))
     'feedback.orders'
     """
-    number = place >> OFFSET_BITS
+    number = position >> OFFSET_BITS
     return next((log for log in logs if is_feedback(log) and number_of(log) == number), None)
 
 

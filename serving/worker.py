@@ -18,7 +18,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
 from tidemill.schemas.registry.memory import MemorySchemaStore, SchemaStore
-from tidemill.serving.decision.counters import Tally
+from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import EventLog
 from tidemill.serving.decision.requests import UnknownError
@@ -32,7 +32,7 @@ NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerConfig:
+class ServingWorkerConfig:
     """What a worker serves, and by whose word."""
 
     kafka: KafkaConfig
@@ -92,7 +92,7 @@ class Worker:
 
     def __init__(
         self,
-        config: WorkerConfig,
+        config: ServingWorkerConfig,
         *,
         store: SchemaStore | None = None,
         event_log: EventLog | None = None,
@@ -162,7 +162,7 @@ class Worker:
         found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
 
-    def _decider(self, loop: Loop, tally: Tally) -> Decider:
+    def _decider(self, loop: Loop, tally: DecisionCounters) -> Decider:
         seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
         return Decider(
             loop,

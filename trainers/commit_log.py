@@ -19,7 +19,7 @@ _NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "off
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class LabelCount:
     """How many labelled rows a version holds, and the time of the newest decision among them.
 
     *revised* of them were corrected after their close.
@@ -31,7 +31,7 @@ class Census:
     revised: int = 0
 
 
-def census(examples: Table, loop: Loop) -> Census:
+def count_labels(examples: Table, loop: Loop) -> LabelCount:
     """Count the labelled examples of the newest version, by their newest revision."""
     version = examples.version()
     rows = examples.scan(version)
@@ -45,7 +45,7 @@ def census(examples: Table, loop: Loop) -> Census:
         )
         .collect()
     )
-    return Census(version, *told.row(0))
+    return LabelCount(version, *told.row(0))
 
 
 def commits_after(

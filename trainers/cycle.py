@@ -21,18 +21,18 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
-from tidemill.trainers.commit_log import Census, census
-from tidemill.trainers.evaluation.evaluation_sets import Trials
+from tidemill.trainers.commit_log import LabelCount, count_labels
+from tidemill.trainers.evaluation.evaluation_sets import EvaluationSets
 from tidemill.trainers.evaluation.gate import Verdict, judge
 from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
-from tidemill.trainers.learners.online_run import OnlineCourse
+from tidemill.trainers.learners.online_run import OnlineRun
 from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
-from tidemill.trainers.rows import Rows, split
+from tidemill.trainers.rows import LabeledRows, split
 
 log = logging.getLogger(__name__)
 
-Told = Callable[[ModelVersion], None]
+OnVersion = Callable[[ModelVersion], None]
 
 
 class TrainingCycle:
@@ -53,7 +53,7 @@ class TrainingCycle:
         publisher: Publisher,
         *,
         clock: Callable[[], datetime] = utc_now,
-        told: Told = lambda _model: None,
+        told: OnVersion = lambda _model: None,
     ) -> None:
         lake.create(loop)
         self.loop = loop
@@ -62,12 +62,12 @@ class TrainingCycle:
         self._examples = lake.table(loop.loop, EXAMPLES)
         self._published: dict[str, int] = {}
         self._refused_labels = -1
-        self._seen: Census | None = None
+        self._seen: LabelCount | None = None
         self._look_again = 0.0
         online = loop.models.online
-        self.course = OnlineCourse(loop, online, lake, self.registry) if online else None
+        self.course = OnlineRun(loop, online, lake, self.registry) if online else None
         predictions = self.course.predictions if self.course else None
-        self._trials = Trials(loop, lake, self.registry, predictions)
+        self._trials = EvaluationSets(loop, lake, self.registry, predictions)
 
     def turn(self, *, force: bool = False) -> list[ModelVersion]:
         """Do all that is due and return the versions that were made.
@@ -112,7 +112,7 @@ class TrainingCycle:
         if force and course.fresh_rows:
             self._offer(course)
 
-    def _offer(self, course: OnlineCourse) -> None:
+    def _offer(self, course: OnlineRun) -> None:
         course.save()
         window = self._trials.window(course.learner.learned_until)
         trained = course.candidate(window.base_rate)
@@ -120,7 +120,7 @@ class TrainingCycle:
             return
         version = self._version(trained.learner)
         trial = self._trials.of_online(trained.learner, window, version, trained.snapshot)
-        seen = Census(trained.snapshot, trained.rows, course.learner.until)
+        seen = LabelCount(trained.snapshot, trained.rows, course.learner.until)
         times = window.predictions.get_column("at")
         model = self._keep(trained, judge(self.loop, trial), seen, times[0] if len(times) else None)
         course.kept(model, trained.payload)
@@ -135,7 +135,7 @@ class TrainingCycle:
         if seen is None or not self._is_due(batch, seen, force=force):
             return
         watch = Stopwatch()
-        rows = Rows.of(training_set(self._lake, self.loop, version=seen.version), self.loop)
+        rows = LabeledRows.of(training_set(self._lake, self.loop, version=seen.version), self.loop)
         earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)
         try:
             trained = train(earlier, self.loop, batch)
@@ -149,7 +149,7 @@ class TrainingCycle:
         self._keep(trained, verdict, seen, later.at[0] if len(later) else None)
         self.publish()
 
-    def _look(self, *, force: bool) -> Census | None:
+    def _look(self, *, force: bool) -> LabelCount | None:
         """Count the labels if the table has changed; on a large lake not at every turn.
 
         Counting takes at most a twentieth of the time.
@@ -158,7 +158,7 @@ class TrainingCycle:
         if not force and started < self._look_again:
             return None
         if self._seen is None or self._seen.version != self._examples.version():
-            self._seen = census(self._examples, self.loop)
+            self._seen = count_labels(self._examples, self.loop)
             taken = time.monotonic() - started
             self._look_again = started + 20 * taken
         return self._seen
@@ -168,7 +168,7 @@ class TrainingCycle:
         """Whether the labels of the newest version have been counted."""
         return self._seen is not None and self._seen.version == self._examples.version()
 
-    def _is_due(self, batch: Batch, seen: Census, *, force: bool) -> bool:
+    def _is_due(self, batch: Batch, seen: LabelCount, *, force: bool) -> bool:
         if seen.labels < batch.min_labels or seen.labels == self._refused_labels:
             return False
         last = self.registry.newest(LIGHTGBM)
@@ -186,7 +186,7 @@ class TrainingCycle:
         return f"{learner}-{self.registry.next_number()}"
 
     def _keep(
-        self, trained: Trained, verdict: Verdict, seen: Census, later_from: datetime | None
+        self, trained: Trained, verdict: Verdict, seen: LabelCount, later_from: datetime | None
     ) -> ModelVersion:
         """Keep the version with its verdict."""
         live, cost = self.registry.live(), trained.cost

@@ -14,7 +14,7 @@ from tidemill.features.lake.lake import Lake
 log = logging.getLogger(__name__)
 
 
-class Housekeeping:
+class Maintenance:
     """Merges the small files of one loop's tables, at most once every *every_s* seconds.
 
     Args:

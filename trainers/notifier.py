@@ -14,7 +14,7 @@ from tidemill.schemas import topics
 log = logging.getLogger(__name__)
 
 
-class Wake:
+class Notifier:
     """Wait for messages about one loop, or for a while if there are none or no broker.
 
     Args:

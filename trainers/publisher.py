@@ -12,23 +12,23 @@ from tidemill.errors import ModelError
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.models.manifest import (
-    Announcement,
-    announcement_key,
+    ModelManifest,
     chunk_key,
     chunked,
+    manifest_key,
     parse_chunk_key,
     sign,
     verify,
 )
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 
-Item = tuple[bytes, bytes | None]
+KeyedRecord = tuple[bytes, bytes | None]
 
 
 class ModelTopic(Protocol):
     """A compacted log of keys and values: the model topic of Kafka, or one in memory."""
 
-    def write(self, items: Iterable[Item]) -> None:
+    def write(self, items: Iterable[KeyedRecord]) -> None:
         """Append *items* in order; return once all are safe.
 
         Raises:
@@ -47,9 +47,9 @@ class MemoryModelTopic:
     """Keeps the log in this process; for tests and notebooks. *log* is all that was written."""
 
     def __init__(self) -> None:
-        self.log: list[Item] = []
+        self.log: list[KeyedRecord] = []
 
-    def write(self, items: Iterable[Item]) -> None:
+    def write(self, items: Iterable[KeyedRecord]) -> None:
         """Append *items*; see `ModelTopic`."""
         self.log.extend(items)
 
@@ -69,7 +69,7 @@ class KafkaModelTopic:
     def __init__(self, config: KafkaConfig, topic: str = topics.MODELS) -> None:
         self._config, self._topic = config, topic
 
-    def write(self, items: Iterable[Item]) -> None:
+    def write(self, items: Iterable[KeyedRecord]) -> None:
         """Write *items* and wait for all acknowledgements; see `ModelTopic`."""
         write_all(self._config, self._topic, items)
 
@@ -91,9 +91,9 @@ class Publisher:
     def __init__(self, topic: ModelTopic, loop: str, key: SigningKey) -> None:
         self._topic, self._loop, self._key = topic, loop, key
         self._chunks: set[bytes] | None = None
-        self._announced: dict[str, Announcement] = {}
+        self._announced: dict[str, ModelManifest] = {}
 
-    def announced(self, slot: str) -> Announcement | None:
+    def announced(self, slot: str) -> ModelManifest | None:
         """Return what stands in *slot* on the topic under this key's signature.
 
         Raises:
@@ -102,7 +102,7 @@ class Publisher:
         self._look()
         return self._announced.get(slot)
 
-    def publish(self, announcement: Announcement, payload: bytes) -> bool:
+    def publish(self, announcement: ModelManifest, payload: bytes) -> bool:
         """Bring the topic to say *announcement*; return whether anything had to be written.
 
         Raises:
@@ -145,9 +145,9 @@ class Publisher:
             self._chunks = chunks
         return self._chunks
 
-    def _standing(self, records: Mapping[bytes, bytes]) -> Iterator[tuple[str, Announcement]]:
+    def _standing(self, records: Mapping[bytes, bytes]) -> Iterator[tuple[str, ModelManifest]]:
         trusted = TrustedKeys.of([self._key.public])
-        prefix = announcement_key(self._loop, "")
+        prefix = manifest_key(self._loop, "")
         for key, value in records.items():
             if not key.startswith(prefix) or parse_chunk_key(key):
                 continue
@@ -159,7 +159,7 @@ class Publisher:
                 yield announcement.slot, announcement
 
 
-def _chunk_items(announcement: Announcement, payload: bytes) -> Iterator[Item]:
+def _chunk_items(announcement: ModelManifest, payload: bytes) -> Iterator[KeyedRecord]:
     if announcement.chunks:
         for index, piece in enumerate(chunked(payload)):
             yield chunk_key(announcement.loop, announcement.digest, index), piece

@@ -14,13 +14,13 @@ from datetime import datetime
 
 import polars as pl
 
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
     LIVE,
-    Announcement,
+    ModelManifest,
     chunk_count,
     payload_digest,
 )
@@ -174,7 +174,7 @@ class Registry:
         row = {name: getattr(model, name) for name in _LISTED}
         row |= {name: json.dumps(dict(row[name]), sort_keys=True) for name in _JSON}
         frame = pl.DataFrame([row | {"payload": payload}], schema=_row_schema())
-        self._table.append(frame, swaps=[Swap(_NUMBER, before, model.number)])
+        self._table.append(frame, swaps=[CompareAndSwap(_NUMBER, before, model.number)])
         self._models.append(model)
 
     def _read(self) -> list[ModelVersion]:
@@ -184,9 +184,9 @@ class Registry:
             ModelVersion(**row | {name: json.loads(row[name]) for name in _JSON}) for row in rows
         ]
 
-    def announcement(self, model: ModelVersion, payload_bytes: int, slot: str) -> Announcement:
+    def announcement(self, model: ModelVersion, payload_bytes: int, slot: str) -> ModelManifest:
         """Return the announcement of *model* in *slot*; the same value each time."""
-        return Announcement(
+        return ModelManifest(
             loop=self._loop_name,
             loop_version=model.loop_version,
             slot=slot,

@@ -1,6 +1,6 @@
 """Labelled rows as learners take them: features, label and time in columns, oldest first.
 
-It knows no learner and no lake; `Rows.of` takes what `features/sql/datasets.py` returns.
+It knows no learner and no lake; `LabeledRows.of` takes what `features/sql/datasets.py` returns.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tidemill.trainers.evaluation.metrics import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class LabeledRows:
     """Rows of one snapshot, ordered by (at, decision_id).
 
     *features* holds the loop's features by name and, for a greedy policy, the logged ``action``.
@@ -46,9 +46,9 @@ class Rows:
     def __len__(self) -> int:
         return self.label.size
 
-    def slice(self, start: int, stop: int) -> "Rows":
+    def slice(self, start: int, stop: int) -> "LabeledRows":
         """Return the rows from *start* up to, not including, *stop*."""
-        return Rows(
+        return LabeledRows(
             features=self.features[start:stop],
             label=self.label[start:stop],
             at=self.at[start:stop],
@@ -85,7 +85,9 @@ def scored_action(loop: Loop) -> list[pl.Expr]:
     return [action.cast(pl.String).alias(ACTION)]
 
 
-def split(rows: Rows, holdout: float, maturity: timedelta) -> tuple[Rows, Rows]:
+def split(
+    rows: LabeledRows, holdout: float, maturity: timedelta
+) -> tuple[LabeledRows, LabeledRows]:
     """Cut *rows* by time into those to learn from and the later ones to be judged by.
 
     Args:

@@ -25,14 +25,14 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import latest_loop
 from tidemill.trainers.cycle import TrainingCycle
-from tidemill.trainers.maintenance import Housekeeping
-from tidemill.trainers.notifier import Wake
+from tidemill.trainers.maintenance import Maintenance
+from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
 
 log = logging.getLogger(__name__)
 
-Told = Callable[[ModelVersion], None]
+OnVersion = Callable[[ModelVersion], None]
 _LOOK_AGAIN_TURNS = 10  # a new version of the loop file is noticed after so many turns
 
 
@@ -127,7 +127,7 @@ class TrainerMetrics:
         self.cpu.labels(loop, model.learner).inc(model.cpu_s)
 
 
-def run_trainer(config: TrainerConfig, told: Told = lambda _model: None) -> int:
+def run_trainer(config: TrainerConfig, told: OnVersion = lambda _model: None) -> int:
     """Train the models of one loop until SIGTERM or SIGINT, or once; return the exit status.
 
     Args:
@@ -161,10 +161,10 @@ def _turn_until(
     config: TrainerConfig,
     cycle: TrainingCycle,
     metrics: TrainerMetrics,
-    tell: Told,
+    tell: OnVersion,
 ) -> None:
-    wake = Wake(config.kafka, config.loop, stop)
-    housekeeping = Housekeeping(
+    wake = Notifier(config.kafka, config.loop, stop)
+    housekeeping = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
     turns = 0
@@ -186,12 +186,12 @@ def _turn_until(
         wake.close()
 
 
-def _cycle(config: TrainerConfig, loop: Loop, tell: Told) -> TrainingCycle:
+def _cycle(config: TrainerConfig, loop: Loop, tell: OnVersion) -> TrainingCycle:
     publisher = Publisher(KafkaModelTopic(config.kafka), loop.loop, config.key)
     return TrainingCycle(loop, Lake(config.lake), publisher, told=tell)
 
 
-def _renewed(config: TrainerConfig, cycle: TrainingCycle, tell: Told) -> TrainingCycle:
+def _renewed(config: TrainerConfig, cycle: TrainingCycle, tell: OnVersion) -> TrainingCycle:
     """Return a cycle of the loop's newest version: the same one if nothing was published."""
     loop = latest_loop(config.kafka, config.loop)
     return cycle if loop == cycle.loop else _cycle(config, loop, tell)

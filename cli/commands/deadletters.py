@@ -14,16 +14,16 @@ from tidemill.errors import RequestError
 if TYPE_CHECKING:
     from tidemill.streams.deadletters.reader import Wanted
 
-Loop = Annotated[str | None, typer.Option(help="Only letters of this loop.")]
-Topic = Annotated[str | None, typer.Option(help="Only records of this topic.")]
-Reasons = Annotated[
+LoopOption = Annotated[str | None, typer.Option(help="Only letters of this loop.")]
+TopicOption = Annotated[str | None, typer.Option(help="Only records of this topic.")]
+ReasonsOption = Annotated[
     list[str] | None, typer.Option("--reason", help="Only this reason; may be repeated.")
 ]
-Since = Annotated[
+SinceOption = Annotated[
     str | None,
     typer.Option(help="Only records that arrived since: 2h, 7d, or 2026-01-01T00:00:00Z."),
 ]
-Sources = Annotated[
+SourcesOption = Annotated[
     list[str] | None,
     typer.Option("--letter", help="Only this letter, topic/partition/offset; may be repeated."),
 ]
@@ -31,11 +31,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 def show(
-    loop: Loop = None,
-    topic: Topic = None,
-    reason: Reasons = None,
-    since: Since = None,
-    letter: Sources = None,
+    loop: LoopOption = None,
+    topic: TopicOption = None,
+    reason: ReasonsOption = None,
+    since: SinceOption = None,
+    letter: SourcesOption = None,
     limit: Annotated[int, typer.Option(min=0, help="Most letters to print.")] = 20,
     by_offset: Annotated[
         bool, typer.Option("--by-offset", help="In the order of their topics, not newest first.")
@@ -48,20 +48,20 @@ def show(
     """
     from tidemill.cli.tables.deadletters import print_overview
     from tidemill.kafka import KafkaConfig
-    from tidemill.streams.deadletters.reader import Letterbox, overview
+    from tidemill.streams.deadletters.reader import DeadLetterReader, overview
 
-    box = Letterbox(KafkaConfig.from_env(os.environ))
+    box = DeadLetterReader(KafkaConfig.from_env(os.environ))
     wanted = _wanted(loop, topic, reason, since, letter)
     found = overview(box, wanted, limit=limit, by_place=by_offset)
     print_overview(box, found, whole=bool(letter), as_json=as_json)
 
 
 def replay(
-    loop: Loop = None,
-    topic: Topic = None,
-    reason: Reasons = None,
-    since: Since = None,
-    letter: Sources = None,
+    loop: LoopOption = None,
+    topic: TopicOption = None,
+    reason: ReasonsOption = None,
+    since: SinceOption = None,
+    letter: SourcesOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run/--apply", help="Say what would be done, or do it.")
     ] = True,
@@ -79,11 +79,11 @@ def replay(
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.published import fetch_loops
     from tidemill.schemas.registry.choose import schema_store
-    from tidemill.streams.deadletters.reader import Letterbox
-    from tidemill.streams.deadletters.redrive import Judge, Tally, look, resend
+    from tidemill.streams.deadletters.reader import DeadLetterReader
+    from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, look, redrive
 
     kafka = KafkaConfig.from_env(os.environ)
-    box, tally = Letterbox(kafka), Tally()
+    box, tally = DeadLetterReader(kafka), RedriveCounts()
     judge = Judge(fetch_loops(kafka), schema_store(kafka, os.environ))
     wanted = _wanted(loop, topic, reason, since, letter)
     try:
@@ -91,7 +91,7 @@ def replay(
             look(box, wanted, judge, tally, every=every)
         else:
             with letters_bar() as bar:
-                resend(box, wanted, judge, tally, every=every, told=bar)
+                redrive(box, wanted, judge, tally, every=every, told=bar)
     finally:
         print_tally(tally, applied=not dry_run, as_json=as_json)
     return 1 if tally.left else 0

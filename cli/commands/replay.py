@@ -33,9 +33,9 @@ def replay(
     from tidemill.cli.times import time_of
     from tidemill.deploy.reprocess.replay import run_replay
     from tidemill.features.lake.lake import Lake, LakeConfig
-    from tidemill.streams.runtime.worker import WorkerConfig
+    from tidemill.streams.runtime.worker import StreamsWorkerConfig
 
-    worker = WorkerConfig.from_env({**os.environ, "TIDEMILL_LAKE": into}, [loop])
+    worker = StreamsWorkerConfig.from_env({**os.environ, "TIDEMILL_LAKE": into}, [loop])
     live = os.environ.get("TIDEMILL_LAKE")
     if live and Lake(worker.lake).root == Lake(LakeConfig.from_env(os.environ)).root:
         raise RequestError(

@@ -10,7 +10,7 @@ import typer
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.schemas.registry.choose import writer_store
 from tidemill.serving.api.server import ServerConfig, run_server
-from tidemill.serving.worker import WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig
 
 
 def serve(
@@ -30,7 +30,7 @@ def serve(
     """Serve decisions of published loops over HTTP until SIGTERM."""
     definitions = tuple(load_loop(path) for path in file or ())
     name = name or os.environ.get("TIDEMILL_WORKER") or f"{socket.gethostname()}-{port}"
-    worker = WorkerConfig.from_env(
+    worker = ServingWorkerConfig.from_env(
         os.environ, name=name, loops=tuple(loops or ()), definitions=definitions, seed=seed
     )
     config = ServerConfig(worker=worker, host=host, port=port)

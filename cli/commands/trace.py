@@ -62,11 +62,11 @@ def _unknown(decision: str, loop: str | None) -> RequestError:
 def _letters(decision: str, loop: str | None) -> "list[DeadLetter]":
     """Return the dead letters of records with the key *decision*, where Kafka can be asked."""
     from tidemill.kafka import KafkaConfig
-    from tidemill.streams.deadletters.reader import Letterbox, Wanted
+    from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted
 
     if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
         return []
-    box = Letterbox(KafkaConfig.from_env(os.environ), timeout_s=_LETTERS_TIMEOUT_S)
+    box = DeadLetterReader(KafkaConfig.from_env(os.environ), timeout_s=_LETTERS_TIMEOUT_S)
     key = decision.encode()
     try:
         return [letter for letter in box.read(Wanted(loop=loop)) if letter.key == key]

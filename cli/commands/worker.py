@@ -22,9 +22,9 @@ def worker(
     """Join decisions with their feedback and keep both in the lake, until Ctrl-C."""
     from dataclasses import replace
 
-    from tidemill.streams.runtime.worker import WorkerConfig, run_worker
+    from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 
-    config = WorkerConfig.from_env(os.environ, loops or ())
+    config = StreamsWorkerConfig.from_env(os.environ, loops or ())
     if metrics_port is not None:
         config = replace(config, metrics_port=metrics_port)
     if group is not None:

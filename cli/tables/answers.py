@@ -8,14 +8,14 @@ from datetime import date, datetime
 from rich.console import Console
 from rich.table import Table
 
-from tidemill.features.sql.queries import Answer
+from tidemill.features.sql.queries import QueryResult
 from tidemill.monitor.ledger import Account, is_balanced
 
 RARE = frozenset({"not_activated", "corrected"})
 """Ends that only some loops know; a column of zeros would take the width of a terminal."""
 
 
-def print_answer(answer: Answer, *, as_json: bool) -> None:
+def print_answer(answer: QueryResult, *, as_json: bool) -> None:
     """Print the rows of *answer*: a table, or with *as_json* one JSON object a line."""
     if as_json:
         for record in answer.records():

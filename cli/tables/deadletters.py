@@ -14,8 +14,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.streams.deadletters.reader import Letterbox, Overview, Told
-from tidemill.streams.deadletters.redrive import Tally
+from tidemill.streams.deadletters.reader import DeadLetterReader, OnProgress, Overview
+from tidemill.streams.deadletters.redrive import RedriveCounts
 from tidemill.streams.deadletters.writer import DeadLetter
 
 PREVIEW_BYTES = 64
@@ -48,7 +48,7 @@ def plain(text: str) -> str:
     )
 
 
-def print_overview(box: Letterbox, found: Overview, *, whole: bool, as_json: bool) -> None:
+def print_overview(box: DeadLetterReader, found: Overview, *, whole: bool, as_json: bool) -> None:
     """Print the letters of *found* and how many there are; *whole* ones with up to 4 KB each."""
     limit = 4096 if whole else PREVIEW_BYTES
     reasons = sorted(found.waiting.keys() | found.resent.keys())
@@ -78,7 +78,7 @@ def print_overview(box: Letterbox, found: Overview, *, whole: bool, as_json: boo
     console.print(table)
 
 
-def _letter_table(box: Letterbox, found: Overview) -> Table:
+def _letter_table(box: DeadLetterReader, found: Overview) -> Table:
     table = Table("letter", "arrived", "reason", "detail", "key", "value", box=None)
     for letter in found.letters:
         cells = [
@@ -93,7 +93,7 @@ def _letter_table(box: Letterbox, found: Overview) -> Table:
     return table
 
 
-def _document(box: Letterbox, letter: DeadLetter, limit: int) -> dict[str, object]:
+def _document(box: DeadLetterReader, letter: DeadLetter, limit: int) -> dict[str, object]:
     return {
         "letter": plain(letter.source),
         "topic": plain(letter.topic),
@@ -109,7 +109,7 @@ def _document(box: Letterbox, letter: DeadLetter, limit: int) -> dict[str, objec
     }
 
 
-def print_tally(tally: Tally, *, applied: bool, as_json: bool) -> None:
+def print_tally(tally: RedriveCounts, *, applied: bool, as_json: bool) -> None:
     """Print what became of the letters, or would become of them."""
     if as_json:
         left = [
@@ -141,12 +141,12 @@ def print_tally(tally: Tally, *, applied: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def letters_bar() -> Iterator[Callable[[int], Told]]:
+def letters_bar() -> Iterator[Callable[[int], OnProgress]]:
     """Show on stderr how far letters are read, where that is a terminal."""
     console = Console(file=sys.stderr)
     with Progress(console=console, disable=not console.is_terminal) as progress:
 
-        def of(records: int) -> Told:
+        def of(records: int) -> OnProgress:
             task = progress.add_task("letters", total=records)
             return lambda more: progress.advance(task, more)
 

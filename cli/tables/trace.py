@@ -6,7 +6,7 @@ from datetime import datetime
 
 from rich.console import Console
 
-from tidemill.features.sql.positions import told_places
+from tidemill.features.sql.positions import shown_positions
 from tidemill.monitor.lineage import Use
 from tidemill.monitor.trace import Entry, Trace
 from tidemill.schemas.loop.durations import told_duration
@@ -112,7 +112,7 @@ def _feedback(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
 def _example(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
     row = entry.row
     label = "no label" if row["label"] is None else f"label {_shown(row['label'])}"
-    offsets = told_places(str(row["feedback_offsets"]), found.logs)
+    offsets = shown_positions(str(row["feedback_offsets"]), found.logs)
     told = f"{entry.state}, {label}, of feedback at offsets {offsets}"
     revision = row.get("revision") or 0
     yield "example", f"{told}, revision {revision}"

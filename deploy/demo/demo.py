@@ -21,8 +21,8 @@ from rich.console import Console
 
 from tidemill.cli.commands.loop import checked_loop
 from tidemill.deploy.demo import report
-from tidemill.deploy.demo.model_watcher import ModelWatch
-from tidemill.deploy.demo.playback import Playback, Tally
+from tidemill.deploy.demo.model_watcher import ModelWatcher
+from tidemill.deploy.demo.playback import Playback, PlaybackCounts
 from tidemill.deploy.demo.progress import PlaybackProgress
 from tidemill.deploy.demo.report import Report
 from tidemill.deploy.demo.shards import Past
@@ -112,13 +112,13 @@ def run_demo(config: DemoConfig, console: Console) -> Report:
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
         trusted = TrustedKeys.from_env(stack.keys())
         past = load_past(folder, config.days)
-        watch = ModelWatch(kafka.config, loop.loop, trusted)
+        watch = ModelWatcher(kafka.config, loop.loop, trusted)
         running.callback(watch.close)
         running.enter_context(supervisor)
         supervisor.wait_ready()
         names = ", ".join(supervisor.pids)
         _step(console, 3, f"Processes are ready: {names}; logs in {stack.logs}")
-        run = _Run(config, console, kafka, loop, stack, supervisor, watch, past)
+        run = _DemoRun(config, console, kafka, loop, stack, supervisor, watch, past)
         played = run.play(started)
         report.show(played, console)
         config.report.write_text(json.dumps(played.to_json(), indent=2) + "\n")
@@ -178,7 +178,7 @@ def _empty(folder: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _DemoRun:
     """One playback and what is counted after it."""
 
     config: DemoConfig
@@ -187,7 +187,7 @@ class _Run:
     loop: Loop
     stack: Stack
     supervisor: Supervisor
-    watch: ModelWatch
+    watch: ModelWatcher
     past: Past
 
     def play(self, started: float) -> Report:
@@ -257,7 +257,7 @@ class _Run:
                 made, since = now, time.monotonic()
             time.sleep(_POLL_S)
 
-    def _report(self, seen: Tally, playback_s: float, wall_s: float) -> Report:
+    def _report(self, seen: PlaybackCounts, playback_s: float, wall_s: float) -> Report:
         lake = self._lake()
         registry = Registry(lake, self.loop.loop)
         accounts = ledger(lake, self.loop)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tidemill.errors import BrokerError, ModelError
 from tidemill.kafka import KafkaConfig, Record, Tail
 from tidemill.schemas import topics
-from tidemill.schemas.models.manifest import Ack, announcement_key, verify
+from tidemill.schemas.models.manifest import Ack, manifest_key, verify
 from tidemill.schemas.models.signing import TrustedKeys
 
 _POLL_S = 0.2
@@ -45,7 +45,7 @@ class Journeys:
         """Note what *record* says, if it is about this loop."""
         if record.topic == topics.ACKS:
             self._early.append(record)
-        elif record.key == announcement_key(self._loop) and record.value is not None:
+        elif record.key == manifest_key(self._loop) and record.value is not None:
             with contextlib.suppress(ModelError):  # the workers report forgeries
                 announcement, _ = verify(record.value, self._trusted)
                 self.by_version.pop(announcement.version, None)
@@ -70,7 +70,7 @@ class Journeys:
         return True
 
 
-class ModelWatch:
+class ModelWatcher:
     """Reads the model topic and the acknowledgements of one loop in a thread of its own."""
 
     def __init__(self, config: KafkaConfig, loop: str, trusted: TrustedKeys) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from tidemill.deploy.demo.shards import Decide, Lane, Past, Tell
+from tidemill.deploy.demo.shards import Decide, Past, PlaybackShard, Tell
 from tidemill.errors import BrokerError
 from tidemill.serving.client.client import Client, LoopClient
 
@@ -24,7 +24,7 @@ _STOP_S = 6.0  # one call at most, see BUDGET_MS
 
 
 @dataclass(slots=True)
-class Tally:
+class PlaybackCounts:
     """What one lane, or all of them, have seen so far."""
 
     decisions: int = 0
@@ -39,7 +39,7 @@ class Tally:
         """How many calls were answered."""
         return self.decisions + self.feedback
 
-    def __iadd__(self, other: "Tally") -> "Tally":
+    def __iadd__(self, other: "PlaybackCounts") -> "PlaybackCounts":
         self.decisions += other.decisions
         self.feedback += other.feedback
         self.again += other.again
@@ -82,14 +82,14 @@ class Playback:
         self._loop, self._urls, self._on_step = loop, urls, on_step
         self._lanes = past.lanes(partitions)
         self._days = past.days()
-        self._tallies = [Tally() for _ in self._lanes]
+        self._tallies = [PlaybackCounts() for _ in self._lanes]
         self._errors: list[BaseException] = []
         self._is_over = False
         self._day = 0
         self._barrier = threading.Barrier(len(self._lanes), action=self._next_day)
         self.wall_s = 0.0
 
-    def run(self) -> Tally:
+    def run(self) -> PlaybackCounts:
         """Play all of it; return what was seen.
 
         Raises:
@@ -116,7 +116,7 @@ class Playback:
         self.wall_s = time.monotonic() - started
         if self._errors:
             raise self._errors[0]
-        total = Tally()
+        total = PlaybackCounts()
         for tally in self._tallies:
             total += tally
         return total
@@ -130,7 +130,7 @@ class Playback:
         self._on_step(Step(self._days[self._day], decisions, feedback, sources))
         self._day += 1
 
-    def _play(self, lane: Lane) -> None:
+    def _play(self, lane: PlaybackShard) -> None:
         url = self._urls[lane.partition % len(self._urls)]
         try:
             with Client(url, budget_ms=BUDGET_MS) as client:
@@ -151,7 +151,7 @@ class Playback:
 class _Player:
     """Makes the calls of one lane."""
 
-    def __init__(self, client: Client, loop: str, tally: Tally) -> None:
+    def __init__(self, client: Client, loop: str, tally: PlaybackCounts) -> None:
         self._client = client
         self._loop: LoopClient = client.loop(loop)
         self._tally = tally

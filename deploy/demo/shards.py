@@ -52,14 +52,14 @@ class Past:
         """How many calls it takes to tell it."""
         return self.decisions.height + self.feedback.height
 
-    def lanes(self, partitions: int) -> list["Lane"]:
+    def lanes(self, partitions: int) -> list["PlaybackShard"]:
         """Return the events by the partition of their decision's id."""
         decisions, feedback = (
             _split(frame, column, partitions)
             for frame, column in ((self.decisions, "id"), (self.feedback, "decision_id"))
         )
         return [
-            Lane(number, _by_day(decisions[number]), _by_day(feedback[number]), self.kind)
+            PlaybackShard(number, _by_day(decisions[number]), _by_day(feedback[number]), self.kind)
             for number in range(partitions)
         ]
 
@@ -73,7 +73,7 @@ Days = dict[date, pl.DataFrame]
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class PlaybackShard:
     """The events of one partition by day."""
 
     partition: int

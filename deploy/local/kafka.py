@@ -195,14 +195,14 @@ def _answers(admin: AdminClient) -> bool:
         return False
 
 
-Kind = Literal["env", "docker", "embedded"]
+KafkaKind = Literal["env", "docker", "embedded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningKafka:
     """A Kafka that answers, where it came from, and how many seconds that took."""
 
-    kind: Kind
+    kind: KafkaKind
     config: KafkaConfig
     start_s: float
     embedded: EmbeddedKafka | None = None
@@ -228,7 +228,7 @@ def find_kafka(
         ConfigError: the packages of the embedded one are missing.
     """
     started = time.monotonic()
-    kind: Kind = "embedded"
+    kind: KafkaKind = "embedded"
     embedded = None
     if env.get("KAFKA_BOOTSTRAP_SERVERS"):
         kind, config = "env", KafkaConfig.from_env(env)

@@ -69,7 +69,9 @@ class Supervisor:
     def __init__(
         self, programs: Sequence[Program], *, logs: Path, say: Say, stop_s: float = 20.0
     ) -> None:
-        self._children = [_Child(program, logs / f"{program.name}.log") for program in programs]
+        self._children = [
+            _SupervisedProcess(program, logs / f"{program.name}.log") for program in programs
+        ]
         self._say = say
         self._stop_s = stop_s
         self._stopping = threading.Event()
@@ -138,7 +140,7 @@ class Supervisor:
                     self._say(told)
 
 
-class _Child:
+class _SupervisedProcess:
     """One program and its process; the watcher and the owner take turns by the supervisor."""
 
     def __init__(self, program: Program, log: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from tidemill.deploy.reprocess.worker_pool import Answer, Job, answers, serve
+from tidemill.deploy.reprocess.worker_pool import Job, JobResult, answers, serve
 from tidemill.errors import RequestError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.sql.backfills import (
@@ -100,7 +100,7 @@ def child() -> None:
     known: dict[tuple[str, str], tuple[Backfill, Labels]] = {}
     spent_s = 0.0
 
-    def work(job: Job) -> Answer:
+    def work(job: Job) -> JobResult:
         nonlocal spent_s
         key = str(job["loop"]), str(job["name"])
         if key not in known:

@@ -22,7 +22,7 @@ from tidemill.streams.reprocess.replay import (
     group_of,
     replay,
 )
-from tidemill.streams.runtime.worker import WorkerConfig
+from tidemill.streams.runtime.worker import StreamsWorkerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Replayed:
 
 
 def run_replay(
-    worker: WorkerConfig,
+    worker: StreamsWorkerConfig,
     name: str,
     *,
     until: datetime | None,

@@ -16,19 +16,19 @@ from typing import IO
 from tidemill.errors import LakeError, TidemillError
 
 Job = Mapping[str, object]
-Answer = dict[str, object]
+JobResult = dict[str, object]
 
 _STOP_S = 5.0
 
 
-def serve(work: Callable[[Job], Answer], jobs: Iterable[str], out: IO[str]) -> None:
+def serve(work: Callable[[Job], JobResult], jobs: Iterable[str], out: IO[str]) -> None:
     """Do every job of *jobs*, lines of JSON, and write a line to *out* for each: the child's half.
 
     A `TidemillError` is told to the parent; any other error ends the child.
     """
     for line in jobs:
         try:
-            told: Answer = {"done": work(json.loads(line))}
+            told: JobResult = {"done": work(json.loads(line))}
         except TidemillError as error:
             told = {"what": error.what, "hint": error.hint}
         out.write(json.dumps(told) + "\n")
@@ -37,7 +37,7 @@ def serve(work: Callable[[Job], Answer], jobs: Iterable[str], out: IO[str]) -> N
 
 def answers(
     command: Sequence[str], jobs: Sequence[Job], *, processes: int, env: Mapping[str, str]
-) -> Iterator[Answer]:
+) -> Iterator[JobResult]:
     """Have children do *jobs* and yield each answer as it comes; they end when nobody asks on.
 
     Raises:
@@ -46,8 +46,8 @@ def answers(
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
-    told: queue.SimpleQueue[Answer | TidemillError] = queue.SimpleQueue()
-    children = [_Child(command, env, waiting, told) for _ in range(min(processes, len(jobs)))]
+    told: queue.SimpleQueue[JobResult | TidemillError] = queue.SimpleQueue()
+    children = [_PoolProcess(command, env, waiting, told) for _ in range(min(processes, len(jobs)))]
     try:
         for child in children:
             child.start()
@@ -61,7 +61,7 @@ def answers(
             child.stop()
 
 
-class _Child:
+class _PoolProcess:
     """One process, and the thread that hands it jobs."""
 
     def __init__(
@@ -69,7 +69,7 @@ class _Child:
         command: Sequence[str],
         env: Mapping[str, str],
         waiting: "queue.SimpleQueue[Job]",
-        told: "queue.SimpleQueue[Answer | TidemillError]",
+        told: "queue.SimpleQueue[JobResult | TidemillError]",
     ) -> None:
         self._command, self._env = command, env
         self._waiting, self._told = waiting, told
@@ -114,7 +114,7 @@ class _Child:
             if isinstance(told, TidemillError):
                 return
 
-    def _asked(self, job: Job) -> Answer | TidemillError:
+    def _asked(self, job: Job) -> JobResult | TidemillError:
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -132,7 +132,7 @@ class _Child:
                 hint="what is done is kept: run the same command again; if memory was short, with "
                 "fewer processes",
             )
-        answer: Answer = json.loads(line)
+        answer: JobResult = json.loads(line)
         if "done" in answer:
             done = answer["done"]
             assert isinstance(done, dict)

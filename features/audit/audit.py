@@ -30,9 +30,9 @@ from tidemill.features.audit.spans import (
     BEGIN,
     COUNTERS,
     FOREVER,
-    Run,
-    Share,
-    Span,
+    AuditSlice,
+    AuditSpan,
+    OffsetRange,
     can_be_counted,
     memory,
     micros,
@@ -41,8 +41,8 @@ from tidemill.features.audit.spans import (
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES, table_of
 from tidemill.features.sql.bounded import bounded_duckdb
-from tidemill.features.sql.frontiers import examined_places, unexamined_places
-from tidemill.features.sql.positions import told_places
+from tidemill.features.sql.frontiers import examined_positions, unexamined_positions
+from tidemill.features.sql.positions import shown_positions
 from tidemill.features.sql.views import newest_examples, snapshot, source
 from tidemill.schemas.logs import Log, offset_of, stream_of
 from tidemill.schemas.loop.definition import Loop
@@ -110,7 +110,7 @@ def audit(
 
 def audit_spans(
     lake: Lake,
-    work: Sequence[tuple[Loop, Sequence[Span]]],
+    work: Sequence[tuple[Loop, Sequence[AuditSpan]]],
     versions: Mapping[str, int],
     *,
     bounds: tuple[int, int] = (BEGIN, FOREVER),
@@ -148,7 +148,7 @@ def audit_spans(
         first = "WHERE coalesce(revision, 0) = 0" if "revision" in columns else ""
         tables[_AT_CLOSE] = f"(SELECT * FROM {tables[EXAMPLES]} {first})"
         tables[EXAMPLES] = newest.sql
-        examined = examined_places(handles[EXAMPLES], work[-1][0], versions[EXAMPLES])
+        examined = examined_positions(handles[EXAMPLES], work[-1][0], versions[EXAMPLES])
         plans = [
             Planner(
                 connection=connection,
@@ -166,7 +166,7 @@ def audit_spans(
         look = _Look(connection, tables, columns, effort.shown, examined)
         for done, (loop, step) in enumerate(steps):
             on_step(done, len(steps))
-            if isinstance(step, Run):
+            if isinstance(step, OffsetRange):
                 look.at_run(loop, step)
             else:
                 look.at_share(loop, step, is_last=loop is work[-1][0])
@@ -199,7 +199,7 @@ class _Look:
         self._wrong = 0
         self._first: list[Difference] = []
 
-    def at_run(self, loop: Loop, run: Run) -> None:
+    def at_run(self, loop: Loop, run: OffsetRange) -> None:
         """Look whether the records of a stretch of a log were judged by that log."""
         table, last = self._tables[table_of(run.log)], self._last.setdefault(run.log, {})
         known = {n: row for n, row in last.items() if n in run.places}
@@ -210,14 +210,14 @@ class _Look:
             last[partition] = (place, at, stream_time)
             self._seen["records"] += count
 
-    def at_share(self, loop: Loop, share: Share, *, is_last: bool) -> None:
+    def at_share(self, loop: Loop, share: AuditSlice, *, is_last: bool) -> None:
         """Look whether the examples of a slice of time are what its records make.
 
         What an earlier version closed, *is_last* being false, a later one may have corrected by
         other rules: only its examples as of their close are looked at.
         """
         examples = self._tables[EXAMPLES if is_last else _AT_CLOSE]
-        examined = self._examined if is_last else unexamined_places(loop, share.bounds)
+        examined = self._examined if is_last else unexamined_positions(loop, share.bounds)
         decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
         ((first,),) = self._connection.execute(first_time_sql(loop, decisions, share)).fetchall()
         reach = micros(memory(loop))
@@ -236,7 +236,7 @@ class _Look:
                 self._counted[partition, name] += number
         self._connection.execute(f"DROP TABLE {TOLD}")
 
-    def at_counts(self, spans: Sequence[Span]) -> None:
+    def at_counts(self, spans: Sequence[AuditSpan]) -> None:
         """Look whether as much feedback was counted as went without a decision."""
         firsts = {span.partition: span.start for span in reversed(spans)}
         lasts = {span.partition: span.end for span in spans}
@@ -297,4 +297,4 @@ def _told(found: Mapping[str, str | None], logs: Sequence[Log]) -> tuple[str | N
     told = found["stream"], found["audit"]
     if found["column"] != "feedback_offsets":
         return told
-    return told_places(told[0], logs), told_places(told[1], logs)
+    return shown_positions(told[0], logs), shown_positions(told[1], logs)

@@ -12,10 +12,18 @@ from itertools import chain
 import duckdb
 
 from tidemill.features.audit.slices import in_time
-from tidemill.features.audit.spans import BEGIN, FOREVER, Run, Share, Span, memory, micros
+from tidemill.features.audit.spans import (
+    BEGIN,
+    FOREVER,
+    AuditSlice,
+    AuditSpan,
+    OffsetRange,
+    memory,
+    micros,
+)
 from tidemill.features.lake.layouts import DECISIONS, FEEDBACK, table_of
 from tidemill.features.sql.positions import stream_sql
-from tidemill.schemas.logs import Log, first_place, number_of
+from tidemill.schemas.logs import Log, first_position, number_of
 from tidemill.schemas.loop.definition import Loop
 
 _BUCKETS = 10_000  # of the time that is looked at; slices are made of whole ones
@@ -23,10 +31,10 @@ _SHORTEST = 1_000_000  # microseconds; a bucket is no shorter
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AuditPlan:
     """The steps of an audit; *is_whole* unless only a share of the ids is looked at."""
 
-    steps: tuple[Run | Share, ...]
+    steps: tuple[OffsetRange | AuditSlice, ...]
     is_whole: bool
 
 
@@ -49,28 +57,28 @@ class Planner:
     rows: int
     shares: int | None
 
-    def plan(self, spans: Sequence[Span]) -> Plan:
+    def plan(self, spans: Sequence[AuditSpan]) -> AuditPlan:
         """Return the steps for *spans*: the logs first, then time from the earliest on."""
         runs = {log: list(self._runs(log, spans)) for log in self.loop.logs}
         shares = list(self._shares(spans))
         if self.shares is None:
-            return Plan((*chain(*runs.values()), *shares), is_whole=True)
+            return AuditPlan((*chain(*runs.values()), *shares), is_whole=True)
         is_whole = all(len(each) <= self.shares for each in runs.values())
         is_whole &= all(share.one_in <= self.shares for share in shares)
         newest = [run for each in runs.values() for run in each[-self.shares :]]
-        return Plan((*newest, *shares), is_whole)
+        return AuditPlan((*newest, *shares), is_whole)
 
-    def _runs(self, log: Log, spans: Sequence[Span]) -> Iterator[Run]:
+    def _runs(self, log: Log, spans: Sequence[AuditSpan]) -> Iterator[OffsetRange]:
         begins = {span.partition: span.begin for span in spans}
         places = {}
         for span in spans:
             first = span.start.place(log)
             # a later look goes one row back, so that its first row has one before it
             if span.start != span.begin:
-                first = max(first - 1, first_place(log))
+                first = max(first - 1, first_position(log))
             places[span.partition] = (first, span.end.place(log))
         if self.bounds != (BEGIN, FOREVER):
-            query = _places_sql(self.tables[table_of(log)], number_of(log), *self.bounds)
+            query = _positions_sql(self.tables[table_of(log)], number_of(log), *self.bounds)
             found = self.connection.execute(query).fetchall()
             inside = {number: (first, behind) for number, first, behind in found}
             places = {
@@ -80,7 +88,7 @@ class Planner:
             }
         step = max(1, self.rows // max(1, len(places)))
         while any(first < behind for first, behind in places.values()):
-            yield Run(
+            yield OffsetRange(
                 log=log,
                 begins=begins,
                 places={
@@ -91,7 +99,7 @@ class Planner:
             )
             places = {n: (first + step, behind) for n, (first, behind) in places.items()}
 
-    def _shares(self, spans: Sequence[Span]) -> Iterator[Share]:
+    def _shares(self, spans: Sequence[AuditSpan]) -> Iterator[AuditSlice]:
         begins = {span.partition: span.begin for span in spans}
         for since, until, loaded in self._slices(spans):
             bounds = {
@@ -106,14 +114,14 @@ class Planner:
             one_in = max(1, -(-loaded // self.rows))
             for number in range(one_in if self.shares is None else min(self.shares, one_in)):
                 # with few of many shares, those of the next slice are others
-                yield Share(
+                yield AuditSlice(
                     bounds=bounds,
                     begins=begins,
                     one_in=one_in,
                     remainder=(number + since // _SHORTEST) % one_in,
                 )
 
-    def _slices(self, spans: Sequence[Span]) -> Iterator[tuple[int, int, int]]:
+    def _slices(self, spans: Sequence[AuditSpan]) -> Iterator[tuple[int, int, int]]:
         """Return (since, until, rows to load) of stretches of time that have rows."""
         since = max(self.bounds[0], min((span.start.frontier for span in spans), default=FOREVER))
         until = min(self.bounds[1], max((span.end.frontier for span in spans), default=BEGIN))
@@ -178,7 +186,7 @@ def _earliest_sql(tables: Iterable[str], since: int) -> str:
     return f'SELECT epoch_us(min("at")) FROM ({" UNION ALL ".join(times)})'
 
 
-def _places_sql(table: str, stream: int, since: int, until: int) -> str:
+def _positions_sql(table: str, stream: int, since: int, until: int) -> str:
     """Return a query for the first place, and the one behind the last, in a stretch of time."""
     return f"""
         SELECT "partition", min("offset"), max("offset") + 1 FROM {table} t

@@ -17,7 +17,7 @@ from tidemill.features.audit.slices import (
     span_sql,
     values_sql,
 )
-from tidemill.features.audit.spans import NO_MARK, Run, Share, memory, micros
+from tidemill.features.audit.spans import NOTHING_READ, AuditSlice, OffsetRange, memory, micros
 from tidemill.features.lake.layouts import table_of
 from tidemill.features.sql.positions import stream_sql
 from tidemill.features.sql.views import quoted
@@ -45,7 +45,7 @@ _MADE = ("state", "label", "feedback_offsets", "first_feedback_at")
 
 
 def readings_sql(
-    loop: Loop, table: str, run: Run, last: Mapping[int, tuple[int, int, int | None]]
+    loop: Loop, table: str, run: OffsetRange, last: Mapping[int, tuple[int, int, int | None]]
 ) -> str:
     """Return a query for the rows of a run that were judged otherwise than their log says.
 
@@ -118,7 +118,7 @@ def last_sql(table: str, places: Mapping[int, tuple[int, int]]) -> str:
         GROUP BY ALL"""
 
 
-def first_time_sql(loop: Loop, decisions: str, share: Share) -> str:
+def first_time_sql(loop: Loop, decisions: str, share: AuditSlice) -> str:
     """Return a query for the earliest stream time that any decision of a slice was judged by.
 
     Copies are told by stream time, which may stand long before the event time of a decision that
@@ -135,7 +135,7 @@ def told_sql(
     loop: Loop,
     decisions: str,
     feedback: str,
-    share: Share,
+    share: AuditSlice,
     decisions_from: int,
     examined: Mapping[tuple[int, Log], int],
 ) -> str:
@@ -183,9 +183,9 @@ def _examined(places: Mapping[tuple[int, Log], int]) -> str:
     )
 
 
-def _begins(share: Share) -> str | None:
+def _begins(share: AuditSlice) -> str | None:
     """Return the relation `Relations.begins` asks for; None if the version is the first."""
-    known = {number: mark for number, mark in share.begins.items() if mark != NO_MARK}
+    known = {number: mark for number, mark in share.begins.items() if mark != NOTHING_READ}
     if not known:
         return None
     rows = ", ".join(
@@ -199,7 +199,7 @@ def _begins(share: Share) -> str | None:
     )
 
 
-def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Share) -> str:
+def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: AuditSlice) -> str:
     """Return a query for the decisions of a slice of which the stream wrote something else.
 
     *columns* are those of *examples*; the rows of `TOLD` are the measure.
@@ -262,7 +262,7 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Sh
         FROM both_ WHERE {any_sql(checks)}"""
 
 
-def compared_sql(decisions: str, share: Share) -> str:
+def compared_sql(decisions: str, share: AuditSlice) -> str:
     """Return a query that counts the decisions of a share."""
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
@@ -270,7 +270,7 @@ def compared_sql(decisions: str, share: Share) -> str:
         WHERE {in_slice("d", share)} {in_share("d.id", share)}"""
 
 
-def settled_sql(loop: Loop, feedback: str, share: Share) -> str:
+def settled_sql(loop: Loop, feedback: str, share: AuditSlice) -> str:
     """Return a query that counts, by partition, what became of the feedback of a slice.
 
     Columns: partition, how many, and how many of them are late, duplicate, unmatched without a

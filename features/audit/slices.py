@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
-from tidemill.features.audit.spans import Share, micros
+from tidemill.features.audit.spans import AuditSlice, micros
 
 
 def in_time(table: str, since: int, until: int | None) -> str:
@@ -19,7 +19,7 @@ def _moment(at: int) -> str:
     return f"make_timestamptz({at}::BIGINT)"
 
 
-def in_slice(table: str, share: Share, ahead: int = 0) -> str:
+def in_slice(table: str, share: AuditSlice, ahead: int = 0) -> str:
     """Return the condition of rows whose time, and *ahead*, is in the bounds of its partition."""
     at = f'{table}."at"'
     return (
@@ -29,14 +29,14 @@ def in_slice(table: str, share: Share, ahead: int = 0) -> str:
     )
 
 
-def in_share(key: str, share: Share) -> str:
+def in_share(key: str, share: AuditSlice) -> str:
     """Return the condition of the ids that are looked at; one id is looked at whole or not."""
     if share.one_in == 1:
         return ""
     return f"AND hash({key}) % {share.one_in} = {share.remainder}"
 
 
-def bounds_sql(share: Share) -> str:
+def bounds_sql(share: AuditSlice) -> str:
     """Return the bounds of each partition of *share* as the body of an SQL VALUES list."""
     return values_sql((number, *bound) for number, bound in share.bounds.items())
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES, table_of
-from tidemill.schemas.logs import Log, first_place, numbered, place_of
+from tidemill.schemas.logs import Log, first_position, numbered, position_of
 from tidemill.schemas.loop.definition import Loop
 
 COUNTERS = ("late", "duplicate", "unmatched")
@@ -34,7 +34,7 @@ def memory(loop: Loop) -> timedelta:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class PartitionState:
     """How far one partition had come at one version of the lake.
 
     Attributes:
@@ -50,15 +50,15 @@ class Mark:
 
     def place(self, log: Log) -> int:
         """Return the next place of *log*."""
-        return self.places.get(log, first_place(log))
+        return self.places.get(log, first_position(log))
 
 
-NO_MARK = Mark()
+NOTHING_READ = PartitionState()
 """The start of a lake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class AuditSpan:
     """One partition from one mark to a later one; what is before *start* is not looked at.
 
     *begin* is where the version of the loop took the partition over: rows before it were judged by
@@ -66,13 +66,13 @@ class Span:
     """
 
     partition: int
-    start: Mark
-    end: Mark
-    begin: Mark = NO_MARK
+    start: PartitionState
+    end: PartitionState
+    begin: PartitionState = NOTHING_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class OffsetRange:
     """Places of one log to look at: partition -> (first, behind the last).
 
     *begins* is by partition where the version of the loop took it over.
@@ -80,11 +80,11 @@ class Run:
 
     log: Log
     places: Mapping[int, tuple[int, int]]
-    begins: Mapping[int, Mark]
+    begins: Mapping[int, PartitionState]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class AuditSlice:
     """A slice of event time to look at, or the records of some of its ids.
 
     Attributes:
@@ -95,7 +95,7 @@ class Share:
     """
 
     bounds: Mapping[int, tuple[int, int]]
-    begins: Mapping[int, Mark]
+    begins: Mapping[int, PartitionState]
     one_in: int = 1
     remainder: int = 0
 
@@ -110,7 +110,7 @@ class Share:
         return max(until for _, until in self.bounds.values())
 
 
-def can_be_counted(work: Sequence[tuple[Loop, Sequence[Span]]]) -> bool:
+def can_be_counted(work: Sequence[tuple[Loop, Sequence[AuditSpan]]]) -> bool:
     """Whether the feedback counted between two marks is that of the time between them.
 
     Not if windows or grace have changed: feedback of what one version closed is then counted by the
@@ -118,7 +118,7 @@ def can_be_counted(work: Sequence[tuple[Loop, Sequence[Span]]]) -> bool:
     so only the counts since the beginning can be told.
     """
     if any(loop.corrections for loop, _ in work):
-        return len(work) == 1 and all(span.start == NO_MARK for span in work[0][1])
+        return len(work) == 1 and all(span.start == NOTHING_READ for span in work[0][1])
     return all(_windows(loop) == _windows(work[0][0]) for loop, _ in work)
 
 
@@ -126,7 +126,9 @@ def _windows(loop: Loop) -> tuple[timedelta, dict[str, tuple[timedelta, timedelt
     return loop.grace, {name: (kind.early, kind.within) for name, kind in loop.feedback.items()}
 
 
-def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int, Mark]:
+def read_partition_states(
+    lake: Lake, loop: Loop, versions: Mapping[str, int]
+) -> dict[int, PartitionState]:
     """Return how far each partition of *loop* had come at *versions* of its tables.
 
     Raises:
@@ -135,9 +137,9 @@ def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int,
     closed = _numbers(lake, loop, EXAMPLES, ("frontier", *COUNTERS), versions)
     read = _reached(lake, loop, "offset", versions)
     return {
-        number: Mark(
+        number: PartitionState(
             frontier=_or(closed["frontier", number], BEGIN),
-            places={log: place_of(log, read[log, number] or 0) for log in loop.logs},
+            places={log: position_of(log, read[log, number] or 0) for log in loop.logs},
             counts={name: closed[name, number] or 0 for name in COUNTERS},
         )
         for number in range(loop.partitions)
@@ -146,7 +148,7 @@ def read_marks(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[int,
 
 def read_spans(
     lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
-) -> list[tuple[Loop, list[Span]]]:
+) -> list[tuple[Loop, list[AuditSpan]]]:
     """Return all that a lake has closed, by the version of the loop that did it, oldest first.
 
     Workers write down where a version begins. What was closed by one of several versions that an
@@ -156,28 +158,28 @@ def read_spans(
         LakeError: the lake cannot be read, or no longer has one of the versions.
     """
     newest = definitions[-1]
-    ends = read_marks(lake, newest, versions)
+    ends = read_partition_states(lake, newest, versions)
     begins = _read_begins(lake, definitions, versions)
-    spans: dict[int, list[Span]] = {loop.version: [] for loop in definitions}
+    spans: dict[int, list[AuditSpan]] = {loop.version: [] for loop in definitions}
     for number, end in ends.items():
         known = {loop.version: begins[loop.version].get(number) for loop in definitions}
         marks = [(version, mark) for version, mark in known.items() if mark is not None]
         earlier = [loop.version for loop in definitions if not marks or loop.version < marks[0][0]]
         if len(earlier) == 1:
-            marks.insert(0, (earlier[0], NO_MARK))  # of a release that wrote nothing down
+            marks.insert(0, (earlier[0], NOTHING_READ))  # of a release that wrote nothing down
         elif not earlier:
-            marks[0] = (marks[0][0], NO_MARK)
+            marks[0] = (marks[0][0], NOTHING_READ)
         stops = [*(mark for _, mark in marks[1:]), end]
         for (version, mark), stop in zip(marks, stops, strict=False):
-            spans[version].append(Span(partition=number, start=mark, end=stop, begin=mark))
+            spans[version].append(AuditSpan(partition=number, start=mark, end=stop, begin=mark))
     return [(loop, spans[loop.version]) for loop in definitions if spans[loop.version]]
 
 
 def _read_begins(
     lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
-) -> dict[int, dict[int, Mark]]:
+) -> dict[int, dict[int, PartitionState]]:
     """Return where versions of a loop took partitions over, by version and partition."""
-    begins: dict[int, dict[int, Mark]] = {loop.version: {} for loop in definitions}
+    begins: dict[int, dict[int, PartitionState]] = {loop.version: {} for loop in definitions}
     for loop in definitions:
         name = f"begin/{loop.version}"
         frontiers = _numbers(lake, loop, EXAMPLES, (name,), versions)
@@ -185,12 +187,14 @@ def _read_begins(
         for number in range(loop.partitions):
             frontier = frontiers[name, number]
             known = {
-                log: place_of(log, offset)
+                log: position_of(log, offset)
                 for log in loop.logs
                 if (offset := offsets[log, number]) is not None
             }
             if frontier is not None and len(known) == len(loop.logs):
-                begins[loop.version][number] = Mark(frontier=frontier, places=known, counts=None)
+                begins[loop.version][number] = PartitionState(
+                    frontier=frontier, places=known, counts=None
+                )
     return begins
 
 

@@ -19,7 +19,7 @@ _STATISTICS = ("at", "partition", "offset", "ingested_at", "stream_time")
 
 
 @dataclass(frozen=True, slots=True)
-class Swap:
+class CompareAndSwap:
     """Move the number of *app_id* from *expected* to *new*, or refuse the whole commit.
 
     None expects that the table has never seen *app_id*. Equal numbers only compare.

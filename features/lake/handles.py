@@ -23,7 +23,7 @@ _FOLLOWED = 32  # commits of others since the last look; beyond, numbers are ask
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LakeLocation:
     """Where a lake is: its root, the options that reach it, and its small files."""
 
     root: str
@@ -41,7 +41,7 @@ class OpenedTable(DeltaTable):
         return found if is_remote else [unquote(path) for path in found]
 
 
-def open_table(place: Place, folder: str, version: int | None = None) -> DeltaTable:
+def open_table(place: LakeLocation, folder: str, version: int | None = None) -> DeltaTable:
     """Return the table in *folder* at *version*, the newest by default.
 
     Raises:
@@ -65,7 +65,7 @@ def unknown(what: str, root: str) -> LakeError:
 class Handle:
     """One table, followed from version to version. Not for several threads at once."""
 
-    def __init__(self, place: Place, folder: str) -> None:
+    def __init__(self, place: LakeLocation, folder: str) -> None:
         self._place = place
         self._folder = folder
         self.delta = open_table(place, folder)

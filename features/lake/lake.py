@@ -17,15 +17,15 @@ import polars as pl
 from deltalake import DeltaTable
 
 from tidemill.errors import ConfigError, ContractError
-from tidemill.features.lake.commits import Commit, Swap
-from tidemill.features.lake.handles import Place, unknown
+from tidemill.features.lake.commits import Commit, CompareAndSwap
+from tidemill.features.lake.handles import LakeLocation, unknown
 from tidemill.features.lake.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
 from tidemill.features.lake.storage import lake_errors, open_storage
 from tidemill.features.lake.tables import CHECKPOINT_EVERY, Table
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.durations import parse_duration
 
-__all__ = ["Commit", "Lake", "LakeConfig", "Swap", "Table"]
+__all__ = ["Commit", "CompareAndSwap", "Lake", "LakeConfig", "Table"]
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Lake:
         self.root = root
         self.storage_options = dict(config.storage_options)
         self.storage = open_storage(root, self.storage_options)
-        self._place = Place(root, self._options(), self.storage)
+        self._place = LakeLocation(root, self._options(), self.storage)
 
     def create(self, loop: Loop) -> None:
         """Make the tables of *loop* that are missing, and the columns that its version adds.

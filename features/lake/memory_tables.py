@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tidemill.errors import FencedError
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.layouts import PARTITION, fitted, layouts
 from tidemill.schemas.loop.definition import Loop
 
@@ -48,7 +48,7 @@ class MemoryTable:
         self,
         frame: pl.DataFrame | None,
         *,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
         """Commit the rows of *frame* and all *swaps* at once and return the new version.
@@ -89,7 +89,7 @@ class MemoryTable:
         """Yield the rows that fulfil *where*, *rows* at a time."""
         yield from self.read(columns, where).iter_slices(rows)
 
-    def _compare(self, swaps: Sequence[Swap]) -> None:
+    def _compare(self, swaps: Sequence[CompareAndSwap]) -> None:
         for swap in swaps:
             found = self._numbers.get(swap.app_id)
             if found != swap.expected:

@@ -3,7 +3,7 @@
 It knows no loop and no meaning of a number. Which columns there are is told by `layouts.py`; small
 files are merged in `compaction.py`.
 
-Delivery: exactly once for whoever names its progress. A commit compares every `Swap` with the
+Delivery: exactly once for whoever names its progress. A commit compares every `CompareAndSwap` with the
 snapshot it is made from, and the log refuses it if another writer moved one of them since: that is
 the fence. After an error of unknown outcome the log is read back, for the commit's own id.
 """
@@ -22,11 +22,11 @@ from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.commits import (
     COMMIT_ID,
     Commit,
-    Swap,
+    CompareAndSwap,
     remove_files,
     write_files,
 )
-from tidemill.features.lake.handles import Handle, Place, open_table
+from tidemill.features.lake.handles import Handle, LakeLocation, open_table
 from tidemill.features.lake.layouts import PARTITION, fitted, undated
 from tidemill.features.lake.storage import lake_errors
 
@@ -39,7 +39,7 @@ _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this oft
 class Table:
     """One Delta table, with the handle it was last seen through. Safe to share among threads."""
 
-    def __init__(self, place: Place, folder: str, *, fenced: bool = True) -> None:
+    def __init__(self, place: LakeLocation, folder: str, *, fenced: bool = True) -> None:
         """Open *folder* of a lake; *fenced* is False only to show what the fence is for."""
         self.folder = folder
         self.place = place
@@ -78,7 +78,7 @@ class Table:
         self,
         frame: pl.DataFrame | None,
         *,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
         """Commit the rows of *frame* and all *swaps* at once and return the new version.
@@ -192,7 +192,7 @@ class Table:
     def _errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
         return lake_errors(f"{doing} ({self.folder})", self._root)
 
-    def _compare(self, swaps: Sequence[Swap]) -> None:
+    def _compare(self, swaps: Sequence[CompareAndSwap]) -> None:
         """Check *swaps* on the handle; a handle that is merely behind is brought up first."""
         if self._fenced and self._mismatch(swaps):
             self._handle.refresh()
@@ -200,14 +200,16 @@ class Table:
             if wrong:
                 raise self._fence(*wrong)
 
-    def _mismatch(self, swaps: Sequence[Swap]) -> tuple[Swap, int | None] | None:
+    def _mismatch(
+        self, swaps: Sequence[CompareAndSwap]
+    ) -> tuple[CompareAndSwap, int | None] | None:
         for swap in swaps:
             found = self._handle.number(swap.app_id)
             if found != swap.expected:
                 return swap, found
         return None
 
-    def _fence(self, swap: Swap, found: int | None) -> FencedError:
+    def _fence(self, swap: CompareAndSwap, found: int | None) -> FencedError:
         return FencedError(
             f"{self.folder}: {swap.app_id} is at {found}, this worker expected {swap.expected}",
             hint="another worker has taken over; drop this one's state and read the progress anew",
@@ -224,7 +226,7 @@ class Table:
         return write_files(self._storage, self.folder, rows, self.schema, name)
 
     def _commit(
-        self, actions: list[AddAction], swaps: Sequence[Swap], metadata: dict[str, str]
+        self, actions: list[AddAction], swaps: Sequence[CompareAndSwap], metadata: dict[str, str]
     ) -> int:
         numbers = [Transaction(swap.app_id, swap.new) for swap in swaps] if self._fenced else []
         properties = CommitProperties(custom_metadata=metadata, app_transactions=numbers)
@@ -285,7 +287,7 @@ class Table:
     def _refused(
         self,
         actions: Sequence[AddAction],
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         error: Exception,
         *,
         is_last: bool,

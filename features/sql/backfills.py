@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from tidemill.errors import FencedError, LakeError, RequestError
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import EXAMPLES, layouts
 from tidemill.features.lake.storage import lake_errors
@@ -105,7 +105,7 @@ def begin(lake: Lake, backfill: Backfill) -> None:
     loop, name = backfill.loop, backfill.name
     table = lake.create_table(loop.loop, table_name(name), layouts(loop)[EXAMPLES])
     try:
-        table.append(None, swaps=[Swap(BEGUN, None, 1)])
+        table.append(None, swaps=[CompareAndSwap(BEGUN, None, 1)])
     except FencedError as error:
         raise RequestError(
             f"another process is about to begin backfill {name} of {loop.loop}",
@@ -150,15 +150,15 @@ def done(lake: Lake, backfill: Backfill) -> Done:
     return Done(slices, found[COMPLETE] is not None)
 
 
-def slice_swaps(number: int, counts: Mapping[str, int]) -> list[Swap]:
+def slice_swaps(number: int, counts: Mapping[str, int]) -> list[CompareAndSwap]:
     """Return what records in the commit of slice *number* that it is done; only once."""
-    return [Swap(f"{count}/{number}", None, counts[count]) for count in COUNTS]
+    return [CompareAndSwap(f"{count}/{number}", None, counts[count]) for count in COUNTS]
 
 
 def complete(table: Table) -> None:
     """Record that every slice is done; a table without that is not shown to anyone."""
     if table.progress([COMPLETE])[COMPLETE] is None:
-        table.append(None, swaps=[Swap(COMPLETE, None, 1)])
+        table.append(None, swaps=[CompareAndSwap(COMPLETE, None, 1)])
 
 
 def completed(lake: Lake, loop_name: str) -> list[str]:

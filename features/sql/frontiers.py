@@ -6,7 +6,7 @@ It knows what they are called and where they stand; what they mean is the join's
 from collections.abc import Iterable
 
 from tidemill.features.lake.tables import Table
-from tidemill.schemas.logs import Log, first_place, is_feedback, number_of, numbered, place_of
+from tidemill.schemas.logs import Log, first_position, is_feedback, number_of, numbered, position_of
 from tidemill.schemas.loop.definition import Loop
 
 
@@ -26,7 +26,7 @@ def examined_sql(examples: Table, loop: Loop, version: int) -> str:
 
     *examined* is the place up to which its feedback may have corrected what is closed.
     """
-    found = examined_places(examples, loop, version)
+    found = examined_positions(examples, loop, version)
     rows = ", ".join(
         f"({partition}, {number_of(log)}, {place})" for (partition, log), place in found.items()
     )
@@ -38,7 +38,7 @@ def examined_sql(examples: Table, loop: Loop, version: int) -> str:
     )
 
 
-def examined_places(examples: Table, loop: Loop, version: int) -> dict[tuple[int, Log], int]:
+def examined_positions(examples: Table, loop: Loop, version: int) -> dict[tuple[int, Log], int]:
     """Return up to which place feedback of each partition and log may have corrected examples.
 
     Raises:
@@ -51,7 +51,7 @@ def examined_places(examples: Table, loop: Loop, version: int) -> dict[tuple[int
     }
     found = examples.progress(names, version)
     return {
-        (partition, log): place_of(log, offset)
+        (partition, log): position_of(log, offset)
         for name, (partition, log) in names.items()
         if (offset := found[name]) is not None
     }
@@ -61,7 +61,7 @@ def _number(value: int | None) -> str:
     return "NULL" if value is None else str(value)
 
 
-def unexamined_places(loop: Loop, partitions: Iterable[int]) -> dict[tuple[int, Log], int]:
-    """Return as `examined_places` that no feedback has corrected anything."""
+def unexamined_positions(loop: Loop, partitions: Iterable[int]) -> dict[tuple[int, Log], int]:
+    """Return as `examined_positions` that no feedback has corrected anything."""
     logs = [log for log in loop.logs if is_feedback(log)]
-    return {(partition, log): first_place(log) for partition in partitions for log in logs}
+    return {(partition, log): first_position(log) for partition in partitions for log in logs}

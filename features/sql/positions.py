@@ -1,6 +1,6 @@
-"""Places as SQL and as people read them.
+"""Positions as SQL and as people read them.
 
-A place says which stream a row of feedback came by, and at which offset of its topic; more in
+A position says which stream a row of feedback came by, and at which offset of its topic; more in
 `tidemill.schemas.logs`. Rows of decisions have plain offsets, for which the stream is 0.
 """
 
@@ -11,11 +11,11 @@ from tidemill.schemas.logs import OFFSET_BITS, OFFSETS, Log, log_of, offset_of, 
 from tidemill.schemas.loop.definition import Loop
 
 KAFKA_OFFSET = "kafka_offset"
-"""The column of views that has the Kafka offset beside the place, in loops that have streams."""
+"""The column of views that has the Kafka offset beside the position, in loops that have streams."""
 
 
 def has_streams(loop: Loop) -> bool:
-    """Return whether any kind of feedback has a stream: only then places are no offsets."""
+    """Return whether any kind of feedback has a stream: only then positions are no offsets."""
     return any(stream_of(log) is not None for log in loop.logs)
 
 
@@ -41,23 +41,23 @@ def _place(table: str) -> str:
     return f'{table}."offset"' if table else '"offset"'
 
 
-def told_place(place: int, logs: Collection[Log]) -> str:
-    """Return *place* as a person reads it: the offset, behind the stream if there is one.
+def shown_position(position: int, logs: Collection[Log]) -> str:
+    """Return *position* as a person reads it: the offset, behind the stream if there is one.
 
-    >>> told_place(7, ["decisions", "feedback"])
+    >>> shown_position(7, ["decisions", "feedback"])
     '7'
-    >>> told_place((18514 << 48) + 7, ["decisions", "feedback", "feedback.orders"])
+    >>> shown_position((18514 << 48) + 7, ["decisions", "feedback", "feedback.orders"])
     'orders 7'
     """
-    log = log_of(place, logs)
+    log = log_of(position, logs)
     stream = None if log is None else stream_of(log)
-    return str(offset_of(place)) if stream is None else f"{stream} {offset_of(place)}"
+    return str(offset_of(position)) if stream is None else f"{stream} {offset_of(position)}"
 
 
-def told_places(text: str | None, logs: Collection[Log]) -> str | None:
-    """Return *text* with each number in it, a place, as `told_place` has it.
+def shown_positions(text: str | None, logs: Collection[Log]) -> str | None:
+    """Return *text* with each number in it, a position, as `shown_position` has it.
 
-    >>> told_places("[7, 9]", ["decisions", "feedback"])
+    >>> shown_positions("[7, 9]", ["decisions", "feedback"])
     '[7, 9]'
     """
-    return text and re.sub(r"\d+", lambda found: told_place(int(found[0]), logs), text)
+    return text and re.sub(r"\d+", lambda found: shown_position(int(found[0]), logs), text)

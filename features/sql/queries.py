@@ -15,7 +15,7 @@ from tidemill.features.sql.views import connect
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """The columns of a query and its first rows; *is_cut* if there are more."""
 
     columns: tuple[str, ...]
@@ -27,7 +27,7 @@ class Answer:
         return (dict(zip(self.columns, row, strict=True)) for row in self.rows)
 
 
-def ask(lake: Lake, sql: str, *, limit: int) -> Answer:
+def ask(lake: Lake, sql: str, *, limit: int) -> QueryResult:
     """Run *sql* over the views of *lake* and return at most *limit* rows.
 
     Raises:
@@ -46,7 +46,7 @@ def ask(lake: Lake, sql: str, *, limit: int) -> Answer:
                 hint='see which views there are with: tidemill sql "SHOW ALL TABLES"',
             ) from error
         columns = tuple(column[0] for column in result.description or ())
-    return Answer(columns, rows[:limit], is_cut=len(rows) > limit)
+    return QueryResult(columns, rows[:limit], is_cut=len(rows) > limit)
 
 
 def _check(statements: Sequence[duckdb.Statement]) -> None:

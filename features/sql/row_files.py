@@ -9,11 +9,13 @@ import pyarrow as pa
 from tidemill.features.lake.lake import Table
 from tidemill.features.lake.storage import lake_errors
 
-Place = tuple[int, int, datetime]
+RowLocation = tuple[int, int, datetime]
 """Partition, offset and event time of a row."""
 
 
-def files_of(table: Table, places: Iterable[Place], version: int) -> dict[tuple[int, int], str]:
+def files_of(
+    table: Table, places: Iterable[RowLocation], version: int
+) -> dict[tuple[int, int], str]:
     """Return the file that holds each row, by (partition, offset), as a path below the lake.
 
     A row that is in several files is told with the first of them.
@@ -41,7 +43,9 @@ def files_of(table: Table, places: Iterable[Place], version: int) -> dict[tuple[
     return found
 
 
-def _candidates(actions: pl.DataFrame, wanted: list[Place]) -> list[tuple[str, list[Place]]]:
+def _candidates(
+    actions: pl.DataFrame, wanted: list[RowLocation]
+) -> list[tuple[str, list[RowLocation]]]:
     """Return the files that may hold some of *wanted*, and which."""
     columns = ("path", "min.at", "max.at", "min.partition", "max.partition")
     found = []

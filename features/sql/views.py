@@ -42,7 +42,7 @@ _DUCK_TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TableSource:
     """One version of a table as DuckDB reads it: a FROM item, and the version it is pinned to."""
 
     sql: str
@@ -60,7 +60,7 @@ def schema_name(loop_name: str) -> str:
 
 def source(
     connection: duckdb.DuckDBPyConnection, table: Table, version: int | None = None
-) -> Source:
+) -> TableSource:
     """Return what to select from to read *version* of *table*, the newest by default.
 
     Local files are read by DuckDB itself. DuckDB's own S3 reader is an extension that cannot be
@@ -69,17 +69,17 @@ def source(
     handle = table.handle(version)
     found, uris = handle.version(), sorted(handle.file_uris())
     if not uris:
-        return Source(f"({_empty(table.schema)})", found)
+        return TableSource(f"({_empty(table.schema)})", found)
     if "://" in uris[0]:
         name = f"{table.folder}@{found}"
         connection.register(name, arrow_dataset(table, uris))
-        return Source(quoted(name), found)
+        return TableSource(quoted(name), found)
     columns = ", ".join(quoted(name) for name in table.schema)
     files = ", ".join(_literal(uri) for uri in uris)
     # By name costs a look into every file; only a version that added columns makes it necessary.
     by_name = str(_has_grown(table)).lower()
     read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
-    return Source(f"(SELECT {columns} FROM {read})", found)
+    return TableSource(f"(SELECT {columns} FROM {read})", found)
 
 
 def _has_grown(table: Table) -> bool:
@@ -188,12 +188,12 @@ def _queries(
 
 def newest_examples(
     connection: duckdb.DuckDBPyConnection, examples: Table, loop: Loop, version: int | None = None
-) -> Source:
+) -> TableSource:
     """Return what to select from to read the newest revision of each example of *version*."""
     every = source(connection, examples, version)
     if not has_revisions(examples, loop, every.version):
         return every
-    return Source(newest_sql(every.sql), every.version)
+    return TableSource(newest_sql(every.sql), every.version)
 
 
 def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:

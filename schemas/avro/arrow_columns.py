@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+RowIndexes = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 Bytes = NDArray[np.generic]
-Kind = TypeVar("Kind", bound=np.generic)
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 INLINE = 12
 """A text of so many bytes lies in its view, a longer one is pointed at."""
@@ -29,13 +29,13 @@ _NOT_ASCII = np.uint64(0x8080808080808080)
 class Column(Protocol):
     """One value for each row."""
 
-    def only(self, rows: Rows) -> "Column":
+    def only(self, rows: RowIndexes) -> "Column":
         """Return the column of those *rows*."""
 
-    def spread(self, rows: Rows, count: int) -> "Column":
+    def spread(self, rows: RowIndexes, count: int) -> "Column":
         """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
 
-    def no_text(self) -> Rows:
+    def no_text(self) -> RowIndexes:
         """Return the rows that hold text that is no UTF-8."""
 
     def arrow(self) -> pa.Array:
@@ -50,16 +50,16 @@ class Numbers:
     kind: pa.DataType
     valid: Flags | None = None
 
-    def only(self, rows: Rows) -> Self:
+    def only(self, rows: RowIndexes) -> Self:
         """Return the column of those *rows*."""
         valid = None if self.valid is None else self.valid[rows]
         return replace(self, values=self.values[rows], valid=valid)
 
-    def spread(self, rows: Rows, count: int) -> Self:
+    def spread(self, rows: RowIndexes, count: int) -> Self:
         """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
         return replace(self, values=_spread(self.values, rows, count), valid=_valid(rows, count))
 
-    def no_text(self) -> Rows:
+    def no_text(self) -> RowIndexes:
         """Return no row."""
         return np.empty(0, dtype=np.int64)
 
@@ -81,7 +81,12 @@ class Texts:
 
     @classmethod
     def at(
-        cls, start: Rows, size: Rows, begin: Bytes, data: bytes | Bytes, kind: pa.DataType
+        cls,
+        start: RowIndexes,
+        size: RowIndexes,
+        begin: Bytes,
+        data: bytes | Bytes,
+        kind: pa.DataType,
     ) -> Self:
         """Return the texts of *size* bytes from *start* on, which *begin* with these 16 bytes."""
         words = begin.view("<u8").reshape(-1, 2)
@@ -98,16 +103,16 @@ class Texts:
                 views[is_long, 1] = start[is_long].astype(np.uint64) << _HALF
         return cls(views, data, kind)
 
-    def only(self, rows: Rows) -> Self:
+    def only(self, rows: RowIndexes) -> Self:
         """Return the column of those *rows*."""
         valid = None if self.valid is None else self.valid[rows]
         return replace(self, views=self.views[rows], valid=valid)
 
-    def spread(self, rows: Rows, count: int) -> Self:
+    def spread(self, rows: RowIndexes, count: int) -> Self:
         """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
         return replace(self, views=_spread(self.views, rows, count), valid=_valid(rows, count))
 
-    def no_text(self) -> Rows:
+    def no_text(self) -> RowIndexes:
         """Return the rows that hold text that is no UTF-8."""
         none = np.empty(0, dtype=np.int64)
         if self.kind != pa.string_view() or self._is_short_ascii():
@@ -134,11 +139,11 @@ class Texts:
 class Lists:
     """Lists of texts: how many each row has, and all of them one after the other."""
 
-    counts: Rows
+    counts: RowIndexes
     items: Texts
     valid: Flags | None = None
 
-    def only(self, rows: Rows) -> Self:
+    def only(self, rows: RowIndexes) -> Self:
         """Return the column of those *rows*."""
         counts = self.counts[rows]
         ends = np.cumsum(counts)
@@ -147,11 +152,11 @@ class Lists:
         valid = None if self.valid is None else self.valid[rows]
         return replace(self, counts=counts, items=self.items.only(places), valid=valid)
 
-    def spread(self, rows: Rows, count: int) -> Self:
+    def spread(self, rows: RowIndexes, count: int) -> Self:
         """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
         return replace(self, counts=_spread(self.counts, rows, count), valid=_valid(rows, count))
 
-    def no_text(self) -> Rows:
+    def no_text(self) -> RowIndexes:
         """Return the rows that hold text that is no UTF-8."""
         return np.repeat(np.arange(len(self.counts)), self.counts)[self.items.no_text()]
 
@@ -164,22 +169,22 @@ class Lists:
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class RecordColumn:
     """As many records as *count*, none of them null."""
 
     count: int
     fields: dict[str, Column]
 
-    def only(self, rows: Rows) -> Self:
+    def only(self, rows: RowIndexes) -> Self:
         """Return the column of those *rows*."""
         fields = {name: each.only(rows) for name, each in self.fields.items()}
         return replace(self, count=len(rows), fields=fields)
 
-    def spread(self, rows: Rows, count: int) -> Self:
+    def spread(self, rows: RowIndexes, count: int) -> Self:
         """Refuse: a record that may be null has no column."""
         raise NotImplementedError
 
-    def no_text(self) -> Rows:
+    def no_text(self) -> RowIndexes:
         """Return the rows that hold text that is no UTF-8."""
         return _all_rows([each.no_text() for each in self.fields.values()])
 
@@ -190,18 +195,18 @@ class Records:
         return pa.Array.from_buffers(kind, self.count, [None], children=children)
 
 
-def _all_rows(found: Sequence[Rows]) -> Rows:
+def _all_rows(found: Sequence[RowIndexes]) -> RowIndexes:
     some = [rows for rows in found if len(rows)]
     return np.unique(np.concatenate(some)) if some else np.empty(0, dtype=np.int64)
 
 
-def _spread(values: NDArray[Kind], rows: Rows, count: int) -> NDArray[Kind]:
+def _spread(values: NDArray[Scalar], rows: RowIndexes, count: int) -> NDArray[Scalar]:
     spread = np.zeros((count, *values.shape[1:]), dtype=values.dtype)
     spread[rows] = values
     return spread
 
 
-def _valid(rows: Rows, count: int) -> Flags:
+def _valid(rows: RowIndexes, count: int) -> Flags:
     valid = np.zeros(count, dtype=np.bool_)
     valid[rows] = True
     return valid

@@ -22,7 +22,7 @@ from tidemill.schemas.avro.arrow_columns import (
     Flags,
     Lists,
     Numbers,
-    Records,
+    RecordColumn,
     Texts,
 )
 from tidemill.schemas.avro.primitives import EARLIEST, LATEST
@@ -43,7 +43,7 @@ _OWN_BYTES = 64  # texts up to here are copied out of the batch; they must fit t
 _DOUBLES = 8  # so many neighbours are fetched at once; they must fit the padding
 
 
-class Source:
+class PayloadBytes:
     """The bytes of a batch, as cursors look at them."""
 
     def __init__(self, data: bytes) -> None:
@@ -60,7 +60,7 @@ class Source:
 class Cursors:
     """Where the cursor of each payload stands, and which have failed."""
 
-    def __init__(self, source: Source, starts: Positions, ends: Positions) -> None:
+    def __init__(self, source: PayloadBytes, starts: Positions, ends: Positions) -> None:
         self.source = source
         self.at = starts.copy()
         self.ends = ends
@@ -128,7 +128,7 @@ class Cursors:
 
 def compile_cursors(
     schema: Schema,
-) -> Callable[[bytes, Positions, Positions], tuple[Records, Flags]]:
+) -> Callable[[bytes, Positions, Positions], tuple[RecordColumn, Flags]]:
     """Return the function that reads payloads of *schema*: their columns, and which have passed.
 
     Its arguments are the joined bytes, with `PADDING` behind them, and where each body starts and
@@ -137,8 +137,8 @@ def compile_cursors(
     """
     read = _record(schema)
 
-    def walk(data: bytes, starts: Positions, ends: Positions) -> tuple[Records, Flags]:
-        cursors = Cursors(Source(data), starts, ends)
+    def walk(data: bytes, starts: Positions, ends: Positions) -> tuple[RecordColumn, Flags]:
+        cursors = Cursors(PayloadBytes(data), starts, ends)
         columns = read(cursors)
         passed = cursors.passed()
         if not passed.all():
@@ -152,7 +152,7 @@ def compile_cursors(
     return walk
 
 
-def _record(schema: object) -> Callable[[Cursors], Records]:
+def _record(schema: object) -> Callable[[Cursors], RecordColumn]:
     steps: list[tuple[list[str], Callable[[Cursors], Sequence[Column]]]] = []
     for is_double, group in groupby(fields_of(schema), lambda field: _is_double(field["type"])):
         fields = list(group)
@@ -163,11 +163,11 @@ def _record(schema: object) -> Callable[[Cursors], Records]:
         else:
             steps += [(_names([field]), _single(_read(field["type"]))) for field in fields]
 
-    def record(cursors: Cursors) -> Records:
+    def record(cursors: Cursors) -> RecordColumn:
         columns: dict[str, Column] = {}
         for names, read in steps:
             columns.update(zip(names, read(cursors), strict=True))
-        return Records(len(cursors.at), columns)
+        return RecordColumn(len(cursors.at), columns)
 
     return record
 

@@ -41,14 +41,14 @@ def why_unreadable(schema: Schema) -> tuple[str, str] | None:
     try:
         _Survey().visit(schema, "", 0)
         fastavro.parse_schema(dict(schema), _write_hint=False)
-    except _RefusedError as refused:
+    except _UnboundedError as refused:
         return refused.reason, str(refused)
     except (SchemaParseException, UnknownType, KeyError, TypeError, ValueError) as error:
         return "malformed-schema", f"is not valid Avro: {error!r}"
     return None
 
 
-class _RefusedError(Exception):
+class _UnboundedError(Exception):
     def __init__(self, text: str, *, reason: str = "malformed-schema") -> None:
         super().__init__(text)
         self.reason = reason
@@ -64,16 +64,16 @@ class _Survey:
 
     def visit(self, schema: object, namespace: str, depth: int) -> int:
         if depth > MAX_DEPTH:
-            raise _RefusedError(f"is nested deeper than {MAX_DEPTH}")
+            raise _UnboundedError(f"is nested deeper than {MAX_DEPTH}")
         if isinstance(schema, list):
             sizes = [self.visit(branch, namespace, depth + 1) for branch in schema]
             if not sizes:
-                raise _RefusedError("has a union without branches")
+                raise _UnboundedError("has a union without branches")
             return 1 + min(sizes)
         if isinstance(schema, str):
             return self._named(schema, namespace)
         if not isinstance(schema, Mapping):
-            raise _RefusedError(f"has {schema!r} for a type")
+            raise _UnboundedError(f"has {schema!r} for a type")
         match schema.get("type"):
             case "record" | "error":
                 return self._record(schema, namespace, depth)
@@ -86,7 +86,7 @@ class _Survey:
             case "fixed":
                 size = schema.get("size")
                 if not isinstance(size, int) or not 0 < size <= 2**20:
-                    raise _RefusedError(f"has a fixed of size {size!r}")
+                    raise _UnboundedError(f"has a fixed of size {size!r}")
                 self.names[full_name(schema, namespace)] = size
                 return size
             case "enum":
@@ -102,9 +102,9 @@ class _Survey:
             return _LEAST_BYTES[name]
         full = name if "." in name or not namespace else f"{namespace}.{name}"
         if full in self.open:
-            raise _RefusedError(f"names itself in {name!r}", reason="recursive-schema")
+            raise _UnboundedError(f"names itself in {name!r}", reason="recursive-schema")
         if full not in self.names:
-            raise _RefusedError(f"has an unknown type {name!r}")
+            raise _UnboundedError(f"has an unknown type {name!r}")
         return self.names[full]
 
     def _record(self, schema: Mapping[str, object], namespace: str, depth: int) -> int:
@@ -112,15 +112,15 @@ class _Survey:
         inner = full.rpartition(".")[0]
         fields = schema.get("fields")
         if full in self.open or not isinstance(fields, list):
-            raise _RefusedError(f"has a broken record {full!r}", reason="recursive-schema")
+            raise _UnboundedError(f"has a broken record {full!r}", reason="recursive-schema")
         self.open.add(full)
         self.fields += len(fields)
         if self.fields > MAX_FIELDS:
-            raise _RefusedError(f"has more than {MAX_FIELDS} fields")
+            raise _UnboundedError(f"has more than {MAX_FIELDS} fields")
         size = 0
         for field in fields:
             if not isinstance(field, Mapping) or field.get("type") == "null":
-                raise _RefusedError(f"has a field that holds nothing: {field!r}")
+                raise _UnboundedError(f"has a field that holds nothing: {field!r}")
             size += self.visit(field.get("type"), inner, depth + 1)
         self.open.discard(full)
         self.names[full] = size
@@ -128,7 +128,7 @@ class _Survey:
 
     def _item(self, schema: object, namespace: str, depth: int) -> None:
         if self.visit(schema, namespace, depth + 1) == 0:
-            raise _RefusedError("has items of no size: a few bytes could hold billions of them")
+            raise _UnboundedError("has items of no size: a few bytes could hold billions of them")
 
 
 _LEAST_BYTES: Mapping[str, int] = {

@@ -23,7 +23,7 @@ from tidemill.schemas.avro.wire import Schema
 
 
 @dataclass(slots=True)
-class Rows:
+class PayloadRows:
     """What was read: frames of the writer's columns, the rows they hold, and what was refused."""
 
     frames: list[pl.DataFrame] = field(default_factory=list)
@@ -43,9 +43,9 @@ class PayloadReader:
         self._walk = compile_cursors(writer) if in_columns else None
         self._read_one = compile_reader(writer)
 
-    def read(self, payloads: Payloads, rows: NDArray[np.int64]) -> Rows:
+    def read(self, payloads: Payloads, rows: NDArray[np.int64]) -> PayloadRows:
         """Return the columns of those *rows* of *payloads*; all start with the prefix."""
-        read = Rows()
+        read = PayloadRows()
         if self._walk is not None:
             starts, ends = payloads.starts, payloads.ends
             if len(rows) < len(payloads):
@@ -57,7 +57,7 @@ class PayloadReader:
         self._singly(payloads, rows, read)
         return read
 
-    def _singly(self, payloads: Payloads, rows: NDArray[np.int64], read: Rows) -> None:
+    def _singly(self, payloads: Payloads, rows: NDArray[np.int64], read: PayloadRows) -> None:
         read.slowly += len(rows)
         records, numbers = [], []
         for row in rows.tolist():

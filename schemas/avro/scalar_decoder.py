@@ -17,7 +17,7 @@ from tidemill.schemas.avro.primitives import EARLIEST, LATEST
 from tidemill.schemas.avro.types import fields_of, type_name
 from tidemill.schemas.avro.wire import Schema
 
-Reader = Callable[["Body"], object]
+ReadValue = Callable[["Body"], object]
 MAX_VALUES = MAX_FIELDS * (LONG_LIST + 1)
 """How many list items and records one payload may hold: as many as cursors may let pass."""
 
@@ -97,7 +97,7 @@ def compile_reader(schema: Schema) -> Callable[[bytes, int], dict[str, object]]:
     return read_payload
 
 
-def _compile(schema: object, namespace: str, named: dict[str, Reader]) -> Reader:
+def _compile(schema: object, namespace: str, named: dict[str, ReadValue]) -> ReadValue:
     if isinstance(schema, list):
         return _union([_compile(branch, namespace, named) for branch in schema])
     if isinstance(schema, str):
@@ -120,7 +120,7 @@ def _compile(schema: object, namespace: str, named: dict[str, Reader]) -> Reader
             return _compile(plain, namespace, named)
 
 
-def _named(schema: Mapping[str, object], namespace: str, named: dict[str, Reader]) -> Reader:
+def _named(schema: Mapping[str, object], namespace: str, named: dict[str, ReadValue]) -> ReadValue:
     if schema["type"] == "fixed":
         return _fixed(cast(int, schema["size"]))
     if schema["type"] == "enum":
@@ -137,7 +137,7 @@ def _named(schema: Mapping[str, object], namespace: str, named: dict[str, Reader
     return record
 
 
-def _union(branches: Sequence[Reader]) -> Reader:
+def _union(branches: Sequence[ReadValue]) -> ReadValue:
     def union(body: Body) -> object:
         index = body.long()
         if not 0 <= index < len(branches):
@@ -158,7 +158,7 @@ def _blocks(body: Body) -> int:
     return -count
 
 
-def _array(read: Reader) -> Reader:
+def _array(read: ReadValue) -> ReadValue:
     def array(body: Body) -> object:
         items: list[object] = []
         while count := _blocks(body):
@@ -171,7 +171,7 @@ def _array(read: Reader) -> Reader:
     return array
 
 
-def _map(read: Reader) -> Reader:
+def _map(read: ReadValue) -> ReadValue:
     def mapping(body: Body) -> object:
         items: dict[str, object] = {}
         while count := _blocks(body):
@@ -186,7 +186,7 @@ def _map(read: Reader) -> Reader:
     return mapping
 
 
-def _fixed(size: int) -> Reader:
+def _fixed(size: int) -> ReadValue:
     def fixed(body: Body) -> object:
         start = body.take(size)
         return body.data[start : start + size]
@@ -194,7 +194,7 @@ def _fixed(size: int) -> Reader:
     return fixed
 
 
-def _enum(symbols: Sequence[str]) -> Reader:
+def _enum(symbols: Sequence[str]) -> ReadValue:
     def enum(body: Body) -> object:
         index = body.long()
         if not 0 <= index < len(symbols):
@@ -244,7 +244,7 @@ def _string(body: Body) -> str:
         raise refused("malformed", f"text at byte {start} is not UTF-8: {error.reason}") from None
 
 
-_PLAIN: Mapping[str, Reader] = {
+_PLAIN: Mapping[str, ReadValue] = {
     "null": _null,
     "boolean": _boolean,
     "int": _int,

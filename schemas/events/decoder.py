@@ -16,7 +16,7 @@ import polars as pl
 from tidemill.errors import ContractError
 from tidemill.schemas.avro.evolution import resolve, unsure_columns
 from tidemill.schemas.avro.limits import why_unreadable
-from tidemill.schemas.avro.payload_reader import PayloadReader, Rows
+from tidemill.schemas.avro.payload_reader import PayloadReader, PayloadRows
 from tidemill.schemas.avro.payloads import Payloads, Poison
 from tidemill.schemas.avro.types import full_name
 from tidemill.schemas.avro.wire import Schema
@@ -51,7 +51,7 @@ Shape = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _ReadPlan:
     """How payloads of one prefix become rows of the topic's frame."""
 
     reader: PayloadReader
@@ -61,7 +61,7 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _RefusedPrefix:
     """Why no payload of one prefix is read."""
 
     reason: str
@@ -77,7 +77,7 @@ class EventDecoder:
         A kind may move to another stream; what was produced before lies where it lay.
         """
         self._store = store
-        self._plans: dict[bytes, _Plan | _Refusal] = {}
+        self._plans: dict[bytes, _ReadPlan | _RefusedPrefix] = {}
         self._readers: dict[str, tuple[Schema, Shape]] = {}
         if not is_feedback(log):
             self.frame_schema = decision_frame_schema(loop)
@@ -109,7 +109,7 @@ class EventDecoder:
                 case None:
                     what = f"no schema is registered for {prefix.hex()}"
                     poison += [Poison(row, "unknown-schema", what) for row in rows.tolist()]
-                case _Refusal(reason, detail):
+                case _RefusedPrefix(reason, detail):
                     poison += [Poison(row, reason, detail) for row in rows.tolist()]
                 case plan:
                     read = plan.reader.read(payloads, rows)
@@ -136,19 +136,19 @@ class EventDecoder:
             for prefix, writer in self._store.lookup_all(missing).items():
                 self._plans[prefix] = self._plan(writer, prefix)
 
-    def _plan(self, writer: Schema, prefix: bytes) -> _Plan | _Refusal:
+    def _plan(self, writer: Schema, prefix: bytes) -> _ReadPlan | _RefusedPrefix:
         if refusal := why_unreadable(writer):
-            return _Refusal(refusal[0], f"its schema {refusal[1]}")
+            return _RefusedPrefix(refusal[0], f"its schema {refusal[1]}")
         name = full_name(writer)
         if name not in self._readers:
-            return _Refusal("wrong-type", f"{name} is no event of this topic")
+            return _RefusedPrefix("wrong-type", f"{name} is no event of this topic")
         reader, shape = self._readers[name]
         payloads = PayloadReader(writer, prefix)
         try:
             resolve(pl.DataFrame(schema=payloads.columns), writer, reader)
         except (ContractError, pl.exceptions.PolarsError) as error:
-            return _Refusal("incompatible-schema", str(error))
-        return _Plan(
+            return _RefusedPrefix("incompatible-schema", str(error))
+        return _ReadPlan(
             payloads,
             resolve=lambda frame: resolve(frame, writer, reader),
             unsure=unsure_columns(writer, reader),
@@ -156,7 +156,7 @@ class EventDecoder:
         )
 
 
-def _shaped(plan: _Plan, read: Rows, poison: list[Poison]) -> Iterator[pl.DataFrame]:
+def _shaped(plan: _ReadPlan, read: PayloadRows, poison: list[Poison]) -> Iterator[pl.DataFrame]:
     """Return the frames of *read* in the topic's columns, each row with its number."""
     for frame, numbers in zip(read.frames, read.numbers, strict=True):
         column = pl.Series("row", numbers.astype(np.uint32))

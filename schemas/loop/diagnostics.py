@@ -12,7 +12,7 @@ from tidemill.schemas.loop.fields import FieldType
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class Diagnostic:
     """One thing that is wrong, its hint, and its path in the definition."""
 
     what: str
@@ -20,52 +20,54 @@ class Mistake:
     path: tuple[str, ...]
 
 
-def mistakes(error: ValidationError, value: object) -> list[Mistake]:
+def diagnostics(error: ValidationError, value: object) -> list[Diagnostic]:
     """Return every mistake of *error*, which came of validating *value* as a loop."""
-    found = [_mistake(dict(one), value) for one in error.errors(include_url=False)]
-    unique: dict[tuple[str, ...], Mistake] = {}
+    found = [_diagnostic(dict(one), value) for one in error.errors(include_url=False)]
+    unique: dict[tuple[str, ...], Diagnostic] = {}
     for mistake in found:  # a union reports once per member; the first says enough
         unique.setdefault(mistake.path, mistake)
     return list(unique.values())
 
 
-def _mistake(error: Mapping[str, Any], value: object) -> Mistake:
+def _diagnostic(error: Mapping[str, Any], value: object) -> Diagnostic:
     path = _existing(tuple(str(part) for part in error["loc"]), value, error["type"])
     context = error.get("ctx", {})
     if error["type"] == "loop":
-        return Mistake(context["what"], context["hint"], (*path, *context["at"]))
+        return Diagnostic(context["what"], context["hint"], (*path, *context["at"]))
     name = ".".join(path) or "the loop"
     given = error.get("input")
     match error["type"]:
         case "extra_forbidden":
             known = _known_keys(path[:-1])
-            return Mistake(f"unknown key {name!r}", _did_you_mean(path[-1], known), path)
+            return Diagnostic(f"unknown key {name!r}", _did_you_mean(path[-1], known), path)
         case "missing":
-            return Mistake(f"{name!r} is missing", f"add {path[-1]}:", path)
+            return Diagnostic(f"{name!r} is missing", f"add {path[-1]}:", path)
         case "value_error":
             hint = "write a number and its unit, ms, s, m, h or d, say 30m"
             if "size" in str(context["error"]):
                 hint = "write a number and its unit, kB, MB or GB, say 512MB"
-            return Mistake(f"{name}: {context['error']}", hint, path)
+            return Diagnostic(f"{name}: {context['error']}", hint, path)
         case "enum":
             kinds = [kind.value for kind in FieldType]
-            return Mistake(f"{name}: no type {given!r}", _did_you_mean(str(given), kinds), path)
+            return Diagnostic(f"{name}: no type {given!r}", _did_you_mean(str(given), kinds), path)
         case "literal_error":
             hint = f"write one of {context['expected']}"
-            return Mistake(f"{name}: {given!r} is not known", hint, path)
+            return Diagnostic(f"{name}: {given!r} is not known", hint, path)
         case "string_pattern_mismatch":
             what = f"{name}: {given!r} is not a legal name"
             dash = "dashes" if path == ("loop",) else "underscores"
             hint = f"use small letters, digits and {dash}, starting with a letter"
-            return Mistake(what, hint, path)
+            return Diagnostic(what, hint, path)
         case "model_type" | "model_attributes_type" | "dict_type":
             hint = (
                 f"write its keys on the lines below: {', '.join(_known_keys(path)) or 'name: ...'}"
             )
-            return Mistake(f"{name} is {_short(given)}, not a map of keys and values", hint, path)
+            return Diagnostic(
+                f"{name} is {_short(given)}, not a map of keys and values", hint, path
+            )
     says = error["msg"].removeprefix("Input should ").removeprefix("Value error, ")
     what = f"{name} is {_short(given)} but should {says}"
-    return Mistake(what, "change the value, or leave the key out for its default", path)
+    return Diagnostic(what, "change the value, or leave the key out for its default", path)
 
 
 def _existing(path: tuple[str, ...], value: object, kind: str) -> tuple[str, ...]:

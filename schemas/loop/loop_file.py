@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.loop.diagnostics import mistakes
-from tidemill.schemas.loop.yaml_subset import PlainDumper, Tree, read_tree
+from tidemill.schemas.loop.diagnostics import diagnostics
+from tidemill.schemas.loop.yaml_subset import PlainDumper, YamlTree, read_tree
 
 MAX_BYTES = 256 * 1024  # a loop file of a thousand features has 60 kB
 
@@ -41,7 +41,7 @@ class LoopFile:
 
     def line(self, *path: str) -> int:
         """Return the line of *path*, or of the nearest part of the file above it."""
-        return Tree(None, dict(self.lines)).line(path)
+        return YamlTree(None, dict(self.lines)).line(path)
 
 
 def parse_loop(text: str, *, file: str = "loop.yaml") -> Loop:
@@ -100,7 +100,7 @@ def read_text(text: str, *, file: str) -> LoopFile:
     except ValidationError as error:
         found = [
             LoopError(mistake.what, hint=mistake.hint, file=file, line=tree.line(mistake.path))
-            for mistake in mistakes(error, tree.value)
+            for mistake in diagnostics(error, tree.value)
         ]
         # A misspelt key is also a missing one: say the misspelling first.
         found.sort(key=lambda one: (one.what.endswith("is missing"), one.line or 0))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tidemill.errors import LoopError, RequestError
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.loop.diagnostics import mistakes
+from tidemill.schemas.loop.diagnostics import diagnostics
 from tidemill.schemas.loop.labels import compile_label
 
 
@@ -56,5 +56,5 @@ def _validated(tree: Mapping[str, object]) -> Loop:
     try:
         return Loop.model_validate(tree)
     except ValidationError as error:
-        first = mistakes(error, tree)[0]
+        first = diagnostics(error, tree)[0]
         raise LoopError(first.what, hint=first.hint) from error

@@ -47,7 +47,7 @@ for _tag, _pattern, _first in _RESOLVERS:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class YamlTree:
     """The value of a YAML text, and the line (from 1) of every path in it."""
 
     value: object
@@ -60,13 +60,13 @@ class Tree:
         return self.lines.get(path, 1)
 
 
-def read_tree(text: str, *, file: str) -> Tree:
+def read_tree(text: str, *, file: str) -> YamlTree:
     """Return the value of the YAML *text* with its lines.
 
     Raises:
         LoopError: it is not YAML, not plain, not a map, or grows too large; with its line.
     """
-    reader = _Reader(file)
+    reader = _YamlReader(file)
     try:
         reader.check_size(text)
         node = yaml.compose(text, Loader=PlainLoader)
@@ -91,17 +91,17 @@ def read_tree(text: str, *, file: str) -> Tree:
             file=file,
             line=1,
         )
-    return Tree(reader.value(node, (), 0), reader.lines)
+    return YamlTree(reader.value(node, (), 0), reader.lines)
 
 
-class _Mark(Protocol):
+class _YamlPosition(Protocol):
     """Where PyYAML saw something; its two scanners have a class each."""
 
     @property
     def line(self) -> int: ...
 
 
-class _Reader:
+class _YamlReader:
     """Builds values under a budget, so that neither depth nor aliases can hurt."""
 
     def __init__(self, file: str) -> None:
@@ -109,7 +109,7 @@ class _Reader:
         self._left = MAX_NODES
         self.lines: dict[tuple[str, ...], int] = {}
 
-    def _wrong(self, mark: _Mark | None, what: str, hint: str) -> LoopError:
+    def _wrong(self, mark: _YamlPosition | None, what: str, hint: str) -> LoopError:
         line = mark.line + 1 if mark else None
         return LoopError(what, hint=hint, file=self._file, line=line)
 
@@ -127,7 +127,7 @@ class _Reader:
                 raise self._wrong(event.start_mark, what, "a loop needs six; check the brackets")
         self._left = MAX_NODES
 
-    def _spend(self, mark: _Mark | None) -> None:
+    def _spend(self, mark: _YamlPosition | None) -> None:
         self._left -= 1
         if self._left < 0:
             what = f"has more than {MAX_NODES:,} values once its aliases are expanded"

@@ -16,12 +16,12 @@ from tidemill.schemas.models.manifest import (
     CHUNK_BYTES,
     LIVE,
     MAX_PAYLOAD_BYTES,
-    Announcement,
+    ModelManifest,
     Reason,
     RefusedError,
-    announcement_key,
     check_payload,
     chunk_count,
+    manifest_key,
     parse_chunk_key,
     verify,
 )
@@ -35,7 +35,7 @@ _MAX_PLACES = 10_000
 class Delivery:
     """A model that was announced by a trusted key and has arrived whole."""
 
-    announcement: Announcement
+    announcement: ModelManifest
     payload: bytes
 
 
@@ -54,7 +54,7 @@ class Refusal:
 Chunks = dict[int, bytes]
 
 
-class ModelInbox:
+class ModelAssembler:
     """Turn the records of the model topic into deliveries and refusals.
 
     Args:
@@ -75,9 +75,9 @@ class ModelInbox:
         self._wants = wants or (lambda _loop: True)
         self._chunks: OrderedDict[tuple[str, str], Chunks] = OrderedDict()
         self.held_bytes = 0  # of chunks; never over HELD_BYTES after a call
-        self._newest: dict[tuple[str, str], Announcement] = {}
+        self._newest: dict[tuple[str, str], ModelManifest] = {}
         self._rereading: set[tuple[str, str]] = set()
-        self._waiting: dict[tuple[str, str], Announcement] = {}
+        self._waiting: dict[tuple[str, str], ModelManifest] = {}
 
     def feed(self, key: bytes | None, value: bytes | None) -> Delivery | Refusal | None:
         """Take one record; return what it completed, or None if nothing is decided by it."""
@@ -115,7 +115,7 @@ class ModelInbox:
 
     def _take_announcement(self, loop: str, slot: str, value: bytes) -> Delivery | Refusal | None:
         announcement, payload = verify(value, self._trusted)
-        if announcement.key != announcement_key(loop, slot):
+        if announcement.key != manifest_key(loop, slot):
             found = announcement.key.decode()
             return _refusal(announcement, "misplaced", f"{found} stands under {loop}/{slot}")
         before = self._newest.get((loop, slot))
@@ -160,7 +160,7 @@ class ModelInbox:
                 return self._complete(waiting)
         return None
 
-    def _complete(self, announcement: Announcement) -> Delivery | Refusal | None:
+    def _complete(self, announcement: ModelManifest) -> Delivery | Refusal | None:
         if self._missing(announcement):
             return None
         where = (announcement.loop, announcement.digest)
@@ -174,7 +174,7 @@ class ModelInbox:
         del self._waiting[announcement.loop, announcement.slot]
         return Delivery(announcement, payload)
 
-    def _missing(self, announcement: Announcement) -> list[int]:
+    def _missing(self, announcement: ModelManifest) -> list[int]:
         group = self._chunks.get((announcement.loop, announcement.digest), {})
         return [index for index in range(announcement.chunks) if index not in group]
 
@@ -182,7 +182,7 @@ class ModelInbox:
         self.held_bytes -= sum(map(len, self._chunks.pop(where, {}).values()))
 
 
-def _refusal(announcement: Announcement, reason: Reason, detail: str) -> Refusal:
+def _refusal(announcement: ModelManifest, reason: Reason, detail: str) -> Refusal:
     return Refusal(
         loop=announcement.loop,
         slot=announcement.slot,

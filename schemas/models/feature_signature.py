@@ -36,8 +36,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _NAN = math.nan
 
-Row = Mapping[str, object]
-RowEncoder = Callable[[Row], list[float]]
+FeatureRow = Mapping[str, object]
+RowEncoder = Callable[[FeatureRow], list[float]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class RefusedError(ModelError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
+class ModelManifest:
     """One published model; the fields are explained in ``manifest.avsc``."""
 
     loop: str
@@ -109,10 +109,10 @@ class Announcement:
     @property
     def key(self) -> bytes:
         """The key of the record that carries it."""
-        return announcement_key(self.loop, self.slot)
+        return manifest_key(self.loop, self.slot)
 
 
-def announcement_key(loop: str, slot: str = LIVE) -> bytes:
+def manifest_key(loop: str, slot: str = LIVE) -> bytes:
     """Return the key under which the announcement of *slot* stands."""
     return f"{loop}/{slot}".encode()
 
@@ -143,7 +143,7 @@ def payload_digest(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def sign(announcement: Announcement, key: SigningKey, *, payload: bytes | None = None) -> bytes:
+def sign(announcement: ModelManifest, key: SigningKey, *, payload: bytes | None = None) -> bytes:
     """Return the record value: the announcement in Avro with its signature.
 
     Args:
@@ -153,12 +153,12 @@ def sign(announcement: Announcement, key: SigningKey, *, payload: bytes | None =
     """
     if (payload is not None) != (announcement.chunks == 0):
         raise ValueError(f"{announcement.version} has {announcement.chunks} chunks")
-    body = _encode("Announcement", asdict(announcement))
+    body = _encode("ModelManifest", asdict(announcement))
     value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
     return _encode("Signed", value)
 
 
-def verify(value: bytes, trusted: TrustedKeys) -> tuple[Announcement, bytes | None]:
+def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | None]:
     """Return the announcement of a record value, and its payload where that is inline.
 
     The signature is checked before anything of the announcement is read. The digest of an inline
@@ -177,7 +177,7 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[Announcement, bytes | No
         )
     if not trusted.verify(key, signed["signature"], body):
         raise RefusedError("bad-signature", f"the announcement is not what key {key} signed")
-    announcement = Announcement(**_decode("Announcement", body))
+    announcement = ModelManifest(**_decode("ModelManifest", body))
     if announcement.chunks == 0:
         check_payload(announcement, payload or b"")
     elif payload is not None:
@@ -185,7 +185,7 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[Announcement, bytes | No
     return announcement, payload
 
 
-def check_payload(announcement: Announcement, payload: bytes) -> None:
+def check_payload(announcement: ModelManifest, payload: bytes) -> None:
     """Refuse a payload that is not the announced one.
 
     Raises:

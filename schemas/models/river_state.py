@@ -24,7 +24,12 @@ import fastavro
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType
-from tidemill.schemas.models.feature_signature import FeatureSignature, Row, SignatureField, seconds
+from tidemill.schemas.models.feature_signature import (
+    FeatureRow,
+    FeatureSignature,
+    SignatureField,
+    seconds,
+)
 
 MAX_NAMES = 200_000  # of flags and numbers together; the learner stops taking new words there
 MAX_NUMBER = 1e100  # the square of a larger one would make the variance infinite for ever
@@ -60,7 +65,7 @@ class RowMapping:
                     numbers.append(item.name)
         self._numbers = numbers
 
-    def __call__(self, row: Row) -> tuple[dict[str, float], list[str]]:
+    def __call__(self, row: FeatureRow) -> tuple[dict[str, float], list[str]]:
         """Return the numbers by name, and the flags that are set."""
         get = row.get
         numbers: dict[str, float] = {}
@@ -182,7 +187,7 @@ class LinearPredictor:
         self._intercept = state.intercept
         self._link = _sigmoid if state.learner == "logistic_regression" else _identity
 
-    def score(self, row: Row) -> float:
+    def score(self, row: FeatureRow) -> float:
         """Return the probability (logistic) or the value (linear) predicted for *row*."""
         numbers, flags = self._mapping(row)
         total = 0.0

@@ -10,7 +10,7 @@ from typing import cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class OneWrite(asyncio.Transport):
+class CoalescingWriter(asyncio.Transport):
     """A transport that sends all that is written in one turn of the event loop together."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,10 +62,10 @@ class OneWrite(asyncio.Transport):
         self._transport.set_protocol(protocol)
 
 
-class OneWriteProtocol(HttpToolsProtocol):
+class CoalescingProtocol(HttpToolsProtocol):
     """uvicorn's HTTP over a transport that sends each answer at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new connection."""
         below = cast(asyncio.Transport, transport)  # uvloop's is one, but not by class
-        super().connection_made(OneWrite(below, self.loop))
+        super().connection_made(CoalescingWriter(below, self.loop))

@@ -37,7 +37,7 @@ class Reply(NamedTuple):
     kind: tuple[bytes, bytes] = _JSON
 
 
-class Refusal(Exception):  # noqa: N818  # an answer rather than an error of ours
+class HttpRefusal(Exception):  # noqa: N818  # an answer rather than an error of ours
     """A request that is answered with *status* and the words of *error*."""
 
     def __init__(self, status: int, error: TidemillError) -> None:
@@ -56,7 +56,7 @@ def app_of(worker: Worker) -> App:
         try:
             body = await _body(receive)
             reply = api.answer(scope["method"], scope["path"], body, started_s)
-        except Refusal as refusal:
+        except HttpRefusal as refusal:
             reply = refusal.reply
         worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
         headers = [reply.kind, (b"content-length", b"%d" % len(reply.body))]
@@ -78,7 +78,7 @@ async def _body(receive: Receive) -> bytes:
         error = RequestError(
             f"the body is larger than {MAX_BODY_BYTES} bytes", hint="send smaller batches"
         )
-        raise Refusal(413, error)
+        raise HttpRefusal(413, error)
     return body
 
 
@@ -97,7 +97,7 @@ class _Api:
         self._posts = {"decisions": _decide, "feedback": _take_feedback}
 
     def answer(self, method: str, path: str, body: bytes, started_s: float) -> Reply:
-        """Return the answer to one request; raise `Refusal` for one that cannot be met."""
+        """Return the answer to one request; raise `HttpRefusal` for one that cannot be met."""
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None
         if post is None:
@@ -107,18 +107,18 @@ class _Api:
         try:
             return post(self._worker.decider(parts[3]), body, started_s)
         except UnknownError as error:
-            raise Refusal(404, error) from error
+            raise HttpRefusal(404, error) from error
         except RequestError as error:
-            raise Refusal(400, error) from error
+            raise HttpRefusal(400, error) from error
         except BrokerError as error:
-            raise Refusal(503, error) from error
+            raise HttpRefusal(503, error) from error
 
     def _page(self, method: str, path: str, parts: list[str]) -> Reply:
         page = self._pages.get(path)
         is_loop = len(parts) == 4 and parts[1:3] == _LOOPS
         if page is None and not is_loop:
             error = RequestError(f"there is nothing at {path[:200]}", hint=_PATHS)
-            raise Refusal(404, error)
+            raise HttpRefusal(404, error)
         if method not in ("GET", "HEAD"):
             raise _wrong_method(method, path, "GET")
         if page is not None:
@@ -126,7 +126,7 @@ class _Api:
         try:
             return Reply(200, _encode(_described(self._worker.decider(parts[3]))))
         except UnknownError as error:
-            raise Refusal(404, error) from error
+            raise HttpRefusal(404, error) from error
 
     def _loops(self) -> Iterable[str]:
         return list(self._worker.follower.deciders)
@@ -174,9 +174,9 @@ def _described(decider: Decider) -> dict[str, object]:
     }
 
 
-def _wrong_method(method: str, path: str, right: str) -> Refusal:
+def _wrong_method(method: str, path: str, right: str) -> HttpRefusal:
     error = RequestError(f"{method} is not for {path[:200]}", hint=f"use {right}")
-    return Refusal(405, error)
+    return HttpRefusal(405, error)
 
 
 _LOOPS = ["v1", "loops"]

@@ -13,7 +13,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from tidemill.serving.decision.counters import BOUNDS_US, Tally
+from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 from tidemill.serving.worker import Worker
 
 
@@ -83,7 +83,7 @@ def _of_events(worker: Worker) -> Iterator[Metric]:
     yield GaugeMetricFamily("tidemill_events_waiting", "Events in the buffer", events.waiting)
 
 
-def _buckets(tally: Tally) -> list[tuple[str, float]]:
+def _buckets(tally: DecisionCounters) -> list[tuple[str, float]]:
     total, rows = 0, []
     bounds = [*(str(bound / 1e6) for bound in BOUNDS_US), "+Inf"]
     for bound, count in zip(bounds, tally.latency, strict=True):

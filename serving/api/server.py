@@ -14,9 +14,9 @@ from types import FrameType
 import uvicorn
 
 from tidemill.schemas.registry.memory import SchemaStore
-from tidemill.serving.api.coalesce import OneWriteProtocol
+from tidemill.serving.api.coalesce import CoalescingProtocol
 from tidemill.serving.api.http import app_of
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class ServerConfig:
     """A worker, and where it listens."""
 
-    worker: WorkerConfig
+    worker: ServingWorkerConfig
     host: str = "127.0.0.1"
     port: int = 8700
     stop_s: float = 5.0
@@ -50,7 +50,7 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
             host=config.host,
             port=config.port,
             loop="uvloop",
-            http=OneWriteProtocol,
+            http=CoalescingProtocol,
             ws="none",
             lifespan="off",
             access_log=False,

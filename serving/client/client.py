@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from tidemill.errors import RequestError
-from tidemill.serving.client.http_transport import HttpDoor
+from tidemill.serving.client.http_transport import HttpTransport
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
 
@@ -28,7 +28,7 @@ Asked = Mapping[str, object]
 _ASKED = frozenset({"features", "entity", "id", "at"})
 
 
-class Door(Protocol):
+class ClientTransport(Protocol):
     """Through which a client reaches a worker."""
 
     unanswered: int
@@ -76,10 +76,10 @@ class Client:
             ConfigError: a URL is none, or there is no URL.
         """
         listed = [urls] if isinstance(urls, str) else list(urls)
-        self._door: Door = HttpDoor(listed, budget_ms=budget_ms)
+        self._door: ClientTransport = HttpTransport(listed, budget_ms=budget_ms)
 
     @classmethod
-    def through(cls, door: Door) -> Self:
+    def through(cls, door: ClientTransport) -> Self:
         """Return a client that reaches its worker through *door*."""
         client = cls.__new__(cls)
         client._door = door
@@ -123,10 +123,10 @@ class Client:
         """
         from tidemill.schemas.registry.choose import writer_store
         from tidemill.serving.client.embedded import (
-            open_door,  # not before it is wanted: it needs Polars
+            open_transport,  # not before it is wanted: it needs Polars
         )
 
-        door = open_door(
+        door = open_transport(
             kafka,
             loops=tuple(loops),
             definitions=tuple(definitions),
@@ -166,7 +166,7 @@ class Client:
 class LoopClient:
     """The calls for one loop; safe to share between threads."""
 
-    def __init__(self, door: Door, name: str) -> None:
+    def __init__(self, door: ClientTransport, name: str) -> None:
         self.name = name
         self._door = door
 

@@ -52,7 +52,7 @@ class Address:
         return cls(url.rstrip("/"), parts.hostname, port, parts.scheme == "https", prefix)
 
 
-class _Answer:
+class _HttpAnswer:
     """Collects what the parser finds."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Connection:
         start = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode()
         self._socket.settimeout(_left(deadline))
         self._socket.sendall(b"%b%b%d\r\n\r\n%b" % (start, self._head, len(body), body))
-        answer = _Answer()
+        answer = _HttpAnswer()
         parser = httptools.HttpResponseParser(answer)
         try:
             while not answer.is_complete:

@@ -13,10 +13,10 @@ from tidemill.schemas.registry.memory import SchemaStore
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.requests import MAX_BATCH, DecisionRequest
 from tidemill.serving.decision.results import DecisionResult
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 
-class EmbeddedDoor:
+class EmbeddedTransport:
     """Calls a worker of this process; safe to share between threads."""
 
     unanswered = 0
@@ -71,7 +71,7 @@ def _checked(decider: Decider, place: int, item: Mapping[str, object]) -> Decisi
         raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
 
 
-def open_door(
+def open_transport(
     kafka: KafkaConfig,
     *,
     loops: tuple[str, ...],
@@ -81,9 +81,9 @@ def open_door(
     seed: int | None,
     ready_s: float,
     store: SchemaStore | None = None,
-) -> EmbeddedDoor:
+) -> EmbeddedTransport:
     """Start a worker and return the door to it; see `Client.embedded`."""
-    config = WorkerConfig(
+    config = ServingWorkerConfig(
         kafka=kafka,
         name=name or f"{socket.gethostname()}-{os.getpid()}-embedded",
         loops=loops,
@@ -100,4 +100,4 @@ def open_door(
             f"the loops could not be read from {kafka.bootstrap} in {ready_s:g} s: {trouble}",
             hint="is Kafka up, and a loop published? definitions= starts without either",
         )
-    return EmbeddedDoor(worker)
+    return EmbeddedTransport(worker)

@@ -19,7 +19,7 @@ from tidemill.serving.decision.values import plain
 _SKIPPED_S = 1.0  # how long a worker that did not answer has its turns taken by the others
 
 
-class _Batch(msgspec.Struct):
+class _AnswerBatch(msgspec.Struct):
     batch: list[DecisionResult]
 
 
@@ -45,7 +45,7 @@ def _encode_other(value: object) -> object:
 
 _encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 _one = msgspec.json.Decoder(DecisionResult)
-_many = msgspec.json.Decoder(_Batch)
+_many = msgspec.json.Decoder(_AnswerBatch)
 _default = msgspec.json.Decoder(_Default)
 _refused = msgspec.json.Decoder(_Refused)
 
@@ -59,7 +59,7 @@ class _Host:
         self.skip_until = 0.0
 
 
-class HttpDoor:
+class HttpTransport:
     """Sends the calls of a client to its workers; safe to share between threads."""
 
     def __init__(self, urls: Sequence[str], *, budget_ms: float) -> None:

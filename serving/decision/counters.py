@@ -9,7 +9,7 @@ NOTED = 1_000
 _BOUNDS_S = [bound / 1e6 for bound in BOUNDS_US]
 
 
-class Tally:
+class DecisionCounters:
     """What one decider has counted; written without a lock, read by whoever asks.
 
     How long a decision took is noted by source, and counted when enough have been noted or when

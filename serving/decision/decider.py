@@ -16,11 +16,17 @@ from tidemill.schemas.events.schemas import FeedbackEncoder
 from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.memory import SchemaStore
-from tidemill.serving.decision.counters import NOTED, Tally
+from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import decision_encoder
 from tidemill.serving.decision.event_log import EventLog
 from tidemill.serving.decision.ids import new_id
-from tidemill.serving.decision.policy import Choice, Features, Score, default_choice, policy_of
+from tidemill.serving.decision.policy import (
+    Choice,
+    Features,
+    ScoreFunction,
+    default_choice,
+    policy_of,
+)
 from tidemill.serving.decision.requests import (
     DecisionReader,
     DecisionRequest,
@@ -39,7 +45,7 @@ class LiveModel(NamedTuple):
     """The model that decides: its version, and the function that scores features with it."""
 
     version: str
-    score: Score
+    score: ScoreFunction
 
 
 class Decider:
@@ -60,12 +66,12 @@ class Decider:
         store: SchemaStore,
         log: EventLog,
         random: Random,
-        tally: Tally | None = None,
+        tally: DecisionCounters | None = None,
     ) -> None:
         self.loop = loop
         self.model: LiveModel | None = None  # assigned by the subscriber, read once a decision
         self.last_failure: str | None = None
-        self.tally = tally or Tally()
+        self.tally = tally or DecisionCounters()
         self.decisions = DecisionReader(loop)
         self.feedback = FeedbackReader(loop)
         self._choice = policy_of(loop, random).choose

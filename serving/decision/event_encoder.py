@@ -32,7 +32,7 @@ _some_double = struct.Struct("<Bd").pack
 _REMEMBERED = 1_000  # ends of events: sources x models x propensities
 
 Write = Callable[[object], bytes]
-Encode = Callable[[bytes, object, str | None, Choice, str, str | None, Features], bytes]
+EncodeDecision = Callable[[bytes, object, str | None, Choice, str, str | None, Features], bytes]
 """Takes a decision and returns its payload for Kafka. In this order: its id in UTF-8, as it is the
 record's key as well; when, as an aware datetime or microseconds since 1970; whom or what it is
 about, if known; what was decided; who decided; which model, if one did; all features of the loop in
@@ -40,7 +40,7 @@ its order, as `DecisionReader` has checked them. Raises ValueError where a text 
 Unicode, or the time not of the years 1 to 9999."""
 
 
-def decision_encoder(loop: Loop, store: SchemaStore) -> Encode:
+def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
     """Return the function that encodes the decisions of *loop*; registers their schema.
 
     Raises:

@@ -20,17 +20,17 @@ Action = bool | float | str | list[str]
 Features = tuple[object, ...]
 """The checked features of one decision, all of the loop's and in its order. A score that is asked
 for an action gets it behind them, where a greedy model's signature has it."""
-Score = Callable[[Features], float]
+ScoreFunction = Callable[[Features], float]
 
 Choice = tuple[Action, float | None, float | None]
 """Action, score (of the action; of the first one in a ranking) and propensity. A plain tuple: a
 named one would take 0.2 us of the few that a decision has."""
 
 
-class Policy(Protocol):
+class ActionPolicy(Protocol):
     """Turns scores into an action."""
 
-    def choose(self, score: Score, features: Features) -> Choice:
+    def choose(self, score: ScoreFunction, features: Features) -> Choice:
         """Return the action for *features*, which *score* can be asked about.
 
         Raises:
@@ -46,7 +46,7 @@ class ThresholdPolicy:
         self.above = above
         self.below = below
 
-    def choose(self, score: Score, features: Features) -> Choice:
+    def choose(self, score: ScoreFunction, features: Features) -> Choice:
         """Ask for one score; the propensity is 1."""
         found = score(features)
         if found - found != 0.0:
@@ -61,7 +61,7 @@ class ValuePolicy:
         self.low = low
         self.high = high
 
-    def choose(self, score: Score, features: Features) -> Choice:
+    def choose(self, score: ScoreFunction, features: Features) -> Choice:
         """Ask for one score; it is logged as it was before clipping, without a propensity."""
         found = score(features)
         if found - found != 0.0:
@@ -81,7 +81,7 @@ class GreedyPolicy:
         self.epsilon = epsilon
         self._random = random
 
-    def choose(self, score: Score, features: Features) -> Choice:
+    def choose(self, score: ScoreFunction, features: Features) -> Choice:
         """Ask for the score of each action; of equal ones the first in the loop file is best."""
         scores = action_scores(score, features, self.actions)
         best = max(self.actions, key=scores.__getitem__)
@@ -106,7 +106,7 @@ class RankingPolicy:
         self._by_chance = epsilon * math.exp(-math.lgamma(len(actions) + 1))
         self._random = random
 
-    def choose(self, score: Score, features: Features) -> Choice:
+    def choose(self, score: ScoreFunction, features: Features) -> Choice:
         """Ask for the score of each action; equal ones keep the order of the loop file."""
         scores = action_scores(score, features, self.actions)
         ranked = sorted(self.actions, key=lambda action: -scores[action])
@@ -119,7 +119,7 @@ class RankingPolicy:
         return (shown, scores[shown[0]], propensity)
 
 
-def policy_of(loop: "Loop", random: Random) -> Policy:
+def policy_of(loop: "Loop", random: Random) -> ActionPolicy:
     """Return the policy that *loop* names; *random* is where epsilon gets its chance from."""
     settings = loop.policy
     if settings.kind == "value":
@@ -140,7 +140,7 @@ def default_choice(loop: "Loop") -> Choice:
     return (loop.decision.default, None, certain)
 
 
-def action_scores(score: Score, features: Features, actions: list[str]) -> dict[str, float]:
+def action_scores(score: ScoreFunction, features: Features, actions: list[str]) -> dict[str, float]:
     """Return the score of each action, asked for as one more feature behind the others.
 
     Raises:

@@ -14,7 +14,7 @@ from msgspec.structs import asdict, astuple
 from tidemill.errors import RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.decision.policy import Features
-from tidemill.serving.decision.values import At, Record, reworded
+from tidemill.serving.decision.values import At, RequestValues, reworded
 
 MAX_BATCH = 1_000  # decisions or feedback of one request
 MAX_ID = 200  # characters
@@ -47,14 +47,14 @@ class FeedbackRequest(msgspec.Struct, frozen=True, gc=False):
     at: datetime | None = None
 
 
-class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _RequestEntry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     features: msgspec.Raw
     entity: str | None = None
     id: Id | None = None
     at: At | None = None
 
 
-class _FeedbackItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _FeedbackEntry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     decision_id: Id
     kind: str
     values: msgspec.Raw = msgspec.Raw(b"{}")
@@ -62,20 +62,20 @@ class _FeedbackItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     at: At | None = None
 
 
-class _Batch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _RequestBatch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     batch: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
-_ITEM = msgspec.json.Decoder(_Item)
-_FEEDBACK = msgspec.json.Decoder(_FeedbackItem)
-_BATCH = msgspec.json.Decoder(_Batch)
+_ITEM = msgspec.json.Decoder(_RequestEntry)
+_FEEDBACK = msgspec.json.Decoder(_FeedbackEntry)
+_BATCH = msgspec.json.Decoder(_RequestBatch)
 
 
 class DecisionReader:
     """Reads requests for decisions of one loop."""
 
     def __init__(self, loop: Loop) -> None:
-        self.record = Record("feature", loop.features)
+        self.record = RequestValues("feature", loop.features)
         self._features = msgspec.json.Decoder(self.record.struct)
 
     def check(
@@ -105,7 +105,7 @@ class DecisionReader:
         """
         return _one_or_many(body, _ITEM, self._check)
 
-    def _check(self, item: _Item) -> DecisionRequest:
+    def _check(self, item: _RequestEntry) -> DecisionRequest:
         features = _decode(self._features, item.features, self.record)
         return DecisionRequest(astuple(features), item.entity, item.id, item.at)
 
@@ -114,7 +114,9 @@ class FeedbackReader:
     """Reads feedback of one loop, each with the values of its kind."""
 
     def __init__(self, loop: Loop) -> None:
-        self.records = {name: Record("value", kind.values) for name, kind in loop.feedback.items()}
+        self.records = {
+            name: RequestValues("value", kind.values) for name, kind in loop.feedback.items()
+        }
         self._loop = loop.loop
         self._values = {
             name: msgspec.json.Decoder(record.struct) for name, record in self.records.items()
@@ -151,7 +153,7 @@ class FeedbackReader:
         _check_at(at)
         return FeedbackRequest(decision_id, kind, checked, id, at)
 
-    def record(self, kind: str) -> Record:
+    def record(self, kind: str) -> RequestValues:
         """Return what a feedback of *kind* carries.
 
         Raises:
@@ -164,7 +166,7 @@ class FeedbackReader:
             hint=f"its kinds are {', '.join(self.records)}",
         )
 
-    def _check(self, item: _FeedbackItem) -> FeedbackRequest:
+    def _check(self, item: _FeedbackEntry) -> FeedbackRequest:
         record = self.record(item.kind)
         values = _decode(self._values[item.kind], item.values, record)
         return FeedbackRequest(item.decision_id, item.kind, asdict(values), item.id, item.at)
@@ -227,7 +229,7 @@ def _numbered(
 
 
 def _decode(
-    decoder: msgspec.json.Decoder[msgspec.Struct], raw: msgspec.Raw, record: Record
+    decoder: msgspec.json.Decoder[msgspec.Struct], raw: msgspec.Raw, record: RequestValues
 ) -> msgspec.Struct:
     try:
         return decoder.decode(raw)

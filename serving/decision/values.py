@@ -27,14 +27,14 @@ _TYPES: dict[FieldType, object] = {
 }
 
 
-class Record:
+class RequestValues:
     """The values of one mapping, as a type: features, or the values of one kind of feedback."""
 
     def __init__(self, noun: str, fields: Mapping[str, Feature]) -> None:
         self.noun = noun  # what one of them is called in an error
         self.types = {name: str(field.type) for name, field in fields.items()}
         self.struct = msgspec.defstruct(
-            "Record",
+            "RequestValues",
             [_struct_field(name, field) for name, field in fields.items()],
             kw_only=True,
             forbid_unknown_fields=True,

@@ -22,10 +22,10 @@ from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, SignatureField
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
-from tidemill.serving.decision.policy import Score
+from tidemill.serving.decision.policy import ScoreFunction
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
-from tidemill.serving.model.trial import REFUSED, Trial
+from tidemill.serving.model.trial import REFUSED, TrialRequest
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class TrialLimits:
     score_ms: float = 50.0  # of one probe, on average
 
 
-def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
+def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
     """Return the scores of a delivered model, ready to serve *loop*.
 
     Raises:
@@ -71,7 +71,7 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> Score:
     )
 
 
-def _by_name(model: LinearPredictor, signature: FeatureSignature) -> Score:
+def _by_name(model: LinearPredictor, signature: FeatureSignature) -> ScoreFunction:
     """Return the scores of a model that reads features by name."""
     names = [field.name for field in signature.fields]
     return lambda features: model.score(dict(zip(names, features, strict=True)))
@@ -138,7 +138,7 @@ def try_in_child(
             was too slow.
     """
     packed = [struct.pack(f"{len(row)}d", *row) for row in rows]
-    trial = Trial(
+    trial = TrialRequest(
         text=text,
         rows=packed,
         memory_bytes=limits.memory_bytes,

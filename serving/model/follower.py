@@ -12,18 +12,18 @@ from typing import Literal
 
 from tidemill.errors import BrokerError, LoopError, ModelError, TidemillError
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.assembler import Delivery, ModelInbox, Refusal
-from tidemill.schemas.models.manifest import LIVE, Ack, Announcement, utc_now
+from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
+from tidemill.schemas.models.manifest import LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.published import parse_all
-from tidemill.serving.decision.counters import Tally
+from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider, LiveModel
-from tidemill.serving.decision.policy import Score
+from tidemill.serving.decision.policy import ScoreFunction
 
 log = logging.getLogger(__name__)
 
 KeyValue = tuple[bytes | None, bytes | None]
-Admit = Callable[[Delivery, Loop], Score]
+Admit = Callable[[Delivery, Loop], ScoreFunction]
 _KEPT = 3  # deliveries of a loop to fall back on while none of them serves
 
 
@@ -52,7 +52,7 @@ class Follower:
         self,
         name: str,
         *,
-        make: Callable[[Loop, Tally], Decider],
+        make: Callable[[Loop, DecisionCounters], Decider],
         admit: Admit,
         acknowledge: Callable[[Ack], object],
         trusted: TrustedKeys,
@@ -66,7 +66,7 @@ class Follower:
         self._admit = admit
         self._acknowledge = acknowledge
         self._wanted = frozenset(wants)
-        self._inbox = ModelInbox(trusted, self._wants)
+        self._inbox = ModelAssembler(trusted, self._wants)
         self._loops: dict[str, Followed] = {}
         self._unmade: dict[str, Loop] = {}
         self._reported: set[tuple[str, str]] = set()
@@ -100,7 +100,7 @@ class Follower:
             return
         self._unmade.pop(loop.loop, None)
         try:
-            decider = self._make(loop, before.tally if before is not None else Tally())
+            decider = self._make(loop, before.tally if before is not None else DecisionCounters())
         except TidemillError as error:
             log.error("loop %s version %d cannot be served: %s", loop.loop, loop.version, error)
             if isinstance(error, BrokerError):  # the schema registry is away
@@ -164,14 +164,17 @@ class Follower:
         self._answer(announcement, "serving")
         return True
 
-    def _refuse(self, model: Announcement | Refusal, reason: str) -> None:
+    def _refuse(self, model: ModelManifest | Refusal, reason: str) -> None:
         self.refused += 1
         self.last_refusal = f"{model.loop} {model.version or '(unread)'}: {reason}"
         log.error("refused a model of %s", self.last_refusal)
         self._answer(model, "refused", reason)
 
     def _answer(
-        self, model: Announcement | Refusal, status: Literal["serving", "refused"], reason: str = ""
+        self,
+        model: ModelManifest | Refusal,
+        status: Literal["serving", "refused"],
+        reason: str = "",
     ) -> None:
         self._acknowledge(
             Ack(

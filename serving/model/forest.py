@@ -13,7 +13,7 @@ from functools import cache
 from struct import Struct
 
 from tidemill.errors import ModelError
-from tidemill.serving.model.model_text import Model, Splits, Tree
+from tidemill.serving.model.model_text import Splits, TextTree, TreeModel
 from tidemill.serving.model.predictor import RowModel
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def is_built() -> bool:
     return _library() is not None
 
 
-def pack(model: Model) -> bytes:
+def pack(model: TreeModel) -> bytes:
     """Return the trees of *model* as `Forest` takes them, in the byte order of this machine."""
     packing = _Packing(model.columns)
     for tree in model.trees:
@@ -93,14 +93,14 @@ class _Packing:
         head = _HEAD.pack(self.columns, *sizes, transform)
         return b"".join((head, *self.nodes, *self.roots, *self.sets, words))
 
-    def add(self, tree: Tree) -> None:
+    def add(self, tree: TextTree) -> None:
         """Add the nodes of *tree* level by level, the two children of a split side by side."""
         self.roots.append(_ROOT.pack(len(self.nodes)))
         level = [0 if tree.splits else ~0]
         while level:
             level = self._add_level(tree, level)
 
-    def _add_level(self, tree: Tree, level: list[int]) -> list[int]:
+    def _add_level(self, tree: TextTree, level: list[int]) -> list[int]:
         """Add the nodes of *level*; return those of the level below it."""
         below: list[int] = []
         start = len(self.nodes)

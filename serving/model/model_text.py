@@ -66,7 +66,7 @@ class Splits(NamedTuple):
     right: list[int]
 
 
-class Tree(NamedTuple):
+class TextTree(NamedTuple):
     """One tree; sets of categories have a bit for each, in words of 32."""
 
     leaves: list[float]
@@ -74,19 +74,19 @@ class Tree(NamedTuple):
     sets: list[list[int]]
 
 
-class Model(NamedTuple):
+class TreeModel(NamedTuple):
     """What a text says of the scores."""
 
     objective: str
     columns: int
-    trees: list[Tree]
+    trees: list[TextTree]
 
 
 class _TextError(ValueError):
     """What is wrong with the text; `read_text` turns it into a `ModelError`."""
 
 
-def read_text(text: str, columns: int) -> Model:
+def read_text(text: str, columns: int) -> TreeModel:
     """Return what stands in *text*, a LightGBM model that reads *columns* numbers a row.
 
     Raises:
@@ -101,7 +101,7 @@ def read_text(text: str, columns: int) -> Model:
         ) from error
 
 
-def _read_model(text: str, columns: int) -> Model:
+def _read_model(text: str, columns: int) -> TreeModel:
     if len(text) > MAX_BYTES:
         raise _TextError(f"{len(text)} characters are over the limit of {MAX_BYTES}")
     if not (text.isascii() and text.replace("\n", "").isprintable()):
@@ -112,7 +112,7 @@ def _read_model(text: str, columns: int) -> Model:
     sizes = _integers(header, "tree_sizes", 1, MAX_BYTES)
     if not trees or not 1 <= len(sizes) <= MAX_TREES:
         raise _TextError(f"it has {len(sizes)} trees; 1 to {MAX_TREES} are allowed")
-    found: list[Tree] = []
+    found: list[TextTree] = []
     start, room = len(head) + 2, MAX_LEAVES
     for number, size in enumerate(sizes):
         block = text[start : start + size]
@@ -123,7 +123,7 @@ def _read_model(text: str, columns: int) -> Model:
         start += size
     if not text.startswith(END, start):
         raise _TextError("the trees do not end where tree_sizes says")
-    return Model(header["objective"], columns, found)
+    return TreeModel(header["objective"], columns, found)
 
 
 def _check_header(header: dict[str, str], columns: int) -> None:
@@ -144,7 +144,7 @@ def _check_header(header: dict[str, str], columns: int) -> None:
             raise _TextError(f"{key} has {found} entries, not {columns}")
 
 
-def _read_tree(block: str, number: int, columns: int, room: int) -> Tree:
+def _read_tree(block: str, number: int, columns: int, room: int) -> TextTree:
     """Return one tree, of at most *room* leaves."""
     try:
         if not block.endswith("\n\n"):  # the library reads on until there is an empty line
@@ -159,9 +159,9 @@ def _read_tree(block: str, number: int, columns: int, room: int) -> Tree:
         _check_sizes(tree, leaves)
         sets = _integers(tree, "num_cat", 0, 10_000_000, size=1)[0]
         if leaves == 1:
-            return Tree(values, None, [])
+            return TextTree(values, None, [])
         splits = _read_splits(tree, leaves, columns)
-        return Tree(values, splits, _read_sets(tree, splits, sets))
+        return TextTree(values, splits, _read_sets(tree, splits, sets))
     except ValueError as error:
         raise _TextError(f"tree {number}: {error}") from error
 

@@ -22,7 +22,7 @@ from tidemill.serving.model.model_text import END
 
 if TYPE_CHECKING:  # the trial in a child process needs neither, and starts faster without
     from tidemill.schemas.models.feature_signature import FeatureSignature
-    from tidemill.serving.decision.policy import Score
+    from tidemill.serving.decision.policy import ScoreFunction
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class RowModel:
         """
         return self._scorer(self._fill_row)(row)
 
-    def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "Score":
+    def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "ScoreFunction":
         """Return the function that scores features; see `rows.row_filler` for the arguments."""
         from tidemill.serving.model.row_filler import row_filler  # see above
 

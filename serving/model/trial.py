@@ -1,6 +1,6 @@
 """The child process in which a model is loaded for the first time: ``python -m`` this module.
 
-Reads a `Trial` from standard input, limits itself, checks the text, loads it, and writes the scores
+Reads a `TrialRequest` from standard input, limits itself, checks the text, loads it, and writes the scores
 of the rows as doubles and then its trees as `forest.py` packs them. Whatever goes wrong here goes
 wrong here only; and reading megabytes of numbers in Python, which the check is, does not hold up
 the decisions of the worker.
@@ -19,7 +19,7 @@ from tidemill.serving.model.model_text import read_text
 from tidemill.serving.model.predictor import LightGbmModel
 
 
-class Trial(msgspec.Struct):
+class TrialRequest(msgspec.Struct):
     """What the child process is asked to do."""
 
     text: str
@@ -35,7 +35,7 @@ REFUSED = 3  # exit status: the reason stands on standard error in words; 1 is a
 
 def main() -> int:
     """Carry out one trial; return 0 if the model survived it."""
-    trial = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Trial)
+    trial = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=TrialRequest)
     rows = [struct.unpack(f"{len(row) // 8}d", row) for row in trial.rows]
     _limit(trial)
     try:
@@ -54,7 +54,7 @@ def main() -> int:
     return 0
 
 
-def _limit(trial: Trial) -> None:
+def _limit(trial: TrialRequest) -> None:
     """Give the rest of this process so much memory and time; not on Windows, which has no way."""
     try:
         import resource

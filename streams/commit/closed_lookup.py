@@ -12,7 +12,13 @@ import polars as pl
 
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.schemas.logs import is_feedback, numbered
-from tidemill.streams.commit.transactions import Holding, Move, Table, commit, patient
+from tidemill.streams.commit.transactions import (
+    Lease,
+    ProgressTable,
+    ProgressUpdate,
+    commit,
+    patient,
+)
 from tidemill.streams.join.corrections import Recall, Recalled
 from tidemill.streams.join.rules import JoinRules, micros, within_calendar
 
@@ -20,7 +26,7 @@ _RANGES = 16  # of time, or of places, that one read looks at
 _FEEDBACK = ("id", "decision_id", "kind", "at", "values", "offset")
 
 
-def begin_examining(tables: Mapping[str, Table], holdings: Mapping[int, Holding]) -> None:
+def begin_examining(tables: Mapping[str, ProgressTable], leases: Mapping[int, Lease]) -> None:
     """Write down from where feedback may correct, for logs of which that was never asked.
 
     What was read before has ended as it did, under rules without corrections.
@@ -30,17 +36,17 @@ def begin_examining(tables: Mapping[str, Table], holdings: Mapping[int, Holding]
         LakeError: the lake refuses.
     """
     moves = []
-    for held in holdings.values():
+    for held in leases.values():
         known = held.examined
         fresh = [log for log in held.logs if is_feedback(log) and log not in known]
         if fresh:
             new = {numbered("examined", log): held.offset(log) for log in fresh}
-            moves.append(Move(held, [], new))
+            moves.append(ProgressUpdate(held, [], new))
     if moves:
         commit(EXAMPLES, tables[EXAMPLES], moves)
 
 
-def recall_from(tables: Mapping[str, Table], partition: int, rules: JoinRules) -> Recall:
+def recall_from(tables: Mapping[str, ProgressTable], partition: int, rules: JoinRules) -> Recall:
     """Return what recalls closed decisions of *partition*; LakeError if the lake refuses.
 
     *rules* say how far from a decision its feedback is looked for first.
@@ -66,7 +72,7 @@ def recall_from(tables: Mapping[str, Table], partition: int, rules: JoinRules) -
 
 
 def _feedback(
-    table: Table, ours: pl.Expr, answered: pl.DataFrame, rules: JoinRules
+    table: ProgressTable, ours: pl.Expr, answered: pl.DataFrame, rules: JoinRules
 ) -> pl.DataFrame:
     """Return the feedback that the examples *answered* name.
 

@@ -14,23 +14,23 @@ import polars as pl
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
 from tidemill.schemas import topics
 from tidemill.schemas.logs import numbered
-from tidemill.streams.commit.transactions import Holding, Move, Table, commit
-from tidemill.streams.deadletters.writer import Letters
+from tidemill.streams.commit.transactions import Lease, ProgressTable, ProgressUpdate, commit
+from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.partitions import Cut
+from tidemill.streams.runtime.partitions import PartitionSnapshot
 
 PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
 
 
-class Rounds:
+class CommitCycle:
     """Writes the cuts of one loop; blocks, so it is called in a thread."""
 
     def __init__(
         self,
         loop_name: str,
-        tables: Mapping[str, Table],
-        letters: Letters,
+        tables: Mapping[str, ProgressTable],
+        letters: DeadLetterSink,
         metrics: StreamMetrics,
         patience_s: float,
     ) -> None:
@@ -40,7 +40,7 @@ class Rounds:
         self._metrics = metrics
         self._patience_s = patience_s
 
-    def write(self, holdings: Mapping[int, Holding], cuts: Collection[Cut]) -> int | None:
+    def write(self, leases: Mapping[int, Lease], cuts: Collection[PartitionSnapshot]) -> int | None:
         """Make one round of commits; return the version of examples, if it moved.
 
         Raises:
@@ -50,17 +50,17 @@ class Rounds:
         """
         self._letters.write(letter for cut in cuts for letter in cut.letters)
         for table in (DECISIONS, FEEDBACK):
-            self._commit(table, _raw_moves(holdings, cuts, table))
+            self._commit(table, _raw_moves(leases, cuts, table))
         topic = topics.decisions(self._loop)
         moves = [
-            _examples_move(holdings[cut.partition], topic, cut)
+            _examples_move(leases[cut.partition], topic, cut)
             for cut in cuts
             if cut.closed is not None
         ]
         return self._commit(EXAMPLES, moves, _told(cuts))
 
     def _commit(
-        self, table: str, moves: Collection[Move], told: Mapping[str, str] | None = None
+        self, table: str, moves: Collection[ProgressUpdate], told: Mapping[str, str] | None = None
     ) -> int | None:
         version = None
         for portion in _portions(moves):
@@ -70,9 +70,9 @@ class Rounds:
         return version
 
 
-def _portions(moves: Collection[Move]) -> Iterator[list[Move]]:
+def _portions(moves: Collection[ProgressUpdate]) -> Iterator[list[ProgressUpdate]]:
     """Split *moves* between partitions where one commit would hold too many rows in memory."""
-    portion: list[Move] = []
+    portion: list[ProgressUpdate] = []
     rows = 0
     for move in moves:
         more = sum(frame.height for frame in move.frames)
@@ -85,27 +85,29 @@ def _portions(moves: Collection[Move]) -> Iterator[list[Move]]:
         yield portion
 
 
-def _raw_moves(holdings: Mapping[int, Holding], cuts: Collection[Cut], table: str) -> list[Move]:
+def _raw_moves(
+    leases: Mapping[int, Lease], cuts: Collection[PartitionSnapshot], table: str
+) -> list[ProgressUpdate]:
     """Return the moves of those partitions where there is anything new for the raw *table*."""
-    moves = (_raw_move(holdings[cut.partition], cut, table) for cut in cuts)
+    moves = (_raw_move(leases[cut.partition], cut, table) for cut in cuts)
     return [
         move
         for move in moves
         if move.frames
-        or any(move.holding.numbers[table][name] != number for name, number in move.new.items())
+        or any(move.lease.numbers[table][name] != number for name, number in move.new.items())
     ]
 
 
-def _raw_move(holding: Holding, cut: Cut, table: str) -> Move:
+def _raw_move(lease: Lease, cut: PartitionSnapshot, table: str) -> ProgressUpdate:
     logs = [log for log in cut.frames if table_of(log) == table]
     frames = [frame for log in logs for frame in cut.frames[log]]
     numbers = [
         (numbered(name, log), number) for log in logs for name, number in cut.numbers[log].items()
     ]
-    return Move(holding, frames, dict(numbers))
+    return ProgressUpdate(lease, frames, dict(numbers))
 
 
-def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
+def _examples_move(lease: Lease, topic: str, cut: PartitionSnapshot) -> ProgressUpdate:
     closed = cut.closed
     if closed is None:
         raise ValueError(f"partition {cut.partition} has closed nothing")
@@ -122,10 +124,10 @@ def _examples_move(holding: Holding, topic: str, cut: Cut) -> Move:
     if closed.examined:
         numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
         numbers["revised"] = closed.revised
-    return Move(holding, [frame] if frame.height else [], numbers)
+    return ProgressUpdate(lease, [frame] if frame.height else [], numbers)
 
 
-def _told(cuts: Collection[Cut]) -> dict[str, str]:
+def _told(cuts: Collection[PartitionSnapshot]) -> dict[str, str]:
     """Return what the commit of examples tells besides: which idle logs were moved on, where."""
     advances = [
         {

@@ -13,16 +13,16 @@ import numpy as np
 import polars as pl
 
 from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.schemas.logs import OFFSETS, Log, first_place, place_of
-from tidemill.streams.commit.spill_to_lake import RawDecisions, RawStretch, Span
-from tidemill.streams.commit.transactions import Holding, Table
+from tidemill.schemas.logs import OFFSETS, Log, first_position, position_of
+from tidemill.streams.commit.spill_to_lake import OffsetSpan, RawTableSpill, RawTableSpillStore
+from tidemill.streams.commit.transactions import Lease, ProgressTable
 from tidemill.streams.join.checkpoints import Counts, Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import Int64s, JoinRules, moment, read_back
-from tidemill.streams.state.row_buffer import SHELF_ROWS
+from tidemill.streams.state.row_buffer import SEGMENT_ROWS
 
 
-def resume_of(held: Holding) -> Resume:
+def resume_of(held: Lease) -> Resume:
     """Return the numbers that a join goes on from; without rows, which `recover` gives it."""
     return Resume(
         frontier=_frontier(held),
@@ -40,21 +40,21 @@ class Recovery:
     def __init__(
         self,
         rules: JoinRules,
-        tables: Mapping[str, Table],
-        holdings: Mapping[int, Holding],
+        tables: Mapping[str, ProgressTable],
+        leases: Mapping[int, Lease],
         joins: Mapping[int, PartitionJoin],
-        relieve: Callable[[], object],
+        enforce: Callable[[], object],
     ) -> None:
-        """Recover *joins* by number; *relieve* is called whenever they have grown."""
-        begun = {n: held for n, held in holdings.items() if _frontier(held) or _has_begun(held)}
+        """Recover *joins* by number; *enforce* is called whenever they have grown."""
+        begun = {n: held for n, held in leases.items() if _frontier(held) or _has_begun(held)}
         self._tables = tables
         self._joins = {number: joins[number] for number in begun}
         self._frontiers = {number: _frontier(held) for number, held in begun.items()}
         self._needs = [read_back(rules, frontier) for frontier in self._frontiers.values()]
         self._unexamined = _unexamined(begun.values())
-        self._relieve = relieve
+        self._relieve = enforce
 
-    def run(self, stores: Mapping[int, RawDecisions]) -> None:
+    def run(self, stores: Mapping[int, RawTableSpillStore]) -> None:
         """Read ids, open decisions and open feedback; *stores* are those of the decisions.
 
         Raises:
@@ -64,7 +64,7 @@ class Recovery:
             self._recover_decisions(stores)
             self._recover_feedback(self._joined())
 
-    def _recover_decisions(self, stores: Mapping[int, RawDecisions]) -> None:
+    def _recover_decisions(self, stores: Mapping[int, RawTableSpillStore]) -> None:
         verdict = pl.col("verdict")
         since = self._since([need.decisions for need in self._needs])
         where = since & (verdict.is_null() | (verdict == "duplicate"))
@@ -78,9 +78,9 @@ class Recovery:
             self._relieve()
         for row in _together(found).iter_rows(named=True):
             number = row.pop("partition")
-            span = Span(**row)
-            self._joins[number].recall_away(
-                RawStretch(stores[number], span), rows=span.rows, earliest=span.earliest
+            span = OffsetSpan(**row)
+            self._joins[number].recall_spilled(
+                RawTableSpill(stores[number], span), rows=span.rows, earliest=span.earliest
             )
 
     def _recover_feedback(self, joined: Mapping[int, Int64s]) -> None:
@@ -113,7 +113,7 @@ class Recovery:
         return first if frontier is None else first.filter(pl.col("at") >= frontier)
 
 
-def _unexamined(held: Iterable[Holding]) -> pl.Expr:
+def _unexamined(held: Iterable[Lease]) -> pl.Expr:
     """Return which feedback may not have been held against closed decisions yet.
 
     It was read after the examples were committed last, so it was judged by the stream time that
@@ -128,8 +128,8 @@ def _unexamined(held: Iterable[Holding]) -> pl.Expr:
             judged.setdefault(log, []).append(each.numbers[EXAMPLES][f"time/{log}"])
     found = pl.lit(value=False)
     for log, offset in least.items():
-        end = first_place(log) + OFFSETS
-        fresh = pl.col("offset").is_between(place_of(log, offset), end, closed="left")
+        end = first_position(log) + OFFSETS
+        fresh = pl.col("offset").is_between(position_of(log, offset), end, closed="left")
         known = [time for time in judged[log] if time is not None]
         if len(known) == len(judged[log]):
             fresh &= pl.col("stream_time") >= moment(min(known))
@@ -143,8 +143,8 @@ def _by_partition(rows: pl.DataFrame) -> list[tuple[int, pl.DataFrame]]:
 
 
 def _places(number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return where open decisions are, by stretches of `SHELF_ROWS` offsets."""
-    stretch = (pl.col("offset") // SHELF_ROWS).alias("stretch")
+    """Return where open decisions are, by stretches of `SEGMENT_ROWS` offsets."""
+    stretch = (pl.col("offset") // SEGMENT_ROWS).alias("stretch")
     return (
         rows.group_by(stretch)
         .agg(
@@ -177,23 +177,23 @@ def _together(found: list[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def _frontier(held: Holding) -> datetime | None:
+def _frontier(held: Lease) -> datetime | None:
     return _moment(held.numbers["examples"]["frontier"])
 
 
-def _has_begun(held: Holding) -> bool:
+def _has_begun(held: Lease) -> bool:
     """Whether anything was read, or an empty log was moved on: the rest is judged by that time."""
     return any(held.offset(log) or held.of(log, "time") is not None for log in held.logs)
 
 
-def _stream_time(held: Holding, log: Log) -> datetime | None:
+def _stream_time(held: Lease, log: Log) -> datetime | None:
     """Return the larger of what the raw table and the examples recorded."""
     found = (held.of(log, "time"), held.numbers["examples"][f"time/{log}"])
     known = [time for time in found if time is not None]
     return _moment(max(known)) if known else None
 
 
-def _counts(held: Holding) -> Counts:
+def _counts(held: Lease) -> Counts:
     numbers = held.numbers["examples"]
     return Counts(
         late=numbers["late"] or 0,

@@ -17,7 +17,7 @@ import polars as pl
 from tidemill.errors import LakeError
 from tidemill.streams.id_hashes import id_keys
 from tidemill.streams.join.checkpoints import fitted
-from tidemill.streams.join.partition_join import KEPT_OF_DECISIONS
+from tidemill.streams.join.partition_join import DECISION_COLUMNS
 from tidemill.streams.join.rules import Int64s, JoinRules
 from tidemill.streams.state.segments import MARK
 from tidemill.streams.state.spill import frame_bytes
@@ -33,7 +33,7 @@ class RawTable(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class OffsetSpan:
     """Where a stretch of one partition's first decisions is; all bounds included."""
 
     first: int
@@ -43,7 +43,7 @@ class Span:
     rows: int
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> "Span":
+    def of(cls, frame: pl.DataFrame) -> "OffsetSpan":
         """Return where the rows of *frame* are; at least one."""
         bounds = [
             pl.col("offset").min().alias("first"),
@@ -55,7 +55,7 @@ class Span:
         return cls(**frame.select(bounds).row(0, named=True))
 
 
-class RawDecisions:
+class RawTableSpillStore:
     """The store of one partition. Rows at offsets from *committed* on are not in the table yet."""
 
     def __init__(self, table: RawTable, partition: int, rules: JoinRules) -> None:
@@ -64,16 +64,16 @@ class RawDecisions:
         self.rules = rules
         self.committed = 0
 
-    def keep(self, rows: pl.DataFrame) -> "RawStretch | None":
+    def spill(self, rows: pl.DataFrame) -> "RawTableSpill | None":
         """Return a hold on *rows*; None if one of them is not committed yet."""
-        span = Span.of(rows)
-        return RawStretch(self, span) if span.last < self.committed else None
+        span = OffsetSpan.of(rows)
+        return RawTableSpill(self, span) if span.last < self.committed else None
 
 
-class RawStretch:
+class RawTableSpill:
     """Decisions in the raw table; all of them come back with the first that is asked for."""
 
-    def __init__(self, store: RawDecisions, span: Span) -> None:
+    def __init__(self, store: RawTableSpillStore, span: OffsetSpan) -> None:
         self.store = store
         self.span = span
         self._frame: pl.DataFrame | None = None
@@ -85,7 +85,7 @@ class RawStretch:
         return self._nbytes
 
     @property
-    def is_here(self) -> bool:
+    def is_resident(self) -> bool:
         """Whether the rows have come back."""
         return self._frame is not None
 
@@ -101,7 +101,7 @@ class RawStretch:
             raise RuntimeError(f"{self.span} was fetched and is not here")
         return self._frame.select(columns)[positions]
 
-    def bring(self, frame: pl.DataFrame) -> None:
+    def load(self, frame: pl.DataFrame) -> None:
         """Take the rows out of *frame*, which has those of the partition in order of offset.
 
         Raises:
@@ -118,7 +118,7 @@ class RawStretch:
                 hint="rows were removed from the decisions table while their windows were open; "
                 "restore it to an earlier version, then start the worker again",
             )
-        self._frame = _as_kept(found, self.store.rules)
+        self._frame = _as_spilled(found, self.store.rules)
         self._nbytes = frame_bytes(self._frame)
 
     def release(self) -> None:
@@ -126,7 +126,7 @@ class RawStretch:
         self._frame, self._nbytes = None, 0
 
 
-def fetch(stretches: Collection[RawStretch]) -> None:
+def fetch(stretches: Collection[RawTableSpill]) -> None:
     """Bring *stretches* back, with one read for all that are of one table; blocks.
 
     Raises:
@@ -134,7 +134,9 @@ def fetch(stretches: Collection[RawStretch]) -> None:
     """
     tables = {id(stretch.store.table): stretch.store.table for stretch in stretches}
     for key, table in tables.items():
-        wanted = [each for each in stretches if id(each.store.table) == key and not each.is_here]
+        wanted = [
+            each for each in stretches if id(each.store.table) == key and not each.is_resident
+        ]
         by_partition = {each.store.partition: each.store.rules for each in wanted}
         if not wanted:
             continue
@@ -148,10 +150,10 @@ def fetch(stretches: Collection[RawStretch]) -> None:
             rows = frame.filter(pl.col("partition") == partition).sort("offset")
             for each in wanted:
                 if each.store.partition == partition:
-                    each.bring(rows)
+                    each.load(rows)
 
 
-def _place(partition: int, spans: Iterable[Span]) -> pl.Expr:
+def _place(partition: int, spans: Iterable[OffsetSpan]) -> pl.Expr:
     """Return what says in which files, and where in them, *spans* are."""
     spans = list(spans)
     earliest = min(span.earliest for span in spans)
@@ -166,9 +168,9 @@ def _place(partition: int, spans: Iterable[Span]) -> pl.Expr:
     )
 
 
-def _as_kept(raw: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
+def _as_spilled(raw: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
     """Return rows of the raw table as a join keeps them: its frame and its columns."""
-    frame = fitted(raw, rules.decisions, "offset").select(KEPT_OF_DECISIONS)
+    frame = fitted(raw, rules.decisions, "offset").select(DECISION_COLUMNS)
     ids = id_keys(frame["id"])
     return frame.with_columns(
         pl.Series(f"{MARK}at", frame["at"].to_physical()),

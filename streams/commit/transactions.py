@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import polars as pl
 
 from tidemill.errors import FencedError, LakeError
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
 from tidemill.schemas.logs import Log, is_feedback, numbered
 
@@ -46,7 +46,7 @@ CLAIM_TRIES = 8  # two workers that claim at once take turns; more than a few is
 PATIENCE_S = 30.0  # how long a lake that refuses is asked again before the worker gives up
 
 
-class Table(Protocol):
+class ProgressTable(Protocol):
     """The part of a lake table that is needed here; `tidemill.features.lake.lake.Table` has it."""
 
     def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
@@ -56,7 +56,7 @@ class Table(Protocol):
         self,
         frame: pl.DataFrame | None,
         *,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
         """Commit rows and numbers at once; return the version."""
@@ -73,7 +73,7 @@ class Table(Protocol):
 
 
 @dataclass(slots=True)
-class Holding:
+class Lease:
     """One partition this process owns, and the numbers the lake has for it, by table and name."""
 
     partition: int
@@ -95,7 +95,7 @@ class Holding:
         known = {log: found[numbered("examined", log)] for log in self.logs if is_feedback(log)}
         return {log: offset for log, offset in known.items() if offset is not None}
 
-    def swaps(self, table: str, new: Mapping[str, int]) -> list[Swap]:
+    def swaps(self, table: str, new: Mapping[str, int]) -> list[CompareAndSwap]:
         """Return how to move the numbers of *table* to *new*, with the owner compared."""
         known = self.numbers[table]
         owner = known[OWNER]
@@ -103,7 +103,8 @@ class Holding:
             raise RuntimeError(f"partition {self.partition} was never claimed on {table}")
         moved = {OWNER: owner, **new}
         return [
-            Swap(f"{name}/{self.partition}", known[name], number) for name, number in moved.items()
+            CompareAndSwap(f"{name}/{self.partition}", known[name], number)
+            for name, number in moved.items()
         ]
 
     def moved(self, table: str, new: Mapping[str, int]) -> None:
@@ -112,22 +113,22 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class ProgressUpdate:
     """What one commit does for one partition: rows to add, and where its numbers go."""
 
-    holding: Holding
+    lease: Lease
     frames: Sequence[pl.DataFrame]
     new: Mapping[str, int]
 
 
 def claim(
-    tables: Mapping[str, Table],
+    tables: Mapping[str, ProgressTable],
     partitions: Iterable[int],
     version: int | None = None,
     *,
     logs: tuple[Log, ...] = (DECISIONS, FEEDBACK),
     patience_s: float = PATIENCE_S,
-) -> dict[int, Holding]:
+) -> dict[int, Lease]:
     """Own *partitions* from now on, and return what the lake knows of them.
 
     *version* is that of the loop, *logs* are its; where it begins is written down the first time.
@@ -136,18 +137,18 @@ def claim(
         FencedError: another worker keeps claiming the same partitions.
         LakeError: the lake cannot be read or written.
     """
-    holdings = {number: Holding(number, logs) for number in partitions}
-    if not holdings:
+    leases = {number: Lease(number, logs) for number in partitions}
+    if not leases:
         return {}
     for name, table in tables.items():
         begins = {} if version is None else _begins(name, logs, version)
-        _raise_epochs(name, table, holdings, begins, patience_s)
+        _raise_epochs(name, table, leases, begins, patience_s)
     for name, table in tables.items():
         keys = number_names(name, logs)
-        found = table.progress(f"{key}/{number}" for number in holdings for key in keys)
-        for number, holding in holdings.items():
-            holding.numbers[name] = {key: found[f"{key}/{number}"] for key in keys}
-    return holdings
+        found = table.progress(f"{key}/{number}" for number in leases for key in keys)
+        for number, lease in leases.items():
+            lease.numbers[name] = {key: found[f"{key}/{number}"] for key in keys}
+    return leases
 
 
 def number_names(table: str, logs: Sequence[Log]) -> list[str]:
@@ -173,7 +174,7 @@ def _begins(table: str, logs: Sequence[Log], version: int) -> dict[str, tuple[st
 
 def _raise_epochs(
     name: str,
-    table: Table,
+    table: ProgressTable,
     partitions: Collection[int],
     begins: Mapping[str, tuple[str, int]],
     patience_s: float,
@@ -192,8 +193,8 @@ def _raise_epochs(
 
 
 def _claims(
-    table: Table, partitions: Collection[int], begins: Mapping[str, tuple[str, int]]
-) -> list[Swap]:
+    table: ProgressTable, partitions: Collection[int], begins: Mapping[str, tuple[str, int]]
+) -> list[CompareAndSwap]:
     """Return what to move for a claim, as the table stands now.
 
     A commit of another owner in between moves the owner too, so where a version begins is exact.
@@ -203,18 +204,20 @@ def _claims(
     swaps = []
     for number in partitions:
         epoch = found[f"{OWNER}/{number}"]
-        swaps.append(Swap(f"{OWNER}/{number}", epoch, (epoch or 0) + 1))
+        swaps.append(CompareAndSwap(f"{OWNER}/{number}", epoch, (epoch or 0) + 1))
         for begin, (reached, nothing) in begins.items():
             if found[f"{begin}/{number}"] is None:
                 at = found[f"{reached}/{number}"]
-                swaps.append(Swap(f"{begin}/{number}", None, nothing if at is None else at))
+                swaps.append(
+                    CompareAndSwap(f"{begin}/{number}", None, nothing if at is None else at)
+                )
     return swaps
 
 
 def commit(
     name: str,
-    table: Table,
-    moves: Sequence[Move],
+    table: ProgressTable,
+    moves: Sequence[ProgressUpdate],
     metadata: Mapping[str, str] | None = None,
     *,
     patience_s: float = PATIENCE_S,
@@ -227,12 +230,12 @@ def commit(
     """
     frames = [frame for move in moves for frame in move.frames]
     frame = pl.concat(frames) if frames else None
-    swaps = [swap for move in moves for swap in move.holding.swaps(name, move.new)]
+    swaps = [swap for move in moves for swap in move.lease.swaps(name, move.new)]
     version = patient(
         lambda: table.append(frame, swaps=swaps, metadata=metadata), patience_s=patience_s
     )
     for move in moves:
-        move.holding.moved(name, move.new)
+        move.lease.moved(name, move.new)
     return version
 
 
@@ -261,7 +264,7 @@ def patient(act: Callable[[], Result], *, patience_s: float = PATIENCE_S) -> Res
 class UnfencedTable:
     """A table that anyone may overwrite: only there to show in tests what the fence prevents."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: ProgressTable) -> None:
         log.critical("THE FENCE IS OFF: two workers on one partition will corrupt this lake")
         self._table = table
 
@@ -273,13 +276,13 @@ class UnfencedTable:
         self,
         frame: pl.DataFrame | None,
         *,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
         """Commit whatever the numbers were before."""
         while True:
             found = self._table.progress(swap.app_id for swap in swaps)
-            free = [Swap(swap.app_id, found[swap.app_id], swap.new) for swap in swaps]
+            free = [CompareAndSwap(swap.app_id, found[swap.app_id], swap.new) for swap in swaps]
             try:
                 return self._table.append(frame, swaps=free, metadata=metadata)
             except FencedError:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tidemill.streams.consumer.record_batches import Chunk, records_of
+from tidemill.streams.consumer.record_batches import RecordBatch, records_of
 from tidemill.streams.consumer.records import FetchedRecord, Records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class FetchedBatch:
     """The records of one partition from one fetch; ``[start, last]`` batches tile their log.
 
     Holes left by compaction and marks of transactions belong to a batch beside them. *parts* are
@@ -25,10 +25,10 @@ class Batch:
     start: int
     last: int
     session: int
-    parts: Sequence[Chunk | FetchedRecord]
+    parts: Sequence[RecordBatch | FetchedRecord]
 
     def __len__(self) -> int:
-        return sum(part.count if isinstance(part, Chunk) else 1 for part in self.parts)
+        return sum(part.count if isinstance(part, RecordBatch) else 1 for part in self.parts)
 
     @property
     def next(self) -> int:
@@ -41,23 +41,23 @@ class Batch:
         Raises:
             CorruptRecordException: a record batch does not hold what its header says.
         """
-        chunks = [part for part in self.parts if isinstance(part, Chunk)]
+        chunks = [part for part in self.parts if isinstance(part, RecordBatch)]
         if chunks and len(chunks) == len(self.parts):
             return records_of(chunks)
         single: list[FetchedRecord] = []
         for part in self.parts:
-            single += part.records() if isinstance(part, Chunk) else [part]
+            single += part.records() if isinstance(part, RecordBatch) else [part]
         return Records.of(single)
 
 
-def merged(batches: Sequence[Batch]) -> list[Batch]:
+def merged(batches: Sequence[FetchedBatch]) -> list[FetchedBatch]:
     """Return *batches* of one log as one, or as they are if one does not follow the other."""
     follows = all(after.start == before.next for before, after in pairwise(batches))
     if len(batches) < 2 or not follows:
         return list(batches)
     first, last = batches[0], batches[-1]
     return [
-        Batch(
+        FetchedBatch(
             topic=first.topic,
             partition=first.partition,
             start=first.start,

@@ -6,7 +6,7 @@ appending, any reader from any offset, the time of the broker beside each record
 
 from dataclasses import dataclass
 
-from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.batches import FetchedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class MemoryLog:
         self.records.append(MemoryRecord(self.end, timestamp_ms, key, value))
         return self.end - 1
 
-    def fetch(self, start: int, most: int, *, session: int = 0) -> Batch | None:
+    def fetch(self, start: int, most: int, *, session: int = 0) -> FetchedBatch | None:
         """Return at most so many records from offset *start* on; None if there is none."""
         records = self.records[start : start + most]
         if not records:
             return None
-        return Batch(
+        return FetchedBatch(
             topic=self.topic,
             partition=self.partition,
             start=start,

@@ -19,7 +19,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 
-from tidemill.streams.consumer.record_batches import HEADER, Chunk
+from tidemill.streams.consumer.record_batches import HEADER, RecordBatch
 from tidemill.streams.consumer.records import FetchedRecord
 
 AHEAD = 16  # partitions, of a megabyte each; who has more of them finds work in the others
@@ -45,10 +45,10 @@ def keep_bytes() -> None:
     aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes
 
 
-class Run(list[Chunk | FetchedRecord]):
+class FetchedRecords(list[RecordBatch | FetchedRecord]):
     """Chunks and records of one partition, from position *start* to before *next*.
 
-    Marks of transactions and holes that compaction left are between the two, so the next run starts
+    Marks of transactions and gaps that compaction left are between the two, so the next run starts
     where this one ends, unless something was dropped on the way.
     """
 
@@ -57,9 +57,9 @@ class Run(list[Chunk | FetchedRecord]):
         self.start = self.next = start
         self.held = 0
 
-    def add(self, part: Chunk | list[FetchedRecord]) -> None:
+    def add(self, part: RecordBatch | list[FetchedRecord]) -> None:
         """Add the records of one record batch."""
-        if not isinstance(part, Chunk):
+        if not isinstance(part, RecordBatch):
             self += part
             self.held += len(part)
         elif part.count:
@@ -146,7 +146,7 @@ class WholeBatches(dict[TopicPartition, Any]):
 
     def _whole(
         self, place: TopicPartition, result: FetchResult, last: int, end: int
-    ) -> Callable[..., Run]:
+    ) -> Callable[..., FetchedRecords]:
         """Return what takes the place of `FetchResult.getall`: the same, but by record batches.
 
         Marks from *last* to *end*, behind the last record, go with it. It does not keep the result
@@ -157,17 +157,17 @@ class WholeBatches(dict[TopicPartition, Any]):
         fetched._records_iterator = iter(())  # aiokafka's own way, which refers back to its owner
         batches = record_batches(fetched)
 
-        def getall(_max_records: int | None = None) -> Run:
+        def getall(_max_records: int | None = None) -> FetchedRecords:
             result = owner()
             if result is None:
                 raise ReferenceError("a fetch result was asked after its end")
             if not result._assignment.active:
                 result._partition_records = None
             if not result.has_more():
-                return Run(fetched.next_fetch_offset)
+                return FetchedRecords(fetched.next_fetch_offset)
             at = fetched.next_fetch_offset
             start, marks_end = self._marks.pop(place, (at, at))
-            run = Run(start if marks_end == at else at)
+            run = FetchedRecords(start if marks_end == at else at)
             for part in batches:
                 run.add(part)
                 if run.held >= self._at_least and fetched.next_fetch_offset < last:
@@ -208,7 +208,7 @@ def ends(fetched: PartitionRecords) -> tuple[int, int]:
     return last, end
 
 
-def record_batches(fetched: PartitionRecords) -> Iterator[Chunk | list[FetchedRecord]]:
+def record_batches(fetched: PartitionRecords) -> Iterator[RecordBatch | list[FetchedRecord]]:
     """Yield each record batch; marks, and records of aborted transactions, are left out.
 
     The position of *fetched* moves past each batch as it is yielded.
@@ -225,17 +225,17 @@ def record_batches(fetched: PartitionRecords) -> Iterator[Chunk | list[FetchedRe
         end = begin + _OFFSET_AND_LENGTH.size + length
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
-        part: Chunk | list[FetchedRecord] = []
+        part: RecordBatch | list[FetchedRecord] = []
         if not _never_happened(fetched, batch) and not batch.is_control_batch:
             part = _part(batch, records.data[begin:end], fetched.next_fetch_offset)
         fetched.next_fetch_offset = batch.next_offset
         yield part
 
 
-def _part(batch: Any, raw: bytes, position: int) -> Chunk | list[FetchedRecord]:  # noqa: ANN401
+def _part(batch: Any, raw: bytes, position: int) -> RecordBatch | list[FetchedRecord]:  # noqa: ANN401
     """Return what *batch* holds from *position* on: whole if it can be, else record by record."""
     is_whole = raw[_MAGIC_AT] == _MAGIC and batch.base_offset >= position
-    chunk = Chunk.of(raw) if is_whole else None
+    chunk = RecordBatch.of(raw) if is_whole else None
     return chunk or [record for record in batch if record.offset >= position]
 
 

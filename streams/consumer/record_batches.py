@@ -21,7 +21,7 @@ import polars as pl
 from aiokafka.record.default_records import DefaultRecordBatch
 from polars.exceptions import PanicException, PolarsError
 
-from tidemill.schemas.avro.columnar_decoder import PADDING, Cursors, Source
+from tidemill.schemas.avro.columnar_decoder import PADDING, Cursors, PayloadBytes
 from tidemill.schemas.avro.payloads import NOWHERE, Payloads
 from tidemill.schemas.avro.primitives import varint
 from tidemill.streams.consumer.records import Records
@@ -44,7 +44,7 @@ _TAIL = _SYNC + _NO_BLOCK * -(-PADDING // len(_NO_BLOCK))
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class RecordBatch:
     """One record batch of magic 2 whose checksum is right: its header, and its bytes unpacked."""
 
     header: bytes
@@ -56,7 +56,7 @@ class Chunk:
     is_append_time: bool
 
     @classmethod
-    def of(cls, raw: bytes) -> "Chunk | None":
+    def of(cls, raw: bytes) -> "RecordBatch | None":
         """Return the chunk of a record batch; None if its codec is unknown here."""
         header = raw[: HEADER.size]
         fields = HEADER.unpack(header)
@@ -96,7 +96,7 @@ class Chunk:
         yield from DefaultRecordBatch(bytes(plain) + self.data)
 
 
-def records_of(chunks: Sequence[Chunk]) -> Records:
+def records_of(chunks: Sequence[RecordBatch]) -> Records:
     """Return the records of *chunks*, which follow each other.
 
     Raises:
@@ -109,7 +109,7 @@ def records_of(chunks: Sequence[Chunk]) -> Records:
     starts, ends = _bounds(data, len(head))
     last = np.cumsum(counts) - 1
     if len(ends) == counts.sum() and (ends[last] == len(head) + np.cumsum(sizes)).all():
-        found = _columns(Cursors(Source(data), starts, ends), chunks, counts)
+        found = _columns(Cursors(PayloadBytes(data), starts, ends), chunks, counts)
         if found is not None:
             return found
     return Records.of([record for chunk in chunks for record in chunk.records()])
@@ -126,7 +126,7 @@ def _bounds(data: bytes, begin: int) -> tuple[Int64s, Int64s]:
     return ends - sizes, ends
 
 
-def _columns(cursors: Cursors, chunks: Sequence[Chunk], counts: Int64s) -> Records | None:
+def _columns(cursors: Cursors, chunks: Sequence[RecordBatch], counts: Int64s) -> Records | None:
     """Return what *cursors* read of all records, or None if one of them is not as it should be."""
     cursors.move(1)  # attributes, unused
     times_ms = cursors.number()

@@ -20,9 +20,9 @@ from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP, ConsumerMessage, Message
 
 from tidemill.errors import BrokerError
-from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.fetch_thread import FETCH_WAIT_MS, BatchThread
-from tidemill.streams.consumer.prefetch import Run
+from tidemill.streams.consumer.prefetch import FetchedRecords
 
 PAUSE_S = 0.02  # how long to wait when every partition is held back by a full queue
 
@@ -44,14 +44,14 @@ class Progress(Protocol):
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed
-    """Marks a topic as batched: its messages carry a `Batch`, which agents get as it is."""
+    """Marks a topic as batched: its messages carry a `FetchedBatch`, which agents get as it is."""
 
     def loads_key(self, app: object, message: Message, **_options: object) -> None:
         """Return None: a batch has the keys of its records."""
 
-    def loads_value(self, app: object, message: Message, **_options: object) -> Batch:
+    def loads_value(self, app: object, message: Message, **_options: object) -> FetchedBatch:
         """Return the batch of *message*."""
-        batch: Batch = message.value
+        batch: FetchedBatch = message.value
         return batch
 
 
@@ -228,10 +228,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         return BatchThread(self, loop=self.loop, beacon=self.beacon)
 
     def _to_message(self, tp: TP, record: object) -> ConsumerMessage:
-        if not isinstance(record, Run):
+        if not isinstance(record, FetchedRecords):
             return super()._to_message(tp, record)
         newest: Any = record[-1]
-        batch = Batch(
+        batch = FetchedBatch(
             topic=tp.topic,
             partition=tp.partition,
             start=self._delivered.get(tp, record.start),
@@ -279,7 +279,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             expected = self._expected.get(tp)
             # marks before the run may have been passed already: then it starts before them
             if (
-                isinstance(run, Run)
+                isinstance(run, FetchedRecords)
                 and expected is not None
                 and not run.start <= expected <= run[0].offset
             ):

@@ -22,7 +22,7 @@ _HINTS = {
 _OTHER = "does what writes to this topic write the loop's events, and nothing else?"
 
 
-class BadShare:
+class ErrorLimit:
     """How many records of one log are bad in the stretch of offsets that is being read."""
 
     def __init__(self, limit: MaxBad, *, next: int = 0, bad: int = 0) -> None:

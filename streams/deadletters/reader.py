@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 RESENT = "resent"
 """The header of a mark: when the letter of the mark's key was sent again, ISO 8601."""
 
-Told = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Letterbox:
+class DeadLetterReader:
     """The letters of one broker, as of the moment it is read."""
 
     config: KafkaConfig
@@ -55,7 +55,7 @@ class Letterbox:
     copies: int = 0  # letters written again, and passed over
     resent: dict[str, str] = field(default_factory=dict)  # by source, when; known after a reading
 
-    def read(self, wanted: Wanted, told: Told | None = None) -> Iterator[DeadLetter]:
+    def read(self, wanted: Wanted, told: OnProgress | None = None) -> Iterator[DeadLetter]:
         """Yield the letters that are *wanted*, each once, in the order they were written.
 
         After each portion read, *told* is called with the number of records in it.
@@ -85,7 +85,7 @@ class Letterbox:
                 parts.pop(source, None)
                 yield letter
 
-    def marks(self, told: Told | None = None) -> int:
+    def marks(self, told: OnProgress | None = None) -> int:
         """Find out which letters were sent again; return how many records were read for it.
 
         Raises:
@@ -100,7 +100,7 @@ class Letterbox:
                 self.resent[source] = headers[RESENT].decode(errors="replace")
         return records
 
-    def _records(self, told: Told | None) -> Iterator[Record]:
+    def _records(self, told: OnProgress | None) -> Iterator[Record]:
         tail = Tail(self.config, topics.DEAD_LETTERS, timeout_s=self.timeout_s)
         heard_s = time.monotonic()
         try:
@@ -130,7 +130,12 @@ class Overview:
 
 
 def overview(
-    box: Letterbox, wanted: Wanted, *, limit: int, by_place: bool, told: Told | None = None
+    box: DeadLetterReader,
+    wanted: Wanted,
+    *,
+    limit: int,
+    by_place: bool,
+    told: OnProgress | None = None,
 ) -> Overview:
     """Read the letters that are *wanted*; keep the *limit* newest, or the first *by_place*.
 

@@ -24,7 +24,7 @@ from tidemill.schemas.logs import Log, is_feedback, stream_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import Published, newest, produced_topics, versions
 from tidemill.schemas.registry.choose import SchemaStore
-from tidemill.streams.deadletters.reader import RESENT, Letterbox, Told, Wanted
+from tidemill.streams.deadletters.reader import RESENT, DeadLetterReader, OnProgress, Wanted
 from tidemill.streams.deadletters.writer import DeadLetter
 
 NAME = "tidemill-dead-letters"
@@ -106,7 +106,7 @@ def _logs(loop: Loop) -> dict[str, Log]:
 
 
 @dataclass(slots=True)
-class Tally:
+class RedriveCounts:
     """What became of the letters that were asked for.
 
     Attributes:
@@ -128,21 +128,23 @@ class Tally:
             self.some_left.append(opinion)
 
 
-def look(box: Letterbox, wanted: Wanted, judge: Judge, tally: Tally, *, every: bool) -> None:
-    """Say in *tally* what `resend` would do, and change nothing."""
+def look(
+    box: DeadLetterReader, wanted: Wanted, judge: Judge, tally: RedriveCounts, *, every: bool
+) -> None:
+    """Say in *tally* what `redrive` would do, and change nothing."""
     box.marks()
     for chunk in _chunks(box.read(wanted)):
         tally.sent.update(letter.reason for letter in _chosen(chunk, box, judge, tally, every))
 
 
-def resend(
-    box: Letterbox,
+def redrive(
+    box: DeadLetterReader,
     wanted: Wanted,
     judge: Judge,
-    tally: Tally,
+    tally: RedriveCounts,
     *,
     every: bool,
-    told: Callable[[int], Told] = lambda _records: lambda _more: None,
+    told: Callable[[int], OnProgress] = lambda _records: lambda _more: None,
 ) -> None:
     """Send the *wanted* letters again, each once for ever; *tally* says how far it has come.
 
@@ -160,7 +162,7 @@ def resend(
     """
     with closing(TransactionalWriter(box.config, NAME)) as writer:
         records = box.marks()
-        places = _Places(box.config)
+        places = _Destinations(box.config)
         for chunk in _chunks(box.read(wanted, told(records))):
             chosen = _chosen(chunk, box, judge, tally, every)
             if chosen:
@@ -168,7 +170,9 @@ def resend(
             tally.sent.update(letter.reason for letter in chosen)
 
 
-def _send(writer: TransactionalWriter, places: "_Places", letters: Iterable[DeadLetter]) -> None:
+def _send(
+    writer: TransactionalWriter, places: "_Destinations", letters: Iterable[DeadLetter]
+) -> None:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     with writer.transaction():
         for letter in letters:
@@ -185,7 +189,11 @@ def _send(writer: TransactionalWriter, places: "_Places", letters: Iterable[Dead
 
 
 def _chosen(
-    chunk: Sequence[DeadLetter], box: Letterbox, judge: Judge, tally: Tally, every: bool
+    chunk: Sequence[DeadLetter],
+    box: DeadLetterReader,
+    judge: Judge,
+    tally: RedriveCounts,
+    every: bool,
 ) -> list[DeadLetter]:
     """Return those of *chunk* that are to be sent, and count the others."""
     tally.before.update(letter.reason for letter in chunk if letter.source in box.resent)
@@ -196,7 +204,7 @@ def _chosen(
     return [each.letter for each in opinions if each.reason is None or every]
 
 
-class _Places:
+class _Destinations:
     """Where letters go: to the partition they came from, while there is such a one."""
 
     def __init__(self, config: KafkaConfig) -> None:

@@ -78,7 +78,7 @@ class DeadLetter:
         ]
 
 
-class Letters(Protocol):
+class DeadLetterSink(Protocol):
     """Where dead letters go."""
 
     def write(self, letters: Iterable[DeadLetter]) -> None:
@@ -89,7 +89,7 @@ class Letters(Protocol):
         """
 
 
-class MemoryLetters:
+class MemoryDeadLetters:
     """Keeps letters in this process; for tests and notebooks."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class MemoryLetters:
         self.written += letters
 
 
-class UnsentLetters:
+class NoDeadLetters:
     """Sends nothing: for records whose letters were written when they were read the first time."""
 
     def write(self, letters: Iterable[DeadLetter]) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 import polars as pl
 
 from tidemill.schemas.logs import Log
-from tidemill.streams.join.matching import Fates
+from tidemill.streams.join.matching import FeedbackOutcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Counts:
     duplicate: int = 0
     unmatched: int = 0
 
-    def plus(self, more: Fates) -> "Counts":
+    def plus(self, more: FeedbackOutcomes) -> "Counts":
         """Return these counts and *more*."""
         return Counts(
             late=self.late + more.late,

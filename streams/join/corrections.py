@@ -18,8 +18,8 @@ from tidemill.streams.join.checkpoints import fitted
 from tidemill.streams.join.labels import GROUP
 from tidemill.streams.join.matching import STREAM, Bools, Pairs, is_inside
 from tidemill.streams.join.rules import Int64s, JoinRules
-from tidemill.streams.state.dedup import SeenIds
-from tidemill.streams.state.row_buffer import WaitingRows
+from tidemill.streams.state.dedup import DedupIndex
+from tidemill.streams.state.row_buffer import RowBuffer
 
 _JOINED = ("kind", "at", "offset", "values")
 
@@ -56,7 +56,7 @@ class LateTruth:
     """The feedback of one partition that was not held against closed decisions yet."""
 
     def __init__(
-        self, rules: JoinRules, feedback: WaitingRows, seen: SeenIds, recall: Recall
+        self, rules: JoinRules, feedback: RowBuffer, seen: DedupIndex, recall: Recall
     ) -> None:
         self._rules, self._spans = rules, rules.spans()
         self._feedback, self._seen, self._recall = feedback, seen, recall

@@ -1,6 +1,6 @@
 """Which feedback belongs to which decision, and what becomes of feedback that belongs to none.
 
-Numbers in, numbers out: times in microseconds, ids as keys, rows as numbers of `WaitingRows`. The
+Numbers in, numbers out: times in microseconds, ids as keys, rows as numbers of `RowBuffer`. The
 rules in words are in docs/guide/joins.md.
 """
 
@@ -14,9 +14,9 @@ import polars as pl
 from tidemill.schemas.logs import OFFSETS
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.rules import Int64s, Spans
-from tidemill.streams.state.dedup import SeenIds
+from tidemill.streams.state.dedup import DedupIndex
 from tidemill.streams.state.key_index import KeyIndex
-from tidemill.streams.state.row_buffer import WaitingRows
+from tidemill.streams.state.row_buffer import RowBuffer
 
 Bools = npt.NDArray[np.bool_]
 STREAM = pl.col("offset") // OFFSETS
@@ -38,7 +38,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fates:
+class FeedbackOutcomes:
     """How much feedback turned out to belong to no decision, by the reason."""
 
     late: int
@@ -52,7 +52,7 @@ class Fates:
 
 
 def match(
-    ids: Keys, at: Int64s, feedback: WaitingRows, index: KeyIndex, spans: Spans, on_time: OnTime
+    ids: Keys, at: Int64s, feedback: RowBuffer, index: KeyIndex, spans: Spans, on_time: OnTime
 ) -> Pairs:
     """Return the waiting feedback of the decisions *ids*, made *at*, all copies of it.
 
@@ -80,7 +80,7 @@ def is_inside(at: Int64s, made: Int64s, kind: Int64s, spans: Spans) -> Bools:
     return (at >= made - spans.early[kind]) & (at <= made + spans.within[kind])
 
 
-def first_copies(pairs: Pairs, feedback: WaitingRows) -> Pairs:
+def first_copies(pairs: Pairs, feedback: RowBuffer) -> Pairs:
     """Return *pairs* without those whose feedback id the same decision has at a lower offset.
 
     Copies are of one stream: two services may well count their events from 1.
@@ -99,20 +99,20 @@ def first_copies(pairs: Pairs, feedback: WaitingRows) -> Pairs:
     return pairs.only(kept)
 
 
-def fates(
+def feedback_outcomes(
     rows: Int64s,
-    feedback: WaitingRows,
-    seen: SeenIds,
+    feedback: RowBuffer,
+    seen: DedupIndex,
     spans: Spans,
     on_time: OnTime,
-) -> Fates:
+) -> FeedbackOutcomes:
     """Say what became of *rows*, which no decision has taken and none can take any more.
 
     A row that a first decision would have taken is a duplicate of one it did take. Else it is late
     if its id was seen no longer ago than ids are remembered, and unmatched if not.
     """
     if not len(rows):
-        return Fates(late=0, duplicate=0, unmatched=0)
+        return FeedbackOutcomes(late=0, duplicate=0, unmatched=0)
     columns = feedback.columns(rows, "key", "check", "at", "before", "kind")
     key, check, at, before, kind = columns
     found = seen.find(Keys.of(key, check))
@@ -126,4 +126,4 @@ def fates(
     is_known[found.query[known]] = True
     duplicate = int(np.count_nonzero(is_duplicate))
     late = int(np.count_nonzero(is_known & ~is_duplicate))
-    return Fates(late=late, duplicate=duplicate, unmatched=len(rows) - duplicate - late)
+    return FeedbackOutcomes(late=late, duplicate=duplicate, unmatched=len(rows) - duplicate - late)

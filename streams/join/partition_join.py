@@ -16,30 +16,36 @@ from tidemill.schemas.logs import (
     FEEDBACK,
     OFFSETS,
     Log,
-    first_place,
+    first_position,
     is_feedback,
-    place_of,
+    position_of,
 )
 from tidemill.streams.id_hashes import Keys, id_keys
 from tidemill.streams.join.checkpoints import Advance, Closed, Counts, Resume, fitted
 from tidemill.streams.join.corrections import LateTruth, Recall, Recalled, revised_pairs
 from tidemill.streams.join.examples import build_examples
 from tidemill.streams.join.labels import GROUP, Labels
-from tidemill.streams.join.matching import Fates, Pairs, fates, first_copies, match
+from tidemill.streams.join.matching import (
+    FeedbackOutcomes,
+    Pairs,
+    feedback_outcomes,
+    first_copies,
+    match,
+)
 from tidemill.streams.join.rules import FIRST_MOMENT, NEVER, Int64s, JoinRules, micros, moment
 from tidemill.streams.join.verdicts import DUPLICATE, judged
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import Kept
+from tidemill.streams.state.spill import SpillHandle
 
 __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
 
 Bools = npt.NDArray[np.bool_]
 
-KEPT_OF_DECISIONS = (
+DECISION_COLUMNS = (
     *("id", "at", "entity", "features", "action", "score", "propensity", "source"),
     *("model_version", "policy_version", "loop_version", "offset"),
 )
-_KEPT_OF_FEEDBACK = ("id", "kind", "at", "offset", "values")
+_FEEDBACK_COLUMNS = ("id", "kind", "at", "offset", "values")
 DECISION = "decision_id"
 
 
@@ -234,7 +240,7 @@ class PartitionJoin:
     def _follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
         """Let the stream time of *log* follow *frame*; return the event times and those before."""
         at = frame["at"].to_physical().to_numpy()
-        offsets = frame["offset"].to_numpy() - first_place(log)
+        offsets = frame["offset"].to_numpy() - first_position(log)
         if not len(offsets):
             return at, at
         if offsets[0] < self._offset[log] or not (np.diff(offsets) > 0).all():
@@ -252,7 +258,7 @@ class PartitionJoin:
         return at, before
 
     def _keep_decisions(self, frame: pl.DataFrame, ids: Keys, at: Int64s, kept: Bools) -> None:
-        rows = frame.select(KEPT_OF_DECISIONS)
+        rows = frame.select(DECISION_COLUMNS)
         columns = {"at": at, "key": ids.key, "check": ids.check}
         self._decisions.add(*_only(kept, rows, columns))
 
@@ -263,7 +269,7 @@ class PartitionJoin:
         columns = {"at": at, "before": before, "offset": frame["offset"].to_numpy()}
         columns |= {"kind": kinds.cast(pl.Int64).fill_null(unknown).to_numpy()}
         columns |= {"key": ids.key, "check": ids.check}
-        names = _KEPT_OF_FEEDBACK if self._late_truth is None else (*_KEPT_OF_FEEDBACK, DECISION)
+        names = _FEEDBACK_COLUMNS if self._late_truth is None else (*_FEEDBACK_COLUMNS, DECISION)
         rows, columns = _only(kept, frame.select(names), columns)
         numbers = self._feedback.add(rows, columns)
         if self._late_truth is not None:
@@ -274,7 +280,7 @@ class PartitionJoin:
         """Tell which feedback was not held against closed decisions yet."""
         fresh = np.zeros(len(places), dtype=np.bool_)
         for log, offset in self._examined.items():
-            fresh |= (places >= place_of(log, offset)) & (places < first_place(log) + OFFSETS)
+            fresh |= (places >= position_of(log, offset)) & (places < first_position(log) + OFFSETS)
         return fresh
 
     def _close_decisions(self, frontier: int) -> list[pl.DataFrame]:
@@ -341,10 +347,10 @@ class PartitionJoin:
         columns = (*("kind", "at", "offset", "values"), pl.Series(GROUP, pairs.decision))
         return frame.select(columns)[order]
 
-    def _close_feedback(self, frontier: int) -> Fates:
+    def _close_feedback(self, frontier: int) -> FeedbackOutcomes:
         """Count the feedback that no decision can take any more, and forget its rows."""
         rows = self._feedback.due(frontier - self._spans.ahead)
-        ended = fates(rows, self._feedback, self._seen, self._spans, self._is_in_time)
+        ended = feedback_outcomes(rows, self._feedback, self._seen, self._spans, self._is_in_time)
         self._feedback.remove(rows)
         return ended
 
@@ -379,9 +385,9 @@ class PartitionJoin:
         self._seen.add(ids, at, on_time=on_time, is_first=is_first)
         return at, ids, is_first
 
-    def recall_away(self, kept: Kept, *, rows: int, earliest: datetime) -> None:
+    def recall_spilled(self, kept: SpillHandle, *, rows: int, earliest: datetime) -> None:
         """Take up open decisions, *earliest* the first of them, that are in a store already."""
-        self._decisions.add_away(kept, KEPT_OF_DECISIONS, rows=rows, earliest=micros(earliest))
+        self._decisions.add_spilled(kept, DECISION_COLUMNS, rows=rows, earliest=micros(earliest))
 
     def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
         """Keep those of raw feedback that are open; not places among *joined*, which is sorted."""

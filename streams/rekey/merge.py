@@ -12,17 +12,17 @@ from typing import Generic, TypeVar
 
 from tidemill.streams.join.rules import NEVER
 
-Row = TypeVar("Row")
+MergedRow = TypeVar("MergedRow")
 
 
-class Ordering(Generic[Row]):
+class StreamTimeMerge(Generic[MergedRow]):
     """Rows of several logs, taken in and handed out in the order of stream time."""
 
     def __init__(self) -> None:
-        self._queues: dict[int, deque[tuple[int, Row]]] = {}
+        self._queues: dict[int, deque[tuple[int, MergedRow]]] = {}
         self._times: dict[int, int] = {}
 
-    def take(self, log: int, rows: Iterable[tuple[int, Row]]) -> None:
+    def take(self, log: int, rows: Iterable[tuple[int, MergedRow]]) -> None:
         """Take in *rows* of *log* with their event times; `NEVER` for one that tells none."""
         queue = self._queues.setdefault(log, deque())
         time = self._times.get(log, NEVER)
@@ -35,7 +35,7 @@ class Ordering(Generic[Row]):
         """Return how many rows of *log* are waiting."""
         return len(self._queues.get(log, ()))
 
-    def hand_out(self, ended: Container[int], most: int) -> list[Row]:
+    def hand_out(self, ended: Container[int], most: int) -> list[MergedRow]:
         """Return what nothing can come before any more, at most so many rows.
 
         A log of which nothing waits holds all others back, for its next row may be earlier; unless
@@ -45,7 +45,7 @@ class Ordering(Generic[Row]):
             return []
         heads = [(queue[0][0], log) for log, queue in self._queues.items() if queue]
         heapq.heapify(heads)
-        found: list[Row] = []
+        found: list[MergedRow] = []
         while heads and len(found) < most:
             log = heads[0][1]
             queue = self._queues[log]

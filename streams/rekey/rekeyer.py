@@ -34,7 +34,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
 from tidemill.streams.consumer.app import credentials
 from tidemill.streams.join.rules import NEVER, micros
-from tidemill.streams.rekey.merge import Ordering
+from tidemill.streams.rekey.merge import StreamTimeMerge
 from tidemill.streams.versions import VersionCheck
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ _RETRY_S = 1.0
 _ASK_S = 5.0
 
 
-class _Row(NamedTuple):
+class _RekeyedRecord(NamedTuple):
     """One record on its way; a *partition* of -1 means: by its key."""
 
     source: int
@@ -87,7 +87,7 @@ class Rekeyer:
         self._decoder = EventDecoder(loop, name, store)
         self._versions = VersionCheck(loop, newest)
         self._max_skew_us = micros(loop.max_skew)
-        self._ordering: Ordering[_Row] = Ordering()
+        self._ordering: StreamTimeMerge[_RekeyedRecord] = StreamTimeMerge()
         self._next: dict[int, int] = {}  # offsets of the source that are committed
 
     async def work(self, is_wanted: Callable[[], bool]) -> bool:
@@ -193,7 +193,7 @@ class Rekeyer:
         place: Place,
         records: Sequence[Any],
         read: Iterable[tuple[int, str, int]],
-    ) -> Iterator[tuple[int, _Row]]:
+    ) -> Iterator[tuple[int, _RekeyedRecord]]:
         """Yield each of *records* with the event time it moves its partition on to.
 
         That of an unreadable one moves nothing, nor does that of one that is ahead of its arrival:
@@ -213,7 +213,9 @@ class Rekeyer:
                     at = found[1]
             yield (
                 at,
-                _Row(place.partition, record.offset, key, record.value, headers, partition),
+                _RekeyedRecord(
+                    place.partition, record.offset, key, record.value, headers, partition
+                ),
             )
 
     async def _hand_on(self, consumer: Any, writer: TransactionalWriter) -> None:  # noqa: ANN401
@@ -235,7 +237,7 @@ class Rekeyer:
             self._next.update(moved)
 
     def _write(
-        self, writer: TransactionalWriter, rows: Sequence[_Row], moved: dict[int, int]
+        self, writer: TransactionalWriter, rows: Sequence[_RekeyedRecord], moved: dict[int, int]
     ) -> None:
         with writer.transaction():
             for row in rows:

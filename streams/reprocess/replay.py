@@ -25,15 +25,15 @@ from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
 from tidemill.streams.consumer.app import GroupConfig, run_app
-from tidemill.streams.deadletters.writer import UnsentLetters
+from tidemill.streams.deadletters.writer import NoDeadLetters
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.agents import StreamsApp
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRun
+from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.runtime.worker import COLLECT, newest_version, open_tables
-from tidemill.streams.state.spill_files import ScratchFiles
+from tidemill.streams.state.spill_files import SpillFiles
 
-Place = tuple[Log, int]
+LogPartition = tuple[Log, int]
 
 _MARKER = "replay.json"
 
@@ -49,7 +49,7 @@ class ReplayConfig:
     kafka: KafkaConfig
     lake: LakeConfig
     loop: Loop
-    ends: Mapping[Place, int]
+    ends: Mapping[LogPartition, int]
     until: datetime | None = None
     fetch_records: int
     cadence: Cadence
@@ -106,13 +106,13 @@ def group_of(loop: Loop) -> str:
     return f"tidemill-replay-{loop.loop}-{uuid.uuid4().hex[:8]}"
 
 
-class _Unclocked(LoopRun):
+class _Unclocked(LoopRunner):
     """The work on one loop, but logs that are silent stay where they are."""
 
-    def quiet(self) -> list[Place]:
+    def quiet(self) -> list[LogPartition]:
         return []
 
-    def advance_idle(self, at_end: Collection[Place]) -> None:
+    def advance_idle(self, at_end: Collection[LogPartition]) -> None:
         pass
 
 
@@ -135,12 +135,12 @@ class _Replay:
         self._run = _Unclocked(
             PreparedLoop.of(loop, store),
             open_tables(Lake(config.lake), loop, fenced=True),
-            UnsentLetters(),
+            NoDeadLetters(),
             self._metrics,
             lambda _version: None,
             config.cadence,
             newest_version(config.kafka, loop.loop),
-            ScratchFiles(config.scratch),
+            SpillFiles(config.scratch),
         )
 
     async def run(self, group: str) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import polars as pl
 
-from tidemill.schemas.logs import DECISIONS, Log, first_place, is_feedback, number_of
+from tidemill.schemas.logs import DECISIONS, Log, first_position, is_feedback, number_of
 from tidemill.streams.join.checkpoints import fitted
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.matching import STREAM
@@ -49,7 +49,7 @@ class RawLogs:
     def _is_before_end(self, log: Log) -> pl.Expr:
         partition = pl.col("partition")
         ends = partition.replace_strict(self.ends[log], default=0, return_dtype=pl.Int64)
-        offset = pl.col("offset") - first_place(log)
+        offset = pl.col("offset") - first_position(log)
         return (offset >= 0) & (offset < ends)
 
 

@@ -23,12 +23,12 @@ from tidemill.errors import ContractError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.consumer.app import GroupConfig, new_app
-from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.transport import BatchSchema
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer, SourceEnd, keep_rekeying
-from tidemill.streams.runtime.close_requests import Closing
-from tidemill.streams.runtime.loop_runner import TOGETHER, LoopRun
+from tidemill.streams.runtime.close_requests import EndOfStreamSource
+from tidemill.streams.runtime.loop_runner import TOGETHER, LoopRunner
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,9 @@ class StreamsApp:
         self,
         kafka: KafkaConfig,
         group: GroupConfig,
-        runs: Sequence[LoopRun],
+        runs: Sequence[LoopRunner],
         metrics: StreamMetrics,
-        closing: Closing,
+        closing: EndOfStreamSource,
         rekeying: Mapping[str, Callable[[Log], Rekeyer]] | None = None,
     ) -> None:
         """Connect *runs*; *rekeying* makes what re-keys a log of feedback, by the loop's name."""
@@ -90,7 +90,7 @@ class StreamsApp:
         self._backlogs: set[tuple[str, Log]] = set()  # logs of which records wait to be re-keyed
         self._metrics = metrics
         self._closing = closing
-        self._places: dict[str, tuple[LoopRun, Log]] = {
+        self._places: dict[str, tuple[LoopRunner, Log]] = {
             topic: (run, name) for run in runs for name, topic in run.topics.items()
         }
         self.app = new_app(kafka, group)
@@ -155,7 +155,7 @@ class StreamsApp:
             tp.partition,
         )
 
-    def _add_agent(self, run: LoopRun) -> None:
+    def _add_agent(self, run: LoopRunner) -> None:
         topic = self.app.topic(
             *run.topics.values(),
             schema=BatchSchema(),
@@ -170,7 +170,7 @@ class StreamsApp:
 
         self.app.agent(topic, name=f"tidemill.{run.loop.loop}")(work)
 
-    async def _take(self, batch: Batch) -> None:
+    async def _take(self, batch: FetchedBatch) -> None:
         run, name = self._places[batch.topic]
         await run.take(name, batch)
 
@@ -201,7 +201,7 @@ class StreamsApp:
                 if run.is_due(partial(self._is_caught_up, run)):
                     await run.commit()
 
-    def _is_caught_up(self, run: LoopRun) -> bool:
+    def _is_caught_up(self, run: LoopRunner) -> bool:
         """Return whether *run* has received all records that Kafka has for it."""
         return all(
             self.app.consumer.is_through(TP(topic, number), run.received(name, number))
@@ -231,7 +231,7 @@ class StreamsApp:
             else:
                 self._backlogs.add(place)
 
-    async def _rekey(self, run: LoopRun, name: Log) -> None:
+    async def _rekey(self, run: LoopRunner, name: Log) -> None:
         """Re-key a log of *run* while partition 0 is held, which one worker does."""
 
         def superseded() -> None:
@@ -260,7 +260,7 @@ class StreamsApp:
                     self.app.consumer.pass_marks(tp, marks[1])
         return found
 
-    async def _advance(self, run: LoopRun) -> None:
+    async def _advance(self, run: LoopRunner) -> None:
         """Let time go on in logs that are at their end, or end them if someone asked for it."""
         until = self._closing.wanted(run.loop.loop)
         going_on = run.going_on(until) if until is not None else []
@@ -271,7 +271,9 @@ class StreamsApp:
             run.end_logs(until, at_end)
         run.advance_idle(at_end)
 
-    async def _at_end(self, run: LoopRun, logs: Iterable[tuple[Log, int]]) -> set[tuple[Log, int]]:
+    async def _at_end(
+        self, run: LoopRunner, logs: Iterable[tuple[Log, int]]
+    ) -> set[tuple[Log, int]]:
         """Return those of *logs* of which everything there is was taken; the broker is asked.
 
         Whatever comes in while it answers is seen: it moves the offset that is looked at last.

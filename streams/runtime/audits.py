@@ -18,7 +18,7 @@ import duckdb
 from tidemill.errors import LakeError
 from tidemill.features.audit.audit import Effort, Interrupt, audit_spans
 from tidemill.features.audit.report import AuditReport
-from tidemill.features.audit.spans import Mark, Span, read_marks
+from tidemill.features.audit.spans import AuditSpan, PartitionState, read_partition_states
 from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.views import snapshot
 from tidemill.schemas.loop.definition import Loop
@@ -43,8 +43,8 @@ class LoopAudit:
     lake: Lake
     loop: Loop
     held: Callable[[], Collection[int]]
-    begins: dict[int, Mark] = field(default_factory=dict)
-    marks: dict[int, Mark] = field(default_factory=dict)
+    begins: dict[int, PartitionState] = field(default_factory=dict)
+    marks: dict[int, PartitionState] = field(default_factory=dict)
 
     def run(
         self, on_begin: Callable[[Interrupt], None] = lambda _interrupt: None
@@ -58,11 +58,11 @@ class LoopAudit:
         """
         held = set(self.held())
         versions = snapshot(self.lake, self.loop)
-        reached = read_marks(self.lake, self.loop, versions)
+        reached = read_partition_states(self.lake, self.loop, versions)
         for number in self.marks.keys() - held:
             del self.marks[number], self.begins[number]
         spans = [
-            Span(
+            AuditSpan(
                 partition=number,
                 start=mark,
                 end=reached[number],

@@ -38,7 +38,7 @@ def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
     write_all(config, topics.CONTROL, [(f"{_KEY}{loop_name}".encode(), value)])
 
 
-class Closing(Protocol):
+class EndOfStreamSource(Protocol):
     """Who says that the logs of a loop have ended."""
 
     def wanted(self, loop_name: str) -> datetime | None:

@@ -14,7 +14,7 @@ _LATER = 8  # so many records of a batch are looked at from then on; each costs 
 _SURE = 0.9
 
 
-class KeyCheck:
+class CopartitioningCheck:
     """What the keys of the logs of one partition looked like so far."""
 
     def __init__(self, topics: dict[Log, str], partition: int, partitions: int) -> None:

@@ -15,22 +15,22 @@ from datetime import datetime
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
-from tidemill.streams.commit.commit_cycle import Rounds
+from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.transactions import PATIENCE_S, Holding, Table, claim
-from tidemill.streams.consumer.batches import Batch, merged
-from tidemill.streams.deadletters.error_limit import BadShare
-from tidemill.streams.deadletters.writer import Letters
+from tidemill.streams.commit.transactions import PATIENCE_S, Lease, ProgressTable, claim
+from tidemill.streams.consumer.batches import FetchedBatch, merged
+from tidemill.streams.deadletters.error_limit import ErrorLimit
+from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.idleness import IdleClock, frontier_at
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.copartitioning import KeyCheck
-from tidemill.streams.runtime.partitions import Cut, LogReading, Partition
+from tidemill.streams.runtime.copartitioning import CopartitioningCheck
+from tidemill.streams.runtime.partitions import LogReading, Partition, PartitionSnapshot
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import Store
+from tidemill.streams.state.spill import SpillStore
 from tidemill.streams.versions import VersionCheck
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ class Cadence:
 
 
 @dataclass(slots=True)
-class _Held:
+class _OwnedPartition:
     """One partition this worker owns."""
 
     partition: Partition
-    holding: Holding
+    lease: Lease
     idle: IdleClock
-    waiting: dict[Log, list[Batch]]
+    waiting: dict[Log, list[FetchedBatch]]
     due_since_s: float | None = None  # when stream time passed a close that is not yet committed
 
     def waiting_rows(self, log: Log) -> int:
@@ -68,19 +68,19 @@ class _Held:
         return {log: self.partition.stream_time(log) for log in self.waiting}
 
 
-class LoopRun:
+class LoopRunner:
     """The work on one loop. All methods are called from one event loop."""
 
     def __init__(
         self,
         prepared: PreparedLoop,
-        tables: Mapping[str, Table],
-        letters: Letters,
+        tables: Mapping[str, ProgressTable],
+        letters: DeadLetterSink,
         metrics: StreamMetrics,
         on_examples: Callable[[int], None],
         cadence: Cadence,
         newest: Callable[[], int],
-        scratch: Store,
+        spill_files: SpillStore,
     ) -> None:
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
@@ -91,14 +91,14 @@ class LoopRun:
         self._cadence = cadence
         self._now_s = cadence.clock
         self._versions = VersionCheck(loop, newest)
-        self._rounds = Rounds(loop.loop, tables, letters, metrics, cadence.patience_s)
+        self._rounds = CommitCycle(loop.loop, tables, letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
         self._decoders = prepared.decoders
         self._windows = OpenWindows(
-            loop, self.rules, tables, scratch, metrics, self._join, cadence.patience_s
+            loop, self.rules, tables, spill_files, metrics, self._join, cadence.patience_s
         )
         self._ahead = self.rules.grace
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, _OwnedPartition] = {}
         self._lock = asyncio.Lock()
         self._committed_s = self._now_s()
         self._is_cutting = False  # the joins are a thread's meanwhile
@@ -131,10 +131,10 @@ class LoopRun:
         return waiting[-1].next if waiting else held.partition.readings[log].next
 
     def lost(self, log: Log, partition: int, records: int) -> None:
-        """Take note that Kafka deleted *records* before they were read: they are no holes."""
+        """Take note that Kafka deleted *records* before they were read: they are no gaps."""
         held = self._held.get(partition)
         if held is not None:
-            held.partition.readings[log].holes -= records
+            held.partition.readings[log].gaps -= records
 
     def pass_marks(self, log: Log, partition: int, start: int, next: int) -> bool:
         """Move past marks of transactions from *start* on, if *log* is taken up to there."""
@@ -147,7 +147,7 @@ class LoopRun:
     def settled(self, log: Log, partition: int) -> int | None:
         """Return the offset up to which *log* is committed to the lake."""
         held = self._held.get(partition)
-        return None if held is None else held.holding.of(log, "offset")
+        return None if held is None else held.lease.of(log, "offset")
 
     def behind(self, log: Log, partition: int) -> list[Log]:
         """Return the logs that *log* is more than `grace` ahead of in event time.
@@ -173,7 +173,7 @@ class LoopRun:
             self._metrics.partitions.labels(self.loop.loop).set(len(self._held))
             if self._held:
                 log.info(
-                    "%s: holding partitions %s after %.2f s",
+                    "%s: owns partitions %s after %.2f s",
                     self.loop.loop,
                     sorted(self._held),
                     self._now_s() - started,
@@ -193,7 +193,7 @@ class LoopRun:
             self._windows.forget()
             self._metrics.partitions.labels(self.loop.loop).set(0)
 
-    async def take(self, name: Log, batch: Batch) -> None:
+    async def take(self, name: Log, batch: FetchedBatch) -> None:
         """Read one batch; wait for the running commit if too much waits already.
 
         Raises:
@@ -213,7 +213,7 @@ class LoopRun:
             await self.commit()
             self._was_full = True
 
-    def _take_waiting(self, held: _Held, name: Log) -> None:
+    def _take_waiting(self, held: _OwnedPartition, name: Log) -> None:
         """Take the batches of one log that came since the last time, as one."""
         batches, held.waiting[name] = held.waiting[name], []
         try:
@@ -264,9 +264,9 @@ class LoopRun:
                 self._is_behind = False
                 for item in held.values():
                     self._note_behind(item)
-                holdings = {number: item.holding for number, item in held.items()}
-                version = await asyncio.to_thread(self._rounds.write, holdings, cuts)
-                self._windows.committed(holdings)
+                leases = {number: item.lease for number, item in held.items()}
+                version = await asyncio.to_thread(self._rounds.write, leases, cuts)
+                self._windows.committed(leases)
             except BaseException:
                 self.failed = True
                 raise
@@ -279,10 +279,12 @@ class LoopRun:
             self._on_examples(version)
         self._count_open()
 
-    async def _cut(self, partitions: Sequence[Partition], limits: Mapping[int, int]) -> list[Cut]:
+    async def _cut(
+        self, partitions: Sequence[Partition], limits: Mapping[int, int]
+    ) -> list[PartitionSnapshot]:
         """Close what is due up to *limits*; in a thread where that may read the lake."""
 
-        def cut() -> list[Cut]:
+        def cut() -> list[PartitionSnapshot]:
             return [partition.cut(limits.get(partition.number)) for partition in partitions]
 
         if not self.rules.corrections:
@@ -341,7 +343,7 @@ class LoopRun:
                     held.partition.join.advance(name, to)
                 self._note_due(held, self._now_s())
 
-    def _closes(self, held: _Held, times: Collection[datetime | None]) -> bool:
+    def _closes(self, held: _OwnedPartition, times: Collection[datetime | None]) -> bool:
         """Whether stream times of *times* close a window of *held*, or settle feedback."""
         join = held.partition.join
         if not (join.open_decisions or join.open_feedback):
@@ -352,11 +354,11 @@ class LoopRun:
         closed = join.frontier
         return closed is None or frontier_at(self.rules, min(known)) > micros(closed)
 
-    def _note_due(self, held: _Held, now_s: float) -> None:
+    def _note_due(self, held: _OwnedPartition, now_s: float) -> None:
         if held.due_since_s is None and self._closes(held, held.stream_times().values()):
             held.due_since_s = now_s
 
-    def _note_behind(self, held: _Held) -> None:
+    def _note_behind(self, held: _OwnedPartition) -> None:
         """Keep the time since when a window is due that did not fit into this round."""
         times = held.stream_times().values()
         if held.due_since_s is not None and self._closes(held, times):
@@ -377,11 +379,11 @@ class LoopRun:
         gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
         self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
 
-    def _load(self, partitions: Collection[int]) -> dict[int, _Held]:
+    def _load(self, partitions: Collection[int]) -> dict[int, _OwnedPartition]:
         """Claim and read back; in a thread."""
         held = {}
         patience_s = self._cadence.patience_s
-        holdings = claim(
+        leases = claim(
             self._tables,
             partitions,
             self.loop.version,
@@ -389,28 +391,28 @@ class LoopRun:
             patience_s=patience_s,
         )
         if self.rules.corrections:
-            begin_examining(self._tables, holdings)
-        joins = self._windows.recover(holdings)
-        for number, holding in holdings.items():
-            readings = {name: self._reading(holding, name) for name in self.loop.logs}
-            keys = KeyCheck(self.topics, number, self.loop.partitions)
+            begin_examining(self._tables, leases)
+        joins = self._windows.recover(leases)
+        for number, lease in leases.items():
+            readings = {name: self._reading(lease, name) for name in self.loop.logs}
+            keys = CopartitioningCheck(self.topics, number, self.loop.partitions)
             skew = self.loop.max_skew
             partition = Partition(number, joins[number], readings, skew, self._versions, keys)
             idle = IdleClock(readings, self.loop.idle_after, self._now_s())
-            held[number] = _Held(partition, holding, idle, {name: [] for name in readings})
+            held[number] = _OwnedPartition(partition, lease, idle, {name: [] for name in readings})
         return held
 
-    def _reading(self, holding: Holding, name: Log) -> LogReading:
+    def _reading(self, lease: Lease, name: Log) -> LogReading:
         """Return how far the lake has *name*; a log that is new to it begins at offset 0."""
-        offset = holding.offset(name)
-        bad = holding.of(name, "bad") or 0
+        offset = lease.offset(name)
+        bad = lease.of(name, "bad") or 0
         return LogReading(
             topic=self.topics[name],
             decoder=self._decoders[name],
-            share=BadShare(self.loop.max_bad, next=offset, bad=bad),
+            share=ErrorLimit(self.loop.max_bad, next=offset, bad=bad),
             next=offset,
-            dead=holding.of(name, "dead") or 0,
-            holes=holding.of(name, "holes") or 0,
+            dead=lease.of(name, "dead") or 0,
+            gaps=lease.of(name, "holes") or 0,
         )
 
     def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:

@@ -1,7 +1,7 @@
 """One partition of one loop in this process: its decoders, its join, the rows not yet committed.
 
 It knows no Faust, no clock and no lake. Batches come in, letters about unreadable records come out
-at once, and a `Cut` hands over everything since the last one: rows, numbers, closed examples.
+at once, and a `PartitionSnapshot` hands over everything since the last one: rows, numbers, closed examples.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ import polars as pl
 
 from tidemill.errors import BrokerError
 from tidemill.schemas.events.decoder import Decoded, EventDecoder
-from tidemill.schemas.logs import Log, first_place, is_feedback, offset_of
+from tidemill.schemas.logs import Log, first_position, is_feedback, offset_of
 from tidemill.streams.commit.transactions import raw_numbers
-from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.records import Records
-from tidemill.streams.deadletters.error_limit import BadShare
+from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetter
 from tidemill.streams.join.checkpoints import Closed
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import micros
-from tidemill.streams.runtime.copartitioning import KeyCheck
+from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.versions import VersionCheck
 
 
@@ -32,16 +32,16 @@ class LogReading:
 
     topic: str
     decoder: EventDecoder
-    share: BadShare
+    share: ErrorLimit
     next: int = 0
     dead: int = 0
-    holes: int = 0  # offsets passed that held no record; what Kafka had deleted is not among them
+    gaps: int = 0  # offsets passed that held no record; what Kafka had deleted is not among them
     frames: list[pl.DataFrame] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class PartitionSnapshot:
     """Everything of one partition up to one moment, for one round of commits."""
 
     partition: int
@@ -61,7 +61,7 @@ class Partition:
         readings: Mapping[Log, LogReading],
         max_skew: timedelta,
         versions: VersionCheck,
-        keys: KeyCheck,
+        keys: CopartitioningCheck,
     ) -> None:
         self.number = number
         self.join = join
@@ -71,7 +71,7 @@ class Partition:
         self._versions = versions
         self._keys = keys
 
-    def take(self, log: Log, batch: Batch) -> list[DeadLetter] | None:
+    def take(self, log: Log, batch: FetchedBatch) -> list[DeadLetter] | None:
         """Read *batch* of *log* and return letters about those of its records that are unreadable.
 
         None says that the batch was not taken: it has events of a newer version of the loop.
@@ -98,7 +98,7 @@ class Partition:
         if frame.height:
             self._look_at_keys(log, records, frame)
             reading.frames.append(self._judged(log, frame))
-        reading.holes += batch.next - batch.start - len(records)
+        reading.gaps += batch.next - batch.start - len(records)
         reading.next = batch.next
         reading.dead += len(letters)
         reading.letters += letters
@@ -127,17 +127,17 @@ class Partition:
         reading = self.readings[log]
         if reading.next == start:
             reading.next = next
-            reading.holes += next - start
+            reading.gaps += next - start
             self.pending_rows += next - start
 
     def stream_time(self, log: Log) -> datetime | None:
         """Return the largest event time of *log* so far, idle advances included."""
         return self.join.stream_time(log)
 
-    def cut(self, limit: int | None = None) -> Cut:
+    def cut(self, limit: int | None = None) -> PartitionSnapshot:
         """Hand over what came since the last cut, after closing what is due, up to *limit*."""
         closed = self.join.close(limit)
-        cut = Cut(
+        cut = PartitionSnapshot(
             partition=self.number,
             frames={log: reading.frames for log, reading in self.readings.items()},
             numbers={log: self._numbers(log) for log in self.readings},
@@ -157,7 +157,7 @@ class Partition:
             None if time is None else micros(time),
             reading.dead,
             reading.share.bad if reading.dead else None,
-            reading.holes or None,
+            reading.gaps or None,
         )
 
     def _placed(
@@ -173,7 +173,7 @@ class Partition:
             [
                 pl.Series("topic", [topic]).new_from_index(0, len(rows)),
                 pl.Series("partition", [self.number], dtype=pl.Int32).new_from_index(0, len(rows)),
-                pl.Series("offset", offsets + first_place(log)),
+                pl.Series("offset", offsets + first_position(log)),
                 pl.Series("ingested_at", arrived_us).cast(pl.Datetime("us", "UTC")),
             ],
             in_place=True,

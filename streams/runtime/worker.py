@@ -23,7 +23,7 @@ from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, joined_topics, newest
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
-from tidemill.streams.commit.transactions import Table, UnfencedTable
+from tidemill.streams.commit.transactions import ProgressTable, UnfencedTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
 from tidemill.streams.metrics import StreamMetrics
@@ -31,9 +31,9 @@ from tidemill.streams.rekey.rekeyer import Rekeyer
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.audits import EVERY_S, AuditTimer, LoopAudit
 from tidemill.streams.runtime.close_requests import CloseRequests
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRun
+from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
-from tidemill.streams.state.spill_files import ScratchFiles, scratch_folder
+from tidemill.streams.state.spill_files import SpillFiles, spill_folder
 from tidemill.streams.versions import NewVersions
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerConfig:
+class StreamsWorkerConfig:
     """What a streams worker needs to know."""
 
     kafka: KafkaConfig
@@ -58,7 +58,7 @@ class WorkerConfig:
     session_timeout_s: float = 10.0
     fetch_records: int = 8_000
     audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
-    scratch: Path = field(default_factory=lambda: scratch_folder({}))  # on a local disk
+    scratch: Path = field(default_factory=lambda: spill_folder({}))  # on a local disk
     fenced: bool = True  # False only in the test that shows what the fence prevents
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
@@ -89,7 +89,7 @@ class WorkerConfig:
             session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
             audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
-            scratch=scratch_folder(env),
+            scratch=spill_folder(env),
             fenced=not env.get(NO_FENCE),
             env=dict(env),
         )
@@ -103,7 +103,7 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         raise ConfigError(f"{name} is {text!r}, no number", hint=f"say {default:g}") from None
 
 
-def run_worker(config: WorkerConfig, made: type[LoopRun] = LoopRun) -> int:
+def run_worker(config: StreamsWorkerConfig, made: type[LoopRunner] = LoopRunner) -> int:
     """Run until a signal or an error ends it; return the exit code, after saying why on the log.
 
     When a loop is published in a new version, the work is committed and taken up with that one.
@@ -126,7 +126,7 @@ def run_worker(config: WorkerConfig, made: type[LoopRun] = LoopRun) -> int:
     return 0
 
 
-async def _run(config: WorkerConfig, metrics: StreamMetrics, made: type[LoopRun]) -> bool:
+async def _run(config: StreamsWorkerConfig, metrics: StreamMetrics, made: type[LoopRunner]) -> bool:
     """Return True after a signal, False when a newer version of a loop is to be taken up."""
     loops = read_loops(config)
     lake = Lake(config.lake)
@@ -150,7 +150,7 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics, made: type[LoopRun]
                 _announce(control, loop.loop),
                 config.cadence,
                 newest_version(config.kafka, loop.loop),
-                ScratchFiles(config.scratch),
+                SpillFiles(config.scratch),
             )
             for loop in loops
         ]
@@ -168,7 +168,7 @@ async def _run(config: WorkerConfig, metrics: StreamMetrics, made: type[LoopRun]
         return await run_app(app, lambda: news.published() or any(run.superseded for run in runs))
 
 
-def read_loops(config: WorkerConfig) -> list[Loop]:
+def read_loops(config: StreamsWorkerConfig) -> list[Loop]:
     """Return the newest version of each loop to work on, once its topics are fit for it.
 
     Raises:
@@ -201,10 +201,10 @@ def group_name(loops: Sequence[Loop]) -> str:
     return f"tidemill-{loops[0].loop}" if len(loops) == 1 else "tidemill-streams"
 
 
-def open_tables(lake: Lake, loop: Loop, *, fenced: bool) -> dict[str, Table]:
+def open_tables(lake: Lake, loop: Loop, *, fenced: bool) -> dict[str, ProgressTable]:
     """Return the tables of *loop*, made if they are missing."""
     lake.create(loop)
-    tables: dict[str, Table] = {name: lake.table(loop.loop, name) for name in TABLES}
+    tables: dict[str, ProgressTable] = {name: lake.table(loop.loop, name) for name in TABLES}
     if fenced:
         return tables
     return {name: UnfencedTable(table) for name, table in tables.items()}

@@ -17,7 +17,7 @@ _HALF = np.uint64(32)
 _SIX_BITS = np.uint64(63)
 
 
-class KeyFilter:
+class BloomFilter:
     """Tells of most keys that they are not among those it was made of, and never wrongly so."""
 
     def __init__(self, keys: Int64s) -> None:

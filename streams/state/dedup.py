@@ -20,7 +20,7 @@ _FIRST = np.int64(1)  # the lowest bit of the payload; the other 63 are those of
 
 
 @dataclass(frozen=True, slots=True)
-class Sightings:
+class DedupHits:
     """On-time decisions that bear an id asked for: the *query*-th id was seen *at*."""
 
     query: Int64s
@@ -28,7 +28,7 @@ class Sightings:
     is_first: Bools
 
 
-class SeenIds:
+class DedupIndex:
     """Ids of on-time decisions with their event times; of each also whether it was the first."""
 
     def __init__(self, index: KeyIndex) -> None:
@@ -40,12 +40,12 @@ class SeenIds:
         payload = (ids.check & ~_FIRST) | is_first
         self._index.add(ids.only(on_time), at[on_time], payload[on_time])
 
-    def find(self, ids: Keys) -> Sightings:
+    def find(self, ids: Keys) -> DedupHits:
         """Return every remembered decision that bears one of *ids*."""
         hits = self._index.find(ids)
         same = (hits.payload & ~_FIRST) == (ids.check & ~_FIRST)[hits.query]
         payload = hits.payload[same]
-        return Sightings(hits.query[same], hits.at[same], (payload & _FIRST) == 1)
+        return DedupHits(hits.query[same], hits.at[same], (payload & _FIRST) == 1)
 
     def repeated(self, ids: Keys, at: Int64s, since: Int64s, on_time: Bools) -> Bools:
         """Tell which rows of a batch repeat an on-time decision remembered *since* then.

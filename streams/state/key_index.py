@@ -7,24 +7,24 @@ may leave memory. It knows nothing of decisions or windows.
 
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.rules import Int64s
-from tidemill.streams.state.sorted_runs import Hits, Run, SealedRun
-from tidemill.streams.state.spill import Store
+from tidemill.streams.state.sorted_runs import Hits, SealedRun, SortedRun
+from tidemill.streams.state.spill import SpillStore
 
 __all__ = ["Hits", "KeyIndex"]
 
 SEALED_ROWS = 2**20  # beyond, a merge takes tens of milliseconds and as much memory again
-LEAVING_ROWS = 2**15  # a run below it saves little, and each one away costs every search
+SPILL_ROWS = 2**15  # a run below it saves little, and each one away costs every search
 
 
 class KeyIndex:
     """Entries (key, at, payload), found by key and forgotten by *at*, a time in microseconds."""
 
-    def __init__(self, store: Store | None = None, *, leaving_rows: int = LEAVING_ROWS) -> None:
-        """Start empty; runs of at least *leaving_rows* may leave memory for *store*."""
-        self._runs: list[Run] = []
+    def __init__(self, store: SpillStore | None = None, *, spill_rows: int = SPILL_ROWS) -> None:
+        """Start empty; runs of at least *spill_rows* may leave memory for *store*."""
+        self._runs: list[SortedRun] = []
         self._sealed: list[SealedRun] = []
         self._store = store
-        self._leaving_rows = leaving_rows
+        self._leaving_rows = spill_rows
 
     def __len__(self) -> int:
         return sum(map(len, self._runs)) + sum(map(len, self._sealed))
@@ -35,16 +35,16 @@ class KeyIndex:
         return sum(run.nbytes for run in self._runs) + sum(run.nbytes for run in self._sealed)
 
     @property
-    def away(self) -> int:
+    def spilled(self) -> int:
         """How many entries are in the store."""
-        return sum(len(run) for run in self._sealed if not run.is_here)
+        return sum(len(run) for run in self._sealed if not run.is_resident)
 
     def add(self, keys: Keys, at: Int64s, payload: Int64s) -> None:
         """Add one entry for each element; the three have one length."""
         if not len(at):
             return
         runs = self._runs
-        runs.append(Run.of(keys.key, at, payload, keys.order))
+        runs.append(SortedRun.of(keys.key, at, payload, keys.order))
         while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
             newer = runs.pop()
             runs[-1] = runs[-1].merged(newer)
@@ -68,7 +68,7 @@ class KeyIndex:
             run for run in (old.since(before) for old in self._sealed) if run is not None
         ]
 
-    def leave(self, nbytes: int) -> int:
+    def evict(self, nbytes: int) -> int:
         """Let the largest runs leave memory, about *nbytes* of them; return how many did.
 
         Raises:
@@ -80,10 +80,10 @@ class KeyIndex:
         for run in sorted(self._sealed, key=len, reverse=True):
             if before - self.nbytes >= nbytes:
                 break
-            run.leave(self._store)
+            run.evict(self._store)
         while self._runs and before - self.nbytes < nbytes:
             if len(self._runs[0]) < self._leaving_rows:
                 break
             self._sealed.append(SealedRun(self._runs.pop(0)))
-            self._sealed[-1].leave(self._store)
+            self._sealed[-1].evict(self._store)
         return before - self.nbytes

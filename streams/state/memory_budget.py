@@ -14,34 +14,34 @@ log = logging.getLogger(__name__)
 _ROOM = 16  # a part of the budget is made free at once, so that what leaves leaves in bulk
 
 
-class Piece(Protocol):
+class Spillable(Protocol):
     """Something that takes memory, and of which most can leave it."""
 
     @property
     def nbytes(self) -> int:
         """How much it takes."""
 
-    def leave(self, nbytes: int) -> int:
+    def evict(self, nbytes: int) -> int:
         """Let about *nbytes* leave, as far as they can; return how many did."""
 
 
 @dataclass(frozen=True, slots=True)
-class Relief:
+class Eviction:
     """What the open windows take, after how much of them has just left, in bytes."""
 
     nbytes: int
-    left: int
+    evicted: int
 
 
-class Budget:
-    """A limit on what pieces take together, in bytes."""
+class MemoryBudget:
+    """A limit on what spillables take together, in bytes."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         self._is_over = False
 
-    def relieve(self, pieces: Collection[Piece]) -> Relief:
-        """Let pieces leave until all of them are within the budget, as far as they can.
+    def enforce(self, spillables: Collection[Spillable]) -> Eviction:
+        """Let spillables leave until all of them are within the budget, as far as they can.
 
         The largest goes first, half of it at a time. What cannot leave stays, and is told once:
         nothing is ever dropped.
@@ -49,13 +49,13 @@ class Budget:
         Raises:
             TidemillError: a store has no room.
         """
-        taken = sum(piece.nbytes for piece in pieces)
+        taken = sum(spillable.nbytes for spillable in spillables)
         if taken <= self.nbytes:
             self._is_over = False
-            return Relief(taken, 0)
-        left = _let_leave(list(pieces), taken - self.nbytes + self.nbytes // _ROOM)
+            return Eviction(taken, 0)
+        left = _evict(list(spillables), taken - self.nbytes + self.nbytes // _ROOM)
         self._warn(taken - left)
-        return Relief(taken - left, left)
+        return Eviction(taken - left, left)
 
     def _warn(self, taken: int) -> None:
         if taken > self.nbytes and not self._is_over:
@@ -68,13 +68,13 @@ class Budget:
         self._is_over = taken > self.nbytes
 
 
-def _let_leave(pieces: Sequence[Piece], nbytes: int) -> int:
-    """Let *nbytes* of *pieces* leave; return how many did."""
-    left, able = 0, list(pieces)
+def _evict(spillables: Sequence[Spillable], nbytes: int) -> int:
+    """Let *nbytes* of *spillables* leave; return how many did."""
+    left, able = 0, list(spillables)
     while able and left < nbytes:
-        piece = max(able, key=lambda each: each.nbytes)
-        gone = piece.leave(min(nbytes - left, piece.nbytes // 2 + 1))
+        spillable = max(able, key=lambda each: each.nbytes)
+        gone = spillable.evict(min(nbytes - left, spillable.nbytes // 2 + 1))
         left += gone
         if gone <= 0:
-            able.remove(piece)
+            able.remove(spillable)
     return left

@@ -1,4 +1,4 @@
-"""Shelves: some thousand waiting rows each, in memory or in a store. They belong to `WaitingRows`.
+"""Segments: some thousand waiting rows each, in memory or in a store. They belong to `WaitingRows`.
 
 A row is a place in a frame beside numeric columns, one of them *at*, its time. Away, the columns
 lie beside the frame under names with a `MARK`, and memory keeps only which rows still wait.
@@ -12,14 +12,14 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.streams.join.rules import Int64s
-from tidemill.streams.state.spill import Kept, frame_bytes
+from tidemill.streams.state.spill import SpillHandle, frame_bytes
 
 MARK = "#"
 
 Bools = npt.NDArray[np.bool_]
 
 
-class Shelf(Protocol):
+class Segment(Protocol):
     """A stretch of rows in the order of their arrival, and how far their time has come."""
 
     waiting: int
@@ -40,12 +40,12 @@ class Shelf(Protocol):
     def remove(self, positions: Int64s) -> None:
         """Forget rows."""
 
-    def place(self, positions: Int64s) -> "tuple[Source, Int64s]":
+    def place(self, positions: Int64s) -> "tuple[RowSource, Int64s]":
         """Return where rows can be read, and their positions there."""
 
 
-class Source(Protocol):
-    """Where the rows of one shelf, or of several, are read."""
+class RowSource(Protocol):
+    """Where the rows of one segment, or of several, are read."""
 
     def frame(self, positions: Int64s) -> pl.DataFrame:
         """Return the frame of rows, in the order of *positions*."""
@@ -54,8 +54,8 @@ class Source(Protocol):
         """Return columns of rows, in the order of *positions*."""
 
 
-class OpenShelf:
-    """A shelf in memory."""
+class ResidentSegment:
+    """A segment in memory."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -130,8 +130,8 @@ class OpenShelf:
         self.waiting -= int(np.count_nonzero(self._alive[positions]))
         self._alive[positions] = False
 
-    def place(self, positions: Int64s) -> tuple[Source, Int64s]:
-        """Return the shelf itself."""
+    def place(self, positions: Int64s) -> tuple[RowSource, Int64s]:
+        """Return the segment itself."""
         return self, positions
 
     def frame(self, positions: Int64s) -> pl.DataFrame:
@@ -154,10 +154,10 @@ class OpenShelf:
             self._order, self._ordered_at, self._next = waiting[by_time], at[by_time], 0
 
 
-class AwayRows:
-    """What one or several shelves have put into a store together."""
+class SpilledRows:
+    """What one or several segments have put into a store together."""
 
-    def __init__(self, kept: Kept, names: Sequence[str]) -> None:
+    def __init__(self, kept: SpillHandle, names: Sequence[str]) -> None:
         self.kept = kept
         self._names = names
 
@@ -171,11 +171,11 @@ class AwayRows:
         return [column.to_numpy() for column in found.get_columns()]
 
 
-class AwayShelf:
-    """A shelf whose rows are in a store, from the *start*-th on of what was put there together."""
+class SpilledSegment:
+    """A segment whose rows are in a store, from the *start*-th on of what was put there together."""
 
     def __init__(
-        self, rows: AwayRows, *, waiting: int, earliest: int | None, start: int = 0, count: int
+        self, rows: SpilledRows, *, waiting: int, earliest: int | None, start: int = 0, count: int
     ) -> None:
         self.waiting = waiting
         self.rows = rows
@@ -188,11 +188,13 @@ class AwayShelf:
         return self._count
 
     @classmethod
-    def of(cls, shelf: OpenShelf, rows: AwayRows, start: int) -> "AwayShelf":
-        """Return what is left of *shelf* once its rows are away."""
-        earliest = shelf.earliest()
-        away = cls(rows, waiting=shelf.waiting, earliest=earliest, start=start, count=len(shelf))
-        alive = shelf.alive(np.arange(len(shelf)))
+    def of(cls, segment: ResidentSegment, rows: SpilledRows, start: int) -> "SpilledSegment":
+        """Return what is left of *segment* once its rows are away."""
+        earliest = segment.earliest()
+        away = cls(
+            rows, waiting=segment.waiting, earliest=earliest, start=start, count=len(segment)
+        )
+        alive = segment.alive(np.arange(len(segment)))
         away._alive = None if alive.all() else alive
         return away
 
@@ -229,6 +231,6 @@ class AwayShelf:
         self.waiting -= int(np.count_nonzero(self._alive[positions]))
         self._alive[positions] = False
 
-    def place(self, positions: Int64s) -> tuple[Source, Int64s]:
+    def place(self, positions: Int64s) -> tuple[RowSource, Int64s]:
         """Return the store's rows."""
         return self.rows, positions + self._start

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from tidemill.streams.join.rules import Int64s
-from tidemill.streams.state.bloom import KeyFilter
-from tidemill.streams.state.spill import Kept, Store
+from tidemill.streams.state.bloom import BloomFilter
+from tidemill.streams.state.spill import SpillHandle, SpillStore
 
 BLOCK = 256
 COLUMNS = ("key", "at", "payload")
@@ -40,7 +40,7 @@ class Hits:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SortedRun:
     """Entries sorted by key."""
 
     key: Int64s
@@ -50,7 +50,7 @@ class Run:
     latest: int
 
     @classmethod
-    def of(cls, key: Int64s, at: Int64s, payload: Int64s, order: Int64s) -> "Run":
+    def of(cls, key: Int64s, at: Int64s, payload: Int64s, order: Int64s) -> "SortedRun":
         """Return the entries in *order*, which sorts them by key."""
         at = at[order]
         return cls(key[order], at, payload[order], int(at.min()), int(at.max()))
@@ -63,15 +63,15 @@ class Run:
         """How much memory it takes."""
         return self.key.nbytes + self.at.nbytes + self.payload.nbytes
 
-    def merged(self, newer: "Run") -> "Run":
+    def merged(self, newer: "SortedRun") -> "SortedRun":
         """Return the entries of both."""
         key = np.concatenate((self.key, newer.key))
         at = np.concatenate((self.at, newer.at))
         payload = np.concatenate((self.payload, newer.payload))
         # Of numpy's sorts the stable one is the one that merges runs it finds sorted.
-        return Run.of(key, at, payload, np.argsort(key, kind="stable"))
+        return SortedRun.of(key, at, payload, np.argsort(key, kind="stable"))
 
-    def since(self, before: int) -> "Run | None":
+    def since(self, before: int) -> "SortedRun | None":
         """Return the run without most of what is earlier than *before*; None without entries.
 
         Runs wholly earlier go at once; others are rewritten once a quarter of their time is past,
@@ -82,7 +82,7 @@ class Run:
             return self
         if self.latest < before:
             return None
-        return Run.of(self.key, self.at, self.payload, np.flatnonzero(self.at >= before))
+        return SortedRun.of(self.key, self.at, self.payload, np.flatnonzero(self.at >= before))
 
     def find(self, wanted: Int64s) -> Hits:
         """Return the entries whose key is in *wanted*, which is sorted."""
@@ -99,13 +99,13 @@ class Run:
 class SealedRun:
     """A run that is merged no further; it answers the same from memory and from a store."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: SortedRun) -> None:
         self.earliest, self.latest = run.earliest, run.latest
         self._length = len(run)
-        self._filter = KeyFilter(run.key)
+        self._filter = BloomFilter(run.key)
         self._fence = run.key[::BLOCK].copy()
-        self._run: Run | None = run
-        self._kept: Kept | None = None
+        self._run: SortedRun | None = run
+        self._kept: SpillHandle | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -117,15 +117,15 @@ class SealedRun:
         return here + self._filter.nbytes + self._fence.nbytes
 
     @property
-    def is_here(self) -> bool:
+    def is_resident(self) -> bool:
         """Whether its entries are in memory."""
         return self._run is not None
 
-    def leave(self, store: Store) -> None:
+    def evict(self, store: SpillStore) -> None:
         """Let the entries go to *store*."""
         if self._run is not None:
             columns = (self._run.key, self._run.at, self._run.payload)
-            self._kept = store.keep(pl.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
+            self._kept = store.spill(pl.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
             if self._kept is not None:
                 self._run = None
 
@@ -147,7 +147,7 @@ class SealedRun:
         hits = (self._run or self._nearby(some)).find(some)
         return Hits(admitted[hits.query], hits.at, hits.payload)
 
-    def _nearby(self, wanted: Int64s) -> Run:
+    def _nearby(self, wanted: Int64s) -> SortedRun:
         """Return the blocks that hold every entry of *wanted*, read from the store."""
         if self._kept is None:
             raise RuntimeError("a run that is neither here nor away")
@@ -157,7 +157,7 @@ class SealedRun:
         rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         frame = self._kept.take(rows[: np.searchsorted(rows, self._length)], COLUMNS)
         key, at, payload = (frame[name].to_numpy() for name in COLUMNS)
-        return Run(key, at, payload, self.earliest, self.latest)
+        return SortedRun(key, at, payload, self.earliest, self.latest)
 
 
 def _expanded(first: Int64s, count: Int64s) -> Int64s:

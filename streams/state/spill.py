@@ -15,7 +15,7 @@ from tidemill.streams.join.rules import Int64s
 _VIEW_BYTES = 16  # of each string, which Polars leaves out of its estimate
 
 
-class Kept(Protocol):
+class SpillHandle(Protocol):
     """Rows that have left memory."""
 
     @property
@@ -33,10 +33,10 @@ class Kept(Protocol):
         """Forget what was read again; it can be taken once more."""
 
 
-class Store(Protocol):
+class SpillStore(Protocol):
     """A place outside of memory; a row that is dropped from it needs no word."""
 
-    def keep(self, rows: pl.DataFrame) -> Kept | None:
+    def spill(self, rows: pl.DataFrame) -> SpillHandle | None:
         """Take *rows*, at least one; None if they cannot leave memory yet.
 
         Raises:
@@ -45,30 +45,30 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stores:
+class SpillStores:
     """The stores of one partition: of its open decisions, of its open feedback, of its ids."""
 
-    decisions: Store
-    feedback: Store
-    ids: Store
+    decisions: SpillStore
+    feedback: SpillStore
+    ids: SpillStore
 
 
-class MemoryStore:
+class MemorySpillStore:
     """Keeps rows in this process all the same; for tests. *until* is the first offset to stay."""
 
     def __init__(self, until: int | None = None) -> None:
         self.until = until
         self.kept = 0
 
-    def keep(self, rows: pl.DataFrame) -> "Kept | None":
+    def spill(self, rows: pl.DataFrame) -> "SpillHandle | None":
         """Take *rows*, unless one of them is at *until* or later."""
         if self.until is not None and rows["offset"].max() >= self.until:  # type: ignore[operator]
             return None
         self.kept += len(rows)
-        return _MemoryRows(rows)
+        return _MemorySpillHandle(rows)
 
 
-class _MemoryRows:
+class _MemorySpillHandle:
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows
 

@@ -18,19 +18,19 @@ from tidemill.errors import ScratchError
 from tidemill.streams.join.rules import Int64s
 
 
-def scratch_folder(env: Mapping[str, str]) -> Path:
+def spill_folder(env: Mapping[str, str]) -> Path:
     """Return TIDEMILL_SCRATCH, or else the system's folder for temporary files."""
     return Path(env.get("TIDEMILL_SCRATCH") or tempfile.gettempdir())
 
 
-class ScratchFiles:
+class SpillFiles:
     """Keeps rows as Arrow files in one folder of a local disk."""
 
     def __init__(self, folder: Path) -> None:
         """Write to *folder*, which has to be there."""
         self._folder = folder
 
-    def keep(self, rows: pl.DataFrame) -> "FileRows":
+    def spill(self, rows: pl.DataFrame) -> "SpillFile":
         """Write *rows* to a file of their own.
 
         Raises:
@@ -40,7 +40,7 @@ class ScratchFiles:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 rows.write_ipc(file, compression="uncompressed", record_batch_size=len(rows))
                 file.flush()
-                return FileRows(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                return SpillFile(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, pl.exceptions.ComputeError) as error:
             raise ScratchError(
                 f"{self._folder} takes no more of the open windows: {error}",
@@ -49,7 +49,7 @@ class ScratchFiles:
             ) from error
 
 
-class FileRows:
+class SpillFile:
     """Rows in one file, read where they lie."""
 
     def __init__(self, mapped: mmap.mmap) -> None:

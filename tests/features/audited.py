@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 from tests.streams.join_logs import LOOP, START, Shell
 
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
 from tidemill.schemas.logs import numbered
 from tidemill.schemas.loop.definition import Loop
@@ -65,8 +65,8 @@ def write_lake(
     return lake
 
 
-def _swaps(numbers: Mapping[str, int]) -> list[Swap]:
-    return [Swap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
+def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
+    return [CompareAndSwap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:
@@ -114,6 +114,6 @@ class GrowingLake:
         swaps = []
         for name, number in numbers.items():
             known = self._numbers.get(f"{table}/{name}")
-            swaps.append(Swap(f"{name}/{PARTITION}", known, number))
+            swaps.append(CompareAndSwap(f"{name}/{PARTITION}", known, number))
             self._numbers[f"{table}/{name}"] = number
         self.lake.table(LOOP.loop, table).append(frame, swaps=swaps)

@@ -13,8 +13,8 @@ import polars as pl
 from tests.features.audited import PARTITION, Spoil
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, decision_frame, feedback_frame
 
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
-from tidemill.schemas.logs import Log, first_place, is_feedback, numbered, place_of, topic_of
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
+from tidemill.schemas.logs import Log, first_position, is_feedback, numbered, position_of, topic_of
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.streams.commit.transactions import NOTHING_CLOSED
 from tidemill.streams.join.rules import micros
@@ -50,12 +50,12 @@ STATES = {
     ("z", 2): "unmatched",
     ("w", 3): "late",
     ("q", 4): "open",
-    ("x", place_of(ORDERS, 0)): "joined",
-    ("x", place_of(ORDERS, 1)): "duplicate",
-    ("v", place_of(ORDERS, 2)): "joined",
-    ("u", place_of(ORDERS, 3)): "open",
+    ("x", position_of(ORDERS, 0)): "joined",
+    ("x", position_of(ORDERS, 1)): "duplicate",
+    ("v", position_of(ORDERS, 2)): "joined",
+    ("u", position_of(ORDERS, 3)): "open",
 }
-JOINED = {"a": [0, place_of(ORDERS, 0)], "b": [1, place_of(ORDERS, 2)]}
+JOINED = {"a": [0, position_of(ORDERS, 0)], "b": [1, position_of(ORDERS, 2)]}
 COUNTS = {"late": 1, "duplicate": 1, "unmatched": 1}
 
 
@@ -71,7 +71,7 @@ def raw(log: Log, loop: Loop = SHOP) -> Raw:
     """Return *log* as a worker has read it: each row with the stream time before it."""
     if is_feedback(log):
         told = CLICKS if log == "feedback" else BUYS
-        frame = feedback_frame(told, first_place(log))
+        frame = feedback_frame(told, first_position(log))
         length = loop.early + loop.wait + loop.grace + loop.corrections
     else:
         frame, length = decision_frame(DECISIONS), loop.grace
@@ -121,8 +121,8 @@ def write_streams(
     return lake
 
 
-def _swaps(numbers: Mapping[str, int]) -> list[Swap]:
-    return [Swap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
+def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
+    return [CompareAndSwap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:

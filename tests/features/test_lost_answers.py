@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -43,11 +43,11 @@ def test_a_commit_whose_answer_is_lost_has_landed_once(
     """Taken for a failure it would be committed again, or its files be removed under the table."""
     Lake(s3).create(loop)
     table = behind.table(loop.loop, "decisions")
-    table.append(rows("decisions", 2), swaps=[Swap("offset/0", None, 2)])
+    table.append(rows("decisions", 2), swaps=[CompareAndSwap("offset/0", None, 2)])
     flag.touch()
-    version = table.append(rows("decisions", 2, offset=2), swaps=[Swap("offset/0", 2, 4)])
+    version = table.append(rows("decisions", 2, offset=2), swaps=[CompareAndSwap("offset/0", 2, 4)])
     assert not flag.exists()
-    table.append(rows("decisions", 2, offset=4), swaps=[Swap("offset/0", 4, 6)])
+    table.append(rows("decisions", 2, offset=4), swaps=[CompareAndSwap("offset/0", 4, 6)])
     direct = Lake(s3).table(loop.loop, "decisions")
     assert sorted(direct.read()["offset"]) == [0, 1, 2, 3, 4, 5]
     assert [commit.version for commit in direct.commits_since(version)] == [version + 1]

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import polars as pl
 
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import load_loop
@@ -103,8 +103,8 @@ def write_flights(folder: Path, decisions: pl.DataFrame, arrivals: pl.DataFrame)
     return lake
 
 
-def _swaps(numbers: dict[str, int]) -> list[Swap]:
-    return [Swap(f"{name}/0", None, number) for name, number in numbers.items()]
+def _swaps(numbers: dict[str, int]) -> list[CompareAndSwap]:
+    return [CompareAndSwap(f"{name}/0", None, number) for name, number in numbers.items()]
 
 
 def _days(

@@ -9,7 +9,7 @@ import pytest
 from tests.features.audited import PARTITION
 from tests.features.streamlakes import BUYS, CLICKS, ORDERS, SHOP, write_streams
 
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
 from tidemill.monitor.ledger import Account, is_balanced, ledger
 from tidemill.schemas.logs import numbered
@@ -57,11 +57,11 @@ def lake(tmp_path: Path) -> Lake:
     verdicts = [None, None, "late", "duplicate", None, None]
     lake.table("ads", "decisions").append(
         _rows("decisions", [0, 1, 0, 1, 4, 9], verdict=verdicts),
-        swaps=[Swap("offset/0", None, 8), Swap("dead/0", None, 2)],
+        swaps=[CompareAndSwap("offset/0", None, 8), CompareAndSwap("dead/0", None, 2)],
     )
     lake.table("ads", "feedback").append(
         _rows("feedback", [1, 1, 2, 0, 5, 3], verdict=[None, None, None, "late", None, None]),
-        swaps=[Swap("offset/0", None, 7), Swap("dead/0", None, 1)],
+        swaps=[CompareAndSwap("offset/0", None, 7), CompareAndSwap("dead/0", None, 1)],
     )
     examples = _rows(
         "examples",
@@ -72,8 +72,8 @@ def lake(tmp_path: Path) -> Lake:
     counters = {"late": 0, "duplicate": 1, "unmatched": 0}
     lake.table("ads", "examples").append(
         examples,
-        swaps=[Swap("frontier/0", None, _micros(START + 4 * MINUTE))]
-        + [Swap(f"{name}/0", None, number) for name, number in counters.items()],
+        swaps=[CompareAndSwap("frontier/0", None, _micros(START + 4 * MINUTE))]
+        + [CompareAndSwap(f"{name}/0", None, number) for name, number in counters.items()],
     )
     return lake
 
@@ -150,7 +150,7 @@ def _double_a_decision(lake: Lake) -> None:
 
 
 def _skip_an_offset(lake: Lake) -> None:
-    lake.table("ads", "decisions").append(None, swaps=[Swap("offset/0", 8, 9)])
+    lake.table("ads", "decisions").append(None, swaps=[CompareAndSwap("offset/0", 8, 9)])
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_feedback_forgotten_at_close_is_seen(lake: Lake) -> None:
     assert _account(lake, "feedback").difference == 1
 
 
-def _frontier(lake: Lake, after: timedelta) -> Swap:
+def _frontier(lake: Lake, after: timedelta) -> CompareAndSwap:
     found = lake.table("ads", "examples").progress(["frontier/0"])["frontier/0"]
-    return Swap("frontier/0", found, _micros(START + after))
+    return CompareAndSwap("frontier/0", found, _micros(START + after))
 
 
 def test_a_decision_that_was_not_activated_has_ended(lake: Lake) -> None:
@@ -196,7 +196,9 @@ def test_a_decision_that_was_not_activated_has_ended(lake: Lake) -> None:
     table = lake.table("ads", "examples")
     table.append(
         _rows("examples", [4], state=["not_activated"], offset=[4]),
-        swaps=[Swap("frontier/0", _micros(START + 4 * MINUTE), _micros(START + 5 * MINUTE))],
+        swaps=[
+            CompareAndSwap("frontier/0", _micros(START + 4 * MINUTE), _micros(START + 5 * MINUTE))
+        ],
     )
     account = _account(lake, "decisions")
     assert (account.ends["not_activated"], account.open) == (1, 1)
@@ -238,9 +240,9 @@ def test_a_hole_in_one_stream_is_seen(tmp_path: Path, log: str) -> None:
     offset, dead = (f"{numbered(name, log)}/{PARTITION}" for name in ("offset", "dead"))
     held = table.progress([offset])[offset]
     assert held is not None
-    table.append(None, swaps=[Swap(offset, held, held + 1)])
+    table.append(None, swaps=[CompareAndSwap(offset, held, held + 1)])
     assert _streams(tmp_path).lost == 1
-    table.append(None, swaps=[Swap(dead, None, 1)])
+    table.append(None, swaps=[CompareAndSwap(dead, None, 1)])
     account = _streams(tmp_path)
     assert (account.lost, account.ends["dead_letter"]) == (0, 1)
     assert account.is_balanced

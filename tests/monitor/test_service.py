@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.schemas.loops import minimal
 
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.monitor.chain import Chain, table
@@ -81,7 +81,8 @@ def test_each_link_shows_once_it_is_there(config: MonitorConfig, loop: Loop) -> 
     lake.create(loop)
     frontier = int(NOON.timestamp() * 1e6)
     lake.table(loop.loop, "examples").append(
-        None, swaps=[Swap(f"frontier/{n}", None, frontier + n) for n in range(loop.partitions)]
+        None,
+        swaps=[CompareAndSwap(f"frontier/{n}", None, frontier + n) for n in range(loop.partitions)],
     )
     found = chain(config)
     assert found.closed_until == NOON

@@ -1,4 +1,4 @@
-"""Logs and places: one number for a record of feedback, whichever topic it lies in."""
+"""Logs and positions: one number for a record of feedback, whichever topic it lies in."""
 
 import pytest
 from hypothesis import given
@@ -11,13 +11,13 @@ from tidemill.schemas.logs import (
     OFFSETS,
     STREAMS,
     feedback_log,
-    first_place,
+    first_position,
     is_feedback,
     log_of,
     number_of,
     numbered,
     offset_of,
-    place_of,
+    position_of,
     stream_of,
     topic_of,
 )
@@ -28,19 +28,19 @@ offsets = st.integers(min_value=0, max_value=OFFSETS - 1)
 
 @given(streams, offsets)
 def test_a_place_says_which_record_it_is(stream: str, offset: int) -> None:
-    """The lake keeps places and nothing else; what a person sees is decoded from them."""
+    """The lake keeps positions and nothing else; what a person sees is decoded from them."""
     log = feedback_log(stream)
-    place = place_of(log, offset)
-    assert (offset_of(place), log_of(place, (DECISIONS, FEEDBACK, log))) == (offset, log)
-    assert place == first_place(log) + offset
-    assert 0 <= place < 2**63
+    position = position_of(log, offset)
+    assert (offset_of(position), log_of(position, (DECISIONS, FEEDBACK, log))) == (offset, log)
+    assert position == first_position(log) + offset
+    assert 0 <= position < 2**63
     assert 1 <= number_of(log) < STREAMS
 
 
 @given(offsets)
 def test_without_a_stream_a_place_is_the_offset(offset: int) -> None:
     """Lakes that were written before there were streams stay true."""
-    assert place_of(FEEDBACK, offset) == offset
+    assert position_of(FEEDBACK, offset) == offset
     assert log_of(offset, (DECISIONS, FEEDBACK)) == FEEDBACK
 
 
@@ -48,7 +48,7 @@ def test_without_a_stream_a_place_is_the_offset(offset: int) -> None:
 def test_an_offset_that_would_be_another_place_is_refused(offset: int) -> None:
     """It would name a record of another stream."""
     with pytest.raises(ValueError, match="offset"):
-        place_of(FEEDBACK, offset)
+        position_of(FEEDBACK, offset)
 
 
 def test_the_number_of_a_stream_never_changes() -> None:
@@ -58,7 +58,9 @@ def test_the_number_of_a_stream_never_changes() -> None:
 
 def test_a_place_of_an_unknown_stream_belongs_to_no_log() -> None:
     """Nobody may take it for a record of a stream that is there."""
-    assert log_of(place_of("feedback.orders", 7), (DECISIONS, FEEDBACK, "feedback.returns")) is None
+    assert (
+        log_of(position_of("feedback.orders", 7), (DECISIONS, FEEDBACK, "feedback.returns")) is None
+    )
 
 
 @given(streams)

@@ -13,7 +13,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.serving.api.http import app_of
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 NOWHERE = KafkaConfig("127.0.0.1:1")
 
@@ -39,7 +39,9 @@ def log() -> MemoryEventLog:
 @pytest.fixture
 def worker(log: MemoryEventLog, trusted: TrustedKeys) -> Worker:
     """A worker that decides the loop ``banner`` and follows no topic; tests feed its follower."""
-    config = WorkerConfig(kafka=NOWHERE, name="w-1", definitions=(banner(),), trusted=trusted)
+    config = ServingWorkerConfig(
+        kafka=NOWHERE, name="w-1", definitions=(banner(),), trusted=trusted
+    )
     return Worker(config, event_log=log)
 
 

@@ -12,7 +12,7 @@ from tidemill.schemas.loop.definition import FieldType, Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
-    Announcement,
+    ModelManifest,
     chunk_count,
     chunk_key,
     chunked,
@@ -111,9 +111,9 @@ def river_state() -> bytes:
     ).to_bytes()
 
 
-def announcement(payload: bytes, number: int = 1, **changes: object) -> Announcement:
+def announcement(payload: bytes, number: int = 1, **changes: object) -> ModelManifest:
     """Return what a trainer would say of *payload*, with *changes* to it."""
-    made = Announcement(
+    made = ModelManifest(
         loop="banner",
         loop_version=1,
         version=f"lightgbm-{number}",
@@ -136,7 +136,7 @@ def announcement(payload: bytes, number: int = 1, **changes: object) -> Announce
     return replace(made, **changes)  # type: ignore[arg-type]  # the tests' own names
 
 
-def records(key: SigningKey, payload: bytes, said: Announcement | None = None) -> list[Item]:
+def records(key: SigningKey, payload: bytes, said: ModelManifest | None = None) -> list[Item]:
     """Return the records that publish *payload*."""
     said = said or announcement(payload)
     if said.chunks == 0:

@@ -12,7 +12,7 @@ import pytest
 from tests.serving.models import FEATURES, banner
 
 from tidemill import Client
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
@@ -21,11 +21,11 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
 from tidemill.schemas.registry.memory import MemorySchemaStore
-from tidemill.serving.client.embedded import EmbeddedDoor
+from tidemill.serving.client.embedded import EmbeddedTransport
 from tidemill.serving.decision.decider import Decider, LiveModel
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.policy import Features
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 ORDER = {"news": 0.25, "sport": 0.75, "music": 0.5}
@@ -83,9 +83,9 @@ def test_an_action_of_every_shape_arrives_as_it_was_decided(shape: str, kafka: K
     *_, kind, plain, modelled = SHAPES[shape]
     loop = loop_of(shape)
     publish_loop(kafka, loop)
-    worker = Worker(WorkerConfig(kafka=kafka, name="w", definitions=(loop,)))
+    worker = Worker(ServingWorkerConfig(kafka=kafka, name="w", definitions=(loop,)))
     worker.start()
-    with Client.through(EmbeddedDoor(worker)) as client:
+    with Client.through(EmbeddedTransport(worker)) as client:
         calls = client.loop(loop.loop)
         first = calls.get_decision(FEATURES)
         worker.decider(loop.loop).model = LiveModel("lightgbm-1", score)
@@ -123,7 +123,7 @@ def test_an_action_of_every_shape_comes_back_from_the_lake(shape: str, tmp_path:
     table = lake.table(loop.loop, "decisions")
     table.append(
         rows.cast({name: columns[name] for name in ("offset", *source)}),
-        swaps=[Swap("offset/0", None, 2)],
+        swaps=[CompareAndSwap("offset/0", None, 2)],
     )
     back = table.read(["id", "action"])
     assert back.schema["action"] == kind

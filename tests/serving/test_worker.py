@@ -29,7 +29,7 @@ from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.choose import schema_store
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 pytestmark = pytest.mark.kafka
 Served = tuple[str, subprocess.Popen[bytes]]
@@ -124,7 +124,7 @@ def test_a_forged_model_is_refused_on_the_topic_too(
     kafka: KafkaConfig, loop: Loop, key: SigningKey, trusted: TrustedKeys
 ) -> None:
     """The acknowledgement with the reason is what the trainer's operator sees."""
-    config = WorkerConfig(kafka=kafka, name=loop.loop, loops=(loop.loop,), trusted=trusted)
+    config = ServingWorkerConfig(kafka=kafka, name=loop.loop, loops=(loop.loop,), trusted=trusted)
     with running(Worker(config)) as worker:
         assert worker.subscriber.ready.wait(30)
         publish(kafka, SigningKey.generate(), loop, 9)
@@ -138,7 +138,7 @@ def test_a_forged_model_is_refused_on_the_topic_too(
 
 def test_a_new_version_is_picked_up(kafka: KafkaConfig, loop: Loop) -> None:
     """Publishing is all a data engineer does; no worker is restarted."""
-    config = WorkerConfig(kafka=kafka, name=loop.loop, loops=(loop.loop,))
+    config = ServingWorkerConfig(kafka=kafka, name=loop.loop, loops=(loop.loop,))
     with running(Worker(config)) as worker:
         assert worker.subscriber.ready.wait(30)
         publish_loop(kafka, banner(loop=loop.loop, version=2))
@@ -152,7 +152,7 @@ def test_decisions_go_on_while_kafka_is_dead_and_arrive_when_it_is_back(
     kafka, loop = own_kafka.config, banner()
     publish_loop(kafka, loop)
     publish(kafka, key, loop, 1)
-    config = WorkerConfig(kafka=kafka, name="w", trusted=trusted, queue_events=1_000)
+    config = ServingWorkerConfig(kafka=kafka, name="w", trusted=trusted, queue_events=1_000)
     with running(Worker(config)) as worker:
         eventually(lambda: worker.ready)
         maker = worker.decider("banner")

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from tidemill.schemas.logs import OFFSET_BITS, Log, first_place, is_feedback, place_of
+from tidemill.schemas.logs import OFFSET_BITS, Log, first_position, is_feedback, position_of
 from tidemill.schemas.loop.definition import Decision, Feedback, Label, Loop, Policy
 from tidemill.schemas.loop.fields import Feature, FieldType
 from tidemill.streams.join.corrections import Recall, Recalled
@@ -206,7 +206,7 @@ def naive(
     for log in filter(is_feedback, rules.logs):
         times = befores(log, [f.at for f in logs.answers(log)])
         for offset, f in enumerate(logs.answers(log)):
-            place = place_of(log, offset)
+            place = position_of(log, offset)
             answers[place], before_feedback[place] = f, times[offset]
             if offset >= (examined or {}).get(log, math.inf):
                 unexamined.add(place)
@@ -327,7 +327,7 @@ class Shell:
             taken = self.join.take_decisions(decision_frame(rows, start))
         else:
             answers = self.logs.answers(log)[start : start + count]
-            frame = feedback_frame(answers, first_place(log) + start)
+            frame = feedback_frame(answers, first_position(log) + start)
             taken = self.join.take_feedback(frame, log)
         self.taken[log].append(taken)
         self.positions[log] += len(taken)
@@ -458,8 +458,8 @@ def _since(
         return kept
     fresh = pl.lit(value=False)
     for log, offset in (examined or {}).items():
-        end = first_place(log) + 2**OFFSET_BITS
-        fresh |= pl.col("offset").is_between(place_of(log, offset), end, closed="left")
+        end = first_position(log) + 2**OFFSET_BITS
+        fresh |= pl.col("offset").is_between(position_of(log, offset), end, closed="left")
     return kept.filter((pl.col("at") >= since) | fresh)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 from tests.streams.join_logs import LOGS, LOOP, ORDERS, THREE, D, F, Logs, Shell, rules, seconds
 
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
 from tidemill.schemas import topics
 from tidemill.schemas.logs import numbered, topic_of
@@ -73,7 +73,7 @@ def write(folder: Path, shells: Sequence[Shell]) -> Lake:
             time = shell.times[log]
             told = {"offset": shell.offsets[log], "time": None if time is None else micros(time)}
             swaps = [
-                Swap(f"{numbered(n, log)}/{number}", None, at)
+                CompareAndSwap(f"{numbered(n, log)}/{number}", None, at)
                 for n, at in told.items()
                 if at is not None
             ]
@@ -84,7 +84,11 @@ def write(folder: Path, shells: Sequence[Shell]) -> Lake:
             told = {"frontier": micros(shell.closed[-1].frontier)}
             told |= {f"time/{k}": micros(t) for k, t in shell.closed[-1].stream_times.items()}
             examples = examples.with_columns(pl.lit(number, pl.Int32).alias("partition"))
-            swaps = [Swap(f"{n}/{number}", None, at) for n, at in told.items() if at is not None]
+            swaps = [
+                CompareAndSwap(f"{n}/{number}", None, at)
+                for n, at in told.items()
+                if at is not None
+            ]
             lake.table(loop.loop, "examples").append(examples, swaps=swaps)
     return lake
 

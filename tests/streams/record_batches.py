@@ -71,7 +71,7 @@ headers = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size
 
 @st.composite
 def sent(draw: st.DrawFn, base: int = 0, most: int = 30) -> list[Sent]:
-    """Draw records behind *base*, with holes where others were compacted away."""
+    """Draw records behind *base*, with gaps where others were compacted away."""
     offset = base - 1
     found = []
     for _ in range(draw(st.integers(1, most))):

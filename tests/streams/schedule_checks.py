@@ -9,7 +9,7 @@ from tests.streams.schedule_oracle import Told, oracle
 from tests.streams.workers_in_memory import PARTITIONS, World
 
 from tidemill.features.lake.layouts import TABLES, table_of
-from tidemill.streams.commit.transactions import Holding, number_names
+from tidemill.streams.commit.transactions import Lease, number_names
 from tidemill.streams.join.rules import micros
 
 COLUMNS = {
@@ -64,7 +64,7 @@ def newest(examples: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return list({row[0]: row for row in examples}.values())
 
 
-def check_numbers(world: World, number: int, numbers: Holding, told: Told) -> None:
+def check_numbers(world: World, number: int, numbers: Lease, told: Told) -> None:
     """Compare what travels with the commits: dead letters, and feedback that came to nothing."""
     for log in numbers.logs:
         assert (numbers.of(log, "dead") or 0) == told.dead[log], (log, number)
@@ -78,9 +78,7 @@ def check_numbers(world: World, number: int, numbers: Holding, told: Told) -> No
     assert len(letters) >= told.dead.total(), "a letter is safe before the lake moves past it"
 
 
-def check_ledger(
-    rows: Mapping[str, list[tuple[object, ...]]], numbers: Holding, told: Told
-) -> None:
+def check_ledger(rows: Mapping[str, list[tuple[object, ...]]], numbers: Lease, told: Told) -> None:
     """Hold read = terminal + open, of what the tables say alone."""
     closed = len(rows["examples"])
     joined = sum(len(row[3]) for row in rows["examples"] if isinstance(row[3], list))
@@ -94,8 +92,8 @@ def check_ledger(
         assert read == dead + judged + ended + told.open[name], name
 
 
-def _numbers(world: World, number: int) -> Holding:
-    found = Holding(number, world.rules.logs)
+def _numbers(world: World, number: int) -> Lease:
+    found = Lease(number, world.rules.logs)
     for name in TABLES:
         keys = number_names(name, found.logs)
         known = world.table(name).progress(f"{key}/{number}" for key in keys)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from tidemill.schemas.logs import Log, offset_of, place_of
+from tidemill.schemas.logs import Log, offset_of, position_of
 from tidemill.streams.join.rules import JoinRules
 
 SKEW = 5  # how far an event time may be ahead of its arrival
@@ -87,7 +87,7 @@ def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined
     fates: dict[int, str] = {}
     for (log, offset), time in before.items():
         if log != "decisions":
-            f, place = logs[log][offset], place_of(log, offset)
+            f, place = logs[log][offset], position_of(log, offset)
             is_examined = examined is None or offset < examined[log]
             early, within = (each[f.kind].total_seconds() for each in (rules.early, rules.within))
             close = wait + grace + (more if is_examined else 0)

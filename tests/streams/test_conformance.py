@@ -33,7 +33,7 @@ from tests.streams.join_logs import (
 from tests.streams.tight import TightShell
 
 from tidemill.errors import ContractError
-from tidemill.schemas.logs import place_of
+from tidemill.schemas.logs import position_of
 from tidemill.schemas.loop.definition import Label
 from tidemill.schemas.loop.diff import check_successor
 from tidemill.streams.join.partition_join import Counts
@@ -197,10 +197,14 @@ def test_case_7_state_is_empty_after_close_also_away_from_memory() -> None:
     shell = TightShell(logs)
     play(shell, random.Random(5))
     state = shell.join.state
-    assert shell.most_away > 10
+    assert shell.most_spilled > 10
     assert (shell.join.open_decisions, shell.join.open_feedback) == (0, 0)
-    assert (state.decisions.shelves, state.feedback.shelves, dict(state.away)) == (0, 0, AWAY_NONE)
-    assert [piece.nbytes for piece in state.pieces] == [0, 0, 0, 0]
+    assert (state.decisions.segments, state.feedback.segments, dict(state.spilled)) == (
+        0,
+        0,
+        AWAY_NONE,
+    )
+    assert [piece.nbytes for piece in state.spillables] == [0, 0, 0, 0]
 
 
 def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> None:
@@ -209,7 +213,7 @@ def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> No
     answers = [F(f"f{d.id}", d.id, d.at + 3600, "buy") for d in month]
     ample, tight = (
         TightShell(
-            Logs(month, answers), WEEK, nbytes=nbytes, portion=300, shelf_rows=32, leaving_rows=32
+            Logs(month, answers), WEEK, nbytes=nbytes, portion=300, segment_rows=32, spill_rows=32
         )
         for nbytes in (10**9, 60_000)
     )
@@ -221,7 +225,7 @@ def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> No
         shell.finish()
     assert ample.most_bytes > 10 * 60_000, "the budget is far less than what is open"
     assert tight.most_bytes <= 60_000
-    assert tight.most_away > 2_000
+    assert tight.most_spilled > 2_000
     assert as_bytes(ample) == as_bytes(tight)
     assert joined(tight) == {d.id: [number] for number, d in enumerate(month)}
 
@@ -234,7 +238,7 @@ def test_case_9_pressure_that_nothing_can_relieve_drops_nothing_either(
     shell = TightShell(Logs(burst, [F("x", "d7", 1)]))
     for log in LOGS:
         shell.poll(log, 300)
-    assert shell.join.state.away["decisions"] == 0
+    assert shell.join.state.spilled["decisions"] == 0
     assert "nothing is dropped" in caplog.text
     assert_conserved(shell)
     shell.finish()
@@ -506,12 +510,12 @@ def test_three_streams_in_one_join_judge_lateness_by_their_own_logs() -> None:
     """A quick stream must not make the records of a slow one late."""
     clicks = [F("x", "a", 1), F("w", "z", 60)]
     shell = played([D("a", 0), D("z", 60)], clicks, STREAMS, orders=[F("y", "a", 8, "buy")])
-    assert joined(shell)["a"] == [0, place_of(ORDERS, 0)]
+    assert joined(shell)["a"] == [0, position_of(ORDERS, 0)]
 
 
 def test_three_streams_in_one_join_have_ids_of_their_own() -> None:
     """Two services that count their events from 1 do not make copies of each other's."""
     copies = [F("1", "a", 1), F("1", "a", 1)]
     shell = played([D("a", 0)], copies, STREAMS, orders=[F("1", "a", 8, "buy"), *copies])
-    assert joined(shell)["a"] == [0, place_of(ORDERS, 0)]
+    assert joined(shell)["a"] == [0, position_of(ORDERS, 0)]
     assert shell.closed[-1].counts == Counts(duplicate=3)

@@ -179,7 +179,7 @@ def test_case_12_a_rebalance_inside_a_window_leaves_no_gap_and_no_double(
     with rig.worker():
         until(rig.is_read, "decisions are read")
         with rig.worker():
-            until(lambda: rig.log().count("holding partitions") >= 3, "the second one has some")
+            until(lambda: rig.log().count("owns partitions") >= 3, "the second one has some")
             for number in range(0, 400, 2):
                 producer.feed(f"d{number}", START + number * SECOND / 100 + SECOND)
             producer.flush()

@@ -30,8 +30,8 @@ from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesLettersLast
 from tests.streams.workers_in_memory import World
 
 from tidemill.features.lake.memory_tables import MemoryTable
-from tidemill.streams.commit.transactions import Table, UnfencedTable
-from tidemill.streams.runtime.loop_runner import LoopRun
+from tidemill.streams.commit.transactions import ProgressTable, UnfencedTable
+from tidemill.streams.runtime.loop_runner import LoopRunner
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = 10_000 if os.environ.get("CI") else 1_000  # a laptop looks at a tenth each time
@@ -91,15 +91,15 @@ def test_ten_thousand_schedules_leave_the_lake_as_the_logs_say(
 class NoFence(World):
     """Commits compare nothing with what the table has."""
 
-    opened: Callable[[MemoryTable], Table] = UnfencedTable
+    opened: Callable[[MemoryTable], ProgressTable] = UnfencedTable
 
 
-def without(run_class: type[LoopRun]) -> type[World]:
+def without(run_class: type[LoopRunner]) -> type[World]:
     """Return worlds whose workers are of *run_class*, which lacks a guard."""
 
     @dataclass
     class Unguarded(World):
-        made: type[LoopRun] = run_class
+        made: type[LoopRunner] = run_class
 
     return Unguarded
 

@@ -37,7 +37,7 @@ from tests.streams.join_logs import (
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.corrections import Recall
-from tidemill.streams.join.matching import Bools, Fates, Pairs
+from tidemill.streams.join.matching import Bools, FeedbackOutcomes, Pairs
 from tidemill.streams.join.partition_join import PartitionJoin, Resume
 from tidemill.streams.join.rules import NEVER, Int64s, JoinRules
 
@@ -216,7 +216,7 @@ class TakesFeedbackWheneverItComes(PartitionJoin):
 class ForgetsFeedbackAtItsTime(PartitionJoin):
     """Feedback dropped once stream time has passed it, with windows still open."""
 
-    def _close_feedback(self, frontier: int) -> Fates:
+    def _close_feedback(self, frontier: int) -> FeedbackOutcomes:
         return super()._close_feedback(max(frontier, self._closing_time()))
 
 

@@ -9,13 +9,13 @@ from tests.streams.join_logs import Shell, shared_labels
 from tidemill.features.lake.layouts import EXAMPLES, TABLES, table_of
 from tidemill.schemas.logs import Log, is_feedback, numbered
 from tidemill.streams.commit.recovery import Recovery, resume_of
-from tidemill.streams.commit.spill_to_lake import RawDecisions, RawStretch, fetch
-from tidemill.streams.commit.transactions import Holding, number_names
+from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
+from tidemill.streams.commit.transactions import Lease, number_names
 from tidemill.streams.join.partition_join import Closed, PartitionJoin
 from tidemill.streams.join.rules import NEVER, micros
-from tidemill.streams.state.memory_budget import Budget
+from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemoryStore, Store, Stores
+from tidemill.streams.state.spill import MemorySpillStore, SpillStore, SpillStores
 
 
 class RowsTable:
@@ -46,30 +46,30 @@ class TightShell(Shell):
 
     nbytes: int = 0
     portion: int = 1
-    scratch: Store | None = None
-    shelf_rows: int = 2
-    leaving_rows: int = 1
-    most_away: int = 0
+    spill_files: SpillStore | None = None
+    segment_rows: int = 2
+    spill_rows: int = 1
+    most_spilled: int = 0
     most_bytes: int = 0  # after a commit
 
     def start(self) -> None:
         """Go on from what is committed, read back in portions."""
         tables = {name: RowsTable(self.table(name)) for name in TABLES}
-        holding = self.holding()
-        self.raw_decisions = RawDecisions(tables["decisions"], 0, self.rules)
+        lease = self.lease()
+        self.raw_decisions = RawTableSpillStore(tables["decisions"], 0, self.rules)
         self.raw_decisions.committed = self.offsets["decisions"]
-        scratch = self.scratch or MemoryStore()
-        stores = Stores(decisions=self.raw_decisions, feedback=scratch, ids=scratch)
-        state = OpenState(stores, shelf_rows=self.shelf_rows, leaving_rows=self.leaving_rows)
-        self.budget = Budget(self.nbytes)
+        spill_files = self.spill_files or MemorySpillStore()
+        stores = SpillStores(decisions=self.raw_decisions, feedback=spill_files, ids=spill_files)
+        state = OpenState(stores, segment_rows=self.segment_rows, spill_rows=self.spill_rows)
+        self.budget = MemoryBudget(self.nbytes)
         self.join = PartitionJoin(
             self.rules,
-            resume_of(holding),
+            resume_of(lease),
             labels=shared_labels(self.rules),
             recall=self._recall,
             state=state,
         )
-        lost = Recovery(self.rules, tables, {0: holding}, {0: self.join}, self.relieve)  # type: ignore[arg-type]
+        lost = Recovery(self.rules, tables, {0: lease}, {0: self.join}, self.enforce)  # type: ignore[arg-type]
         lost.run({0: self.raw_decisions})
         self.positions = dict(self.offsets)
         self.taken = {log: [] for log in self.rules.logs}
@@ -78,15 +78,15 @@ class TightShell(Shell):
     def poll(self, log: Log, count: int) -> None:
         """Take records; everything that may leave does."""
         super().poll(log, count)
-        self.relieve()
+        self.enforce()
 
     def commit(self, crash_after: int = 3) -> None:
         """Commit, and close what is due in small portions, each with a commit of its own."""
         super().commit(crash_after)
         self.raw_decisions.table = RowsTable(self.table("decisions"))
         self.raw_decisions.committed = self.offsets["decisions"]
-        self.relieve()
-        self.most_bytes = max(self.most_bytes, self.relief.nbytes)
+        self.enforce()
+        self.most_bytes = max(self.most_bytes, self.eviction.nbytes)
         before = self.join.frontier
         closed = NEVER if before is None else micros(before)
         if crash_after == 3 and self.join.next_frontier(self.portion) > closed:
@@ -95,15 +95,21 @@ class TightShell(Shell):
     def close(self) -> Closed | None:
         """Close as far as one portion goes."""
         limit = self.join.next_frontier(self.portion)
-        fetch([kept for kept in self.join.state.away_before(limit) if isinstance(kept, RawStretch)])
+        fetch(
+            [
+                kept
+                for kept in self.join.state.spilled_before(limit)
+                if isinstance(kept, RawTableSpill)
+            ]
+        )
         return self.join.close(limit)
 
-    def relieve(self) -> None:
+    def enforce(self) -> None:
         """Let everything leave that may."""
-        self.relief = self.budget.relieve(self.join.state.pieces)
-        self.most_away = max(self.most_away, sum(self.join.state.away.values()))
+        self.eviction = self.budget.enforce(self.join.state.spillables)
+        self.most_spilled = max(self.most_spilled, sum(self.join.state.spilled.values()))
 
-    def holding(self) -> Holding:
+    def lease(self) -> Lease:
         """Return the numbers of the lake."""
         last = self.closed[-1] if self.closed else None
         numbers: dict[str, dict[str, int | None]] = {
@@ -126,7 +132,7 @@ class TightShell(Shell):
                 **{numbered("examined", log): at for log, at in last.examined.items()},
                 "revised": last.revised,
             }
-        return Holding(0, self.rules.logs, numbers)
+        return Lease(0, self.rules.logs, numbers)
 
     def table(self, name: str) -> pl.DataFrame:
         """Return the rows of a table as the lake has them."""

@@ -14,28 +14,28 @@ from typing import Any
 import numpy as np
 from tests.streams.test_windows_properties import TakesEveryCopyOfFeedback
 
-from tidemill.schemas.avro.arrow_columns import Records
-from tidemill.schemas.avro.columnar_decoder import Cursors, Source, _record
+from tidemill.schemas.avro.arrow_columns import RecordColumn
+from tidemill.schemas.avro.columnar_decoder import Cursors, PayloadBytes, _record
 from tidemill.schemas.avro.wire import Schema
-from tidemill.schemas.events.decoder import EventDecoder, _Plan, _Refusal
+from tidemill.schemas.events.decoder import EventDecoder, _ReadPlan, _RefusedPrefix
 from tidemill.schemas.logs import Log, stream_of
-from tidemill.streams.commit.commit_cycle import Rounds
-from tidemill.streams.commit.transactions import Holding
+from tidemill.streams.commit.commit_cycle import CommitCycle
+from tidemill.streams.commit.transactions import Lease
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.matching import Bools
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import Int64s
-from tidemill.streams.runtime.loop_runner import LoopRun
-from tidemill.streams.runtime.partitions import Cut, LogReading
+from tidemill.streams.runtime.loop_runner import LoopRunner
+from tidemill.streams.runtime.partitions import LogReading, PartitionSnapshot
 from tidemill.streams.runtime.prepared import PreparedLoop
-from tidemill.streams.runtime.worker import WorkerConfig, run_worker
+from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 from tidemill.streams.state.open_state import OpenState
 
 
-def joined_by(join: type[PartitionJoin]) -> type[LoopRun]:
+def joined_by(join: type[PartitionJoin]) -> type[LoopRunner]:
     """Return workers whose partitions are joined by *join*."""
 
-    class Run(LoopRun):
+    class Run(LoopRunner):
         def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
             return join(self.rules, resume, labels=self._labels, state=state)
 
@@ -45,20 +45,20 @@ def joined_by(join: type[PartitionJoin]) -> type[LoopRun]:
 class CarelessDecoder(EventDecoder):
     """Takes every payload for sound, wherever the reading of it ended."""
 
-    def _plan(self, writer: Schema, prefix: bytes) -> _Plan | _Refusal:
+    def _plan(self, writer: Schema, prefix: bytes) -> _ReadPlan | _RefusedPrefix:
         plan = super()._plan(writer, prefix)
-        if isinstance(plan, _Plan):
+        if isinstance(plan, _ReadPlan):
             plan.reader._walk = partial(_walk, _record(writer))
         return plan
 
 
 def _walk(
-    read: Callable[[Cursors], Records], data: bytes, starts: Int64s, ends: Int64s
-) -> tuple[Records, Bools]:
-    return read(Cursors(Source(data), starts, ends)), np.ones(len(starts), dtype=np.bool_)
+    read: Callable[[Cursors], RecordColumn], data: bytes, starts: Int64s, ends: Int64s
+) -> tuple[RecordColumn, Bools]:
+    return read(Cursors(PayloadBytes(data), starts, ends)), np.ones(len(starts), dtype=np.bool_)
 
 
-class ReadsOn(LoopRun):
+class ReadsOn(LoopRunner):
     """A payload that is cut short is read on into the next one."""
 
     def __init__(self, prepared: PreparedLoop, *more: Any) -> None:  # noqa: ANN401 (of LoopRun)
@@ -69,22 +69,22 @@ class ReadsOn(LoopRun):
         super().__init__(replace(prepared, decoders=decoders), *more)
 
 
-class ReadsStreamsAnew(LoopRun):
+class ReadsStreamsAnew(LoopRunner):
     """A restart goes by the offset of the plain log alone."""
 
-    def _reading(self, holding: Holding, name: Log) -> LogReading:
-        reading = super()._reading(holding, name)
+    def _reading(self, lease: Lease, name: Log) -> LogReading:
+        reading = super()._reading(lease, name)
         return reading if stream_of(name) is None else replace(reading, next=0)
 
 
-class _LettersLast(Rounds):
-    def write(self, holdings: Mapping[int, Holding], cuts: Collection[Cut]) -> int | None:
-        version = super().write(holdings, [replace(cut, letters=[]) for cut in cuts])
+class _LettersLast(CommitCycle):
+    def write(self, leases: Mapping[int, Lease], cuts: Collection[PartitionSnapshot]) -> int | None:
+        version = super().write(leases, [replace(cut, letters=[]) for cut in cuts])
         self._letters.write(letter for cut in cuts for letter in cut.letters)
         return version
 
 
-class WritesLettersLast(LoopRun):
+class WritesLettersLast(LoopRunner):
     """Dead letters are written once the lake has moved past their records."""
 
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 (those of LoopRun)
@@ -95,7 +95,7 @@ class WritesLettersLast(LoopRun):
         )
 
 
-GUARDS: dict[str, type[LoopRun]] = {
+GUARDS: dict[str, type[LoopRunner]] = {
     "deduplication": joined_by(TakesEveryCopyOfFeedback),
     "guard": ReadsOn,
 }
@@ -103,5 +103,5 @@ GUARDS: dict[str, type[LoopRun]] = {
 
 if __name__ == "__main__":
     logging.basicConfig(level="INFO")
-    config = WorkerConfig.from_env(os.environ, sys.argv[2:])
+    config = StreamsWorkerConfig.from_env(os.environ, sys.argv[2:])
     sys.exit(run_worker(config, GUARDS[sys.argv[1]]))

@@ -1,6 +1,6 @@
 """Workers of one loop over logs and tables in memory, which may be stopped at any step of theirs.
 
-The code that runs is the one of production, from `LoopRun` down: claims, decoding, the join, rounds
+The code that runs is the one of production, from `LoopRunner` down: claims, decoding, the join, rounds
 of commits, recovery. Only Kafka and the lake are the fakes that ship with the package, and the
 label is computed without DuckDB, which would take most of the time.
 """
@@ -20,7 +20,7 @@ import polars as pl
 from tests.streams.join_logs import LOOP, SECOND, START
 from tests.streams.schedule_oracle import SKEW, Event, Jump
 
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.layouts import TABLES, table_of
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
 from tidemill.schemas.avro.wire import single_object_prefix
@@ -29,15 +29,15 @@ from tidemill.schemas.logs import Log, is_feedback, numbered
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics
 from tidemill.schemas.registry.memory import MemorySchemaStore
-from tidemill.streams.commit.transactions import Table
+from tidemill.streams.commit.transactions import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
-from tidemill.streams.deadletters.writer import DeadLetter, MemoryLetters
+from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
 from tidemill.streams.join.labels import GROUP, Floats, Labels
 from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRun
+from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
-from tidemill.streams.state.spill import MemoryStore
+from tidemill.streams.state.spill import MemorySpillStore
 
 Result = TypeVar("Result")
 
@@ -146,28 +146,28 @@ class WatchedTable:
     """A table of one worker, with whatever is planned against its calls."""
 
     name: str
-    table: Table
+    table: ProgressTable
     port: Port
-    landed: Callable[[str, Sequence[Swap]], None]
+    landed: Callable[[str, Sequence[CompareAndSwap]], None]
 
     def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """See `Table`."""
+        """See `ProgressTable`."""
         return self.port.call(lambda: self.table.progress(app_ids))
 
     def append(
         self,
         frame: pl.DataFrame | None,
         *,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """See `Table`."""
+        """See `ProgressTable`."""
         return self.port.call(lambda: self._append(frame, swaps, metadata))
 
     def _append(
         self,
         frame: pl.DataFrame | None,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None,
     ) -> int:
         version = self.table.append(frame, swaps=swaps, metadata=metadata)
@@ -177,13 +177,13 @@ class WatchedTable:
     def read(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
     ) -> pl.DataFrame:
-        """See `Table`."""
+        """See `ProgressTable`."""
         return self.port.call(lambda: self.table.read(columns, where))
 
     def batches(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
     ) -> Iterator[pl.DataFrame]:
-        """See `Table`."""
+        """See `ProgressTable`."""
         return self.port.call(lambda: self.table.batches(columns, where))
 
 
@@ -191,7 +191,7 @@ class WatchedTable:
 class WatchedLetters:
     """The dead letters of one worker, with whatever is planned against its calls."""
 
-    letters: MemoryLetters
+    letters: MemoryDeadLetters
     port: Port
 
     def write(self, letters: Iterable[DeadLetter]) -> None:
@@ -208,11 +208,11 @@ class World:
     stream: str | None = None  # that purchases are in
     commit_rows: int = 10**9
     together: int = 10**9
-    opened: Callable[[MemoryTable], Table] = lambda table: table
-    made: type[LoopRun] = LoopRun
+    opened: Callable[[MemoryTable], ProgressTable] = lambda table: table
+    made: type[LoopRunner] = LoopRunner
     now_s: float = 0.0
     lake: MemoryLake = field(default_factory=MemoryLake)
-    letters: MemoryLetters = field(default_factory=MemoryLetters)
+    letters: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
@@ -262,7 +262,7 @@ class Process:
         self.held: list[int] = []
         self._next: dict[tuple[Log, int], int] = {}
         self._moved: list[tuple[int, Jump]] = []
-        tables: dict[str, Table] = {
+        tables: dict[str, ProgressTable] = {
             name: WatchedTable(name, world.opened(world.table(name)), self.port, self._landed)
             for name in TABLES
         }
@@ -279,7 +279,7 @@ class Process:
                 clock=lambda: self.world.now_s,
             ),
             lambda: 1,
-            MemoryStore(),
+            MemorySpillStore(),
         )
 
     async def claim(self, partitions: Sequence[int]) -> None:
@@ -349,7 +349,7 @@ class Process:
         joins = {number: held[number].partition.join for number in self.held if number in held}
         return {(log, n): join.stream_time(log) for n, join in joins.items() for log in logs}
 
-    def _landed(self, table: str, swaps: Sequence[Swap]) -> None:
+    def _landed(self, table: str, swaps: Sequence[CompareAndSwap]) -> None:
         """Take note of those advances that are in the lake now."""
         times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith("time")}
         for number, jump in list(self._moved):

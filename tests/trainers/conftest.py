@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from tests.trainers.rig import TrainerProcess
 
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig
@@ -132,7 +132,9 @@ def grow() -> Grow:
     def commit(lake: Lake, rows: pl.DataFrame) -> int:
         examples = lake.table("late-train", EXAMPLES)
         before = examples.progress(["frontier/0"])["frontier/0"]
-        return examples.append(rows, swaps=[Swap("frontier/0", before, (before or 0) + 1)])
+        return examples.append(
+            rows, swaps=[CompareAndSwap("frontier/0", before, (before or 0) + 1)]
+        )
 
     return commit
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from tidemill.deploy.local.supervisor import tidemill_command
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.assembler import Delivery, ModelInbox
+from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import LIVE, payload_digest
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.trainers.commit_log import commits_after
@@ -31,14 +31,16 @@ def commit(lake: Lake, loop: Loop, rows: pl.DataFrame) -> int:
     """Commit rows to the examples as a worker does; return the version."""
     examples = lake.table(loop.loop, "examples")
     before = examples.progress(["frontier/0"])["frontier/0"]
-    return examples.append(rows, swaps=[Swap("frontier/0", before, (before or 0) + 1)])
+    return examples.append(rows, swaps=[CompareAndSwap("frontier/0", before, (before or 0) + 1)])
 
 
 def received(
     kafka: KafkaConfig, loop: Loop, key: SigningKey = KEY, slot: str = LIVE
 ) -> list[Delivery]:
     """What a worker that starts now makes of one slot of the model topic."""
-    inbox = ModelInbox(TrustedKeys.of([key.public]), lambda name: name == loop.loop, slots=[slot])
+    inbox = ModelAssembler(
+        TrustedKeys.of([key.public]), lambda name: name == loop.loop, slots=[slot]
+    )
     tail, found = Tail(kafka, topics.MODELS), list[Delivery]()
     try:
         while not tail.caught_up:

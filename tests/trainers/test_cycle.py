@@ -10,17 +10,17 @@ import polars as pl
 import pytest
 
 from tidemill.errors import BrokerError, FencedError
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.tables import Table
 from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.assembler import Delivery, ModelInbox
+from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import LIVE
 from tidemill.schemas.models.river_state import LinearState
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.trainers.cycle import TrainingCycle
 from tidemill.trainers.learners.online import OnlineLearner
-from tidemill.trainers.publisher import Item, MemoryModelTopic, ModelTopic, Publisher
+from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic, ModelTopic, Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion
 
 MakeLoop = Callable[..., Loop]
@@ -51,7 +51,7 @@ class DyingTopic(MemoryModelTopic):
         self.kill_at, self._error = kill_at, error
         self.writes = 0
 
-    def write(self, items: Iterable[Item]) -> None:
+    def write(self, items: Iterable[KeyedRecord]) -> None:
         """Append, unless it is the moment."""
         self.writes += 1
         if self.writes == self.kill_at:
@@ -82,7 +82,7 @@ class DyingTable(Table):
         self,
         frame: pl.DataFrame | None,
         *,
-        swaps: Sequence[Swap],
+        swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
         """Append, unless it is the moment."""
@@ -108,7 +108,7 @@ def cycle_of(loop: Loop, lake: Lake, topic: ModelTopic) -> TrainingCycle:
 
 def live_version(topic: ModelTopic) -> str | None:
     """What a worker that starts now would serve."""
-    inbox = ModelInbox(TrustedKeys.of([KEY.public]))
+    inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
     outs = [inbox.feed(key, value) for key, value in topic.read().items()]
     found = [out.announcement.version for out in outs if isinstance(out, Delivery)]
     assert inbox.pending() == []

@@ -17,12 +17,12 @@ from tests.trainers.rig import (
 
 from tidemill.errors import LakeError
 from tidemill.features.lake.compaction import compact
-from tidemill.features.lake.lake import Lake, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
 from tidemill.trainers.cycle import TrainingCycle
-from tidemill.trainers.maintenance import Housekeeping
+from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.publisher import MemoryModelTopic, Publisher
 
 MakeLoop = Callable[..., Loop]
@@ -54,7 +54,7 @@ def test_it_looks_at_once_and_then_every_few_minutes(
     """A turn a second must not open three tables a second."""
     loop, now = make_loop(), [100.0]
     lake.create(loop)
-    tidy = Housekeeping(lake, loop.loop, every_s=300.0, files=2, clock=lambda: now[0])
+    tidy = Maintenance(lake, loop.loop, every_s=300.0, files=2, clock=lambda: now[0])
     counted = []
     for second in (100, 399, 400, 500):
         now[0] = float(second)
@@ -68,7 +68,7 @@ def test_it_looks_at_once_and_then_every_few_minutes(
 def test_a_lake_that_is_gone_is_no_quiet_failure(lake: Lake, make_loop: MakeLoop) -> None:
     """The process ends by it, as by any other error of the lake."""
     with pytest.raises(LakeError):
-        Housekeeping(lake, make_loop().loop).look()
+        Maintenance(lake, make_loop().loop).look()
 
 
 def test_merged_files_are_learned_once(
@@ -77,7 +77,7 @@ def test_merged_files_are_learned_once(
     """Before, between and after the commits a learner has seen."""
     loop = make_loop(models=ONLINE_ONLY)
     cycle = cycle_of(loop, lake)
-    tidy = Housekeeping(lake, loop.loop, every_s=0.0, files=1)
+    tidy = Maintenance(lake, loop.loop, every_s=0.0, files=1)
     for start in range(0, 1_600, 100):
         commit(lake, loop, make_rows(100, first=start))
         if start % 200 == 0:
@@ -99,7 +99,7 @@ def test_rows_that_wait_for_the_next_version_survive_a_cut_log(
     cycle.turn()  # 500 rows are learned, no version is due
     for owner in (None, 1):  # a day of commits without rows
         lake.table(loop.loop, "examples").append(
-            None, swaps=[Swap("owner/0", owner, (owner or 0) + 1)]
+            None, swaps=[CompareAndSwap("owner/0", owner, (owner or 0) + 1)]
         )
     compact(lake, loop.loop)
     log = Path(lake.root) / loop.loop / "examples" / "_delta_log"

@@ -11,20 +11,20 @@ import pytest
 from tidemill.errors import BrokerError, ModelError
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas.loop.definition import FieldType
-from tidemill.schemas.models.assembler import Delivery, ModelInbox, Refusal
+from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
     LIVE,
-    Announcement,
+    ModelManifest,
     chunk_count,
     parse_chunk_key,
     payload_digest,
 )
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.trainers.publisher import (
-    Item,
     KafkaModelTopic,
+    KeyedRecord,
     MemoryModelTopic,
     ModelTopic,
     Publisher,
@@ -34,7 +34,7 @@ KEY = SigningKey.generate()
 SIGNATURE = FeatureSignature((SignatureField("hour", FieldType.INT),))
 SMALL, BIG, BIGGER = b"tree", os.urandom(1_000_000), os.urandom(2_000_000)
 
-ReadLog = Callable[[], Iterable[Item]]
+ReadLog = Callable[[], Iterable[KeyedRecord]]
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -51,8 +51,8 @@ def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ModelTopic, ReadLog
     yield topic, lambda: _kafka_log(config, name)
 
 
-def _kafka_log(config: KafkaConfig, name: str) -> list[Item]:
-    tail, items = Tail(config, name), list[Item]()
+def _kafka_log(config: KafkaConfig, name: str) -> list[KeyedRecord]:
+    tail, items = Tail(config, name), list[KeyedRecord]()
     try:
         while not tail.caught_up:
             items += [(record.key or b"", record.value) for record in tail.poll(0.2)]
@@ -61,9 +61,9 @@ def _kafka_log(config: KafkaConfig, name: str) -> list[Item]:
     return items
 
 
-def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer") -> Announcement:
+def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer") -> ModelManifest:
     """An announcement of *payload*."""
-    return Announcement(
+    return ModelManifest(
         loop=loop,
         loop_version=1,
         slot=slot,
@@ -86,9 +86,9 @@ def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer")
     )
 
 
-def deliveries(items: Iterable[Item]) -> list[Delivery | Refusal]:
+def deliveries(items: Iterable[KeyedRecord]) -> list[Delivery | Refusal]:
     """What a worker makes of the log."""
-    inbox = ModelInbox(TrustedKeys.of([KEY.public]))
+    inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
     return [out for key, value in items if (out := inbox.feed(key, value)) is not None]
 
 
@@ -112,7 +112,7 @@ def test_no_announcement_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLo
     publisher.publish(model(BIGGER, 2), BIGGER)
     items = list(log())
     for end in range(len(items) + 1):
-        inbox = ModelInbox(TrustedKeys.of([KEY.public]))
+        inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
         for key, value in items[:end]:
             inbox.feed(key, value)
         assert inbox.pending() == []
@@ -198,7 +198,7 @@ class BrokenTopic:
     def __init__(self, inner: ModelTopic, records: int) -> None:
         self._inner, self._left = inner, records
 
-    def write(self, items: Iterable[Item]) -> None:
+    def write(self, items: Iterable[KeyedRecord]) -> None:
         """Write what still goes through, one by one."""
         for item in items:
             if self._left == 0:

@@ -10,10 +10,10 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery
-from tidemill.schemas.models.manifest import INLINE_BYTES, LIVE, Announcement, chunk_count, utc_now
+from tidemill.schemas.models.manifest import INLINE_BYTES, LIVE, ModelManifest, chunk_count, utc_now
 from tidemill.serving.model.admission import TrialLimits, admit
 from tidemill.trainers.learners.batch import LightGBM, Trained, train
-from tidemill.trainers.rows import Rows
+from tidemill.trainers.rows import LabeledRows
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
@@ -21,9 +21,9 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 Odd = Callable[[pl.DataFrame], pl.DataFrame]
 
 
-def announced(trained: Trained, loop: Loop) -> Announcement:
+def announced(trained: Trained, loop: Loop) -> ModelManifest:
     """What the publisher would say."""
-    return Announcement(
+    return ModelManifest(
         loop=loop.loop,
         loop_version=loop.version,
         slot=LIVE,
@@ -74,7 +74,7 @@ def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     loop = make_loop()
     lake.create(loop)
     grow(lake, ODD[name](make_rows(1_500)))
-    rows = Rows.of(training_set(lake, loop), loop)
+    rows = LabeledRows.of(training_set(lake, loop), loop)
     assert loop.models.batch is not None
     trained = train(rows, loop, loop.models.batch)
     score = admit(Delivery(announced(trained, loop), trained.payload), loop, TrialLimits())

@@ -19,20 +19,20 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
-from tidemill.trainers.evaluation.gate import Trial
+from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate, Floats
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
-from tidemill.trainers.rows import Rows
+from tidemill.trainers.rows import LabeledRows
 
-Places = NDArray[np.integer]
+RowNumbers = NDArray[np.integer]
 WINDOW_ROWS = 50_000  # an online model is judged by at most so many of the newest rows
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class EvaluationWindow:
     """The rows an online learner is judged by: its predictions, and the base rate known before."""
 
     predictions: pl.DataFrame
@@ -50,7 +50,7 @@ def load_model(model: ModelVersion, payload: bytes) -> LightGBM | FrozenLinear:
     return FrozenLinear(payload, model.signature)
 
 
-class Trials:
+class EvaluationSets:
     """Set up trials against what is live.
 
     Args:
@@ -66,14 +66,14 @@ class Trials:
         self._loop, self._lake, self._registry = loop, lake, registry
         self._predictions = predictions
 
-    def of_batch(self, trained: Trained, later: Rows, version: str) -> Trial:
+    def of_batch(self, trained: Trained, later: LabeledRows, version: str) -> Evaluation:
         """Return the trial of a batch model by the rows held out from it."""
         live, note = self._live()
         own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
         if live is not None:
             places, its = self._asked(live, later)
             own, label = own[places], label[places]
-        return Trial(
+        return Evaluation(
             label=label,
             candidate=Candidate(trained.learner, version, own),
             base_rate=trained.base_rate,
@@ -81,7 +81,9 @@ class Trials:
             live_note=note,
         )
 
-    def of_online(self, learner: str, window: Window, version: str, snapshot: int) -> Trial:
+    def of_online(
+        self, learner: str, window: EvaluationWindow, version: str, snapshot: int
+    ) -> Evaluation:
         """Return the trial of an online learner by what it would have served."""
         live, note = self._live()
         own = window.predictions.get_column("predicted").to_numpy()
@@ -92,7 +94,7 @@ class Trials:
             rows = self._rows(window.predictions, snapshot)
             places, its = self._asked(live, rows)
             own, label = own[places], label[places]
-        return Trial(
+        return Evaluation(
             label=label,
             candidate=Candidate(learner, version, own),
             base_rate=window.base_rate,
@@ -101,7 +103,7 @@ class Trials:
             continues=continued,
         )
 
-    def window(self, snapshot: int) -> Window:
+    def window(self, snapshot: int) -> EvaluationWindow:
         """Return the newest predictions the online learner would have served, and their base rate.
 
         Rows that the live model may have learned from are left out.
@@ -119,7 +121,7 @@ class Trials:
         if has_revisions(table, self._loop, snapshot):
             examples = newest_rows(examples)
         rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
-        return Window(found, float(rate or 0.0))
+        return EvaluationWindow(found, float(rate or 0.0))
 
     def _live(self) -> tuple[ModelVersion | None, str]:
         """Return the live model if it reads this loop's features, else a note that it does not."""
@@ -144,7 +146,7 @@ class Trials:
         """Return the decision time from which on *live* has learned nothing; None if unknown."""
         return live.later_from if live.learner == LIGHTGBM else live.until
 
-    def _asked(self, live: ModelVersion, rows: Rows) -> tuple[Places, Floats]:
+    def _asked(self, live: ModelVersion, rows: LabeledRows) -> tuple[RowNumbers, Floats]:
         """Return which of *rows* the live model can be judged by, and what it predicts for them."""
         if self._is_learning(live):
             known = self._served(rows)
@@ -154,7 +156,7 @@ class Trials:
         model = load_model(live, self._registry.payload(live))
         return np.arange(start, len(rows)), model.predict(rows.features[start:])
 
-    def _served(self, rows: Rows) -> pl.DataFrame:
+    def _served(self, rows: LabeledRows) -> pl.DataFrame:
         """Return place and prediction of those of *rows* that the online learner has served."""
         places = pl.DataFrame({"decision_id": rows.ids}).with_row_index("place")
         if self._predictions is None:
@@ -162,15 +164,15 @@ class Trials:
         saved = self._predictions.read(since=rows.at[0] if len(rows) else None)
         return places.join(saved, on="decision_id", how="inner").sort("place")
 
-    def _rows(self, predictions: pl.DataFrame, snapshot: int) -> Rows:
+    def _rows(self, predictions: pl.DataFrame, snapshot: int) -> LabeledRows:
         """Return the predicted decisions with their features, row for row."""
         since = predictions.get_column("at")[0]
         training = training_set(self._lake, self._loop, version=snapshot, since=since)
-        found = Rows.of(training, self._loop)
+        found = LabeledRows.of(training, self._loop)
         features = found.features.with_columns(found.ids.alias(" id"))
         wanted = predictions.select(pl.col("decision_id").alias(" id"))
         joined = wanted.join(features, on=" id", how="left", maintain_order="left").drop(" id")
-        return Rows(
+        return LabeledRows(
             features=joined,
             label=predictions.get_column("label").to_numpy(),
             at=predictions.get_column("at"),

@@ -26,7 +26,7 @@ from tidemill.trainers.evaluation.metrics import (
     Floats,
     Interval,
     Metric,
-    Score,
+    MetricScore,
     difference,
     interval,
     losses,
@@ -42,12 +42,12 @@ class Verdict:
     promoted: bool
     reason: str
     rows: int
-    scores: tuple[Score, ...] = ()
+    scores: tuple[MetricScore, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class Evaluation:
     """The rows to judge by, in order of time, and what everyone predicts for them.
 
     ``continues`` says that the live model is an earlier state of the same online learner: it has
@@ -67,7 +67,7 @@ def metric_of(loop: Loop) -> Metric:
     return loop.gate.metric if loop.label.type == "bool" else "mse"
 
 
-def judge(loop: Loop, trial: Trial) -> Verdict:
+def judge(loop: Loop, trial: Evaluation) -> Verdict:
     """Return whether the candidate of *trial* may go live under the gate of *loop*."""
     gate, rows = loop.gate, trial.label.size
     if rows < gate.min_rows:
@@ -102,7 +102,9 @@ def judge(loop: Loop, trial: Trial) -> Verdict:
     )
 
 
-def _not_better(loop: Loop, trial: Trial, rival: Candidate, own: Score, its: Score) -> str | None:
+def _not_better(
+    loop: Loop, trial: Evaluation, rival: Candidate, own: MetricScore, its: MetricScore
+) -> str | None:
     """Return why the candidate is not better than *rival*, or None."""
     gap = _gap(loop, trial, rival, own.metric)
     name = METRIC_NAMES[own.metric]
@@ -121,13 +123,13 @@ def _not_better(loop: Loop, trial: Trial, rival: Candidate, own: Score, its: Sco
     return None
 
 
-def _gap(loop: Loop, trial: Trial, rival: Candidate, metric: Metric) -> Interval:
+def _gap(loop: Loop, trial: Evaluation, rival: Candidate, metric: Metric) -> Interval:
     own = losses(metric, trial.label, trial.candidate.predicted)
     its = losses(metric, trial.label, rival.predicted)
     return difference(own, its, loop.gate.confidence)
 
 
-def _costs(loop: Loop, trial: Trial, confidence: float) -> list[Score]:
+def _costs(loop: Loop, trial: Evaluation, confidence: float) -> list[MetricScore]:
     """Return the cost of deciding by the candidate and by the default alone; none if unknown."""
     by_candidate = policy_cost(loop, trial.label, trial.candidate.predicted)
     by_default = default_cost(loop, trial.label)
@@ -138,7 +140,7 @@ def _costs(loop: Loop, trial: Trial, confidence: float) -> list[Score]:
         ("default", "", by_default),
     )
     return [
-        Score(
+        MetricScore(
             name=name,
             version=version,
             metric="policy_cost",
@@ -176,7 +178,9 @@ def _action_cost(loop: Loop, label: Floats, above: NDArray[np.bool_]) -> Floats:
     return np.where(above & ~positive, needless, 0.0) + np.where(~above & positive, missing, 0.0)
 
 
-def _metrics(loop: Loop, trial: Trial, scores: list[Score], costs: list[Score]) -> dict[str, float]:
+def _metrics(
+    loop: Loop, trial: Evaluation, scores: list[MetricScore], costs: list[MetricScore]
+) -> dict[str, float]:
     """Return the numbers that travel with the model."""
     metric = scores[0].metric
     found = {
@@ -196,7 +200,7 @@ def _metrics(loop: Loop, trial: Trial, scores: list[Score], costs: list[Score]) 
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _praise(trial: Trial, scores: list[Score], costs: list[Score]) -> str:
+def _praise(trial: Evaluation, scores: list[MetricScore], costs: list[MetricScore]) -> str:
     own = scores[0]
     parts = [f"{METRIC_NAMES[own.metric]} {own.value.mean:.4f} on {own.rows:,} later rows"]
     parts.append(f"base rate {scores[1].value.mean:.4f}")
@@ -217,7 +221,7 @@ def _refused(
     why: str,
     *,
     rows: int,
-    scores: tuple[Score, ...] = (),
+    scores: tuple[MetricScore, ...] = (),
     metrics: Mapping[str, float] | None = None,
 ) -> Verdict:
     return Verdict(

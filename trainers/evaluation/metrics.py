@@ -38,7 +38,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class MetricScore:
     """What one model is worth on some rows. Every metric here is a loss: less is better."""
 
     name: str
@@ -102,10 +102,10 @@ def interval(values: Floats, confidence: float) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
-def score(candidate: Candidate, metric: Metric, label: Floats, confidence: float) -> Score:
+def score(candidate: Candidate, metric: Metric, label: Floats, confidence: float) -> MetricScore:
     """Return what *candidate* is worth on the rows with this *label*."""
     lost = losses(metric, label, candidate.predicted)
-    return Score(
+    return MetricScore(
         name=candidate.name,
         version=candidate.version,
         metric=metric,

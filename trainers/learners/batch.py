@@ -20,7 +20,7 @@ from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
 from tidemill.trainers.evaluation.metrics import Floats
-from tidemill.trainers.rows import Rows
+from tidemill.trainers.rows import LabeledRows
 
 LIGHTGBM = "lightgbm"
 THREADS = 1  # beside busy workers two threads took ten times as long as one; `params` may say more
@@ -101,7 +101,7 @@ class LightGBM:
         return np.asarray(self._booster.predict(matrix, num_threads=THREADS), dtype=np.float64)
 
 
-def train(rows: Rows, loop: Loop, batch: Batch) -> Trained:
+def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
     """Return the model that *batch* makes of *rows*.
 
     Raises:
@@ -156,7 +156,7 @@ def software(*packages: str) -> dict[str, str]:
 
 
 def _boost(
-    rows: Rows,
+    rows: LabeledRows,
     signature: FeatureSignature,
     params: Mapping[str, bool | int | float | str],
     rounds: int,

@@ -24,7 +24,7 @@ from tidemill.trainers.registry import ModelVersion, Registry
 log = logging.getLogger(__name__)
 
 
-class OnlineCourse:
+class OnlineRun:
     """The online learner of one loop, from where the registry says it stood.
 
     Args:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
 from tidemill.schemas.loop.definition import Online
 from tidemill.schemas.models.river_state import LinearPredictor
@@ -115,7 +115,7 @@ class Predictions:
         frame = pl.concat(self._waiting)
         fresh = frame if known is None else frame.filter(pl.col("snapshot") > known)
         if known is None or self._newest > known:
-            self._table.append(fresh, swaps=[Swap(self._app_id, known, self._newest)])
+            self._table.append(fresh, swaps=[CompareAndSwap(self._app_id, known, self._newest)])
         self._waiting.clear()
 
     def read(self, since: datetime | None = None) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from tests.features.streamlakes import SHOP, write_streams
 
 from tidemill.cli.app import main
 from tidemill.cli.tables.answers import print_ledger
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
 from tidemill.monitor.ledger import ledger
 from tidemill.schemas.loop.definition import Loop
@@ -42,7 +42,7 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
         row |= {"at": [datetime(2024, 3, 1, tzinfo=UTC)], "offset": [number]}
         frame = pl.DataFrame(row, schema=schema).drop("event_date")
         lake.table("ads", "decisions").append(
-            frame, swaps=[Swap("offset/0", number or None, number + 1)]
+            frame, swaps=[CompareAndSwap("offset/0", number or None, number + 1)]
         )
     return lake
 
@@ -96,7 +96,7 @@ def test_ledger_says_which_log_of_several_is_unread(
 
 def test_ledger_ends_with_1_if_not(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     """An alert can be as simple as a cron line."""
-    lake.table("ads", "decisions").append(None, swaps=[Swap("offset/0", 2, 5)])
+    lake.table("ads", "decisions").append(None, swaps=[CompareAndSwap("offset/0", 2, 5)])
     assert main(["ledger"]) == 1
     assert "NOT balanced" in capsys.readouterr().out
 

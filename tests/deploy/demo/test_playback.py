@@ -18,7 +18,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.api.http import app_of
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 LOOP = minimal(models={"batch": None})
@@ -27,7 +27,7 @@ LOOP = minimal(models={"batch": None})
 @contextmanager
 def serving(loop: Loop, log: MemoryEventLog, port: int = 0) -> Iterator[str]:
     """Run a worker behind HTTP, without Kafka; yield its address."""
-    config = WorkerConfig(kafka=KafkaConfig("127.0.0.1:1"), name="w", definitions=(loop,))
+    config = ServingWorkerConfig(kafka=KafkaConfig("127.0.0.1:1"), name="w", definitions=(loop,))
     opened = socket.create_server(("127.0.0.1", port))
     settings = uvicorn.Config(
         app_of(Worker(config, event_log=log)), http="httptools", lifespan="off", log_config=None

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tidemill.deploy.reprocess.worker_pool import Answer, Job, answers, serve
+from tidemill.deploy.reprocess.worker_pool import Job, JobResult, answers, serve
 from tidemill.errors import LakeError, RequestError
 
 DOUBLE = """
@@ -39,7 +39,7 @@ def test_a_child_that_dies_is_noticed() -> None:
 def test_an_error_for_people_is_told_and_the_next_job_done() -> None:
     """One job that is refused says nothing about the others."""
 
-    def work(job: Job) -> Answer:
+    def work(job: Job) -> JobResult:
         if job["n"] == 1:
             raise RequestError("one is not served", hint="ask for two")
         return {"n": job["n"]}

@@ -27,10 +27,10 @@ from tests.streams.join_logs import Shell as Stream
 
 from tidemill.features.audit.differences import differences
 from tidemill.features.audit.oracle import Relations, oracle_sql
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.sql import views
 from tidemill.features.sql.positions import stream_sql
-from tidemill.schemas.logs import Log, first_place, is_feedback, number_of, place_of
+from tidemill.schemas.logs import Log, first_position, is_feedback, number_of, position_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import connect
 from tidemill.streams.join.rules import JoinRules, micros
@@ -50,7 +50,7 @@ def told(
     connection = connect()
     tables = {"decisions": [decision_frame(logs.decisions)], "feedback": []}
     for log in filter(is_feedback, loop.logs):
-        tables["feedback"].append(feedback_frame(logs.answers(log), first_place(log)))
+        tables["feedback"].append(feedback_frame(logs.answers(log), first_position(log)))
     if stream:
         stored = {"decisions": stream.rows("decisions"), "feedback": stream.answers()}
         tables = {name: [rows] if len(rows) else tables[name] for name, rows in stored.items()}
@@ -66,7 +66,7 @@ def told(
     )
     connection.register("frontiers", closed.to_arrow())
     looked_at = pl.DataFrame(
-        [(0, number_of(log), place_of(log, offset)) for log, offset in (examined or {}).items()],
+        [(0, number_of(log), position_of(log, offset)) for log, offset in (examined or {}).items()],
         schema={"partition": pl.Int32, "stream": pl.Int32, "examined": pl.Int64},
         orient="row",
     )
@@ -223,7 +223,7 @@ def stored(stream: Stream, folder: Path, *, spoil: pl.Expr | None = None) -> pl.
     frontier = micros(stream.closed[-1].frontier)
     lake.table(LOOP.loop, "examples").append(
         examples if spoil is None else examples.with_columns(spoil),
-        swaps=[Swap("frontier/1", None, frontier)],
+        swaps=[CompareAndSwap("frontier/1", None, frontier)],
     )
     with views.connect(lake) as connection:
         return differences(connection, LOOP, views.schema_name(LOOP.loop))
@@ -299,7 +299,7 @@ def test_an_oracle_that_sees_one_log_tells_something_else(
     ("blind", "state", "joined"),
     [
         (str, "duplicate", []),
-        (lambda sql: sql.replace("WHERE NOT _is_shut", ""), "joined", [place_of(ORDERS, 0)]),
+        (lambda sql: sql.replace("WHERE NOT _is_shut", ""), "joined", [position_of(ORDERS, 0)]),
     ],
     ids=["seeing", "blind"],
 )
@@ -310,7 +310,7 @@ def test_what_closed_before_a_stream_was_added_stays_as_it_is(
     connection = connect()
     raw = {
         "decisions": decision_frame([D("a", 0)]),
-        "feedback": feedback_frame([F("x", "a", 8, "buy")], first_place(ORDERS)),
+        "feedback": feedback_frame([F("x", "a", 8, "buy")], first_position(ORDERS)),
     }
     for name, frame in raw.items():
         rows = frame.with_columns(
@@ -325,7 +325,7 @@ def test_what_closed_before_a_stream_was_added_stays_as_it_is(
     connection.execute(
         f"""
         CREATE TABLE begins AS SELECT * FROM ({since}), (VALUES
-            ('decisions', 0, 1), ('feedback', {number_of(ORDERS)}, {first_place(ORDERS)})
+            ('decisions', 0, 1), ('feedback', {number_of(ORDERS)}, {first_position(ORDERS)})
         ) AS logs(log, stream, first)"""
     )
     query = blind(oracle_sql(SHOP, Relations(idle=False, begins="begins")))

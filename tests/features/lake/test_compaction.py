@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tidemill.features.lake.compaction import compact, compact_table, maintain
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -54,10 +54,10 @@ def test_a_writer_goes_on_from_its_old_handle(lake: Lake, loop: Loop, rows: Rows
     for number in range(3):
         table.append(
             rows("decisions", 1, offset=number),
-            swaps=[Swap("offset/0", number or None, number + 1)],
+            swaps=[CompareAndSwap("offset/0", number or None, number + 1)],
         )
     compact(lake, loop.loop)
-    table.append(rows("decisions", 1, offset=3), swaps=[Swap("offset/0", 3, 4)])
+    table.append(rows("decisions", 1, offset=3), swaps=[CompareAndSwap("offset/0", 3, 4)])
     assert sorted(table.read()["offset"]) == [0, 1, 2, 3]
 
 
@@ -69,7 +69,7 @@ def test_a_writer_and_a_compaction_at_once_lose_nothing(lake: Lake, loop: Loop, 
 
     def write() -> None:
         for number in range(commits):
-            swap = Swap("offset/0", number or None, number + 1)
+            swap = CompareAndSwap("offset/0", number or None, number + 1)
             table.append(rows("decisions", 1, offset=number), swaps=[swap])
 
     with ThreadPoolExecutor(1) as pool:

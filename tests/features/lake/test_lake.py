@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tidemill.errors import ConfigError, ContractError, LakeError
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -34,14 +34,14 @@ def test_a_new_version_of_the_loop_adds_columns(
     """Old rows stay readable, workers of the old version go on writing, new ones write more."""
     lake.create(loop)
     old_worker = lake.table(loop.loop, "decisions")
-    old_worker.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
+    old_worker.append(rows("decisions", 1), swaps=[CompareAndSwap("offset/0", None, 1)])
     lake.create(grown)
     new_worker = lake.table(loop.loop, "decisions")
     newer = rows("decisions", 1, partition=1, of=grown).with_columns(
         pl.col("features").struct.with_fields(age=pl.lit(41, pl.Int64))
     )
-    new_worker.append(newer, swaps=[Swap("offset/1", None, 1)])
-    old_worker.append(rows("decisions", 1, offset=1), swaps=[Swap("offset/0", 1, 2)])
+    new_worker.append(newer, swaps=[CompareAndSwap("offset/1", None, 1)])
+    old_worker.append(rows("decisions", 1, offset=1), swaps=[CompareAndSwap("offset/0", 1, 2)])
     found = new_worker.read().sort("partition", "offset")
     assert found["features"].struct.field("age").to_list() == [None, None, 41]
     assert found["features"].struct.field("country").to_list() == ["NL"] * 3
@@ -62,7 +62,7 @@ def test_a_handle_of_before_takes_rows_of_the_new_version(
 def test_other_rooms_keep_tables_of_their_own(lake: Lake) -> None:
     """The registry of models is one; it needs no date and no event time."""
     table = lake.create_table("home-page", "models", pl.Schema({"name": pl.String()}))
-    table.append(pl.DataFrame({"name": ["lightgbm-1"]}), swaps=[Swap("number", None, 1)])
+    table.append(pl.DataFrame({"name": ["lightgbm-1"]}), swaps=[CompareAndSwap("number", None, 1)])
     assert lake.has_table("home-page", "models")
     (commit,) = table.commits_since(0)
     assert table.rows(commit)["name"].to_list() == table.read()["name"].to_list() == ["lightgbm-1"]
@@ -129,7 +129,7 @@ def test_how_long_the_log_is_kept_is_told_too_and_reaches_tables_that_are_there(
     Lake(replace(shorter.config, keep=None)).create(loop)  # who says nothing changes nothing
     properties = lake.table(loop.loop, "decisions").handle().metadata().configuration
     assert properties["delta.logRetentionDuration"] == "interval 6 hours"
-    writer.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
+    writer.append(rows("decisions", 1), swaps=[CompareAndSwap("offset/0", None, 1)])
     assert writer.read().height == 1
 
 
@@ -179,20 +179,20 @@ def test_a_full_disk_refuses_the_commit_and_leaves_nothing_of_it(
     lake = Lake(LakeConfig(root=str(small_disk)))
     lake.create(loop)
     table = lake.table(loop.loop, "decisions")
-    table.append(rows("decisions", 5), swaps=[Swap("offset/0", None, 5)])
+    table.append(rows("decisions", 5), swaps=[CompareAndSwap("offset/0", None, 5)])
     log = small_disk / loop.loop / "decisions" / "_delta_log"
     entries = set(log.iterdir())
     filler = small_disk / "filler"
     _fill(filler)
     for more in (rows("decisions", 2000, offset=5, id=[os.urandom(16).hex()] * 2000), None):
         with pytest.raises(LakeError, match="No space left on device") as caught:
-            table.append(more, swaps=[Swap("offset/0", 5, 2005)])
+            table.append(more, swaps=[CompareAndSwap("offset/0", 5, 2005)])
         assert f"free disk space for {small_disk}" in caught.value.hint
         assert set(log.iterdir()) == entries
     assert table.progress(["offset/0"]) == {"offset/0": 5}
     assert len(list(small_disk.rglob("event_date=*/*"))) == 1
     filler.unlink()
-    table.append(rows("decisions", 3, offset=5), swaps=[Swap("offset/0", 5, 8)])
+    table.append(rows("decisions", 3, offset=5), swaps=[CompareAndSwap("offset/0", 5, 8)])
     assert table.read().height == 8
 
 

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from tidemill.errors import FencedError, LakeError
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap, Table
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig, Table
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
 from tidemill.features.lake.tables import CHECKPOINT_EVERY, CLEANED_EVERY
 from tidemill.features.sql.views import arrow_dataset
@@ -32,7 +32,7 @@ START = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
 def test_rows_and_progress_land_together(any_table: AnyTable, rows: Rows) -> None:
     """Progress without rows is loss, rows without progress come twice."""
-    version = any_table.append(rows("decisions", 3), swaps=[Swap("offset/0", None, 3)])
+    version = any_table.append(rows("decisions", 3), swaps=[CompareAndSwap("offset/0", None, 3)])
     assert any_table.version() == version
     assert any_table.progress(["offset/0", "offset/1"]) == {"offset/0": 3, "offset/1": None}
     assert sorted(any_table.read(["offset"])["offset"]) == [0, 1, 2]
@@ -50,17 +50,17 @@ def test_rows_come_back_as_they_were(any_table: AnyTable, rows: Rows) -> None:
 def test_a_commit_may_move_progress_alone(any_table: AnyTable) -> None:
     """An owner claims a partition before it has any row of it."""
     before = any_table.version()
-    assert any_table.append(None, swaps=[Swap("owner/0", None, 1)]) == before + 1
+    assert any_table.append(None, swaps=[CompareAndSwap("owner/0", None, 1)]) == before + 1
     assert any_table.append(None, swaps=[]) == before + 1
     assert any_table.read().is_empty()
 
 
 def test_another_number_than_expected_refuses_everything(any_table: AnyTable, rows: Rows) -> None:
     """A worker that reads a batch again after its commit had landed must not write it twice."""
-    swaps = [Swap("owner/0", None, 1), Swap("offset/0", None, 2)]
+    swaps = [CompareAndSwap("owner/0", None, 1), CompareAndSwap("offset/0", None, 2)]
     any_table.append(rows("decisions", 2), swaps=swaps)
     with pytest.raises(FencedError, match=r"offset/0 is at 2, this worker expected None") as caught:
-        any_table.append(rows("decisions", 2), swaps=[Swap("offset/0", None, 2)])
+        any_table.append(rows("decisions", 2), swaps=[CompareAndSwap("offset/0", None, 2)])
     assert "another worker" in caught.value.hint
     assert any_table.read().height == 2
 
@@ -70,9 +70,9 @@ def test_the_loser_of_a_race_is_fenced_and_leaves_no_file(
 ) -> None:
     """Both read the same snapshot, as a zombie and its successor do; only one may commit."""
     zombie = lake.table(loop.loop, "decisions")
-    table.append(rows("decisions", 2), swaps=[Swap("offset/0", None, 2)])
+    table.append(rows("decisions", 2), swaps=[CompareAndSwap("offset/0", None, 2)])
     with pytest.raises(FencedError):
-        zombie.append(rows("decisions", 2), swaps=[Swap("offset/0", None, 2)])
+        zombie.append(rows("decisions", 2), swaps=[CompareAndSwap("offset/0", None, 2)])
     assert table.read().height == 2
     assert _files(lake, table) == len(table.uris())
 
@@ -81,12 +81,13 @@ def test_a_zombie_is_fenced_by_the_owner_it_only_compares(
     any_lake: AnyLake, loop: Loop, any_table: AnyTable, rows: Rows
 ) -> None:
     """The epoch does not move with the zombie's commits, and stops them all the same."""
-    any_table.append(None, swaps=[Swap("owner/0", None, 1)])
+    any_table.append(None, swaps=[CompareAndSwap("owner/0", None, 1)])
     zombie = any_lake.table(loop.loop, "decisions")
-    any_table.append(None, swaps=[Swap("owner/0", 1, 2)])
+    any_table.append(None, swaps=[CompareAndSwap("owner/0", 1, 2)])
     with pytest.raises(FencedError, match="owner/0 is at 2"):
         zombie.append(
-            rows("decisions", 1), swaps=[Swap("owner/0", 1, 1), Swap("offset/0", None, 1)]
+            rows("decisions", 1),
+            swaps=[CompareAndSwap("owner/0", 1, 1), CompareAndSwap("offset/0", None, 1)],
         )
     assert any_table.progress(["offset/0"]) == {"offset/0": None}
 
@@ -98,9 +99,12 @@ def test_workers_of_other_partitions_do_not_disturb(
     other = any_lake.table(loop.loop, "decisions")
     for number in range(3):
         expected = number or None
-        any_table.append(rows("decisions", 1), swaps=[Swap("offset/0", expected, number + 1)])
+        any_table.append(
+            rows("decisions", 1), swaps=[CompareAndSwap("offset/0", expected, number + 1)]
+        )
         other.append(
-            rows("decisions", 1, partition=1), swaps=[Swap("offset/1", expected, number + 1)]
+            rows("decisions", 1, partition=1),
+            swaps=[CompareAndSwap("offset/1", expected, number + 1)],
         )
     assert any_table.read().height == 6
 
@@ -110,8 +114,8 @@ def test_a_handle_that_is_behind_is_no_zombie(
 ) -> None:
     """Progress may have been moved through another handle of the same process."""
     behind = any_lake.table(loop.loop, "decisions")
-    any_table.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
-    behind.append(rows("decisions", 1, offset=1), swaps=[Swap("offset/0", 1, 2)])
+    any_table.append(rows("decisions", 1), swaps=[CompareAndSwap("offset/0", None, 1)])
+    behind.append(rows("decisions", 1, offset=1), swaps=[CompareAndSwap("offset/0", 1, 2)])
     assert behind.read().height == 2
 
 
@@ -122,12 +126,12 @@ def test_a_handle_follows_a_log_that_was_cut(tmp_path: Path, loop: Loop, rows: R
     table = lake.table(loop.loop, "decisions")
     asleep = lake.table(loop.loop, "decisions")
     assert asleep.progress(["offset/0"]) == {"offset/0": None}
-    table.append(rows("decisions", 1), swaps=[Swap("offset/0", None, 1)])
-    table.append(rows("decisions", 1, offset=1), swaps=[Swap("offset/0", 1, 2)])
+    table.append(rows("decisions", 1), swaps=[CompareAndSwap("offset/0", None, 1)])
+    table.append(rows("decisions", 1, offset=1), swaps=[CompareAndSwap("offset/0", 1, 2)])
     table.handle().create_checkpoint()
     (tmp_path / loop.loop / "decisions" / "_delta_log" / f"{1:020d}.json").unlink()
     assert asleep.progress(["offset/0"]) == {"offset/0": 2}
-    asleep.append(rows("decisions", 1, offset=2), swaps=[Swap("offset/0", 2, 3)])
+    asleep.append(rows("decisions", 1, offset=2), swaps=[CompareAndSwap("offset/0", 2, 3)])
     with pytest.raises(LakeError, match="no longer has version 1") as caught:
         asleep.commits_since(0)
     assert "full read" in caught.value.hint
@@ -166,7 +170,9 @@ def test_old_checkpoints_are_thinned_and_every_version_stays(table: Table, rows:
     """Each names all files of a day: kept all, they would take more room than the rows."""
     for number in range(2 * CLEANED_EVERY):
         told = rows("decisions", 1, offset=number) if number < 30 else None
-        table.append(told, swaps=[Swap("offset/0", number - 1 if number else None, number)])
+        table.append(
+            told, swaps=[CompareAndSwap("offset/0", number - 1 if number else None, number)]
+        )
     names = table.place.storage.names(f"{table.folder}/_delta_log")
     kept = [int(name[:20]) for name in names if name.endswith(".checkpoint.parquet")]
     assert kept == list(range(CLEANED_EVERY - 1, 2 * CLEANED_EVERY, CHECKPOINT_EVERY))
@@ -178,18 +184,20 @@ def test_checkpoints_stay_where_the_log_begins_with_one(table: Table, rows: Rows
     """What expired before them is gone, so the versions behind them start from nothing else."""
     for number in range(2 * CLEANED_EVERY - 1):
         told = rows("decisions", 1, offset=number) if number < 30 else None
-        table.append(told, swaps=[Swap("offset/0", number - 1 if number else None, number)])
+        table.append(
+            told, swaps=[CompareAndSwap("offset/0", number - 1 if number else None, number)]
+        )
     for expired in range(15):
         table.place.storage.remove(f"{table.folder}/_delta_log/{expired:020d}.json")
     last = 2 * CLEANED_EVERY - 1
-    table.append(None, swaps=[Swap("offset/0", last - 1, last)])
+    table.append(None, swaps=[CompareAndSwap("offset/0", last - 1, last)])
     assert table.read(version=25).height == 25
 
 
 def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
     """A replay runs through days in seconds; files are by day, the commit stays atomic."""
     sent = rows("decisions", 5, step=timedelta(days=1))
-    version = table.append(sent, swaps=[Swap("offset/0", None, 5)])
+    version = table.append(sent, swaps=[CompareAndSwap("offset/0", None, 5)])
     (commit,) = table.commits_since(version - 1)
     assert len(commit.files) == 5
     assert table.rows(commit).drop("event_date").equals(sent)
@@ -276,7 +284,7 @@ def test_threads_share_a_table(any_table: AnyTable, rows: Rows) -> None:
 
     def commit(partition: int) -> None:
         for number in range(5):
-            swap = Swap(f"offset/{partition}", number or None, number + 1)
+            swap = CompareAndSwap(f"offset/{partition}", number or None, number + 1)
             any_table.append(rows("decisions", 1, offset=number, partition=partition), swaps=[swap])
 
     with ThreadPoolExecutor(4) as pool:

@@ -13,13 +13,13 @@ from tests.streams.join_logs import LOOP, SECOND, D, F, Logs, Shell, play, rando
 
 from tidemill.features.audit.audit import Effort, audit
 from tidemill.features.audit.differences import differences
-from tidemill.features.lake.lake import Lake, Swap, Table
+from tidemill.features.lake.lake import CompareAndSwap, Lake, Table
 from tidemill.features.sql.datasets import label_count, training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.features.sql.views import connect, schema_name
 from tidemill.monitor.ledger import is_balanced, ledger
 from tidemill.streams.join.rules import JoinRules
-from tidemill.trainers.commit_log import census, commits_after
+from tidemill.trainers.commit_log import commits_after, count_labels
 
 CORRECTED = LOOP.model_copy(update={"corrections": 20 * SECOND})
 RULES = JoinRules.of(CORRECTED)
@@ -71,7 +71,9 @@ def corrected_twice(folder: Path, spoil: pl.Expr | None = None) -> tuple[Lake, l
         versions.append(
             table.append(
                 frame.with_columns(spoil) if spoil is not None and is_last else frame,
-                swaps=[Swap(f"{name}/{PARTITION}", old, new) for name, old, new in numbers],
+                swaps=[
+                    CompareAndSwap(f"{name}/{PARTITION}", old, new) for name, old, new in numbers
+                ],
             )
         )
         known = closed
@@ -145,7 +147,7 @@ def test_learners_in_batch_count_the_newest_and_online_ones_learn_the_first(
     """What a linear model has learned cannot be unlearned, and nothing is learned twice."""
     lake, versions = corrected_twice(tmp_path)
     table = lake.table(LOOP.loop, "examples")
-    seen = census(table, CORRECTED)
+    seen = count_labels(table, CORRECTED)
     assert (seen.labels, seen.revised) == (2, 1)
     followed = list(commits_after(table, -1, _never))
     assert [sorted(rows["decision_id"]) for _, rows in followed] == [["a", "b"], [], []]

@@ -9,7 +9,7 @@ from tests.features.streamlakes import SHOP, STATES, write_streams
 from tests.streams.join_logs import LOOP, Shell, random_logs
 
 from tidemill.features.audit.oracle import Relations, oracle_sql
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
 from tidemill.features.sql.views import connect
 from tidemill.schemas.loop.definition import Loop
@@ -27,7 +27,7 @@ def _store(stream: Shell, folder: Path, loop: Loop = LOOP) -> Lake:
             frame = stream.rows(log).with_columns(ingested_at=pl.col("at"), **PLACE)
             lake.table(LOOP.loop, table_of(log)).append(frame, swaps=[])
     if stream.closed:
-        frontier = Swap("frontier/1", None, micros(stream.closed[-1].frontier))
+        frontier = CompareAndSwap("frontier/1", None, micros(stream.closed[-1].frontier))
         examples = stream.examples().with_columns(**PLACE)
         lake.table(LOOP.loop, "examples").append(examples, swaps=[frontier])
     return lake

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import polars as pl
 
-from tidemill.features.lake.lake import Lake, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake
 from tidemill.features.sql.views import connect, views
 from tidemill.schemas.loop.definition import Loop
 
@@ -70,7 +70,7 @@ def test_decision_states_tell_what_became_of_each_decision(
     closed = closed.with_columns(
         state=pl.Series(["labeled", "no_feedback", "censored"]), label=pl.Series([1.0, 0.0, None])
     )
-    frontier = Swap("frontier/0", None, _micros(START + timedelta(seconds=5)))
+    frontier = CompareAndSwap("frontier/0", None, _micros(START + timedelta(seconds=5)))
     lake.table(loop.loop, "examples").append(closed, swaps=[frontier])
     connection = connect(lake)
     assert _states(connection, "decision_states") == {
@@ -104,7 +104,7 @@ def test_feedback_states_tell_what_became_of_each_feedback(
     )
     lake.table(loop.loop, "feedback").append(feedback, swaps=[])
     example = rows("examples", 1, feedback_offsets=[[0]], state=["labeled"], label=[1.0])
-    frontier = Swap("frontier/0", None, _micros(START + 1000 * seconds))
+    frontier = CompareAndSwap("frontier/0", None, _micros(START + 1000 * seconds))
     lake.table(loop.loop, "examples").append(example, swaps=[frontier])
     assert _states(connect(lake), "feedback_states") == {
         0: "joined",

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.schemas.loop.definition import FieldType
-from tidemill.schemas.models.assembler import HELD_BYTES, Delivery, ModelInbox, Refusal
+from tidemill.schemas.models.assembler import HELD_BYTES, Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
-    Announcement,
+    ModelManifest,
     RefusedError,
     chunk_count,
     chunk_key,
@@ -26,7 +26,7 @@ from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 
 Records = list[tuple[bytes, bytes | None]]
 SIGNATURE = FeatureSignature((SignatureField("hour", FieldType.INT),))
-TEMPLATE = Announcement(
+TEMPLATE = ModelManifest(
     loop="flight-delay",
     loop_version=1,
     version="lightgbm-1",
@@ -53,7 +53,7 @@ TRUSTED = TrustedKeys.of([KEY.public])
 BIG = os.urandom(2_000_000)
 
 
-def announce(payload: bytes, number: int, *, sequence: int | None = None) -> Announcement:
+def announce(payload: bytes, number: int, *, sequence: int | None = None) -> ModelManifest:
     """An announcement of *payload*, all else as in `TEMPLATE`."""
     return replace(
         TEMPLATE,
@@ -66,7 +66,7 @@ def announce(payload: bytes, number: int, *, sequence: int | None = None) -> Ann
     )
 
 
-def records(announcement: Announcement, payload: bytes, key: SigningKey = KEY) -> Records:
+def records(announcement: ModelManifest, payload: bytes, key: SigningKey = KEY) -> Records:
     """What a publisher writes for it, in order."""
     if announcement.chunks == 0:
         return [(announcement.key, sign(announcement, key, payload=payload))]
@@ -76,7 +76,7 @@ def records(announcement: Announcement, payload: bytes, key: SigningKey = KEY) -
     return [*chunks, (announcement.key, sign(announcement, key))]
 
 
-def feed(inbox: ModelInbox, items: Records) -> list[Delivery | Refusal]:
+def feed(inbox: ModelAssembler, items: Records) -> list[Delivery | Refusal]:
     """Everything that *items* decide."""
     return [out for key, value in items if (out := inbox.feed(key, value)) is not None]
 
@@ -92,7 +92,7 @@ def only_refusal(outs: list[Delivery | Refusal]) -> Refusal:
 def test_a_signed_model_arrives_whole(payload: bytes) -> None:
     """The way every model takes."""
     announcement = announce(payload, 1)
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     assert feed(inbox, records(announcement, payload)) == [Delivery(announcement, payload)]
     assert inbox.pending() == []
 
@@ -105,7 +105,7 @@ def test_a_tampered_byte_never_serves(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(value) - 1))
     changed = bytearray(value)
     changed[place] ^= 1 << data.draw(st.integers(0, 7))
-    out = ModelInbox(TRUSTED).feed(key, bytes(changed))
+    out = ModelAssembler(TRUSTED).feed(key, bytes(changed))
     assert isinstance(out, Refusal)
     assert out.reason in ("malformed", "untrusted-key", "bad-signature", "digest-mismatch")
 
@@ -113,7 +113,7 @@ def test_a_tampered_byte_never_serves(data: st.DataObject) -> None:
 @given(st.binary(max_size=300) | st.just(os.urandom(2_000_000)))
 def test_garbage_on_the_topic_is_refused(value: bytes) -> None:
     """Anyone with write access to the topic can put anything there."""
-    out = ModelInbox(TRUSTED).feed(b"flight-delay/live", value)
+    out = ModelAssembler(TRUSTED).feed(b"flight-delay/live", value)
     assert isinstance(out, Refusal)
     assert (out.loop, out.slot) == ("flight-delay", "live")
 
@@ -121,14 +121,16 @@ def test_garbage_on_the_topic_is_refused(value: bytes) -> None:
 @given(st.binary(max_size=40), st.none() | st.binary(max_size=40))
 def test_foreign_keys_are_passed_over(key: bytes, value: bytes | None) -> None:
     """A record that names no loop and slot is nobody's business, and no crash."""
-    ModelInbox(TRUSTED).feed(key, value)
-    ModelInbox(TRUSTED).feed(b"offer/payload/" + key, value)
-    assert ModelInbox(TRUSTED).feed(None, value) is None
+    ModelAssembler(TRUSTED).feed(key, value)
+    ModelAssembler(TRUSTED).feed(b"offer/payload/" + key, value)
+    assert ModelAssembler(TRUSTED).feed(None, value) is None
 
 
 def test_a_key_that_is_not_trusted_never_serves() -> None:
     """Write access to the topic is not the right to publish."""
-    out = only_refusal(feed(ModelInbox(TRUSTED), records(TEMPLATE, b"tree", SigningKey.generate())))
+    out = only_refusal(
+        feed(ModelAssembler(TRUSTED), records(TEMPLATE, b"tree", SigningKey.generate()))
+    )
     assert out.reason == "untrusted-key"
 
 
@@ -137,14 +139,14 @@ def test_a_signature_under_the_name_of_a_trusted_key_is_checked() -> None:
     forger = SigningKey.generate()
     value = sign(TEMPLATE, forger, payload=b"tree")
     forged = value.replace(forger.id.encode(), KEY.id.encode())
-    out = only_refusal(feed(ModelInbox(TRUSTED), [(TEMPLATE.key, forged)]))
+    out = only_refusal(feed(ModelAssembler(TRUSTED), [(TEMPLATE.key, forged)]))
     assert out.reason == "bad-signature"
 
 
 def test_an_older_announcement_does_not_come_back() -> None:
     """A record that was good once is still good to replay; its number tells."""
     old, new = announce(b"old", 1), announce(b"new", 2)
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     feed(inbox, records(old, b"old") + records(new, b"new"))
     out = only_refusal(feed(inbox, records(old, b"old")))
     assert (out.reason, out.version) == ("replayed", "lightgbm-1")
@@ -152,7 +154,7 @@ def test_an_older_announcement_does_not_come_back() -> None:
 
 def test_a_lower_number_needs_the_word_rollback() -> None:
     """Going back is an act of a person, signed, not an accident of two trainers."""
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     feed(inbox, records(announce(b"new", 7), b"new"))
     silent = announce(b"old", 3, sequence=8)
     assert only_refusal(feed(inbox, records(silent, b"old"))).reason == "replayed"
@@ -164,7 +166,7 @@ def test_a_lower_number_needs_the_word_rollback() -> None:
 def test_the_same_record_once_more_changes_nothing() -> None:
     """After a reconnect the topic may be read from its beginning."""
     items = records(announce(BIG, 1), BIG)
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     assert len(feed(inbox, items)) == 1
     assert feed(inbox, items) == []
     assert inbox.pending() == []
@@ -177,7 +179,7 @@ def test_a_topic_read_again_from_its_beginning_refuses_nothing() -> None:
         for number, payload in enumerate((BIG, b"two", b"three"), 1)
         for item in records(announce(payload, number), payload)
     ]
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     assert len(feed(inbox, items)) == 3
     inbox.rewind()
     assert feed(inbox, items) == []
@@ -192,7 +194,7 @@ def test_a_missing_chunk_is_pending_until_it_comes() -> None:
     """A compacted topic can have lost one; the worker says which, and serves on."""
     announcement = announce(BIG, 1)
     items = records(announcement, BIG)
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     assert feed(inbox, items[:1] + items[2:]) == []
     [refusal] = inbox.pending()
     assert (refusal.reason, refusal.detail) == (
@@ -205,7 +207,7 @@ def test_a_missing_chunk_is_pending_until_it_comes() -> None:
 def test_a_tombstoned_chunk_is_gone() -> None:
     """The publisher removes the chunks of old models so."""
     items = records(announce(BIG, 1), BIG)
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     assert feed(inbox, [*items[:-1], (items[0][0], None), items[-1]]) == []
     assert inbox.pending()[0].reason == "missing-chunk"
 
@@ -214,7 +216,7 @@ def test_a_changed_chunk_is_a_digest_mismatch() -> None:
     """Chunks are not signed; the announced digest covers them."""
     items = records(announce(BIG, 1), BIG)
     changed = [items[0], (items[1][0], bytes(900_000)), *items[2:]]
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     out = only_refusal(feed(inbox, changed))
     assert (out.reason, out.version) == ("digest-mismatch", "lightgbm-1")
     assert feed(inbox, items) == [Delivery(announce(BIG, 1), BIG)]  # published again, it serves
@@ -223,14 +225,16 @@ def test_a_changed_chunk_is_a_digest_mismatch() -> None:
 def test_a_changed_inline_payload_is_a_digest_mismatch() -> None:
     """The inline payload is outside of the signed bytes, under the same digest."""
     value = sign(TEMPLATE, KEY, payload=b"leaf")
-    out = only_refusal(feed(ModelInbox(TRUSTED), [(TEMPLATE.key, value)]))
+    out = only_refusal(feed(ModelAssembler(TRUSTED), [(TEMPLATE.key, value)]))
     assert out.reason == "digest-mismatch"
 
 
 def test_an_announcement_of_another_loop_is_misplaced() -> None:
     """Else the model of one loop could be copied under the key of another."""
     [(_, value)] = records(TEMPLATE, b"tree")
-    assert only_refusal(feed(ModelInbox(TRUSTED), [(b"other/live", value)])).reason == "misplaced"
+    assert (
+        only_refusal(feed(ModelAssembler(TRUSTED), [(b"other/live", value)])).reason == "misplaced"
+    )
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**40])
@@ -250,7 +254,7 @@ def test_a_chunk_count_that_does_not_fit_its_size_is_malformed() -> None:
 
 def test_chunks_nobody_announced_are_held_under_a_limit() -> None:
     """A flood of chunks evicts the oldest, not the worker."""
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     flood = bytes(900_000)
     for index in range(2 * HELD_BYTES // len(flood)):
         digest = payload_digest(index.to_bytes(4, "big"))
@@ -261,7 +265,7 @@ def test_chunks_nobody_announced_are_held_under_a_limit() -> None:
 
 def test_an_oversize_chunk_is_not_held() -> None:
     """The protocol cuts at 900 kB; more is not of it."""
-    inbox = ModelInbox(TRUSTED)
+    inbox = ModelAssembler(TRUSTED)
     inbox.feed(chunk_key("flight-delay", TEMPLATE.digest, 0), bytes(900_001))
     inbox.feed(chunk_key("flight-delay", TEMPLATE.digest, 999_999), b"x")
     assert inbox.held_bytes == 0
@@ -269,7 +273,7 @@ def test_an_oversize_chunk_is_not_held() -> None:
 
 def test_other_loops_are_passed_over() -> None:
     """A worker for one loop does not hold the models of a hundred."""
-    inbox = ModelInbox(TRUSTED, wants=lambda loop: loop == "offer")
+    inbox = ModelAssembler(TRUSTED, wants=lambda loop: loop == "offer")
     assert feed(inbox, records(announce(BIG, 1), BIG)) == []
     assert inbox.held_bytes == 0
 
@@ -286,5 +290,7 @@ def test_verification_comes_before_reading() -> None:
 def test_other_slots_are_passed_over() -> None:
     """A learner's own state is on the same topic; it is not what answers requests."""
     state = replace(TEMPLATE, slot="online")
-    assert feed(ModelInbox(TRUSTED), records(state, b"tree")) == []
-    assert len(feed(ModelInbox(TRUSTED, slots=["live", "online"]), records(state, b"tree"))) == 1
+    assert feed(ModelAssembler(TRUSTED), records(state, b"tree")) == []
+    assert (
+        len(feed(ModelAssembler(TRUSTED, slots=["live", "online"]), records(state, b"tree"))) == 1
+    )

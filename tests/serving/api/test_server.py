@@ -12,7 +12,7 @@ from tidemill.cli.app import main
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.serving.api.server import ServerConfig, run_server
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 def test_a_port_that_is_taken_is_a_failure_and_no_crash() -> None:
     """Its supervisor must see a status, its log the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        worker = WorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),), close_s=0.1)
+        worker = ServingWorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),), close_s=0.1)
         config = ServerConfig(worker=worker, port=taken.getsockname()[1])
         assert run_server(config) == 1
 
@@ -40,7 +40,7 @@ def test_the_example_of_a_service_runs(
     """It is the first code of ours that anybody copies."""
     flights = load_loop(ROOT / "examples/flights/loop.yaml")
     log = MemoryEventLog()
-    config = WorkerConfig(kafka=NOWHERE, name="w", definitions=(flights,))
+    config = ServingWorkerConfig(kafka=NOWHERE, name="w", definitions=(flights,))
     url = serve(Worker(config, event_log=log))
     source = (ROOT / "examples/service.py").read_text()
     for port in ("8700", "8701"):

@@ -18,7 +18,7 @@ from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas import topics
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.serving.client.client import LoopClient
-from tidemill.serving.client.embedded import EmbeddedDoor
+from tidemill.serving.client.embedded import EmbeddedTransport
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import Worker
 
@@ -31,7 +31,7 @@ def client(request: pytest.FixtureRequest, worker: Worker) -> Iterator[Client]:
     if request.param == "http":
         made = Client(request.getfixturevalue("url"), budget_ms=10_000)
     else:
-        made = Client.through(EmbeddedDoor(worker))
+        made = Client.through(EmbeddedTransport(worker))
     yield made
     if request.param == "http":
         made.close()

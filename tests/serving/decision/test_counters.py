@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.serving.decision.counters import BOUNDS_US, Tally
+from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 
 TIMES_S = st.floats(0.0, 1.0) | st.sampled_from([bound / 1e6 for bound in BOUNDS_US])
 
@@ -13,7 +13,7 @@ def test_every_decision_is_in_the_first_bucket_that_holds_its_time(
     noted: list[tuple[str, float]],
 ) -> None:
     """A bound belongs to its bucket, as Prometheus has it."""
-    tally = Tally()
+    tally = DecisionCounters()
     for number, (source, took_s) in enumerate(noted):
         tally.took_s[source].append(took_s)
         if number % 7 == 0:
@@ -27,6 +27,6 @@ def test_every_decision_is_in_the_first_bucket_that_holds_its_time(
 
 def test_looking_twice_counts_once() -> None:
     """Prometheus and the health page both look."""
-    tally = Tally()
+    tally = DecisionCounters()
     tally.took_s["model"].append(1e-5)
     assert tally.decisions == tally.decisions == {"model": 1, "default": 0, "fallback": 0}

@@ -14,7 +14,7 @@ from tidemill.schemas.published import register
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.serving.decision.decider import Decider, LiveModel
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.decision.policy import Features, Score
+from tidemill.serving.decision.policy import Features, ScoreFunction
 from tidemill.serving.decision.requests import FeedbackRequest
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.model.predictor import LightGbmModel
@@ -45,7 +45,7 @@ def logged(log: MemoryEventLog, topic: str, loop: Loop | None = None) -> Rows:
     return found.frame.to_dicts()
 
 
-def raising(error: Exception) -> Score:
+def raising(error: Exception) -> ScoreFunction:
     """Return scores of a model that fails."""
 
     def score(_features: Features) -> float:
@@ -54,7 +54,7 @@ def raising(error: Exception) -> Score:
     return score
 
 
-def slow(seconds: float) -> Score:
+def slow(seconds: float) -> ScoreFunction:
     """Return scores of a model that takes its time."""
 
     def score(_features: Features) -> float:

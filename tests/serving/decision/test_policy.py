@@ -9,13 +9,13 @@ from tests.serving.models import banner
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop
-from tidemill.serving.decision.policy import Features, Policy, default_choice, policy_of
+from tidemill.serving.decision.policy import ActionPolicy, Features, default_choice, policy_of
 
 ACTIONS = ["a", "b", "c", "d"]
 SCORES = {"a": 0.1, "b": 0.7, "c": 0.4, "d": 0.7}
 
 
-def greedy(kind: str, epsilon: float) -> Policy:
+def greedy(kind: str, epsilon: float) -> ActionPolicy:
     """Return a greedy policy over four actions."""
     decision = {"type": kind, "actions": ACTIONS, "default": "a" if kind == "choice" else ["a"]}
     return policy_of(

@@ -24,7 +24,7 @@ from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType
 from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
-from tidemill.schemas.models.manifest import Announcement
+from tidemill.schemas.models.manifest import ModelManifest
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState
 from tidemill.serving.model import admission, forest
 from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, try_in_child
@@ -196,7 +196,7 @@ def test_the_announcement_is_not_trusted_about_its_features() -> None:
             "age": "float",
         }
     )
-    said: Announcement = replace(
+    said: ModelManifest = replace(
         announcement(text().encode()), features=short.to_json(), features_digest=short.digest
     )
     with pytest.raises(ModelError, match="max_feature_idx"):

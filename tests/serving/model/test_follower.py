@@ -21,7 +21,7 @@ from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import key_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
-from tidemill.serving.worker import Worker, WorkerConfig
+from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 PAYLOAD = text().encode()
 
@@ -244,7 +244,7 @@ def test_at_the_start_the_model_before_a_refused_one_serves(
 
 def test_without_trusted_keys_nothing_serves(log: MemoryEventLog, key: SigningKey) -> None:
     """A forgotten setting must not open the worker to everybody."""
-    config = WorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),))
+    config = ServingWorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),))
     worker = Worker(config, event_log=log)
     feed(worker, *records(key, PAYLOAD))
     assert decide(worker).source == "default"
@@ -301,7 +301,7 @@ def test_a_model_may_come_before_its_loop(
     log: MemoryEventLog, key: SigningKey, trusted: TrustedKeys
 ) -> None:
     """The two topics are read side by side, in no order."""
-    config = WorkerConfig(kafka=NOWHERE, name="w", trusted=trusted)
+    config = ServingWorkerConfig(kafka=NOWHERE, name="w", trusted=trusted)
     worker = Worker(config, event_log=log)
     feed(worker, *records(key, PAYLOAD))
     worker.follower.take_loops([(key_of(banner()), banner().canonical.encode())])
@@ -313,7 +313,7 @@ def test_a_worker_looks_at_its_own_loops_only(
     log: MemoryEventLog, key: SigningKey, trusted: TrustedKeys
 ) -> None:
     """Thousands of loops may share the topics."""
-    config = WorkerConfig(kafka=NOWHERE, name="w", trusted=trusted, loops=("mine",))
+    config = ServingWorkerConfig(kafka=NOWHERE, name="w", trusted=trusted, loops=("mine",))
     worker = Worker(config, event_log=log)
     for name in ("mine", "banner"):
         loop = banner(loop=name)

@@ -19,7 +19,7 @@ from tests.serving.models import COUNTRIES, SIGNATURE, booster, rows, text
 import tidemill.serving.model.forest as module
 from tidemill.errors import ModelError
 from tidemill.serving.model.forest import Forest, is_built, pack
-from tidemill.serving.model.model_text import Model, Splits, Tree, read_text
+from tidemill.serving.model.model_text import Splits, TextTree, TreeModel, read_text
 from tidemill.serving.model.predictor import LightGbmModel
 
 WIDTH = len(SIGNATURE.columns)
@@ -198,7 +198,7 @@ def test_a_chain_of_splits_is_left_at_once_or_walked_to_its_end() -> None:
     """A walk ends when none of its lanes moves; a step too few would end on a split."""
     left = [~split for split in range(99)]
     splits = Splits([0] * 99, [0] * 99, [0.0] * 99, left, [*range(1, 99), ~99])
-    chain = Model("regression", 1, [Tree([float(leaf) for leaf in range(100)], splits, [])])
+    chain = TreeModel("regression", 1, [TextTree([float(leaf) for leaf in range(100)], splits, [])])
     walked = Forest(pack(chain), 1)
     assert walked.predict([-1.0]) == 0.0
     assert walked.predict([1.0]) == 99.0

@@ -22,16 +22,16 @@ from tests.streams.join_logs import (
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
-from tidemill.schemas.logs import place_of
+from tidemill.schemas.logs import position_of
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.recovery import resume_of
-from tidemill.streams.commit.transactions import Table, claim
+from tidemill.streams.commit.transactions import ProgressTable, claim
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemoryStore
+from tidemill.streams.state.spill import MemorySpillStore
 
 HOUR = timedelta(hours=1)
 CORRECTED = rules(corrections=20 * SECOND)
@@ -52,7 +52,7 @@ def lake(tmp_path: Path) -> Lake:
     return write_lake(stream, tmp_path)
 
 
-def tables(lake: Lake) -> dict[str, Table]:
+def tables(lake: Lake) -> dict[str, ProgressTable]:
     """Return the tables as a worker opens them."""
     return {name: lake.table(LOOP.loop, name) for name in TABLES}
 
@@ -98,7 +98,7 @@ def test_files_of_other_times_are_not_opened_where_streams_are_mixed(tmp_path: P
         Path(uri).write_bytes(b"not opened, so not missed")
     wanted = lake.table(LOOP.loop, "examples").read(["decision_id", "at"])
     found = recall_from(tables(lake), PARTITION, CORRECTED)(wanted)
-    assert sorted(found.feedback["offset"]) == [0, place_of(ORDERS, 0)]
+    assert sorted(found.feedback["offset"]) == [0, position_of(ORDERS, 0)]
 
 
 @pytest.mark.parametrize(("within", "early"), [(0, 0), (1, 0), (2, 1), (10**6, 10**6), (10**11, 0)])
@@ -113,7 +113,7 @@ def test_what_a_version_with_other_windows_has_joined_is_recalled_whole(
         early={"click": early * SECOND, "buy": 0 * SECOND},
     )
     found = recall_from(tables(lake), PARTITION, shorter)(wanted)
-    assert sorted(found.feedback["offset"]) == [0, place_of(ORDERS, 0)]
+    assert sorted(found.feedback["offset"]) == [0, position_of(ORDERS, 0)]
 
 
 def mixed(folder: Path) -> Lake:
@@ -127,16 +127,16 @@ def mixed(folder: Path) -> Lake:
 def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> None:
     """Raw feedback is safe before its revision is; it must not be taken for examined."""
     mine = tables(lake)
-    holdings = claim(mine, [PARTITION])
-    resume = resume_of(holdings[PARTITION])
+    leases = claim(mine, [PARTITION])
+    resume = resume_of(leases[PARTITION])
     assert (resume.examined, resume.revised) == ({"feedback": 3}, 2)
 
     def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         recall = recall_from(mine, number, CORRECTED)
         return PartitionJoin(CORRECTED, resume, labels=LABELS, recall=recall, state=state)
 
-    windows = OpenWindows(LOOP, CORRECTED, mine, MemoryStore(), StreamMetrics(), join, 1.0)
-    closed = windows.recover(holdings)[PARTITION].close()
+    windows = OpenWindows(LOOP, CORRECTED, mine, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    closed = windows.recover(leases)[PARTITION].close()
     assert closed is not None
     assert closed.examples.select("decision_id", "revision", "label").rows() == [("b", 1, 1001.0)]
     assert (closed.examined, closed.revised) == ({"feedback": 4}, 3)
@@ -148,9 +148,9 @@ def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Pa
     stream.finish()
     mine = tables(write_lake(stream, tmp_path))
     for _ in range(2):
-        holdings = claim(mine, [PARTITION, 2])
-        begin_examining(mine, holdings)
-        found = [holdings[number].examined["feedback"] for number in (PARTITION, 2)]
+        leases = claim(mine, [PARTITION, 2])
+        begin_examining(mine, leases)
+        found = [leases[number].examined["feedback"] for number in (PARTITION, 2)]
         assert found == [2, 0]
     assert claim(mine, [PARTITION])[PARTITION].examined == {"feedback": 2}
 
@@ -160,9 +160,9 @@ def test_a_stream_that_is_added_is_examined_from_its_first_record(tmp_path: Path
     stream = Shell(Logs([D("a", 0)], [F("x", "a", 1), F("y", "a", 2)]), CORRECTED)
     stream.finish()
     mine = tables(write_lake(stream, tmp_path))
-    holdings = claim(mine, [PARTITION], 2, logs=THREE)
-    begin_examining(mine, holdings)
-    assert holdings[PARTITION].examined == {"feedback": 2, "feedback.orders": 0}
+    leases = claim(mine, [PARTITION], 2, logs=THREE)
+    begin_examining(mine, leases)
+    assert leases[PARTITION].examined == {"feedback": 2, "feedback.orders": 0}
 
 
 _TIME = pl.Datetime("us", "UTC")

@@ -9,15 +9,15 @@ from tests.streams.schedules import Workers, run
 from tests.streams.workers_in_memory import METRICS, World
 
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.runtime.loop_runner import LoopRun
+from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemoryStore
+from tidemill.streams.state.spill import MemorySpillStore
 
 SCHEDULES = 150
 
 
-class TightRun(LoopRun):
-    """A budget of one byte, and shelves of two rows."""
+class TightRun(LoopRunner):
+    """A budget of one byte, and segments of two rows."""
 
     def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 (those of LoopRun)
         super().__init__(*args, **more)
@@ -25,11 +25,11 @@ class TightRun(LoopRun):
             self.loop.model_copy(update={"memory": 1}),
             self.rules,
             self._tables,
-            MemoryStore(),
+            MemorySpillStore(),
             METRICS,
             self._join,
             -1.0,
-            state=partial(OpenState, shelf_rows=2, leaving_rows=1),
+            state=partial(OpenState, segment_rows=2, spill_rows=1),
         )
 
 
@@ -37,7 +37,7 @@ class TightRun(LoopRun):
 class TightWorld(World):
     """Workers without memory."""
 
-    made: type[LoopRun] = TightRun
+    made: type[LoopRunner] = TightRun
 
 
 class TightWorkers(Workers):

@@ -28,13 +28,13 @@ from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.memory_tables import MemoryLake
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.recovery import resume_of
-from tidemill.streams.commit.transactions import Move, claim, commit, raw_numbers
+from tidemill.streams.commit.transactions import ProgressUpdate, claim, commit, raw_numbers
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules, micros
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemoryStore
+from tidemill.streams.state.spill import MemorySpillStore
 
 DAY = timedelta(days=1)
 MOMENT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -47,7 +47,7 @@ def test_an_empty_log_that_was_moved_on_stays_where_it_was() -> None:
     tables = {name: lake.table(loop.loop, name) for name in TABLES}
     held = claim(tables, [0])
     moved = raw_numbers(0, micros(MOMENT), 0, 0)
-    commit("decisions", tables["decisions"], [Move(held[0], [], moved)])
+    commit("decisions", tables["decisions"], [ProgressUpdate(held[0], [], moved)])
     found = resume_of(claim(tables, [0])[0])
     assert found.stream_times == {"decisions": MOMENT, "feedback": None}
 
@@ -55,13 +55,13 @@ def test_an_empty_log_that_was_moved_on_stays_where_it_was() -> None:
 def recovered(lake: Lake, chosen: JoinRules) -> PartitionJoin:
     """Return the join of a worker that takes the partition over."""
     tables = {name: lake.table(LOOP.loop, name) for name in TABLES}
-    holdings = claim(tables, [PARTITION], logs=THREE)
+    leases = claim(tables, [PARTITION], logs=THREE)
 
     def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         return PartitionJoin(chosen, resume, labels=shared_labels(chosen), state=state)
 
-    windows = OpenWindows(LOOP, chosen, tables, MemoryStore(), StreamMetrics(), join, 1.0)
-    return windows.recover(holdings)[PARTITION]
+    windows = OpenWindows(LOOP, chosen, tables, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    return windows.recover(leases)[PARTITION]
 
 
 def test_a_restart_with_corrections_does_not_open_what_was_examined_long_ago(

@@ -11,9 +11,9 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas.logs import Log
 from tidemill.streams.commit.transactions import (
-    Holding,
-    Move,
-    Table,
+    Lease,
+    ProgressTable,
+    ProgressUpdate,
     UnfencedTable,
     claim,
     commit,
@@ -25,7 +25,7 @@ THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> Callable[[], dict[str, Table]]:
+def tables(tmp_path: Path) -> Callable[[], dict[str, ProgressTable]]:
     """Open the tables of a new loop, as each worker does for itself."""
     loop = new_loop()
     lake = Lake(LakeConfig(root=str(tmp_path)))
@@ -33,43 +33,51 @@ def tables(tmp_path: Path) -> Callable[[], dict[str, Table]]:
     return lambda: {name: lake.table(loop.loop, name) for name in TABLES}
 
 
-def test_who_claims_a_partition_later_owns_it(tables: Callable[[], dict[str, Table]]) -> None:
+def test_who_claims_a_partition_later_owns_it(
+    tables: Callable[[], dict[str, ProgressTable]],
+) -> None:
     """A worker that lost its partition without noticing must not be able to commit."""
     mine, theirs = tables(), tables()
     first = claim(mine, [0, 1])
-    commit("decisions", mine["decisions"], [Move(first[0], [], raw_numbers(7, None, 0))])
+    commit("decisions", mine["decisions"], [ProgressUpdate(first[0], [], raw_numbers(7, None, 0))])
     second = claim(theirs, [0])
     assert second[0].numbers["decisions"]["offset"] == 7
     with pytest.raises(FencedError):
-        commit("decisions", mine["decisions"], [Move(first[0], [], raw_numbers(9, None, 0))])
-    commit("decisions", theirs["decisions"], [Move(second[0], [], raw_numbers(8, 5, 1))])
-    commit("decisions", mine["decisions"], [Move(first[1], [], raw_numbers(3, None, 0))])
+        commit(
+            "decisions", mine["decisions"], [ProgressUpdate(first[0], [], raw_numbers(9, None, 0))]
+        )
+    commit("decisions", theirs["decisions"], [ProgressUpdate(second[0], [], raw_numbers(8, 5, 1))])
+    commit("decisions", mine["decisions"], [ProgressUpdate(first[1], [], raw_numbers(3, None, 0))])
     found = claim(tables(), [0, 1])
     assert [found[number].numbers["decisions"]["offset"] for number in (0, 1)] == [8, 3]
 
 
-def test_without_the_fence_the_loser_overwrites(tables: Callable[[], dict[str, Table]]) -> None:
+def test_without_the_fence_the_loser_overwrites(
+    tables: Callable[[], dict[str, ProgressTable]],
+) -> None:
     """The negative control of the test above."""
     mine, theirs = tables(), tables()
     first = claim(mine, [0])
     second = claim(theirs, [0])
-    commit("decisions", theirs["decisions"], [Move(second[0], [], raw_numbers(8, None, 0))])
+    commit(
+        "decisions", theirs["decisions"], [ProgressUpdate(second[0], [], raw_numbers(8, None, 0))]
+    )
     open_to_all = UnfencedTable(mine["decisions"])
-    commit("decisions", open_to_all, [Move(first[0], [], raw_numbers(2, None, 0))])
+    commit("decisions", open_to_all, [ProgressUpdate(first[0], [], raw_numbers(2, None, 0))])
     assert claim(tables(), [0])[0].numbers["decisions"]["offset"] == 2
 
 
 def test_the_numbers_of_each_log_are_compared_and_swapped(
-    tables: Callable[[], dict[str, Table]],
+    tables: Callable[[], dict[str, ProgressTable]],
 ) -> None:
     """All feedback is one table: the offset of one log must not pass for that of another."""
     mine = tables()["feedback"]
     held = claim(tables(), [0], logs=THREE)[0]
-    behind = Holding(0, THREE, {name: dict(known) for name, known in held.numbers.items()})
+    behind = Lease(0, THREE, {name: dict(known) for name, known in held.numbers.items()})
     new = {"offset": 5, "offset@orders": 7, "time@orders": 3}
-    commit("feedback", mine, [Move(held, [], new)])
+    commit("feedback", mine, [ProgressUpdate(held, [], new)])
     with pytest.raises(FencedError):
-        commit("feedback", mine, [Move(behind, [], {"offset@orders": 9})])
+        commit("feedback", mine, [ProgressUpdate(behind, [], {"offset@orders": 9})])
     found = claim(tables(), [0], logs=THREE)[0]
     assert [found.offset(log) for log in THREE] == [0, 5, 7]
     assert found.of("feedback.orders", "time") == 3
@@ -77,15 +85,17 @@ def test_the_numbers_of_each_log_are_compared_and_swapped(
 
 
 def test_a_version_with_a_new_log_begins_it_at_its_start(
-    tables: Callable[[], dict[str, Table]],
+    tables: Callable[[], dict[str, ProgressTable]],
 ) -> None:
     """What was read of the others stays read, and each log says where the version took it over."""
     mine = tables()
     held = claim(mine, [0], 1)[0]
-    commit("feedback", mine["feedback"], [Move(held, [], raw_numbers(5, 2, 0))])
+    commit("feedback", mine["feedback"], [ProgressUpdate(held, [], raw_numbers(5, 2, 0))])
     held = claim(mine, [0], 2, logs=THREE)[0]
     assert [held.offset(log) for log in THREE] == [0, 5, 0]
-    commit("feedback", mine["feedback"], [Move(held, [], {"offset": 6, "offset@orders": 8})])
+    commit(
+        "feedback", mine["feedback"], [ProgressUpdate(held, [], {"offset": 6, "offset@orders": 8})]
+    )
     again = claim(mine, [0], 2, logs=THREE)[0]
     assert [again.offset(log) for log in THREE] == [0, 6, 8]
     names = ["begin/1/0", "begin/2/0", "begin/2@orders/0", "begin/1@orders/0"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tidemill.streams.consumer.batches import Batch, merged
+from tidemill.streams.consumer.batches import FetchedBatch, merged
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Row:
     value: bytes | None = b"x"
 
 
-def batch(start: int, *offsets: int) -> Batch:
+def batch(start: int, *offsets: int) -> FetchedBatch:
     """A batch of records at *offsets*, read from position *start*."""
-    return Batch(
+    return FetchedBatch(
         topic="t",
         partition=0,
         start=start,
@@ -31,7 +31,7 @@ def batch(start: int, *offsets: int) -> Batch:
 
 @pytest.mark.parametrize("offsets", [(3, 4, 5), (3, 5), (4, 9)])
 def test_offsets_are_those_of_the_records_holes_or_not(offsets: tuple[int, ...]) -> None:
-    """Compaction and transactions leave holes; rows must not move into them."""
+    """Compaction and transactions leave gaps; rows must not move into them."""
     assert batch(3, *offsets).records().offsets.tolist() == list(offsets)
 
 

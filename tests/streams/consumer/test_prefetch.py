@@ -27,18 +27,18 @@ from tests.streams.fetched_logs import MemoryCluster, MemoryLog
 from tests.streams.record_batches import ABORT, COMMIT, Sent, mark, record_batch, sent
 
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics
-from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.fetch_thread import BatchThread
 from tidemill.streams.consumer.prefetch import (
     AHEAD,
     FetchedBytes,
-    Run,
+    FetchedRecords,
     WholeBatches,
     ends,
     keep_bytes,
     record_batches,
 )
-from tidemill.streams.consumer.record_batches import Chunk
+from tidemill.streams.consumer.record_batches import RecordBatch
 
 PLACE = TopicPartition("t", 0)
 Part = tuple[list[Sent], int | None, bool]
@@ -56,15 +56,15 @@ def partition_records(
 def found(data: bytes, aborted: Sequence[tuple[int, int]], position: int) -> tuple[list[Row], int]:
     """Return the records of *data* from *position* on, and the position after them."""
     fetched = partition_records(data, aborted, position, keeps=True)
-    run = Run(position)
+    run = FetchedRecords(position)
     for part in record_batches(fetched):
         run.add(part)
     return rows(batch(run).records()) if run else [], fetched.next_fetch_offset
 
 
-def batch(run: Run) -> Batch:
+def batch(run: FetchedRecords) -> FetchedBatch:
     """Return *run* as agents get it."""
-    return Batch(
+    return FetchedBatch(
         topic="t", partition=0, start=run.start, last=run.next - 1, session=1, parts=list(run)
     )
 
@@ -114,7 +114,7 @@ def test_marks_belong_to_the_run_they_follow() -> None:
     fetched = partition_records(
         record_batch(0, records, producer=7) + mark(1, 7, COMMIT), [], 0, keeps=True
     )
-    run = Run(0)
+    run = FetchedRecords(0)
     for part in record_batches(fetched):
         run.add(part)
     run.next = fetched.next_fetch_offset
@@ -360,7 +360,7 @@ class Reading:
         self.at = offset
         self.taken = [each for each in self.taken if each < offset]
 
-    def take(self, run: Run) -> None:
+    def take(self, run: FetchedRecords) -> None:
         """Take the next run: it follows, unless records between were deleted."""
         offsets = [row[0] for row in rows(batch(run).records())]
         is_gap = self.at < run.start <= self._log.low
@@ -563,14 +563,14 @@ def test_who_asks_while_a_run_is_made_sees_nothing_of_it() -> None:
     partition = Partition()
     partition.results = WholeBatches(lambda _: True, 10)
     partition.answer(partition.events(0, 1, 2))
-    add, seen = Run.add, []
+    add, seen = FetchedRecords.add, []
 
-    def look(run: Run, part: Chunk) -> None:
+    def look(run: FetchedRecords, part: RecordBatch) -> None:
         seen.append((partition.position, partition.results.ran_to(PLACE)))
         add(run, part)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "add", look)
+        patch.setattr(FetchedRecords, "add", look)
         assert partition.hand_out() == [0, 1, 2]
     assert seen == [(0, 0)] * 3
     assert (partition.position, partition.results.ran_to(PLACE)) == (3, 3)

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from tests.streams import record_batches
 from tests.streams.record_batches import Sent, record_batch, sent
 
-from tidemill.streams.consumer.record_batches import Chunk, records_of
+from tidemill.streams.consumer.record_batches import RecordBatch, records_of
 from tidemill.streams.consumer.records import FetchedRecord, Records
 
 Row = tuple[int, int, bytes | None, bytes | None]
 
 
-def chunk(raw: bytes) -> Chunk:
+def chunk(raw: bytes) -> RecordBatch:
     """Return the chunk of *raw*."""
-    found = Chunk.of(raw)
+    found = RecordBatch.of(raw)
     assert found is not None
     return found
 
@@ -48,7 +48,7 @@ def parsed(raws: Sequence[bytes]) -> list[Row]:
 def test_chunks_are_read_as_aiokafka_reads_them(
     batches: list[tuple[list[Sent], int, int | None]],
 ) -> None:
-    """The fast way must not be another way: holes, nulls, headers, codecs, both kinds of time."""
+    """The fast way must not be another way: gaps, nulls, headers, codecs, both kinds of time."""
     raws = []
     base = 0
     for records, codec, appended_ms in batches:
@@ -107,7 +107,7 @@ def test_an_unknown_codec_is_left_to_aiokafka() -> None:
     """It knows what to say."""
     raw = bytearray(record_batch(0, PLAIN))
     struct.pack_into(">h", raw, record_batches.ATTRIBUTES_AT, 7)
-    assert Chunk.of(bytes(raw)) is None
+    assert RecordBatch.of(bytes(raw)) is None
 
 
 def test_a_value_that_looks_like_records_stays_a_value() -> None:

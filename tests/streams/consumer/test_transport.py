@@ -214,12 +214,12 @@ def test_batches_tile_the_log_whoever_is_killed(kafka: KafkaConfig, tmp_path: Pa
     finally:
         processes.end()
     assert kept.records() == 180_000
-    holes = kept.query(
+    gaps = kept.query(
         "select count(*) from (select start, coalesce(lag(next) over "
         "(partition by topic, part order by start), 0) as expected from batches) "
         "where start <> expected"
     )
-    assert holes == [(0,)]
+    assert gaps == [(0,)]
     assert kept.query("select max(records) > 1 from batches") == [(1,)], "they are batches"
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tidemill.errors import ContractError
 from tidemill.schemas.loop.definition import MaxBad
-from tidemill.streams.deadletters.error_limit import BadShare
+from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetter
 
 HALF_OF_TEN = MaxBad(share=0.5, of=10)
@@ -31,13 +31,13 @@ def stops_at(bad: list[bool], sizes: list[int], limit: MaxBad, *, restart: bool)
 
     With *restart* each batch is read by another worker, which knows only the number kept.
     """
-    share, start = BadShare(limit), 0
+    share, start = ErrorLimit(limit), 0
     for size in [*sizes, len(bad)]:
         rows = range(start, min(start + size, len(bad)))
         if not rows:
             break
         if restart:
-            share = BadShare(limit, next=start, bad=share.bad)
+            share = ErrorLimit(limit, next=start, bad=share.bad)
         try:
             share.take(rows[-1], [letter(row) for row in rows if bad[row]])
         except ContractError as error:
@@ -75,7 +75,7 @@ def test_a_worker_that_is_started_again_and_again_does_not_empty_the_topic() -> 
 
 def test_a_limit_made_stricter_judges_what_comes_not_what_was_let_through() -> None:
     """A new version of the loop finds a stretch that it would not have allowed."""
-    share = BadShare(HALF_OF_TEN, next=15, bad=9)
+    share = ErrorLimit(HALF_OF_TEN, next=15, bad=9)
     share.take(16, [])
     with pytest.raises(ContractError):
         share.take(17, [letter(17)])
@@ -89,7 +89,7 @@ def test_the_error_says_what_is_likely_wrong(reason: str, hint: str) -> None:
     """Whoever is woken at night needs the place, the count, the reasons and what to look at."""
     letters = [letter(20), *(letter(row, reason) for row in range(21, 27))]
     with pytest.raises(ContractError) as caught:
-        BadShare(HALF_OF_TEN, next=20).take(29, letters)
+        ErrorLimit(HALF_OF_TEN, next=20).take(29, letters)
     assert caught.value.what.startswith("t.decisions/3: ")
     assert "7 of the 10 records from offset 20 on are bad" in caught.value.what
     assert reason in caught.value.what

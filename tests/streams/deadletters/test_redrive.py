@@ -22,8 +22,8 @@ from tidemill.schemas.events.schemas import event_schemas
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import KafkaSchemaStore
-from tidemill.streams.deadletters.reader import Letterbox, Wanted, overview
-from tidemill.streams.deadletters.redrive import NAME, Judge, Opinion, Tally, look, resend
+from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted, overview
+from tidemill.streams.deadletters.redrive import NAME, Judge, Opinion, RedriveCounts, look, redrive
 from tidemill.streams.deadletters.writer import PART_BYTES, DeadLetter, DeadLetterWriter
 
 pytestmark = pytest.mark.kafka
@@ -93,7 +93,7 @@ def test_a_letter_written_twice_or_in_parts_is_shown_once_and_whole(kafka: Kafka
     write(kafka, letters)
     write(kafka, [huge])
     write_all(kafka, topics.DEAD_LETTERS, [(b"stray", b"of somebody else")])
-    box = Letterbox(kafka)
+    box = DeadLetterReader(kafka)
     assert list(box.read(Wanted(loop=loop))) == letters
     assert box.copies == 2
     newest = overview(box, Wanted(loop=loop), limit=2, by_place=False)
@@ -115,7 +115,7 @@ def test_letters_are_chosen_by_loop_topic_reason_time_and_place(kafka: KafkaConf
         (Wanted(loop=loop, since=datetime.fromtimestamp(2, UTC)), letters[1:]),
         (Wanted(sources=frozenset({letters[1].source})), [letters[1]]),
     ):
-        assert list(Letterbox(kafka).read(wanted)) == found
+        assert list(DeadLetterReader(kafka).read(wanted)) == found
 
 
 @pytest.fixture
@@ -151,33 +151,37 @@ def test_letters_go_back_once_their_schema_is_registered(
     letters.append(letter(loop.loop, 901, value=b"junk", reason="unknown-schema"))
     write(kafka, letters)
     wanted = Wanted(loop=loop.loop)
-    early, tally = Tally(), Tally()
-    resend(Letterbox(kafka), wanted, judge(kafka), early, every=False)
+    early, tally = RedriveCounts(), RedriveCounts()
+    redrive(DeadLetterReader(kafka), wanted, judge(kafka), early, every=False)
     assert not early.sent
     assert early.left.total() == 702
     assert records(kafka, topic, 1) == []
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
-    look(Letterbox(kafka), wanted, judge(kafka), tally, every=False)
+    look(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
     assert tally.sent == {"unknown-schema": 700}
     assert records(kafka, topic, 1) == [], "looking changes nothing"
     for sent in (700, 0):
-        tally = Tally()
-        resend(Letterbox(kafka), wanted, judge(kafka), tally, every=False)
+        tally = RedriveCounts()
+        redrive(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
         assert tally.sent.total() == sent
         assert tally.before.total() == 700 - sent
         assert tally.left == {("skew", "skew"): 1, ("unknown-schema", "unknown-schema"): 1}
         found = [(each.key(), each.value()) for each in records(kafka, topic, 1)]
         assert found == [(each.key, each.value) for each in letters[:700]]
-    shown = overview(Letterbox(kafka), wanted, limit=3, by_place=False)
+    shown = overview(DeadLetterReader(kafka), wanted, limit=3, by_place=False)
     assert shown.resent == {"unknown-schema": 700}
     assert shown.waiting == {"unknown-schema": 1, "skew": 1}
     later = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka), lambda: datetime.now(UTC) + DAY)
     look(
-        Letterbox(kafka), Wanted(loop=loop.loop, reasons=SKEW), later, tally := Tally(), every=False
+        DeadLetterReader(kafka),
+        Wanted(loop=loop.loop, reasons=SKEW),
+        later,
+        tally := RedriveCounts(),
+        every=False,
     )
     assert tally.sent == {"skew": 1}, "its time comes"
-    resend(Letterbox(kafka), wanted, judge(kafka), Tally(), every=True)
+    redrive(DeadLetterReader(kafka), wanted, judge(kafka), RedriveCounts(), every=True)
     assert [each.value() for each in records(kafka, topic, 1)[700:]] == [ahead, b"junk"]
 
 
@@ -214,11 +218,11 @@ def test_an_interrupted_replay_goes_on_with_the_rest(
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
     write(kafka, [letter(loop.loop, number, value=each) for number, each in enumerate(events)])
-    tally, wanted = Tally(), Wanted(loop=loop.loop)
+    tally, wanted = RedriveCounts(), Wanted(loop=loop.loop)
     with pytest.raises(raised):
-        resend(Letterbox(kafka), wanted, Interrupted(kafka, what), tally, every=False)
+        redrive(DeadLetterReader(kafka), wanted, Interrupted(kafka, what), tally, every=False)
     assert tally.sent.total() == len(records(kafka, topics.decisions(loop.loop), 1)) == 500
-    resend(Letterbox(kafka), wanted, judge(kafka), tally, every=False)
+    redrive(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
     assert tally.sent.total() == 700
     found = [each.value() for each in records(kafka, topics.decisions(loop.loop), 1)]
     assert found == events

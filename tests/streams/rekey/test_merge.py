@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.streams.join.rules import NEVER
-from tidemill.streams.rekey.merge import Ordering
+from tidemill.streams.rekey.merge import StreamTimeMerge
 
 TIMES = st.integers(0, 50)
 LOGS = st.lists(st.lists(TIMES, max_size=15), min_size=1, max_size=4)
@@ -15,7 +15,7 @@ Row = tuple[int, int, int]  # log, place in it, event time
 
 def handed_out(logs: list[list[int]], sizes: list[int], most: int) -> list[Row]:
     """Read *logs* by turns in portions of *sizes*, as a network would deliver them."""
-    ordering: Ordering[Row] = Ordering()
+    ordering: StreamTimeMerge[Row] = StreamTimeMerge()
     ordering.watch(range(len(logs)))
     read = [0] * len(logs)
     found: list[Row] = []
@@ -70,7 +70,7 @@ def test_reading_one_log_after_the_other_would_make_rows_late() -> None:
 
 def test_a_log_with_nothing_yet_holds_the_others_back_until_it_has_ended() -> None:
     """What it has may be earlier than anything that was read."""
-    ordering: Ordering[str] = Ordering()
+    ordering: StreamTimeMerge[str] = StreamTimeMerge()
     ordering.watch([0, 1])
     ordering.take(0, [(7, "a"), (NEVER, "unreadable"), (9, "b")])
     assert ordering.hand_out((), 10) == []

@@ -34,8 +34,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.logs import log_of
 from tidemill.schemas.published import fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import KafkaSchemaStore
-from tidemill.streams.deadletters.reader import Letterbox, Wanted
-from tidemill.streams.deadletters.redrive import Judge, Tally, resend
+from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted
+from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, redrive
 from tidemill.streams.rekey.rekeyer import Rekeyer, SourceEnd
 
 pytestmark = pytest.mark.kafka
@@ -215,7 +215,7 @@ def test_what_names_no_decision_is_a_dead_letter_and_goes_back_the_whole_way(
     assert_exact(rig)
     before = len(produced(rig, 3))
     judge = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
-    resend(Letterbox(kafka), Wanted(loop=rig.loop.loop), judge, Tally(), every=True)
+    redrive(DeadLetterReader(kafka), Wanted(loop=rig.loop.loop), judge, RedriveCounts(), every=True)
     assert len(produced(rig, 3)) > before
 
 
@@ -249,7 +249,7 @@ def test_each_stream_of_feedback_is_rekeyed_by_itself(kafka: KafkaConfig, tmp_pa
     (letter,) = rig.letters()
     assert letter.told["topic"] == topics.rekeyed(loop.loop, "orders")
     judge = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
-    resend(Letterbox(kafka), Wanted(loop=loop.loop), judge, Tally(), every=True)
+    redrive(DeadLetterReader(kafka), Wanted(loop=loop.loop), judge, RedriveCounts(), every=True)
     grown = sorted([*produced(rig, 3), *produced(rig, 6, "orders")])
     assert {place.split("/")[0] for place in set(grown) - set(wanted)} == {orders}
 

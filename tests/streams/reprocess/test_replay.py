@@ -48,7 +48,7 @@ def test_a_replay_gives_the_tables_of_the_live_worker(kafka: KafkaConfig, tmp_pa
         until(rig.is_done, "the live lake is done")
         again = replayed(rig, tmp_path / "again", "--until", last.isoformat())
         assert worker.poll() is None
-        assert rig.log().count("holding partitions") == 1, "nobody made it rebalance"
+        assert rig.log().count("owns partitions") == 1, "nobody made it rebalance"
     for table in ("decisions", "feedback", "examples"):
         assert rows(again, table).equals(rows(rig, table)), table
     assert_exact(again)

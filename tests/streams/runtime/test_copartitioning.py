@@ -4,12 +4,12 @@ import pytest
 
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import Log
-from tidemill.streams.runtime.copartitioning import ENOUGH, KeyCheck
+from tidemill.streams.runtime.copartitioning import ENOUGH, CopartitioningCheck
 
 TOPICS: dict[Log, str] = {"decisions": "t.decisions", "feedback": "t.feedback"}
 
 
-def look(check: KeyCheck, log: Log, key: str | None, times: int = ENOUGH) -> None:
+def look(check: CopartitioningCheck, log: Log, key: str | None, times: int = ENOUGH) -> None:
     """Show *check* records of decision d under *key*."""
     for offset in range(times):
         check.look(log, None if key is None else key.encode(), "d", offset)
@@ -19,7 +19,7 @@ def look(check: KeyCheck, log: Log, key: str | None, times: int = ENOUGH) -> Non
 @pytest.mark.parametrize("log", ["decisions", "feedback"])
 def test_one_log_keyed_by_something_else_is_refused(log: Log, key: str | None) -> None:
     """The error names the log that is wrong, and re-keying where that would help."""
-    check = KeyCheck(TOPICS, 3, 4)
+    check = CopartitioningCheck(TOPICS, 3, 4)
     look(check, "feedback" if log == "decisions" else "decisions", "d")
     with pytest.raises(ContractError) as caught:
         look(check, log, key)
@@ -29,14 +29,14 @@ def test_one_log_keyed_by_something_else_is_refused(log: Log, key: str | None) -
 
 def test_both_keyed_alike_is_somebody_elses_plan() -> None:
     """Keyed by user on both topics they do meet."""
-    check = KeyCheck(TOPICS, 3, 4)
+    check = CopartitioningCheck(TOPICS, 3, 4)
     look(check, "decisions", "user-1", 1000)
     look(check, "feedback", "user-1", 1000)
 
 
 def test_a_few_odd_keys_prove_nothing() -> None:
     """One service with a mistake is found by its unmatched feedback; it stops no loop."""
-    check = KeyCheck(TOPICS, 3, 4)
+    check = CopartitioningCheck(TOPICS, 3, 4)
     look(check, "decisions", "d", 1000)
     look(check, "feedback", "user-1", ENOUGH // 2)
     look(check, "feedback", "d", 100)
@@ -45,14 +45,14 @@ def test_a_few_odd_keys_prove_nothing() -> None:
 
 def test_with_one_partition_keys_do_not_matter() -> None:
     """Everything meets there."""
-    check = KeyCheck(TOPICS, 0, 1)
+    check = CopartitioningCheck(TOPICS, 0, 1)
     look(check, "decisions", "d")
     look(check, "feedback", None)
 
 
 def test_one_stream_of_several_keyed_by_something_else_is_refused() -> None:
     """The orders of another team are keyed by user: they would meet a fourth of the decisions."""
-    check = KeyCheck({**TOPICS, "feedback.orders": "t.feedback.orders"}, 3, 4)
+    check = CopartitioningCheck({**TOPICS, "feedback.orders": "t.feedback.orders"}, 3, 4)
     look(check, "decisions", "d")
     look(check, "feedback", "d")
     with pytest.raises(ContractError) as caught:

@@ -6,7 +6,7 @@ import pytest
 from tests.streams.schedule_oracle import Event
 from tests.streams.workers_in_memory import RUNNER, Process, World
 
-from tidemill.schemas.logs import place_of
+from tidemill.schemas.logs import position_of
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
     new.end_logs(100)
     RUNNER.run_until_complete(new.run.commit())
     rows = later.rows("examples", ("state", "label", "feedback_offsets"))[0]
-    places = [[0], [1, place_of("feedback.orders", 1)]]
+    places = [[0], [1, position_of("feedback.orders", 1)]]
     assert rows == [("labeled", 1001.0, places[0]), ("labeled", 1003.0, places[1])]
 
 

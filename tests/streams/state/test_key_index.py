@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.rules import Int64s
 from tidemill.streams.state.key_index import KeyIndex
-from tidemill.streams.state.spill import MemoryStore
+from tidemill.streams.state.spill import MemorySpillStore
 
 Entry = tuple[int, int, int]
 ENTRIES = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 50)), max_size=12)
@@ -32,14 +32,14 @@ def test_finds_what_a_list_would_find(
     steps: list[tuple[list[tuple[int, int]], int, bool]], wanted: list[int]
 ) -> None:
     """Every entry not forgotten is found once for each time its key is asked for, away or not."""
-    index, plain, horizon = KeyIndex(MemoryStore(), leaving_rows=1), list[Entry](), 0
+    index, plain, horizon = KeyIndex(MemorySpillStore(), spill_rows=1), list[Entry](), 0
     for entries, forget, leaves in steps:
         rows = [(key, at, len(plain) + place) for place, (key, at) in enumerate(entries)]
         plain += rows
         index.add(keys([row[0] for row in rows]), *(numbers([r[i] for r in rows]) for i in (1, 2)))
         if leaves:
-            index.leave(index.nbytes)
-            assert index.away == len(index)
+            index.evict(index.nbytes)
+            assert index.spilled == len(index)
         horizon = max(horizon, forget)
         index.forget(horizon)
     hits = index.find(keys(wanted))
@@ -69,14 +69,14 @@ def test_forgets_in_the_end() -> None:
 
 def test_what_is_away_costs_a_few_bytes_an_entry_and_is_found_across_blocks() -> None:
     """The ids of a week have to fit: 24 bytes each would be a gigabyte for forty million."""
-    index, count = KeyIndex(MemoryStore(), leaving_rows=1), 50_000
+    index, count = KeyIndex(MemorySpillStore(), spill_rows=1), 50_000
     draw = np.random.default_rng(7)
     key = draw.integers(-(2**63), 2**63 - 1, count)
     key[1_000:3_000] = key[1_000]  # copies of one id fill several blocks
     at = np.arange(count, dtype=np.int64)
     index.add(Keys.of(key, key), at, at)
     assert index.nbytes == 24 * count
-    assert index.leave(1) > 20 * count
+    assert index.evict(1) > 20 * count
     assert index.nbytes < 2.2 * count
     for some in (key[:500], key[1_000:1_001], np.unique(key)):
         hits = index.find(Keys.of(some, some))
@@ -90,5 +90,5 @@ def test_nothing_leaves_without_a_store() -> None:
     index = KeyIndex()
     at = np.arange(100_000, dtype=np.int64)
     index.add(Keys.of(at, at), at, at)
-    assert index.leave(10**9) == 0
-    assert index.away == 0
+    assert index.evict(10**9) == 0
+    assert index.spilled == 0

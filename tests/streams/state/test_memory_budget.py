@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tidemill.streams.state.memory_budget import Budget
+from tidemill.streams.state.memory_budget import MemoryBudget
 
 
 class Heap:
@@ -14,7 +14,7 @@ class Heap:
         self.nbytes = nbytes
         self.stuck = stuck
 
-    def leave(self, nbytes: int) -> int:
+    def evict(self, nbytes: int) -> int:
         """Let so many bytes leave."""
         gone = min(nbytes, self.nbytes - self.stuck)
         self.nbytes -= gone
@@ -24,25 +24,25 @@ class Heap:
 def test_within_the_budget_nothing_moves() -> None:
     """Windows that fit are as quick as if there were no budget."""
     heaps = [Heap(40), Heap(60)]
-    relief = Budget(100).relieve(heaps)
-    assert (relief.nbytes, relief.left) == (100, 0)
+    eviction = MemoryBudget(100).enforce(heaps)
+    assert (eviction.nbytes, eviction.evicted) == (100, 0)
 
 
 def test_the_largest_leaves_first_and_makes_a_little_room() -> None:
     """What leaves in bulk is one file, not a thousand."""
     heaps = [Heap(1_000), Heap(100), Heap(10)]
-    relief = Budget(320).relieve(heaps)
-    assert relief.nbytes == sum(heap.nbytes for heap in heaps) == 320 - 320 // 16
+    eviction = MemoryBudget(320).enforce(heaps)
+    assert eviction.nbytes == sum(heap.nbytes for heap in heaps) == 320 - 320 // 16
     assert [heap.nbytes for heap in heaps[1:]] == [100, 10]
 
 
 def test_what_cannot_leave_is_told_once_and_stays(caplog: pytest.LogCaptureFixture) -> None:
     """Pressure must be heard of, and must never drop a row."""
-    budget, heaps = Budget(100), [Heap(500, stuck=400), Heap(300, stuck=0)]
+    budget, heaps = MemoryBudget(100), [Heap(500, stuck=400), Heap(300, stuck=0)]
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert budget.relieve(heaps).nbytes == 400
+            assert budget.enforce(heaps).nbytes == 400
     assert len(caplog.records) == 1
     assert "nothing is dropped" in caplog.text
     heaps[0].stuck = 0
-    assert budget.relieve(heaps).nbytes <= 100
+    assert budget.enforce(heaps).nbytes <= 100

@@ -19,7 +19,7 @@ from tests.streams.join_logs import (
 from tests.streams.tight import TightShell
 
 from tidemill.errors import LakeError
-from tidemill.streams.state.spill_files import ScratchFiles
+from tidemill.streams.state.spill_files import SpillFiles
 
 
 @settings(max_examples=150, deadline=None)
@@ -50,9 +50,9 @@ def test_the_result_does_not_depend_on_the_budget(
 def test_the_result_does_not_depend_on_files_either(seed: int, tmp_path: Path) -> None:
     """The same through real files: what comes back from a disk is what went there."""
     logs = random_logs(random.Random(seed), 60)
-    shell = TightShell(logs, scratch=ScratchFiles(tmp_path))
+    shell = TightShell(logs, spill_files=SpillFiles(tmp_path))
     play(shell, random.Random(seed))
-    assert shell.most_away > 0
+    assert shell.most_spilled > 0
     assert_agrees(shell)
     assert not list(tmp_path.iterdir())
 
@@ -60,10 +60,10 @@ def test_the_result_does_not_depend_on_files_either(seed: int, tmp_path: Path) -
 class CarelessShell(TightShell):
     """Takes every row for committed."""
 
-    def relieve(self) -> None:
+    def enforce(self) -> None:
         """Let rows leave for a table that does not have them yet."""
         self.raw_decisions.committed = 10**9
-        super().relieve()
+        super().enforce()
 
 
 def test_rows_that_leave_before_they_are_committed_are_found_out() -> None:

@@ -7,8 +7,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.streams.state.row_buffer import WaitingRows
-from tidemill.streams.state.spill import MemoryStore
+from tidemill.streams.state.row_buffer import RowBuffer
+from tidemill.streams.state.spill import MemorySpillStore
 
 STEP = st.tuples(
     st.lists(st.integers(0, 60), max_size=9), st.integers(0, 60), st.booleans(), st.booleans()
@@ -18,10 +18,10 @@ STEP = st.tuples(
 @settings(deadline=None)
 @given(st.lists(STEP, max_size=12), st.integers(1, 20), st.integers(1, 3))
 def test_each_row_is_due_once_and_complete(
-    steps: Sequence[tuple[list[int], int, bool, bool]], shelf_rows: int, together: int
+    steps: Sequence[tuple[list[int], int, bool, bool]], segment_rows: int, together: int
 ) -> None:
     """A row that is due twice is an example twice; one that is never due is lost. Away or not."""
-    waiting = WaitingRows(shelf_rows, store=MemoryStore(), together=together)
+    waiting = RowBuffer(segment_rows, store=MemorySpillStore(), together=together)
     plain = dict[int, int]()
     for times, before, also_remove, leaves in steps:
         at = np.array(times, dtype=np.int64)
@@ -31,8 +31,8 @@ def test_each_row_is_due_once_and_complete(
             waiting.remove(numbers[:1])
             del plain[int(numbers[0])]
         if leaves:
-            waiting.leave(waiting.nbytes)
-            assert waiting.away >= len(waiting) - shelf_rows // 8
+            waiting.evict(waiting.nbytes)
+            assert waiting.spilled >= len(waiting) - segment_rows // 8
         due = waiting.due(before)
         assert due.tolist() == sorted(row for row, time in plain.items() if time < before)
         frame = waiting.frame(due)
@@ -49,38 +49,38 @@ def test_each_row_is_due_once_and_complete(
 
 def test_what_is_removed_does_not_stay_in_memory() -> None:
     """State must be empty after close, also inside."""
-    waiting = WaitingRows()
+    waiting = RowBuffer()
     for start in range(0, 50_000, 500):
         at = np.arange(start, start + 500, dtype=np.int64)
         waiting.add(pl.DataFrame({"time": at}), {"at": at})
         waiting.remove(waiting.due(start - 2_000))
     assert len(waiting) == 2_500
-    assert waiting.shelves <= 2
+    assert waiting.segments <= 2
     waiting.remove(waiting.due(10**9))
-    assert (len(waiting), waiting.shelves) == (0, 0)
+    assert (len(waiting), waiting.segments) == (0, 0)
 
 
 def test_what_is_away_takes_next_to_no_memory() -> None:
     """Rows that wait for days are bytes on a disk; memory keeps which of them still wait."""
-    waiting = WaitingRows(store=MemoryStore())
+    waiting = RowBuffer(store=MemorySpillStore())
     for start in range(0, 100_000, 5_000):
         at = np.arange(start, start + 5_000, dtype=np.int64)
         waiting.add(pl.DataFrame({"time": at, "text": ["x" * 100] * 5_000}), {"at": at})
     full = waiting.nbytes
     assert full > 100_000 * 116
-    assert waiting.leave(full) == full
-    assert (waiting.nbytes, waiting.away) == (0, 100_000)
+    assert waiting.evict(full) == full
+    assert (waiting.nbytes, waiting.spilled) == (0, 100_000)
 
 
 def test_what_a_store_does_not_take_stays() -> None:
     """Rows that are not committed have nowhere to come back from."""
-    store = MemoryStore(until=6)
-    waiting = WaitingRows(2, store=store, together=1)
+    store = MemorySpillStore(until=6)
+    waiting = RowBuffer(2, store=store, together=1)
     for start in range(0, 12, 2):
         at = np.arange(start, start + 2, dtype=np.int64)
         waiting.add(pl.DataFrame({"offset": at}), {"at": at})
-    waiting.leave(10**9)
-    assert (waiting.away, store.kept) == (6, 6)
+    waiting.evict(10**9)
+    assert (waiting.spilled, store.kept) == (6, 6)
     store.until = None
-    waiting.leave(10**9)
-    assert waiting.away == 12
+    waiting.evict(10**9)
+    assert waiting.spilled == 12

@@ -9,22 +9,22 @@ import pytest
 from tests.streams.join_logs import LOOP, RULES, D, decision_frame
 
 from tidemill.errors import LakeError, ScratchError
-from tidemill.features.lake.commits import Swap
+from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.streams.commit.spill_to_lake import RawDecisions, RawStretch, fetch
+from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
 from tidemill.streams.id_hashes import id_keys
-from tidemill.streams.join.partition_join import KEPT_OF_DECISIONS, PartitionJoin
-from tidemill.streams.state.spill import Kept, MemoryStore, Store
-from tidemill.streams.state.spill_files import ScratchFiles
+from tidemill.streams.join.partition_join import DECISION_COLUMNS, PartitionJoin
+from tidemill.streams.state.spill import MemorySpillStore, SpillHandle, SpillStore
+from tidemill.streams.state.spill_files import SpillFiles
 
-COLUMNS = [*KEPT_OF_DECISIONS, "#at", "#key", "#check"]
+COLUMNS = [*DECISION_COLUMNS, "#at", "#key", "#check"]
 LOG = [*(D(f"d{number}", number // 3) for number in range(90)), D("d7", 30), D("late", 0)]
 FIRST = 90  # rows of LOG that are first decisions
 
 
-def shelved() -> pl.DataFrame:
+def segmented() -> pl.DataFrame:
     """Return the first decisions of LOG as a join gives them to a store."""
-    frame = decision_frame(LOG[:FIRST]).select(KEPT_OF_DECISIONS)
+    frame = decision_frame(LOG[:FIRST]).select(DECISION_COLUMNS)
     ids = id_keys(frame["id"])
     return frame.with_columns(
         pl.Series("#at", frame["at"].to_physical()),
@@ -33,7 +33,7 @@ def shelved() -> pl.DataFrame:
     )
 
 
-def committed(folder: Path) -> RawDecisions:
+def committed(folder: Path) -> RawTableSpillStore:
     """Return the store of a partition whose log is committed to a real lake, beside another's."""
     lake = Lake(LakeConfig(root=str(folder)))
     lake.create(LOOP)
@@ -44,34 +44,34 @@ def committed(folder: Path) -> RawDecisions:
             rows = join.take_decisions(decision_frame(LOG[start : start + 30], start))
             more = {"topic": pl.lit("t"), "partition": pl.lit(partition, dtype=pl.Int32)}
             more["ingested_at"] = pl.col("at")
-            swaps = [Swap(f"offset/{partition}", start or None, start + len(rows))]
+            swaps = [CompareAndSwap(f"offset/{partition}", start or None, start + len(rows))]
             table.append(rows.with_columns(**more), swaps=swaps)
-    store = RawDecisions(table, 1, RULES)
+    store = RawTableSpillStore(table, 1, RULES)
     store.committed = len(LOG)
     return store
 
 
 @pytest.fixture(params=["memory", "files", "raw"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> SpillStore:
     """Each store in turn."""
-    stores: dict[str, Callable[[Path], Store]] = {
-        "memory": lambda _: MemoryStore(),
-        "files": ScratchFiles,
+    stores: dict[str, Callable[[Path], SpillStore]] = {
+        "memory": lambda _: MemorySpillStore(),
+        "files": SpillFiles,
         "raw": committed,
     }
     return stores[request.param](tmp_path)
 
 
-def kept(store: Store, rows: pl.DataFrame) -> Kept:
+def kept(store: SpillStore, rows: pl.DataFrame) -> SpillHandle:
     """Return *rows* kept."""
-    found = store.keep(rows)
+    found = store.spill(rows)
     assert found is not None
     return found
 
 
-def test_what_comes_back_is_what_was_kept(store: Store) -> None:
+def test_what_comes_back_is_what_was_kept(store: SpillStore) -> None:
     """Any rows, any columns, in the order they are asked for, and as often as they are."""
-    rows = shelved()
+    rows = segmented()
     parts = [kept(store, rows.slice(start, 30)) for start in (0, 30, 60)]
     for part, start in zip(parts, (0, 30, 60), strict=True):
         for positions in ([0], [29, 3, 3], range(30)):
@@ -82,9 +82,9 @@ def test_what_comes_back_is_what_was_kept(store: Store) -> None:
             part.release()
 
 
-def test_what_is_away_takes_no_memory(store: Store) -> None:
+def test_what_is_away_takes_no_memory(store: SpillStore) -> None:
     """Else nothing were won."""
-    part = kept(store, shelved())
+    part = kept(store, segmented())
     assert part.nbytes == 0
     part.take(np.arange(FIRST), COLUMNS)
     part.release()
@@ -95,16 +95,16 @@ def test_rows_that_are_not_committed_do_not_leave_for_the_lake(tmp_path: Path) -
     """They would not be there when their window closes."""
     store = committed(tmp_path)
     store.committed = 30
-    assert store.keep(shelved()) is None
-    assert store.keep(shelved().slice(0, 31)) is None
-    assert store.keep(shelved().slice(0, 30)) is not None
+    assert store.spill(segmented()) is None
+    assert store.spill(segmented().slice(0, 31)) is None
+    assert store.spill(segmented().slice(0, 30)) is not None
 
 
 def test_rows_that_are_gone_from_the_lake_stop_the_worker(tmp_path: Path) -> None:
     """An example that is missing because a file is missing would never be missed."""
     store = committed(tmp_path)
     store.committed += 10
-    lost = shelved().with_columns(pl.col("offset") + 5)
+    lost = segmented().with_columns(pl.col("offset") + 5)
     with pytest.raises(LakeError, match=r"of 90 open decisions .* has 85") as caught:
         kept(store, lost).take(np.arange(3), COLUMNS)
     assert "restore" in caught.value.hint
@@ -112,19 +112,19 @@ def test_rows_that_are_gone_from_the_lake_stop_the_worker(tmp_path: Path) -> Non
 
 def test_many_stretches_come_back_with_one_read(tmp_path: Path) -> None:
     """A close after an outage brings a hundred stretches back; a read is a look at many files."""
-    rows = shelved()
+    rows = segmented()
     store = committed(tmp_path)
-    parts = [store.keep(rows.slice(start, 7)) for start in range(0, 84, 7)]
-    held = [part for part in parts if isinstance(part, RawStretch)]
+    parts = [store.spill(rows.slice(start, 7)) for start in range(0, 84, 7)]
+    held = [part for part in parts if isinstance(part, RawTableSpill)]
     fetch(held)
     assert len(held) == 12
-    assert all(part.is_here and part.nbytes > 0 for part in held)
+    assert all(part.is_resident and part.nbytes > 0 for part in held)
     assert pl.concat([part.take(np.arange(7), COLUMNS) for part in held]).equals(rows[:84])
 
 
 def test_scratch_files_have_no_name_and_leave_nothing_behind(tmp_path: Path) -> None:
     """A worker that is killed must not fill the disk, one death at a time."""
-    part = kept(ScratchFiles(tmp_path), shelved())
+    part = kept(SpillFiles(tmp_path), segmented())
     assert not list(tmp_path.iterdir())
     assert part.take(np.array([5]), ["id"])["id"].to_list() == ["d5"]
 
@@ -132,5 +132,5 @@ def test_scratch_files_have_no_name_and_leave_nothing_behind(tmp_path: Path) -> 
 def test_a_disk_without_room_is_named(tmp_path: Path) -> None:
     """Whoever has to free it must know which."""
     with pytest.raises(ScratchError, match="nowhere") as caught:
-        ScratchFiles(tmp_path / "nowhere").keep(shelved())
+        SpillFiles(tmp_path / "nowhere").spill(segmented())
     assert "TIDEMILL_SCRATCH" in caught.value.hint

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from tidemill.schemas.loop.definition import Loop
-from tidemill.trainers.evaluation.gate import Trial, default_cost, judge, metric_of, policy_cost
+from tidemill.trainers.evaluation.gate import (
+    Evaluation,
+    default_cost,
+    judge,
+    metric_of,
+    policy_cost,
+)
 from tidemill.trainers.evaluation.metrics import Candidate, Floats
 
 MakeLoop = Callable[..., Loop]
@@ -23,7 +29,7 @@ def candidate(predicted: Floats, name: str = "lightgbm", number: int = 2) -> Can
     return Candidate(name, f"{name}-{number}", predicted)
 
 
-GOOD = Trial(label=LABEL, candidate=candidate(TRUTH), base_rate=RATE)
+GOOD = Evaluation(label=LABEL, candidate=candidate(TRUTH), base_rate=RATE)
 
 
 def test_a_model_that_knows_something_is_promoted(make_loop: MakeLoop) -> None:
@@ -120,7 +126,7 @@ def test_a_model_whose_actions_cost_more_than_the_default_is_refused(make_loop: 
     label = LABEL.copy()
     label[eager.predicted >= 0.9] = 0.0
     loop = make_loop(policy=policy)
-    trial = Trial(label=label, candidate=eager, base_rate=RATE)
+    trial = Evaluation(label=label, candidate=eager, base_rate=RATE)
     verdict = judge(loop, trial)
     assert not verdict.promoted
     assert "always 'quiet' costs" in verdict.reason or "base rate" in verdict.reason
@@ -163,7 +169,7 @@ def test_a_number_is_judged_by_squared_error(make_loop: MakeLoop) -> None:
         policy={"kind": "value", "low": 0.0, "high": 20.0},
     )
     label = RANDOM.normal(10.0, 3.0, ROWS)
-    trial = Trial(label=label, candidate=candidate(label + 1.0), base_rate=10.0)
+    trial = Evaluation(label=label, candidate=candidate(label + 1.0), base_rate=10.0)
     verdict = judge(loop, trial)
     assert metric_of(loop) == "mse"
     assert verdict.promoted

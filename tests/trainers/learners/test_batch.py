@@ -14,7 +14,7 @@ from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import ACTION
 from tidemill.trainers.evaluation.metrics import roc_auc
 from tidemill.trainers.learners.batch import LightGBM, train
-from tidemill.trainers.rows import Rows, split
+from tidemill.trainers.rows import LabeledRows, split
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
@@ -22,9 +22,9 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 MATURITY = timedelta(minutes=31)
 
 
-def rows_of(lake: Lake, loop: Loop, version: int | None = None) -> Rows:
+def rows_of(lake: Lake, loop: Loop, version: int | None = None) -> LabeledRows:
     """The labelled rows of the lake."""
-    return Rows.of(training_set(lake, loop, version=version), loop)
+    return LabeledRows.of(training_set(lake, loop, version=version), loop)
 
 
 def batch_of(loop: Loop) -> Batch:
@@ -34,14 +34,14 @@ def batch_of(loop: Loop) -> Batch:
 
 
 @pytest.fixture
-def rows(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> Rows:
+def rows(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> LabeledRows:
     """3,000 rows, one a minute."""
     lake.create(make_loop())
     grow(lake, make_rows(3_000))
     return rows_of(lake, make_loop())
 
 
-def test_later_rows_are_later_and_the_unripe_are_in_neither_part(rows: Rows) -> None:
+def test_later_rows_are_later_and_the_unripe_are_in_neither_part(rows: LabeledRows) -> None:
     """A label that was not known yet when the first later decision was made is the future."""
     earlier, later = split(rows, 0.2, MATURITY)
     assert len(later) == 600
@@ -49,16 +49,20 @@ def test_later_rows_are_later_and_the_unripe_are_in_neither_part(rows: Rows) -> 
     assert len(earlier) == 2_400 - 31
 
 
-def test_rows_of_one_moment_stay_together(rows: Rows) -> None:
+def test_rows_of_one_moment_stay_together(rows: LabeledRows) -> None:
     """The same second in both parts would be one batch of requests in both."""
     same = pl.Series("at", [rows.at[0]] * 1_000 + [rows.at[5]] * 2_000)
-    together = Rows(features=rows.features, label=rows.label, at=same, ids=rows.ids, snapshot=1)
+    together = LabeledRows(
+        features=rows.features, label=rows.label, at=same, ids=rows.ids, snapshot=1
+    )
     earlier, later = split(together, 0.5, timedelta(0))
     assert (len(earlier), len(later)) == (1_000, 2_000)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_handful_of_rows_is_no_training_set(rows: Rows, make_loop: MakeLoop, count: int) -> None:
+def test_a_handful_of_rows_is_no_training_set(
+    rows: LabeledRows, make_loop: MakeLoop, count: int
+) -> None:
     """The error says what to do instead of a stack trace of LightGBM."""
     earlier, later = split(rows.slice(0, count), 0.5, MATURITY)
     assert len(earlier) == 0
@@ -68,7 +72,7 @@ def test_a_handful_of_rows_is_no_training_set(rows: Rows, make_loop: MakeLoop, c
 
 
 def test_the_same_inputs_give_the_same_digest(
-    rows: Rows, lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+    rows: LabeledRows, lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:
     """A model can be made again from its record, byte for byte."""
     loop = make_loop()
@@ -84,7 +88,7 @@ def test_the_same_inputs_give_the_same_digest(
     assert first.cost.cpu_s > 0
 
 
-def test_categories_are_kept_as_categories(rows: Rows, make_loop: MakeLoop) -> None:
+def test_categories_are_kept_as_categories(rows: LabeledRows, make_loop: MakeLoop) -> None:
     """Codes of a category have no order; a split must be a set of words, not 'below 1.5'."""
     loop = make_loop()
     trained = train(rows, loop, batch_of(loop))
@@ -93,7 +97,9 @@ def test_categories_are_kept_as_categories(rows: Rows, make_loop: MakeLoop) -> N
     assert "num_cat=0" not in trained.payload.decode().split("Tree=0")[1].split("\n\n")[0]
 
 
-def test_the_model_knows_more_than_a_coin_on_later_rows(rows: Rows, make_loop: MakeLoop) -> None:
+def test_the_model_knows_more_than_a_coin_on_later_rows(
+    rows: LabeledRows, make_loop: MakeLoop
+) -> None:
     """The whole path from frame to prediction, on rows it has not seen."""
     loop = make_loop()
     earlier, later = split(rows, 0.2, MATURITY)
@@ -102,14 +108,14 @@ def test_the_model_knows_more_than_a_coin_on_later_rows(rows: Rows, make_loop: M
     assert ((predicted > 0) & (predicted < 1)).all()
 
 
-def test_a_label_that_is_a_number_is_regressed(rows: Rows, make_loop: MakeLoop) -> None:
+def test_a_label_that_is_a_number_is_regressed(rows: LabeledRows, make_loop: MakeLoop) -> None:
     """Minutes late are not a class."""
     loop = make_loop(
         decision={"type": "float", "default": 0.0},
         label={"sql": "max(delay)", "type": "float"},
         policy={"kind": "value"},
     )
-    minutes = Rows(
+    minutes = LabeledRows(
         features=rows.features,
         label=100.0 + 10.0 * rows.label,
         at=rows.at,
@@ -145,7 +151,7 @@ def test_a_greedy_policy_learns_from_the_logged_action(
 
 
 def test_parameters_that_lightgbm_refuses_name_the_place_to_edit(
-    rows: Rows, make_loop: MakeLoop
+    rows: LabeledRows, make_loop: MakeLoop
 ) -> None:
     """A person wrote them in the loop file."""
     loop = make_loop()
@@ -155,7 +161,7 @@ def test_parameters_that_lightgbm_refuses_name_the_place_to_edit(
     assert "models.batch.params" in error.value.hint
 
 
-def test_text_that_is_no_model_is_a_model_error(rows: Rows, make_loop: MakeLoop) -> None:
+def test_text_that_is_no_model_is_a_model_error(rows: LabeledRows, make_loop: MakeLoop) -> None:
     """The registry may hold one of another release."""
     loop = make_loop()
     signature = train(rows, loop, batch_of(loop)).signature

@@ -13,7 +13,7 @@ import faust
 from faust.types import TP
 
 from tidemill.streams.consumer.app import run_app
-from tidemill.streams.consumer.batches import Batch
+from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.transport import BatchSchema
 
 SETUP = """
@@ -54,7 +54,7 @@ class SqliteProgress:
         """Nothing is deleted in these tests."""
         raise AssertionError(f"{records} records of {tp} are gone")
 
-    def keep(self, batch: Batch, worker: int) -> bool:
+    def keep(self, batch: FetchedBatch, worker: int) -> bool:
         """Keep *batch* if it starts where the last one ended; False if another has kept it."""
         self._db.execute("begin immediate")
         if (self.next(batch.topic, batch.partition) or 0) != batch.start:

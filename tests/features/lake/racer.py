@@ -10,7 +10,7 @@ import sys
 import polars as pl
 
 from tidemill.errors import FencedError
-from tidemill.features.lake.lake import Lake, LakeConfig, Swap
+from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 
 ROUNDS = 20
 
@@ -25,7 +25,7 @@ def main(loop_name: str, frame: str, fence: str, name: str) -> None:
     for _ in range(ROUNDS):
         at = table.progress(["offset/0"])["offset/0"]
         moved = row.with_columns(offset=pl.lit(at or 0, dtype=pl.Int64))
-        swap = Swap("offset/0", at, (at or 0) + 1)
+        swap = CompareAndSwap("offset/0", at, (at or 0) + 1)
         try:
             table.append(moved, swaps=[swap], metadata={"racer": name})
         except FencedError:
