@@ -27,11 +27,12 @@ from tidemill.streams.deadletters.writer import MemoryDeadLetters
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import JoinRules, micros, moment
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.partitions import PartitionSnapshot
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill_files import SpillFiles
+from tidemill.streams.units import micros, moment
 
 NAME = "bench-pending"
 AT_ONCE = 100_000  # decisions of a round; as many events as a worker commits at once, or so

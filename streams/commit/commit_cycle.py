@@ -16,9 +16,9 @@ from tidemill.schemas import topics
 from tidemill.schemas.logs import numbered
 from tidemill.streams.commit.transactions import Lease, ProgressTable, ProgressUpdate, commit
 from tidemill.streams.deadletters.writer import DeadLetterSink
-from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.partitions import PartitionSnapshot
+from tidemill.streams.units import micros
 
 PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
 

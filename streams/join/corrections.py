@@ -16,10 +16,11 @@ import polars as pl
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.checkpoints import fitted
 from tidemill.streams.join.labels import GROUP
-from tidemill.streams.join.matching import STREAM, Bools, Pairs, is_inside
-from tidemill.streams.join.rules import Int64s, JoinRules
+from tidemill.streams.join.matching import STREAM, Pairs, is_inside
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.state.dedup import DedupIndex
 from tidemill.streams.state.row_buffer import RowBuffer
+from tidemill.streams.units import Bools, Int64s
 
 _JOINED = ("kind", "at", "offset", "values")
 

@@ -8,7 +8,6 @@ clock and no file, so agents, backfill, audit and tests run the same code.
 from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tidemill.schemas.logs import (
@@ -32,14 +31,14 @@ from tidemill.streams.join.matching import (
     first_copies,
     match,
 )
-from tidemill.streams.join.rules import FIRST_MOMENT, NEVER, Int64s, JoinRules, micros, moment
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.join.verdicts import DUPLICATE, judged
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillHandle
+from tidemill.streams.units import FIRST_MOMENT, NEVER, Bools, Int64s, micros, moment
 
 __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
 
-Bools = npt.NDArray[np.bool_]
 
 DECISION_COLUMNS = (
     *("id", "at", "entity", "features", "action", "score", "propensity", "source"),

@@ -24,13 +24,13 @@ from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.idleness import IdleClock, frontier_at
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.runtime.partitions import LogReading, Partition, PartitionSnapshot
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.units import micros
 from tidemill.streams.versions import VersionCheck
 
 log = logging.getLogger(__name__)

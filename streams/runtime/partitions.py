@@ -1,7 +1,8 @@
 """One partition of one loop in this process: its decoders, its join, the rows not yet committed.
 
 It knows no Faust, no clock and no lake. Batches come in, letters about unreadable records come out
-at once, and a `PartitionSnapshot` hands over everything since the last one: rows, numbers, closed examples.
+at once, and a `PartitionSnapshot` hands over everything since the last one: rows, numbers, closed
+examples.
 """
 
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetter
 from tidemill.streams.join.checkpoints import Closed
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import micros
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
+from tidemill.streams.units import micros
 from tidemill.streams.versions import VersionCheck
 
 

@@ -17,7 +17,7 @@ from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.schemas.logs import Log, first_position, is_feedback, numbered, position_of, topic_of
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.streams.commit.transactions import NOTHING_CLOSED
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 ORDERS = "feedback.orders"
 BUY = LOOP.feedback["buy"]

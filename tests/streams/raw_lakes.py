@@ -12,7 +12,7 @@ from tidemill.features.lake.layouts import table_of
 from tidemill.schemas import topics
 from tidemill.schemas.logs import numbered, topic_of
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 
 def shop(partitions: int, stream: str | None = None) -> Loop:

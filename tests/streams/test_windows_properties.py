@@ -37,9 +37,10 @@ from tests.streams.join_logs import (
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.corrections import Recall
-from tidemill.streams.join.matching import Bools, FeedbackOutcomes, Pairs
+from tidemill.streams.join.matching import FeedbackOutcomes, Pairs
 from tidemill.streams.join.partition_join import PartitionJoin, Resume
-from tidemill.streams.join.rules import NEVER, Int64s, JoinRules
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import NEVER, Bools, Int64s
 
 DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30))
 FEEDBACK = st.builds(

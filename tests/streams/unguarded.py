@@ -22,14 +22,13 @@ from tidemill.schemas.logs import Log, stream_of
 from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.transactions import Lease
 from tidemill.streams.join.checkpoints import Resume
-from tidemill.streams.join.matching import Bools
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import Int64s
 from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.partitions import LogReading, PartitionSnapshot
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 from tidemill.streams.state.open_state import OpenState
+from tidemill.streams.units import Bools, Int64s
 
 
 def joined_by(join: type[PartitionJoin]) -> type[LoopRunner]:

@@ -1,8 +1,8 @@
 """Workers of one loop over logs and tables in memory, which may be stopped at any step of theirs.
 
-The code that runs is the one of production, from `LoopRunner` down: claims, decoding, the join, rounds
-of commits, recovery. Only Kafka and the lake are the fakes that ship with the package, and the
-label is computed without DuckDB, which would take most of the time.
+The code that runs is the one of production, from `LoopRunner` down: claims, decoding, the join,
+rounds of commits, recovery. Only Kafka and the lake are the fakes that ship with the package, and
+the label is computed without DuckDB, which would take most of the time.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ from tidemill.streams.commit.transactions import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
 from tidemill.streams.join.labels import GROUP, Floats, Labels
-from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.units import micros
 
 Result = TypeVar("Result")
 
