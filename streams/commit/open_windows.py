@@ -33,6 +33,7 @@ class OpenWindows:
 
     def __init__(
         self,
+        *,
         loop: Loop,
         rules: JoinRules,
         tables: Mapping[str, ProgressTable],
@@ -40,7 +41,6 @@ class OpenWindows:
         metrics: StreamMetrics,
         join: Join,
         patience_s: float,
-        *,
         state: Callable[[SpillStores], OpenState] = OpenState,
     ) -> None:
         """Make joins by *join*, each with a *state*, when partitions are recovered."""

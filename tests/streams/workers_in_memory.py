@@ -34,7 +34,8 @@ from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
 from tidemill.streams.join.labels import GROUP, Floats, Labels
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
+from tidemill.streams.runtime.commit_schedule import Cadence
+from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.spill import MemorySpillStore
 from tidemill.streams.units import micros
@@ -267,19 +268,19 @@ class Process:
             for name in TABLES
         }
         self.run = world.made(
-            world.prepared,
-            tables,
-            WatchedLetters(world.letters, self.port),
-            METRICS,
-            lambda _version: None,
-            Cadence(
+            prepared=world.prepared,
+            tables=tables,
+            letters=WatchedLetters(world.letters, self.port),
+            metrics=METRICS,
+            on_examples=lambda _version: None,
+            cadence=Cadence(
                 rows=world.commit_rows,
                 together=world.together,
                 patience_s=-1.0,
                 clock=lambda: self.world.now_s,
             ),
-            lambda: 1,
-            MemorySpillStore(),
+            newest=lambda: 1,
+            spill_files=MemorySpillStore(),
         )
 
     async def claim(self, partitions: Sequence[int]) -> None:
@@ -289,7 +290,7 @@ class Process:
         self._owners = self._owners_now()
         for log in self.world.rules.logs:
             for number in partitions:
-                self._next[log, number] = self.run.next_offset(log, number) or 0
+                self._next[log, number] = self.run.position(log, number).taken or 0
 
     def is_stolen_from(self) -> bool:
         """Return whether another worker has claimed a partition of this one."""
@@ -330,7 +331,7 @@ class Process:
         return {
             place
             for place in places
-            if self.world.logs[place].end == self._next[place] == self.run.next_offset(*place)
+            if self.world.logs[place].end == self._next[place] == self.run.position(*place).taken
         }
 
     @contextmanager
@@ -344,7 +345,7 @@ class Process:
                 self._moved.append((number, Jump(log, self._next[log, number], to)))
 
     def _times(self) -> dict[tuple[Log, int], datetime | None]:
-        held = self.run._held
+        held = self.run._owned
         logs = self.world.rules.logs
         joins = {number: held[number].partition.join for number in self.held if number in held}
         return {(log, n): join.stream_time(log) for n, join in joins.items() for log in logs}

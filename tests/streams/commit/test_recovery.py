@@ -61,7 +61,15 @@ def recovered(lake: Lake, chosen: JoinRules) -> PartitionJoin:
     def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         return PartitionJoin(chosen, resume, labels=shared_labels(chosen), state=state)
 
-    windows = OpenWindows(LOOP, chosen, tables, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    windows = OpenWindows(
+        loop=LOOP,
+        rules=chosen,
+        tables=tables,
+        spill_files=MemorySpillStore(),
+        metrics=StreamMetrics(),
+        join=join,
+        patience_s=1.0,
+    )
     return windows.recover(leases)[PARTITION]
 
 
