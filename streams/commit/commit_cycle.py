@@ -12,8 +12,17 @@ from collections.abc import Collection, Iterator, Mapping
 import polars as pl
 
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.features.lake.progress_keys import (
+    DUPLICATE,
+    EXAMINED,
+    FRONTIER,
+    LATE,
+    REVISED,
+    UNMATCHED,
+    ProgressName,
+    join_time,
+)
 from tidemill.schemas import topics
-from tidemill.schemas.logs import numbered
 from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.commit.transactions import Lease, ProgressTable, ProgressUpdate, commit
 from tidemill.streams.deadletters.writer import DeadLetterSink
@@ -104,7 +113,7 @@ def _raw_move(lease: Lease, snapshot: PartitionSnapshot, table: str) -> Progress
     logs = [log for log in snapshot.frames if table_of(log) == table]
     frames = [frame for log in logs for frame in snapshot.frames[log]]
     numbers = [
-        (numbered(name, log), number)
+        (ProgressName(name).for_log(log), number)
         for log in logs
         for name, number in snapshot.numbers[log].items()
     ]
@@ -118,16 +127,16 @@ def _examples_move(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> Pro
     frame = closed.examples.with_columns(
         pl.lit(topic).alias("topic"), pl.lit(snapshot.partition, dtype=pl.Int32).alias("partition")
     )
-    numbers = {
-        "frontier": micros(closed.frontier),
-        **{f"time/{log}": micros(time) for log, time in closed.stream_times.items()},
-        "late": closed.counts.late,
-        "duplicate": closed.counts.duplicate,
-        "unmatched": closed.counts.unmatched,
+    numbers: dict[str, int] = {
+        FRONTIER: micros(closed.frontier),
+        **{join_time(log): micros(time) for log, time in closed.stream_times.items()},
+        LATE: closed.counts.late,
+        DUPLICATE: closed.counts.duplicate,
+        UNMATCHED: closed.counts.unmatched,
     }
     if closed.examined:
-        numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
-        numbers["revised"] = closed.revised
+        numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
+        numbers[REVISED] = closed.revised
     return ProgressUpdate(lease, [frame] if frame.height else [], numbers)
 
 

@@ -6,7 +6,7 @@ is made from. So a worker that lost its partition without noticing cannot commit
 commit repeats its work, after it nothing. Raw rows come first, examples last: what was closed can
 always be traced to rows that are there.
 
-It knows no Kafka. What the numbers mean is said where they are named, below.
+It knows no Kafka. `features/lake/progress_keys.py` says what each number means.
 """
 
 import logging
@@ -21,27 +21,28 @@ import polars as pl
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
-from tidemill.schemas.logs import Log, is_feedback, numbered
+from tidemill.features.lake.progress_keys import (
+    BAD_RECORDS,
+    DEAD_LETTERS,
+    EXAMINED,
+    FRONTIER,
+    GAPS,
+    NOTHING_CLOSED,
+    OF_EXAMPLES,
+    OF_LOG,
+    OFFSET,
+    OWNER,
+    STREAM_TIME,
+    ProgressName,
+    begin,
+    join_time,
+)
+from tidemill.schemas.logs import Log, is_feedback
 
 log = logging.getLogger(__name__)
 
-OWNER = "owner"  # of the partition, on each of its tables
-# Numbers of a log, on decisions and feedback: next offset, stream time after it (us), dead letters
-# so far; and once there were any, the bad ones in the last stretch of the log (`error_limit.py`),
-# and the offsets that held no record (marks of transactions, aborted ones, what compaction
-# removed).
-OF_LOG = ("offset", "time", "dead", "bad", "holes")
-# Numbers on examples: closed up to (us, exclusive), lost feedback so far, and how many revisions
-# there are; besides, of each log, time/<log>, the stream time used (us), and where closed decisions
-# may be corrected, the offset up to which its feedback was held against them, "examined".
-OF_EXAMPLES = ("frontier", "late", "duplicate", "unmatched", "revised")
-# All logs of feedback are on one table, so those of streams have names of their own (`numbered`).
-# Besides, begin/<version>/<partition>: the offset, or the frontier, at which a version of the loop
-# took a partition over; an audit must know by whose rules a row was judged.
-
 Result = TypeVar("Result")
 
-NOTHING_CLOSED = -(2**62)  # the frontier, in us, of a partition that has closed nothing
 CLAIM_TRIES = 8  # two workers that claim at once take turns; more than a few is a duel
 PATIENCE_S = 30.0  # how long a lake that refuses is asked again before the worker gives up
 
@@ -82,17 +83,17 @@ class Lease:
 
     def of(self, log: Log, name: str) -> int | None:
         """Return the number *name* of *log*, which is on its raw table; None if there is none."""
-        return self.numbers[table_of(log)][numbered(name, log)]
+        return self.numbers[table_of(log)][ProgressName(name).for_log(log)]
 
     def offset(self, log: Log) -> int:
         """Return the offset up to which *log* is committed."""
-        return self.of(log, "offset") or 0
+        return self.of(log, OFFSET) or 0
 
     @property
     def examined(self) -> dict[Log, int]:
         """Up to which offset logs of feedback were held against closed decisions, where asked."""
         found = self.numbers[EXAMPLES]
-        known = {log: found[numbered("examined", log)] for log in self.logs if is_feedback(log)}
+        known = {log: found[EXAMINED.for_log(log)] for log in self.logs if is_feedback(log)}
         return {log: offset for log, offset in known.items() if offset is not None}
 
     def swaps(self, table: str, new: Mapping[str, int]) -> list[CompareAndSwap]:
@@ -103,7 +104,7 @@ class Lease:
             raise RuntimeError(f"partition {self.partition} was never claimed on {table}")
         moved = {OWNER: owner, **new}
         return [
-            CompareAndSwap(f"{name}/{self.partition}", known[name], number)
+            CompareAndSwap(ProgressName(name).key(self.partition), known[name], number)
             for name, number in moved.items()
         ]
 
@@ -140,43 +141,44 @@ def claim(
     leases = {number: Lease(number, logs) for number in partitions}
     if not leases:
         return {}
-    for name, table in tables.items():
-        begins = {} if version is None else _begins(name, logs, version)
-        _raise_epochs(name, table, leases, begins, patience_s)
-    for name, table in tables.items():
-        keys = number_names(name, logs)
-        found = table.progress(f"{key}/{number}" for number in leases for key in keys)
+    for table_name, table in tables.items():
+        begins = {} if version is None else _begins(table_name, logs, version)
+        _raise_epochs(table_name, table, leases, begins, patience_s)
+    for table_name, table in tables.items():
+        names = number_names(table_name, logs)
+        found = table.progress(name.key(number) for number in leases for name in names)
         for number, lease in leases.items():
-            lease.numbers[name] = {key: found[f"{key}/{number}"] for key in keys}
+            lease.numbers[table_name] = {name: found[name.key(number)] for name in names}
     return leases
 
 
-def number_names(table: str, logs: Sequence[Log]) -> list[str]:
+def number_names(table: str, logs: Sequence[Log]) -> list[ProgressName]:
     """Return the names of all numbers of one partition on *table*."""
     if table == EXAMPLES:
-        examined = [numbered("examined", log) for log in logs if is_feedback(log)]
-        return [OWNER, *OF_EXAMPLES, *(f"time/{log}" for log in logs), *examined]
+        examined = [EXAMINED.for_log(log) for log in logs if is_feedback(log)]
+        return [OWNER, *OF_EXAMPLES, *(join_time(log) for log in logs), *examined]
     here = [log for log in logs if table_of(log) == table]
-    return [OWNER, *(numbered(name, log) for log in here for name in OF_LOG)]
+    return [OWNER, *(name.for_log(log) for log in here for name in OF_LOG)]
 
 
-def _begins(table: str, logs: Sequence[Log], version: int) -> dict[str, tuple[str, int]]:
+def _begins(
+    table: str, logs: Sequence[Log], version: int
+) -> dict[ProgressName, tuple[ProgressName, int]]:
     """Return under which names *version* writes down where it begins.
 
     With each comes the name of the number that says it, and what that is while there is none.
     """
-    begin = f"begin/{version}"
     if table == EXAMPLES:
-        return {begin: ("frontier", NOTHING_CLOSED)}
+        return {begin(version): (FRONTIER, NOTHING_CLOSED)}
     here = [log for log in logs if table_of(log) == table]
-    return {numbered(begin, log): (numbered("offset", log), 0) for log in here}
+    return {begin(version).for_log(log): (OFFSET.for_log(log), 0) for log in here}
 
 
 def _raise_epochs(
     name: str,
     table: ProgressTable,
     partitions: Collection[int],
-    begins: Mapping[str, tuple[str, int]],
+    begins: Mapping[ProgressName, tuple[ProgressName, int]],
     patience_s: float,
 ) -> None:
     for attempt in range(1, CLAIM_TRIES + 1):
@@ -193,24 +195,24 @@ def _raise_epochs(
 
 
 def _claims(
-    table: ProgressTable, partitions: Collection[int], begins: Mapping[str, tuple[str, int]]
+    table: ProgressTable,
+    partitions: Collection[int],
+    begins: Mapping[ProgressName, tuple[ProgressName, int]],
 ) -> list[CompareAndSwap]:
     """Return what to move for a claim, as the table stands now.
 
     A commit of another owner in between moves the owner too, so where a version begins is exact.
     """
-    keys = (OWNER, *begins, *(reached for reached, _ in begins.values()))
-    found = table.progress(f"{key}/{number}" for key in keys for number in partitions)
+    names = (OWNER, *begins, *(reached for reached, _ in begins.values()))
+    found = table.progress(name.key(number) for name in names for number in partitions)
     swaps = []
     for number in partitions:
-        epoch = found[f"{OWNER}/{number}"]
-        swaps.append(CompareAndSwap(f"{OWNER}/{number}", epoch, (epoch or 0) + 1))
-        for begin, (reached, nothing) in begins.items():
-            if found[f"{begin}/{number}"] is None:
-                at = found[f"{reached}/{number}"]
-                swaps.append(
-                    CompareAndSwap(f"{begin}/{number}", None, nothing if at is None else at)
-                )
+        epoch = found[OWNER.key(number)]
+        swaps.append(CompareAndSwap(OWNER.key(number), epoch, (epoch or 0) + 1))
+        for name, (reached, nothing) in begins.items():
+            if found[name.key(number)] is None:
+                at = found[reached.key(number)]
+                swaps.append(CompareAndSwap(name.key(number), None, nothing if at is None else at))
     return swaps
 
 
@@ -269,5 +271,11 @@ def raw_numbers(
     holes: int | None = None,
 ) -> dict[str, int]:
     """Return the numbers of a raw table after some batches; what is None stays as it was."""
-    numbers = {"offset": offset, "time": time_us, "dead": dead, "bad": bad, "holes": holes}
+    numbers = {
+        OFFSET: offset,
+        STREAM_TIME: time_us,
+        DEAD_LETTERS: dead,
+        BAD_RECORDS: bad,
+        GAPS: holes,
+    }
     return {name: number for name, number in numbers.items() if number is not None}

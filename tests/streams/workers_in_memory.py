@@ -23,9 +23,10 @@ from tests.streams.schedule_oracle import SKEW, Event, Jump
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.layouts import TABLES, table_of
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
+from tidemill.features.lake.progress_keys import OWNER, STREAM_TIME
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.events.schemas import decision_schema, event_schemas, feedback_schema
-from tidemill.schemas.logs import Log, is_feedback, numbered
+from tidemill.schemas.logs import Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics
 from tidemill.schemas.registry.memory import MemorySchemaStore
@@ -297,7 +298,7 @@ class Process:
         return self._owners != self._owners_now()
 
     def _owners_now(self) -> list[dict[str, int | None]]:
-        keys = [f"owner/{number}" for number in self.held]
+        keys = [OWNER.key(number) for number in self.held]
         return [self.world.table(name).progress(keys) for name in TABLES]
 
     async def poll(self, log: Log, most: int) -> None:
@@ -352,9 +353,9 @@ class Process:
 
     def _landed(self, table: str, swaps: Sequence[CompareAndSwap]) -> None:
         """Take note of those advances that are in the lake now."""
-        times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith("time")}
+        times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith(STREAM_TIME)}
         for number, jump in list(self._moved):
-            reached = times.get(f"{numbered('time', jump.log)}/{number}", NO_TIME)
+            reached = times.get(STREAM_TIME.for_log(jump.log).key(number), NO_TIME)
             if table_of(jump.log) == table and reached >= micros(START + jump.to * SECOND):
                 self.world.jumps[number].append(jump)
                 self._moved.remove((number, jump))
