@@ -179,7 +179,7 @@ def _print_list(lake: "Lake", loop: str, *, as_json: bool) -> None:
 
 
 def _checked(path: Path, loop: str) -> "Loop":
-    from tidemill.cli.commands.loop import checked_loop
+    from tidemill.schemas.loop.labels import checked_loop
 
     found = checked_loop(path)
     if found.loop != loop:

@@ -20,25 +20,14 @@ from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.schemas.loop.diff import Change, check_successor, diff_loops
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.loop.json_schema import FILE, loop_json_schema_text
-from tidemill.schemas.loop.labels import check_label, compile_label
-from tidemill.schemas.loop.loop_file import LoopFileError, read_file
+from tidemill.schemas.loop.labels import checked_loop, compile_label
+from tidemill.schemas.loop.loop_file import LoopFileError
 from tidemill.schemas.published import fetch_loops, newest, produced_topics, publish_loop, versions
 from tidemill.schemas.registry.choose import schema_store
 
 TEMPLATE = "loop.template.yaml"
 LoopFileArgument = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="a loop file")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
-
-
-def checked_loop(path: Path) -> Loop:
-    """Return the loop of the file at *path*, with its label checked too.
-
-    Raises:
-        LoopError: the file or its label is wrong; with file, line and hint.
-    """
-    read = read_file(path)
-    check_label(read)
-    return read.loop
 
 
 def init(

@@ -19,7 +19,6 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
-from tidemill.cli.commands.loop import checked_loop
 from tidemill.deploy.demo import report
 from tidemill.deploy.demo.model_watcher import ModelWatcher
 from tidemill.deploy.demo.playback import Playback, PlaybackCounts
@@ -37,6 +36,7 @@ from tidemill.kafka import KafkaConfig, partition_count
 from tidemill.monitor.ledger import is_balanced, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.choose import schema_store

@@ -9,12 +9,12 @@ from typing import Never
 
 from rich.console import Console
 
-from tidemill.cli.commands.loop import checked_loop
 from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.deploy.local.supervisor import Supervisor
 from tidemill.errors import ContractError, TidemillError
 from tidemill.kafka import KafkaConfig, ensure_topics
+from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import schema_store
 
