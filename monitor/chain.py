@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.lake.progress_keys import FRONTIER
 from tidemill.kafka import KafkaConfig, read_compacted
 from tidemill.monitor.lag import LagReader
 from tidemill.schemas import topics
@@ -101,7 +102,7 @@ def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetim
     if not lake.has_table(loop.loop, EXAMPLES):
         return None, None
     examples = lake.table(loop.loop, EXAMPLES)
-    found = examples.progress(f"frontier/{number}" for number in range(loop.partitions))
+    found = examples.progress(FRONTIER.key(number) for number in range(loop.partitions))
     frontiers = [frontier for frontier in found.values() if frontier is not None]
     if not frontiers:
         return None, None
