@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tidemill
-from tidemill.cli.app import COMMANDS
+from tidemill.cli.catalog import COMMANDS, NOUNS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.loop.loop_file import load_loop, parse_loop
@@ -64,8 +64,11 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_a_page_names_exists(page: Path) -> None:
     """Documentation of a command that was renamed sends people the wrong way at night."""
-    named = set(re.findall(r"`tidemill ([a-z-]+)", page.read_text()))
-    assert named <= COMMANDS.keys() | {"demo"}
+    code = "\n".join(re.findall(r"^```.*?^```|`[^`\n]+`", page.read_text(), re.M | re.S))
+    called = re.findall(r"(?:^|`|\$ )tidemill ([a-z-]+)(?: ([a-z-]+))?", code, re.M)
+    named = {f"{word} {verb}".strip() if word in NOUNS else word for word, verb in called}
+    known = {command.name for command in COMMANDS} | {command.alias for command in COMMANDS}
+    assert named <= known | {*NOUNS}
 
 
 MODULES = sorted(

@@ -1,4 +1,4 @@
-"""`tidemill backfill` as it is typed: on several processes, killed, resumed, listed, dropped."""
+"""`tidemill lake backfill`: on several processes, killed, resumed, listed, dropped."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_two_processes_make_what_the_live_worker_made(
     lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One command, all cores, and a summary that a script can read."""
-    arguments = ["backfill", LOOP.loop, "--name", "same", "--processes", "2", "--json"]
+    arguments = ["lake", "backfill", LOOP.loop, "--name", "same", "--processes", "2", "--json"]
     assert main(arguments) == 0
     told = json.loads(capsys.readouterr().out)
     assert examples(lake, table_name("same")) == examples(lake)
@@ -54,7 +54,7 @@ def test_another_label_is_asked_for_and_compared_in_sql(
     lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What docs/guide/backfill.md shows."""
-    arguments = ["backfill", LOOP.loop, "--name", "sums", "--label", "sum(amount)"]
+    arguments = ["lake", "backfill", LOOP.loop, "--name", "sums", "--label", "sum(amount)"]
     assert main([*arguments, "--within", "buy=20s", "--missing", "dropped"]) == 0
     assert "examples in view examples_sums" in capsys.readouterr().out
     query = """
@@ -73,46 +73,48 @@ def test_a_changed_loop_file_needs_no_publishing(
     text = dump_loop(shop(2)).replace("grace: 2s", "grace: 5s")
     assert "grace: 5s" in text
     file.write_text(text)
-    assert main(["backfill", LOOP.loop, "--loop-file", str(file), "--name", "patient"]) == 0
+    assert main(["lake", "backfill", LOOP.loop, "--loop-file", str(file), "--name", "patient"]) == 0
     assert read_backfill(lake, LOOP.loop, "patient").loop.grace.total_seconds() == 5
     file.write_text(text.replace("loop: shop", "loop: kiosk"))
-    assert main(["backfill", LOOP.loop, "--loop-file", str(file)]) == 2
+    assert main(["lake", "backfill", LOOP.loop, "--loop-file", str(file)]) == 2
     assert "defines kiosk, not shop" in capsys.readouterr().err
 
 
 def test_backfills_are_listed_and_dropped(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     """Trials pile up."""
-    assert main(["backfill", LOOP.loop, "--name", "gone", "--to", "2026-03-01T00:05:00Z"]) == 0
+    assert (
+        main(["lake", "backfill", LOOP.loop, "--name", "gone", "--to", "2026-03-01T00:05:00Z"]) == 0
+    )
     capsys.readouterr()
-    assert main(["backfill", LOOP.loop, "--list", "--json"]) == 0
+    assert main(["lake", "backfill", LOOP.loop, "--list", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (row,) = [row for row in rows if row["name"] == "gone"]
     assert row["done"] == row["slices"]
     assert row["to"] == "2026-03-01T00:05:00+00:00"
-    assert main(["backfill", LOOP.loop, "--list"]) == 0
+    assert main(["lake", "backfill", LOOP.loop, "--list"]) == 0
     assert "examples_gone" in capsys.readouterr().out
-    assert main(["backfill", LOOP.loop, "--drop", "gone"]) == 0
+    assert main(["lake", "backfill", LOOP.loop, "--drop", "gone"]) == 0
     assert not lake.has_table(LOOP.loop, table_name("gone"))
-    assert main(["backfill", LOOP.loop, "--drop", "gone"]) == 2
+    assert main(["lake", "backfill", LOOP.loop, "--drop", "gone"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (["--from", "yesterday"], "--from yesterday is no time"),
-        (["--to", "2026-03-01T00:00:00"], "could be anywhere"),
+        (["--to", "2026-03-01T00:00:00"], "has no time zone"),
         (["--within", "buy"], "--within KIND=DURATION"),
         (["--within", "sell=3s"], "it has: click, buy"),
         (["--label", "sum("], "label is not SQL"),
         (["--from", "2031-01-01T00:00:00Z"], "has no decisions between"),
     ],
 )
-def test_mistakes_are_told_with_a_hint(
-    lake: Lake, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+def test_a_mistake_is_an_error_with_a_hint(
+    lake: Lake, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
 ) -> None:
     """Nothing is begun."""
-    assert main(["backfill", LOOP.loop, *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert main(["lake", "backfill", LOOP.loop, *arguments]) == 2
+    assert error in capsys.readouterr().err
 
 
 def test_a_name_stands_for_one_definition(lake: Lake) -> None:
@@ -137,7 +139,9 @@ def test_a_killed_backfill_goes_on_where_it_was(lake: Lake) -> None:
     """SIGKILL to parent and children, again and again; each slice is there once in the end."""
     made = begun(lake, shop(2), "killed", since=None, until=None, processes=1)
     finer = cut(lake, made, 12)
-    command = tidemill_command("backfill", LOOP.loop, "--name", "killed", "--processes", "2")
+    command = tidemill_command(
+        "lake", "backfill", LOOP.loop, "--name", "killed", "--processes", "2"
+    )
     env = {**os.environ, "TIDEMILL_LAKE": lake.root}
     for least in (1, 4):
         process = subprocess.Popen(command, env=env)
@@ -154,7 +158,9 @@ def test_a_killed_backfill_goes_on_where_it_was(lake: Lake) -> None:
 def test_ctrl_c_ends_it_with_its_children(lake: Lake) -> None:
     """Status 130, nobody left behind, and the same command goes on."""
     made = cut(lake, begun(lake, shop(2), "stopped", since=None, until=None, processes=1), 12)
-    command = tidemill_command("backfill", LOOP.loop, "--name", "stopped", "--processes", "2")
+    command = tidemill_command(
+        "lake", "backfill", LOOP.loop, "--name", "stopped", "--processes", "2"
+    )
     process = subprocess.Popen(command, env={**os.environ, "TIDEMILL_LAKE": lake.root})
     parent = psutil.Process(process.pid)
     while process.poll() is None and not done(lake, made).slices:
@@ -168,7 +174,7 @@ def test_ctrl_c_ends_it_with_its_children(lake: Lake) -> None:
     assert examples(lake, table_name("stopped")) == examples(lake)
 
 
-def test_an_error_of_a_child_is_told_as_it_is(lake: Lake) -> None:
+def test_an_error_of_a_child_reaches_the_caller(lake: Lake) -> None:
     """The lake refuses in the child, the hint has to reach the terminal."""
     made = begun(lake, shop(2), "elsewhere", since=None, until=None, processes=1)
     with pytest.raises(LakeError, match="has no"):
