@@ -70,5 +70,5 @@ def test_the_tour_walks_through_every_folder() -> None:
     text = (ROOT / "docs" / "how-it-works.md").read_text()
     packages = [name.removeprefix("tidemill.").split(".") for name in BUILD["packages"]]
     folders = {"/".join(parts) + "/" for parts in packages if parts[0] != "tidemill"}
-    named = {match for match in re.findall(r"`(?:src/tidemill/)?((?:[\w-]+/)+)", text)}
+    named = set(re.findall(r"`(?:src/tidemill/)?((?:[\w-]+/)+)", text))
     assert {folder for folder in folders if not any(f.startswith(folder) for f in named)} == set()
