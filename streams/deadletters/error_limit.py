@@ -31,26 +31,26 @@ class ErrorLimit:
         self._stretch = max(0, next - 1) // limit.of
         self.bad = bad
 
-    def take(self, last: int, letters: Sequence[DeadLetter]) -> None:
-        """Count *letters*, all of the batch that ends with offset *last*, in order.
+    def take(self, last: int, dead_letters: Sequence[DeadLetter]) -> None:
+        """Count *dead_letters*, all of the batch that ends with offset *last*, in order.
 
         Raises:
             ContractError: a stretch has more of them than the loop allows.
         """
         counts = Counter({self._stretch: self.bad})
-        new = Counter(letter.offset // self._limit.of for letter in letters)
+        new = Counter(letter.offset // self._limit.of for letter in dead_letters)
         counts.update(new)
         for stretch in new:
             if counts[stretch] > self._limit.share * self._limit.of:
-                raise self._over(stretch, counts[stretch], letters)
+                raise self._over(stretch, counts[stretch], dead_letters)
         self._stretch = last // self._limit.of
         self.bad = counts[self._stretch]
 
-    def _over(self, stretch: int, bad: int, letters: Sequence[DeadLetter]) -> ContractError:
-        here = [letter for letter in letters if letter.offset // self._limit.of == stretch]
+    def _over(self, stretch: int, bad: int, dead_letters: Sequence[DeadLetter]) -> ContractError:
+        here = [letter for letter in dead_letters if letter.offset // self._limit.of == stretch]
         reasons = Counter(letter.reason for letter in here)
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        place = f"{letters[0].topic}/{letters[0].partition}"
+        place = f"{dead_letters[0].topic}/{dead_letters[0].partition}"
         return ContractError(
             f"{place}: {bad} of the {self._limit.of} records from offset "
             f"{stretch * self._limit.of} on are bad ({told}), which is over max_bad of the loop; "

@@ -124,7 +124,7 @@ class DeadLetterReader:
 class Overview:
     """Some letters to look at, and how many there are by reason: *waiting* and sent again."""
 
-    letters: list[DeadLetter]
+    dead_letters: list[DeadLetter]
     waiting: Counter[str]
     resent: Counter[str]
 
@@ -150,11 +150,13 @@ def overview(
             yield letter
 
     if by_place:
-        letters = heapq.nsmallest(limit, counted(), lambda each: (each.topic, *each.place))
+        dead_letters = heapq.nsmallest(limit, counted(), lambda each: (each.topic, *each.place))
     else:
-        letters = [*deque(counted(), maxlen=limit)][::-1]
+        dead_letters = [*deque(counted(), maxlen=limit)][::-1]
     resent = Counter(reasons[source] for source in box.resent if source in reasons)
-    return Overview(letters=letters, waiting=Counter(reasons.values()) - resent, resent=resent)
+    return Overview(
+        dead_letters=dead_letters, waiting=Counter(reasons.values()) - resent, resent=resent
+    )
 
 
 def _letter(record: Record, headers: dict[str, bytes]) -> DeadLetter | None:

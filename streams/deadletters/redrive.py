@@ -58,30 +58,32 @@ class Judge:
         self._now = now
         self._decoders: dict[str, tuple[Loop, EventDecoder]] = {}
 
-    def judge(self, letters: Sequence[DeadLetter]) -> list[Opinion]:
-        """Return an opinion on each of *letters*, in their order.
+    def judge(self, dead_letters: Sequence[DeadLetter]) -> list[Opinion]:
+        """Return an opinion on each of *dead_letters*, in their order.
 
         Raises:
             BrokerError: a schema is looked for and the store does not answer.
         """
         found: dict[str, Opinion] = {}
-        for topic in dict.fromkeys(letter.topic for letter in letters):
-            here = [letter for letter in letters if letter.topic == topic]
+        for topic in dict.fromkeys(letter.topic for letter in dead_letters):
+            here = [letter for letter in dead_letters if letter.topic == topic]
             found.update((opinion.letter.source, opinion) for opinion in self._of(topic, here))
-        return [found[letter.source] for letter in letters]
+        return [found[letter.source] for letter in dead_letters]
 
-    def _of(self, topic: str, letters: Sequence[DeadLetter]) -> Iterator[Opinion]:
+    def _of(self, topic: str, dead_letters: Sequence[DeadLetter]) -> Iterator[Opinion]:
         known = self._decoder(topic)
         if known is None:
             what = f"no loop is published that reads {topic}"
-            yield from (Opinion(letter=each, reason="no-loop", detail=what) for each in letters)
+            yield from (
+                Opinion(letter=each, reason="no-loop", detail=what) for each in dead_letters
+            )
             return
         loop, decoder = known
-        decoded = decoder.decode([letter.value for letter in letters])
+        decoded = decoder.decode([letter.value for letter in dead_letters])
         why = {bad.row: (bad.reason, bad.detail) for bad in decoded.poison}
         ahead = decoded.frame.filter(pl.col("at") > self._now() + loop.max_skew)["row"]
         why |= dict.fromkeys(ahead, ("skew", "its event time is still to come"))
-        for row, letter in enumerate(letters):
+        for row, letter in enumerate(dead_letters):
             reason, detail = why.get(row, (None, ""))
             yield Opinion(letter=letter, reason=reason, detail=detail)
 
@@ -171,11 +173,11 @@ def redrive(
 
 
 def _send(
-    writer: TransactionalWriter, places: "_Destinations", letters: Iterable[DeadLetter]
+    writer: TransactionalWriter, places: "_Destinations", dead_letters: Iterable[DeadLetter]
 ) -> None:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     with writer.transaction():
-        for letter in letters:
+        for letter in dead_letters:
             topic, partition = places.of(letter)
             writer.write(topic, letter.key, letter.value, partition=partition)
             told: Mapping[str, str] = {
@@ -222,11 +224,11 @@ class _Destinations:
         return topic, letter.partition if letter.partition < self._counts[topic] else -1
 
 
-def _chunks(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
-    """Yield *letters* in portions that fit into one transaction and into memory."""
+def _chunks(dead_letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """Yield *dead_letters* in portions that fit into one transaction and into memory."""
     chunk: list[DeadLetter] = []
     size = 0
-    for letter in letters:
+    for letter in dead_letters:
         chunk.append(letter)
         size += len(letter.value or b"")
         if len(chunk) >= _TOGETHER or size >= _TOGETHER_BYTES:

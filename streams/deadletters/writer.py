@@ -81,8 +81,8 @@ class DeadLetter:
 class DeadLetterSink(Protocol):
     """Where dead letters go."""
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once every one of *letters* is safe.
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Return once every one of *dead_letters* is safe.
 
         Raises:
             BrokerError: they are not, or not all of them.
@@ -95,15 +95,15 @@ class MemoryDeadLetters:
     def __init__(self) -> None:
         self.written: list[DeadLetter] = []
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once every one of *letters* is in `written`."""
-        self.written += letters
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Return once every one of *dead_letters* is in `written`."""
+        self.written += dead_letters
 
 
 class NoDeadLetters:
     """Sends nothing: for records whose letters were written when they were read the first time."""
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
         """Return at once."""
 
 
@@ -115,19 +115,19 @@ class DeadLetterWriter:
         self._timeout_s = timeout_s
         self._writer: Writer | None = None
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once the broker has acknowledged every one of *letters*.
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Return once the broker has acknowledged every one of *dead_letters*.
 
         Raises:
             BrokerError: it has not within the timeout, or refused one; some may be there.
         """
-        letters = list(letters)
-        if not letters:
+        dead_letters = list(dead_letters)
+        if not dead_letters:
             return
         if self._writer is None:
             self._writer = Writer(self._config)
         failed = self._writer.failed
-        for letter in letters:
+        for letter in dead_letters:
             key = letter.source.encode()
             for value, headers in letter.parts():
                 self._send(self._writer, key, value, headers)
@@ -149,9 +149,9 @@ class DeadLetterWriter:
             if waiting or writer.failed > failed:
                 raise self._unsafe(max(waiting, 1))
 
-    def _unsafe(self, letters: int) -> BrokerError:
+    def _unsafe(self, dead_letters: int) -> BrokerError:
         return BrokerError(
-            f"{letters} dead letters were not acknowledged by {self._config.bootstrap}",
+            f"{dead_letters} dead letters were not acknowledged by {self._config.bootstrap}",
             hint=f"is the broker up, and is there a topic {topics.DEAD_LETTERS}? "
             "Nothing is lost: their records are read again",
         )

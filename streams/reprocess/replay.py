@@ -136,7 +136,7 @@ class _Replay:
         self._run = _Unclocked(
             prepared=PreparedLoop.of(loop, store),
             tables=open_tables(Lake(config.lake), loop),
-            letters=NoDeadLetters(),
+            dead_letters=NoDeadLetters(),
             metrics=self._metrics,
             on_examples=lambda _version: None,
             cadence=config.cadence,

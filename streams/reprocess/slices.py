@@ -13,7 +13,7 @@ from datetime import datetime
 import polars as pl
 
 from tidemill.schemas.logs import DECISIONS, Log, first_position, is_feedback, number_of
-from tidemill.streams.join.checkpoints import fitted
+from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.matching import STREAM
 from tidemill.streams.join.partition_join import PartitionJoin
@@ -85,12 +85,12 @@ def join_slice(
     labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
     decisions = pl.concat(
         [
-            fitted(made, rules.decisions, *_PLACE),
+            conformed(made, rules.decisions, *_PLACE),
             _copies(rules, raw, made, start, end),
         ],
         how="diagonal",
     )
-    feedback = fitted(_feedback(rules, raw, made, start, end), rules.feedback, *_PLACE)
+    feedback = conformed(_feedback(rules, raw, made, start, end), rules.feedback, *_PLACE)
     of_slice = pl.col("at").is_between(pl.lit(since), pl.lit(until), closed="left")
     examples, counts = [], {"late": 0, "duplicate": 0, "open": 0}
     for partition, its_decisions, its_feedback in _by_partition(decisions, feedback):

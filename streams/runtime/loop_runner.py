@@ -46,7 +46,7 @@ class LoopRunner:
         *,
         prepared: PreparedLoop,
         tables: Mapping[str, ProgressTable],
-        letters: DeadLetterSink,
+        dead_letters: DeadLetterSink,
         metrics: StreamMetrics,
         on_examples: Callable[[int], None],
         cadence: Cadence,
@@ -75,7 +75,7 @@ class LoopRunner:
         self._now_s = cadence.clock
         self._schedule = CommitSchedule(cadence)
         self._versions = VersionCheck(loop, newest)
-        self._cycle = CommitCycle(loop.loop, tables, letters, metrics, cadence.patience_s)
+        self._cycle = CommitCycle(loop.loop, tables, dead_letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
         self._decoders = prepared.decoders
         self._windows = OpenWindows(
@@ -181,11 +181,11 @@ class LoopRunner:
         batches, owned.waiting[name] = owned.waiting[name], []
         try:
             for batch in merged(batches):
-                letters = owned.partition.take(name, batch)
-                if letters is None:
+                dead_letters = owned.partition.take(name, batch)
+                if dead_letters is None:
                     self.superseded = True
                     return
-                for letter in letters:
+                for letter in dead_letters:
                     self._metrics.dead.labels(self.loop.loop, name, letter.reason).inc()
         except BaseException:
             self.failed = True

@@ -37,7 +37,7 @@ class LogReading:
     dead: int = 0
     gaps: int = 0  # offsets passed that held no record; what Kafka had deleted is not among them
     frames: list[pl.DataFrame] = field(default_factory=list)
-    letters: list[DeadLetter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
 class Partition:
@@ -83,17 +83,17 @@ class Partition:
         decoded = reading.decoder.decode(records.values)
         if self._versions.is_newer(decoded, records.values):
             return None
-        frame, letters = self._placed(log, batch.topic, records, decoded)
-        reading.share.take(batch.last, letters)
+        frame, dead_letters = self._placed(log, batch.topic, records, decoded)
+        reading.share.take(batch.last, dead_letters)
         if frame.height:
             self._look_at_keys(log, records, frame)
             reading.frames.append(self._judged(log, frame))
         reading.gaps += batch.next - batch.start - len(records)
         reading.next = batch.next
-        reading.dead += len(letters)
-        reading.letters += letters
+        reading.dead += len(dead_letters)
+        reading.dead_letters += dead_letters
         self.pending_rows += len(records)
-        return letters
+        return dead_letters
 
     def _judged(self, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
         if is_feedback(log):
@@ -131,11 +131,13 @@ class Partition:
             partition=self.number,
             frames={log: reading.frames for log, reading in self.readings.items()},
             numbers={log: self._numbers(log) for log in self.readings},
-            letters=[letter for reading in self.readings.values() for letter in reading.letters],
+            dead_letters=[
+                letter for reading in self.readings.values() for letter in reading.dead_letters
+            ],
             closed=closed,
         )
         for reading in self.readings.values():
-            reading.frames, reading.letters = [], []
+            reading.frames, reading.dead_letters = [], []
         self.pending_rows = 0
         return snapshot
 
@@ -176,7 +178,7 @@ class Partition:
                 for row in rows[ahead]
             ]
             frame = frame.filter(~pl.Series(ahead))
-        letters = [
+        dead_letters = [
             DeadLetter(
                 topic=topic,
                 partition=self.number,
@@ -189,4 +191,4 @@ class Partition:
             )
             for row, reason, detail in sorted(poison)
         ]
-        return frame, letters
+        return frame, dead_letters

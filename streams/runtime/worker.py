@@ -147,8 +147,8 @@ class StreamsWorker:
         lake = Lake(config.lake)
         store = schema_store(config.kafka, config.env)
         with contextlib.ExitStack() as last:
-            letters = DeadLetterWriter(config.kafka)
-            last.callback(letters.close)
+            dead_letters = DeadLetterWriter(config.kafka)
+            last.callback(dead_letters.close)
             control = Writer(config.kafka)
             last.callback(control.close, 1.0)
             close_requests = CloseRequests(config.kafka)
@@ -160,7 +160,7 @@ class StreamsWorker:
                 self.new_runner(
                     prepared=PreparedLoop.of(loop, store),
                     tables=self.open_tables(lake, loop),
-                    letters=letters,
+                    dead_letters=dead_letters,
                     metrics=self._metrics,
                     on_examples=_announce(control, loop.loop),
                     cadence=config.cadence,

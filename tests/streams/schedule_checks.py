@@ -70,12 +70,12 @@ def check_numbers(world: World, number: int, numbers: Lease, told: Told) -> None
         assert (numbers.of(log, "dead") or 0) == told.dead[log], (log, number)
     for fate in ("late", "duplicate", "unmatched"):
         assert (numbers.numbers["examples"][fate] or 0) == told.ended[fate], (fate, number)
-    letters = {
+    dead_letters = {
         (letter.topic, letter.offset)
-        for letter in world.letters.written
+        for letter in world.dead_letters.written
         if letter.partition == number
     }
-    assert len(letters) >= told.dead.total(), "a letter is safe before the lake moves past it"
+    assert len(dead_letters) >= told.dead.total(), "a letter is safe before the lake moves past it"
 
 
 def check_ledger(rows: Mapping[str, list[tuple[object, ...]]], numbers: Lease, told: Told) -> None:

@@ -27,7 +27,7 @@ from tests.streams.test_windows_properties import (
     TakesEveryCopyOfFeedback,
 )
 from tests.streams.unfenced import UnfencedTable
-from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesLettersLast, joined_by
+from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesDeadLettersLast, joined_by
 from tests.streams.workers_in_memory import World
 
 from tidemill.features.lake.memory_tables import MemoryTable
@@ -108,7 +108,7 @@ def without(run_class: type[LoopRunner]) -> type[World]:
 BROKEN: dict[str, type[World]] = {
     "no fence": NoFence,
     "no guard behind payloads": without(ReadsOn),
-    "letters last": without(WritesLettersLast),
+    "letters last": without(WritesDeadLettersLast),
     "copies of decisions count": without(joined_by(TakesEveryCopyOfADecision)),
     "copies of feedback count": without(joined_by(TakesEveryCopyOfFeedback)),
     "joined feedback forgotten": without(joined_by(ForgetsWhatIsJoined)),

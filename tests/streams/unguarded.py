@@ -81,23 +81,27 @@ class ReadsStreamsAnew(LoopRunner):
         return reading if stream_of(name) is None else replace(reading, next=0)
 
 
-class _LettersLast(CommitCycle):
+class _DeadLettersLast(CommitCycle):
     def write(
         self, leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot]
     ) -> int | None:
-        version = super().write(leases, [replace(snapshot, letters=[]) for snapshot in snapshots])
-        self._letters.write(letter for snapshot in snapshots for letter in snapshot.letters)
+        version = super().write(
+            leases, [replace(snapshot, dead_letters=[]) for snapshot in snapshots]
+        )
+        self._dead_letters.write(
+            letter for snapshot in snapshots for letter in snapshot.dead_letters
+        )
         return version
 
 
-class WritesLettersLast(LoopRunner):
+class WritesDeadLettersLast(LoopRunner):
     """Dead letters are written once the lake has moved past their records."""
 
     def __init__(self, **parts: Any) -> None:  # noqa: ANN401 (those of LoopRunner)
         super().__init__(**parts)
         made = self._cycle
-        self._cycle = _LettersLast(
-            self.loop.loop, made._tables, made._letters, made._metrics, made._patience_s
+        self._cycle = _DeadLettersLast(
+            self.loop.loop, made._tables, made._dead_letters, made._metrics, made._patience_s
         )
 
 

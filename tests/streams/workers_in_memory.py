@@ -190,15 +190,15 @@ class WatchedTable:
 
 
 @dataclass
-class WatchedLetters:
+class WatchedDeadLetters:
     """The dead letters of one worker, with whatever is planned against its calls."""
 
-    letters: MemoryDeadLetters
+    dead_letters: MemoryDeadLetters
     port: Port
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
         """See `Letters`."""
-        self.port.call(lambda: self.letters.write(letters))
+        self.port.call(lambda: self.dead_letters.write(dead_letters))
 
 
 @dataclass
@@ -214,7 +214,7 @@ class World:
     made: type[LoopRunner] = LoopRunner
     now_s: float = 0.0
     lake: MemoryLake = field(default_factory=MemoryLake)
-    letters: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
+    dead_letters: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
@@ -271,7 +271,7 @@ class Process:
         self.run = world.made(
             prepared=world.prepared,
             tables=tables,
-            letters=WatchedLetters(world.letters, self.port),
+            dead_letters=WatchedDeadLetters(world.dead_letters, self.port),
             metrics=METRICS,
             on_examples=lambda _version: None,
             cadence=Cadence(
