@@ -116,7 +116,7 @@ def print_redrive(counts: RedriveCounts, *, applied: bool, as_json: bool) -> Non
     else:
         print_text("no such dead letters")
     for opinion in counts.some_left:
-        print_text(f"  {opinion.letter.source}: {opinion.detail}")
+        print_text(f"  {opinion.dead_letter.source}: {opinion.detail}")
     if counts.sent and not applied:
         print_text("nothing was sent: this is what --apply would do")
 

@@ -75,7 +75,7 @@ class Workers(RuleBasedStateMachine):
         corrections=st.sampled_from([0, 6, 60]),
         stream=st.sampled_from([None, None, "orders"]),
         rows=st.sampled_from([MANY, 6]),
-        together=st.sampled_from([MANY, 2]),
+        batch_records=st.sampled_from([MANY, 2]),
         size=st.integers(0, 40),
         draw=st.integers(0, 2**16),
     )
@@ -85,7 +85,7 @@ class Workers(RuleBasedStateMachine):
         corrections: int,
         stream: str | None,
         rows: int,
-        together: int,
+        batch_records: int,
         size: int,
         draw: int,
     ) -> None:
@@ -96,7 +96,7 @@ class Workers(RuleBasedStateMachine):
             corrections=corrections * self.corrects,
             stream=stream,
             commit_rows=rows,
-            together=together,
+            batch_records=batch_records,
         )
         self.live: list[Process] = []
         self.zombies: list[Process] = []

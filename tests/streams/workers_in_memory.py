@@ -209,7 +209,7 @@ class World:
     corrections: int = 0  # seconds
     stream: str | None = None  # that purchases are in
     commit_rows: int = 10**9
-    together: int = 10**9
+    batch_records: int = 10**9
     opened: Callable[[MemoryTable], ProgressTable] = lambda table: table
     made: type[LoopRunner] = LoopRunner
     now_s: float = 0.0
@@ -276,7 +276,7 @@ class Process:
             on_examples=lambda _version: None,
             cadence=Cadence(
                 rows=world.commit_rows,
-                together=world.together,
+                batch_records=world.batch_records,
                 patience_s=-1.0,
                 clock=lambda: self.world.now_s,
             ),
@@ -317,14 +317,14 @@ class Process:
 
     def idle(self) -> None:
         """Let time go on in the logs that are at their ends."""
-        at_end = self._at_end(self.run.quiet())
+        at_end = self._at_end(self.run.quiet_logs())
         with self._noting():
             self.run.advance_idle(at_end)
 
     def end_logs(self, until: int) -> None:
         """Close every decision up to *until* seconds, where everything is read."""
         time = START + until * SECOND
-        at_end = self._at_end(self.run.going_on(time))
+        at_end = self._at_end(self.run.logs_before(time))
         with self._noting():
             self.run.end_logs(time, at_end)
 

@@ -23,7 +23,14 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import KafkaSchemaStore
 from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted, overview
-from tidemill.streams.deadletters.redrive import NAME, Judge, Opinion, RedriveCounts, look, redrive
+from tidemill.streams.deadletters.redrive import (
+    NAME,
+    Judge,
+    Opinion,
+    RedriveCounts,
+    preview,
+    redrive,
+)
 from tidemill.streams.deadletters.writer import PART_BYTES, DeadLetter, DeadLetterWriter
 
 pytestmark = pytest.mark.kafka
@@ -93,13 +100,16 @@ def test_a_letter_written_twice_or_in_parts_is_shown_once_and_whole(kafka: Kafka
     write(kafka, dead_letters)
     write(kafka, [huge])
     write_all(kafka, topics.DEAD_LETTERS, [(b"stray", b"of somebody else")])
-    box = DeadLetterReader(kafka)
-    assert list(box.read(Wanted(loop=loop))) == dead_letters
-    assert box.copies == 2
-    newest = overview(box, Wanted(loop=loop), limit=2, by_place=False)
+    reader = DeadLetterReader(kafka)
+    assert list(reader.read(Wanted(loop=loop))) == dead_letters
+    assert reader.copies == 2
+    newest = overview(reader, Wanted(loop=loop), limit=2, by_offset=False)
     assert newest.dead_letters == [huge, dead_letters[1]]
     assert newest.waiting == {"unknown-schema": 2, "oversize": 1}
-    assert overview(box, Wanted(loop=loop), limit=2, by_place=True).dead_letters == dead_letters[:2]
+    assert (
+        overview(reader, Wanted(loop=loop), limit=2, by_offset=True).dead_letters
+        == dead_letters[:2]
+    )
 
 
 def test_letters_are_chosen_by_loop_topic_reason_time_and_place(kafka: KafkaConfig) -> None:
@@ -151,36 +161,36 @@ def test_letters_go_back_once_their_schema_is_registered(
     dead_letters.append(letter(loop.loop, 901, value=b"junk", reason="unknown-schema"))
     write(kafka, dead_letters)
     wanted = Wanted(loop=loop.loop)
-    early, tally = RedriveCounts(), RedriveCounts()
+    early, counts = RedriveCounts(), RedriveCounts()
     redrive(DeadLetterReader(kafka), wanted, judge(kafka), early, every=False)
     assert not early.sent
     assert early.left.total() == 702
     assert records(kafka, topic, 1) == []
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
-    look(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
-    assert tally.sent == {"unknown-schema": 700}
+    preview(DeadLetterReader(kafka), wanted, judge(kafka), counts, every=False)
+    assert counts.sent == {"unknown-schema": 700}
     assert records(kafka, topic, 1) == [], "looking changes nothing"
     for sent in (700, 0):
-        tally = RedriveCounts()
-        redrive(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
-        assert tally.sent.total() == sent
-        assert tally.before.total() == 700 - sent
-        assert tally.left == {("skew", "skew"): 1, ("unknown-schema", "unknown-schema"): 1}
+        counts = RedriveCounts()
+        redrive(DeadLetterReader(kafka), wanted, judge(kafka), counts, every=False)
+        assert counts.sent.total() == sent
+        assert counts.before.total() == 700 - sent
+        assert counts.left == {("skew", "skew"): 1, ("unknown-schema", "unknown-schema"): 1}
         found = [(each.key(), each.value()) for each in records(kafka, topic, 1)]
         assert found == [(each.key, each.value) for each in dead_letters[:700]]
-    shown = overview(DeadLetterReader(kafka), wanted, limit=3, by_place=False)
+    shown = overview(DeadLetterReader(kafka), wanted, limit=3, by_offset=False)
     assert shown.resent == {"unknown-schema": 700}
     assert shown.waiting == {"unknown-schema": 1, "skew": 1}
     later = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka), lambda: datetime.now(UTC) + DAY)
-    look(
+    preview(
         DeadLetterReader(kafka),
         Wanted(loop=loop.loop, reasons=SKEW),
         later,
-        tally := RedriveCounts(),
+        counts := RedriveCounts(),
         every=False,
     )
-    assert tally.sent == {"skew": 1}, "its time comes"
+    assert counts.sent == {"skew": 1}, "its time comes"
     redrive(DeadLetterReader(kafka), wanted, judge(kafka), RedriveCounts(), every=True)
     assert [each.value() for each in records(kafka, topic, 1)[700:]] == [ahead, b"junk"]
 
@@ -218,12 +228,12 @@ def test_an_interrupted_replay_goes_on_with_the_rest(
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
     write(kafka, [letter(loop.loop, number, value=each) for number, each in enumerate(events)])
-    tally, wanted = RedriveCounts(), Wanted(loop=loop.loop)
+    counts, wanted = RedriveCounts(), Wanted(loop=loop.loop)
     with pytest.raises(raised):
-        redrive(DeadLetterReader(kafka), wanted, Interrupted(kafka, what), tally, every=False)
-    assert tally.sent.total() == len(records(kafka, topics.decisions(loop.loop), 1)) == 500
-    redrive(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
-    assert tally.sent.total() == 700
+        redrive(DeadLetterReader(kafka), wanted, Interrupted(kafka, what), counts, every=False)
+    assert counts.sent.total() == len(records(kafka, topics.decisions(loop.loop), 1)) == 500
+    redrive(DeadLetterReader(kafka), wanted, judge(kafka), counts, every=False)
+    assert counts.sent.total() == 700
     found = [each.value() for each in records(kafka, topics.decisions(loop.loop), 1)]
     assert found == events
 
