@@ -1,6 +1,6 @@
 """Ten thousand schedules: polls, commits, crashes, rebalances, zombies and clocks in any order.
 
-Each guard is also switched off, and then a schedule has to be found that shows it.
+Each guard is also switched off, and then some schedule has to fail.
 """
 
 import inspect
@@ -35,9 +35,9 @@ from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.runtime.loop_runner import LoopRunner
 
 ROOT = Path(__file__).parents[2]
-SCHEDULES = 10_000 if os.environ.get("CI") else 1_000  # a laptop looks at a tenth each time
+SCHEDULES = 10_000 if os.environ.get("CI") else 1_000  # a laptop runs a tenth each time
 PROCESSES = 2
-MET = {  # what ten thousand must have come upon, and how often at least
+MET = {  # what ten thousand must have included, and how often at least
     "crashed": 1_000,  # within a commit or a claim, before or after any of its steps
     "killed": 1_000,  # between two steps of its own
     "refused": 500,
@@ -57,9 +57,9 @@ MET = {  # what ten thousand must have come upon, and how often at least
 def test_ten_thousand_schedules_leave_the_lake_as_the_logs_say(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The result is a function of the logs, whatever happens to those who compute it.
+    """The result is a function of the logs, whatever happens to the workers that compute it.
 
-    TIDEMILL_SEED repeats a run; without it every run looks elsewhere.
+    TIDEMILL_SEED repeats a run; without it every run has other seeds.
     """
     first = int(os.environ.get("TIDEMILL_SEED") or random.randrange(10**9))
     share = SCHEDULES // PROCESSES
@@ -74,12 +74,12 @@ def test_ten_thousand_schedules_leave_the_lake_as_the_logs_say(
         )
         for number in range(PROCESSES)
     ]
-    told = [process.communicate()[0] for process in running]
-    assert [process.returncode for process in running] == [0] * PROCESSES, "\n".join(told)
+    outputs = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0] * PROCESSES, "\n".join(outputs)
     ran: Counter[str] = sum(
-        (Counter(json.loads(each.splitlines()[-1])) for each in told), Counter()
+        (Counter(json.loads(each.splitlines()[-1])) for each in outputs), Counter()
     )
-    seeds = re.findall(r"seed (\d+)", "".join(told))
+    seeds = re.findall(r"seed (\d+)", "".join(outputs))
     with capsys.disabled():
         print(f"\n{ran['schedules']} schedules of seeds {' '.join(seeds)}: {dict(ran)}")
     assert ran["schedules"] >= SCHEDULES
@@ -90,7 +90,7 @@ def test_ten_thousand_schedules_leave_the_lake_as_the_logs_say(
 
 @dataclass
 class NoFence(World):
-    """Commits compare nothing with what the table has."""
+    """Commits compare nothing with the numbers of the table."""
 
     opened: Callable[[MemoryTable], ProgressTable] = UnfencedTable
 
@@ -100,7 +100,7 @@ def without(run_class: type[LoopRunner]) -> type[World]:
 
     @dataclass
     class Unguarded(World):
-        made: type[LoopRunner] = run_class
+        runner_type: type[LoopRunner] = run_class
 
     return Unguarded
 
@@ -108,7 +108,7 @@ def without(run_class: type[LoopRunner]) -> type[World]:
 BROKEN: dict[str, type[World]] = {
     "no fence": NoFence,
     "no guard behind payloads": without(ReadsOn),
-    "letters last": without(WritesDeadLettersLast),
+    "dead letters last": without(WritesDeadLettersLast),
     "copies of decisions count": without(joined_by(TakesEveryCopyOfADecision)),
     "copies of feedback count": without(joined_by(TakesEveryCopyOfFeedback)),
     "joined feedback forgotten": without(joined_by(ForgetsWhatIsJoined)),
