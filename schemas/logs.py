@@ -9,15 +9,16 @@ has to declare it.
 """
 
 from collections.abc import Iterable
+from typing import NewType
 from zlib import crc32
 
 from tidemill.schemas import topics
 
-Log = str
+Log = NewType("Log", str)
 """``decisions``, ``feedback`` or ``feedback.<stream>``."""
 
-DECISIONS: Log = "decisions"
-FEEDBACK: Log = "feedback"
+DECISIONS = Log("decisions")
+FEEDBACK = Log("feedback")
 
 OFFSET_BITS = 48
 """How many bits of a position are the offset: 280 million million records a partition."""
@@ -32,7 +33,7 @@ RESERVED_STREAMS = frozenset({"rekeyed"})
 
 def feedback_log(stream: str | None) -> Log:
     """Return the log of kinds of feedback that say *stream*; None for those that say none."""
-    return FEEDBACK if stream is None else f"{FEEDBACK}.{stream}"
+    return FEEDBACK if stream is None else Log(f"{FEEDBACK}.{stream}")
 
 
 def stream_of(log: Log) -> str | None:

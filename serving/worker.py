@@ -17,7 +17,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
-from tidemill.schemas.registry.memory import MemorySchemaStore, SchemaStore
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import EventLog

@@ -27,7 +27,7 @@ from tidemill.schemas.loop.durations import parse_duration
 
 __all__ = ["Commit", "CompareAndSwap", "Lake", "LakeConfig", "Table"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHECKPOINTS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
 _KEPT = timedelta(days=1)
@@ -134,15 +134,13 @@ class Lake:
         with lake_errors(f"look for {loop_name}/{name}", self.root):
             return DeltaTable.is_deltatable(self._uri(loop_name, name), self._options())
 
-    def table(self, loop_name: str, name: str, *, fenced: bool = True) -> Table:
+    def table(self, loop_name: str, name: str) -> Table:
         """Return the table *name* of a loop, at its newest version.
-
-        *fenced* is False only where a test shows what the fence is for.
 
         Raises:
             LakeError: there is none, or the storage does not answer.
         """
-        return Table(self._place, f"{loop_name}/{name}", fenced=fenced)
+        return Table(self._place, f"{loop_name}/{name}")
 
     def loops(self) -> list[str]:
         """Return the names of the loops that have tables here, sorted."""
@@ -223,7 +221,7 @@ class Lake:
             wanted = _CHECKPOINTS | found | (self._retention() if self.config.keep else {})
             if wanted == found:
                 return
-            log.info("%s: its properties are to be %s", table.table_uri, wanted)
+            logger.info("%s: its properties are to be %s", table.table_uri, wanted)
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
                 table.alter.set_table_properties(wanted)
             table.update_incremental()

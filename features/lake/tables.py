@@ -39,15 +39,14 @@ _ATTEMPTS = 5  # a commit loses a race that is no fence (a schema grew) this oft
 class Table:
     """One Delta table, with the handle it was last seen through. Safe to share among threads."""
 
-    def __init__(self, place: LakeLocation, folder: str, *, fenced: bool = True) -> None:
-        """Open *folder* of a lake; *fenced* is False only to show what the fence is for."""
+    def __init__(self, place: LakeLocation, folder: str) -> None:
+        """Open the table in *folder* of a lake."""
         self.folder = folder
         self.place = place
         self._root = place.root
         self._options = place.options
         self._storage = place.storage
         self._uri = f"{place.root}/{folder}"
-        self._fenced = fenced
         self._lock = threading.RLock()
         self._handle = Handle(place, folder)
 
@@ -194,7 +193,7 @@ class Table:
 
     def _compare(self, swaps: Sequence[CompareAndSwap]) -> None:
         """Check *swaps* on the handle; a handle that is merely behind is brought up first."""
-        if self._fenced and self._mismatch(swaps):
+        if self._mismatch(swaps):
             self._handle.refresh()
             wrong = self._mismatch(swaps)
             if wrong:
@@ -228,7 +227,7 @@ class Table:
     def _commit(
         self, actions: list[AddAction], swaps: Sequence[CompareAndSwap], metadata: dict[str, str]
     ) -> int:
-        numbers = [Transaction(swap.app_id, swap.new) for swap in swaps] if self._fenced else []
+        numbers = [Transaction(swap.app_id, swap.new) for swap in swaps]
         properties = CommitProperties(custom_metadata=metadata, app_transactions=numbers)
         before = self._handle.version
         for attempt in range(_ATTEMPTS):
@@ -294,7 +293,7 @@ class Table:
     ) -> None:
         """Decide after a commit that did not land: return to try again, or raise."""
         is_race = isinstance(error, deltalake.exceptions.CommitFailedError)
-        wrong = self._mismatch(swaps) if self._fenced else None
+        wrong = self._mismatch(swaps)
         if is_race and not wrong and not is_last:
             return
         if is_race or "://" not in self._root:  # a late PUT to S3 may still name them

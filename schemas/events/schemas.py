@@ -16,7 +16,7 @@ from tidemill.schemas.avro.encoder import Encode, compile_encoder
 from tidemill.schemas.avro.primitives import EPOCH, MICROSECOND
 from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.loop.definition import Feature, FieldType, Loop
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 TIME = pl.Datetime("us", "UTC")
 NO_VALUES: Mapping[str, pl.DataType] = {"_": pl.Boolean()}

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.registry.confluent import ConfluentSchemaStore
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
-from tidemill.schemas.registry.memory import MemorySchemaStore, SchemaStore
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 __all__ = [
     "ConfluentSchemaStore",

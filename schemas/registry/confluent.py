@@ -24,7 +24,7 @@ from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
 from tidemill.schemas.avro.types import full_name
 from tidemill.schemas.avro.wire import Schema, canonical_json, confluent_id, confluent_prefix
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 MAX_ANSWER_BYTES = 4 * 2**20
 UNKNOWN_FOR_S = 5.0

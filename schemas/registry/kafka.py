@@ -16,7 +16,7 @@ from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
 from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KafkaSchemaStore:
@@ -102,10 +102,10 @@ class KafkaSchemaStore:
                 schema = json.loads(value)
                 prefix = single_object_prefix(schema)
             except (ValueError, ContractError) as error:
-                log.warning("schema ignored: key=%r error=%s", key, error)
+                logger.warning("schema ignored: key=%r error=%s", key, error)
                 continue
             if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
-                log.warning("schema ignored: key=%r is not the fingerprint of its value", key)
+                logger.warning("schema ignored: key=%r is not the fingerprint of its value", key)
                 continue
             subjects.setdefault(name, {})[prefix] = schema
         self._subjects = subjects

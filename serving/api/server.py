@@ -13,7 +13,7 @@ from types import FrameType
 
 import uvicorn
 
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.api.coalesce import CoalescingProtocol
 from tidemill.serving.api.http import app_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.loop.definition import Loop
     from tidemill.schemas.models.signing import TrustedKeys
-    from tidemill.schemas.registry.memory import SchemaStore
+    from tidemill.schemas.registry.port import SchemaStore
 
 Asked = Mapping[str, object]
 """One decision to ask for: ``features`` and, if known, ``entity``, ``id`` and ``at``."""

@@ -9,7 +9,7 @@ from tidemill.errors import BrokerError, RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.requests import MAX_BATCH, DecisionRequest
 from tidemill.serving.decision.results import DecisionResult

@@ -15,7 +15,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import FeedbackEncoder
 from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import decision_encoder
 from tidemill.serving.decision.event_log import EventLog

@@ -23,7 +23,7 @@ from tidemill.schemas.avro.primitives import (
 from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.schemas import decision_schema, decision_subject
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.policy import Choice, Features
 
 _NULL = b"\x00"

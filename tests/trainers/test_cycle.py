@@ -66,9 +66,9 @@ class DyingLake(Lake):
         super().__init__(config)
         self.left, self.is_after = kill_at, is_after
 
-    def table(self, loop_name: str, name: str, *, fenced: bool = True) -> Table:
+    def table(self, loop_name: str, name: str) -> Table:
         """Return the table, mortal."""
-        return DyingTable(self, super().table(loop_name, name, fenced=fenced))
+        return DyingTable(self, super().table(loop_name, name))
 
 
 class DyingTable(Table):

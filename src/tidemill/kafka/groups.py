@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient
 
 from tidemill.kafka.config import KafkaConfig, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def forget_group(config: KafkaConfig, group: str, *, timeout_s: float = 10.0) -> None:
@@ -17,4 +17,4 @@ def forget_group(config: KafkaConfig, group: str, *, timeout_s: float = 10.0) ->
         for removed in admin.delete_consumer_groups([group], request_timeout=timeout_s).values():
             removed.result(timeout_s)
     except (KafkaException, TimeoutError) as error:
-        log.info("group %s stays until it expires: %s", group, error)
+        logger.info("group %s stays until it expires: %s", group, error)

@@ -16,7 +16,7 @@ from confluent_kafka import (
 from tidemill.errors import BrokerError
 from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _REFUSALS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -152,7 +152,7 @@ class Tail:
         if error.fatal() or error.code() in _REFUSALS:
             self._refusal = error
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # said once for each outage
-            log.warning(
+            logger.warning(
                 "no broker of %s answers; waiting for one\n"
                 "  hint: look whether the brokers are up; nothing is lost meanwhile",
                 self._config.bootstrap,

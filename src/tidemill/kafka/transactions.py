@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from tidemill.errors import BrokerError, FencedError
 from tidemill.kafka.config import KafkaConfig, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 2**20  # of one record; topics have limits of their own
 _FENCED = {

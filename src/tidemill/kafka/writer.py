@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from tidemill.errors import BrokerError
 from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
@@ -99,14 +99,14 @@ class Writer:
         self._closed.set()
         self._server.join()
         if waiting:
-            log.error("%d records were never acknowledged and are lost", waiting)
+            logger.error("%d records were never acknowledged and are lost", waiting)
 
     def _on_failure(self, error: KafkaError, message: Message | None) -> None:
         with self._lock:
             self.failed += 1
             if message is not None:
                 self._lost += 1
-        log.error("a record was not delivered: %s", error)
+        logger.error("a record was not delivered: %s", error)
 
     def _serve(self) -> None:
         while not self._closed.is_set():

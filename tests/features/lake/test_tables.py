@@ -26,7 +26,7 @@ from tidemill.schemas.loop.definition import Loop
 Rows = Callable[..., pl.DataFrame]
 AnyTable = MemoryTable | Table  # held to the same promises
 AnyLake = MemoryLake | Lake
-RACER = Path(__file__).with_name("racer.py")
+RACER = "tests.features.lake.racer"
 START = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
 
@@ -302,11 +302,11 @@ def _files(lake: Lake, table: Table) -> int:
 def test_two_processes_race_and_nothing_comes_twice(
     lake: Lake, tmp_path: Path, loop: Loop, rows: Rows, fence: str
 ) -> None:
-    """The fence is the compare in the log itself; switched off, the same race doubles rows."""
+    """The fence is the compare in the log itself; without it, the same race doubles rows."""
     lake.create(loop)
     frame = tmp_path / "row.arrow"
     rows("decisions", 1).write_ipc(frame)
-    arguments = [sys.executable, str(RACER), loop.loop, str(frame), fence]
+    arguments = [sys.executable, "-m", RACER, loop.loop, str(frame), fence]
     env = {**os.environ, **lake.storage_options, "TIDEMILL_LAKE": lake.root}
     racers = [
         subprocess.Popen(
