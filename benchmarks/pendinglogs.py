@@ -14,7 +14,7 @@ import polars as pl
 from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 Numbers = npt.NDArray[np.int64]
 

@@ -18,7 +18,8 @@ from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.commit.transactions import Lease, ProgressUpdate, claim, commit, raw_numbers
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros
 
 _AT_ONCE = 100_000
 _TIME = pl.Datetime("us", "UTC")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 _SEEDS = (int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "big"))
 

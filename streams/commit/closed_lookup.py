@@ -21,7 +21,8 @@ from tidemill.streams.commit.transactions import (
     patient,
 )
 from tidemill.streams.join.corrections import Recall, Recalled
-from tidemill.streams.join.rules import JoinRules, micros, within_calendar
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros, within_calendar
 
 _RANGES = 16  # of time, or of places, that one read looks at
 _FEEDBACK = ("id", "decision_id", "kind", "at", "values", "offset")

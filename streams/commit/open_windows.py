@@ -1,6 +1,6 @@
 """The memory of one loop's open windows in this worker: one budget for all partitions held.
 
-Committed decisions leave for their raw table, feedback and ids for spill_files files; what is due next
+Committed decisions leave for their raw table, feedback and ids for spill files; what is due next
 comes back just before its close. It is called from one event loop; what reads the lake is awaited
 in a thread.
 """
@@ -15,11 +15,12 @@ from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillSt
 from tidemill.streams.commit.transactions import Lease, ProgressTable, patient
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import NEVER, JoinRules
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore, SpillStores
+from tidemill.streams.units import NEVER
 
 CLOSING_ROWS = 200_000  # decisions that close in one round, of all partitions: they are here then
 
@@ -32,6 +33,7 @@ class OpenWindows:
 
     def __init__(
         self,
+        *,
         loop: Loop,
         rules: JoinRules,
         tables: Mapping[str, ProgressTable],
@@ -39,7 +41,6 @@ class OpenWindows:
         metrics: StreamMetrics,
         join: Join,
         patience_s: float,
-        *,
         state: Callable[[SpillStores], OpenState] = OpenState,
     ) -> None:
         """Make joins by *join*, each with a *state*, when partitions are recovered."""

@@ -27,8 +27,9 @@ from tidemill.streams.commit.spill_to_lake import OffsetSpan, RawTableSpill, Raw
 from tidemill.streams.commit.transactions import Lease, ProgressTable
 from tidemill.streams.join.checkpoints import Counts, Resume
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import Int64s, JoinRules, moment, read_back
+from tidemill.streams.join.rules import JoinRules, read_back
 from tidemill.streams.state.row_buffer import SEGMENT_ROWS
+from tidemill.streams.units import Int64s, moment
 
 
 def resume_of(held: Lease) -> Resume:

@@ -18,9 +18,10 @@ from tidemill.errors import LakeError
 from tidemill.streams.id_hashes import id_keys
 from tidemill.streams.join.checkpoints import fitted
 from tidemill.streams.join.partition_join import DECISION_COLUMNS
-from tidemill.streams.join.rules import Int64s, JoinRules
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.state.segments import MARK
 from tidemill.streams.state.spill import frame_bytes
+from tidemill.streams.units import Int64s
 
 
 class RawTable(Protocol):

@@ -25,7 +25,7 @@ from tidemill.schemas.avro.columnar_decoder import PADDING, Cursors, PayloadByte
 from tidemill.schemas.avro.payloads import NOWHERE, Payloads
 from tidemill.schemas.avro.primitives import varint
 from tidemill.streams.consumer.records import Records
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 _ATTRIBUTES = struct.Struct(">h")

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from tidemill.schemas.avro.payloads import Payloads
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 
 class FetchedRecord(Protocol):

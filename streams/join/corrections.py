@@ -7,21 +7,26 @@ it may depend on reading whose late feedback is the first. Closed decisions are 
 kept in memory for it: their ids are, and what else is needed is recalled from the lake.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
+from tidemill.schemas.logs import OFFSETS, Log, first_position, is_feedback, position_of
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.checkpoints import fitted
 from tidemill.streams.join.labels import GROUP
-from tidemill.streams.join.matching import STREAM, Bools, Pairs, is_inside
-from tidemill.streams.join.rules import Int64s, JoinRules
+from tidemill.streams.join.lateness import Lateness
+from tidemill.streams.join.matching import STREAM, Pairs, is_inside
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.state.dedup import DedupIndex
 from tidemill.streams.state.row_buffer import RowBuffer
+from tidemill.streams.units import Bools, Int64s
 
 _JOINED = ("kind", "at", "offset", "values")
+_DECISION_ID = "decision_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +57,124 @@ class Revised:
     rows: Int64s
 
 
-class LateTruth:
-    """The feedback of one partition that was not held against closed decisions yet."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatePairs:
+    """Decisions that close with late feedback at once: *decision* says which, *revision* how much.
 
-    def __init__(
-        self, rules: JoinRules, feedback: RowBuffer, seen: DedupIndex, recall: Recall
-    ) -> None:
-        self._rules, self._spans = rules, rules.spans()
-        self._feedback, self._seen, self._recall = feedback, seen, recall
-        self._fresh: list[Int64s] = []
+    *pairs* are all feedback of these decisions alone, which are counted anew, from 0.
+    """
 
-    def note(self, rows: Int64s) -> None:
-        """Have *rows* of the waiting feedback examined at the next close."""
-        self._fresh.append(rows)
+    decision: Int64s
+    revision: Int64s
+    pairs: Pairs
+
+
+class Corrections(Protocol):
+    """What a join does with feedback that comes after the close of its decision."""
+
+    columns: tuple[str, ...]
+    """Columns of feedback that are kept beside those that every join keeps."""
+
+    examined: Mapping[Log, int]
+    """Up to which offset each log of feedback was compared with closed decisions at the start."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether feedback has come that was not compared with closed decisions yet."""
+
+    def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
+        """Go on where a commit left it: *offsets* are the next ones of all logs."""
+
+    def is_too_late(self, last_use: Int64s, frontier: int) -> Bools:
+        """Tell which feedback no decision takes, because all it could belong to are closed."""
+
+    def note(self, rows: Int64s, positions: Int64s) -> None:
+        """Have *rows* of the open feedback compared with closed decisions at the next close."""
+
+    def split(self, at: Int64s, pairs: Pairs) -> tuple[Pairs, LatePairs | None]:
+        """Return the pairs that were on time for decisions made *at*, and the late ones."""
 
     def revise(self, frontier: int) -> Revised | None:
-        """Return the decisions earlier than *frontier* that fresh feedback revises, or None."""
+        """Return the decisions earlier than *frontier* that new feedback revises, if any."""
+
+
+class NoCorrections:
+    """What is closed stays as it is: the loop declares no `corrections`."""
+
+    columns: tuple[str, ...] = ()
+    has_news = False
+
+    def __init__(self) -> None:
+        self.examined: Mapping[Log, int] = {}
+
+    def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
+        """Keep what a version of the loop with corrections had examined."""
+        self.examined = dict(examined)
+
+    def is_too_late(self, last_use: Int64s, frontier: int) -> Bools:
+        """Tell which feedback could belong to closed decisions alone."""
+        return last_use < frontier
+
+    def note(self, rows: Int64s, positions: Int64s) -> None:
+        """Do nothing."""
+
+    def split(self, at: Int64s, pairs: Pairs) -> tuple[Pairs, LatePairs | None]:
+        """Return *pairs*: without corrections none of them is late."""
+        return pairs, None
+
+    def revise(self, frontier: int) -> Revised | None:
+        """Return None."""
+        return None
+
+
+class LateTruth:
+    """Late feedback of one partition revises the examples of closed decisions."""
+
+    columns: tuple[str, ...] = (_DECISION_ID,)
+
+    def __init__(
+        self,
+        *,
+        rules: JoinRules,
+        lateness: Lateness,
+        feedback: RowBuffer,
+        dedup: DedupIndex,
+        recall: Recall,
+    ) -> None:
+        self._rules, self._spans = rules, rules.spans()
+        self._lateness = lateness
+        self._feedback, self._dedup, self._recall = feedback, dedup, recall
+        self._fresh: list[Int64s] = []
+        self.examined: Mapping[Log, int] = dict.fromkeys(filter(is_feedback, rules.logs), 0)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether feedback has come that was not compared with closed decisions yet."""
+        return any(len(rows) for rows in self._fresh)
+
+    def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
+        """Go on where a commit left it: *offsets* are the next ones of all logs."""
+        known = {log: offset for log, offset in offsets.items() if is_feedback(log)}
+        self.examined = {**known, **examined}
+
+    def is_too_late(self, last_use: Int64s, frontier: int) -> Bools:
+        """Tell that none is: what belongs to a closed decision may revise it."""
+        return np.zeros(len(last_use), dtype=np.bool_)
+
+    def note(self, rows: Int64s, positions: Int64s) -> None:
+        """Have *rows* of the open feedback compared with closed decisions at the next close."""
+        self._fresh.append(rows[is_unexamined(positions, self.examined)])
+
+    def split(self, at: Int64s, pairs: Pairs) -> tuple[Pairs, LatePairs | None]:
+        """Return the pairs that were on time for decisions made *at*, and the late ones."""
+        (before,) = self._feedback.columns(pairs.rows, "before")
+        on_time = self._lateness.is_on_time(before, at[pairs.decision])
+        if on_time.all():
+            return pairs, None
+        return pairs.only(on_time), revised_pairs(pairs, ~on_time)
+
+    def revise(self, frontier: int) -> Revised | None:
+        """Return the decisions earlier than *frontier* that new feedback revises, if any."""
         rows = np.concatenate(self._fresh) if self._fresh else np.empty(0, dtype=np.int64)
         self._fresh = []
         pairs = self._late_for(rows, frontier)
@@ -89,7 +196,7 @@ class LateTruth:
         possible = at - spans.within[kind] < np.minimum(frontier, before - spans.close)
         rows, at, before, kind = rows[possible], at[possible], before[possible], kind[possible]
         key, check = self._feedback.columns(rows, "key", "check")
-        found = self._seen.find(Keys.of(key, check))
+        found = self._dedup.find(Keys.of(key, check))
         its = found.query
         right = found.is_first & (found.at < frontier)
         right &= is_inside(at[its], found.at, kind[its], spans)
@@ -133,11 +240,21 @@ class LateTruth:
         )
 
 
-def revised_pairs(pairs: Pairs, is_late: Bools) -> tuple[Int64s, Int64s, Pairs]:
-    """Return the decisions with late feedback, how much each has, and all pairs of those alone.
+def is_unexamined(positions: Int64s, examined: Mapping[Log, int]) -> Bools:
+    """Tell which feedback was not compared with closed decisions, as of the offsets *examined*."""
+    fresh = np.zeros(len(positions), dtype=np.bool_)
+    for log, offset in examined.items():
+        begin, end = position_of(log, offset), first_position(log) + OFFSETS
+        fresh |= (positions >= begin) & (positions < end)
+    return fresh
 
-    The pairs returned count the decisions anew, from 0.
-    """
+
+def revised_pairs(pairs: Pairs, is_late: Bools) -> LatePairs:
+    """Return the decisions that have late feedback, with all of their pairs."""
     which, late = np.unique(pairs.decision[is_late], return_counts=True)
-    kept = pairs.only(np.isin(pairs.decision, which))
-    return which, late, Pairs(np.searchsorted(which, kept.decision), kept.rows)
+    its = pairs.only(np.isin(pairs.decision, which))
+    return LatePairs(
+        decision=which,
+        revision=late,
+        pairs=Pairs(np.searchsorted(which, its.decision), its.rows),
+    )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 from tidemill.streams.join.labels import GROUP, Floats, Labels
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 Missing = Literal["negative", "censored", "dropped"]
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Set
 from datetime import datetime, timedelta
 
 from tidemill.schemas.logs import Log
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros
 
 
 class IdleClock:

@@ -8,17 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tidemill.schemas.logs import OFFSETS
 from tidemill.streams.id_hashes import Keys
-from tidemill.streams.join.rules import Int64s, Spans
+from tidemill.streams.join.rules import Spans
 from tidemill.streams.state.dedup import DedupIndex
 from tidemill.streams.state.key_index import KeyIndex
 from tidemill.streams.state.row_buffer import RowBuffer
+from tidemill.streams.units import Bools, Int64s
 
-Bools = npt.NDArray[np.bool_]
 STREAM = pl.col("offset") // OFFSETS
 """The number of the stream that a place lies in: feedback ids are those of their stream."""
 OnTime = Callable[[Int64s, Int64s], Bools]

@@ -6,58 +6,21 @@ computes with. Neither knows a row, a clock or Kafka.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
+from tidemill.streams.units import FIRST_MOMENT, NEVER, Int64s, micros, moment
 
-Int64s = npt.NDArray[np.int64]
-
-NEVER = -(2**62)
-"""The stream time of a log before its first record, in microseconds: earlier than any event."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST = datetime.min.replace(tzinfo=UTC)
-_LAST = datetime.max.replace(tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _SHORTEST_BUCKET = timedelta(seconds=1)
 _LONGEST_BUCKET = timedelta(minutes=10)
 _BUCKETS_PER_WAIT = 60
-
-
-def micros(value: datetime | timedelta) -> int:
-    """Return a time since the epoch, or a length of time, in whole microseconds.
-
-    >>> micros(timedelta(seconds=2))
-    2000000
-    """
-    length = value if isinstance(value, timedelta) else value - _EPOCH
-    return length // _MICROSECOND
-
-
-def moment(at: int) -> datetime:
-    """Return the UTC time *at* microseconds after the epoch.
-
-    >>> moment(2_000_000)
-    datetime.datetime(1970, 1, 1, 0, 0, 2, tzinfo=datetime.timezone.utc)
-    """
-    return _EPOCH + timedelta(microseconds=at)
-
-
-FIRST_MOMENT = micros(_FIRST)
-"""The begin of year 1, in microseconds: what a service sends that never set its clock."""
-
-
-def within_calendar(at: int) -> datetime:
-    """Return the UTC time *at* microseconds after the epoch, or the nearest that a calendar has."""
-    return moment(min(max(at, FIRST_MOMENT), micros(_LAST)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,4 +184,4 @@ def read_back(rules: JoinRules, frontier: datetime | None) -> ReadBack:
 
 def _earlier(time: datetime, by: timedelta) -> datetime | None:
     """Return *time* less *by*; None where the calendar begins later than that."""
-    return time - by if time - _FIRST >= by else None
+    return time - by if time - moment(FIRST_MOMENT) >= by else None

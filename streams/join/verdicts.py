@@ -1,15 +1,13 @@
 """The verdict on a row of a raw table: late, duplicate or none yet; and what it was judged by."""
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from tidemill.streams.join.rules import NEVER, Int64s
+from tidemill.streams.units import NEVER, Bools, Int64s
 
 LATE, DUPLICATE = "late", "duplicate"
 _VERDICTS = pl.Series("verdict", [None, LATE, DUPLICATE], dtype=pl.String)
 _TIME = pl.Datetime("us", "UTC")
-Bools = npt.NDArray[np.bool_]
 
 
 def judged(frame: pl.DataFrame, before: Int64s, late: Bools, duplicate: Bools) -> pl.DataFrame:

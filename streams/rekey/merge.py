@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from tidemill.streams.join.rules import NEVER
+from tidemill.streams.units import NEVER
 
 MergedRow = TypeVar("MergedRow")
 

@@ -33,8 +33,8 @@ from tidemill.schemas.logs import FEEDBACK, Log, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
 from tidemill.streams.consumer.app import credentials
-from tidemill.streams.join.rules import NEVER, micros
 from tidemill.streams.rekey.merge import StreamTimeMerge
+from tidemill.streams.units import NEVER, micros
 from tidemill.streams.versions import VersionCheck
 
 log = logging.getLogger(__name__)

@@ -30,8 +30,9 @@ from tidemill.schemas.logs import Log, stream_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.join.idleness import frontier_at
 from tidemill.streams.join.labels import Labels
-from tidemill.streams.join.rules import JoinRules, moment
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.slices import RawLogs, SliceResult, join_slice
+from tidemill.streams.units import moment
 
 SLICE_ROWS = 200_000  # decisions; with 16 features and their feedback some 0.5 GB a process
 _FEWEST_ROWS = 20_000  # below, opening the tables costs more than the join

@@ -17,7 +17,8 @@ from tidemill.streams.join.checkpoints import fitted
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.matching import STREAM
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import JoinRules, micros, within_calendar
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros, within_calendar
 
 _PLACE = ("partition", "offset", "stream_time")
 

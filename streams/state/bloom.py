@@ -9,7 +9,7 @@ Source: Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom Fil
 import numpy as np
 import numpy.typing as npt
 
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 _KEYS_PER_WORD = 4
 _SIGN = np.uint64(1 << 63)

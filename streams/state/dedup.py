@@ -7,14 +7,11 @@ to no decision. An id takes 24 bytes, or two once it has left memory.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from tidemill.streams.id_hashes import Keys
-from tidemill.streams.join.rules import NEVER, Int64s
 from tidemill.streams.state.key_index import KeyIndex
-
-Bools = npt.NDArray[np.bool_]
+from tidemill.streams.units import NEVER, Bools, Int64s
 
 _FIRST = np.int64(1)  # the lowest bit of the payload; the other 63 are those of the check
 

@@ -6,9 +6,9 @@ may leave memory. It knows nothing of decisions or windows.
 """
 
 from tidemill.streams.id_hashes import Keys
-from tidemill.streams.join.rules import Int64s
 from tidemill.streams.state.sorted_runs import Hits, SealedRun, SortedRun
 from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.units import Int64s
 
 __all__ = ["Hits", "KeyIndex"]
 

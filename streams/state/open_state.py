@@ -30,7 +30,7 @@ class OpenState:
         self.feedback = RowBuffer(segment_rows, store=feedback)
         self.feedback_of = KeyIndex(ids, spill_rows=spill_rows)
         self._ids = KeyIndex(ids, spill_rows=spill_rows)
-        self.seen = DedupIndex(self._ids)
+        self.dedup = DedupIndex(self._ids)
 
     @property
     def spillables(self) -> tuple[Spillable, ...]:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.streams.join.rules import Int64s
 from tidemill.streams.state.segments import (
     MARK,
     ResidentSegment,
@@ -23,6 +22,7 @@ from tidemill.streams.state.segments import (
     SpilledSegment,
 )
 from tidemill.streams.state.spill import SpillHandle, SpillStore
+from tidemill.streams.units import Int64s
 
 SEGMENT_ROWS = 8192
 _SEGMENT_BITS = 32

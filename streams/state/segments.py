@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from tidemill.streams.join.rules import Int64s
 from tidemill.streams.state.spill import SpillHandle, frame_bytes
+from tidemill.streams.units import Bools, Int64s
 
 MARK = "#"
-
-Bools = npt.NDArray[np.bool_]
 
 
 class Segment(Protocol):
@@ -172,7 +169,7 @@ class SpilledRows:
 
 
 class SpilledSegment:
-    """A segment whose rows are in a store, from the *start*-th on of what was put there together."""
+    """A segment in a spill store: *count* rows from *start* of what was spilled together."""
 
     def __init__(
         self, rows: SpilledRows, *, waiting: int, earliest: int | None, start: int = 0, count: int

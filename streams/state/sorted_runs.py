@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tidemill.streams.join.rules import Int64s
 from tidemill.streams.state.bloom import BloomFilter
 from tidemill.streams.state.spill import SpillHandle, SpillStore
+from tidemill.streams.units import Int64s
 
 BLOCK = 256
 COLUMNS = ("key", "at", "payload")

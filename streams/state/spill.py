@@ -10,7 +10,7 @@ from typing import Protocol
 
 import polars as pl
 
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 _VIEW_BYTES = 16  # of each string, which Polars leaves out of its estimate
 

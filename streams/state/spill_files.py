@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from tidemill.errors import ScratchError
-from tidemill.streams.join.rules import Int64s
+from tidemill.streams.units import Int64s
 
 
 def spill_folder(env: Mapping[str, str]) -> Path:

@@ -10,7 +10,7 @@ from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
 from tidemill.features.lake.progress_keys import EXAMINED, OFFSET, ProgressName, join_time
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
 PARTITION = 1

@@ -17,7 +17,7 @@ from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.progress_keys import NOTHING_CLOSED, ProgressName, join_time
 from tidemill.schemas.logs import Log, first_position, is_feedback, position_of, topic_of
 from tidemill.schemas.loop.definition import Feedback, Loop
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 ORDERS = "feedback.orders"
 BUY = LOOP.feedback["buy"]

@@ -17,7 +17,8 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.streams.join.checkpoints import Closed
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 PLACE = {"topic": pl.lit("flights"), "partition": pl.lit(0, dtype=pl.Int32)}

@@ -13,7 +13,7 @@ from tidemill.features.lake.progress_keys import FRONTIER, OFFSET, STREAM_TIME, 
 from tidemill.schemas import topics
 from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 
 def shop(partitions: int, stream: str | None = None) -> Loop:

@@ -10,7 +10,7 @@ from tests.streams.workers_in_memory import PARTITIONS, World
 
 from tidemill.features.lake.layouts import TABLES, table_of
 from tidemill.streams.commit.transactions import Lease, number_names
-from tidemill.streams.join.rules import micros
+from tidemill.streams.units import micros
 
 COLUMNS = {
     "decisions": ("offset", "verdict"),

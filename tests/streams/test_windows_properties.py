@@ -37,9 +37,12 @@ from tests.streams.join_logs import (
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.corrections import Recall
-from tidemill.streams.join.matching import Bools, FeedbackOutcomes, Pairs
+from tidemill.streams.join.lateness import Lateness, StreamTimes
+from tidemill.streams.join.matching import FeedbackOutcomes, Pairs
+from tidemill.streams.join.open_feedback import OpenFeedback
 from tidemill.streams.join.partition_join import PartitionJoin, Resume
-from tidemill.streams.join.rules import NEVER, Int64s, JoinRules
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import NEVER, Bools, Int64s
 
 DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30))
 FEEDBACK = st.builds(
@@ -169,62 +172,102 @@ def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
     assert found[0] == found[1]
 
 
+class _ByDecisionsAlone(StreamTimes):
+    def reached(self) -> int:
+        return self.at["decisions"] if self.at["feedback"] != NEVER else NEVER
+
+
 class ClosesByDecisionsAlone(PartitionJoin):
     """Rule 3 without the feedback log."""
 
-    def _closing_time(self) -> int:
-        return self._time["decisions"] if self.stream_time("feedback") else NEVER
+    def _new_times(self) -> StreamTimes:
+        return _ByDecisionsAlone(self._rules.logs)
+
+
+class _WithoutTheThirdLog(StreamTimes):
+    def reached(self) -> int:
+        times = [time for log, time in self.at.items() if log != ORDERS]
+        return NEVER if NEVER in self.at.values() else min(times)
 
 
 class ForgetsTheThirdLog(PartitionJoin):
     """Rule 3 for decisions and one log of feedback, once all have begun."""
 
-    def _closing_time(self) -> int:
-        times = [time for log, time in self._time.items() if log != ORDERS]
-        return NEVER if NEVER in self._time.values() else min(times)
+    def _new_times(self) -> StreamTimes:
+        return _WithoutTheThirdLog(self._rules.logs)
+
+
+class _IdsOfOneStream(OpenFeedback):
+    def _first_copies(self, pairs: Pairs) -> Pairs:
+        found = self._rows.frame(pairs.rows)
+        if found is None:
+            return pairs
+        frame = found.select("id", "offset", decision=pl.Series(pairs.decision))
+        is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id")
+        return pairs.only(frame.select(is_first).to_series().to_numpy())
 
 
 class TakesIdsForThoseOfOneStream(PartitionJoin):
     """Rule 6 across streams."""
 
-    def _first_copies(self, pairs: Pairs) -> Pairs:
-        found = self._feedback.frame(pairs.rows)
-        if found is None:
-            return pairs
-        told = found.select("id", "offset", decision=pl.Series(pairs.decision))
-        is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id")
-        return pairs.only(told.select(is_first).to_series().to_numpy())
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        return _IdsOfOneStream(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
+
+
+class _TheQuickestLog(StreamTimes):
+    def follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
+        at, before = super().follow(log, frame)
+        if log == "decisions":
+            return at, before
+        return at, np.maximum(before, max(self.at[other] for other in THREE[1:] if other != log))
 
 
 class JudgesByTheQuickestLog(PartitionJoin):
     """One stream time for all feedback."""
 
-    def _follow(self, log: Log, frame: pl.DataFrame) -> tuple[Int64s, Int64s]:
-        at, before = super()._follow(log, frame)
-        if log == "decisions":
-            return at, before
-        return at, np.maximum(before, max(self._time[other] for other in THREE[1:] if other != log))
+    def _new_times(self) -> StreamTimes:
+        return _TheQuickestLog(self._rules.logs)
+
+
+class _NeverLateFeedback(Lateness):
+    def is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        return np.ones(len(before), dtype=np.bool_)
 
 
 class TakesFeedbackWheneverItComes(PartitionJoin):
     """Rule 1 without the test for being on time."""
 
-    def _is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
-        return np.ones(len(before), dtype=np.bool_)
+    def _new_lateness(self) -> Lateness:
+        return _NeverLateFeedback(self._spans)
 
 
 class ForgetsFeedbackAtItsTime(PartitionJoin):
     """Feedback dropped once stream time has passed it, with windows still open."""
 
-    def _close_feedback(self, frontier: int) -> FeedbackOutcomes:
-        return super()._close_feedback(max(frontier, self._closing_time()))
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        times = self._times
+
+        class Impatient(OpenFeedback):
+            def close(self, frontier: int) -> FeedbackOutcomes:
+                return super().close(max(frontier, times.reached()))
+
+        return Impatient(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
+
+
+class _NeverLateDecisions(Lateness):
+    def is_late_decision(self, at: Int64s, before: Int64s) -> Bools:
+        return np.zeros(len(at), dtype=np.bool_)
 
 
 class TakesDecisionsWheneverTheyCome(PartitionJoin):
     """Rule 2 switched off."""
 
-    def _is_late_decision(self, at: Int64s, before: Int64s) -> Bools:
-        return np.zeros(len(at), dtype=np.bool_)
+    def _new_lateness(self) -> Lateness:
+        return _NeverLateDecisions(self._spans)
 
 
 class TakesEveryCopyOfADecision(PartitionJoin):
@@ -234,11 +277,18 @@ class TakesEveryCopyOfADecision(PartitionJoin):
         return np.zeros(len(at), dtype=np.bool_)
 
 
+class _EveryCopy(OpenFeedback):
+    def _first_copies(self, pairs: Pairs) -> Pairs:
+        return pairs
+
+
 class TakesEveryCopyOfFeedback(PartitionJoin):
     """Rule 6 switched off for feedback."""
 
-    def _first_copies(self, pairs: Pairs) -> Pairs:
-        return pairs
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        return _EveryCopy(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
 
 
 class ForgetsWhatIsJoined(PartitionJoin):
@@ -284,18 +334,28 @@ def _of_feedback(offsets: Mapping[Log, int]) -> dict[Log, int]:
     return {log: offset for log, offset in offsets.items() if is_feedback(log)}
 
 
+class _AlwaysInTime(Lateness):
+    def is_in_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        return np.ones(len(before), dtype=np.bool_)
+
+
 class CorrectsForEver(PartitionJoin):
     """Late truth without an end."""
 
-    def _is_in_time(self, before: Int64s, decision_at: Int64s) -> Bools:
-        return np.ones(len(before), dtype=np.bool_)
+    def _new_lateness(self) -> Lateness:
+        return _AlwaysInTime(self._spans)
+
+
+class _OnTimeAsLongAsCorrected(Lateness):
+    def is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
+        return super().is_on_time(before - self._spans.corrections, decision_at)
 
 
 class CorrectsBeforeTheClose(PartitionJoin):
     """Feedback that is late, and counted as if it had been on time."""
 
-    def _is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
-        return super()._is_on_time(before - self._spans.corrections, decision_at)
+    def _new_lateness(self) -> Lateness:
+        return _OnTimeAsLongAsCorrected(self._spans)
 
 
 class CountsRevisionsAnew(PartitionJoin):

@@ -24,10 +24,10 @@ from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
 from tidemill.streams.commit.transactions import Lease, number_names
 from tidemill.streams.join.partition_join import Closed, PartitionJoin
-from tidemill.streams.join.rules import NEVER, micros
 from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import MemorySpillStore, SpillStore, SpillStores
+from tidemill.streams.units import NEVER, micros
 
 
 class RowsTable:

@@ -1,8 +1,8 @@
 """Workers of one loop over logs and tables in memory, which may be stopped at any step of theirs.
 
-The code that runs is the one of production, from `LoopRunner` down: claims, decoding, the join, rounds
-of commits, recovery. Only Kafka and the lake are the fakes that ship with the package, and the
-label is computed without DuckDB, which would take most of the time.
+The code that runs is the one of production, from `LoopRunner` down: claims, decoding, the join,
+rounds of commits, recovery. Only Kafka and the lake are the fakes that ship with the package, and
+the label is computed without DuckDB, which would take most of the time.
 """
 
 import asyncio
@@ -34,11 +34,12 @@ from tidemill.streams.commit.transactions import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
 from tidemill.streams.join.labels import GROUP, Floats, Labels
-from tidemill.streams.join.rules import micros
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
+from tidemill.streams.runtime.commit_schedule import Cadence
+from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.units import micros
 
 Result = TypeVar("Result")
 
@@ -268,19 +269,19 @@ class Process:
             for name in TABLES
         }
         self.run = world.made(
-            world.prepared,
-            tables,
-            WatchedLetters(world.letters, self.port),
-            METRICS,
-            lambda _version: None,
-            Cadence(
+            prepared=world.prepared,
+            tables=tables,
+            letters=WatchedLetters(world.letters, self.port),
+            metrics=METRICS,
+            on_examples=lambda _version: None,
+            cadence=Cadence(
                 rows=world.commit_rows,
                 together=world.together,
                 patience_s=-1.0,
                 clock=lambda: self.world.now_s,
             ),
-            lambda: 1,
-            MemorySpillStore(),
+            newest=lambda: 1,
+            spill_files=MemorySpillStore(),
         )
 
     async def claim(self, partitions: Sequence[int]) -> None:
@@ -290,7 +291,7 @@ class Process:
         self._owners = self._owners_now()
         for log in self.world.rules.logs:
             for number in partitions:
-                self._next[log, number] = self.run.next_offset(log, number) or 0
+                self._next[log, number] = self.run.position(log, number).taken or 0
 
     def is_stolen_from(self) -> bool:
         """Return whether another worker has claimed a partition of this one."""
@@ -331,7 +332,7 @@ class Process:
         return {
             place
             for place in places
-            if self.world.logs[place].end == self._next[place] == self.run.next_offset(*place)
+            if self.world.logs[place].end == self._next[place] == self.run.position(*place).taken
         }
 
     @contextmanager
@@ -345,7 +346,7 @@ class Process:
                 self._moved.append((number, Jump(log, self._next[log, number], to)))
 
     def _times(self) -> dict[tuple[Log, int], datetime | None]:
-        held = self.run._held
+        held = self.run._owned
         logs = self.world.rules.logs
         joins = {number: held[number].partition.join for number in self.held if number in held}
         return {(log, n): join.stream_time(log) for n, join in joins.items() for log in logs}

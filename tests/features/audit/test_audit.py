@@ -20,7 +20,8 @@ from tidemill.monitor.label_lag import label_lags
 from tidemill.monitor.trace import trace
 from tidemill.schemas.logs import OFFSETS
 from tidemill.schemas.loop.definition import Feedback, Loop
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros
 
 TINY = Effort(rows=40, threads=1, memory_mb=256)
 WHOLE = Effort(threads=1, memory_mb=256)

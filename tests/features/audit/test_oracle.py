@@ -33,7 +33,8 @@ from tidemill.features.sql.positions import stream_sql
 from tidemill.schemas.logs import Log, first_position, is_feedback, number_of, position_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import connect
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros
 
 NO_TIME = pl.Datetime("us", "UTC")
 

@@ -13,7 +13,8 @@ from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
 from tidemill.features.sql.views import connect
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.units import micros
 
 PLACE = {"topic": pl.lit("shop"), "partition": pl.lit(1, dtype=pl.Int32)}
 

@@ -135,7 +135,15 @@ def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> Non
         recall = recall_from(mine, number, CORRECTED)
         return PartitionJoin(CORRECTED, resume, labels=LABELS, recall=recall, state=state)
 
-    windows = OpenWindows(LOOP, CORRECTED, mine, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    windows = OpenWindows(
+        loop=LOOP,
+        rules=CORRECTED,
+        tables=mine,
+        spill_files=MemorySpillStore(),
+        metrics=StreamMetrics(),
+        join=join,
+        patience_s=1.0,
+    )
     closed = windows.recover(leases)[PARTITION].close()
     assert closed is not None
     assert closed.examples.select("decision_id", "revision", "label").rows() == [("b", 1, 1001.0)]

@@ -31,10 +31,11 @@ from tidemill.streams.commit.recovery import resume_of
 from tidemill.streams.commit.transactions import ProgressUpdate, claim, commit, raw_numbers
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
-from tidemill.streams.join.rules import JoinRules, micros
+from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.units import micros
 
 DAY = timedelta(days=1)
 MOMENT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -60,7 +61,15 @@ def recovered(lake: Lake, chosen: JoinRules) -> PartitionJoin:
     def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         return PartitionJoin(chosen, resume, labels=shared_labels(chosen), state=state)
 
-    windows = OpenWindows(LOOP, chosen, tables, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    windows = OpenWindows(
+        loop=LOOP,
+        rules=chosen,
+        tables=tables,
+        spill_files=MemorySpillStore(),
+        metrics=StreamMetrics(),
+        join=join,
+        patience_s=1.0,
+    )
     return windows.recover(leases)[PARTITION]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.streams.rig import new_loop
+from tests.streams.unfenced import UnfencedTable
 
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
@@ -14,7 +15,6 @@ from tidemill.streams.commit.transactions import (
     Lease,
     ProgressTable,
     ProgressUpdate,
-    UnfencedTable,
     claim,
     commit,
     patient,

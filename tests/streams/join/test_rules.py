@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from tests.streams.join_logs import LOOP, RULES, SECOND, START, rules
 
-from tidemill.streams.join.rules import default_bucket, micros, moment, read_back
+from tidemill.streams.join.rules import default_bucket, read_back
+from tidemill.streams.units import micros, moment
 
 
 def test_the_rules_of_a_loop_are_what_it_declares() -> None:

@@ -5,8 +5,8 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.streams.join.rules import NEVER
 from tidemill.streams.rekey.merge import StreamTimeMerge
+from tidemill.streams.units import NEVER
 
 TIMES = st.integers(0, 50)
 LOGS = st.lists(st.lists(TIMES, max_size=15), min_size=1, max_size=4)

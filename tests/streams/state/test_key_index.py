@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.streams.id_hashes import Keys
-from tidemill.streams.join.rules import Int64s
 from tidemill.streams.state.key_index import KeyIndex
 from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.units import Int64s
 
 Entry = tuple[int, int, int]
 ENTRIES = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 50)), max_size=12)
