@@ -69,7 +69,7 @@ def check(path: LoopFileArgument, as_json: AsJson = False) -> None:
     try:
         loop = checked_loop(path)
     except LoopError as error:
-        found = error.mistakes if isinstance(error, LoopFileError) else [error]
+        found = error.diagnostics if isinstance(error, LoopFileError) else [error]
         if as_json:
             rows = [{"file": e.file, "line": e.line, "what": e.what, "hint": e.hint} for e in found]
             print(json.dumps({"ok": False, "mistakes": rows}, indent=2))

@@ -26,14 +26,14 @@ def files_of(
     wanted = list(places)
     if not wanted:
         return {}
-    with lake_errors(f"look into the files of {table.folder}", table.place.root):
+    with lake_errors(f"look into the files of {table.folder}", table.location.root):
         actions = pl.DataFrame(pa.table(table.handle(version).get_add_actions(flatten=True)))
         found: dict[tuple[int, int], str] = {}
         for path, inside in _candidates(actions, wanted):
             rows = pl.read_parquet(
-                f"{table.place.root}/{table.folder}/{path}",
+                f"{table.location.root}/{table.folder}/{path}",
                 columns=["partition", "offset"],
-                storage_options=table.place.options,
+                storage_options=table.location.options,
                 hive_partitioning=False,
             )
             held = rows.filter(pl.col("offset").is_in([offset for _, offset, _ in inside]))

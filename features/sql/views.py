@@ -85,7 +85,7 @@ def source(
 def _has_grown(table: Table) -> bool:
     """Return whether there may be files that lack columns of today."""
     loop_name = table.folder.split("/")[0]
-    return sum(name.startswith("loop-") for name in table.place.storage.names(loop_name)) > 1
+    return sum(name.startswith("loop-") for name in table.location.storage.names(loop_name)) > 1
 
 
 def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":
@@ -94,12 +94,12 @@ def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":
     deltalake's own dataset promises `column >= null` where the log has no bounds, and filters lose
     rows by it; this one promises the date and nothing else.
     """
-    place = table.place
+    location = table.location
     import pyarrow.dataset as ds  # brings pandas, 50 MB: workers that only write do without
 
-    files = pafs.PyFileSystem(DeltaStorageHandler(place.root, place.options))
+    files = pafs.PyFileSystem(DeltaStorageHandler(location.root, location.options))
     return ds.dataset(
-        [uri.removeprefix(f"{place.root}/") for uri in uris],
+        [uri.removeprefix(f"{location.root}/") for uri in uris],
         schema=plain_arrow(table.schema, partition=True),
         format="parquet",
         partitioning=ds.partitioning(pa.schema([(PARTITION, pa.date32())]), flavor="hive"),

@@ -1,4 +1,4 @@
-"""The schema registry in memory: for tests, notebooks and `Client.embedded` without Kafka."""
+"""The schema store in memory: for tests, notebooks and `Client.embedded` without Kafka."""
 
 import threading
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from tidemill.schemas.avro.wire import Schema, canonical_json, single_object_pre
 
 
 class MemorySchemaStore:
-    """Keeps schemas in this process; implements `SchemaStore`."""
+    """A `SchemaStore` in this process."""
 
     def __init__(self) -> None:
         self._schemas: dict[bytes, Schema] = {}
@@ -21,10 +21,10 @@ class MemorySchemaStore:
         check_schema(schema)
         prefix = single_object_prefix(schema)
         with self._lock:
-            had = self._subjects.setdefault(subject, [])
-            if all(canonical_json(schema) != canonical_json(old) for old in had):
-                check_successor(subject, had, schema)
-                had.append(schema)
+            older = self._subjects.setdefault(subject, [])
+            if all(canonical_json(schema) != canonical_json(old) for old in older):
+                check_successor(subject, older, schema)
+                older.append(schema)
                 self._schemas.setdefault(prefix, schema)
         return prefix
 
@@ -33,5 +33,5 @@ class MemorySchemaStore:
         return self._schemas.get(prefix)
 
     def lookup_all(self, prefixes: Collection[bytes]) -> dict[bytes, Schema]:
-        """Return the schemas of those *prefixes* that are known."""
+        """Return the schemas of the registered ones among *prefixes*."""
         return {prefix: self._schemas[prefix] for prefix in prefixes if prefix in self._schemas}

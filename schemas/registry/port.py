@@ -1,7 +1,6 @@
-"""The port of schema registries: what encoders and decoders ask of one.
+"""The port of schema stores: what encoders and decoders ask of one.
 
-A registry maps the prefix of a payload to the schema of its writer. `schemas/avro/evolution.py`
-decides what a new schema may change, in the same way for every registry.
+`avro/evolution.py` decides what a new schema may change, in the same way for every store.
 """
 
 from collections.abc import Collection
@@ -11,26 +10,27 @@ from tidemill.schemas.avro.wire import Schema
 
 
 class SchemaStore(Protocol):
-    """What encoders and decoders ask for; safe to share between threads."""
+    """Registers and looks up schemas; safe to share among threads."""
 
     def register(self, subject: str, schema: Schema) -> bytes:
-        """Return the prefix of payloads written with *schema*, once readers can find it.
+        """Register *schema*; return the prefix of its payloads once readers can look it up.
 
-        Registering the same schema again changes nothing.
+        Registering a schema twice changes nothing.
 
         Raises:
-            ContractError: *schema* is not fit for events, or what *subject* had before forbids it.
+            ContractError: *schema* is beyond `limits`, or older events of *subject* could not be
+                read with it.
             BrokerError: the store does not answer.
         """
 
     def lookup(self, prefix: bytes) -> Schema | None:
         """Return the schema of payloads that start with *prefix*, or None if nobody registered it.
 
-        What was registered before the call is found.
+        It finds every schema that was registered before the call.
 
         Raises:
-            BrokerError: the store does not answer, so it cannot be told.
+            BrokerError: the store does not answer.
         """
 
     def lookup_all(self, prefixes: Collection[bytes]) -> dict[bytes, Schema]:
-        """Return the schemas of those *prefixes* that are known, for the price of one lookup."""
+        """Return the schemas of the registered ones among *prefixes*, with one request."""

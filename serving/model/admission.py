@@ -47,7 +47,7 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
     Raises:
         ModelError: the model is for other features, is broken, or did not survive its trial.
     """
-    announcement = delivery.announcement
+    announcement = delivery.manifest
     signature = FeatureSignature.from_json(announcement.features)
     signature.check(loop)
     if announcement.label_type != loop.label.type:

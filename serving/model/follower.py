@@ -119,8 +119,8 @@ class Follower:
         """Put *records* of the model topic together; `settle` admits what has arrived."""
         for key, value in records:
             match self._inbox.feed(key, value):
-                case Delivery() as delivery if delivery.announcement.slot == LIVE:
-                    followed = self._loops.setdefault(delivery.announcement.loop, Followed())
+                case Delivery() as delivery if delivery.manifest.slot == LIVE:
+                    followed = self._loops.setdefault(delivery.manifest.loop, Followed())
                     followed.arrived = [*followed.arrived[1 - _KEPT :], delivery]
                 case Refusal() as refusal:
                     self._refuse(refusal, f"{refusal.reason}: {refusal.detail}")
@@ -137,7 +137,7 @@ class Follower:
             if followed.decider is None:
                 continue
             version = followed.decider.loop.version
-            early = [one for one in followed.arrived if one.announcement.loop_version > version]
+            early = [one for one in followed.arrived if one.manifest.loop_version > version]
             due = [one for one in followed.arrived if one not in early]
             while due:
                 served = self._try(followed, due.pop())
@@ -150,7 +150,7 @@ class Follower:
                 self._refuse(refusal, f"{refusal.reason}: {refusal.detail}")
 
     def _try(self, followed: Followed, delivery: Delivery) -> bool:
-        decider, announcement = followed.decider, delivery.announcement
+        decider, announcement = followed.decider, delivery.manifest
         if decider is None:
             return False
         try:

@@ -110,7 +110,7 @@ def live_version(topic: ModelTopic) -> str | None:
     """What a worker that starts now would serve."""
     inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
     outs = [inbox.feed(key, value) for key, value in topic.read().items()]
-    found = [out.announcement.version for out in outs if isinstance(out, Delivery)]
+    found = [out.manifest.version for out in outs if isinstance(out, Delivery)]
     assert inbox.pending() == []
     return found[-1] if found else None
 

@@ -66,7 +66,7 @@ def test_a_version_made_while_the_broker_is_away_is_published_once_when_it_is_ba
         (ONLINE, models),
         (LIVE, [model for model in models if model.promoted]),
     ):
-        told = [one.announcement.digest for one in received(own_kafka.config, loop, slot=slot)]
+        told = [one.manifest.digest for one in received(own_kafka.config, loop, slot=slot)]
         assert told == [model.digest for model in expected]
 
 
@@ -89,5 +89,5 @@ def test_a_full_disk_ends_the_process_and_with_room_the_next_makes_the_version_o
     wait_for(lambda: is_taught(lake, loop, 1_600))
     assert second.end() == 0
     assert_learned_once(lake, loop, [800, 1_600])
-    told = [one.announcement.trained_on_rows for one in received(kafka, loop, slot=ONLINE)]
+    told = [one.manifest.trained_on_rows for one in received(kafka, loop, slot=ONLINE)]
     assert told == [800, 1_600]

@@ -143,7 +143,7 @@ def test_other_loops_are_left_alone(opened: tuple[ModelTopic, ReadLog]) -> None:
     publisher.publish(model(BIGGER, 1), BIGGER)
     publisher.publish(model(SMALL, 2), SMALL)
     found = deliveries(topic.read().items())
-    assert {out.announcement.loop for out in found if isinstance(out, Delivery)} == {
+    assert {out.manifest.loop for out in found if isinstance(out, Delivery)} == {
         "price",
         "offer",
     }
@@ -225,6 +225,6 @@ def test_a_crash_between_any_two_records_is_repaired_by_publishing_again(records
     Publisher(topic, "offer", KEY).publish(new, BIGGER)
     assert deliveries(topic.read().items()) == [Delivery(new, BIGGER)]
     numbers = [
-        out.announcement.number for out in deliveries(topic.log) if isinstance(out, Delivery)
+        out.manifest.number for out in deliveries(topic.log) if isinstance(out, Delivery)
     ]
     assert numbers == [1, 2]

@@ -61,8 +61,8 @@ def test_examples_become_a_model_that_a_worker_verifies(
     live = Registry(lake, loop.loop).live()
     newest = received(kafka, loop)[-1]
     assert live is not None
-    assert newest.announcement.version == live.version
-    assert newest.announcement.snapshot == live.snapshot
+    assert newest.manifest.version == live.version
+    assert newest.manifest.snapshot == live.snapshot
     predicted = load_model(live, newest.payload).predict(make_rows(5).unnest("features"))
     assert ((predicted > 0) & (predicted < 1)).all()
     assert received(kafka, loop, SigningKey.generate()) == []
@@ -108,7 +108,7 @@ def test_a_process_follows_the_lake_survives_kill_9_and_ends_clean(
     assert told <= {model.version for model in Registry(lake, loop.loop).models()}
     live = Registry(lake, loop.loop).live()
     assert live is not None
-    assert received(kafka, loop)[-1].announcement.version == live.version
+    assert received(kafka, loop)[-1].manifest.version == live.version
 
 
 def test_the_settings_come_from_the_environment(tmp_path: Path) -> None:

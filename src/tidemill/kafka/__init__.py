@@ -1,7 +1,8 @@
-"""The thin Kafka client that all rooms share: topics, a writer, and a groupless reader.
+"""The thin Kafka client that all packages share: topics, writers, and a reader without a group.
 
-It is the only place that knows how a librdkafka client is set up. It knows no loop, no schema and
-no model; keys and values are bytes. Consumer groups live in `streams/`, which has Faust for them.
+Read `config`, `topics`, `tail` and `ends` (reading), `writer` and `transactions` (writing). It is
+the only package that configures a librdkafka client; keys and values are bytes. It imports no other
+package of tidemill, only `errors`. Consumer groups are in `streams/consumer`, which uses Faust.
 """
 
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log

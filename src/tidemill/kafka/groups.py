@@ -1,4 +1,4 @@
-"""Consumer groups: removing one that nobody will join again."""
+"""Consumer groups: remove one that no consumer will join again."""
 
 import logging
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def forget_group(config: KafkaConfig, group: str, *, timeout_s: float = 10.0) -> None:
-    """Remove *group* with its offsets; one that cannot be removed expires by itself, days later."""
+    """Remove *group* with its offsets; one that cannot be removed now expires days later."""
     admin = AdminClient(config.client(), logger=client_log)
     try:
         for removed in admin.delete_consumer_groups([group], request_timeout=timeout_s).values():

@@ -5,15 +5,17 @@ set; it starts at a line on its input. It has read the progress before, so the f
 racers are always for the same offset.
 """
 
+import contextlib
 import os
 import sys
 
 import polars as pl
-from tests.features.lake.unfenced import FencedTable, UnfencedTable
+from tests.streams.unfenced import UnfencedTable
 
 from tidemill.errors import FencedError
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.progress_keys import OFFSET
+from tidemill.streams.commit.transactions import ProgressTable
 
 ROUNDS = 20
 KEY = OFFSET.key(0)
@@ -21,7 +23,7 @@ KEY = OFFSET.key(0)
 
 def main(loop_name: str, frame: str, fence: str, name: str) -> None:
     """Try to commit `ROUNDS` rows, each at the offset the table is at."""
-    table: FencedTable = Lake(LakeConfig.from_env(os.environ)).table(loop_name, "decisions")
+    table: ProgressTable = Lake(LakeConfig.from_env(os.environ)).table(loop_name, "decisions")
     if fence == "unfenced":
         table = UnfencedTable(table)
     row = pl.read_ipc(frame)
@@ -31,10 +33,8 @@ def main(loop_name: str, frame: str, fence: str, name: str) -> None:
     for _ in range(ROUNDS):
         moved = row.with_columns(offset=pl.lit(at or 0, dtype=pl.Int64))
         swap = CompareAndSwap(KEY, at, (at or 0) + 1)
-        try:
+        with contextlib.suppress(FencedError):
             table.append(moved, swaps=[swap], metadata={"racer": name})
-        except FencedError:
-            pass
         at = table.progress([KEY])[KEY]
 
 
