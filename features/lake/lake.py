@@ -197,7 +197,7 @@ class Lake:
     def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> DeltaTable:
         uri = self._uri(loop_name, name)
         if not DeltaTable.is_deltatable(uri, self._options()):
-            with contextlib.suppress(deltalake.exceptions.DeltaError):  # another process has just created it
+            with contextlib.suppress(deltalake.exceptions.DeltaError):  # created by another process
                 if "://" not in uri:
                     Path(uri).mkdir(parents=True, exist_ok=True)
                 DeltaTable.create(
@@ -217,7 +217,7 @@ class Lake:
         return table
 
     def _set_properties(self, table: DeltaTable) -> None:
-        """Set the missing properties of an existing table, and those that were configured."""
+        """Set the missing properties of an existing table, and the configured ones."""
         for _ in range(_ATTEMPTS):
             current = table.metadata().configuration
             wanted = _CHECKPOINTS | current | (self._retention() if self.config.keep else {})

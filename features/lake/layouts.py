@@ -50,7 +50,9 @@ def layouts(loop: Loop) -> dict[str, pl.Schema]:
     return {
         DECISIONS: pl.Schema({**decision, **_INTAKE}),
         FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),
-        EXAMPLES: pl.Schema({"decision_id": pl.String(), **context, **_OUTCOME, **_SOURCE, **_DATE}),
+        EXAMPLES: pl.Schema(
+            {"decision_id": pl.String(), **context, **_OUTCOME, **_SOURCE, **_DATE}
+        ),
     }
 
 

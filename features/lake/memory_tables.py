@@ -70,7 +70,7 @@ class MemoryTable:
         where: pl.Expr | None = None,
         version: int | None = None,
     ) -> pl.DataFrame:
-        """Return the rows for which *where* is true, of the newest version unless another is named."""
+        """Return the rows for which *where* is true, of the newest version by default."""
         with self._lock:
             frames = [commit.rows for commit in self.commits[:version] if len(commit.rows)]
         rows = pl.concat(frames) if frames else pl.DataFrame(schema=self.schema)

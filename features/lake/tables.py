@@ -260,7 +260,7 @@ class Table:
         except (OSError, LakeError, deltalake.exceptions.DeltaError) as second:
             raise LakeError(
                 f"{self.folder}: a commit failed ({error}); it is unknown whether it was written",
-                hint="start again once the storage answers: its progress numbers show what was written",
+                hint="start again once the storage answers: its progress shows what was written",
             ) from second
 
     def _refused(

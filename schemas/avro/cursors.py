@@ -107,9 +107,7 @@ class Cursors:
         """Return the next length, and step over it; a cursor at a negative one fails."""
         size = self.number()
         self.failed |= size < 0
-        return np.clip(
-            size, 0, len(self.source.data), out=size
-        )  # a sum must not overflow
+        return np.clip(size, 0, len(self.source.data), out=size)  # a sum must not overflow
 
 
 def _packed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -224,7 +224,5 @@ def test_a_crash_between_any_two_records_is_repaired_by_publishing_again(records
     assert len([out for out in seen if isinstance(out, Delivery)]) == 1
     Publisher(topic, "offer", KEY).publish(new, BIGGER)
     assert deliveries(topic.read().items()) == [Delivery(new, BIGGER)]
-    numbers = [
-        out.manifest.number for out in deliveries(topic.log) if isinstance(out, Delivery)
-    ]
+    numbers = [out.manifest.number for out in deliveries(topic.log) if isinstance(out, Delivery)]
     assert numbers == [1, 2]

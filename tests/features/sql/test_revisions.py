@@ -14,7 +14,7 @@ from tests.streams.join_logs import LOOP, SECOND, D, F, Logs, Shell, play, rando
 from tidemill.features.audit.audit import Effort, audit
 from tidemill.features.audit.differences import differences
 from tidemill.features.lake.lake import CompareAndSwap, Lake, Table
-from tidemill.features.sql.datasets import label_count, training_set
+from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.features.sql.views import connect, schema_name
 from tidemill.monitor.ledger import is_balanced, ledger
@@ -93,7 +93,6 @@ def test_readers_see_the_newest_revision_and_earlier_ones_by_version(tmp_path: P
     seen = [labels(lake, version) for version in versions]
     assert seen == [{"a": 0.0, "b": 0.0}, {"a": 4004.0, "b": 0.0}, {"a": 4005.0, "b": 0.0}]
     assert labels(lake) == seen[-1]
-    assert label_count(lake, CORRECTED) == 2
 
 
 def test_the_views_show_the_newest_and_keep_the_rest_at_hand(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_partition_that_comes_back_begins_anew(tmp_path: Path) -> None:
     growing.follow()
     held.append(PARTITION)
     assert audit.run() is None
-    assert audit.marks[PARTITION].places["decisions"] == stream.offsets["decisions"]
+    assert audit.marks[PARTITION].positions["decisions"] == stream.offsets["decisions"]
 
 
 def one_wrong(frame: pl.DataFrame) -> pl.DataFrame:
