@@ -71,6 +71,60 @@ def test_every_command_a_page_names_exists(page: Path) -> None:
     assert named <= known | {*NOUNS}
 
 
+DECISIONS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+SECTIONS = ["Status", "Context", "Decision", "Evidence"]
+LINKED = re.compile(r"(Superseded by|supersedes) \[(\d{4})\]\(([^)]+)\)", re.I)
+
+
+def section(page: Path, name: str) -> str:
+    """Return the text of one section of a decision."""
+    return page.read_text().split(f"\n## {name}\n")[1].split("\n## ")[0].strip()
+
+
+def replaced(text: str) -> set[tuple[str, str, str]]:
+    """Return what a status says of other decisions: the verb, the number, the file."""
+    return {(verb.lower(), number, target) for verb, number, target in LINKED.findall(text)}
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    """A number is how code and pages name a decision, so none is reused or left out."""
+    numbers = [int(page.name[:4]) for page in DECISIONS]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name[:4])
+def test_a_decision_has_its_number_and_all_sections(page: Path) -> None:
+    """A decision without its evidence is an opinion."""
+    assert page.read_text().startswith(f"# {int(page.name[:4])}. ")
+    headings = re.findall(r"^## (.*)$", page.read_text(), re.M)
+    assert headings == SECTIONS
+    assert all(section(page, name) for name in SECTIONS)
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name[:4])
+def test_what_a_decision_says_of_another_is_said_by_the_other_too(page: Path) -> None:
+    """Who comes from either side must learn which of the two holds."""
+    status = section(page, "Status")
+    assert status.startswith(("Accepted.", "Superseded by ["))
+    for verb, number, target in replaced(status):
+        assert target.startswith(f"{number}-")
+        other = replaced(section(page.parent / target, "Status"))
+        back = "superseded by" if verb == "supersedes" else "supersedes"
+        assert (back, page.name[:4], page.name) in other
+
+
+def test_the_index_of_decisions_agrees_with_the_files() -> None:
+    """The index is what people read first, and a stale row hides a decision."""
+    index = (ROOT / "docs/decisions/README.md").read_text()
+    rows = re.findall(r"^\| \[(\d{4})\]\((.+?)\) \| (.+) \| (.+) \|$", index, re.M)
+    assert [file for _, file, _, _ in rows] == [page.name for page in DECISIONS]
+    for (number, _, title, status), page in zip(rows, DECISIONS, strict=True):
+        assert page.name.startswith(f"{number}-")
+        assert page.read_text().startswith(f"# {int(number)}. {title}\n")
+        assert section(page, "Status").startswith(status.split(" ")[0].rstrip(";"))
+        assert replaced(section(page, "Status")) == replaced(status)
+
+
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(tidemill.__path__, "tidemill.")
