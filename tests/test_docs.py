@@ -6,10 +6,12 @@ import importlib
 import pkgutil
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tidemill
+from tidemill.cli.app import command_tree
 from tidemill.cli.catalog import COMMANDS, NOUNS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
@@ -123,6 +125,39 @@ def test_the_index_of_decisions_agrees_with_the_files() -> None:
         assert page.read_text().startswith(f"# {int(number)}. {title}\n")
         assert section(page, "Status").startswith(status.split(" ")[0].rstrip(";"))
         assert replaced(section(page, "Status")) == replaced(status)
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """Return every command line of the pages' shell examples, with its page."""
+    found = []
+    for page in PAGES:
+        fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+        shown = "".join(text for language, text in fenced if language in ("", "sh"))
+        lines = re.findall(r"^tidemill .*$", shown, re.M)
+        found += [(line, str(page.relative_to(ROOT))) for line in lines]
+    return found
+
+
+def options_of(words: list[str]) -> set[str]:
+    """Return the options of the command that *words* begin with."""
+    called: Any = command_tree(COMMANDS, words[:2])  # Typer's own classes are not public
+    while words and hasattr(called, "commands"):
+        called = called.commands[words.pop(0)]
+    return {name for each in called.params for name in (*each.opts, *each.secondary_opts)}
+
+
+@pytest.mark.parametrize(("line", "page"), shown_commands())
+def test_every_option_an_example_shows_exists(line: str, page: str) -> None:
+    """An example is copied as it stands."""
+    words = line.partition("  #")[0].removeprefix("tidemill ").split()
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", " ".join(words))
+    shown = set(re.findall(r"(?<![\w-])--[a-z-]+", unquoted))
+    assert not shown or shown <= options_of(words), page
+
+
+def test_there_are_examples_of_commands_to_check() -> None:
+    """Finding none would look like success."""
+    assert len(shown_commands()) > 30
 
 
 MODULES = sorted(
