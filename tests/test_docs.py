@@ -175,4 +175,4 @@ def test_every_example_in_a_docstring_says_what_really_comes_out(module: str) ->
 
 def test_there_are_examples_in_docstrings_to_check() -> None:
     """Finding none would look like success."""
-    assert doctest.testmod(importlib.import_module("tidemill.streams.join.rules")).attempted > 0
+    assert doctest.testmod(importlib.import_module("tidemill.streams.units")).attempted > 0

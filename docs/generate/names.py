@@ -5,13 +5,13 @@ When something public is added, moved or renamed, this is the file to change.
 
 from typing import Any
 
-import typer
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 import tidemill
 from tidemill import errors
-from tidemill.cli.app import COMMANDS, make_app
+from tidemill.cli import app
+from tidemill.cli.catalog import COMMANDS
 from tidemill.features.lake.memory_tables import MemoryCommit, MemoryLake, MemoryTable
 from tidemill.kafka import KafkaConfig
 from tidemill.monitor.chain import Chain
@@ -79,11 +79,13 @@ PUBLIC_FROM = (tidemill, definition)
 
 
 def command_tree() -> Command:
-    """Return the whole command line; `make_app` loads one command, so there is one app for each."""
-    tree: Command = typer.main.get_command(make_app(None))
-    for name in COMMANDS:
-        loaded: Command = typer.main.get_command(make_app(name))
-        tree.commands[name] = loaded.commands[name]
+    """Return the whole command line; an app loads one command, so there is one app for each."""
+    tree: Command = app.command_tree(COMMANDS, [])
+    for command in COMMANDS:
+        into, loaded = tree, app.command_tree(COMMANDS, command.words)
+        for noun in command.words[:-1]:
+            into, loaded = into.commands[noun], loaded.commands[noun]
+        into.commands[command.words[-1]] = loaded.commands[command.words[-1]]
     return tree
 
 
