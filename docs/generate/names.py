@@ -82,7 +82,8 @@ def command_tree() -> Command:
     """Return the whole command line; an app loads one command, so there is one app for each."""
     tree: Command = app.command_tree(COMMANDS, [])
     for command in COMMANDS:
-        into, loaded = tree, app.command_tree(COMMANDS, command.words)
+        into: Command = tree
+        loaded: Command = app.command_tree(COMMANDS, command.words)
         for noun in command.words[:-1]:
             into, loaded = into.commands[noun], loaded.commands[noun]
         into.commands[command.words[-1]] = loaded.commands[command.words[-1]]
