@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench docs install clean
 
 install: $(STAMP)
 
@@ -29,6 +30,14 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --doctree-dir build/doctrees --builder html docs build/docs $(ARGS)
+	@echo 'open build/docs/index.html'
 
 clean:
 	rm -rf $(VENV) build dist serving/model/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .tidemill

@@ -1,4 +1,4 @@
-"""The wheel ships every package under one import name, and the house keeps its own rules."""
+"""The wheel ships every package under one import name, and the project keeps its own rules."""
 
 import ast
 import re
@@ -60,6 +60,15 @@ def test_nothing_unpickles_and_nothing_mocks() -> None:
 def test_every_file_the_tour_names_is_there() -> None:
     """A newcomer reads the files in the order of how-it-works.md; none may be a dead end."""
     text = (ROOT / "docs" / "how-it-works.md").read_text()
-    named = set(re.findall(r"`((?:[\w-]+/)+[\w.-]*\.\w+)`", text))
+    named = set(re.findall(r"`((?:[\w-]+/)+[\w.-]*)`", text))
     missing = {name for name in named if not (ROOT / name).exists()}
     assert missing == set()
+
+
+def test_the_tour_walks_through_every_folder() -> None:
+    """A folder that no walk comes by is one that a newcomer has to guess at."""
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    packages = [name.removeprefix("tidemill.").split(".") for name in BUILD["packages"]]
+    folders = {"/".join(parts) + "/" for parts in packages if parts[0] != "tidemill"}
+    named = set(re.findall(r"`(?:src/tidemill/)?((?:[\w-]+/)+)", text))
+    assert {folder for folder in folders if not any(f.startswith(folder) for f in named)} == set()

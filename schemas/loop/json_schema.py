@@ -15,6 +15,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.durations import format_duration
 from tidemill.schemas.loop.sizes import format_size
 
+FILE = "loop.schema.json"
 _ISO = TypeAdapter(timedelta)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from pydantic import ValidationError
 
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diagnostics import diagnostics
-from tidemill.schemas.loop.yaml_subset import YamlTree, read_tree
+from tidemill.schemas.loop.yaml_subset import PlainDumper, YamlTree, read_tree
 
 MAX_BYTES = 256 * 1024  # a loop file of a thousand features has 60 kB
 
@@ -104,3 +105,15 @@ def read_text(text: str, *, file: str) -> LoopFile:
         found.sort(key=lambda one: (one.what.endswith("is missing"), one.line or 0))
         raise LoopFileError(found) from error
     return LoopFile(loop, file, tree.lines)
+
+
+def dump_loop(loop: Loop) -> str:
+    """Return *loop* as the text of a loop file; `parse_loop` turns it into an equal value."""
+    value = loop.model_dump(mode="json", exclude_defaults=True)
+    value = {"loop": loop.loop, "version": loop.version, **value}
+    groups = [value["features"], *(kind.get("values", {}) for kind in value["feedback"].values())]
+    for fields in groups:
+        for name, field in fields.items():
+            if set(field) == {"type"}:
+                fields[name] = field["type"]
+    return yaml.dump(value, Dumper=PlainDumper, sort_keys=False, allow_unicode=True, width=96)

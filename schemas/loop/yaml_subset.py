@@ -36,8 +36,15 @@ class PlainLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012  # as PyYAML declares it
 
 
+class PlainDumper(yaml.SafeDumper):
+    """Quotes exactly the texts that `PlainLoader` would not read as texts."""
+
+    yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012  # as PyYAML declares it
+
+
 for _tag, _pattern, _first in _RESOLVERS:
     PlainLoader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+    PlainDumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
 
 
 @dataclass(frozen=True, slots=True)

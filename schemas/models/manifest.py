@@ -152,7 +152,7 @@ def sign(manifest: ModelManifest, key: SigningKey, *, payload: bytes | None = No
     """
     if (payload is not None) != (manifest.chunks == 0):
         raise ValueError(f"{manifest.version} has {manifest.chunks} chunks")
-    body = _encode("ModelManifest", asdict(manifest))
+    body = _encode("Announcement", asdict(manifest))
     value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
     return _encode("Signed", value)
 
@@ -176,7 +176,7 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | N
         )
     if not trusted.verify(key, signed["signature"], body):
         raise RefusedError("bad-signature", f"the manifest is not what key {key} signed")
-    manifest = ModelManifest(**_decode("ModelManifest", body))
+    manifest = ModelManifest(**_decode("Announcement", body))
     if manifest.chunks == 0:
         check_payload(manifest, payload or b"")
     elif payload is not None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidemill.streams.commit.transactions import PATIENCE_S
+from tidemill.streams.commit.progress_table import PATIENCE_S
 
 TOGETHER = 8_000  # so many records are decoded at once; fewer wait for more until the next commit
 

@@ -15,8 +15,9 @@ from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
 from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.open_windows import OpenWindows
+from tidemill.streams.commit.ownership import Lease, claim
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
-from tidemill.streams.commit.transactions import Lease, ProgressTable, claim
 from tidemill.streams.consumer.batches import FetchedBatch, merged
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.deadletters.error_limit import ErrorLimit

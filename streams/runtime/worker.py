@@ -23,7 +23,7 @@ from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, joined_topics, newest
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
-from tidemill.streams.commit.transactions import ProgressTable
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
 from tidemill.streams.metrics import StreamMetrics

@@ -31,7 +31,7 @@ from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesLettersLast
 from tests.streams.workers_in_memory import World
 
 from tidemill.features.lake.memory_tables import MemoryTable
-from tidemill.streams.commit.transactions import ProgressTable
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.runtime.loop_runner import LoopRunner
 
 ROOT = Path(__file__).parents[2]

@@ -20,9 +20,9 @@ from tidemill.features.lake.progress_keys import (
     join_time,
 )
 from tidemill.schemas.logs import Log, is_feedback
+from tidemill.streams.commit.ownership import Lease, number_names
 from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
-from tidemill.streams.commit.transactions import Lease, number_names
 from tidemill.streams.join.partition_join import Closed, PartitionJoin
 from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState

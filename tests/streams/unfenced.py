@@ -7,7 +7,7 @@ import polars as pl
 
 from tidemill.errors import FencedError
 from tidemill.features.lake.commits import CompareAndSwap
-from tidemill.streams.commit.transactions import ProgressTable
+from tidemill.streams.commit.progress_table import ProgressTable
 
 logger = logging.getLogger(__name__)
 

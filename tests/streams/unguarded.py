@@ -24,8 +24,9 @@ from tidemill.schemas.events.decoder import EventDecoder, _ReadPlan, _RefusedPre
 from tidemill.schemas.logs import Log, stream_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.commit.commit_cycle import CommitCycle
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
-from tidemill.streams.commit.transactions import Lease, ProgressTable
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.runtime.loop_runner import LoopRunner

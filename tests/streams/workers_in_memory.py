@@ -30,7 +30,7 @@ from tidemill.schemas.logs import Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics
 from tidemill.schemas.registry.memory import MemorySchemaStore
-from tidemill.streams.commit.transactions import ProgressTable
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
 from tidemill.streams.join.labels import GROUP, Floats, Labels

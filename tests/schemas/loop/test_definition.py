@@ -78,7 +78,10 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"features": {"a": {"type": "int", "default": True}}}, "64 bits"),
         ({"features": {"a": {"type": "timestamp", "default": "2013-01-01"}}}, "zone"),
         ({"feedback": {"clicked": {"within": "0s"}}}, "zero"),
-        ({"feedback": {"clicked": {"within": "1m", "values": {"at": "float"}}}}, "column of tidemill"),
+        (
+            {"feedback": {"clicked": {"within": "1m", "values": {"at": "float"}}}},
+            "column of tidemill",
+        ),
         ({"feedback": {"sold": {"within": "1m", "stream": "Orders"}}}, "pattern"),
         ({"feedback": {"sold": {"within": "1m", "stream": "rekeyed"}}}, "say solds"),
         ({"feedback": SAME_NUMBER}, "say x100-events"),

@@ -10,7 +10,7 @@ from tests.schemas.loops import MINIMAL
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Feedback, Label
 from tidemill.schemas.loop.labels import compile_label
-from tidemill.schemas.loop.loop_file import LoopFileError, load_loop, parse_loop
+from tidemill.schemas.loop.loop_file import LoopFileError, dump_loop, load_loop, parse_loop
 
 FLIGHTS = Path(__file__).parents[3] / "examples" / "flights" / "loop.yaml"
 
@@ -99,11 +99,11 @@ def test_yes_no_and_dates_are_words() -> None:
 
 
 @pytest.mark.parametrize("text", [MINIMAL, FLIGHTS.read_text()])
-def test_a_published_definition_reads_back_as_the_same_value(text: str) -> None:
-    """It is JSON, and so YAML: people copy it from the topic into a loop file."""
+def test_a_dumped_loop_reads_back_as_the_same_value(text: str) -> None:
+    """People copy from `tidemill diff` and from the published definition."""
     loop = parse_loop(text)
-    assert parse_loop(loop.canonical) == loop
-    assert parse_loop(loop.canonical).digest == loop.digest
+    assert parse_loop(dump_loop(loop)) == loop
+    assert parse_loop(dump_loop(loop)).digest == loop.digest
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
