@@ -37,7 +37,7 @@ class DecisionWindow:
         return self.frontier is not None and self.frontier >= self.bucket[1]
 
     @property
-    def waits_for(self) -> dict[str, timedelta | None]:
+    def waits_for(self) -> dict[Log, timedelta | None]:
         """The logs that hold it open, and by how much event time; None before their first record.
 
         Empty once it is closed, and for a moment before that.

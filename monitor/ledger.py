@@ -20,6 +20,7 @@ from tidemill.features.lake.progress_keys import (
     LATE,
     OFFSET,
     UNMATCHED,
+    ProgressName,
 )
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
@@ -74,7 +75,7 @@ class Account:
 
 
 def ledger(
-    lake: Lake, loop: Loop, *, ends: Mapping[tuple[str, int], int] | None = None
+    lake: Lake, loop: Loop, *, ends: Mapping[tuple[Log, int], int] | None = None
 ) -> list[Account]:
     """Return the accounts of *loop*, decisions first, by partition; feedback is that of all logs.
 
@@ -172,7 +173,9 @@ def _lost(counts: Counters, passed: _Passed) -> int:
 
 def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[tuple[str, str], int]:
     """Return the numbers that travel with commits, by log, or "examples", and by name."""
-    wanted = [(log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ]
+    wanted: list[tuple[str, str, ProgressName, ProgressName]] = [
+        (log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ
+    ]
     wanted += [(EXAMPLES, EXAMPLES, name, name) for name in _SETTLED[FEEDBACK]]
     found: dict[tuple[str, str], int] = {}
     for owner, table, name, own in wanted:
@@ -190,8 +193,11 @@ def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream
 
 
 _READ = (OFFSET, DEAD_LETTERS, GAPS)  # what commits of rows say of each log
-_SETTLED = {DECISIONS: (), FEEDBACK: (LATE, DUPLICATE, UNMATCHED)}  # and those of examples
-_ENDS = {
+_SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
+    DECISIONS: (),
+    FEEDBACK: (LATE, DUPLICATE, UNMATCHED),
+}  # and those of examples
+_ENDS: Mapping[str, tuple[str, ...]] = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
 }

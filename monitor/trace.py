@@ -163,7 +163,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
         DECISIONS: decision_states(_TRACED),
         FEEDBACK: feedback_states(_TRACED, loop, revised=True),
     }
-    found = {
+    found: dict[str, list[LakeRow]] = {
         name: _fetched(
             connection,
             f"""

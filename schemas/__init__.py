@@ -4,4 +4,6 @@ Read `loop/` (the definition), `topics` and `logs` (where its events lie), `even
 schemas), `avro/` (the codec), `registry/` (where schemas are stored), `published` (loops on
 Kafka) and `models/` (what trainers publish). It is the lowest layer and imports `tidemill.kafka`
 and `tidemill.errors` only: no lake, no DuckDB but for labels, no River, no LightGBM, no Faust.
+
+Proved elsewhere: `topics` by `tests/schemas/test_logs.py`.
 """

@@ -4,4 +4,10 @@ Read `layouts` (columns), `progress_keys` (numbers), `lake` and `tables` (the in
 they use: `commits`, `handles`, `log_retention`, `storage`; besides `compaction` and
 `memory_tables`, the lake of tests and notebooks. It imports neither `sql` nor `audit`, and no
 DuckDB. tests/features/lake/test_tables.py runs one contract suite on Delta and on memory.
+
+Proved elsewhere: `commits` by `tests/features/lake/test_tables.py`.
+Proved elsewhere: `handles` by `tests/features/lake/test_tables.py`.
+Proved elsewhere: `log_retention` by `tests/features/lake/test_tables.py`.
+Proved elsewhere: `memory_tables` by `tests/features/lake/test_tables.py`.
+Proved elsewhere: `storage` by `tests/features/lake/test_tables.py`.
 """

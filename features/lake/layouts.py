@@ -12,13 +12,27 @@ from deltalake import Field, Schema
 
 from tidemill.errors import ContractError
 from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
-from tidemill.schemas.logs import Log, is_feedback
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
 
-DECISIONS = "decisions"
-FEEDBACK = "feedback"
+__all__ = [
+    "DECISIONS",
+    "EXAMPLES",
+    "FEEDBACK",
+    "PARTITION",
+    "TABLES",
+    "fitted",
+    "layouts",
+    "missing_fields",
+    "plain_arrow",
+    "table_of",
+    "to_delta",
+    "to_polars",
+    "undated",
+]
+
 EXAMPLES = "examples"
-TABLES = (DECISIONS, FEEDBACK, EXAMPLES)
+TABLES = (DECISIONS, FEEDBACK, EXAMPLES)  # the raw tables have the names of the plain logs
 PARTITION = "event_date"
 
 _SOURCE: Mapping[str, pl.DataType] = {
@@ -56,7 +70,7 @@ def layouts(loop: Loop) -> dict[str, pl.Schema]:
     }
 
 
-def table_of(log: Log) -> str:
+def table_of(log: Log) -> Log:
     """Return the raw table of *log*: all logs of feedback share the table `feedback`.
 
     >>> table_of("feedback.orders")

@@ -41,7 +41,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_schema, feedback_schema
-from tidemill.schemas.logs import topic_of
+from tidemill.schemas.logs import Log, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics, publish_loop
 from tidemill.streams.runtime.close_requests import request_close
@@ -294,10 +294,10 @@ class Rig:
             return 0
         return self.lake.table(self.loop.loop, table).read(["offset"]).height
 
-    def ends(self) -> dict[tuple[str, int], int]:
+    def ends(self) -> dict[tuple[Log, int], int]:
         """Return where each log ends now, asked of the broker."""
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
-        names = {str(log): topic for log, topic in joined_topics(self.loop).items()}
+        names = joined_topics(self.loop)
         found = {
             (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
             for log, topic in names.items()

@@ -3,6 +3,14 @@
 Read `config`, `topics`, `tail` and `ends` (reading), `writer` and `transactions` (writing). It is
 the only package that configures a librdkafka client; keys and values are bytes. It imports no other
 package of tidemill, only `errors`. Consumer groups are in `streams/consumer`, which uses Faust.
+
+Proved elsewhere: `config` by `tests/test_kafka.py`.
+Proved elsewhere: `ends` by `tests/schemas/registry/test_choose.py`.
+Proved elsewhere: `groups` by `tests/streams/deadletters/test_redrive.py`.
+Proved elsewhere: `tail` by `tests/test_kafka.py`.
+Proved elsewhere: `topics` by `tests/test_kafka.py`.
+Proved elsewhere: `transactions` by `tests/test_kafka.py`.
+Proved elsewhere: `writer` by `tests/test_kafka.py`.
 """
 
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log

@@ -15,7 +15,7 @@ from tests.streams.unfenced import UnfencedTable
 from tidemill.errors import FencedError
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.progress_keys import OFFSET
-from tidemill.streams.commit.transactions import ProgressTable
+from tidemill.streams.commit.progress_table import ProgressTable
 
 ROUNDS = 20
 KEY = OFFSET.key(0)

@@ -18,6 +18,7 @@ from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.features.sql.views import connect, schema_name
 from tidemill.monitor.ledger import is_balanced, ledger
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.rules import JoinRules
 from tidemill.trainers.commit_log import commits_after, count_labels
 
@@ -52,9 +53,9 @@ def corrected_twice(folder: Path, spoil: pl.Expr | None = None) -> tuple[Lake, l
     """
     feedback = [F("w", "z", 15), F("x", "a", 1, value=4.0), F("y", "a", 2, value=1.0)]
     stream = Shell(Logs([D("a", 0), D("b", 0), D("z", 15)], feedback), RULES)
-    stream.poll("decisions", 3)
+    stream.poll(DECISIONS, 3)
     for _ in feedback:
-        stream.poll("feedback", 1)
+        stream.poll(FEEDBACK, 1)
         stream.commit()
     first, *more = stream.closed
     stream.closed = [first]
@@ -66,7 +67,7 @@ def corrected_twice(folder: Path, spoil: pl.Expr | None = None) -> tuple[Lake, l
     for closed in more:
         frame = closed.examples.with_columns(**place)
         is_last = closed is more[-1]
-        numbers = [("examined", known.examined["feedback"], closed.examined["feedback"])]
+        numbers = [("examined", known.examined[FEEDBACK], closed.examined[FEEDBACK])]
         numbers += [("revised", known.revised, closed.revised)]
         versions.append(
             table.append(

@@ -9,6 +9,7 @@ from tests.serving.models import FEATURES, NULLABLE, SIGNATURE, banner, booster,
 
 from tidemill.errors import BrokerError, ModelError, RequestError
 from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import register
 from tidemill.schemas.registry.memory import MemorySchemaStore
@@ -38,7 +39,7 @@ def logged(log: MemoryEventLog, topic: str, loop: Loop | None = None) -> Rows:
     store = MemorySchemaStore()
     register(loop or banner(), store)
     reader = EventDecoder(
-        loop or banner(), "decisions" if topic.endswith(".decisions") else "feedback", store
+        loop or banner(), DECISIONS if topic.endswith(".decisions") else FEEDBACK, store
     )
     found = reader.decode([event.value for event in log.events if event.topic == topic])
     assert not found.poison
