@@ -4,7 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench install clean
+# One embedded Kafka for each worker; a broker that is given serves one worker.
+WORKERS ?= $(if $(KAFKA_BOOTSTRAP_SERVERS),0,2)
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+SLOWEST := --durations 15 --durations-min 5
+SHARE ?= 1/1
+SHARE_OF := $(subst /, ,$(SHARE))
+SOAK := -m 'soak or deep' --hypothesis-profile soak --durations-path tests/soak_weights.json
+
+.PHONY: demo fast test soak soak-weights check bench install clean
 
 install: $(STAMP)
 
@@ -18,8 +26,18 @@ $(STAMP): pyproject.toml constraints.txt setup.py serving/model/trees.c
 demo: install
 	$(BIN)/tidemill demo $(ARGS)
 
+fast: install
+	$(PYTEST) -m 'not (kafka or slow or soak or deep)' --hypothesis-profile fast $(ARGS)
+
 test: install
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) -m 'not soak' $(SLOWEST) $(ARGS)
+
+soak: install
+	@echo 'Share $(SHARE) of the soak; repeat it with: make soak SHARE=$(SHARE)'
+	$(PYTEST) $(SOAK) $(SLOWEST) --splits $(word 2,$(SHARE_OF)) --group $(word 1,$(SHARE_OF)) --splitting-algorithm least_duration $(ARGS)
+
+soak-weights: install
+	$(PYTEST) $(SOAK) --store-durations --clean-durations $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -12,8 +12,10 @@ from tidemill.errors import TidemillError
 from tidemill.kafka import KafkaConfig
 
 # A busy machine is no failure: Hypothesis looks for wrong results here, not for slow ones.
-settings.register_profile("tidemill", deadline=None)
-settings.load_profile("tidemill")
+# pytest --hypothesis-profile chooses another one; tests/examples.py says what `soak` changes.
+for profile in ("fast", "test", "soak"):
+    settings.register_profile(profile, deadline=None)
+settings.load_profile("test")
 
 
 def _unavailable(error: TidemillError) -> None:

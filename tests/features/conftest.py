@@ -80,7 +80,10 @@ def s3(s3_server: LakeConfig) -> LakeConfig:
     return replace(s3_server, root=f"{s3_server.root}/{uuid4().hex}")
 
 
-@pytest.fixture(params=["local", "s3"])
+S3 = pytest.param("s3", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["local", S3])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """An empty lake on each kind of storage in turn."""
     if request.param == "local":
@@ -89,7 +92,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return Lake(config)
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(params=["memory", "local", S3])
 def any_lake(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryLake | Lake:
     """An empty lake on each kind of storage in turn, this process's memory among them."""
     if request.param == "memory":

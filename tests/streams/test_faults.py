@@ -28,15 +28,15 @@ from tidemill.kafka import KafkaConfig
 
 pytestmark = pytest.mark.kafka
 
-IS_CI = bool(os.environ.get("CI"))  # a laptop runs a tenth
-DECISIONS = 60_000 if IS_CI else 6_000
-RECORDS = 100_000 if IS_CI else 10_000  # with feedback, copies and strays there are more than that
+DECISIONS = 60_000
+RECORDS = 100_000  # with feedback, copies and strays there are more than that
 ROOT = Path(__file__).parents[2]
 FROZEN_S = 8.0  # longer than the session of a worker
 Signal = Literal["SIGKILL", "SIGTERM", "SIGSTOP"]
 SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGTERM", "SIGSTOP")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_worker_gets_a_signal_in_each_round(
     kafka: KafkaConfig, tmp_path: Path, name: Signal
@@ -74,6 +74,7 @@ def claims(rig: Rig) -> int:
     return sum(number or 0 for number in owners.values())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_broker_gets_a_signal_in_each_round(
     own_kafka: EmbeddedKafka, tmp_path: Path, name: Signal
@@ -121,6 +122,7 @@ def bad_network() -> Iterator[tuple[EmbeddedKafka, ResettingProxy]]:
             yield broker, proxy
 
 
+@pytest.mark.soak
 def test_connections_are_reset_in_each_round(
     bad_network: tuple[EmbeddedKafka, ResettingProxy], tmp_path: Path
 ) -> None:
@@ -143,6 +145,7 @@ def reset_connections(proxy: ResettingProxy) -> None:
     proxy.is_bad = False
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("guard", GUARDS)
 def test_without_a_guard_the_checker_goes_red(
     kafka: KafkaConfig, tmp_path: Path, guard: str

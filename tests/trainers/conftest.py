@@ -22,7 +22,7 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 StartTrainer = Callable[..., TrainerProcess]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_loop() -> MakeLoop:
     """Make a loop with both learners; keywords replace its parts."""
 
@@ -56,7 +56,7 @@ def make_loop() -> MakeLoop:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rows() -> MakeRows:
     """Make examples whose label follows the features; *signal* 0 makes it a coin's."""
 
@@ -125,7 +125,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeConfig(root=str(tmp_path / "lake")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def grow() -> Grow:
     """Commit rows to the examples as a worker does; return the version."""
 

@@ -1,6 +1,7 @@
 """The training cycle: everything in order, and nothing lost or doubled by a kill between steps."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,13 +121,24 @@ def told(models: Iterable[ModelVersion]) -> list[tuple[str, bool]]:
     return [(model.version, model.promoted) for model in models]
 
 
-@pytest.fixture
-def grown(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> Lake:
-    """A lake with 3,000 labelled rows in six commits."""
+@pytest.fixture(scope="module")
+def grown_once(
+    make_loop: MakeLoop, make_rows: MakeRows, grow: Grow, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a lake with 3,000 labelled rows in six commits."""
+    root = tmp_path_factory.mktemp("grown") / "lake"
+    lake = Lake(LakeConfig(root=str(root)))
     lake.create(make_loop())
     for start in range(0, 3_000, 500):
         grow(lake, make_rows(500, first=start))
-    return lake
+    return root
+
+
+@pytest.fixture
+def grown(grown_once: Path, tmp_path: Path) -> Lake:
+    """A copy of that lake for one test alone."""
+    shutil.copytree(grown_once, tmp_path / "lake")
+    return Lake(LakeConfig(root=str(tmp_path / "lake")))
 
 
 def test_an_empty_lake_makes_no_model(lake: Lake, make_loop: MakeLoop) -> None:
@@ -234,6 +246,7 @@ def test_a_model_that_knows_nothing_is_kept_and_not_published(
     assert all("the base rate's" in model.reason for model in made[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Killed(), BrokerError("away", hint="wait")], ids=repr)
 @pytest.mark.parametrize("kill_at", range(1, 10))
 def test_a_kill_before_any_write_to_the_topic_neither_loses_nor_doubles_a_version(
@@ -247,6 +260,7 @@ def test_a_kill_before_any_write_to_the_topic_neither_loses_nor_doubles_a_versio
     assert_as_without_a_kill(make_loop(), grown, topic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("kill_at", range(1, 8))
 def test_a_kill_around_any_commit_of_the_lake_neither_loses_nor_doubles_a_version(
@@ -284,6 +298,7 @@ def assert_as_without_a_kill(loop: Loop, lake: Lake, topic: ModelTopic) -> None:
     assert live_version(topic) == live.version
 
 
+@pytest.mark.slow
 def test_a_killed_online_learner_ends_as_the_same_model(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:

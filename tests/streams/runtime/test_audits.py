@@ -33,6 +33,7 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loop", [LOOP, CORRECTED, CORRECTED_SHOP], ids=["plain", "corrected", "three logs"]
 )

@@ -40,6 +40,7 @@ def grow_to(lake: Lake, make_rows: MakeRows, grow: Grow) -> Callable[[int, int],
     return commit
 
 
+@pytest.mark.slow
 def test_a_longer_holdout_does_not_judge_the_live_model_by_rows_it_knows(
     lake: Lake, make_loop: MakeLoop, grow_to: Callable[[int, int], None]
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_live_state_of_another_rate_is_asked_as_it_stands(
     assert "live_log_loss" in batch.metrics
 
 
+@pytest.mark.slow
 def test_the_online_learner_is_judged_by_the_rows_it_served(
     lake: Lake, make_loop: MakeLoop, grow_to: Callable[[int, int], None]
 ) -> None:
