@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.examples import deep, examples_now
+from tests.deep import deep, examples_now
 from tests.streams.join_logs import (
     LOGS,
     ORDERS,
@@ -134,9 +134,8 @@ class Worker(RuleBasedStateMachine):
             assert (self.shell.join.open_decisions, self.shell.join.open_feedback) == (0, 0)
 
 
-TestWorker = Worker.TestCase
+TestWorker = pytest.mark.deep(Worker.TestCase)
 TestWorker.settings = settings(max_examples=examples_now(120), stateful_step_count=30)
-TestWorker.pytestmark = [pytest.mark.deep]
 
 
 @deep(100)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import pytest
-from tests.examples import examples_now
+from tests.deep import examples_now
 from tests.streams.schedules import Workers, run
 from tests.streams.workers_in_memory import METRICS, World
 

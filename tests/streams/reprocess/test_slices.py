@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.examples import deep
+from tests.deep import deep
 from tests.streams.join_logs import (
     ORDERS,
     RULES,

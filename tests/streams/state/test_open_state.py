@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.examples import deep
+from tests.deep import deep
 from tests.streams.join_logs import (
     SECOND,
     Shell,
