@@ -24,6 +24,7 @@ def deep(most: int) -> Callable[[Test], Test]:
     """Mark a property that tries *most* examples in the soak and a tenth of them elsewhere."""
 
     def decorate(test: Test) -> Test:
-        return pytest.mark.deep(settings(max_examples=examples_now(most))(test))
+        marked: Test = pytest.mark.deep(settings(max_examples=examples_now(most))(test))
+        return marked
 
     return decorate

@@ -129,7 +129,7 @@ def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig)
 def get(url: str) -> tuple[int, bytes]:
     """Return status and body of *url*; 0 while nobody listens."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

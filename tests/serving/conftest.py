@@ -64,7 +64,7 @@ def serve() -> Iterator[Callable[[Worker], str]]:
     yield start
     for server, thread in running:
         server.should_exit = True
-        thread.join(10)
+        thread.join(120)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def new_loop(**changes: object) -> Loop:
     )
 
 
-def until(true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
+def until(true: Callable[[], object], what: str, timeout_s: float = 300.0) -> None:
     """Return as soon as *true* holds; fail after *timeout_s*."""
     deadline = time.monotonic() + timeout_s
     while not true():
@@ -230,7 +230,7 @@ class Rig:
         until(lambda: self.answers(process), "the worker answers")
         return process
 
-    def ended(self, timeout_s: float = 60.0, **more: str) -> int:
+    def ended(self, timeout_s: float = 300.0, **more: str) -> int:
         """Start a worker that ends by itself; return its exit code."""
         process = self._started(**more)
         try:
@@ -256,7 +256,7 @@ class Rig:
         assert worker.poll() is None, self.log()[-3000:]
         try:
             address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
-            urllib.request.urlopen(address, timeout=5).close()
+            urllib.request.urlopen(address, timeout=60).close()
         except OSError:
             return False
         return True
@@ -269,7 +269,7 @@ class Rig:
         """Return the sum of a metric of *worker*; 0 if it does not answer."""
         try:
             address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(address, timeout=60) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return 0
@@ -299,7 +299,7 @@ class Rig:
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
         names = {str(log): topic for log, topic in joined_topics(self.loop).items()}
         found = {
-            (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=120)
             for log, topic in names.items()
             for number in range(self.loop.partitions)
         }
@@ -398,7 +398,7 @@ def end(process: subprocess.Popen[bytes]) -> int:
         process.send_signal(signal.SIGCONT)
         process.terminate()
     try:
-        return process.wait(20)
+        return process.wait(120)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -42,7 +42,7 @@ def test_case_5_an_idle_partition_closes_by_the_clock(kafka: KafkaConfig, tmp_pa
     producer.feed("a", START + SECOND)
     producer.flush()
     with rig.worker():
-        until(rig.is_done, "the windows close without a next event", 60)
+        until(rig.is_done, "the windows close without a next event")
     assert states(rig) == {"a": "labeled", "b": "no_feedback"}
     assert_exact(rig, idle=True)
 

