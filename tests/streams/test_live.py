@@ -27,6 +27,7 @@ def metric(rig: Rig, pid: int, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+@pytest.mark.soak
 def test_ledger_and_audit_are_true_while_a_worker_writes(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:

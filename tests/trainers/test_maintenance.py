@@ -111,6 +111,7 @@ def test_rows_that_wait_for_the_next_version_survive_a_cut_log(
     assert cycle.course.learner.rows == 600
 
 
+@pytest.mark.soak
 @pytest.mark.kafka
 def test_a_trainer_merges_many_small_files_and_learns_each_example_once(
     start_trainer: StartTrainer,

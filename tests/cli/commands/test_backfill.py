@@ -20,6 +20,8 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.backfills import Backfill, done, read_backfill, table_name
 from tidemill.schemas.loop.loop_file import dump_loop
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Lake:
@@ -34,7 +36,6 @@ def lake(written: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
     return written
 
 
-@pytest.mark.slow
 def test_two_processes_make_what_the_live_worker_made(
     lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,7 +52,6 @@ def test_two_processes_make_what_the_live_worker_made(
     assert examples(lake, table_name("same")) == examples(lake), "nothing is made twice"
 
 
-@pytest.mark.slow
 def test_another_label_is_asked_for_and_compared_in_sql(
     lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,7 +67,6 @@ def test_another_label_is_asked_for_and_compared_in_sql(
     assert 0 < told["other"] <= told["both"]
 
 
-@pytest.mark.slow
 def test_a_changed_loop_file_needs_no_publishing(
     lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +135,6 @@ def cut(lake: Lake, made: Backfill, slices: int) -> Backfill:
     return finer
 
 
-@pytest.mark.slow
 def test_a_killed_backfill_goes_on_where_it_was(lake: Lake) -> None:
     """SIGKILL to parent and children, again and again; each slice is there once in the end."""
     made = begun(lake, shop(2), "killed", since=None, until=None, processes=1)
@@ -155,7 +153,6 @@ def test_a_killed_backfill_goes_on_where_it_was(lake: Lake) -> None:
     assert examples(lake, table_name("killed")) == examples(lake)
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_it_with_its_children(lake: Lake) -> None:
     """Status 130, nobody left behind, and the same command goes on."""
     made = cut(lake, begun(lake, shop(2), "stopped", since=None, until=None, processes=1), 12)
@@ -173,7 +170,6 @@ def test_ctrl_c_ends_it_with_its_children(lake: Lake) -> None:
     assert examples(lake, table_name("stopped")) == examples(lake)
 
 
-@pytest.mark.slow
 def test_an_error_of_a_child_is_told_as_it_is(lake: Lake) -> None:
     """The lake refuses in the child, the hint has to reach the terminal."""
     made = begun(lake, shop(2), "elsewhere", since=None, until=None, processes=1)

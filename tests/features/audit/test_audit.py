@@ -23,6 +23,8 @@ from tidemill.streams.commit.transactions import NOTHING_CLOSED
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
 
+pytestmark = pytest.mark.slow  # each makes a lake and audits it
+
 TINY = Effort(rows=40, threads=1, memory_mb=256)
 WHOLE = Effort(threads=1, memory_mb=256)
 
@@ -271,7 +273,6 @@ def two_versions(
     return stream, second, begins
 
 
-@pytest.mark.slow
 def test_each_row_is_measured_by_the_version_that_judged_it(tmp_path: Path) -> None:
     """A loop whose window was changed is no alarm, neither before the change nor at it."""
     unaware = 0
@@ -298,7 +299,6 @@ def test_feedback_at_the_change_of_a_window_is_no_alarm(tmp_path: Path, seed: in
     assert report.agrees, [str(found) for found in report.first]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("corrections", [(0, 20), (20, 0), (10, 30)])
 def test_corrections_across_versions_are_no_alarm(
     tmp_path: Path, corrections: tuple[int, int]
@@ -312,7 +312,6 @@ def test_corrections_across_versions_are_no_alarm(
         assert report.agrees, (seed, [str(found) for found in report.first])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("corrections", [0, 20])
 def test_a_stream_that_a_version_adds_is_measured_from_its_first_record(
     tmp_path: Path, corrections: int

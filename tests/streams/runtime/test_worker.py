@@ -42,6 +42,7 @@ def is_past(rig: Rig, records: int) -> bool:
     return committed(rig) > records
 
 
+@pytest.mark.soak
 def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ def replayed(kafka: KafkaConfig, rig: Rig, folder: Path, group: str, **settings:
     return again
 
 
+@pytest.mark.soak
 def test_replays_with_other_batch_sizes_give_the_same_bytes(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
@@ -153,6 +155,7 @@ def test_the_rest_of_a_backlog_waits_for_nothing(kafka: KafkaConfig, tmp_path: P
         until(rig.is_read, "the end of the backlog is committed")
 
 
+@pytest.mark.soak
 def test_windows_longer_than_memory_are_exact_whatever_is_killed(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
@@ -314,6 +317,7 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
     assert_exact(rig)
 
 
+@pytest.mark.soak
 def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
