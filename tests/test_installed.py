@@ -90,10 +90,10 @@ def test_the_demo_runs_from_the_wheel(installed: Path, wheel: Path, tmp_path: Pa
 def interpreter(version: str) -> str | None:
     """Return a Python of *version* on this machine: on the path, or one of pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"))]
-    for candidate in filter(None, candidates):  # a shim of pyenv may answer that it is not set
+    candidates = [f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))]
+    for candidate in filter(shutil.which, candidates):
         if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
-            return str(candidate)
+            return candidate  # a shim of pyenv would have failed where its version is not set
     return None
 
 
