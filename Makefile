@@ -41,4 +41,4 @@ wheel: install  ## Build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove everything that can be made again
-	rm -rf $(VENV) build dist serving/model/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .tidemill
+	rm -rf $(VENV) .venv-3.* build dist serving/model/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .tidemill

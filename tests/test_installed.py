@@ -82,7 +82,6 @@ def test_the_demo_runs_from_the_wheel(installed: Path, wheel: Path, tmp_path: Pa
     install(installed, f"{wheel}[demo,kafka]")
     run(installed / "tidemill", "demo", "--days", "14", folder=tmp_path)
     report = json.loads((tmp_path / "demo-report.json").read_text())
-    assert report["kafka"]["kind"] == "embedded"
     assert report["ledger_balanced"] is True
     assert sum(report["examples"].values()) == report["decisions"] > 10_000
 
