@@ -5,39 +5,49 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: demo test check bench docs install clean
+.PHONY: install help demo test check format bench docs wheel clean
 
-install: $(STAMP)
+install: $(STAMP)  ## Make .venv with the package and all its tools (the default)
 
-$(STAMP): pyproject.toml constraints.txt setup.py serving/model/trees.c
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt setup.py src/tidemill/__init__.py serving/model/trees.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"tidemill needs Python 3.11 to 3.13, this is {v.major}.{v.minor}: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[kafka,demo,dev]'
 	@$(BIN)/python -c 'import lightgbm' 2>/dev/null || { echo 'LightGBM needs the OpenMP runtime libgomp.so.1, which slim images lack: apt-get install libgomp1, or dnf install libgomp'; exit 1; }
 	@touch $(STAMP)
 
-demo: install
+demo: install  ## Play a year of real flights through the whole loop
 	$(BIN)/tidemill demo $(ARGS)
 
-test: install
+test: install  ## Run the tests; ARGS=... is passed to pytest
 	$(BIN)/pytest $(ARGS)
 
-check: install
+check: install  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+format: install  ## Format the code and sort its imports
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: install  ## Measure the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $(DOCS_STAMP)
 
-docs: $(DOCS_STAMP)
+docs: $(DOCS_STAMP)  ## Build the site into build/docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --doctree-dir build/doctrees --builder html docs build/docs $(ARGS)
 	@echo 'open build/docs/index.html'
 
-clean:
-	rm -rf $(VENV) build dist serving/model/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .tidemill
+wheel: install  ## Build sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## Remove everything that can be made again
+	rm -rf $(VENV) .venv-3.* build dist serving/model/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .tidemill
