@@ -22,14 +22,16 @@ from tidemill.schemas import topics
 from tidemill.schemas.logs import Log
 from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.transactions import ProgressTable, claim, raw_numbers
+from tidemill.streams.commit.ownership import claim
+from tidemill.streams.commit.progress_table import ProgressTable
+from tidemill.streams.commit.snapshot import PartitionSnapshot
+from tidemill.streams.commit.transactions import raw_numbers
 from tidemill.streams.deadletters.writer import MemoryDeadLetters
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.partitions import PartitionSnapshot
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.units import micros, moment
@@ -53,7 +55,15 @@ class Worker:
             return PartitionJoin(self.rules, resume, labels=labels, state=state)
 
         spill_files = SpillFiles(folder)
-        self.windows = OpenWindows(bench, self.rules, tables, spill_files, self.metrics, join, 30.0)
+        self.windows = OpenWindows(
+            loop=bench,
+            rules=self.rules,
+            tables=tables,
+            spill_files=spill_files,
+            metrics=self.metrics,
+            join=join,
+            patience_s=30.0,
+        )
         self.rounds = CommitCycle(NAME, tables, MemoryDeadLetters(), self.metrics, 30.0)
         self.leases = claim(tables, range(PARTITIONS), 1)
         self.joins = self.windows.recover(self.leases)

@@ -11,11 +11,13 @@ import polars as pl
 from benchmarks.workload import COUNTRIES, DEVICES, EVERY, FLOATS, START, WITHIN
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
+from tidemill.features.lake.progress_keys import FRONTIER, join_time
 from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.commit.transactions import Lease, ProgressUpdate, claim, commit, raw_numbers
+from tidemill.streams.commit.ownership import Lease, claim
+from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
@@ -62,8 +64,10 @@ def _closed(join: PartitionJoin, holding: Lease, bench: Loop) -> ProgressUpdate 
     closed = join.close()
     if closed is None:
         return None
-    times = {f"time/{log}": micros(time) for log, time in closed.stream_times.items()}
-    numbers = {"frontier": micros(closed.frontier), **times}
+    times: dict[str, int] = {
+        join_time(log): micros(time) for log, time in closed.stream_times.items()
+    }
+    numbers: dict[str, int] = {FRONTIER: micros(closed.frontier), **times}
     examples = closed.examples.with_columns(
         pl.lit(topics.decisions(bench.loop)).alias("topic"),
         pl.lit(holding.partition, pl.Int32).alias("partition"),

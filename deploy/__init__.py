@@ -1,1 +1,5 @@
-"""Wiring and nothing else: the command line, a local Kafka, the processes."""
+"""What runs where: the processes of a loop on one machine, the demo, and work on many cores.
+
+Read `local/` (Kafka, S3, processes), then `demo/`, then `reprocess/`. It may import every package
+but `cli`, which calls it.
+"""

@@ -5,14 +5,13 @@ acknowledged. It judges nothing.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from rich.table import Table
-
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.lake.progress_keys import FRONTIER
 from tidemill.kafka import KafkaConfig, read_compacted
 from tidemill.monitor.lag import LagReader
 from tidemill.schemas import topics
@@ -98,33 +97,12 @@ def read_acks(config: KafkaConfig) -> list[Ack]:
     return [Ack.from_json(value) for value in read_compacted(config, topics.ACKS).values()]
 
 
-def table(chains: Sequence[Chain]) -> Table:
-    """Return one line a loop, from decision to worker."""
-    made = Table("loop", "decision", "feedback", "example", "closed until", "model", box=None)
-    made.add_column("swapped")
-    made.add_column("workers", justify="right")
-    for chain in chains:
-        made.add_row(
-            chain.loop,
-            _ago(chain.decision_age_s),
-            _ago(chain.feedback_age_s),
-            _ago(chain.example_age_s),
-            f"{chain.closed_until:%Y-%m-%d %H:%M:%S}" if chain.closed_until else "-",
-            chain.model or "-",
-            _ago(chain.model_age_s),
-            f"{chain.serving}/{chain.workers}"
-            + (f" {chain.refused} refused" * bool(chain.refused)),
-            style="red" if chain.refused else None,
-        )
-    return made
-
-
 def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetime | None]:
     """Return the age of the newest commit of examples and the slowest partition's frontier."""
     if not lake.has_table(loop.loop, EXAMPLES):
         return None, None
     examples = lake.table(loop.loop, EXAMPLES)
-    found = examples.progress(f"frontier/{number}" for number in range(loop.partitions))
+    found = examples.progress(FRONTIER.key(number) for number in range(loop.partitions))
     frontiers = [frontier for frontier in found.values() if frontier is not None]
     if not frontiers:
         return None, None
@@ -134,12 +112,3 @@ def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetim
 
 def _age(at_ms: int | None, now: float) -> float | None:
     return None if at_ms is None else max(0.0, now - at_ms / 1000)
-
-
-def _ago(age_s: float | None) -> str:
-    if age_s is None:
-        return "-"
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if age_s >= size:
-            return f"{age_s / size:.1f} {unit} ago"
-    return f"{age_s:.1f} s ago"

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES, table_of
+from tidemill.features.lake.progress_keys import FRONTIER, STREAM_TIME, ProgressName, join_time
 from tidemill.monitor.json_values import as_json
-from tidemill.schemas.logs import Log, numbered
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,13 +81,12 @@ def read_decision_window(
         LakeError: the lake cannot be read.
     """
     start = _EPOCH + (at - _EPOCH) // bucket * bucket
-    (frontier,) = _numbers(lake, loop, EXAMPLES, versions, ("frontier",), partition)
-    moved = _numbers(
-        lake, loop, EXAMPLES, versions, [f"time/{log}" for log in loop.logs], partition
-    )
+    (frontier,) = _numbers(lake, loop, EXAMPLES, versions, (FRONTIER,), partition)
+    names = [join_time(log) for log in loop.logs]
+    moved = _numbers(lake, loop, EXAMPLES, versions, names, partition)
     times: dict[Log, datetime | None] = {}
     for log, used in zip(loop.logs, moved, strict=True):
-        own = (numbered("time", log),)
+        own = (STREAM_TIME.for_log(log),)
         (read,) = _numbers(lake, loop, table_of(log), versions, own, partition)
         times[log] = max((time for time in (read, used) if time is not None), default=None)
     return DecisionWindow(
@@ -103,11 +103,11 @@ def _numbers(
     loop: Loop,
     table: str,
     versions: Mapping[str, int],
-    names: Sequence[str],
+    names: Sequence[ProgressName],
     partition: int,
 ) -> list[datetime | None]:
     """Return numbers of one partition that are times."""
-    ids = [f"{name}/{partition}" for name in names]
+    ids = [name.key(partition) for name in names]
     found = lake.table(loop.loop, table).progress(ids, versions[table])
     values = (found[id_] for id_ in ids)
     return [None if us is None else _EPOCH + timedelta(microseconds=us) for us in values]

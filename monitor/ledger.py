@@ -13,11 +13,19 @@ import duckdb
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.features.lake.progress_keys import (
+    DEAD_LETTERS,
+    DUPLICATE,
+    GAPS,
+    LATE,
+    OFFSET,
+    UNMATCHED,
+)
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
 from tidemill.features.sql.states import joined_feedback
 from tidemill.features.sql.views import open_duckdb, schema_name, snapshot, views
-from tidemill.schemas.logs import Log, number_of, numbered
+from tidemill.schemas.logs import Log, number_of
 from tidemill.schemas.loop.definition import Loop
 
 Counters = Mapping[str, int]
@@ -115,7 +123,9 @@ def _account(
         total.update(counts)
     passed = {log: _passed(log, partition, numbers) for log in logs}
     dead = sum(each.dead for each in passed.values())
-    settled = {name: numbers[EXAMPLES, f"{name}/{partition}"] for name in _SETTLED[table]}
+    settled: dict[str, int] = {
+        name: numbers[EXAMPLES, name.key(partition)] for name in _SETTLED[table]
+    }
     unread = {
         log: max(0, ends[log, partition] - each.offset)
         for log, each in passed.items()
@@ -146,7 +156,7 @@ class _Passed:
 
 
 def _passed(log: Log, partition: int, numbers: Mapping[tuple[str, str], int]) -> _Passed:
-    found = (numbers[log, f"{name}/{partition}"] for name in _READ)
+    found = (numbers[log, name.key(partition)] for name in _READ)
     return _Passed(*found)
 
 
@@ -162,13 +172,11 @@ def _lost(counts: Counters, passed: _Passed) -> int:
 
 def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[tuple[str, str], int]:
     """Return the numbers that travel with commits, by log, or "examples", and by name."""
-    wanted = [
-        (log, table_of(log), name, numbered(name, log)) for log in loop.logs for name in _READ
-    ]
+    wanted = [(log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ]
     wanted += [(EXAMPLES, EXAMPLES, name, name) for name in _SETTLED[FEEDBACK]]
     found: dict[tuple[str, str], int] = {}
-    for owner, table, name, kept in wanted:
-        ids = {f"{kept}/{n}": f"{name}/{n}" for n in range(loop.partitions)}
+    for owner, table, name, own in wanted:
+        ids = {own.key(n): name.key(n) for n in range(loop.partitions)}
         for key, number in lake.table(loop.loop, table).progress(ids, versions[table]).items():
             found[owner, ids[key]] = number or 0
     return found
@@ -181,8 +189,8 @@ def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream
     return {(row.pop("partition"), row.pop("stream")): row for row in rows}
 
 
-_READ = ("offset", "dead", "holes")  # what commits of rows say of each log
-_SETTLED = {DECISIONS: (), FEEDBACK: ("late", "duplicate", "unmatched")}  # and those of examples
+_READ = (OFFSET, DEAD_LETTERS, GAPS)  # what commits of rows say of each log
+_SETTLED = {DECISIONS: (), FEEDBACK: (LATE, DUPLICATE, UNMATCHED)}  # and those of examples
 _ENDS = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),

@@ -96,15 +96,3 @@ def log_of(position: int, logs: Iterable[Log]) -> Log | None:
     """
     number = position >> OFFSET_BITS
     return next((log for log in logs if is_feedback(log) and number_of(log) == number), None)
-
-
-def numbered(name: str, log: Log) -> str:
-    """Return what the lake calls the progress number *name* of *log*, but for the partition.
-
-    All logs of feedback keep their numbers on the same tables; those of a stream bear its name.
-
-    >>> numbered("offset", "feedback"), numbered("offset", "feedback.orders")
-    ('offset', 'offset@orders')
-    """
-    stream = stream_of(log)
-    return name if stream is None else f"{name}@{stream}"

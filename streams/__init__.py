@@ -1,1 +1,6 @@
-"""Data in motion: batches from Kafka, the join in event time, examples into the lake."""
+"""Data in motion: batches from Kafka, the join in event time, examples into the lake.
+
+Read `units` and `join/` (the rules and the pure core), then `state/` (what it keeps open),
+`consumer/` (Kafka and Faust), `commit/` (the lake), `runtime/` (a worker); `deadletters/`, `rekey/`
+and `reprocess/` last. It may import schemas and features, and none of the other packages.
+"""

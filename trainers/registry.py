@@ -16,6 +16,7 @@ import polars as pl
 
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.progress_keys import MODEL_NUMBER
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
@@ -27,7 +28,6 @@ from tidemill.schemas.models.manifest import (
 
 MODELS = "models"
 ONLINE = "online"  # the slot an online learner keeps its newest state in, live or not
-_NUMBER = "number"
 _TIME = pl.Datetime("us", "UTC")
 _SCHEMA = pl.Schema(
     {
@@ -174,7 +174,7 @@ class Registry:
         row = {name: getattr(model, name) for name in _LISTED}
         row |= {name: json.dumps(dict(row[name]), sort_keys=True) for name in _JSON}
         frame = pl.DataFrame([row | {"payload": payload}], schema=_row_schema())
-        self._table.append(frame, swaps=[CompareAndSwap(_NUMBER, before, model.number)])
+        self._table.append(frame, swaps=[CompareAndSwap(MODEL_NUMBER, before, model.number)])
         self._models.append(model)
 
     def _read(self) -> list[ModelVersion]:

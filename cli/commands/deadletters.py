@@ -1,20 +1,16 @@
-"""`tidemill dead-letters show` and `replay`: parse, call one function of a room, print.
-
-Each command imports its room when it runs, so that `tidemill --help` loads none of them.
-"""
+"""`tidemill dead-letters show` and `tidemill dead-letters replay`."""
 
 import os
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.errors import RequestError
+from tidemill.cli.options import AsJson
 
 if TYPE_CHECKING:
     from tidemill.streams.deadletters.reader import Wanted
 
-LoopOption = Annotated[str | None, typer.Option(help="Only letters of this loop.")]
+LoopOption = Annotated[str | None, typer.Option(help="Only records of this loop.")]
 TopicOption = Annotated[str | None, typer.Option(help="Only records of this topic.")]
 ReasonsOption = Annotated[
     list[str] | None, typer.Option("--reason", help="Only this reason; may be repeated.")
@@ -25,9 +21,12 @@ SinceOption = Annotated[
 ]
 SourcesOption = Annotated[
     list[str] | None,
-    typer.Option("--letter", help="Only this letter, topic/partition/offset; may be repeated."),
+    typer.Option(
+        "--letter",
+        metavar="TOPIC/PARTITION/OFFSET",
+        help="Only the record from there; may be repeated.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
 def show(
@@ -36,24 +35,24 @@ def show(
     reason: ReasonsOption = None,
     since: SinceOption = None,
     letter: SourcesOption = None,
-    limit: Annotated[int, typer.Option(min=0, help="Most letters to print.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="Most dead letters to print.")] = 20,
     by_offset: Annotated[
-        bool, typer.Option("--by-offset", help="In the order of their topics, not newest first.")
+        bool, typer.Option("--by-offset", help="Sort by topic and offset, not newest first.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what could not be read, and why: newest first, each letter once, and counts by reason.
+    """Show what could not be read, and why: each dead letter once, and counts by reason.
 
-    A single --letter is shown with up to 4 KB of its bytes.
+    With --letter, up to 4 KB of the bytes are shown.
     """
     from tidemill.cli.tables.deadletters import print_overview
     from tidemill.kafka import KafkaConfig
     from tidemill.streams.deadletters.reader import DeadLetterReader, overview
 
-    box = DeadLetterReader(KafkaConfig.from_env(os.environ))
+    reader = DeadLetterReader(KafkaConfig.from_env(os.environ))
     wanted = _wanted(loop, topic, reason, since, letter)
-    found = overview(box, wanted, limit=limit, by_place=by_offset)
-    print_overview(box, found, whole=bool(letter), as_json=as_json)
+    found = overview(reader, wanted, limit=limit, by_place=by_offset)
+    print_overview(reader, found, whole=bool(letter), as_json=as_json)
 
 
 def replay(
@@ -63,19 +62,19 @@ def replay(
     since: SinceOption = None,
     letter: SourcesOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run/--apply", help="Say what would be done, or do it.")
+        bool, typer.Option("--dry-run/--apply", help="Say what would be sent, or send it.")
     ] = True,
     every: Annotated[
-        bool, typer.Option("--all", help="Also send what can still not be read.")
+        bool, typer.Option("--all", help="Also send what still cannot be read.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Send letters that can be read by now back to their topics, each at most once.
+    """Send dead letters that can be read by now back to their topics, each at most once.
 
-    Exit 1 if some of them can still not be read. An interruption leaves nothing half done: start
-    it again, and it goes on with the rest.
+    Exit 1 if some of them still cannot be read. After an interruption the same command goes on
+    with the rest.
     """
-    from tidemill.cli.tables.deadletters import letters_bar, print_tally
+    from tidemill.cli.tables.deadletters import print_redrive, redrive_progress
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.published import fetch_loops
     from tidemill.schemas.registry.choose import schema_store
@@ -83,18 +82,18 @@ def replay(
     from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, look, redrive
 
     kafka = KafkaConfig.from_env(os.environ)
-    box, tally = DeadLetterReader(kafka), RedriveCounts()
+    reader, counts = DeadLetterReader(kafka), RedriveCounts()
     judge = Judge(fetch_loops(kafka), schema_store(kafka, os.environ))
     wanted = _wanted(loop, topic, reason, since, letter)
     try:
         if dry_run:
-            look(box, wanted, judge, tally, every=every)
+            look(reader, wanted, judge, counts, every=every)
         else:
-            with letters_bar() as bar:
-                redrive(box, wanted, judge, tally, every=every, told=bar)
+            with redrive_progress() as on_progress:
+                redrive(reader, wanted, judge, counts, every=every, told=on_progress)
     finally:
-        print_tally(tally, applied=not dry_run, as_json=as_json)
-    return 1 if tally.left else 0
+        print_redrive(counts, applied=not dry_run, as_json=as_json)
+    return 1 if counts.left else 0
 
 
 def _wanted(
@@ -104,28 +103,13 @@ def _wanted(
     since: str | None,
     sources: list[str] | None,
 ) -> "Wanted":
+    from tidemill.cli.times import time_since
     from tidemill.streams.deadletters.reader import Wanted
 
     return Wanted(
         loop=loop,
         topic=topic,
         reasons=frozenset(reasons or ()),
-        since=None if since is None else _moment(since),
+        since=None if since is None else time_since(since),
         sources=frozenset(sources or ()),
     )
-
-
-def _moment(text: str) -> datetime:
-    from tidemill.schemas.loop.durations import parse_duration
-
-    try:
-        return datetime.now(UTC) - parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise RequestError(
-            f"--since {text} is no time", hint="write it as 2h, 7d or 2026-01-01T00:00:00Z"
-        ) from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""`tidemill demo` and `tidemill up`: parse, call one function, print."""
+"""`tidemill demo` and `tidemill up`."""
 
 import contextlib
 import os
@@ -8,24 +8,31 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli.options import Servers
+
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it running at the end.")] = False,
-    days: Annotated[
-        int | None, typer.Option(min=1, help="Play the first days only, not the year.")
-    ] = None,
-    report: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("demo-report.json"),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave all of it running at the end.")
+    ] = False,
+    days: Annotated[int | None, typer.Option(min=1, help="Play only so many days.")] = None,
+    report: Annotated[Path, typer.Option(help="File for the figures.")] = Path("demo-report.json"),
     folder: Annotated[
-        Path, typer.Option(help="For logs, lake and an embedded Kafka's data; is emptied.")
+        Path,
+        typer.Option(help="Folder for logs, lake and an embedded Kafka's data; it is emptied."),
     ] = Path(".tidemill/demo"),
-    servers: Annotated[int, typer.Option(min=1, help="How many serving workers.")] = 2,
+    servers: Servers = 2,
     loop: Annotated[
         Path | None, typer.Option(help="Another loop file for the same flights.")
     ] = None,
 ) -> int:
-    """Play a year of real flights through the whole loop, and show what came of it."""
+    """Play a year of real flights through the whole loop, and print the figures.
+
+    Exit 1 if something was lost or doubled, or if no model that went live decided.
+    """
     from rich.console import Console
 
+    from tidemill.cli.tables.demo import print_report
     from tidemill.deploy.demo.demo import DemoConfig, run_demo
 
     config = DemoConfig(
@@ -38,22 +45,27 @@ def demo(
         env=dict(os.environ),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all children, like Ctrl-C
-    found = run_demo(config, Console(highlight=False))
+    found = run_demo(config, Console(highlight=False), on_report=print_report)
     return int(not found.is_sound)
 
 
 def up(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Loop files to publish first.", metavar="[LOOP.yaml]"),
+        typer.Argument(
+            metavar="[LOOP.yaml]...",
+            help="Loop files to publish first; else all published loops run.",
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(help="Of the first serving worker; others follow.")] = 8700,
-    servers: Annotated[int, typer.Option(min=1, help="How many serving workers.")] = 1,
+    port: Annotated[
+        int, typer.Option(help="Port of the first serving worker; the others follow it.")
+    ] = 8700,
+    servers: Servers = 1,
     folder: Annotated[
-        Path, typer.Option(help="For logs, keys, and the lake unless TIDEMILL_LAKE is set.")
+        Path, typer.Option(help="Folder for logs, keys, and the lake unless TIDEMILL_LAKE is set.")
     ] = Path(".tidemill/up"),
 ) -> int:
-    """Run all processes of loops here, Kafka too if there is none, until Ctrl-C."""
+    """Run all processes of loops on this machine, with Kafka if there is none, until Ctrl-C."""
     from rich.console import Console
 
     from tidemill.deploy.local.up import UpConfig, run_up

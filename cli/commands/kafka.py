@@ -1,7 +1,4 @@
-"""`tidemill kafka` and `tidemill lag`: parse, call one function of a room, print.
-
-Each command imports its room when it runs, so that `tidemill --help` loads none of them.
-"""
+"""`tidemill kafka` and `tidemill lag`."""
 
 import os
 import signal
@@ -11,13 +8,15 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli.options import AsJson, FromTime, ToTime
+
 
 def kafka(
     data: Annotated[Path, typer.Option(help="Where an embedded Kafka keeps its data.")] = Path(
         ".tidemill/kafka"
     ),
 ) -> None:
-    """Find a Kafka or start one, say where it is, and keep it until Ctrl-C."""
+    """Find a Kafka or start one, print its address, and run it until Ctrl-C."""
     from tidemill.deploy.local.kafka import find_kafka
     from tidemill.errors import BrokerError
 
@@ -40,32 +39,34 @@ def kafka(
 def lag(
     group: Annotated[
         str | None,
-        typer.Argument(help="One consumer group, or with --labels one loop; all by default."),
+        typer.Argument(
+            metavar="[GROUP]",
+            help="One consumer group, or with --labels one loop; all of them by default.",
+        ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Read again and again.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Read again until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between readings.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a reading.")] = False,
+    as_json: AsJson = False,
     limit_messages: Annotated[
-        int | None, typer.Option(help="Most a partition may be behind.")
+        int | None, typer.Option(help="Most messages that a partition may be behind.")
     ] = None,
-    limit_seconds: Annotated[float | None, typer.Option(help="Oldest a record may be.")] = None,
+    limit_seconds: Annotated[
+        float | None, typer.Option(help="Greatest age of an unread record, in seconds.")
+    ] = None,
     labels: Annotated[
         bool, typer.Option("--labels", help="Show how long after decisions feedback comes instead.")
     ] = False,
-    since: Annotated[
-        str | None, typer.Option("--from", help="With --labels: decisions made from then on.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--to", help="With --labels: decisions made before then.")
-    ] = None,
+    since: FromTime = None,
+    until: ToTime = None,
 ) -> int:
     """Show how far consumer groups are behind, in messages and seconds; exit 1 over a limit.
 
-    With --labels the lake is asked how long feedback takes, to choose `within` by: needs no Kafka.
+    With --labels it reads the lake, not Kafka, and shows how long feedback takes: choose `within`
+    by it. --from and --to are for --labels.
     """
     if labels:
         return _label_lag(group, since, until, as_json=as_json)
-    from tidemill.cli.tables.lag import Limits, show, watch_lag
+    from tidemill.cli.tables.lag import Limits, print_lag, watch_lag
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.lag import LagReader
 
@@ -73,23 +74,21 @@ def lag(
     limits = Limits(messages=limit_messages, seconds=limit_seconds)
     if watch:
         return watch_lag(lambda: reader.read(group), limits, as_json=as_json, every_s=every)
-    return show(reader.read(group), limits, as_json=as_json)
+    return print_lag(reader.read(group), limits, as_json=as_json)
 
 
 def _label_lag(loop: str | None, since: str | None, until: str | None, *, as_json: bool) -> int:
-    from tidemill.cli.commands.lake import loops_of
+    from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.label_lag import print_label_lags
     from tidemill.cli.times import event_span
-    from tidemill.features.lake.lake import Lake, LakeConfig
     from tidemill.monitor.label_lag import label_lags
 
-    first, behind = event_span(since, until)
-    lake = Lake(LakeConfig.from_env(os.environ))
-    names = loops_of(lake) if loop is None else [loop]
+    first, end = event_span(since, until)
+    lake = open_lake()
     curves = [
         curve
-        for name in names
-        for curve in label_lags(lake, lake.loop(name), since=first, until=behind)
+        for name in chosen_loops(lake, loop)
+        for curve in label_lags(lake, lake.loop(name), since=first, until=end)
     ]
     print_label_lags(curves, as_json=as_json)
     return 0

@@ -1,6 +1,5 @@
-"""`tidemill monitor`: parse, call one function of the monitor, print."""
+"""`tidemill monitor`."""
 
-import json
 import os
 import signal
 import threading
@@ -8,21 +7,25 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli.options import AsJson, Host, LoopNames
+
 
 def monitor(
-    loops: Annotated[list[str] | None, typer.Argument(help="Loops; all by default.")] = None,
-    port: Annotated[int, typer.Option(help="Where /metrics, /status and /healthz are.")] = 8790,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    loops: LoopNames = None,
+    port: Annotated[int, typer.Option(help="The port of /metrics, /status and /healthz.")] = 8790,
+    host: Host = "127.0.0.1",
     every: Annotated[float, typer.Option(help="Seconds between readings.")] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Read once, print, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --once: print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Watch lag, freshness and ledger, and serve them over HTTP until Ctrl-C."""
-    from rich.console import Console
+    """Measure lag, freshness and ledger, and serve them over HTTP until Ctrl-C.
 
+    --json is for --once.
+    """
+    from tidemill.cli.tables.chain import chain_table
+    from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.chain import table
     from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
 
     config = MonitorConfig(
@@ -36,9 +39,9 @@ def monitor(
     if once:
         status = Readings(config).read()
         if as_json:
-            print(json.dumps(status.to_json()))
+            print_json(status.to_json())
         else:
-            Console(width=None if Console().is_terminal else 160).print(table(status.chains))
+            print_table(chain_table(status.chains))
         return 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

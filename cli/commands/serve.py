@@ -1,4 +1,4 @@
-"""The command ``serve``: run an inference worker behind HTTP."""
+"""`tidemill serve`."""
 
 import os
 import socket
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tidemill.cli.options import Host, LoopNames
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.schemas.registry.choose import writer_store
 from tidemill.serving.api.server import ServerConfig, run_server
@@ -14,18 +15,17 @@ from tidemill.serving.worker import ServingWorkerConfig
 
 
 def serve(
-    loops: Annotated[
-        list[str] | None, typer.Argument(metavar="[LOOP ...]", help="default: all published")
-    ] = None,
-    port: Annotated[int, typer.Option(help="where to listen; 0: any free port")] = 8700,
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from elsewhere")] = "127.0.0.1",
+    loops: LoopNames = None,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free one.")] = 8700,
+    host: Host = "127.0.0.1",
     name: Annotated[
-        str | None, typer.Option(help="in acknowledgements; default TIDEMILL_WORKER or HOST-PORT")
+        str | None,
+        typer.Option(help="Name in acknowledgements; default TIDEMILL_WORKER or HOST-PORT."),
     ] = None,
     file: Annotated[
-        list[Path] | None, typer.Option(help="a loop file, for a start without Kafka")
+        list[Path] | None, typer.Option(help="A loop file, to start without Kafka.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="of the policies' chance")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the policies' random choices.")] = None,
 ) -> int:
     """Serve decisions of published loops over HTTP until SIGTERM."""
     definitions = tuple(load_loop(path) for path in file or ())

@@ -1,40 +1,37 @@
-"""`tidemill trace`: parse, call one function, print.
-
-The command imports its room when it runs, so that `tidemill --help` loads none of them.
-"""
+"""`tidemill trace`."""
 
 import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.cli.options import AsJson
 from tidemill.errors import BrokerError, RequestError
 
 if TYPE_CHECKING:
     from tidemill.streams.deadletters.writer import DeadLetter
 
-_LETTERS_TIMEOUT_S = 5.0
+_DEAD_LETTERS_TIMEOUT_S = 5.0
 
 
 def trace(
     decision: Annotated[str, typer.Argument(metavar="DECISION", help="The id of a decision.")],
-    loop: Annotated[str | None, typer.Option(help="Look in one loop; all by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    loop: Annotated[str | None, typer.Option(help="Look in one loop; in all by default.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the whole life of one decision: offsets, files, windows, feedback, state, models.
 
-    With KAFKA_BOOTSTRAP_SERVERS set, an id that the lake does not know is looked for among the
-    dead letters.
+    With KAFKA_BOOTSTRAP_SERVERS set, an id that is not in the lake is looked for among the dead
+    letters.
     """
-    from tidemill.cli.commands.lake import loops_of
+    from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.trace import print_trace
-    from tidemill.features.lake.lake import Lake, LakeConfig
     from tidemill.monitor.trace import trace
     from tidemill.streams.join.rules import default_bucket
 
-    lake = Lake(LakeConfig.from_env(os.environ))
+    lake = open_lake()
     is_found = False
-    for name in loops_of(lake) if loop is None else [loop]:
+    for name in chosen_loops(lake, loop):
         defined = lake.loop(name)
         found = trace(lake, defined, decision, bucket=default_bucket(defined.wait))
         if found.is_known:
@@ -45,8 +42,8 @@ def trace(
 
 
 def _unknown(decision: str, loop: str | None) -> RequestError:
-    """Return the error for an id that the lake does not know, with what the dead letters say."""
-    for letter in _letters(decision, loop):
+    """Return the error for an id that is not in the lake, with the reason of its dead letter."""
+    for letter in _dead_letters(decision, loop):
         return RequestError(
             f"decision {decision} could not be read: {letter.reason}, {letter.detail}",
             hint=f"see it: tidemill dead-letters show --letter {letter.source}",
@@ -54,21 +51,21 @@ def _unknown(decision: str, loop: str | None) -> RequestError:
     where = "any loop" if loop is None else loop
     return RequestError(
         f"no decision and no feedback with the id {decision} in {where}",
-        hint="is the worker behind (tidemill lag), or the id cut? "
-        'tidemill sql "SELECT id FROM decisions LIMIT 5" shows what ids look like',
+        hint="see if the worker is behind (tidemill lag), and if the id is whole: "
+        'tidemill sql "SELECT id FROM decisions LIMIT 5" shows some',
     )
 
 
-def _letters(decision: str, loop: str | None) -> "list[DeadLetter]":
-    """Return the dead letters of records with the key *decision*, where Kafka can be asked."""
+def _dead_letters(decision: str, loop: str | None) -> "list[DeadLetter]":
+    """Return the dead letters with the key *decision*; none if Kafka does not answer."""
     from tidemill.kafka import KafkaConfig
     from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted
 
     if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
         return []
-    box = DeadLetterReader(KafkaConfig.from_env(os.environ), timeout_s=_LETTERS_TIMEOUT_S)
+    reader = DeadLetterReader(KafkaConfig.from_env(os.environ), timeout_s=_DEAD_LETTERS_TIMEOUT_S)
     key = decision.encode()
     try:
-        return [letter for letter in box.read(Wanted(loop=loop)) if letter.key == key]
+        return [letter for letter in reader.read(Wanted(loop=loop)) if letter.key == key]
     except BrokerError:
         return []

@@ -1,10 +1,8 @@
-"""Label-lag curves on a terminal, or as JSON for a program. It prints and does nothing else."""
+"""Label-lag curves: how long after decisions their feedback comes."""
 
-import json
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-
+from tidemill.cli.terminal import print_json, print_text
 from tidemill.monitor.label_lag import LabelLag
 from tidemill.schemas.loop.durations import told_duration
 
@@ -13,14 +11,13 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def print_label_lags(curves: Sequence[LabelLag], *, as_json: bool) -> None:
-    """Print *curves*, a chart each, with the window that is set now marked."""
+    """Print a chart for each of *curves*, with a mark at the window that is set now."""
     if as_json:
-        print(json.dumps({"curves": [curve.to_json() for curve in curves]}))
+        print_json({"curves": [curve.to_json() for curve in curves]})
         return
-    console = Console(highlight=False, soft_wrap=True)
     for curve in curves:
         for line in _lines(curve):
-            console.print(line, markup=False)
+            print_text(line)
 
 
 def _lines(curve: LabelLag) -> Iterator[str]:
@@ -35,9 +32,9 @@ def _lines(curve: LabelLag) -> Iterator[str]:
         mark = "  <- set now" if point.delay == curve.within else ""
         length = told_duration(point.delay)
         yield f"  {length:>8}  {point.share:8.2%}  {bar(point.share):<{_BAR}}{mark}".rstrip()
-    told = (f"p{share:.1%}".replace(".0%", "%").rstrip("%") for share in curve.quantiles)
+    names = (f"p{share:.1%}".replace(".0%", "%").rstrip("%") for share in curve.quantiles)
     delays = (told_duration(max(delay, delay * 0)) for delay in curve.quantiles.values())
-    quantiles = ", ".join(f"{name} {delay}" for name, delay in zip(told, delays, strict=True))
+    quantiles = ", ".join(f"{name} {delay}" for name, delay in zip(names, delays, strict=True))
     longest = "" if curve.longest is None else f", longest {told_duration(curve.longest)}"
     yield f"  {quantiles}{longest}"
     yield (

@@ -1,20 +1,20 @@
-"""Lag as a person or a program reads it: a table, worst first, or one JSON document a reading."""
+"""The lag of consumer groups, read once or again and again."""
 
 import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tidemill.cli.terminal import WRONG, add_row, new_table, print_json, print_table, terminal
 from tidemill.monitor.lag import GroupLag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a partition may be behind at most; None is no limit."""
+    """How far a partition may be behind at most; None is no limit."""
 
     messages: int | None = None
     seconds: float | None = None
@@ -44,38 +44,38 @@ def as_document(lags: Sequence[GroupLag], limits: Limits) -> list[dict[str, obje
     ]
 
 
-def table(lags: Sequence[GroupLag], limits: Limits) -> Table:
-    """Return one line per partition, the one that is furthest behind first."""
-    made = Table("group", "members", "topic", "part", "committed", "end", box=None)
-    for name in ("messages", "seconds", "lost"):
-        made.add_column(name, justify="right")
+def lag_table(lags: Sequence[GroupLag], limits: Limits) -> Table:
+    """Return one row for each partition, the one that is furthest behind first."""
+    numbers = ("members", "partition", "committed", "end", "messages", "seconds", "lost")
+    table = new_table("group", "members", "topic", *numbers[1:], numbers=numbers)
     rows = [(lag, partition) for lag in lags for partition in lag.partitions]
     for lag, row in sorted(rows, key=lambda row: (-row[1].seconds, -row[1].messages)):
         alone = GroupLag(group=lag.group, members=lag.members, partitions=(row,))
-        made.add_row(
+        add_row(
+            table,
             lag.group,
-            str(lag.members),
+            lag.members,
             row.topic,
-            str(row.partition),
-            "-" if row.committed is None else str(row.committed),
+            row.partition,
+            None if row.committed is None else str(row.committed),
             str(row.end),
-            f"{row.messages:,}",
+            row.messages,
             f"{row.seconds:,.3f}",
-            f"{row.lost:,}",
-            style="red" if limits.broken_by(alone) or row.lost else None,
+            row.lost,
+            style=WRONG if limits.broken_by(alone) or row.lost else None,
         )
     for lag in lags:
         if not lag.partitions:
-            made.add_row(lag.group, str(lag.members), "-", "-", "-", "-", "0", "0.000", "0")
-    return made
+            add_row(table, lag.group, lag.members, None, None, None, None, 0, "0.000", 0)
+    return table
 
 
-def show(lags: Sequence[GroupLag], limits: Limits, *, as_json: bool) -> int:
+def print_lag(lags: Sequence[GroupLag], limits: Limits, *, as_json: bool) -> int:
     """Print *lags* once; return 1 if any is over a limit, else 0."""
     if as_json:
-        print(json.dumps(as_document(lags, limits)))
+        print_json(as_document(lags, limits))
     else:
-        Console(width=None if Console().is_terminal else 160).print(table(lags, limits))
+        print_table(lag_table(lags, limits))
     return limits.status(lags)
 
 
@@ -93,7 +93,7 @@ def watch_lag(
         The exit status of the last reading.
     """
     pause, count, status = threading.Event(), 0, 0
-    with Live(auto_refresh=False, transient=False) as live:
+    with Live(console=terminal(), auto_refresh=False, transient=False) as live:
         try:
             while readings is None or count < readings:
                 lags = read()
@@ -101,7 +101,7 @@ def watch_lag(
                 if as_json:
                     live.console.print_json(json.dumps(as_document(lags, limits)), indent=None)
                 else:
-                    live.update(table(lags, limits), refresh=True)
+                    live.update(lag_table(lags, limits), refresh=True)
                 pause.wait(every_s)
         except KeyboardInterrupt:
             pass

@@ -1,36 +1,33 @@
-"""The life of a decision on a terminal, or as JSON for a program. It prints, and no more."""
+"""The life of one decision."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from rich.console import Console
-
+from tidemill.cli.terminal import print_json, print_text, shown
 from tidemill.features.sql.positions import shown_positions
 from tidemill.monitor.lineage import Use
 from tidemill.monitor.trace import Entry, Trace
 from tidemill.schemas.loop.durations import told_duration
 
-_WIDTH = 11  # of the words at the left
+_WIDTH = 11  # of the first column
 
 
 def print_trace(found: Trace, *, as_json: bool) -> None:
-    """Print *found*: a story, or one JSON document."""
+    """Print *found* from the decision to the models, or as one JSON document."""
     if as_json:
-        print(json.dumps(found.to_json(), default=str))
+        print_json(found.to_json())
         return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"decision {found.id} of {found.loop}", markup=False, style="bold")
-    for word, text in _story(found):
-        console.print(f"  {word:<{_WIDTH}}{text}", markup=False)
+    print_text(f"decision {found.id} of {found.loop}", "bold")
+    for word, text in _lines(found):
+        print_text(f"  {word:<{_WIDTH}}{text}")
 
 
-def _story(found: Trace) -> Iterator[tuple[str, str]]:
+def _lines(found: Trace) -> Iterator[tuple[str, str]]:
     for entry in found.decisions:
         yield from _decision(entry)
     if found.made_by is not None:
         promoted = "was live" if found.made_by.promoted else "never was live"
-        at = _time(found.made_by.at)
+        at = shown(found.made_by.at)
         yield "made by", f"{found.made_by.version} of {at}, {promoted}: {found.made_by.reason}"
     yield from _window(found)
     for entry in found.feedback:
@@ -48,23 +45,23 @@ def _decision(entry: Entry) -> Iterator[tuple[str, str]]:
     facts = [f"{name} {row[name]}" for name in ("score", "propensity") if row[name] is not None]
     versions = f"policy {row['policy_version']}, loop version {row['loop_version']}"
     answer = ", ".join([f"{row['action']} {by}", *facts, versions])
-    yield "decided", f"{_time(row['at'])}: {answer}"
+    yield "decided", f"{shown(row['at'])}: {answer}"
     if row.get("entity") is not None:
         yield "", f"entity {row['entity']}"
     features = row["features"]
     if isinstance(features, Mapping):
         yield "", ", ".join(f"{name} {_shown(value)}" for name, value in features.items())
     yield from _read(entry)
-    since = f" since it came in, {_time(row['ingested_at'])}" if entry.state == "open" else ""
+    since = f" since it came in, {shown(row['ingested_at'])}" if entry.state == "open" else ""
     yield "state", f"{entry.state}{since}"
 
 
 def _read(entry: Entry) -> Iterator[tuple[str, str]]:
     row = entry.row
     place = f"{row['topic']}/{row['partition']} offset {entry.offset}"
-    before = _time(row["stream_time"]) if row["stream_time"] else "nothing"
+    before = shown(row["stream_time"]) if row["stream_time"] else "nothing"
     verdict = f", verdict {row['verdict']}" if row["verdict"] else ""
-    came = f"came in {_time(row['ingested_at'])}, stream time before it {before}"
+    came = f"came in {shown(row['ingested_at'])}, stream time before it {before}"
     yield "read", f"{place}, {came}{verdict}"
     yield "lies in", entry.file or "a file that no statistics name"
 
@@ -74,19 +71,19 @@ def _window(found: Trace) -> Iterator[tuple[str, str]]:
     if window is None:
         return
     for kind, (first, last) in window.kinds.items():
-        yield "window", f"{kind} from {_time(first)} to {_time(last)}"
+        yield "window", f"{kind} from {shown(first)} to {shown(last)}"
     start, end = window.bucket
     count = len(window.stream_times)
     logs = "both logs" if count == 2 else f"all {count} logs"
     yield (
         "closes",
-        f"when {logs} are past {_time(window.closes)}, with {_time(start)} to {_time(end)}",
+        f"when {logs} are past {shown(window.closes)}, with {shown(start)} to {shown(end)}",
     )
-    frontier = "nothing yet" if window.frontier is None else f"up to {_time(window.frontier)}"
+    frontier = "nothing yet" if window.frontier is None else f"up to {shown(window.frontier)}"
     yield "closed", f"{frontier} in its partition"
     for log, behind in window.waits_for.items():
         at = window.stream_times[log]
-        stands = "nothing read yet" if at is None else f"stands at {_time(at)}"
+        stands = "nothing read yet" if at is None else f"stands at {shown(at)}"
         rest = "" if behind is None else f", {told_duration(behind)} of event time to go"
         yield "waits for", f"{log}: {stands}{rest}"
 
@@ -100,12 +97,12 @@ def _feedback(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
         lag = at - made[-1]
         after = f", {told_duration(abs(lag))} {'after' if lag >= lag * 0 else 'before'} it"
     values = row["values"]
-    told = (
+    facts = (
         "".join(f", {name} {_shown(value)}" for name, value in values.items() if value is not None)
         if isinstance(values, Mapping)
         else ""
     )
-    yield "feedback", f"{row['kind']} {row['id']} at {_time(at)}{after}{told}: {entry.state}"
+    yield "feedback", f"{row['kind']} {row['id']} at {shown(at)}{after}{facts}: {entry.state}"
     yield from _read(entry)
 
 
@@ -113,9 +110,9 @@ def _example(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
     row = entry.row
     label = "no label" if row["label"] is None else f"label {_shown(row['label'])}"
     offsets = shown_positions(str(row["feedback_offsets"]), found.logs)
-    told = f"{entry.state}, {label}, of feedback at offsets {offsets}"
     revision = row.get("revision") or 0
-    yield "example", f"{told}, revision {revision}"
+    facts = f"{label}, of feedback at offsets {offsets}, revision {revision}"
+    yield "example", f"{entry.state}, {facts}"
     yield "lies in", entry.file or "a file that no statistics name"
 
 
@@ -132,11 +129,5 @@ def _models(uses: Sequence[Use], *, has_example: bool) -> Iterator[tuple[str, st
         yield "model", "none has learned it"
 
 
-def _time(value: object) -> str:
-    if not isinstance(value, datetime):
-        return "-"
-    return value.strftime("%Y-%m-%d %H:%M:%S.%f").removesuffix(".000000")
-
-
 def _shown(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "null" if value is None else str(value)
+    return "null" if value is None else shown(str(value) if isinstance(value, int) else value)

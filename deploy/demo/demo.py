@@ -1,16 +1,13 @@
 """The demo: a year of real flights through the whole loop, from an empty machine to a model.
 
-It starts what a user would start and calls what a user would call: Kafka, the processes, the
-public client. It knows the flights by their file (`examples/flights`), its figures are those of the
-lake.
+It starts what a user starts (Kafka and the processes) and calls what a user calls (the public
+client). The flights and their loop come from `flights.py`, the figures from the lake.
 """
 
-import importlib.util
 import json
 import shutil
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,8 +16,8 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
-from tidemill.cli.commands.loop import checked_loop
 from tidemill.deploy.demo import report
+from tidemill.deploy.demo.flights import LOOP_FILE, load_flights
 from tidemill.deploy.demo.model_watcher import ModelWatcher
 from tidemill.deploy.demo.playback import Playback, PlaybackCounts
 from tidemill.deploy.demo.progress import PlaybackProgress
@@ -29,7 +26,7 @@ from tidemill.deploy.demo.shards import Past
 from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.deploy.local.supervisor import Supervisor
-from tidemill.deploy.local.up import tell_addresses, watch_kafka
+from tidemill.deploy.local.up import print_addresses, restart_kafka_when_it_ends
 from tidemill.errors import ConfigError, LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES
@@ -37,97 +34,83 @@ from tidemill.kafka import KafkaConfig, partition_count
 from tidemill.monitor.ledger import is_balanced, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.choose import schema_store
 from tidemill.streams.runtime.close_requests import request_close
 from tidemill.trainers.registry import Registry
 
-LANDED_S = 120.0  # how long the last windows may take to become examples
-LEARNED_S = 60.0  # how long the trainer may take to come to rest after the last example
-_QUIET_S = 10.0  # a trainer that made nothing for so long is at rest; trainings are shorter
+CLOSE_TIMEOUT_S = 120.0  # for the last windows to become examples
+TRAIN_TIMEOUT_S = 60.0  # for the trainer to learn from the last examples
+_QUIET_S = 10.0  # a trainer without a new model for so long has ended; no training takes longer
 _POLL_S = 0.5
-_MARK = ".tidemill-demo"  # in a folder that the next demo may empty
+_MARKER = ".tidemill-demo"  # a file in a folder that the next demo may empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
-    """What to play, and where to leave what comes of it."""
+    """What to play, and where to write the report."""
 
     folder: Path = Path(".tidemill/demo")
     report: Path = Path("demo-report.json")
     days: int | None = None  # None: the whole year
     keep: bool = False
     servers: int = 2
-    loop_file: Path | None = None  # None: the one of the example
+    loop_file: Path | None = None  # None: the flights' own
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def flights_folder() -> Path:
-    """Return the folder of the example.
-
-    Raises:
-        ConfigError: this is no checkout of the project.
-    """
-    folder = Path(__file__).resolve().parents[1] / "examples" / "flights"
-    if not (folder / "flights.py").exists():
-        raise ConfigError(
-            "the demo's files are not here: they come with the source, not with the package",
-            hint="clone the project and run: make demo",
-        )
-    return folder
-
-
-def load_past(folder: Path, days: int | None) -> Past:
-    """Return the flights of the first *days*, by default of the year.
+def load_past(days: int | None) -> Past:
+    """Return the flights of the first *days*, or of the whole year.
 
     Raises:
         ConfigError: the package with the data is not installed.
     """
-    spec = importlib.util.spec_from_file_location("tidemill_example_flights", folder / "flights.py")
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{folder}/flights.py cannot be loaded", hint="check it out again")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    flights = module.load_flights()
+    flights = load_flights()
     if days is not None:
         flights = flights.first_days(days)
     return Past(decisions=flights.decisions, feedback=flights.arrivals, kind="arrived")
 
 
-def run_demo(config: DemoConfig, console: Console) -> Report:
-    """Run all of it; with `keep`, return only when interrupted.
+def run_demo(
+    config: DemoConfig,
+    console: Console,
+    *,
+    on_report: Callable[[Report], None] = lambda _report: None,
+) -> Report:
+    """Run the demo and return its report; with `keep`, return only when interrupted.
+
+    The report goes to *on_report* before the processes are stopped.
 
     Raises:
-        TidemillError: something could not be started or did not answer; all is stopped then.
+        TidemillError: something could not be started or did not answer; everything is stopped.
     """
     started = time.monotonic()
-    folder = flights_folder()
     _empty(config.folder)
     with ExitStack() as running:
         kafka = _start_kafka(config, console, running)
-        loop = _publish(config.loop_file or folder / "loop.yaml", kafka.config, config, console)
+        loop = _publish(config.loop_file or LOOP_FILE, kafka.config, config, console)
         stack = _stack(config, kafka.config, loop)
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
         trusted = TrustedKeys.from_env(stack.keys())
-        past = load_past(folder, config.days)
-        watch = ModelWatcher(kafka.config, loop.loop, trusted)
-        running.callback(watch.close)
+        past = load_past(config.days)
+        watcher = ModelWatcher(kafka.config, loop.loop, trusted)
+        running.callback(watcher.close)
         running.enter_context(supervisor)
         supervisor.wait_ready()
         names = ", ".join(supervisor.pids)
         _step(console, 3, f"Processes are ready: {names}; logs in {stack.logs}")
-        run = _DemoRun(config, console, kafka, loop, stack, supervisor, watch, past)
-        played = run.play(started)
-        report.show(played, console)
-        config.report.write_text(json.dumps(played.to_json(), indent=2) + "\n")
-        _step(console, 6, f"The same in {config.report}")
+        run = _DemoRun(config, console, kafka, loop, stack, supervisor, watcher, past)
+        found = run.play(started)
+        on_report(found)
+        config.report.write_text(json.dumps(found.to_json(), indent=2) + "\n")
+        _step(console, 6, f"The same figures are in {config.report}")
         if config.keep:
-            tell_addresses(stack, console)
+            print_addresses(stack, console)
             with suppress(KeyboardInterrupt):
-                watch_kafka(kafka, console)
-    return played
+                restart_kafka_when_it_ends(kafka, console)
+    return found
 
 
 def _start_kafka(config: DemoConfig, console: Console, running: ExitStack) -> RunningKafka:
@@ -143,7 +126,7 @@ def _publish(path: Path, kafka: KafkaConfig, config: DemoConfig, console: Consol
     loop = checked_loop(path)
     plain, number = loop.model_dump(mode="json"), 1
     while partition_count(kafka, topics.decisions(loop.loop)) is not None:
-        number += 1  # what was played before must not meet what is played now
+        number += 1  # the events of an earlier demo must not mix with those of this one
         loop = Loop.model_validate({**plain, "loop": f"{plain['loop']}-{number}"})
     publish_loop(kafka, loop, schema_store(kafka, config.env))
     _step(console, 2, f"{path.name} is legal; published as {loop.loop} v{loop.version}")
@@ -166,20 +149,20 @@ def _step(console: Console, number: int, text: str) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Empty the folder of the last demo; refuse any other that holds something."""
-    mark = folder / _MARK
-    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+    """Empty the folder of the last demo; refuse any other that is not empty."""
+    marker = folder / _MARKER
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise ConfigError(
-            f"{folder} is not empty, and not of a demo", hint="name another one with --folder"
+            f"{folder} is not empty, and no demo wrote it", hint="name another one with --folder"
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    mark.touch()
+    marker.touch()
 
 
 @dataclass(frozen=True, slots=True)
 class _DemoRun:
-    """One playback and what is counted after it."""
+    """One playback and its report."""
 
     config: DemoConfig
     console: Console
@@ -187,7 +170,7 @@ class _DemoRun:
     loop: Loop
     stack: Stack
     supervisor: Supervisor
-    watch: ModelWatcher
+    watcher: ModelWatcher
     past: Past
 
     def play(self, started: float) -> Report:
@@ -196,9 +179,9 @@ class _DemoRun:
             console,
             4,
             f"{past.decisions.height:,} flights ask for a decision,"
-            f" {past.feedback.height:,} arrivals are told, as they happened",
+            f" {past.feedback.height:,} arrivals are reported, in the order of that year",
         )
-        with PlaybackProgress(console, past, lambda: self.watch.live) as progress:
+        with PlaybackProgress(console, past, lambda: self.watcher.live) as progress:
             playback = Playback(
                 self.loop.loop,
                 past,
@@ -206,34 +189,34 @@ class _DemoRun:
                 partitions=self.loop.partitions,
                 on_step=progress.step,
             )
-            seen = playback.run()
-        with console.status("The last windows close, the last models train"):
-            self._close()
-            self._learn()
-        live = len(self.watch.journeys)
+            counts = playback.run()
+        with console.status("The last windows close, the last models are trained"):
+            self._await_examples()
+            self._await_models()
+        live = len(self.watcher.journeys)
         _step(console, 5, f"{live} models went live one after the other, without a restart")
-        return self._report(seen, playback.wall_s, time.monotonic() - started)
+        return self._report(counts, playback.wall_s, time.monotonic() - started)
 
     def _lake(self) -> Lake:
         return Lake(LakeConfig(root=self.stack.lake))
 
-    def _close(self) -> None:
-        """End the playback for the join, and wait until every decision has come to its end."""
+    def _await_examples(self) -> None:
+        """Close the last windows, and wait until every decision has ended."""
         last = self.past.decisions["at"].max()
         assert isinstance(last, datetime)
         request_close(self.kafka.config, self.loop.loop, last)
         wanted, lake = self.past.decisions.height, self._lake()
-        deadline = time.monotonic() + LANDED_S
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
         while (found := self._ended(lake)) < wanted:
             if time.monotonic() > deadline:
                 raise LakeError(
-                    f"of {wanted:,} decisions {found:,} have ended {LANDED_S:g} s after the last",
+                    f"only {found:,} of {wanted:,} decisions have ended in {CLOSE_TIMEOUT_S:g} s",
                     hint=f"read {self.stack.logs / 'worker.log'}",
                 )
             time.sleep(_POLL_S)
 
     def _ended(self, lake: Lake) -> int:
-        """Return how many decisions became examples or were refused as late or doubled."""
+        """Return how many decisions became examples, or ended as late or duplicate."""
         if not lake.has_table(self.loop.loop, EXAMPLES):
             return 0
         tables = (
@@ -246,37 +229,37 @@ class _DemoRun:
         )
         return sum(counts)
 
-    def _learn(self) -> None:
-        """Wait until the trainer has made nothing new for a while."""
+    def _await_models(self) -> None:
+        """Wait until the trainer has made no new model for a while."""
         registry = Registry(self._lake(), self.loop.loop)
-        deadline = time.monotonic() + LEARNED_S
-        made, since = -1, time.monotonic()
+        deadline = time.monotonic() + TRAIN_TIMEOUT_S
+        count, since = -1, time.monotonic()
         while time.monotonic() < deadline and time.monotonic() - since < _QUIET_S:
             now = len(registry.models())
-            if now != made:
-                made, since = now, time.monotonic()
+            if now != count:
+                count, since = now, time.monotonic()
             time.sleep(_POLL_S)
 
-    def _report(self, seen: PlaybackCounts, playback_s: float, wall_s: float) -> Report:
+    def _report(self, counts: PlaybackCounts, playback_s: float, wall_s: float) -> Report:
         lake = self._lake()
         registry = Registry(lake, self.loop.loop)
         accounts = ledger(lake, self.loop)
-        swaps = [journey.swap_s(self.config.servers) for journey in self.watch.journeys.values()]
+        swaps = [journey.swap_s(self.config.servers) for journey in self.watcher.journeys.values()]
         return Report(
             loop=self.loop.loop,
             kafka={"kind": self.kafka.kind, "start_s": self.kafka.start_s},
-            decisions=seen.decisions,
-            feedback=seen.feedback,
+            decisions=counts.decisions,
+            feedback=counts.feedback,
             examples=report.ends_of(accounts, DECISIONS),
             ledger_balanced=is_balanced(accounts),
             duplicates=report.duplicates(lake, self.loop),
             models=report.models(registry),
             months=report.months(lake, self.loop, registry),
-            events_per_second=seen.events / playback_s,
-            decision_ms=report.quantiles_ms(seen.latencies_s),
+            events_per_second=counts.events / playback_s,
+            decision_ms=report.quantiles_ms(counts.latencies_s),
             close_to_example_s=report.close_to_example(self.stack.metrics_url),
             publish_to_swap_s=max((swap for swap in swaps if swap is not None), default=None),
             wall_s=wall_s,
-            sources=dict(seen.sources),
+            sources=dict(counts.sources),
             restarts=self.supervisor.restarts,
         )

@@ -1,7 +1,7 @@
-"""Watch models on their way: when each was published, and when each worker had taken it.
+"""When each model was published, and when each worker began to serve it.
 
-Both times are the broker's, so they need no clock of ours. Compaction keeps only the newest record
-of a key, therefore this reads along from the beginning. It judges nothing.
+Both times are the broker's. Compaction keeps only the newest record of a key, so the topics are
+read while the demo runs, from its beginning.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ _POLL_S = 0.2
 
 @dataclass(slots=True)
 class Journey:
-    """One model version: its publication, and the workers that serve or refuse it; broker's ms."""
+    """One model version: the broker's times, in ms, of its publication and acknowledgements."""
 
     published_ms: int
     serving_ms: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     def swap_s(self, workers: int) -> float | None:
-        """Return the seconds until the last of *workers* served it; None if not all ever did."""
+        """Return the seconds until the last of *workers* served it; None if not all did."""
         if len(self.serving_ms) < workers:
             return None
         return max(0, max(self.serving_ms.values()) - self.published_ms) / 1000
@@ -38,22 +38,22 @@ class Journeys:
 
     def __init__(self, loop: str, trusted: TrustedKeys) -> None:
         self._loop, self._trusted = loop, trusted
-        self._early: list[Record] = []  # acknowledgements that were read before what they answer
+        self._early: list[Record] = []  # acknowledgements read before the model they answer
         self.by_version: dict[str, Journey] = {}
 
     def take(self, record: Record) -> None:
-        """Note what *record* says, if it is about this loop."""
+        """Take in a record of the model topic or of the acknowledgements, if it is of this loop."""
         if record.topic == topics.ACKS:
             self._early.append(record)
         elif record.key == manifest_key(self._loop) and record.value is not None:
             with contextlib.suppress(ModelError):  # the workers report forgeries
-                announcement, _ = verify(record.value, self._trusted)
-                self.by_version.pop(announcement.version, None)
-                self.by_version[announcement.version] = Journey(record.timestamp_ms)
+                manifest, _ = verify(record.value, self._trusted)
+                self.by_version.pop(manifest.version, None)
+                self.by_version[manifest.version] = Journey(record.timestamp_ms)
         self._early = [early for early in self._early if not self._acknowledge(early)]
 
     def _acknowledge(self, record: Record) -> bool:
-        """Note one acknowledgement; return whether it is done with."""
+        """Take in an acknowledgement; return False if its model is still to be read."""
         try:
             ack = Ack.from_json(record.value or b"")
         except (ModelError, ValueError):
@@ -71,10 +71,10 @@ class Journeys:
 
 
 class ModelWatcher:
-    """Reads the model topic and the acknowledgements of one loop in a thread of its own."""
+    """A thread that reads the model topic and the acknowledgements of one loop."""
 
     def __init__(self, config: KafkaConfig, loop: str, trusted: TrustedKeys) -> None:
-        """Begin to read.
+        """Start to read.
 
         Raises:
             BrokerError: the topics are not there, or the broker does not answer.
@@ -82,7 +82,7 @@ class ModelWatcher:
         self._journeys = Journeys(loop, trusted)
         self._tails: Sequence[Tail] = [Tail(config, topics.MODELS), Tail(config, topics.ACKS)]
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="model-watch", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="model-watcher", daemon=True)
         self._thread.start()
 
     @property
@@ -92,7 +92,7 @@ class ModelWatcher:
 
     @property
     def live(self) -> str | None:
-        """The version that was published last."""
+        """The version that was published last, or None."""
         return next(reversed(self._journeys.by_version), None)
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
-"""Play the past through the public client: ask for every decision, tell all that came of it.
+"""Play past events through the public client: ask for every decision, send all feedback.
 
-One thread a lane (`shards.py`), each with a client of its own; all lanes come to the same day
-before the next one begins. A worker that does not answer is asked again with the same id, which
-counts once. It knows no Kafka and no lake.
+Each shard (`shards.py`) has a thread and a client of its own. No shard begins a day before all have
+ended the day before. A call that is not answered is made again with the same id, so it counts once.
 """
 
 import threading
@@ -13,19 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from tidemill.deploy.demo.shards import Decide, Past, PlaybackShard, Tell
+from tidemill.deploy.demo.shards import Decide, Feed, Past, PlaybackShard
 from tidemill.errors import BrokerError
 from tidemill.serving.client.client import Client, LoopClient
 
 BUDGET_MS = 5_000.0
-PATIENCE_S = 120.0  # a worker that crashed is back long before
-_PAUSE_S = 0.2
-_STOP_S = 6.0  # one call at most, see BUDGET_MS
+ANSWER_TIMEOUT_S = 120.0  # a worker that crashed is restarted long before
+_RETRY_S = 0.2
+_STOP_S = 6.0  # longer than one call, see BUDGET_MS
 
 
 @dataclass(slots=True)
 class PlaybackCounts:
-    """What one lane, or all of them, have seen so far."""
+    """What was sent and answered so far, by one shard or by all."""
 
     decisions: int = 0
     feedback: int = 0
@@ -36,7 +35,7 @@ class PlaybackCounts:
 
     @property
     def events(self) -> int:
-        """How many calls were answered."""
+        """How many events were sent and answered."""
         return self.decisions + self.feedback
 
     def __iadd__(self, other: "PlaybackCounts") -> "PlaybackCounts":
@@ -51,7 +50,7 @@ class PlaybackCounts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a playback has come."""
+    """How far a playback has come: all events up to *day* are answered."""
 
     day: date
     decisions: int
@@ -60,14 +59,14 @@ class Step:
 
 
 class Playback:
-    """Plays a past to the workers at *urls*.
+    """Plays past events to the workers at *urls*.
 
     Args:
         loop: the name of the loop.
-        past: what happened.
-        urls: the workers; each lane keeps to one of them.
-        partitions: of the loop's topics.
-        on_step: told after every day, from one of the threads.
+        past: the events.
+        urls: the workers; each shard uses one of them.
+        partitions: how many the topics of the loop have.
+        on_step: called after every day, in one of the threads.
     """
 
     def __init__(
@@ -80,26 +79,26 @@ class Playback:
         on_step: Callable[[Step], None] = lambda _step: None,
     ) -> None:
         self._loop, self._urls, self._on_step = loop, urls, on_step
-        self._lanes = past.lanes(partitions)
+        self._shards = past.shards(partitions)
         self._days = past.days()
-        self._tallies = [PlaybackCounts() for _ in self._lanes]
+        self._counts = [PlaybackCounts() for _ in self._shards]
         self._errors: list[BaseException] = []
         self._is_over = False
         self._day = 0
-        self._barrier = threading.Barrier(len(self._lanes), action=self._next_day)
+        self._barrier = threading.Barrier(len(self._shards), action=self._next_day)
         self.wall_s = 0.0
 
     def run(self) -> PlaybackCounts:
-        """Play all of it; return what was seen.
+        """Play all events; return the counts.
 
         Raises:
-            BrokerError: a worker has not answered for `PATIENCE_S`.
+            BrokerError: a worker has not answered for `ANSWER_TIMEOUT_S`.
             RequestError: a worker refused an event.
         """
         started = time.monotonic()
         threads = [
-            threading.Thread(target=self._play, args=(lane,), name=f"lane-{lane.partition}")
-            for lane in self._lanes
+            threading.Thread(target=self._play, args=(shard,), name=f"shard-{shard.partition}")
+            for shard in self._shards
         ]
         for thread in threads:
             thread.daemon = True
@@ -107,7 +106,7 @@ class Playback:
         try:
             for thread in threads:
                 thread.join()
-        except BaseException:  # Ctrl-C: no lane may go on in a process that ends
+        except BaseException:  # Ctrl-C: no shard may go on in a process that ends
             self._barrier.abort()
             self._is_over = True
             for thread in threads:
@@ -117,56 +116,56 @@ class Playback:
         if self._errors:
             raise self._errors[0]
         total = PlaybackCounts()
-        for tally in self._tallies:
-            total += tally
+        for counts in self._counts:
+            total += counts
         return total
 
     def _next_day(self) -> None:
         sources: Counter[str] = Counter()
-        for tally in self._tallies:
-            sources += tally.sources
-        decisions = sum(tally.decisions for tally in self._tallies)
-        feedback = sum(tally.feedback for tally in self._tallies)
+        for counts in self._counts:
+            sources += counts.sources
+        decisions = sum(counts.decisions for counts in self._counts)
+        feedback = sum(counts.feedback for counts in self._counts)
         self._on_step(Step(self._days[self._day], decisions, feedback, sources))
         self._day += 1
 
-    def _play(self, lane: PlaybackShard) -> None:
-        url = self._urls[lane.partition % len(self._urls)]
+    def _play(self, shard: PlaybackShard) -> None:
+        url = self._urls[shard.partition % len(self._urls)]
         try:
             with Client(url, budget_ms=BUDGET_MS) as client:
-                player = _Player(client, self._loop, self._tallies[lane.partition])
+                player = _Player(client, self._loop, self._counts[shard.partition])
                 for day in self._days:
-                    for event in lane.day(day):
+                    for event in shard.day(day):
                         if self._is_over:
                             return
                         player.play(event)
                     self._barrier.wait()
         except threading.BrokenBarrierError:
-            return  # another lane has said why
+            return  # another shard has put its error down
         except Exception as error:  # the outermost loop of a thread: its owner raises it
             self._errors.append(error)
             self._barrier.abort()
 
 
 class _Player:
-    """Makes the calls of one lane."""
+    """Makes the calls of one shard."""
 
-    def __init__(self, client: Client, loop: str, tally: PlaybackCounts) -> None:
+    def __init__(self, client: Client, loop: str, counts: PlaybackCounts) -> None:
         self._client = client
         self._loop: LoopClient = client.loop(loop)
-        self._tally = tally
+        self._counts = counts
 
-    def play(self, event: Decide | Tell) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        call = self._decide if isinstance(event, Decide) else self._tell
+    def play(self, event: Decide | Feed) -> None:
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        call = self._decide if isinstance(event, Decide) else self._feed
         while not call(event):  # type: ignore[arg-type]  # chosen by the type of event
-            self._tally.again += 1
+            self._counts.again += 1
             if time.monotonic() > deadline:
                 raise BrokerError(
-                    f"no worker has answered for {PATIENCE_S:g} s",
+                    f"no worker has answered for {ANSWER_TIMEOUT_S:g} s",
                     hint="read the workers' logs: are they running, and is the broker?",
                 )
-            time.sleep(_PAUSE_S)
+            time.sleep(_RETRY_S)
 
     def _decide(self, event: Decide) -> bool:
         unanswered = self._client.unanswered
@@ -179,21 +178,21 @@ class _Player:
             return False
         took = time.perf_counter() - started
         if self._client.unanswered > unanswered:
-            return False  # the client answered in the workers' place, and nobody has logged it
-        tally = self._tally
-        tally.decisions += 1
-        tally.sources[decision.source] += 1
+            return False  # the client gave the default itself, so no worker has logged a decision
+        counts = self._counts
+        counts.decisions += 1
+        counts.sources[decision.source] += 1
         if decision.model_version is not None:
-            tally.versions[decision.model_version] += 1
-        tally.latencies_s.append(took)
+            counts.versions[decision.model_version] += 1
+        counts.latencies_s.append(took)
         return True
 
-    def _tell(self, event: Tell) -> bool:
+    def _feed(self, event: Feed) -> bool:
         try:
             self._loop.log_feedback(
                 event.decision_id, event.kind, id=event.id, at=event.at, **event.values
             )
         except BrokerError:
             return False
-        self._tally.feedback += 1
+        self._counts.feedback += 1
         return True

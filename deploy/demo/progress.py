@@ -1,4 +1,4 @@
-"""How far a playback has come, for people: a bar on a terminal, a line a month elsewhere."""
+"""How far a playback has come: a bar on a terminal, a line for each month elsewhere."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -12,7 +12,7 @@ from tidemill.deploy.demo.shards import Past
 
 
 class PlaybackProgress:
-    """Shows the steps of one playback; *live* says which model was published last."""
+    """Shows the steps of one playback; *live* returns the model that was published last."""
 
     def __init__(self, console: Console, past: Past, live: Callable[[], str | None]) -> None:
         self._console, self._live = console, live
@@ -20,12 +20,12 @@ class PlaybackProgress:
             TextColumn("{task.fields[day]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[model]}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("playback", total=past.events, day="", told="")
+        self._task = self._progress.add_task("playback", total=past.events, day="", model="")
         self._month = ""
 
     def __enter__(self) -> Self:
@@ -41,14 +41,14 @@ class PlaybackProgress:
         self._progress.stop()
 
     def step(self, step: Step) -> None:
-        """Show that all events of a day were answered."""
+        """Show that all events of a day are answered."""
         model = self._live() or "no model yet"
         day = step.day.isoformat()
         self._progress.update(
             self._task,
             completed=step.decisions + step.feedback,
             day=day,
-            told=f"{model}, {step.sources['model'] / max(1, step.decisions):.0%} by model",
+            model=f"{model}, {step.sources['model'] / max(1, step.decisions):.0%} by model",
         )
         if day[:7] != self._month and not self._console.is_terminal:
             self._console.print(f"  {day}  {step.decisions:,} decisions  {model}")

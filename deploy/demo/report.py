@@ -1,6 +1,6 @@
-"""The demo's figures: what `demo-report.json` holds, counted from the lake and the topics.
+"""The demo's figures, computed from the lake, the registry of models and the worker's metrics.
 
-It computes and prints; it starts nothing and sends nothing.
+The attributes of `Report` are the keys of ``demo-report.json``.
 """
 
 import math
@@ -8,13 +8,10 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 
 import numpy as np
 import polars as pl
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console
-from rich.table import Table
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
@@ -26,7 +23,7 @@ from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 
-ZONE = "America/New_York"  # of the flights' departures, and so of their months
+ZONE = "America/New_York"  # months are those of the departures' local time
 CLOSE_TO_EXAMPLE = "tidemill_close_to_example_seconds"
 
 
@@ -35,13 +32,13 @@ class Month:
     """The decisions of one month that have a label.
 
     Attributes:
-        month: say "2013-03".
-        decisions_by_model: decided by a model, labelled or not.
-        log_loss: of the model's own scores as they were logged; None where no model decided.
-        base_log_loss: on the same rows, of their own share of positives: the best any constant
-            could have done, known only afterwards.
+        month: for example "2013-03".
+        decisions_by_model: how many a model decided, with or without a label.
+        log_loss: of the scores that were logged; None if no model decided.
+        base_log_loss: on the same rows, of the best constant score, which is known only afterwards:
+            their share of positives.
         auc: area under the ROC curve of the logged scores.
-        online_log_loss: of what the online learner predicted before it learned each row.
+        online_log_loss: of the online learner's prediction before it learned each row.
         batch_log_loss: on the same rows, of the newest batch model that was made before them.
     """
 
@@ -56,7 +53,7 @@ class Month:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one run of the demo did; the attributes are the keys of ``demo-report.json``."""
+    """The figures of one run of the demo."""
 
     kafka: Mapping[str, object]
     decisions: int
@@ -77,13 +74,13 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing was lost or doubled, and a model that was promoted did decide."""
+        """Whether nothing was lost or doubled, and some model decided if one was promoted."""
         promoted = any(model["promoted"] for model in self.models)
         decided = sum(month.decisions_by_model for month in self.months)
         return self.ledger_balanced and not self.duplicates and (decided > 0 or not promoted)
 
     def to_json(self) -> dict[str, object]:
-        """Return it as plain values; what is no number is null."""
+        """Return it as plain values for JSON; a float that is not finite becomes None."""
         return {name: _finite(value) for name, value in asdict(self).items()}
 
 
@@ -99,7 +96,7 @@ def _finite(value: object) -> object:
 
 
 def ends_of(accounts: Sequence[Account], log: str) -> dict[str, int]:
-    """Return how many records of *log* ended how, over all partitions; with ``open`` if any are."""
+    """Return how the records of *log* ended, over all partitions; ``open`` only if any are."""
     total: Counter[str] = Counter()
     for account in accounts:
         if account.log == log:
@@ -109,13 +106,13 @@ def ends_of(accounts: Sequence[Account], log: str) -> dict[str, int]:
 
 
 def duplicates(lake: Lake, loop: Loop) -> int:
-    """Return by how many the examples outnumber the decisions they are of."""
+    """Return how many examples there are beyond one for each decision."""
     ids = lake.table(loop.loop, EXAMPLES).read(("decision_id",))["decision_id"]
     return ids.len() - ids.n_unique()
 
 
 def models(registry: Registry) -> list[dict[str, object]]:
-    """Return every version ever made, oldest first, with the gate's verdict."""
+    """Return every version, oldest first, with the gate's reason."""
     return [
         {
             "version": model.version,
@@ -165,7 +162,7 @@ def _loss(label: Floats, predicted: Floats) -> float | None:
 
 
 def _online_and_batch(lake: Lake, loop: Loop, registry: Registry) -> pl.DataFrame:
-    """Return label, online and batch prediction of the rows for which there are both; by month."""
+    """Return month, label and both predictions of each row that has an online and a batch one."""
     empty = pl.DataFrame(
         schema={"month": pl.String, "label": pl.Float64, "online": pl.Float64, "batch": pl.Float64}
     )
@@ -182,7 +179,7 @@ def _online_and_batch(lake: Lake, loop: Loop, registry: Registry) -> pl.DataFram
 
 
 def _batch_predictions(lake: Lake, loop: Loop, registry: Registry) -> pl.DataFrame | None:
-    """Return what the newest batch model predicts for each row later than all it could know."""
+    """Return the prediction of each row by the newest batch model trained on earlier rows."""
     made = [m for m in registry.models() if m.learner == LIGHTGBM and m.until is not None]
     if not made:
         return None
@@ -225,7 +222,7 @@ def close_to_example(metrics_url: str) -> dict[str, float | None]:
 
 
 def bucket_quantile(counts: Mapping[float, int], share: float) -> float | None:
-    """Return a quantile from cumulative *counts* by upper bound, straight lines between them.
+    """Return a quantile from cumulative *counts* by upper bound, with straight lines between.
 
     >>> bucket_quantile({1.0: 10, 2.0: 20, math.inf: 20}, 0.75)
     1.5
@@ -241,71 +238,3 @@ def bucket_quantile(counts: Mapping[float, int], share: float) -> float | None:
             return low + (bound - low) * (share * total - below) / (counts[bound] - below)
         below, low = counts[bound], bound
     return low
-
-
-def show(report: Report, console: Console) -> None:
-    """Print the report as tables."""
-    console.print(_models_table(report))
-    console.print(_months_table(report))
-    console.print(_summary_table(report))
-
-
-def _summary_table(report: Report) -> Table:
-    table = Table(show_header=False, title="The loop in figures", title_justify="left")
-    ends = ", ".join(f"{count:,} {state}" for state, count in report.examples.items() if count)
-    swap = "-" if report.publish_to_swap_s is None else f"{report.publish_to_swap_s:.2f} s"
-    told = report.decision_ms, report.close_to_example_s
-    decision, close = (f"p50 {_told(of['p50'])}, p99 {_told(of['p99'])}" for of in told)
-    rows = {
-        "Kafka": f"{report.kafka['kind']}, {report.kafka['start_s']:.1f} s to start",
-        "decisions": f"{report.decisions:,}",
-        "feedback": f"{report.feedback:,}",
-        "examples": ends,
-        "ledger": "balanced" if report.ledger_balanced else "NOT BALANCED",
-        "duplicates": f"{report.duplicates:,}",
-        "events": f"{report.events_per_second:,.0f} a second through HTTP, Kafka and join",
-        "a decision": f"{decision} ms, seen by the client",
-        "close to example": f"{close} s",
-        "publish to swap": f"{swap} until the last worker serves it, the slowest version",
-        "restarts": str(sum(report.restarts.values())),
-        "wall clock": str(timedelta(seconds=round(report.wall_s))),
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
-
-
-def _models_table(report: Report) -> Table:
-    table = Table("model", "rows", "went live", "why", title="Every model", title_justify="left")
-    for model in report.models:
-        live = "yes" if model["promoted"] else "no"
-        why = str(model["reason"]).removeprefix("not ").removeprefix("promoted: ")
-        table.add_row(str(model["version"]), f"{model['trained_on_rows']:,}", live, why)
-    return table
-
-
-def _months_table(report: Report) -> Table:
-    table = Table(title="Live, month by month (log loss; lower is better)", title_justify="left")
-    names = "month", "by model", "live", "best constant", "AUC", "online", "batch"
-    for name in names:
-        table.add_column(name, justify="left" if name == "month" else "right")
-    for month in report.months:
-        table.add_row(
-            month.month,
-            f"{month.decisions_by_model:,}",
-            *(
-                _told(value, 4)
-                for value in (
-                    month.log_loss,
-                    month.base_log_loss,
-                    month.auc,
-                    month.online_log_loss,
-                    month.batch_log_loss,
-                )
-            ),
-        )
-    return table
-
-
-def _told(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

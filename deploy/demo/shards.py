@@ -1,8 +1,8 @@
-"""A playback's lanes: events of the past, split so that every log gets its events in order.
+"""The shards of a playback: past events by partition, so that each partition gets its own in order.
 
-A service sends events as they happen. A playback squeezes a year into minutes, where a tenth of a
-second between two workers is hours of event time. So each partition is a lane: its events go one
-after the other, through one worker. It knows columns and the partitioner, and sends nothing.
+A service sends events as they happen. A playback sends those of a year in minutes, so a tenth of a
+second between two workers is hours of event time. Therefore the events of a partition are one
+shard: they are sent one after the other, through one worker.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Decide(NamedTuple):
     features: dict[str, object]
 
 
-class Tell(NamedTuple):
+class Feed(NamedTuple):
     """A feedback to send."""
 
     at: datetime
@@ -37,7 +37,7 @@ class Tell(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What happened, in two frames.
+    """Past events, in two frames.
 
     decisions: id, at, entity, and the features by name.
     feedback: id, decision_id, at, and the values of *kind* by name.
@@ -49,11 +49,11 @@ class Past:
 
     @property
     def events(self) -> int:
-        """How many calls it takes to tell it."""
+        """How many events there are."""
         return self.decisions.height + self.feedback.height
 
-    def lanes(self, partitions: int) -> list["PlaybackShard"]:
-        """Return the events by the partition of their decision's id."""
+    def shards(self, partitions: int) -> list["PlaybackShard"]:
+        """Return the events of each partition, which is that of the decision's id."""
         decisions, feedback = (
             _split(frame, column, partitions)
             for frame, column in ((self.decisions, "id"), (self.feedback, "decision_id"))
@@ -64,7 +64,7 @@ class Past:
         ]
 
     def days(self) -> list[date]:
-        """Return every day on which something happened, in order."""
+        """Return the days that have events, in order."""
         both = pl.concat([self.decisions.select("at"), self.feedback.select("at")])
         return both["at"].dt.date().unique().sort().to_list()
 
@@ -81,9 +81,9 @@ class PlaybackShard:
     feedback: Days
     kind: str
 
-    def day(self, day: date) -> list[Decide | Tell]:
-        """Return the events of *day* in event time; a decision before feedback of its instant."""
-        events: list[Decide | Tell] = [*self._decide(day), *self._tell(day)]
+    def day(self, day: date) -> list[Decide | Feed]:
+        """Return the events of *day* in event time, at the same time decisions before feedback."""
+        events: list[Decide | Feed] = [*self._decide(day), *self._feed(day)]
         events.sort(key=_order)
         return events
 
@@ -94,23 +94,23 @@ class PlaybackShard:
             rows = frame.select("at", "id", "entity", pl.struct(names)).iter_rows()
             yield from map(Decide._make, rows)
 
-    def _tell(self, day: date) -> Iterator[Tell]:
+    def _feed(self, day: date) -> Iterator[Feed]:
         frame = self.feedback.get(day)
         if frame is not None:
             names = [name for name in frame.columns if name not in ("id", "at", "decision_id")]
             rows = frame.select("at", "id", "decision_id", pl.struct(names)).iter_rows()
-            yield from (Tell(at, id_, of, self.kind, values) for at, id_, of, values in rows)
+            yield from (Feed(at, id_, of, self.kind, values) for at, id_, of, values in rows)
 
 
-def _order(event: Decide | Tell) -> tuple[datetime, bool]:
-    return event.at, isinstance(event, Tell)
+def _order(event: Decide | Feed) -> tuple[datetime, bool]:
+    return event.at, isinstance(event, Feed)
 
 
 def _split(frame: pl.DataFrame, column: str, partitions: int) -> list[pl.DataFrame]:
     keys = frame[column].to_list()
-    lane = pl.Series("lane", [partition_of(key.encode(), partitions) for key in keys], pl.Int32)
-    marked = frame.with_columns(lane)
-    return [marked.filter(pl.col("lane") == number).drop("lane") for number in range(partitions)]
+    shard = pl.Series("shard", [partition_of(key.encode(), partitions) for key in keys], pl.Int32)
+    marked = frame.with_columns(shard)
+    return [marked.filter(pl.col("shard") == number).drop("shard") for number in range(partitions)]
 
 
 def _by_day(frame: pl.DataFrame) -> Days:

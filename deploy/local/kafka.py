@@ -1,7 +1,7 @@
 """A real Apache Kafka as a child process: one node, no Docker, no Java of the system.
 
-It is what `tidemill kafka`, the demo and the tests run when no broker is given. It knows nothing of
-loops. `find_kafka` decides between a broker of the user's, Docker compose and this one.
+`tidemill kafka`, the demo and the tests run it when no broker is given. `find_kafka` chooses
+between a broker of the user's, one from Docker compose and this one.
 """
 
 import contextlib
@@ -34,26 +34,27 @@ from tidemill.deploy.local.kafka_settings import (
 from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-# Java keeps the shell's process id; the subshell kills it when this process is gone (end of file).
+# Java has the process id of the shell; the subshell kills it when this process has ended (end of
+# file).
 _GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
 
 
 class EmbeddedKafka:
     """One Kafka broker on free ports of this machine, with its data in one directory.
 
-    It never outlives the process that started it, however that one ends. `kill` and `suspend` are
-    there for tests of faults.
+    It ends with the process that started it, however that one ends. `kill` and `suspend` are for
+    tests of faults.
     """
 
     def __init__(
         self, *, cache: Path, data: Path | None = None, behind: tuple[int, int] | None = None
     ) -> None:
-        """Prepare a broker that keeps its data in *data*, or in a directory `close` removes.
+        """Prepare a broker with its data in *data*, or in a directory that `close` removes.
 
-        *behind* (its port, the proxy's) is for tests of networks: one more door, which clients
-        find at the proxy.
+        *behind* (its port, the proxy's) is for tests of networks: one more listener, which clients
+        reach through the proxy.
         """
         self._cache = cache
         self._temporary = data is None
@@ -69,14 +70,14 @@ class EmbeddedKafka:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, *, timeout_s: float = 90.0) -> None:
         """Start the broker and return when it answers; do nothing if it runs.
 
         Raises:
-            BrokerError: it cannot be fetched, ends by itself, or does not answer in *timeout_s*.
+            BrokerError: it cannot be downloaded, ends by itself, or does not answer in *timeout_s*.
             ConfigError: its packages are missing.
         """
         if self.running:
@@ -88,7 +89,7 @@ class EmbeddedKafka:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to handle
+                start_new_session=True,  # Ctrl-C reaches this process alone, which stops the broker
             )
         try:
             self._wait_until_ready(time.monotonic() + timeout_s)
@@ -97,7 +98,7 @@ class EmbeddedKafka:
             raise
 
     def stop(self, *, timeout_s: float = 20.0) -> None:
-        """End it in good order, or by force after *timeout_s*; `start` brings it back."""
+        """Stop it in order, or by force after *timeout_s*; `start` starts it again."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
@@ -112,19 +113,19 @@ class EmbeddedKafka:
             shutil.rmtree(self.data, ignore_errors=True)
 
     def kill(self) -> None:
-        """End it at once, as a power cut would (SIGKILL); `restart` brings it back."""
+        """End it at once, like a power cut (SIGKILL); `restart` starts it again."""
         if self._process is None:
             return
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.write(b"\n")  # release the guard
+                self._process.stdin.write(b"\n")  # ends the subshell
                 self._process.stdin.close()
         self._process = None
 
     def restart(self, *, timeout_s: float = 90.0) -> None:
-        """Start it again with the same address and data, after `kill` or while it runs."""
+        """Start it again at the same address with the same data, after `kill` or while it runs."""
         self.kill()
         self.start(timeout_s=timeout_s)
 
@@ -133,7 +134,7 @@ class EmbeddedKafka:
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen broker go on (SIGCONT)."""
+        """Continue a frozen broker (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -158,7 +159,9 @@ class EmbeddedKafka:
 
     def _wait_until_ready(self, deadline: float) -> None:
         settings = self.config.client(reconnect_backoff_max_ms=200, socket_timeout_ms=2000)
-        admin = AdminClient({**settings, "log_level": 0})  # that it is not there yet is no news
+        admin = AdminClient(
+            {**settings, "log_level": 0}
+        )  # a broker that is still starting is not worth a log line
         while not _answers(admin):
             if not self.running:
                 raise self._failed("ended by itself")
@@ -169,9 +172,9 @@ class EmbeddedKafka:
         written = (self.data / "kafka.log").read_text(errors="replace").strip()
         lines = [line for line in written.splitlines() if not line.startswith("\tat ")]
         last = "\n".join(lines[-5:])
-        kept = "" if self._temporary else f" in {self.data / 'kafka.log'}"
+        where = "" if self._temporary else f" in {self.data / 'kafka.log'}"
         return BrokerError(
-            f"the embedded Kafka {how}; its last words{kept} were:\n{last}",
+            f"the embedded Kafka {how}; the last lines of its log{where}:\n{last}",
             hint="free memory or disk (it needs 512 MB), or set KAFKA_BOOTSTRAP_SERVERS",
         )
 
@@ -200,7 +203,7 @@ KafkaKind = Literal["env", "docker", "embedded"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningKafka:
-    """A Kafka that answers, where it came from, and how many seconds that took."""
+    """A Kafka that answers, which kind it is, and how many seconds it took to start."""
 
     kind: KafkaKind
     config: KafkaConfig
@@ -208,7 +211,7 @@ class RunningKafka:
     embedded: EmbeddedKafka | None = None
 
     def stop(self) -> None:
-        """Stop what was started for this; a broker of the user's or in Docker stays."""
+        """Stop an embedded broker; one of the user's or in Docker goes on."""
         if self.embedded is not None:
             self.embedded.close()
 
@@ -216,15 +219,15 @@ class RunningKafka:
 def find_kafka(
     env: Mapping[str, str], *, data: Path | None = None, patience_s: float = 15.0
 ) -> RunningKafka:
-    """Return the broker of KAFKA_BOOTSTRAP_SERVERS, else one from Docker compose, else embedded.
+    """Return the broker of KAFKA_BOOTSTRAP_SERVERS, else one from Docker compose, else our own.
 
     Args:
         env: the environment; TIDEMILL_CACHE and the Kafka settings are read.
-        data: where an embedded broker keeps its data; None: in a temporary directory.
-        patience_s: how long a given broker has to answer.
+        data: the directory of an embedded broker's data; None for a temporary one.
+        patience_s: how long to wait for the broker of KAFKA_BOOTSTRAP_SERVERS.
 
     Raises:
-        BrokerError: the given broker does not answer, or no other can be started.
+        BrokerError: that broker does not answer, or no other can be started.
         ConfigError: the packages of the embedded one are missing.
     """
     started = time.monotonic()
@@ -248,13 +251,13 @@ def _expect_answer(config: KafkaConfig, patience_s: float) -> None:
         AdminClient(config.client(), logger=client_log).list_topics(timeout=patience_s)
     except KafkaException as error:
         raise BrokerError(
-            f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer",
+            f"no Kafka answers at {config.bootstrap}, the address in KAFKA_BOOTSTRAP_SERVERS",
             hint="start it, or unset the variable to have one started for you",
         ) from error
 
 
 def _from_docker() -> KafkaConfig | None:
-    """Start the compose file's broker if Docker truly answers; None if it does not."""
+    """Start the broker of the compose file; return None if Docker does not answer."""
     if shutil.which("docker") is None:
         return None
     compose = [
@@ -273,7 +276,7 @@ def _from_docker() -> KafkaConfig | None:
             limit_s = 300.0 if "up" in command else 10.0
             subprocess.run(command, check=True, capture_output=True, timeout=limit_s)
         except (OSError, subprocess.SubprocessError) as error:
-            log.info("no Kafka from Docker: %s", error)
+            logger.info("no Kafka from Docker: %s", error)
             return None
     return KafkaConfig(f"localhost:{DOCKER_PORT}")
 

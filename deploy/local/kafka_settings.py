@@ -7,7 +7,7 @@ from pathlib import Path
 
 JAVA_OPTIONS = (
     "-Xmx512m",
-    "-XX:+UseSerialGC",  # two cores are shared with those who use the broker
+    "-XX:+UseSerialGC",  # the broker shares the cores with its clients
     "-XX:TieredStopAtLevel=1",  # starts faster
     "-Xshare:auto",
     "-Djava.net.preferIPv4Stack=true",
@@ -59,8 +59,8 @@ def listeners(broker: int, controller: int) -> str:
 def proxied(broker: int, controller: int, behind: int, proxy: int) -> str:
     """Return the lines for one more listener, at *behind*, whose clients are sent to *proxy*.
 
-    Clients go where a broker says it is; without a listener of its own they would pass by a proxy.
-    They stand behind those of `listeners` and win.
+    Clients connect to the address that a broker gives them, so the proxy needs a listener that
+    gives its address. The lines come after those of `listeners` and override them.
     """
     return (
         f"listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller},"
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 
 def stored_ports(data: Path) -> tuple[int, int] | None:
-    """Return the ports of the last run in *data*, if both are free still."""
+    """Return the ports of the last run in *data*, if both are still free."""
     properties = data / "server.properties"
     if not properties.exists():
         return None

@@ -1,7 +1,7 @@
-"""A real S3 server for tests and trials: S3Proxy over a folder, on the Java runtime of PyPI.
+"""An S3 server for tests: S3Proxy over a folder, on the Java runtime from PyPI.
 
-It speaks the conditional PUT that the Delta log needs, keeps its objects as files below *data*, and
-comes from Maven Central once, like the embedded Kafka. Nothing of it is meant for production.
+It supports the conditional PUT that the Delta log needs. Its objects are files below *data*. Its
+jar is downloaded once, like those of the embedded Kafka. It is not for production.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ _KEY, _SECRET = "tidemill", "tidemill-secret"
 
 @contextlib.contextmanager
 def embedded_s3(cache: Path, data: Path, *, timeout_s: float = 60.0) -> Iterator[LakeConfig]:
-    """Run a server until the block ends; give the lake config of its one bucket.
+    """Run a server while the block runs; yield the lake config of its one bucket.
 
     Raises:
-        BrokerError: the server cannot be fetched.
-        ConfigError: the extra `kafka`, which has the Java runtime, is not installed.
+        BrokerError: the server cannot be downloaded.
+        ConfigError: the extra `kafka`, with the Java runtime, is not installed.
         LakeError: it does not start.
     """
     jars = fetch_jars(cache, SERVER, name="s3proxy")

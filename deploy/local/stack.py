@@ -1,4 +1,4 @@
-"""All processes of a loop on this machine: streams, serving, trainer, monitor. Wiring only."""
+"""The processes of loops on this machine: streams, serving, trainers, monitor."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, init_keys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where the processes of one machine listen."""
+    """The ports that the processes of one machine listen on."""
 
     worker_metrics: int
     servers: Sequence[int]
@@ -20,27 +20,27 @@ class Ports:
 
     @classmethod
     def from_first(cls, first: int, servers: int) -> "Ports":
-        """Return *servers* ports from *first* on, and the two behind them; people know them."""
+        """Return ports from *first* on: *servers* of them, then the monitor's and the metrics'."""
         last = first + servers
         return cls(worker_metrics=last + 1, servers=range(first, last), monitor=last)
 
     @classmethod
     def free(cls, servers: int) -> "Ports":
         """Return ports that nobody listens on now."""
-        with_sockets = [socket.socket() for _ in range(servers + 2)]
+        sockets = [socket.socket() for _ in range(servers + 2)]
         try:
-            for one in with_sockets:
+            for one in sockets:
                 one.bind(("127.0.0.1", 0))
-            found = [int(one.getsockname()[1]) for one in with_sockets]
+            found = [int(one.getsockname()[1]) for one in sockets]
         finally:
-            for one in with_sockets:
+            for one in sockets:
                 one.close()
         return cls(worker_metrics=found[0], servers=found[2:], monitor=found[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """What runs, on which Kafka, with which lake, and where it writes."""
+    """What runs, with which Kafka, lake, folder and ports."""
 
     kafka: KafkaConfig
     lake: str
@@ -51,7 +51,7 @@ class Stack:
 
     @property
     def logs(self) -> Path:
-        """Where each process writes its log."""
+        """The folder of the processes' log files."""
         return self.folder / "logs"
 
     @property
@@ -70,7 +70,7 @@ class Stack:
         return f"http://127.0.0.1:{self.ports.worker_metrics}/metrics"
 
     def keys(self) -> dict[str, str]:
-        """Return the settings of the signing keys: the given ones, else made once in the folder."""
+        """Return the settings of the signing keys: those of `env`, else of a pair made once."""
         if self.env.get(SIGNING_KEY) and self.env.get(TRUSTED_KEYS):
             return {name: self.env[name] for name in (SIGNING_KEY, TRUSTED_KEYS)}
         folder = self.folder / "keys"
@@ -86,10 +86,10 @@ class Stack:
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "TIDEMILL_LAKE": self.lake,
             "PYTHONUNBUFFERED": "1",
-            "POLARS_MAX_THREADS": "1",  # processes share the cores; handing work over costs more
+            "POLARS_MAX_THREADS": "1",  # processes share the cores; more threads cost more
             **self.keys(),
         }
-        return [self._streams(shared), *self._servers(shared), *self._behind(shared)]
+        return [self._streams(shared), *self._servers(shared), *self._trainers_and_monitor(shared)]
 
     def _streams(self, env: Mapping[str, str]) -> Program:
         port = str(self.ports.worker_metrics)
@@ -117,7 +117,7 @@ class Stack:
             )
         ]
 
-    def _behind(self, env: Mapping[str, str]) -> list[Program]:
+    def _trainers_and_monitor(self, env: Mapping[str, str]) -> list[Program]:
         trainers = [
             Program(
                 name="train" if len(self.loops) == 1 else f"train-{loop}",

@@ -1,7 +1,7 @@
 """Child processes that belong together: started, waited for, restarted when they crash, stopped.
 
-`tidemill up` and the demo run every process of the loop this way on one machine. It knows commands
-and readiness checks, and nothing of loops. No child outlives the process that started it.
+`tidemill up` and the demo run all processes this way. No child outlives the process that started
+it.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from tidemill.errors import ConfigError
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
-SOUND_AFTER_S = 60.0  # who ran that long starts with the first backoff again
+SOUND_AFTER_S = 60.0  # a program that ran that long starts with the first backoff again
 _POLL_S = 0.1
-# The child keeps the shell's process id; the subshell ends it when our end of the pipe is closed.
+# The child has the process id of the shell; the subshell kills it when our end of the pipe closes.
 _GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
 
-Say = Callable[[str], None]
+OnText = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One process: its command, its surroundings, and how to tell that it is ready."""
+    """One process: its command, its environment, and a check that it is ready."""
 
     name: str
     command: Sequence[str]
@@ -57,17 +57,17 @@ def answers(url: str, *, timeout_s: float = 1.0) -> bool:
 
 
 class Supervisor:
-    """Keeps programs running until it is left.
+    """Runs programs while its block runs, and restarts those that end.
 
     Args:
-        programs: what to run, in the order of their start.
-        logs: the folder of one log file each, `<name>.log`.
-        say: told in a sentence what a person should know: crashes and restarts.
-        stop_s: how long a child may take to end in good order.
+        programs: the programs, in the order of their start.
+        logs: the folder of their log files, `<name>.log`.
+        say: called with a sentence about each crash and restart.
+        stop_s: how long a child may take to stop before it is killed.
     """
 
     def __init__(
-        self, programs: Sequence[Program], *, logs: Path, say: Say, stop_s: float = 20.0
+        self, programs: Sequence[Program], *, logs: Path, say: OnText, stop_s: float = 20.0
     ) -> None:
         self._children = [
             _SupervisedProcess(program, logs / f"{program.name}.log") for program in programs
@@ -75,16 +75,18 @@ class Supervisor:
         self._say = say
         self._stop_s = stop_s
         self._stopping = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._thread = threading.Thread(
+            target=self._restart_crashed, name="supervisor", daemon=True
+        )
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How often each program was started again."""
+        """How often each program was restarted."""
         return {child.program.name: child.restarts for child in self._children}
 
     @property
     def pids(self) -> dict[str, int | None]:
-        """The process id of each program; None while it waits to be started again."""
+        """The process id of each program; None while it waits for its restart."""
         return {child.program.name: child.pid for child in self._children}
 
     def __enter__(self) -> Self:
@@ -94,7 +96,7 @@ class Supervisor:
         except BaseException:
             self.stop()
             raise
-        self._watcher.start()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -105,11 +107,11 @@ class Supervisor:
     ) -> None:
         self.stop()
 
-    def wait_ready(self, timeout_s: float = 60.0, *, on_ready: Say | None = None) -> None:
+    def wait_ready(self, timeout_s: float = 60.0, *, on_ready: OnText | None = None) -> None:
         """Return once every program is ready.
 
         Raises:
-            ConfigError: one is not in time; with the last words of its log.
+            ConfigError: one is not in time; with the last lines of its log.
         """
         deadline = time.monotonic() + timeout_s
         for child in self._children:
@@ -122,26 +124,26 @@ class Supervisor:
                 on_ready(child.program.name)
 
     def stop(self) -> None:
-        """End all children in good order, last started first, then by force; for good."""
+        """Stop all children for good, the last started first; kill those that do not stop."""
         self._stopping.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
+        if self._thread.is_alive():
+            self._thread.join()
         for child in reversed(self._children):
             child.terminate()
         deadline = time.monotonic() + self._stop_s
         for child in reversed(self._children):
             child.end(deadline)
 
-    def _watch(self) -> None:
+    def _restart_crashed(self) -> None:
         while not self._stopping.wait(_POLL_S):
             for child in self._children:
-                told = child.restart_if_due(time.monotonic())
-                if told:
-                    self._say(told)
+                text = child.restart_if_due(time.monotonic())
+                if text:
+                    self._say(text)
 
 
 class _SupervisedProcess:
-    """One program and its process; the watcher and the owner take turns by the supervisor."""
+    """One program and its process; the supervisor calls it from one thread at a time."""
 
     def __init__(self, program: Program, log: Path) -> None:
         self.program = program
@@ -166,31 +168,31 @@ class _SupervisedProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which stops all in order
             )
         self._started_s = time.monotonic()
         self._due_s = None
 
     def restart_if_due(self, now_s: float) -> str | None:
-        """Notice an end, or start again once the backoff is over; return what to tell."""
+        """Notice that it has ended, or restart it after the backoff; return a sentence on it."""
         process = self._process
         if process is None or process.poll() is None:
             return None
         name = self.program.name
         if self._due_s is None:
-            self._sweep()
+            self._kill_group()
             if now_s - self._started_s >= SOUND_AFTER_S:
                 self._backoff_s = FIRST_BACKOFF_S
             self._due_s = now_s + self._backoff_s
-            told = f"{name} ended with {_told(process.returncode)}, see {self._log}; "
-            told += f"it starts again in {self._backoff_s:g} s"
-            self._backoff_s = min(2 * self._backoff_s, LONGEST_BACKOFF_S)
-            return told
+            backoff_s = self._backoff_s
+            self._backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+            status = _status(process.returncode)
+            return f"{name} ended with {status}, see {self._log}; it restarts in {backoff_s:g} s"
         if now_s < self._due_s:
             return None
         self.restarts += 1
         self.start()
-        return f"{name} was started again (restart {self.restarts})"
+        return f"{name} was restarted (restart {self.restarts})"
 
     def terminate(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -205,10 +207,10 @@ class _SupervisedProcess:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._sweep()
+        self._kill_group()
 
-    def _sweep(self) -> None:
-        """End what the process left in its group, its guard among them."""
+    def _kill_group(self) -> None:
+        """Kill what is left of the process's group, such as the subshell."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -221,12 +223,12 @@ class _SupervisedProcess:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         last = "\n  ".join(lines[-8:]) or "(nothing)"
         return ConfigError(
-            f"{self.program.name} is not ready after {timeout_s:g} s; its last words:\n  {last}",
+            f"{self.program.name} is not ready after {timeout_s:g} s; its log ends with:\n  {last}",
             hint=f"read {self._log}",
         )
 
 
-def _told(code: int) -> str:
+def _status(code: int) -> str:
     if code >= 0:
         return f"status {code}"
     with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Everything on one machine: Kafka if there is none, and every process of some loops."""
+"""`tidemill up`: all processes of some loops on this machine, and Kafka if there is none."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,23 @@ from typing import Never
 
 from rich.console import Console
 
-from tidemill.cli.commands.loop import checked_loop
 from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.deploy.local.supervisor import Supervisor
 from tidemill.errors import ContractError, TidemillError
 from tidemill.kafka import KafkaConfig, ensure_topics
+from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import schema_store
 
-_WATCH_S = 1.0
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpConfig:
-    """What to run, and where."""
+    """What to run, and with which ports and folder."""
 
-    files: Sequence[Path] = ()  # published first; empty: every loop that is published already
+    files: Sequence[Path] = ()  # to publish first; empty: run all loops that are published
     port: int = 8700
     servers: int = 1
     folder: Path = Path(".tidemill/up")
@@ -33,10 +33,10 @@ class UpConfig:
 
 
 def run_up(config: UpConfig, console: Console) -> Never:
-    """Run until interrupted.
+    """Run loops until interrupted.
 
     Raises:
-        KeyboardInterrupt: as intended; all children are ended then.
+        KeyboardInterrupt: Ctrl-C; all processes are stopped then.
         ContractError: there is no loop to run.
         TidemillError: something could not be started.
     """
@@ -60,8 +60,8 @@ def run_up(config: UpConfig, console: Console) -> Never:
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
         running.enter_context(supervisor)
         supervisor.wait_ready(on_ready=lambda name: console.print(f"{name} is ready"))
-        tell_addresses(stack, console)
-        watch_kafka(kafka, console)
+        print_addresses(stack, console)
+        restart_kafka_when_it_ends(kafka, console)
 
 
 def _published(kafka: KafkaConfig) -> list[str]:
@@ -75,8 +75,8 @@ def _published(kafka: KafkaConfig) -> list[str]:
     return names
 
 
-def tell_addresses(stack: Stack, console: Console) -> None:
-    """Print where everything is."""
+def print_addresses(stack: Stack, console: Console) -> None:
+    """Print where the processes listen and write, and the settings for other commands."""
     console.print("All of it runs until Ctrl-C:")
     for name, value in [
         ("decisions", " ".join(stack.server_urls)),
@@ -89,13 +89,13 @@ def tell_addresses(stack: Stack, console: Console) -> None:
         console.print(f"  {name:<24}{value}", soft_wrap=True)
 
 
-def watch_kafka(kafka: RunningKafka, console: Console) -> Never:
-    """Bring an embedded Kafka back whenever it ends by itself; until interrupted."""
+def restart_kafka_when_it_ends(kafka: RunningKafka, console: Console) -> Never:
+    """Restart an embedded Kafka whenever it ends by itself, until interrupted."""
     while True:
-        time.sleep(_WATCH_S)
+        time.sleep(_POLL_S)
         if kafka.embedded is None or kafka.embedded.running:
             continue
-        console.log("Kafka ended by itself; it starts again")
+        console.log("Kafka ended by itself; it restarts")
         try:
             kafka.embedded.restart()
         except TidemillError as error:

@@ -1,1 +1,5 @@
-"""deploy.reprocess."""
+"""Backfills and replays as they are run: a worker pool on all cores, or one process.
+
+Read `worker_pool.py`, `backfill.py`, `replay.py`; what they compute is in `streams/reprocess/`. It
+may not import `deploy.local`, `deploy.demo` or `cli`.
+"""

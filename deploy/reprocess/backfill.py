@@ -1,7 +1,7 @@
 """Run a backfill (`streams/reprocess/backfill.py`) in one process for each core.
 
-Which slice is done is in the lake, in the commit of its rows. So whatever ends this, a signal or a
-lost machine, the same call goes on with the slices that are missing.
+The commit that adds the rows of a slice also records the slice as done. So whatever ends the run, a
+signal or a lost machine, the same call goes on with the slices that are missing.
 """
 
 import os
@@ -29,7 +29,7 @@ from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.backfill import plan, run_slice
 
 _CHILD = "from tidemill.deploy.reprocess.backfill import child; child()"
-_SINGLE = {"POLARS_MAX_THREADS": "1"}  # a process for each core; threads would only wait
+_SINGLE = {"POLARS_MAX_THREADS": "1"}  # a process for each core: more threads would only wait
 
 
 def begun(
@@ -51,13 +51,15 @@ def begun(
         backfill = plan(lake, loop, name, since=since, until=until, processes=processes)
         begin(lake, backfill)
         return backfill
-    known = read_backfill(lake, loop.loop, name)
-    if (known.loop.digest, known.since, known.until) != (loop.digest, since, until):
+    begun_before = read_backfill(lake, loop.loop, name)
+    definition = begun_before.loop.digest, begun_before.since, begun_before.until
+    if definition != (loop.digest, since, until):
         raise RequestError(
             f"{loop.loop} has a backfill {name!r} already, with other windows, label or times",
-            hint=f"give this one another --name, or: tidemill backfill {loop.loop} --drop {name}",
+            hint="give this one another --name, or: "
+            f"tidemill lake backfill {loop.loop} --drop {name}",
         )
-    return known
+    return begun_before
 
 
 def run(
@@ -68,17 +70,17 @@ def run(
     on_slices: Callable[[int], None] = lambda _done: None,
     env: Mapping[str, str] | None = None,
 ) -> tuple[Done, float]:
-    """Do every slice of *backfill* that is not done; return all of it and the CPU seconds spent.
+    """Do the slices of *backfill* that are not done; return all that are, and the CPU seconds.
 
     Args:
-        lake: the lake, which children find by *env*.
+        lake: the lake; the processes find it by *env*.
         backfill: as `begun` returned it.
-        processes: how many to use.
-        on_slices: told how many slices are done, first when those of earlier runs are counted.
-        env: what children need in their environment besides the one of this process.
+        processes: how many processes to use.
+        on_slices: called with the number of slices done, first with that of earlier runs.
+        env: variables for the processes, besides those of this one.
 
     Raises:
-        LakeError: the lake refuses, or a child has died. What is done stays done.
+        LakeError: the lake refuses, or a process has died. Slices that are done stay done.
     """
     before = done(lake, backfill)
     count, cpu_s = len(before.slices), 0.0
@@ -95,19 +97,19 @@ def run(
 
 
 def child() -> None:
-    """Do slices as they are asked for on standard input, until it ends."""
+    """Do the slices that are asked for on standard input, until it ends."""
     lake = Lake(LakeConfig.from_env(os.environ))
-    known: dict[tuple[str, str], tuple[Backfill, Labels]] = {}
+    opened: dict[tuple[str, str], tuple[Backfill, Labels]] = {}
     spent_s = 0.0
 
     def work(job: Job) -> JobResult:
         nonlocal spent_s
         key = str(job["loop"]), str(job["name"])
-        if key not in known:
+        if key not in opened:
             backfill = read_backfill(lake, *key)
             rules = JoinRules.of(backfill.loop)
-            known[key] = backfill, Labels(rules.label_sql, label_type=rules.label_type)
-        backfill, labels = known[key]
+            opened[key] = backfill, Labels(rules.label_sql, label_type=rules.label_type)
+        backfill, labels = opened[key]
         counts = run_slice(lake, backfill, int(str(job["slice"])), labels=labels)
         before_s, spent_s = spent_s, time.process_time()
         return {**counts, "cpu_s": spent_s - before_s}

@@ -1,11 +1,8 @@
-"""Run a replay (`streams/reprocess/replay.py`) with a bar that shows how far it has come."""
+"""Run a replay (`streams/reprocess/replay.py`): from the beginning of the topics to their end."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake
@@ -27,7 +24,7 @@ from tidemill.streams.runtime.worker import StreamsWorkerConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """What a replay has come to; *is_whole* is False if a signal ended it before the logs did."""
+    """The outcome of a replay; *is_whole* is False if a signal ended it before its last record."""
 
     loop: str
     version: int
@@ -37,7 +34,7 @@ class Replayed:
     counts: Mapping[str, int]
 
     def to_json(self) -> dict[str, object]:
-        """Return it as JSON knows it."""
+        """Return it as plain values for JSON."""
         return {
             "loop": self.loop,
             "version": self.version,
@@ -54,9 +51,16 @@ def run_replay(
     *,
     until: datetime | None,
     partial: bool,
-    console: Console,
+    on_records: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Replayed:
-    """Replay loop *name* as *worker* says: from its Kafka, into its lake, in its commits.
+    """Replay loop *name* from the Kafka of *worker* into its lake, with its commit settings.
+
+    Args:
+        worker: the Kafka, the lake and the settings.
+        name: the loop; its newest published version is used.
+        until: the windows of all decisions up to then are closed at the end.
+        partial: whether to go on although Kafka has deleted records.
+        on_records: called with the number of records done, and of all.
 
     Raises:
         BrokerError: Kafka has deleted records, and *partial* does not allow for it.
@@ -70,10 +74,10 @@ def run_replay(
     if deleted and not partial:
         raise BrokerError(
             f"Kafka has deleted the {deleted:,} oldest records of {name}",
-            hint="the lake has them, see tidemill backfill; --partial takes what is left",
+            hint="the lake has them: see tidemill lake backfill; --partial takes what is left",
         )
     begin_replay(lake, loop)
-    # of a log that is deleted as a whole nothing will come
+    # nothing will come of a log whose records are all deleted
     left = {place: end if end > starts[place] else 0 for place, end in ends.items()}
     config = ReplayConfig(
         kafka=kafka,
@@ -86,15 +90,11 @@ def run_replay(
         scratch=worker.scratch,
     )
     group, store = group_of(loop), schema_store(kafka, worker.env)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    shown = Progress(*columns, TimeRemainingColumn(), console=console)
-    shown.disable = not console.is_terminal
-    with shown as progress:
-        bar = progress.add_task(name, total=sum(left.values()))
-        try:
-            is_whole = replay(config, store, group, lambda n: progress.update(bar, completed=n))
-        finally:
-            forget_group(kafka, group)
+    total = sum(left.values())
+    try:
+        is_whole = replay(config, store, group, lambda done: on_records(done, total))
+    finally:
+        forget_group(kafka, group)
     if is_whole:
         end_replay(lake, loop)
     return Replayed(
@@ -108,7 +108,7 @@ def run_replay(
 
 
 def _counts(lake: Lake, loop: Loop) -> dict[str, int]:
-    """Return what became of the decisions, over all partitions."""
+    """Return how the decisions of all partitions ended, and how many are open."""
     accounts = [each for each in ledger(lake, loop) if each.log == "decisions"]
     ends = {name: sum(each.ends[name] for each in accounts) for name in accounts[0].ends}
     return {**ends, "open": sum(account.open for account in accounts)}

@@ -1,7 +1,7 @@
 """Child processes that share a list of jobs: a line of JSON to the child, a line of JSON back.
 
-It knows no job. A child is a command that calls `serve`; it ends when its input does, so none
-outlives the process that started it by more than the job it is at.
+A child is a command that calls `serve`. It ends when its standard input does, so it outlives the
+process that started it by one job at most.
 """
 
 import contextlib
@@ -22,40 +22,44 @@ _STOP_S = 5.0
 
 
 def serve(work: Callable[[Job], JobResult], jobs: Iterable[str], out: IO[str]) -> None:
-    """Do every job of *jobs*, lines of JSON, and write a line to *out* for each: the child's half.
+    """Do each of *jobs*, a line of JSON, and write its result to *out*; to be called in a child.
 
-    A `TidemillError` is told to the parent; any other error ends the child.
+    A `TidemillError` is sent to the parent; any other error ends the child.
     """
     for line in jobs:
         try:
-            told: JobResult = {"done": work(json.loads(line))}
+            reply: JobResult = {"done": work(json.loads(line))}
         except TidemillError as error:
-            told = {"what": error.what, "hint": error.hint}
-        out.write(json.dumps(told) + "\n")
+            reply = {"what": error.what, "hint": error.hint}
+        out.write(json.dumps(reply) + "\n")
         out.flush()
 
 
 def answers(
     command: Sequence[str], jobs: Sequence[Job], *, processes: int, env: Mapping[str, str]
 ) -> Iterator[JobResult]:
-    """Have children do *jobs* and yield each answer as it comes; they end when nobody asks on.
+    """Let child processes do *jobs*; yield each result as it comes, in any order.
+
+    The children end with this generator, whether it is exhausted or closed.
 
     Raises:
-        LakeError: a job failed, or its child ended without an answer.
+        LakeError: a job failed, or its child ended without a result.
     """
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
-    told: queue.SimpleQueue[JobResult | TidemillError] = queue.SimpleQueue()
-    children = [_PoolProcess(command, env, waiting, told) for _ in range(min(processes, len(jobs)))]
+    results: queue.SimpleQueue[JobResult | TidemillError] = queue.SimpleQueue()
+    children = [
+        _PoolProcess(command, env, waiting, results) for _ in range(min(processes, len(jobs)))
+    ]
     try:
         for child in children:
             child.start()
         for _ in jobs:
-            answer = told.get()
-            if isinstance(answer, TidemillError):
-                raise answer
-            yield answer
+            result = results.get()
+            if isinstance(result, TidemillError):
+                raise result
+            yield result
     finally:
         for child in children:
             child.stop()
@@ -69,12 +73,12 @@ class _PoolProcess:
         command: Sequence[str],
         env: Mapping[str, str],
         waiting: "queue.SimpleQueue[Job]",
-        told: "queue.SimpleQueue[JobResult | TidemillError]",
+        results: "queue.SimpleQueue[JobResult | TidemillError]",
     ) -> None:
         self._command, self._env = command, env
-        self._waiting, self._told = waiting, told
+        self._waiting, self._results = waiting, results
         self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._feed, name="crew", daemon=True)
+        self._thread = threading.Thread(target=self._feed, name="worker-pool", daemon=True)
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -100,7 +104,9 @@ class _PoolProcess:
         self._thread.join()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):  # a job on its way to a child that is gone
+                with contextlib.suppress(
+                    OSError
+                ):  # a job was being written to a child that has ended
                     pipe.close()
 
     def _feed(self) -> None:
@@ -109,12 +115,12 @@ class _PoolProcess:
                 job = self._waiting.get_nowait()
             except queue.Empty:
                 return
-            told = self._asked(job)
-            self._told.put(told)
-            if isinstance(told, TidemillError):
+            result = self._result_of(job)
+            self._results.put(result)
+            if isinstance(result, TidemillError):
                 return
 
-    def _asked(self, job: Job) -> JobResult | TidemillError:
+    def _result_of(self, job: Job) -> JobResult | TidemillError:
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -128,13 +134,13 @@ class _PoolProcess:
             pass
         if not line:
             return LakeError(
-                f"a process ended with status {process.wait()} at {json.dumps(job)}",
-                hint="what is done is kept: run the same command again; if memory was short, with "
-                "fewer processes",
+                f"a process ended with status {process.wait()} during {json.dumps(job)}",
+                hint="run the same command again, it goes on with the rest; if memory was short, "
+                "with fewer processes",
             )
-        answer: JobResult = json.loads(line)
-        if "done" in answer:
-            done = answer["done"]
+        reply: JobResult = json.loads(line)
+        if "done" in reply:
+            done = reply["done"]
             assert isinstance(done, dict)
             return done
-        return LakeError(str(answer["what"]), hint=str(answer["hint"]))
+        return LakeError(str(reply["what"]), hint=str(reply["hint"]))

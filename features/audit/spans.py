@@ -11,10 +11,20 @@ from datetime import UTC, datetime, timedelta
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES, table_of
-from tidemill.schemas.logs import Log, first_position, numbered, position_of
+from tidemill.features.lake.progress_keys import (
+    DUPLICATE,
+    FRONTIER,
+    LATE,
+    OFFSET,
+    UNMATCHED,
+    ProgressName,
+    begin,
+)
+from tidemill.schemas.logs import Log, first_position, position_of
 from tidemill.schemas.loop.definition import Loop
 
-COUNTERS = ("late", "duplicate", "unmatched")
+_COUNTED = (LATE, DUPLICATE, UNMATCHED)
+COUNTERS: tuple[str, ...] = _COUNTED
 
 BEGIN, FOREVER = -(2**62), 2**62
 """Earlier and later than any event; `BEGIN` is the frontier while nothing is closed."""
@@ -134,13 +144,13 @@ def read_partition_states(
     Raises:
         LakeError: the lake cannot be read, or no longer has one of the versions.
     """
-    closed = _numbers(lake, loop, EXAMPLES, ("frontier", *COUNTERS), versions)
-    read = _reached(lake, loop, "offset", versions)
+    closed = _numbers(lake, loop, EXAMPLES, (FRONTIER, *_COUNTED), versions)
+    read = _reached(lake, loop, OFFSET, versions)
     return {
         number: PartitionState(
-            frontier=_or(closed["frontier", number], BEGIN),
+            frontier=_or(closed[FRONTIER, number], BEGIN),
             places={log: position_of(log, read[log, number] or 0) for log in loop.logs},
-            counts={name: closed[name, number] or 0 for name in COUNTERS},
+            counts={name: closed[name, number] or 0 for name in _COUNTED},
         )
         for number in range(loop.partitions)
     }
@@ -181,7 +191,7 @@ def _read_begins(
     """Return where versions of a loop took partitions over, by version and partition."""
     begins: dict[int, dict[int, PartitionState]] = {loop.version: {} for loop in definitions}
     for loop in definitions:
-        name = f"begin/{loop.version}"
+        name = begin(loop.version)
         frontiers = _numbers(lake, loop, EXAMPLES, (name,), versions)
         offsets = _reached(lake, loop, name, versions)
         for number in range(loop.partitions):
@@ -199,25 +209,25 @@ def _read_begins(
 
 
 def _reached(
-    lake: Lake, loop: Loop, name: str, versions: Mapping[str, int]
+    lake: Lake, loop: Loop, name: ProgressName, versions: Mapping[str, int]
 ) -> dict[tuple[Log, int], int | None]:
     """Return a number of each log of *loop*, by log and partition."""
     found: dict[tuple[Log, int], int | None] = {}
     for log in loop.logs:
-        own = numbered(name, log)
+        own = name.for_log(log)
         values = _numbers(lake, loop, table_of(log), (own,), versions)
         found |= {(log, number): value for (_, number), value in values.items()}
     return found
 
 
 def _numbers(
-    lake: Lake, loop: Loop, table: str, names: Sequence[str], versions: Mapping[str, int]
-) -> dict[tuple[str, int], int | None]:
+    lake: Lake, loop: Loop, table: str, names: Sequence[ProgressName], versions: Mapping[str, int]
+) -> dict[tuple[ProgressName, int], int | None]:
     """Return numbers that commits of *table* carry, by name and partition."""
     numbers = range(loop.partitions)
-    ids = [f"{name}/{number}" for name in names for number in numbers]
+    ids = [name.key(number) for name in names for number in numbers]
     values = lake.table(loop.loop, table).progress(ids, versions[table])
-    return {(name, number): values[f"{name}/{number}"] for name in names for number in numbers}
+    return {(name, number): values[name.key(number)] for name in names for number in numbers}
 
 
 def _or(value: int | None, default: int) -> int:

@@ -15,15 +15,19 @@ from tidemill.errors import FencedError, LakeError, RequestError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import EXAMPLES, layouts
+from tidemill.features.lake.progress_keys import (
+    BACKFILL_BEGUN,
+    BACKFILL_COMPLETE,
+    OF_SLICE,
+    SLICE_EXAMPLES,
+)
 from tidemill.features.lake.storage import lake_errors
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FIELD
 
-BEGUN, COMPLETE = "begun", "complete"
-# Numbers on a backfill's table for slice n: examples in it (null: it is not done), and what else
-# its decisions ended as.
-COUNTS = ("examples", "late", "duplicate", "open")
+COUNTS: tuple[str, ...] = OF_SLICE
+"""What is counted of each slice: its examples, and what else its decisions ended as."""
 
 
 class Backfill(BaseModel):
@@ -105,7 +109,7 @@ def begin(lake: Lake, backfill: Backfill) -> None:
     loop, name = backfill.loop, backfill.name
     table = lake.create_table(loop.loop, table_name(name), layouts(loop)[EXAMPLES])
     try:
-        table.append(None, swaps=[CompareAndSwap(BEGUN, None, 1)])
+        table.append(None, swaps=[CompareAndSwap(BACKFILL_BEGUN, None, 1)])
     except FencedError as error:
         raise RequestError(
             f"another process is about to begin backfill {name} of {loop.loop}",
@@ -141,24 +145,26 @@ def done(lake: Lake, backfill: Backfill) -> Done:
     """
     table = lake.table(backfill.loop.loop, table_name(backfill.name))
     numbers = range(backfill.slices)
-    found = table.progress([COMPLETE, *(f"{count}/{n}" for n in numbers for count in COUNTS)])
-    slices = {
-        n: {count: found[f"{count}/{n}"] or 0 for count in COUNTS}
+    found = table.progress(
+        [BACKFILL_COMPLETE, *(count.key(n) for n in numbers for count in OF_SLICE)]
+    )
+    slices: dict[int, dict[str, int]] = {
+        n: {count: found[count.key(n)] or 0 for count in OF_SLICE}
         for n in numbers
-        if found[f"examples/{n}"] is not None
+        if found[SLICE_EXAMPLES.key(n)] is not None
     }
-    return Done(slices, found[COMPLETE] is not None)
+    return Done(slices, found[BACKFILL_COMPLETE] is not None)
 
 
 def slice_swaps(number: int, counts: Mapping[str, int]) -> list[CompareAndSwap]:
     """Return what records in the commit of slice *number* that it is done; only once."""
-    return [CompareAndSwap(f"{count}/{number}", None, counts[count]) for count in COUNTS]
+    return [CompareAndSwap(count.key(number), None, counts[count]) for count in OF_SLICE]
 
 
 def complete(table: Table) -> None:
     """Record that every slice is done; a table without that is not shown to anyone."""
-    if table.progress([COMPLETE])[COMPLETE] is None:
-        table.append(None, swaps=[CompareAndSwap(COMPLETE, None, 1)])
+    if not _is_recorded(table):
+        table.append(None, swaps=[CompareAndSwap(BACKFILL_COMPLETE, None, 1)])
 
 
 def completed(lake: Lake, loop_name: str) -> list[str]:
@@ -184,7 +190,11 @@ def complete_table(lake: Lake, loop_name: str, name: str) -> Table:
 def _is_complete(lake: Lake, loop_name: str, name: str) -> bool:
     if not lake.has_table(loop_name, table_name(name)):
         return False
-    return lake.table(loop_name, table_name(name)).progress([COMPLETE])[COMPLETE] is not None
+    return _is_recorded(lake.table(loop_name, table_name(name)))
+
+
+def _is_recorded(table: Table) -> bool:
+    return table.progress([BACKFILL_COMPLETE])[BACKFILL_COMPLETE] is not None
 
 
 def drop(lake: Lake, loop_name: str, name: str) -> None:

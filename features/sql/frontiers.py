@@ -5,14 +5,15 @@ It knows what they are called and where they stand; what they mean is the join's
 
 from collections.abc import Iterable
 
+from tidemill.features.lake.progress_keys import EXAMINED, FRONTIER
 from tidemill.features.lake.tables import Table
-from tidemill.schemas.logs import Log, first_position, is_feedback, number_of, numbered, position_of
+from tidemill.schemas.logs import Log, first_position, is_feedback, number_of, position_of
 from tidemill.schemas.loop.definition import Loop
 
 
 def frontiers_sql(examples: Table, loop: Loop, version: int) -> str:
     """Return a query of one row a partition: up to which time its decisions are closed."""
-    names = [f"frontier/{number}" for number in range(loop.partitions)]
+    names = [FRONTIER.key(number) for number in range(loop.partitions)]
     found = examples.progress(names, version)
     rows = ", ".join(f"({number}, {_number(found[name])})" for number, name in enumerate(names))
     return (
@@ -45,7 +46,7 @@ def examined_positions(examples: Table, loop: Loop, version: int) -> dict[tuple[
         LakeError: the lake cannot be read, or no longer has the version.
     """
     names = {
-        f"{numbered('examined', log)}/{partition}": (partition, log)
+        EXAMINED.for_log(log).key(partition): (partition, log)
         for log in filter(is_feedback, loop.logs)
         for partition in range(loop.partitions)
     }

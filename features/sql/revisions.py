@@ -7,11 +7,9 @@ most are, costs them nothing.
 
 import polars as pl
 
+from tidemill.features.lake.progress_keys import REVISED
 from tidemill.features.lake.tables import Table
 from tidemill.schemas.loop.definition import Loop
-
-REVISED = "revised"
-"""The progress number of a partition that counts its revisions."""
 
 FIRST = pl.col("revision").fill_null(0) == 0
 """Which rows were written at the close; those of earlier releases do not say."""
@@ -25,7 +23,7 @@ def has_revisions(examples: Table, loop: Loop, version: int | None = None) -> bo
     Raises:
         LakeError: the lake cannot be read.
     """
-    numbers = examples.progress([f"{REVISED}/{n}" for n in range(loop.partitions)], version)
+    numbers = examples.progress([REVISED.key(n) for n in range(loop.partitions)], version)
     return any(numbers.values())
 
 

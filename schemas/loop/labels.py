@@ -7,6 +7,7 @@ every value by its name, NULL for other kinds. Seconds to the first feedback, fo
 
 import json
 import re
+from pathlib import Path
 
 import duckdb
 
@@ -14,7 +15,7 @@ from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.loop.label_sql import Columns, LabelTree
-from tidemill.schemas.loop.loop_file import LoopFile
+from tidemill.schemas.loop.loop_file import LoopFile, read_file
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 
 DUCKDB_TYPES = {
@@ -90,7 +91,7 @@ def compile_label(loop: Loop) -> str:
         LoopError: the SQL is wrong, reads what a label may not read, or gives the wrong type.
 
     >>> from tidemill.schemas.loop.loop_file import load_loop
-    >>> compile_label(load_loop("examples/flights/loop.yaml"))
+    >>> compile_label(load_loop("deploy/demo/flights.yaml"))
     '(max(arr_delay) > 15)'
     """
     connection = connect()
@@ -126,6 +127,17 @@ def check_label(read: LoopFile) -> None:
     except LoopError as error:
         line = read.line("label", "sql")
         raise LoopError(error.what, hint=error.hint, file=read.file, line=line) from error
+
+
+def checked_loop(path: Path) -> Loop:
+    """Return the loop that the file at *path* defines, with its label checked too.
+
+    Raises:
+        LoopError: the file or its label is wrong; with file, line and hint.
+    """
+    read = read_file(path)
+    check_label(read)
+    return read.loop
 
 
 def _forbidden(loop: Loop) -> dict[str, str]:

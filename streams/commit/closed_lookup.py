@@ -11,14 +11,11 @@ import numpy as np
 import polars as pl
 
 from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.schemas.logs import is_feedback, numbered
-from tidemill.streams.commit.transactions import (
-    Lease,
-    ProgressTable,
-    ProgressUpdate,
-    commit,
-    patient,
-)
+from tidemill.features.lake.progress_keys import EXAMINED
+from tidemill.schemas.logs import is_feedback
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import ProgressTable, patient
+from tidemill.streams.commit.transactions import ProgressUpdate, commit
 from tidemill.streams.join.corrections import Recall, Recalled
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros, within_calendar
@@ -41,8 +38,9 @@ def begin_examining(tables: Mapping[str, ProgressTable], leases: Mapping[int, Le
         known = held.examined
         fresh = [log for log in held.logs if is_feedback(log) and log not in known]
         if fresh:
-            new = {numbered("examined", log): held.offset(log) for log in fresh}
-            moves.append(ProgressUpdate(held, [], new))
+            moves.append(
+                ProgressUpdate(held, [], {EXAMINED.for_log(log): held.offset(log) for log in fresh})
+            )
     if moves:
         commit(EXAMPLES, tables[EXAMPLES], moves)
 

@@ -12,19 +12,30 @@ from collections.abc import Collection, Iterator, Mapping
 import polars as pl
 
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
+from tidemill.features.lake.progress_keys import (
+    DUPLICATE,
+    EXAMINED,
+    FRONTIER,
+    LATE,
+    REVISED,
+    UNMATCHED,
+    ProgressName,
+    join_time,
+)
 from tidemill.schemas import topics
-from tidemill.schemas.logs import numbered
-from tidemill.streams.commit.transactions import Lease, ProgressTable, ProgressUpdate, commit
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import ProgressTable
+from tidemill.streams.commit.snapshot import PartitionSnapshot
+from tidemill.streams.commit.transactions import ProgressUpdate, commit
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.partitions import PartitionSnapshot
 from tidemill.streams.units import micros
 
 PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
 
 
 class CommitCycle:
-    """Writes the cuts of one loop; blocks, so it is called in a thread."""
+    """Writes the snapshots of one loop; blocks, so it is called in a thread."""
 
     def __init__(
         self,
@@ -40,7 +51,9 @@ class CommitCycle:
         self._metrics = metrics
         self._patience_s = patience_s
 
-    def write(self, leases: Mapping[int, Lease], cuts: Collection[PartitionSnapshot]) -> int | None:
+    def write(
+        self, leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot]
+    ) -> int | None:
         """Make one round of commits; return the version of examples, if it moved.
 
         Raises:
@@ -48,16 +61,16 @@ class CommitCycle:
             LakeError: the lake still refuses after a while.
             BrokerError: dead letters were not acknowledged.
         """
-        self._letters.write(letter for cut in cuts for letter in cut.letters)
+        self._letters.write(letter for snapshot in snapshots for letter in snapshot.letters)
         for table in (DECISIONS, FEEDBACK):
-            self._commit(table, _raw_moves(leases, cuts, table))
+            self._commit(table, _raw_moves(leases, snapshots, table))
         topic = topics.decisions(self._loop)
         moves = [
-            _examples_move(leases[cut.partition], topic, cut)
-            for cut in cuts
-            if cut.closed is not None
+            _examples_move(leases[snapshot.partition], topic, snapshot)
+            for snapshot in snapshots
+            if snapshot.closed is not None
         ]
-        return self._commit(EXAMPLES, moves, _told(cuts))
+        return self._commit(EXAMPLES, moves, _told(snapshots))
 
     def _commit(
         self, table: str, moves: Collection[ProgressUpdate], told: Mapping[str, str] | None = None
@@ -86,10 +99,10 @@ def _portions(moves: Collection[ProgressUpdate]) -> Iterator[list[ProgressUpdate
 
 
 def _raw_moves(
-    leases: Mapping[int, Lease], cuts: Collection[PartitionSnapshot], table: str
+    leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot], table: str
 ) -> list[ProgressUpdate]:
     """Return the moves of those partitions where there is anything new for the raw *table*."""
-    moves = (_raw_move(leases[cut.partition], cut, table) for cut in cuts)
+    moves = (_raw_move(leases[snapshot.partition], snapshot, table) for snapshot in snapshots)
     return [
         move
         for move in moves
@@ -98,46 +111,48 @@ def _raw_moves(
     ]
 
 
-def _raw_move(lease: Lease, cut: PartitionSnapshot, table: str) -> ProgressUpdate:
-    logs = [log for log in cut.frames if table_of(log) == table]
-    frames = [frame for log in logs for frame in cut.frames[log]]
+def _raw_move(lease: Lease, snapshot: PartitionSnapshot, table: str) -> ProgressUpdate:
+    logs = [log for log in snapshot.frames if table_of(log) == table]
+    frames = [frame for log in logs for frame in snapshot.frames[log]]
     numbers = [
-        (numbered(name, log), number) for log in logs for name, number in cut.numbers[log].items()
+        (ProgressName(name).for_log(log), number)
+        for log in logs
+        for name, number in snapshot.numbers[log].items()
     ]
     return ProgressUpdate(lease, frames, dict(numbers))
 
 
-def _examples_move(lease: Lease, topic: str, cut: PartitionSnapshot) -> ProgressUpdate:
-    closed = cut.closed
+def _examples_move(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> ProgressUpdate:
+    closed = snapshot.closed
     if closed is None:
-        raise ValueError(f"partition {cut.partition} has closed nothing")
+        raise ValueError(f"partition {snapshot.partition} has closed nothing")
     frame = closed.examples.with_columns(
-        pl.lit(topic).alias("topic"), pl.lit(cut.partition, dtype=pl.Int32).alias("partition")
+        pl.lit(topic).alias("topic"), pl.lit(snapshot.partition, dtype=pl.Int32).alias("partition")
     )
-    numbers = {
-        "frontier": micros(closed.frontier),
-        **{f"time/{log}": micros(time) for log, time in closed.stream_times.items()},
-        "late": closed.counts.late,
-        "duplicate": closed.counts.duplicate,
-        "unmatched": closed.counts.unmatched,
+    numbers: dict[str, int] = {
+        FRONTIER: micros(closed.frontier),
+        **{join_time(log): micros(time) for log, time in closed.stream_times.items()},
+        LATE: closed.counts.late,
+        DUPLICATE: closed.counts.duplicate,
+        UNMATCHED: closed.counts.unmatched,
     }
     if closed.examined:
-        numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
-        numbers["revised"] = closed.revised
+        numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
+        numbers[REVISED] = closed.revised
     return ProgressUpdate(lease, [frame] if frame.height else [], numbers)
 
 
-def _told(cuts: Collection[PartitionSnapshot]) -> dict[str, str]:
+def _told(snapshots: Collection[PartitionSnapshot]) -> dict[str, str]:
     """Return what the commit of examples tells besides: which idle logs were moved on, where."""
     advances = [
         {
-            "partition": cut.partition,
+            "partition": snapshot.partition,
             "log": advance.log,
             "offset": advance.offset,
             "to": advance.to.isoformat(),
         }
-        for cut in cuts
-        if cut.closed is not None
-        for advance in cut.closed.advances
+        for snapshot in snapshots
+        if snapshot.closed is not None
+        for advance in snapshot.closed.advances
     ]
     return {"tidemill.advances": json.dumps(advances)} if advances else {}

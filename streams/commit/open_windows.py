@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 
 from tidemill.features.lake.layouts import DECISIONS, FEEDBACK
 from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import ProgressTable, patient
 from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
-from tidemill.streams.commit.transactions import Lease, ProgressTable, patient
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
@@ -33,6 +34,7 @@ class OpenWindows:
 
     def __init__(
         self,
+        *,
         loop: Loop,
         rules: JoinRules,
         tables: Mapping[str, ProgressTable],
@@ -40,7 +42,6 @@ class OpenWindows:
         metrics: StreamMetrics,
         join: Join,
         patience_s: float,
-        *,
         state: Callable[[SpillStores], OpenState] = OpenState,
     ) -> None:
         """Make joins by *join*, each with a *state*, when partitions are recovered."""

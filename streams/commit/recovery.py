@@ -13,9 +13,19 @@ import numpy as np
 import polars as pl
 
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.lake.progress_keys import (
+    DUPLICATE,
+    FRONTIER,
+    LATE,
+    REVISED,
+    STREAM_TIME,
+    UNMATCHED,
+    join_time,
+)
 from tidemill.schemas.logs import OFFSETS, Log, first_position, position_of
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.spill_to_lake import OffsetSpan, RawTableSpill, RawTableSpillStore
-from tidemill.streams.commit.transactions import Lease, ProgressTable
 from tidemill.streams.join.checkpoints import Counts, Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules, read_back
@@ -31,7 +41,7 @@ def resume_of(held: Lease) -> Resume:
         offsets={log: held.offset(log) for log in held.logs},
         counts=_counts(held),
         examined=held.examined,
-        revised=held.numbers["examples"]["revised"] or 0,
+        revised=held.numbers[EXAMPLES][REVISED] or 0,
     )
 
 
@@ -126,7 +136,7 @@ def _unexamined(held: Iterable[Lease]) -> pl.Expr:
     for each in held:
         for log, offset in each.examined.items():
             least[log] = min(offset, least.get(log, offset))
-            judged.setdefault(log, []).append(each.numbers[EXAMPLES][f"time/{log}"])
+            judged.setdefault(log, []).append(each.numbers[EXAMPLES][join_time(log)])
     found = pl.lit(value=False)
     for log, offset in least.items():
         end = first_position(log) + OFFSETS
@@ -179,27 +189,27 @@ def _together(found: list[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _frontier(held: Lease) -> datetime | None:
-    return _moment(held.numbers["examples"]["frontier"])
+    return _moment(held.numbers[EXAMPLES][FRONTIER])
 
 
 def _has_begun(held: Lease) -> bool:
     """Whether anything was read, or an empty log was moved on: the rest is judged by that time."""
-    return any(held.offset(log) or held.of(log, "time") is not None for log in held.logs)
+    return any(held.offset(log) or held.of(log, STREAM_TIME) is not None for log in held.logs)
 
 
 def _stream_time(held: Lease, log: Log) -> datetime | None:
     """Return the larger of what the raw table and the examples recorded."""
-    found = (held.of(log, "time"), held.numbers["examples"][f"time/{log}"])
+    found = (held.of(log, STREAM_TIME), held.numbers[EXAMPLES][join_time(log)])
     known = [time for time in found if time is not None]
     return _moment(max(known)) if known else None
 
 
 def _counts(held: Lease) -> Counts:
-    numbers = held.numbers["examples"]
+    numbers = held.numbers[EXAMPLES]
     return Counts(
-        late=numbers["late"] or 0,
-        duplicate=numbers["duplicate"] or 0,
-        unmatched=numbers["unmatched"] or 0,
+        late=numbers[LATE] or 0,
+        duplicate=numbers[DUPLICATE] or 0,
+        unmatched=numbers[UNMATCHED] or 0,
     )
 
 

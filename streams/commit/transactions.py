@@ -1,115 +1,24 @@
-"""Progress in the lake: owning partitions, and committing rows together with how far they reach.
+"""The single commit that makes progress: rows of several partitions, and how far they reach.
 
-Delivery: exactly once. A partition is owned by raising a number, its epoch, on each of its loop's
-three tables. Every later commit compares that epoch, and the numbers it moves, on the snapshot it
-is made from. So a worker that lost its partition without noticing cannot commit; a crash before a
-commit repeats its work, after it nothing. Raw rows come first, examples last: what was closed can
-always be traced to rows that are there.
-
-It knows no Kafka. What the numbers mean is said where they are named, below.
+Delivery: exactly once. A commit compares the epoch of each lease, and the numbers it moves, on the
+snapshot it is made from. A crash before a commit repeats its work, after it nothing. Raw rows come
+first, examples last: what was closed can always be traced to rows that are there.
 """
 
-import logging
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill.errors import FencedError, LakeError
-from tidemill.features.lake.commits import CompareAndSwap
-from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
-from tidemill.schemas.logs import Log, is_feedback, numbered
-
-log = logging.getLogger(__name__)
-
-OWNER = "owner"  # of the partition, on each of its tables
-# Numbers of a log, on decisions and feedback: next offset, stream time after it (us), dead letters
-# so far; and once there were any, the bad ones in the last stretch of the log (`error_limit.py`),
-# and the offsets that held no record (marks of transactions, aborted ones, what compaction
-# removed).
-OF_LOG = ("offset", "time", "dead", "bad", "holes")
-# Numbers on examples: closed up to (us, exclusive), lost feedback so far, and how many revisions
-# there are; besides, of each log, time/<log>, the stream time used (us), and where closed decisions
-# may be corrected, the offset up to which its feedback was held against them, "examined".
-OF_EXAMPLES = ("frontier", "late", "duplicate", "unmatched", "revised")
-# All logs of feedback are on one table, so those of streams have names of their own (`numbered`).
-# Besides, begin/<version>/<partition>: the offset, or the frontier, at which a version of the loop
-# took a partition over; an audit must know by whose rules a row was judged.
-
-Result = TypeVar("Result")
-
-NOTHING_CLOSED = -(2**62)  # the frontier, in us, of a partition that has closed nothing
-CLAIM_TRIES = 8  # two workers that claim at once take turns; more than a few is a duel
-PATIENCE_S = 30.0  # how long a lake that refuses is asked again before the worker gives up
-
-
-class ProgressTable(Protocol):
-    """The part of a lake table that is needed here; `tidemill.features.lake.lake.Table` has it."""
-
-    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """Return the numbers on a fresh snapshot."""
-
-    def append(
-        self,
-        frame: pl.DataFrame | None,
-        *,
-        swaps: Sequence[CompareAndSwap],
-        metadata: Mapping[str, str] | None = None,
-    ) -> int:
-        """Commit rows and numbers at once; return the version."""
-
-    def read(
-        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
-    ) -> pl.DataFrame:
-        """Return the rows that fulfil *where*."""
-
-    def batches(
-        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
-    ) -> Iterator[pl.DataFrame]:
-        """Yield the rows that fulfil *where* in portions, in no order."""
-
-
-@dataclass(slots=True)
-class Lease:
-    """One partition this process owns, and the numbers the lake has for it, by table and name."""
-
-    partition: int
-    logs: tuple[Log, ...] = (DECISIONS, FEEDBACK)
-    numbers: dict[str, dict[str, int | None]] = field(default_factory=dict)
-
-    def of(self, log: Log, name: str) -> int | None:
-        """Return the number *name* of *log*, which is on its raw table; None if there is none."""
-        return self.numbers[table_of(log)][numbered(name, log)]
-
-    def offset(self, log: Log) -> int:
-        """Return the offset up to which *log* is committed."""
-        return self.of(log, "offset") or 0
-
-    @property
-    def examined(self) -> dict[Log, int]:
-        """Up to which offset logs of feedback were held against closed decisions, where asked."""
-        found = self.numbers[EXAMPLES]
-        known = {log: found[numbered("examined", log)] for log in self.logs if is_feedback(log)}
-        return {log: offset for log, offset in known.items() if offset is not None}
-
-    def swaps(self, table: str, new: Mapping[str, int]) -> list[CompareAndSwap]:
-        """Return how to move the numbers of *table* to *new*, with the owner compared."""
-        known = self.numbers[table]
-        owner = known[OWNER]
-        if owner is None:
-            raise RuntimeError(f"partition {self.partition} was never claimed on {table}")
-        moved = {OWNER: owner, **new}
-        return [
-            CompareAndSwap(f"{name}/{self.partition}", known[name], number)
-            for name, number in moved.items()
-        ]
-
-    def moved(self, table: str, new: Mapping[str, int]) -> None:
-        """Take note that a commit has moved the numbers of *table* to *new*."""
-        self.numbers[table].update(new)
+from tidemill.features.lake.progress_keys import (
+    BAD_RECORDS,
+    DEAD_LETTERS,
+    GAPS,
+    OFFSET,
+    STREAM_TIME,
+)
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import PATIENCE_S, ProgressTable, patient
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,99 +28,6 @@ class ProgressUpdate:
     lease: Lease
     frames: Sequence[pl.DataFrame]
     new: Mapping[str, int]
-
-
-def claim(
-    tables: Mapping[str, ProgressTable],
-    partitions: Iterable[int],
-    version: int | None = None,
-    *,
-    logs: tuple[Log, ...] = (DECISIONS, FEEDBACK),
-    patience_s: float = PATIENCE_S,
-) -> dict[int, Lease]:
-    """Own *partitions* from now on, and return what the lake knows of them.
-
-    *version* is that of the loop, *logs* are its; where it begins is written down the first time.
-
-    Raises:
-        FencedError: another worker keeps claiming the same partitions.
-        LakeError: the lake cannot be read or written.
-    """
-    leases = {number: Lease(number, logs) for number in partitions}
-    if not leases:
-        return {}
-    for name, table in tables.items():
-        begins = {} if version is None else _begins(name, logs, version)
-        _raise_epochs(name, table, leases, begins, patience_s)
-    for name, table in tables.items():
-        keys = number_names(name, logs)
-        found = table.progress(f"{key}/{number}" for number in leases for key in keys)
-        for number, lease in leases.items():
-            lease.numbers[name] = {key: found[f"{key}/{number}"] for key in keys}
-    return leases
-
-
-def number_names(table: str, logs: Sequence[Log]) -> list[str]:
-    """Return the names of all numbers of one partition on *table*."""
-    if table == EXAMPLES:
-        examined = [numbered("examined", log) for log in logs if is_feedback(log)]
-        return [OWNER, *OF_EXAMPLES, *(f"time/{log}" for log in logs), *examined]
-    here = [log for log in logs if table_of(log) == table]
-    return [OWNER, *(numbered(name, log) for log in here for name in OF_LOG)]
-
-
-def _begins(table: str, logs: Sequence[Log], version: int) -> dict[str, tuple[str, int]]:
-    """Return under which names *version* writes down where it begins.
-
-    With each comes the name of the number that says it, and what that is while there is none.
-    """
-    begin = f"begin/{version}"
-    if table == EXAMPLES:
-        return {begin: ("frontier", NOTHING_CLOSED)}
-    here = [log for log in logs if table_of(log) == table]
-    return {numbered(begin, log): (numbered("offset", log), 0) for log in here}
-
-
-def _raise_epochs(
-    name: str,
-    table: ProgressTable,
-    partitions: Collection[int],
-    begins: Mapping[str, tuple[str, int]],
-    patience_s: float,
-) -> None:
-    for attempt in range(1, CLAIM_TRIES + 1):
-        swaps = _claims(table, partitions, begins)
-        try:
-            act = partial(table.append, None, swaps=swaps)
-            patient(act, patience_s=patience_s)
-        except FencedError:
-            if attempt == CLAIM_TRIES:
-                raise
-            log.info("another worker writes to %s at the same time; claiming again", name)
-        else:
-            return
-
-
-def _claims(
-    table: ProgressTable, partitions: Collection[int], begins: Mapping[str, tuple[str, int]]
-) -> list[CompareAndSwap]:
-    """Return what to move for a claim, as the table stands now.
-
-    A commit of another owner in between moves the owner too, so where a version begins is exact.
-    """
-    keys = (OWNER, *begins, *(reached for reached, _ in begins.values()))
-    found = table.progress(f"{key}/{number}" for key in keys for number in partitions)
-    swaps = []
-    for number in partitions:
-        epoch = found[f"{OWNER}/{number}"]
-        swaps.append(CompareAndSwap(f"{OWNER}/{number}", epoch, (epoch or 0) + 1))
-        for begin, (reached, nothing) in begins.items():
-            if found[f"{begin}/{number}"] is None:
-                at = found[f"{reached}/{number}"]
-                swaps.append(
-                    CompareAndSwap(f"{begin}/{number}", None, nothing if at is None else at)
-                )
-    return swaps
 
 
 def commit(
@@ -239,68 +55,6 @@ def commit(
     return version
 
 
-def patient(act: Callable[[], Result], *, patience_s: float = PATIENCE_S) -> Result:
-    """Do *act*, again and again while the lake refuses, for at most *patience_s* seconds.
-
-    Raises:
-        FencedError: at once: another owner is not a matter of patience.
-        LakeError: the lake still refuses.
-    """
-    deadline = time.monotonic() + patience_s
-    pause_s = 0.2
-    while True:
-        try:
-            return act()
-        except FencedError:
-            raise
-        except LakeError as error:
-            if time.monotonic() + pause_s > deadline:
-                raise
-            log.warning("the lake refuses, trying again in %.1f s: %s", pause_s, error)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 5.0)
-
-
-class UnfencedTable:
-    """A table that anyone may overwrite: only there to show in tests what the fence prevents."""
-
-    def __init__(self, table: ProgressTable) -> None:
-        log.critical("THE FENCE IS OFF: two workers on one partition will corrupt this lake")
-        self._table = table
-
-    def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """Return the numbers on a fresh snapshot."""
-        return self._table.progress(app_ids)
-
-    def append(
-        self,
-        frame: pl.DataFrame | None,
-        *,
-        swaps: Sequence[CompareAndSwap],
-        metadata: Mapping[str, str] | None = None,
-    ) -> int:
-        """Commit whatever the numbers were before."""
-        while True:
-            found = self._table.progress(swap.app_id for swap in swaps)
-            free = [CompareAndSwap(swap.app_id, found[swap.app_id], swap.new) for swap in swaps]
-            try:
-                return self._table.append(frame, swaps=free, metadata=metadata)
-            except FencedError:
-                continue
-
-    def read(
-        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
-    ) -> pl.DataFrame:
-        """Return the rows that fulfil *where*."""
-        return self._table.read(columns, where)
-
-    def batches(
-        self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
-    ) -> Iterator[pl.DataFrame]:
-        """Yield the rows that fulfil *where* in portions, in no order."""
-        return self._table.batches(columns, where)
-
-
 def raw_numbers(
     offset: int,
     time_us: int | None,
@@ -309,5 +63,11 @@ def raw_numbers(
     holes: int | None = None,
 ) -> dict[str, int]:
     """Return the numbers of a raw table after some batches; what is None stays as it was."""
-    numbers = {"offset": offset, "time": time_us, "dead": dead, "bad": bad, "holes": holes}
+    numbers = {
+        OFFSET: offset,
+        STREAM_TIME: time_us,
+        DEAD_LETTERS: dead,
+        BAD_RECORDS: bad,
+        GAPS: holes,
+    }
     return {name: number for name, number in numbers.items() if number is not None}

@@ -16,7 +16,7 @@ from mode.threads import WorkerThread
 
 from tidemill.streams.consumer.prefetch import WholeBatches, keep_bytes
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FETCH_WAIT_MS = 100  # a longer poll on caught-up partitions would hold back the busy ones
 
@@ -77,9 +77,9 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         self._fetches.forget(map(driver.ensure_aiokafka_TP, partitions))
         await super()._seek_wait(consumer, partitions)
 
-    def marks(self, tp: TP) -> tuple[int, int] | None:
+    def control_batches(self, tp: TP) -> tuple[int, int] | None:
         """Return the range of offsets at the end of what was handed out that hold but marks."""
-        return self._fetches.marks(driver.ensure_aiokafka_TP(tp))
+        return self._fetches.control_batches(driver.ensure_aiokafka_TP(tp))
 
     def ran_to(self, tp: TP) -> int:
         """Return the offset behind the last records that were handed out, 0 after a seek."""
@@ -134,7 +134,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         try:
             await self._ensure_consumer().commit(places)
         except KafkaError as error:
-            log.warning("group offsets were not written, lag looks too large: %s", error)
+            logger.warning("group offsets were not written, lag looks too large: %s", error)
             return False
         # Faust's watchdog looks here, and complains every second of who never commits.
         self.tp_last_committed_at.update(dict.fromkeys(offsets, time.monotonic()))

@@ -83,7 +83,7 @@ class WholeBatches(dict[TopicPartition, Any]):
         self._is_chosen = is_chosen
         self._at_least = at_least
         self._following: dict[TopicPartition, Any] = {}
-        self._marks: dict[TopicPartition, tuple[int, int]] = {}  # that no record has followed yet
+        self._control: dict[TopicPartition, tuple[int, int]] = {}  # that no record has followed yet
         self._ran_to: dict[TopicPartition, int] = {}
 
     def __contains__(self, place: object) -> bool:
@@ -118,13 +118,13 @@ class WholeBatches(dict[TopicPartition, Any]):
     def clear(self) -> None:
         """Forget everything, when the assignment is lost."""
         super().clear()
-        for each in (self._following, self._marks, self._ran_to):
+        for each in (self._following, self._control, self._ran_to):
             each.clear()
 
     def forget(self, places: Iterable[TopicPartition]) -> None:
         """Forget what was fetched of *places*, just before a seek."""
         for place in places:
-            for each in (self, self._following, self._marks, self._ran_to):
+            for each in (self, self._following, self._control, self._ran_to):
                 each.pop(place, None)
 
     def position(self, place: TopicPartition, fetched_to: int) -> int:
@@ -140,9 +140,9 @@ class WholeBatches(dict[TopicPartition, Any]):
         """Return the offset behind the last run with records that was handed out of *place*."""
         return self._ran_to.get(place, 0)
 
-    def marks(self, place: TopicPartition) -> tuple[int, int] | None:
+    def control_batches(self, place: TopicPartition) -> tuple[int, int] | None:
         """Return the offsets, from and to, of marks that end what was handed out, if any do."""
-        return self._marks.get(place)
+        return self._control.get(place)
 
     def _whole(
         self, place: TopicPartition, result: FetchResult, last: int, end: int
@@ -166,8 +166,8 @@ class WholeBatches(dict[TopicPartition, Any]):
             if not result.has_more():
                 return FetchedRecords(fetched.next_fetch_offset)
             at = fetched.next_fetch_offset
-            start, marks_end = self._marks.pop(place, (at, at))
-            run = FetchedRecords(start if marks_end == at else at)
+            start, control_end = self._control.pop(place, (at, at))
+            run = FetchedRecords(start if control_end == at else at)
             for part in batches:
                 run.add(part)
                 if run.held >= self._at_least and fetched.next_fetch_offset < last:
@@ -180,7 +180,7 @@ class WholeBatches(dict[TopicPartition, Any]):
             if run:
                 self._ran_to[place] = run.next
             else:
-                self._marks[place] = (run.start, run.next)
+                self._control[place] = (run.start, run.next)
             result.read_to = run.next  # last: who sees it in another thread sees what it is due to
             return run
 

@@ -4,17 +4,19 @@ Faust spends about 70 us of Python on each event, whatever it is told; so an eve
 whole run of records, and Faust's group, rebalancing, agents, supervision and life cycle come at no
 cost per record. Reached as `batch://host:port` through the entry point `faust.transports`.
 
-It knows neither loops nor the lake. Where a partition starts and how far its work is safe is asked
-of a `Progress`, because that truth is not in Kafka: the group's offsets are written for operators'
-tools alone. It overrides private names of faust-streaming and aiokafka; tests/streams/
-test_transport.py pins each of them, so that an upgrade fails there and not in production.
+Where a partition starts and how far its work is safe is asked of a `Flow`, because that truth is
+not in Kafka: the group's offsets are written for operators' tools alone. This module overrides
+private names of faust-streaming and aiokafka; tests/streams/consumer/test_transport.py pins each
+of them, so that an upgrade fails there and not in production.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP, ConsumerMessage, Message
@@ -22,21 +24,46 @@ from faust.types import TP, ConsumerMessage, Message
 from tidemill.errors import BrokerError
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.fetch_thread import FETCH_WAIT_MS, BatchThread
+from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.consumer.prefetch import FetchedRecords
+
+logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.02  # how long to wait when every partition is held back by a full queue
 
 
-class Progress(Protocol):
-    """What the transport has to ask: where to start, and up to where everything is safe."""
+class FetchState(Protocol):
+    """What the transport knows of the logs it reads; `BatchConsumer` has it."""
+
+    session: int
+    """Raised by each seek: a batch of an earlier session is void."""
+
+    def position_of(self, tp: TP) -> LogPosition:
+        """Return how far *tp* was fetched and handed out."""
+
+    def control_batches(self, tp: TP) -> tuple[int, int] | None:
+        """Return the offsets, from and to, of control batches behind all that was handed out."""
+
+    def skip_control_batches(self, tp: TP, next: int) -> None:
+        """Go on at *next*: nothing before it is waited for."""
+
+    async def ends(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+        """Return the consumer's position and the end of the log, asked of the broker."""
+
+
+class Flow(Protocol):
+    """What the transport has to ask: where to start, what waits, and up to where all is safe."""
+
+    def attach(self, fetches: FetchState) -> None:
+        """Be told who knows what is fetched."""
 
     async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """Return the next offset of each partition; None: nothing was ever read of it."""
 
-    def settled(self, tp: TP) -> int | None:
+    def committed(self, tp: TP) -> int | None:
         """Return the offset up to which (exclusive) nothing is needed from Kafka any more."""
 
-    def is_ahead(self, tp: TP) -> bool:
+    def has_to_wait(self, tp: TP) -> bool:
         """Return whether *tp* should wait for others, which have more to read."""
 
     def lost(self, tp: TP, records: int) -> None:
@@ -85,14 +112,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         self._batched: dict[str, bool] = {}
         self._fetching = asyncio.Lock()  # a fetch beside a seek may return what lies before it
         self._sought: object = None  # the assignment that the last seek was for
-
-    @property
-    def progress(self) -> Progress:
-        """Who knows where partitions start."""
-        progress: Progress | None = self.transport.progress
-        if progress is None:
-            raise RuntimeError("set app.transport.progress before the app starts")
-        return progress
+        flow: Flow | None = self.transport.flow
+        if flow is None:
+            raise RuntimeError("set app.transport.flow before the app starts")
+        self._flow = flow
+        flow.attach(self)
 
     def is_batched(self, topic: str) -> bool:
         """Whether a channel of the app reads *topic* with a `BatchSchema`."""
@@ -103,41 +127,27 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             )
         return self._batched[topic]
 
-    def delivered(self, tp: TP) -> int | None:
-        """Return the offset after the last one handed to an agent since the last seek."""
-        return self._delivered.get(tp)
+    def position_of(self, tp: TP) -> LogPosition:
+        """Return how far *tp* was fetched and handed out, as of Kafka's last answer."""
+        passed, end = self._thread.known(tp) or (None, None)
+        return LogPosition(
+            end=end,
+            passed=passed,
+            fetched=self._thread.ran_to(tp),
+            awaited=self._expected.get(tp),
+            handed_out=self._delivered.get(tp),
+        )
 
-    def has_more(self, tp: TP) -> bool:
-        """Return whether there are records of *tp* that were not handed out, as Kafka last said."""
-        known = self._thread.known(tp)
-        return known is not None and known[0] < known[1]
-
-    def is_through(self, tp: TP, received: int | None) -> bool:
-        """Return whether nothing of *tp* is on its way to who has *received* all before an offset.
-
-        Neither in Kafka, as of its last answer, nor fetched, nor handed out. Marks of transactions
-        at the end do not count, nor what Kafka has deleted: nobody receives them.
-        """
-        known, delivered = self._thread.known(tp), self._delivered.get(tp)
-        if known is None or received is None or delivered is None or known[0] < known[1]:
-            return False
-        return not self._is_under_way(tp) and received >= delivered
-
-    def _is_under_way(self, tp: TP) -> bool:
-        """Return whether the thread has handed out records of *tp* that no agent has yet."""
-        ran_to: int = self._thread.ran_to(tp)
-        return self._expected[tp] < ran_to
-
-    def marks(self, tp: TP) -> tuple[int, int] | None:
-        """Return the offsets, from and to, of marks behind everything handed out, if there are."""
-        found = self._thread.marks(tp)
-        if found is None or self._delivered.get(tp) is None:
+    def control_batches(self, tp: TP) -> tuple[int, int] | None:
+        """Return the offsets, from and to, of control batches behind all that was handed out."""
+        found = self._thread.control_batches(tp)
+        handed_out = self._delivered.get(tp)
+        if found is None or handed_out is None:
             return None
-        delivered = self._delivered[tp]
-        return (delivered, found[1]) if found[0] <= delivered < found[1] else None
+        return (handed_out, found[1]) if found[0] <= handed_out < found[1] else None
 
-    def pass_marks(self, tp: TP, next: int) -> None:
-        """Take note that nothing is waited for before *next*; batches go on from there."""
+    def skip_control_batches(self, tp: TP, next: int) -> None:
+        """Go on at *next*: nothing before it is waited for."""
         self._delivered[tp] = self._expected[tp] = next
 
     async def _getmany(
@@ -150,7 +160,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         After a new assignment nothing is fetched before the seek that follows it: when rebalances
         overlap, Faust resumes the flow after the first one, where the second is not done.
         """
-        wanted = {tp for tp in active_partitions or () if not self.progress.is_ahead(tp)}
+        wanted = {tp for tp in active_partitions or () if not self._flow.has_to_wait(tp)}
         async with self._fetching:
             if wanted and self._assignment() is self._sought:
                 found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
@@ -165,23 +175,26 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         subscription = self._thread._ensure_consumer()._subscription.subscription
         return None if subscription is None else subscription.assignment
 
-    async def ends(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+    async def ends(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
         """Return, for each of *tps*, the consumer's position and the end, asked of the broker.
 
-        The position is past marks of transactions that no record will ever stand for. Partitions
-        of which records are under way to an agent are left out.
+        The position is past control batches that no record will ever stand for. Partitions of
+        which records are under way to an agent are left out, all of them if no broker answers.
         """
-        places = list(tps)
-        ends = await self.highwaters(*places)
-        positions = {tp: await self.position(tp) or 0 for tp in places}
+        try:
+            ends = await self.highwaters(*tps)
+            positions = {tp: await self.position(tp) or 0 for tp in tps}
+        except (KafkaError, TimeoutError) as error:
+            logger.info("the ends of quiet logs are not known, they stay as they are: %s", error)
+            return {}
         return {
             tp: (positions[tp], end)
             for tp, end in ends.items()
-            if tp in self._expected and not self._is_under_way(tp)
+            if tp in self._expected and not self.position_of(tp).is_under_way
         }
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek every batched partition to where `Progress` says; a new session begins."""
+        """Seek every batched partition to where the `Flow` says; a new session begins."""
         async with self._fetching:
             assignment = self._assignment()
             starts = await self._seek()
@@ -190,7 +203,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
     async def _seek(self) -> Mapping[TP, int]:
         assigned = {tp for tp in self.assignment() if self.is_batched(tp.topic)}
-        wanted = await self.progress.positions(assigned)
+        wanted = await self._flow.positions(assigned)
         starts, lows = await self._check(wanted) if wanted else ({}, {})
         self.session += 1
         self._delivered = dict(starts)
@@ -220,7 +233,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
                     hint="the topic was made anew or cut: give the loop a new name, or restore it",
                 )
             if low > (offset or 0):
-                self.progress.lost(tp, low - (offset or 0))
+                self._flow.lost(tp, low - (offset or 0))
             starts[tp] = offset or 0
         return starts, lows
 
@@ -277,7 +290,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
             expected = self._expected.get(tp)
-            # marks before the run may have been passed already: then it starts before them
+            # control batches before the run may have been skipped: then it starts before them
             if (
                 isinstance(run, FetchedRecords)
                 and expected is not None
@@ -297,7 +310,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
                 hint="nothing is lost: a restarted worker goes on where the lake ends; please "
                 "report this",
             )
-        self.progress.lost(tp, start - expected)
+        self._flow.lost(tp, start - expected)
 
     async def _wait_next_records(
         self,
@@ -321,7 +334,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             return offset
         self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return self.progress.settled(tp)
+        return self._flow.committed(tp)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         if not self.is_batched(tp.topic):
@@ -329,7 +342,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is not typed
-    """What `batch://` in a broker address stands for; set `progress` before the app starts."""
+    """What `batch://` in a broker address stands for; set `flow` before the app starts."""
 
     Consumer = BatchConsumer
-    progress: Progress | None = None
+    flow: Flow | None = None

@@ -23,9 +23,10 @@ from tidemill.features.lake.layouts import (
     missing_fields,
     table_of,
 )
+from tidemill.features.lake.progress_keys import OFFSET, STREAM_TIME, join_time
 from tidemill.features.sql.backfills import Backfill, slice_swaps, table_name
 from tidemill.schemas import topics
-from tidemill.schemas.logs import Log, numbered, stream_of
+from tidemill.schemas.logs import Log, stream_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.join.idleness import frontier_at
 from tidemill.streams.join.labels import Labels
@@ -157,17 +158,17 @@ def _reach(lake: Lake, loop: Loop) -> tuple[dict[Log, dict[int, int]], dict[int,
     What closed last may have moved the time of a log on without a row: `examples` tells.
     """
     partitions = range(loop.partitions)
-    ids = [f"time/{log}/{number}" for log in loop.logs for number in partitions]
+    ids = [join_time(log).key(number) for log in loop.logs for number in partitions]
     closed = lake.table(loop.loop, EXAMPLES).progress(ids)
     ends: dict[Log, dict[int, int]] = {}
     times: dict[Log, dict[int, int | None]] = {}
     for log in loop.logs:
-        offset, time = numbered("offset", log), numbered("time", log)
-        ids = [f"{what}/{number}" for what in (offset, time) for number in partitions]
+        offset, time = OFFSET.for_log(log), STREAM_TIME.for_log(log)
+        ids = [name.key(number) for name in (offset, time) for number in partitions]
         found = lake.table(loop.loop, table_of(log)).progress(ids)
-        ends[log] = {number: found[f"{offset}/{number}"] or 0 for number in partitions}
+        ends[log] = {number: found[offset.key(number)] or 0 for number in partitions}
         times[log] = {
-            number: _latest(found[f"{time}/{number}"], closed[f"time/{log}/{number}"])
+            number: _latest(found[time.key(number)], closed[join_time(log).key(number)])
             for number in partitions
         }
     frontiers = {}

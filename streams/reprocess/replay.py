@@ -28,7 +28,8 @@ from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import NoDeadLetters
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.agents import StreamsApp
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
+from tidemill.streams.runtime.commit_schedule import Cadence
+from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.runtime.worker import COLLECT, newest_version, open_tables
 from tidemill.streams.state.spill_files import SpillFiles
@@ -133,14 +134,14 @@ class _Replay:
         self._metrics = StreamMetrics()
         loop = config.loop
         self._run = _Unclocked(
-            PreparedLoop.of(loop, store),
-            open_tables(Lake(config.lake), loop, fenced=True),
-            NoDeadLetters(),
-            self._metrics,
-            lambda _version: None,
-            config.cadence,
-            newest_version(config.kafka, loop.loop),
-            SpillFiles(config.scratch),
+            prepared=PreparedLoop.of(loop, store),
+            tables=open_tables(Lake(config.lake), loop),
+            letters=NoDeadLetters(),
+            metrics=self._metrics,
+            on_examples=lambda _version: None,
+            cadence=config.cadence,
+            newest=newest_version(config.kafka, loop.loop),
+            spill_files=SpillFiles(config.scratch),
         )
 
     async def run(self, group: str) -> bool:
@@ -149,7 +150,11 @@ class _Replay:
                 group=group, data=Path(folder), fetch_records=self._config.fetch_records
             )
             streams = StreamsApp(
-                self._config.kafka, named, [self._run], self._metrics, _NeverAsked()
+                kafka=self._config.kafka,
+                group=named,
+                runs=[self._run],
+                metrics=self._metrics,
+                end_of_stream=_NeverAsked(),
             )
             interrupted = await run_app(streams.app, self._is_over)
         if interrupted:
@@ -173,11 +178,11 @@ class _Replay:
 
     def _tell(self) -> None:
         ends = self._config.ends
-        taken = ((self._run.next_offset(*place) or 0, end) for place, end in ends.items())
+        taken = ((self._run.position(*place).taken or 0, end) for place, end in ends.items())
         self._on_read(sum(min(offset, end) for offset, end in taken))
 
     def _is_read(self) -> bool:
         """Whether every record before the ends is taken, and every mark of a transaction passed."""
         ends = self._config.ends
-        taken = {place: self._run.next_offset(*place) for place in ends}
+        taken = {place: self._run.position(*place).taken for place in ends}
         return all(offset is not None and offset >= ends[at] for at, offset in taken.items())

@@ -1,8 +1,7 @@
 """One partition of one loop in this process: its decoders, its join, the rows not yet committed.
 
-It knows no Faust, no clock and no lake. Batches come in, letters about unreadable records come out
-at once, and a `PartitionSnapshot` hands over everything since the last one: rows, numbers, closed
-examples.
+Batches come in, dead letters about unreadable records come out at once, and a `PartitionSnapshot`
+hands over everything since the last one: rows, numbers, closed examples.
 """
 
 from collections.abc import Mapping
@@ -15,12 +14,12 @@ import polars as pl
 from tidemill.errors import BrokerError
 from tidemill.schemas.events.decoder import Decoded, EventDecoder
 from tidemill.schemas.logs import Log, first_position, is_feedback, offset_of
+from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.commit.transactions import raw_numbers
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.records import Records
 from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetter
-from tidemill.streams.join.checkpoints import Closed
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.units import micros
@@ -29,7 +28,7 @@ from tidemill.streams.versions import VersionCheck
 
 @dataclass(slots=True)
 class LogReading:
-    """How far one log of the partition is read, and what was read since the last cut."""
+    """How far one log of the partition is read, and what was read since the last snapshot."""
 
     topic: str
     decoder: EventDecoder
@@ -41,22 +40,12 @@ class LogReading:
     letters: list[DeadLetter] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionSnapshot:
-    """Everything of one partition up to one moment, for one round of commits."""
-
-    partition: int
-    frames: Mapping[Log, list[pl.DataFrame]]
-    numbers: Mapping[Log, Mapping[str, int]]
-    letters: list[DeadLetter]
-    closed: Closed | None
-
-
 class Partition:
     """The state of one partition while this process owns it."""
 
     def __init__(
         self,
+        *,
         number: int,
         join: PartitionJoin,
         readings: Mapping[Log, LogReading],
@@ -120,8 +109,8 @@ class Partition:
             row = int(np.searchsorted(records.offsets, offset))
             self._keys.look(log, records.keys[row], decisions[one], offset)
 
-    def pass_marks(self, log: Log, start: int, next: int) -> None:
-        """Move past marks at the end of *log*, from *start* on: no record will ever follow them.
+    def skip_control_batches(self, log: Log, start: int, next: int) -> None:
+        """Move *log* past control batches at its end, from *start* to *next*.
 
         Nothing happens if the log is not read up to *start* yet.
         """
@@ -135,10 +124,10 @@ class Partition:
         """Return the largest event time of *log* so far, idle advances included."""
         return self.join.stream_time(log)
 
-    def cut(self, limit: int | None = None) -> PartitionSnapshot:
-        """Hand over what came since the last cut, after closing what is due, up to *limit*."""
+    def snapshot(self, limit: int | None = None) -> PartitionSnapshot:
+        """Close what is due up to *limit*, and hand over everything since the last snapshot."""
         closed = self.join.close(limit)
-        cut = PartitionSnapshot(
+        snapshot = PartitionSnapshot(
             partition=self.number,
             frames={log: reading.frames for log, reading in self.readings.items()},
             numbers={log: self._numbers(log) for log in self.readings},
@@ -148,7 +137,7 @@ class Partition:
         for reading in self.readings.values():
             reading.frames, reading.letters = [], []
         self.pending_rows = 0
-        return cut
+        return snapshot
 
     def _numbers(self, log: Log) -> dict[str, int]:
         time = self.stream_time(log)

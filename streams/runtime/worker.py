@@ -1,4 +1,4 @@
-"""The process of the streams room: reads its settings and loops, runs agents, says why it ends.
+"""The streams worker as a process: reads its settings and loops, runs agents, says why it ends.
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, for its supervisor to start it again. What
 is committed is committed; the rest is read again.
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tidemill.errors import ConfigError, ContractError, TidemillError
 from tidemill.features.lake.lake import Lake, LakeConfig
@@ -23,7 +23,7 @@ from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, joined_topics, newest
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
-from tidemill.streams.commit.transactions import ProgressTable, UnfencedTable
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
 from tidemill.streams.metrics import StreamMetrics
@@ -31,18 +31,17 @@ from tidemill.streams.rekey.rekeyer import Rekeyer
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.audits import EVERY_S, AuditTimer, LoopAudit
 from tidemill.streams.runtime.close_requests import CloseRequests
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
+from tidemill.streams.runtime.commit_schedule import Cadence
+from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.spill_files import SpillFiles, spill_folder
 from tidemill.streams.versions import NewVersions
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Frames and arrays make few cycles: Python's default (2,000, 10, 10) looks at all that waits again
 # and again for nothing.
 COLLECT = (200_000, 20, 20)
-
-NO_FENCE = "TIDEMILL_TEST_ONLY_NO_FENCE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,6 @@ class StreamsWorkerConfig:
     fetch_records: int = 8_000
     audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
     scratch: Path = field(default_factory=lambda: spill_folder({}))  # on a local disk
-    fenced: bool = True  # False only in the test that shows what the fence prevents
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
     @classmethod
@@ -90,7 +88,6 @@ class StreamsWorkerConfig:
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
             audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
             scratch=spill_folder(env),
-            fenced=not env.get(NO_FENCE),
             env=dict(env),
         )
 
@@ -103,69 +100,99 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
         raise ConfigError(f"{name} is {text!r}, no number", hint=f"say {default:g}") from None
 
 
-def run_worker(config: StreamsWorkerConfig, made: type[LoopRunner] = LoopRunner) -> int:
-    """Run until a signal or an error ends it; return the exit code, after saying why on the log.
-
-    When a loop is published in a new version, the work is committed and taken up with that one.
-    *made* is another class only where a test shows what a guard is for.
-    """
-    gc.set_threshold(*COLLECT)
-    metrics = StreamMetrics()
-    try:
-        if config.metrics_port is not None:
-            metrics.serve(config.metrics_port)
-        while not asyncio.run(_run(config, metrics, made)):
-            log.info("starting anew with what was published")
-    except TidemillError as error:
-        log.critical("the worker ends: %s", error)
-        return 1
-    except Exception:  # the outermost loop: the supervisor gets an exit code, people the traceback
-        log.critical("the worker ends by an error of its own", exc_info=True)
-        return 1
-    log.info("the worker ends as asked")
-    return 0
+def run_worker(config: StreamsWorkerConfig) -> int:
+    """Run until a signal or an error ends it; return the exit code, after saying why on the log."""
+    return StreamsWorker(config).run()
 
 
-async def _run(config: StreamsWorkerConfig, metrics: StreamMetrics, made: type[LoopRunner]) -> bool:
-    """Return True after a signal, False when a newer version of a loop is to be taken up."""
-    loops = read_loops(config)
-    lake = Lake(config.lake)
-    store = schema_store(config.kafka, config.env)
-    with contextlib.ExitStack() as last:
-        letters = DeadLetterWriter(config.kafka)
-        last.callback(letters.close)
-        control = Writer(config.kafka)
-        last.callback(control.close, 1.0)
-        closing = CloseRequests(config.kafka)
-        last.callback(closing.close)
-        news = NewVersions(config.kafka, loops, any_loop=not config.loops)
-        last.callback(news.close)
-        folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
-        runs = [
-            made(
-                PreparedLoop.of(loop, store),
-                open_tables(lake, loop, fenced=config.fenced),
-                letters,
-                metrics,
-                _announce(control, loop.loop),
-                config.cadence,
-                newest_version(config.kafka, loop.loop),
-                SpillFiles(config.scratch),
+class StreamsWorker:
+    """One worker process: what it consists of, and how it starts anew with a new version."""
+
+    def __init__(self, config: StreamsWorkerConfig) -> None:
+        self._config = config
+        self._metrics = StreamMetrics()
+
+    def run(self) -> int:
+        """Run until a signal or an error ends it; return the exit code.
+
+        When a loop is published in a new version, the work is committed and taken up with that one.
+        """
+        gc.set_threshold(*COLLECT)
+        try:
+            if self._config.metrics_port is not None:
+                self._metrics.serve(self._config.metrics_port)
+            while not asyncio.run(self._run()):
+                logger.info("starting anew with what was published")
+        except TidemillError as error:
+            logger.critical("the worker ends: %s", error)
+            return 1
+        except Exception:  # the outermost loop: the supervisor gets an exit code, people the trace
+            logger.critical("the worker ends by an error of its own", exc_info=True)
+            return 1
+        logger.info("the worker ends as asked")
+        return 0
+
+    def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
+        """Return the tables of *loop*, made if they are missing."""
+        return open_tables(lake, loop)
+
+    def new_runner(self, **parts: Any) -> LoopRunner:  # noqa: ANN401 (those of LoopRunner)
+        """Return the work on one loop."""
+        return LoopRunner(**parts)
+
+    async def _run(self) -> bool:
+        """Return True after a signal, False when a newer version of a loop is to be taken up."""
+        config = self._config
+        loops = read_loops(config)
+        lake = Lake(config.lake)
+        store = schema_store(config.kafka, config.env)
+        with contextlib.ExitStack() as last:
+            letters = DeadLetterWriter(config.kafka)
+            last.callback(letters.close)
+            control = Writer(config.kafka)
+            last.callback(control.close, 1.0)
+            close_requests = CloseRequests(config.kafka)
+            last.callback(close_requests.close)
+            news = NewVersions(config.kafka, loops, any_loop=not config.loops)
+            last.callback(news.close)
+            folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
+            runs = [
+                self.new_runner(
+                    prepared=PreparedLoop.of(loop, store),
+                    tables=self.open_tables(lake, loop),
+                    letters=letters,
+                    metrics=self._metrics,
+                    on_examples=_announce(control, loop.loop),
+                    cadence=config.cadence,
+                    newest=newest_version(config.kafka, loop.loop),
+                    spill_files=SpillFiles(config.scratch),
+                )
+                for loop in loops
+            ]
+            if config.audit_s > 0:
+                audits = [LoopAudit(lake, run.loop, lambda run=run: run.partitions) for run in runs]  # type: ignore[misc]
+                last.callback(AuditTimer(audits, self._metrics, every_s=config.audit_s).close)
+            streams = StreamsApp(
+                kafka=config.kafka,
+                group=self._group(loops, Path(folder)),
+                runs=runs,
+                metrics=self._metrics,
+                end_of_stream=close_requests,
+                rekeying={
+                    loop.loop: _rekeyer(config.kafka, loop, store) for loop in loops if loop.rekey
+                },
             )
-            for loop in loops
-        ]
-        if config.audit_s > 0:
-            audits = [LoopAudit(lake, run.loop, lambda run=run: run.partitions) for run in runs]  # type: ignore[misc]
-            last.callback(AuditTimer(audits, metrics, every_s=config.audit_s).close)
-        group = GroupConfig(
-            group=config.group or group_name(loops),
-            data=Path(folder),
-            session_timeout_s=config.session_timeout_s,
-            fetch_records=config.fetch_records,
+            return await run_app(
+                streams.app, lambda: news.published() or any(run.superseded for run in runs)
+            )
+
+    def _group(self, loops: Sequence[Loop], folder: Path) -> GroupConfig:
+        return GroupConfig(
+            group=self._config.group or group_name(loops),
+            data=folder,
+            session_timeout_s=self._config.session_timeout_s,
+            fetch_records=self._config.fetch_records,
         )
-        rekeying = {loop.loop: _rekeyer(config.kafka, loop, store) for loop in loops if loop.rekey}
-        app = StreamsApp(config.kafka, group, runs, metrics, closing, rekeying).app
-        return await run_app(app, lambda: news.published() or any(run.superseded for run in runs))
 
 
 def read_loops(config: StreamsWorkerConfig) -> list[Loop]:
@@ -201,13 +228,10 @@ def group_name(loops: Sequence[Loop]) -> str:
     return f"tidemill-{loops[0].loop}" if len(loops) == 1 else "tidemill-streams"
 
 
-def open_tables(lake: Lake, loop: Loop, *, fenced: bool) -> dict[str, ProgressTable]:
+def open_tables(lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
     """Return the tables of *loop*, made if they are missing."""
     lake.create(loop)
-    tables: dict[str, ProgressTable] = {name: lake.table(loop.loop, name) for name in TABLES}
-    if fenced:
-        return tables
-    return {name: UnfencedTable(table) for name, table in tables.items()}
+    return {name: lake.table(loop.loop, name) for name in TABLES}
 
 
 def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:

@@ -8,7 +8,7 @@ from tests.streams.join_logs import LOOP, START, Shell
 
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
-from tidemill.schemas.logs import numbered
+from tidemill.features.lake.progress_keys import EXAMINED, OFFSET, ProgressName, join_time
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.units import micros
 
@@ -43,7 +43,9 @@ def write_lake(
             "time": micros(stream.times[log] or START),
             **(begins or {}).get(log, {}),
         }
-        swaps = _swaps({numbered(name, log): number for name, number in numbers.items()})
+        swaps = _swaps(
+            {ProgressName(name).for_log(log): number for name, number in numbers.items()}
+        )
         lake.table(LOOP.loop, table_of(log)).append(frame, swaps=swaps)
     closed = stream.closed[-1]
     numbers = {
@@ -51,11 +53,11 @@ def write_lake(
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
-        **{f"time/{log}": micros(at) for log, at in closed.stream_times.items()},
+        **{join_time(log): micros(at) for log, at in closed.stream_times.items()},
         **(begins or {}).get("examples", {}),
     }
     if closed.examined:
-        numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
+        numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
         numbers |= {"revised": closed.revised}
     examples = stream.revisions().with_columns(**place)
     lake.table(LOOP.loop, "examples").append(
@@ -66,7 +68,10 @@ def write_lake(
 
 
 def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
-    return [CompareAndSwap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
+    return [
+        CompareAndSwap(ProgressName(name).key(PARTITION), None, number)
+        for name, number in numbers.items()
+    ]
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:
@@ -89,7 +94,7 @@ class GrowingLake:
         for log in self._stream.rules.logs:
             rows = self._new(log, self._stream.raw[log])
             frame = rows.with_columns(ingested_at=pl.col("at"), **place) if len(rows) else None
-            offset = {numbered("offset", log): self._stream.offsets[log]}
+            offset: dict[str, int] = {OFFSET.for_log(log): self._stream.offsets[log]}
             self._append(table_of(log), frame, offset)
         if self._stream.closed:
             closed = self._stream.closed[-1]
@@ -101,7 +106,7 @@ class GrowingLake:
                 "unmatched": closed.counts.unmatched,
             }
             if closed.examined:
-                numbers |= {numbered("examined", log): at for log, at in closed.examined.items()}
+                numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
                 numbers |= {"revised": closed.revised}
             frame = spoil(rows.with_columns(**place)) if len(rows) else None
             self._append("examples", frame, numbers)
@@ -114,6 +119,6 @@ class GrowingLake:
         swaps = []
         for name, number in numbers.items():
             known = self._numbers.get(f"{table}/{name}")
-            swaps.append(CompareAndSwap(f"{name}/{PARTITION}", known, number))
+            swaps.append(CompareAndSwap(ProgressName(name).key(PARTITION), known, number))
             self._numbers[f"{table}/{name}"] = number
         self.lake.table(LOOP.loop, table).append(frame, swaps=swaps)

@@ -14,9 +14,9 @@ from tests.features.audited import PARTITION, Spoil
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, decision_frame, feedback_frame
 
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
-from tidemill.schemas.logs import Log, first_position, is_feedback, numbered, position_of, topic_of
+from tidemill.features.lake.progress_keys import NOTHING_CLOSED, ProgressName, join_time
+from tidemill.schemas.logs import Log, first_position, is_feedback, position_of, topic_of
 from tidemill.schemas.loop.definition import Feedback, Loop
-from tidemill.streams.commit.transactions import NOTHING_CLOSED
 from tidemill.streams.units import micros
 
 ORDERS = "feedback.orders"
@@ -112,17 +112,22 @@ def write_streams(
     for log in loop.logs:
         read = raw(log, loop)
         numbers = {"offset": read.offset, "time": micros(read.time), "begin/1": 0}
-        closed[f"time/{log}"] = numbers["time"]
+        closed[join_time(log)] = numbers["time"]
         table = lake.table(loop.loop, "feedback" if is_feedback(log) else log)
         rows = change.get(log, _same)(read.rows)
-        table.append(rows, swaps=_swaps({numbered(name, log): n for name, n in numbers.items()}))
+        table.append(
+            rows, swaps=_swaps({ProgressName(name).for_log(log): n for name, n in numbers.items()})
+        )
     rows = change.get("examples", _same)(examples())
     lake.table(loop.loop, "examples").append(rows, swaps=_swaps(closed))
     return lake
 
 
 def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
-    return [CompareAndSwap(f"{name}/{PARTITION}", None, number) for name, number in numbers.items()]
+    return [
+        CompareAndSwap(ProgressName(name).key(PARTITION), None, number)
+        for name, number in numbers.items()
+    ]
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:

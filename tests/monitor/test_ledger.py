@@ -11,8 +11,8 @@ from tests.features.streamlakes import BUYS, CLICKS, ORDERS, SHOP, write_streams
 
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
+from tidemill.features.lake.progress_keys import DEAD_LETTERS, OFFSET
 from tidemill.monitor.ledger import Account, is_balanced, ledger
-from tidemill.schemas.logs import numbered
 from tidemill.schemas.loop.definition import Loop
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -237,7 +237,7 @@ def test_what_is_unread_is_told_by_log(tmp_path: Path) -> None:
 def test_a_hole_in_one_stream_is_seen(tmp_path: Path, log: str) -> None:
     """More rows in the other stream do not fill it, and its own dead letters do."""
     table = write_streams(tmp_path).table(SHOP.loop, "feedback")
-    offset, dead = (f"{numbered(name, log)}/{PARTITION}" for name in ("offset", "dead"))
+    offset, dead = (name.for_log(log).key(PARTITION) for name in (OFFSET, DEAD_LETTERS))
     held = table.progress([offset])[offset]
     assert held is not None
     table.append(None, swaps=[CompareAndSwap(offset, held, held + 1)])

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from tests.schemas.loops import minimal
 
+from tidemill.cli.tables.chain import chain_table
+from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.chain import Chain, table
+from tidemill.monitor.chain import Chain
 from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
@@ -103,7 +105,7 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
     found = chain(config)
     assert found.model == "lightgbm-2"
     assert (found.serving, found.workers, found.refused) == (1, 3, 1)
-    assert table([found]).rows[0].style == "red"
+    assert chain_table([found]).rows[0].style == WRONG
 
 
 @pytest.mark.kafka

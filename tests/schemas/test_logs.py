@@ -15,7 +15,6 @@ from tidemill.schemas.logs import (
     is_feedback,
     log_of,
     number_of,
-    numbered,
     offset_of,
     position_of,
     stream_of,
@@ -71,10 +70,3 @@ def test_each_log_has_a_topic_of_its_own(stream: str) -> None:
     assert named == [topics.decisions("shop"), topics.feedback("shop"), f"shop.feedback.{stream}"]
     assert [stream_of(log) for log in logs] == [None, None, stream]
     assert [is_feedback(log) for log in logs] == [False, True, True]
-
-
-@given(streams)
-def test_the_numbers_of_each_log_have_names_of_their_own(stream: str) -> None:
-    """They stand on one table: a worker that moved another log's number would lose its records."""
-    logs = [DECISIONS, FEEDBACK, feedback_log(stream)]
-    assert [numbered("dead", log) for log in logs] == ["dead", "dead", f"dead@{stream}"]

@@ -15,9 +15,9 @@ from typing import Self
 from tests.streams.rig import START, Rig, assert_exact, end, new_rig, send_traffic, until
 
 from tidemill.features.lake.layouts import table_of
+from tidemill.features.lake.progress_keys import OFFSET
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
-from tidemill.schemas.logs import numbered
 
 ROUNDS = 3
 SECOND = timedelta(seconds=1)
@@ -40,7 +40,7 @@ def committed(rig: Rig) -> int:
         return 0
     found = 0
     for log in rig.loop.logs:
-        ids = [f"{numbered('offset', log)}/{number}" for number in range(rig.loop.partitions)]
+        ids = [OFFSET.for_log(log).key(number) for number in range(rig.loop.partitions)]
         numbers = rig.lake.table(rig.loop.loop, table_of(log)).progress(ids)
         found += sum(number or 0 for number in numbers.values())
     return found

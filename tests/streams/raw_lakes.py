@@ -9,8 +9,9 @@ from tests.streams.join_logs import LOGS, LOOP, ORDERS, THREE, D, F, Logs, Shell
 
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
+from tidemill.features.lake.progress_keys import FRONTIER, OFFSET, STREAM_TIME, join_time
 from tidemill.schemas import topics
-from tidemill.schemas.logs import numbered, topic_of
+from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.units import micros
 
@@ -71,22 +72,22 @@ def write(folder: Path, shells: Sequence[Shell]) -> Lake:
             for third in (rows[number::3] for number in range(3)):
                 table.append(third, swaps=[])
             time = shell.times[log]
-            told = {"offset": shell.offsets[log], "time": None if time is None else micros(time)}
+            told = {OFFSET: shell.offsets[log], STREAM_TIME: None if time is None else micros(time)}
             swaps = [
-                CompareAndSwap(f"{numbered(n, log)}/{number}", None, at)
-                for n, at in told.items()
+                CompareAndSwap(name.for_log(log).key(number), None, at)
+                for name, at in told.items()
                 if at is not None
             ]
             table.append(None, swaps=swaps)
         if shell.closed:
             topic = topics.decisions(loop.loop)
             examples = shell.examples().with_columns(pl.lit(topic).alias("topic"))
-            told = {"frontier": micros(shell.closed[-1].frontier)}
-            told |= {f"time/{k}": micros(t) for k, t in shell.closed[-1].stream_times.items()}
+            told = {FRONTIER: micros(shell.closed[-1].frontier)}
+            told |= {join_time(k): micros(t) for k, t in shell.closed[-1].stream_times.items()}
             examples = examples.with_columns(pl.lit(number, pl.Int32).alias("partition"))
             swaps = [
-                CompareAndSwap(f"{n}/{number}", None, at)
-                for n, at in told.items()
+                CompareAndSwap(name.key(number), None, at)
+                for name, at in told.items()
                 if at is not None
             ]
             lake.table(loop.loop, "examples").append(examples, swaps=swaps)

@@ -49,9 +49,9 @@ from tidemill.streams.runtime.close_requests import request_close
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WORKER = """
 import logging, os, sys
-from tidemill.streams.runtime.worker import WorkerConfig, run_worker
+from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-sys.exit(run_worker(WorkerConfig.from_env(os.environ, sys.argv[1:])))
+sys.exit(run_worker(StreamsWorkerConfig.from_env(os.environ, sys.argv[1:])))
 """
 
 

@@ -9,7 +9,7 @@ from tests.streams.schedule_oracle import Told, oracle
 from tests.streams.workers_in_memory import PARTITIONS, World
 
 from tidemill.features.lake.layouts import TABLES, table_of
-from tidemill.streams.commit.transactions import Lease, number_names
+from tidemill.streams.commit.ownership import Lease, number_names
 from tidemill.streams.units import micros
 
 COLUMNS = {
@@ -95,7 +95,7 @@ def check_ledger(rows: Mapping[str, list[tuple[object, ...]]], numbers: Lease, t
 def _numbers(world: World, number: int) -> Lease:
     found = Lease(number, world.rules.logs)
     for name in TABLES:
-        keys = number_names(name, found.logs)
-        known = world.table(name).progress(f"{key}/{number}" for key in keys)
-        found.numbers[name] = {key: known[f"{key}/{number}"] for key in keys}
+        names = number_names(name, found.logs)
+        known = world.table(name).progress(each.key(number) for each in names)
+        found.numbers[name] = {each: known[each.key(number)] for each in names}
     return found

@@ -24,6 +24,7 @@ from tidemill.deploy.local.jars import cache_dir
 from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.deploy.local.kafka_settings import free_port
 from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.progress_keys import OWNER
 from tidemill.kafka import KafkaConfig
 
 pytestmark = pytest.mark.kafka
@@ -70,7 +71,7 @@ def hit_worker(rig: Rig, supervised: Supervised, name: Signal) -> None:
 def claims(rig: Rig) -> int:
     """Return how often a partition was claimed, as the table tells that is claimed last."""
     table = rig.lake.table(rig.loop.loop, "examples")
-    owners = table.progress(f"owner/{number}" for number in range(rig.loop.partitions))
+    owners = table.progress(OWNER.key(number) for number in range(rig.loop.partitions))
     return sum(number or 0 for number in owners.values())
 
 

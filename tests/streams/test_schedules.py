@@ -21,11 +21,12 @@ from tests.streams.test_windows_properties import (
     TakesEveryCopyOfADecision,
     TakesEveryCopyOfFeedback,
 )
+from tests.streams.unfenced import UnfencedTable
 from tests.streams.unguarded import ReadsOn, ReadsStreamsAnew, WritesLettersLast, joined_by
 from tests.streams.workers_in_memory import World
 
 from tidemill.features.lake.memory_tables import MemoryTable
-from tidemill.streams.commit.transactions import ProgressTable, UnfencedTable
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.runtime.loop_runner import LoopRunner
 
 PARTS = 10

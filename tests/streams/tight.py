@@ -7,10 +7,22 @@ import polars as pl
 from tests.streams.join_logs import Shell, shared_labels
 
 from tidemill.features.lake.layouts import EXAMPLES, TABLES, table_of
-from tidemill.schemas.logs import Log, is_feedback, numbered
+from tidemill.features.lake.progress_keys import (
+    DEAD_LETTERS,
+    DUPLICATE,
+    EXAMINED,
+    FRONTIER,
+    LATE,
+    OFFSET,
+    REVISED,
+    STREAM_TIME,
+    UNMATCHED,
+    join_time,
+)
+from tidemill.schemas.logs import Log, is_feedback
+from tidemill.streams.commit.ownership import Lease, number_names
 from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
-from tidemill.streams.commit.transactions import Lease, number_names
 from tidemill.streams.join.partition_join import Closed, PartitionJoin
 from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState
@@ -118,19 +130,19 @@ class TightShell(Shell):
         for log in self.rules.logs:
             time = self.times[log]
             at = None if time is None else micros(time)
-            told = {"offset": self.offsets[log], "time": at, "dead": 0}
-            numbers[table_of(log)] |= {numbered(name, log): told[name] for name in told}
+            told = {OFFSET: self.offsets[log], STREAM_TIME: at, DEAD_LETTERS: 0}
+            numbers[table_of(log)] |= {name.for_log(log): told[name] for name in told}
             if self.rules.corrections and is_feedback(log):
-                numbers[EXAMPLES][numbered("examined", log)] = 0
+                numbers[EXAMPLES][EXAMINED.for_log(log)] = 0
         if last is not None:
             numbers["examples"] |= {
-                "frontier": micros(last.frontier),
-                **{f"time/{log}": micros(at) for log, at in last.stream_times.items()},
-                "late": last.counts.late,
-                "duplicate": last.counts.duplicate,
-                "unmatched": last.counts.unmatched,
-                **{numbered("examined", log): at for log, at in last.examined.items()},
-                "revised": last.revised,
+                FRONTIER: micros(last.frontier),
+                **{join_time(log): micros(at) for log, at in last.stream_times.items()},
+                LATE: last.counts.late,
+                DUPLICATE: last.counts.duplicate,
+                UNMATCHED: last.counts.unmatched,
+                **{EXAMINED.for_log(log): at for log, at in last.examined.items()},
+                REVISED: last.revised,
             }
         return Lease(0, self.rules.logs, numbers)
 

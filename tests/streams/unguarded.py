@@ -13,20 +13,25 @@ from typing import Any
 
 import numpy as np
 from tests.streams.test_windows_properties import TakesEveryCopyOfFeedback
+from tests.streams.unfenced import UnfencedTable
 
+from tidemill.features.lake.lake import Lake
 from tidemill.schemas.avro.arrow_columns import RecordColumn
 from tidemill.schemas.avro.columnar_decoder import Cursors, PayloadBytes, _record
 from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.decoder import EventDecoder, _ReadPlan, _RefusedPrefix
 from tidemill.schemas.logs import Log, stream_of
+from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.commit.commit_cycle import CommitCycle
-from tidemill.streams.commit.transactions import Lease
+from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.progress_table import ProgressTable
+from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.partitions import LogReading, PartitionSnapshot
+from tidemill.streams.runtime.partitions import LogReading
 from tidemill.streams.runtime.prepared import PreparedLoop
-from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
+from tidemill.streams.runtime.worker import StreamsWorker, StreamsWorkerConfig
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.units import Bools, Int64s
 
@@ -60,12 +65,12 @@ def _walk(
 class ReadsOn(LoopRunner):
     """A payload that is cut short is read on into the next one."""
 
-    def __init__(self, prepared: PreparedLoop, *more: Any) -> None:  # noqa: ANN401 (of LoopRun)
+    def __init__(self, *, prepared: PreparedLoop, **more: Any) -> None:  # noqa: ANN401 (of LoopRunner)
         decoders = {
             log: CarelessDecoder(prepared.loop, log, decoder._store)
             for log, decoder in prepared.decoders.items()
         }
-        super().__init__(replace(prepared, decoders=decoders), *more)
+        super().__init__(prepared=replace(prepared, decoders=decoders), **more)
 
 
 class ReadsStreamsAnew(LoopRunner):
@@ -77,19 +82,21 @@ class ReadsStreamsAnew(LoopRunner):
 
 
 class _LettersLast(CommitCycle):
-    def write(self, leases: Mapping[int, Lease], cuts: Collection[PartitionSnapshot]) -> int | None:
-        version = super().write(leases, [replace(cut, letters=[]) for cut in cuts])
-        self._letters.write(letter for cut in cuts for letter in cut.letters)
+    def write(
+        self, leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot]
+    ) -> int | None:
+        version = super().write(leases, [replace(snapshot, letters=[]) for snapshot in snapshots])
+        self._letters.write(letter for snapshot in snapshots for letter in snapshot.letters)
         return version
 
 
 class WritesLettersLast(LoopRunner):
     """Dead letters are written once the lake has moved past their records."""
 
-    def __init__(self, *args: Any) -> None:  # noqa: ANN401 (those of LoopRun)
-        super().__init__(*args)
-        made = self._rounds
-        self._rounds = _LettersLast(
+    def __init__(self, **parts: Any) -> None:  # noqa: ANN401 (those of LoopRunner)
+        super().__init__(**parts)
+        made = self._cycle
+        self._cycle = _LettersLast(
             self.loop.loop, made._tables, made._letters, made._metrics, made._patience_s
         )
 
@@ -100,7 +107,26 @@ GUARDS: dict[str, type[LoopRunner]] = {
 }
 
 
+class UnguardedWorker(StreamsWorker):
+    """A worker process whose loops run without one guard, or whose tables have no fence."""
+
+    def __init__(self, config: StreamsWorkerConfig, guard: str) -> None:
+        super().__init__(config)
+        self._guard = guard
+
+    def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
+        """Return the tables of *loop*, without their fence if that is the guard."""
+        tables = super().open_tables(lake, loop)
+        if self._guard != "fence":
+            return tables
+        return {name: UnfencedTable(table) for name, table in tables.items()}
+
+    def new_runner(self, **parts: Any) -> LoopRunner:  # noqa: ANN401 (those of LoopRunner)
+        """Return the work on one loop, without its guard."""
+        return GUARDS.get(self._guard, LoopRunner)(**parts)
+
+
 if __name__ == "__main__":
     logging.basicConfig(level="INFO")
     config = StreamsWorkerConfig.from_env(os.environ, sys.argv[2:])
-    sys.exit(run_worker(config, GUARDS[sys.argv[1]]))
+    sys.exit(UnguardedWorker(config, sys.argv[1]).run())

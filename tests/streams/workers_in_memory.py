@@ -23,18 +23,20 @@ from tests.streams.schedule_oracle import SKEW, Event, Jump
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.layouts import TABLES, table_of
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
+from tidemill.features.lake.progress_keys import OWNER, STREAM_TIME
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.events.schemas import decision_schema, event_schemas, feedback_schema
-from tidemill.schemas.logs import Log, is_feedback, numbered
+from tidemill.schemas.logs import Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics
 from tidemill.schemas.registry.memory import MemorySchemaStore
-from tidemill.streams.commit.transactions import ProgressTable
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
 from tidemill.streams.join.labels import GROUP, Floats, Labels
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.runtime.loop_runner import Cadence, LoopRunner
+from tidemill.streams.runtime.commit_schedule import Cadence
+from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.prepared import PreparedLoop
 from tidemill.streams.state.spill import MemorySpillStore
 from tidemill.streams.units import micros
@@ -267,19 +269,19 @@ class Process:
             for name in TABLES
         }
         self.run = world.made(
-            world.prepared,
-            tables,
-            WatchedLetters(world.letters, self.port),
-            METRICS,
-            lambda _version: None,
-            Cadence(
+            prepared=world.prepared,
+            tables=tables,
+            letters=WatchedLetters(world.letters, self.port),
+            metrics=METRICS,
+            on_examples=lambda _version: None,
+            cadence=Cadence(
                 rows=world.commit_rows,
                 together=world.together,
                 patience_s=-1.0,
                 clock=lambda: self.world.now_s,
             ),
-            lambda: 1,
-            MemorySpillStore(),
+            newest=lambda: 1,
+            spill_files=MemorySpillStore(),
         )
 
     async def claim(self, partitions: Sequence[int]) -> None:
@@ -289,14 +291,14 @@ class Process:
         self._owners = self._owners_now()
         for log in self.world.rules.logs:
             for number in partitions:
-                self._next[log, number] = self.run.next_offset(log, number) or 0
+                self._next[log, number] = self.run.position(log, number).taken or 0
 
     def is_stolen_from(self) -> bool:
         """Return whether another worker has claimed a partition of this one."""
         return self._owners != self._owners_now()
 
     def _owners_now(self) -> list[dict[str, int | None]]:
-        keys = [f"owner/{number}" for number in self.held]
+        keys = [OWNER.key(number) for number in self.held]
         return [self.world.table(name).progress(keys) for name in TABLES]
 
     async def poll(self, log: Log, most: int) -> None:
@@ -330,7 +332,7 @@ class Process:
         return {
             place
             for place in places
-            if self.world.logs[place].end == self._next[place] == self.run.next_offset(*place)
+            if self.world.logs[place].end == self._next[place] == self.run.position(*place).taken
         }
 
     @contextmanager
@@ -344,16 +346,16 @@ class Process:
                 self._moved.append((number, Jump(log, self._next[log, number], to)))
 
     def _times(self) -> dict[tuple[Log, int], datetime | None]:
-        held = self.run._held
+        held = self.run._owned
         logs = self.world.rules.logs
         joins = {number: held[number].partition.join for number in self.held if number in held}
         return {(log, n): join.stream_time(log) for n, join in joins.items() for log in logs}
 
     def _landed(self, table: str, swaps: Sequence[CompareAndSwap]) -> None:
         """Take note of those advances that are in the lake now."""
-        times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith("time")}
+        times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith(STREAM_TIME)}
         for number, jump in list(self._moved):
-            reached = times.get(f"{numbered('time', jump.log)}/{number}", NO_TIME)
+            reached = times.get(STREAM_TIME.for_log(jump.log).key(number), NO_TIME)
             if table_of(jump.log) == table and reached >= micros(START + jump.to * SECOND):
                 self.world.jumps[number].append(jump)
                 self._moved.remove((number, jump))

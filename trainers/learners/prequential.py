@@ -20,6 +20,7 @@ import polars as pl
 
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.progress_keys import learned
 from tidemill.schemas.loop.definition import Online
 from tidemill.schemas.models.river_state import LinearPredictor
 
@@ -83,7 +84,7 @@ class Predictions:
     def __init__(self, lake: Lake, loop_name: str, online: Online) -> None:
         self._table = lake.create_table(loop_name, PREDICTIONS, _SCHEMA)
         self._learner = learner_name(online)
-        self._app_id = f"learned/{self._learner}"
+        self._app_id = learned(self._learner)
         self._waiting: list[pl.DataFrame] = []
         self._newest = -1
 

@@ -101,7 +101,7 @@ def test_ledger_ends_with_1_if_not(lake: Lake, capsys: pytest.CaptureFixture[str
     assert "NOT balanced" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ledger", "compact"])
+@pytest.mark.parametrize("command", ["ledger", "lake compact", "compact"])
 def test_a_lake_that_is_not_there_is_an_error(
     command: str,
     tmp_path: Path,
@@ -110,7 +110,7 @@ def test_a_lake_that_is_not_there_is_an_error(
 ) -> None:
     """A typing error in the address must not be told as balanced."""
     monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path / "absent"))
-    assert main([command]) == 2
+    assert main(command.split()) == 2
     captured = capsys.readouterr()
     assert "has no loops" in captured.err
     assert "hint: " in captured.err
@@ -120,6 +120,6 @@ def test_a_lake_that_is_not_there_is_an_error(
 
 def test_compact_says_what_it_did(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     """It runs at night; its line in the log should be enough."""
-    assert main(["compact"]) == 0
+    assert main(["lake", "compact"]) == 0
     out = capsys.readouterr().out
     assert "ads/decisions: 2 files merged to 1, 0 old files removed" in out

@@ -83,12 +83,12 @@ def test_models_shows_every_version_and_why(lake: Lake, capsys: pytest.CaptureFi
     registry = Registry(lake, "offer")
     registry.add(model(1, promoted=True, reason="promoted: it is good"), b"tree")
     registry.add(model(2, promoted=False, reason="not promoted: it is worse"), b"tree")
-    assert main(["models", "offer", "--json"]) == 0
+    assert main(["model", "list", "offer", "--json"]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["version"], first["live"], first["promoted"]) == ("lightgbm-1", True, True)
     assert (second["live"], second["reason"]) == (False, "not promoted: it is worse")
     assert "features" not in first
-    assert main(["models", "offer"]) == 0
+    assert main(["model", "list", "offer"]) == 0
     shown = capsys.readouterr().out
     assert "lightgbm-2" in shown
     assert "live" in shown
@@ -98,7 +98,7 @@ def test_models_of_an_unknown_loop_makes_nothing(
     lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A typing error must not leave a folder in the lake."""
-    assert main(["models", "ofer"]) == 2
+    assert main(["model", "list", "ofer"]) == 2
     assert "no ofer" in capsys.readouterr().err
     assert not (Path(lake.root) / "ofer").exists()
 

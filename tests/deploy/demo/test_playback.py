@@ -60,27 +60,27 @@ def past(count: int, **features: object) -> Past:
     return Past(decisions=decisions, feedback=feedback, kind="clicked")
 
 
-def test_every_event_reaches_the_worker_of_its_lane_in_order() -> None:
+def test_every_event_reaches_the_worker_of_its_shard_in_order() -> None:
     """Two workers before one log would mix hours in the milliseconds between them."""
     logs = [MemoryEventLog(), MemoryEventLog()]
     steps: list[Step] = []
     played = past(60)
     with serving(LOOP, logs[0]) as first, serving(LOOP, logs[1]) as second:
         playback = Playback("banner", played, [first, second], partitions=4, on_step=steps.append)
-        seen = playback.run()
-    assert (seen.decisions, seen.feedback, seen.again) == (60, 30, 0)
-    assert seen.sources == {"default": 60}
-    assert len(seen.latencies_s) == 60
+        counts = playback.run()
+    assert (counts.decisions, counts.feedback, counts.again) == (60, 30, 0)
+    assert counts.sources == {"default": 60}
+    assert len(counts.latencies_s) == 60
     assert [step.day for step in steps] == played.days()
     assert steps[-1].decisions + steps[-1].feedback == played.events
     for number, log in enumerate(logs):
-        lanes: dict[int, list[int]] = {}
+        shards: dict[int, list[int]] = {}
         for event in log.events:
             assert event.key is not None
-            lane = partition_of(event.key, 4)
-            assert lane % 2 == number
-            lanes.setdefault(lane, []).append(int(event.key.removeprefix(b"d")))
-        assert all(numbers == sorted(numbers) for numbers in lanes.values())
+            shard = partition_of(event.key, 4)
+            assert shard % 2 == number
+            shards.setdefault(shard, []).append(int(event.key.removeprefix(b"d")))
+        assert all(numbers == sorted(numbers) for numbers in shards.values())
 
 
 def test_a_worker_that_is_away_is_asked_again() -> None:

@@ -65,7 +65,7 @@ def test_a_crashed_child_is_told_and_started_again(tmp_path: Path) -> None:
         until(lambda: supervisor.pids["worker"] not in (None, first))
         assert supervisor.restarts == {"worker": 1}
     assert "SIGKILL" in said[0]
-    assert "started again" in said[1]
+    assert "was restarted" in said[1]
 
 
 def test_a_child_that_crashes_again_and_again_waits_longer_each_time(tmp_path: Path) -> None:

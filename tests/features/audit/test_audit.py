@@ -15,11 +15,11 @@ from tests.streams.join_logs import LOGS, LOOP, SECOND, START, Shell, random_log
 from tidemill.features.audit.audit import Effort, audit
 from tidemill.features.audit.report import AuditReport
 from tidemill.features.lake.lake import LakeConfig
+from tidemill.features.lake.progress_keys import NOTHING_CLOSED
 from tidemill.monitor.label_lag import label_lags
 from tidemill.monitor.trace import trace
 from tidemill.schemas.logs import OFFSETS
 from tidemill.schemas.loop.definition import Feedback, Loop
-from tidemill.streams.commit.transactions import NOTHING_CLOSED
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
 

@@ -25,8 +25,9 @@ from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas.logs import position_of
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
 from tidemill.streams.commit.open_windows import OpenWindows
+from tidemill.streams.commit.ownership import claim
+from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.recovery import resume_of
-from tidemill.streams.commit.transactions import ProgressTable, claim
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
@@ -135,7 +136,15 @@ def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> Non
         recall = recall_from(mine, number, CORRECTED)
         return PartitionJoin(CORRECTED, resume, labels=LABELS, recall=recall, state=state)
 
-    windows = OpenWindows(LOOP, CORRECTED, mine, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    windows = OpenWindows(
+        loop=LOOP,
+        rules=CORRECTED,
+        tables=mine,
+        spill_files=MemorySpillStore(),
+        metrics=StreamMetrics(),
+        join=join,
+        patience_s=1.0,
+    )
     closed = windows.recover(leases)[PARTITION].close()
     assert closed is not None
     assert closed.examples.select("decision_id", "revision", "label").rows() == [("b", 1, 1001.0)]

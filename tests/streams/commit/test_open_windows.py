@@ -21,16 +21,16 @@ SCHEDULES = examples_now(150)
 class TightRun(LoopRunner):
     """A budget of one byte, and segments of two rows."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:  # noqa: ANN401 (those of LoopRun)
-        super().__init__(*args, **more)
+    def __init__(self, **parts: Any) -> None:  # noqa: ANN401 (those of LoopRunner)
+        super().__init__(**parts)
         self._windows = OpenWindows(
-            self.loop.model_copy(update={"memory": 1}),
-            self.rules,
-            self._tables,
-            MemorySpillStore(),
-            METRICS,
-            self._join,
-            -1.0,
+            loop=self.loop.model_copy(update={"memory": 1}),
+            rules=self.rules,
+            tables=self._tables,
+            spill_files=MemorySpillStore(),
+            metrics=METRICS,
+            join=self._join,
+            patience_s=-1.0,
             state=partial(OpenState, segment_rows=2, spill_rows=1),
         )
 

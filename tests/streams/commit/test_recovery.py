@@ -27,8 +27,9 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.memory_tables import MemoryLake
 from tidemill.streams.commit.open_windows import OpenWindows
+from tidemill.streams.commit.ownership import claim
 from tidemill.streams.commit.recovery import resume_of
-from tidemill.streams.commit.transactions import ProgressUpdate, claim, commit, raw_numbers
+from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
@@ -61,7 +62,15 @@ def recovered(lake: Lake, chosen: JoinRules) -> PartitionJoin:
     def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         return PartitionJoin(chosen, resume, labels=shared_labels(chosen), state=state)
 
-    windows = OpenWindows(LOOP, chosen, tables, MemorySpillStore(), StreamMetrics(), join, 1.0)
+    windows = OpenWindows(
+        loop=LOOP,
+        rules=chosen,
+        tables=tables,
+        spill_files=MemorySpillStore(),
+        metrics=StreamMetrics(),
+        join=join,
+        patience_s=1.0,
+    )
     return windows.recover(leases)[PARTITION]
 
 

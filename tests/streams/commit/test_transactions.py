@@ -5,21 +5,15 @@ from pathlib import Path
 
 import pytest
 from tests.streams.rig import new_loop
+from tests.streams.unfenced import UnfencedTable
 
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas.logs import Log
-from tidemill.streams.commit.transactions import (
-    Lease,
-    ProgressTable,
-    ProgressUpdate,
-    UnfencedTable,
-    claim,
-    commit,
-    patient,
-    raw_numbers,
-)
+from tidemill.streams.commit.ownership import Lease, claim
+from tidemill.streams.commit.progress_table import ProgressTable, patient
+from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
 
 THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
 

@@ -108,7 +108,7 @@ def test_batches_of_before_kafka_0_11_are_read_too() -> None:
     assert ends(partition_records(old, [], 0, keeps=True)) == (1, 1)
 
 
-def test_marks_belong_to_the_run_they_follow() -> None:
+def test_control_batches_belong_to_the_run_they_follow() -> None:
     """A run that ended before a mark would leave a gap to the next one, and lag for ever."""
     records = [Sent(0, 1, b"k", b"v")]
     fetched = partition_records(
@@ -497,22 +497,24 @@ def test_whatever_comes_in_when_all_of_it_is_handed_out_once(steps: list[str]) -
 
 
 @in_a_loop
-def test_marks_at_the_end_stay_what_they_are_when_more_comes_in() -> None:
+def test_control_batches_at_the_end_stay_what_they_are_when_more_comes_in() -> None:
     """Who passes them must not pass the records behind them."""
     partition = Partition()
     partition.answer(record_batch(0, [Sent(0, 1, b"k", b"v")], producer=7) + mark(1, 7, COMMIT))
     assert partition.hand_out() == [0]
-    assert (partition.results.marks(PLACE), partition.position) == (None, 2), "they go with it"
+    assert (partition.results.control_batches(PLACE), partition.position) == (None, 2), (
+        "they go with it"
+    )
     partition.answer(mark(2, 7, COMMIT))
     partition.answer(partition.events(3))
     assert partition.hand_out() == []
-    assert (partition.results.marks(PLACE), partition.position) == ((2, 3), 3)
+    assert (partition.results.control_batches(PLACE), partition.position) == ((2, 3), 3)
     assert partition.hand_out() == [3]
-    assert partition.results.marks(PLACE) is None
+    assert partition.results.control_batches(PLACE) is None
 
 
 @in_a_loop
-def test_records_deleted_behind_marks_are_not_taken_for_marks() -> None:
+def test_records_deleted_behind_control_batches_are_not_taken_for_them() -> None:
     """Kafka has deleted them before they were read, and the worker counts them as lost."""
     partition = Partition()
     partition.answer(mark(0, 7, COMMIT))
@@ -601,9 +603,9 @@ def test_nothing_is_kept_over_a_lost_assignment_or_a_seek() -> None:
         partition.answer(partition.events(2))
         partition.answer(partition.events(3))
         results = partition.results
-        assert (results.marks(PLACE), results.ran_to(PLACE)) == ((1, 2), 1)
+        assert (results.control_batches(PLACE), results.ran_to(PLACE)) == ((1, 2), 1)
         forget(results)
-        assert (results.marks(PLACE), results.ran_to(PLACE)) == (None, 0)
+        assert (results.control_batches(PLACE), results.ran_to(PLACE)) == (None, 0)
         partition.answer(partition.events(4))
         assert [partition.hand_out(), list(results)] == [[4], []]
 

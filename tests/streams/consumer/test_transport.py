@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -130,37 +131,38 @@ def consumer_at(read_to: int | None, end: int | None, ran_to: int) -> BatchConsu
 
 
 @pytest.mark.parametrize(
-    ("read_to", "end", "ran_to", "delivered", "received", "is_through"),
+    ("passed", "end", "fetched", "handed_out", "received", "is_received"),
     [
         (10, 10, 10, 10, 10, True),
         (10, 12, 10, 10, 10, False),  # there is more
         (10, 10, 10, 7, 7, False),  # handed out by the thread, not yet to an agent
         (10, 10, 10, 10, 7, False),  # on its way to who receives it
-        (10, 10, 9, 9, 9, True),  # behind it are marks only, which nobody receives
+        (10, 10, 9, 9, 9, True),  # behind it are control batches only, which nobody receives
         (10, 10, 9, 7, 7, False),
         (10, 10, 10, 10, None, False),  # another worker's
         (None, None, 0, 0, 0, False),  # Kafka has not answered yet
     ],
 )
-def test_a_partition_is_through_once_all_of_it_was_received(
-    read_to: int | None,
+def test_a_log_is_received_once_nothing_of_it_is_on_its_way(
+    passed: int | None,
     end: int | None,
-    ran_to: int,
-    delivered: int,
+    fetched: int,
+    handed_out: int,
     received: int | None,
-    is_through: bool,
+    is_received: bool,
 ) -> None:
-    """A round that leaves out what is on its way leaves it for an interval."""
-    consumer = consumer_at(read_to, end, ran_to)
-    consumer._delivered = consumer._expected = {TP("t", 0): delivered}
-    assert consumer.is_through(TP("t", 0), received) == is_through
+    """A commit cycle that leaves out what is on its way leaves it for an interval."""
+    consumer = consumer_at(passed, end, fetched)
+    consumer._delivered = consumer._expected = {TP("t", 0): handed_out}
+    position = replace(consumer.position_of(TP("t", 0)), received=received)
+    assert position.is_received == is_received
 
 
-def test_a_partition_whose_records_are_all_deleted_is_through() -> None:
+def test_a_log_whose_records_are_all_deleted_is_received() -> None:
     """A rare stream may have outlived its topic's retention; the others do not wait for it."""
     consumer = consumer_at(read_to=50, end=50, ran_to=0)
     consumer._delivered, consumer._expected = {TP("t", 0): 0}, {TP("t", 0): 50}
-    assert consumer.is_through(TP("t", 0), 0)
+    assert replace(consumer.position_of(TP("t", 0)), received=0).is_received
 
 
 @pytest.mark.parametrize(
@@ -173,6 +175,7 @@ def test_a_log_is_not_at_its_end_while_records_are_under_way(
     """Time would go on without them, and they would be late."""
     consumer = consumer_at(read_to=12, end=12, ran_to=10)
     consumer._expected = {} if expected is None else {TP("t", 0): expected}
+    consumer._delivered = {}
 
     async def highwaters(*places: TP) -> dict[TP, int]:
         return dict.fromkeys(places, 12)

@@ -14,7 +14,7 @@ from faust.types import TP
 
 from tidemill.streams.consumer.app import run_app
 from tidemill.streams.consumer.batches import FetchedBatch
-from tidemill.streams.consumer.transport import BatchSchema
+from tidemill.streams.consumer.transport import BatchSchema, FetchState
 
 SETUP = """
 create table if not exists batches (
@@ -42,11 +42,14 @@ class SqliteProgress:
         """Where each partition goes on."""
         return {tp: self.next(tp.topic, tp.partition) for tp in tps}
 
-    def settled(self, tp: TP) -> int | None:
+    def attach(self, fetches: FetchState) -> None:
+        """Nothing is asked of the transport."""
+
+    def committed(self, tp: TP) -> int | None:
         """Everything kept is safe."""
         return self.next(tp.topic, tp.partition)
 
-    def is_ahead(self, tp: TP) -> bool:
+    def has_to_wait(self, tp: TP) -> bool:
         """No partition waits for another."""
         return False
 
@@ -84,7 +87,7 @@ def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> fa
         datadir=f"{database}.data",
     )
     progress = SqliteProgress(database)
-    app.transport.progress = progress
+    app.transport.flow = progress
 
     async def keep(stream: faust.StreamT) -> None:
         async for batch in stream:

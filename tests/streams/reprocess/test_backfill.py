@@ -29,6 +29,8 @@ from tidemill.schemas.loop.variants import variant
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.backfill import plan, run_slice
 
+pytestmark = pytest.mark.slow  # each joins a history again
+
 SECOND = timedelta(seconds=1)
 
 
@@ -56,7 +58,6 @@ def run(lake: Lake, loop: Loop, name: str, cuts: list[datetime] | None = None) -
     return made
 
 
-@pytest.mark.slow
 def test_with_unchanged_rules_it_gives_the_live_examples_row_by_row(written: Lake) -> None:
     """The first thing to try with it, and the ground for believing the rest."""
     run(written, shop(3), "same", [START + 100 * SECOND, START + 333 * SECOND])

@@ -52,10 +52,11 @@ def test_the_rest_of_a_backlog_does_not_wait(process: Process) -> None:
 def test_what_waits_to_be_taken_was_received(process: Process) -> None:
     """A round takes it first, so it is part of it."""
     run = process.run
-    assert (run.received("decisions", 0), run.received("decisions", 9)) == (0, None)
+    received = [run.position("decisions", number).received for number in (0, 9)]
+    assert received == [0, None]
     read(process, 6)
-    assert run.next_offset("decisions", 0) == 0, "it waits for more, to be taken at once"
-    assert run.received("decisions", 0) == 3
+    assert run.position("decisions", 0).taken == 0, "it waits for more, to be taken at once"
+    assert run.position("decisions", 0).received == 3
 
 
 def test_nothing_is_due_where_nothing_was_read(process: Process) -> None:
@@ -99,7 +100,7 @@ def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
     for at, name in ((2, "b"), (31, "d")):
         later.produce(Event("feedback", name, at, at, "v", "buy", 2.0))
     RUNNER.run_until_complete(new.claim([0]))
-    assert [new.run.next_offset(log, 0) for log in new.run.loop.logs] == [2, 2, 0]
+    assert [new.run.position(log, 0).taken for log in new.run.loop.logs] == [2, 2, 0]
     RUNNER.run_until_complete(new.round(10))
     new.end_logs(100)
     RUNNER.run_until_complete(new.run.commit())

@@ -105,7 +105,8 @@ def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
 def test_without_the_fence_a_zombie_corrupts_the_lake(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Switch the guard off and the check must go red, or the check proves nothing."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
-    with zombie(rig, TIDEMILL_TEST_ONLY_NO_FENCE="1"):
+    rig.program = ("-m", "tests.streams.unguarded", "fence")
+    with zombie(rig):
         until(lambda: any(account.twice for account in rig.accounts()), "rows are there twice")
     assert "THE FENCE IS OFF" in rig.log()
     with pytest.raises(AssertionError):

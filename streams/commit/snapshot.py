@@ -1,0 +1,29 @@
+"""The snapshot of one partition: everything that one commit cycle writes of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from tidemill.schemas.logs import Log
+from tidemill.streams.deadletters.writer import DeadLetter
+from tidemill.streams.join.checkpoints import Closed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionSnapshot:
+    """Everything of one partition since the last snapshot.
+
+    Attributes:
+        partition: its number.
+        frames: judged rows of each log, in the order of the log.
+        numbers: the progress numbers of each log after these rows.
+        letters: dead letters about records that could not be read.
+        closed: what the join has closed; None if nothing.
+    """
+
+    partition: int
+    frames: Mapping[Log, list[pl.DataFrame]]
+    numbers: Mapping[Log, Mapping[str, int]]
+    letters: list[DeadLetter]
+    closed: Closed | None
