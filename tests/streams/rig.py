@@ -47,6 +47,7 @@ from tidemill.schemas.published import joined_topics, publish_loop
 from tidemill.streams.runtime.close_requests import request_close
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
 WORKER = """
 import logging, os, sys
 from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
@@ -390,6 +391,11 @@ def assert_exact(rig: Rig, *, idle: bool = False) -> None:
         name = f'"{schema_name(rig.loop.loop)}"'
         wrong = differences(connection, rig.loop, name, idle=idle)
     assert wrong.is_empty(), wrong.head(10).to_dicts()
+
+
+def path_with(folder: Path) -> str:
+    """Return the search path of child processes with *folder* in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
