@@ -153,7 +153,7 @@ def sign(announcement: ModelManifest, key: SigningKey, *, payload: bytes | None 
     """
     if (payload is not None) != (announcement.chunks == 0):
         raise ValueError(f"{announcement.version} has {announcement.chunks} chunks")
-    body = _encode("ModelManifest", asdict(announcement))
+    body = _encode("Announcement", asdict(announcement))
     value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
     return _encode("Signed", value)
 
@@ -177,7 +177,7 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | N
         )
     if not trusted.verify(key, signed["signature"], body):
         raise RefusedError("bad-signature", f"the announcement is not what key {key} signed")
-    announcement = ModelManifest(**_decode("ModelManifest", body))
+    announcement = ModelManifest(**_decode("Announcement", body))
     if announcement.chunks == 0:
         check_payload(announcement, payload or b"")
     elif payload is not None:
