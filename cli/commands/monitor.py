@@ -23,7 +23,8 @@ def monitor(
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.chain import table
-    from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
+    from tidemill.monitor.observer import MonitorConfig, Observer
+    from tidemill.monitor.status import run_monitor
 
     config = MonitorConfig(
         kafka=KafkaConfig.from_env(os.environ),
@@ -34,7 +35,7 @@ def monitor(
         every_s=every,
     )
     if once:
-        status = Readings(config).read()
+        status = Observer(config).read()
         if as_json:
             print(json.dumps(status.to_json()))
         else:

@@ -96,9 +96,8 @@ def test_an_outage_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixtu
 
 def test_whoever_needs_the_topic_at_once_gets_the_error() -> None:
     """A worker without its control topic should not start and then wait for ever."""
-    with Reader(NOWHERE, "any") as reader:
-        with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1"):
-            reader.thread.open(timeout_s=0.5)
+    with Reader(NOWHERE, "any") as reader, pytest.raises(BrokerError, match=r"127\.0\.0\.1:1"):
+        reader.thread.open(timeout_s=0.5)
 
 
 def test_a_callback_that_hangs_does_not_hold_up_the_stop(caplog: pytest.LogCaptureFixture) -> None:

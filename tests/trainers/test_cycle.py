@@ -132,7 +132,7 @@ def grown(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> L
 def test_an_empty_lake_makes_no_model(lake: Lake, make_loop: MakeLoop) -> None:
     """The first minutes of every loop."""
     topic = MemoryModelTopic()
-    assert cycle_of(make_loop(), lake, topic).turn() == []
+    assert cycle_of(make_loop(), lake, topic).run() == []
     assert topic.log == []
 
 
@@ -146,16 +146,16 @@ def test_the_first_model_waits_for_enough_labels(
     unlabelled = pl.lit(None, dtype=pl.Float64).alias("label")
     grow(lake, make_rows(500, first=5_000).with_columns(unlabelled))
     grow(lake, make_rows(999))
-    assert cycle.turn(force=True) == []
+    assert cycle.run(force=True) == []
     grow(lake, make_rows(1, first=999))
-    assert [model.version for model in cycle.turn(force=True)] == ["lightgbm-1"]
+    assert [model.version for model in cycle.run(force=True)] == ["lightgbm-1"]
 
 
 def test_both_learners_publish_and_the_gate_decides(grown: Lake, make_loop: MakeLoop) -> None:
     """The online learner offers every 700 rows, LightGBM once; all are kept, one is live."""
     topic = MemoryModelTopic()
     cycle = cycle_of(make_loop(), grown, topic)
-    made = cycle.turn()
+    made = cycle.run()
     assert [model.version for model in made] == [
         "logistic_regression-1",
         "logistic_regression-2",
@@ -175,10 +175,10 @@ def test_a_turn_with_nothing_new_makes_nothing(grown: Lake, make_loop: MakeLoop)
     """The trainer looks every second; the lake may rest for a day."""
     topic = MemoryModelTopic()
     cycle = cycle_of(make_loop(), grown, topic)
-    cycle.turn()
+    cycle.run()
     before = list(topic.log)
-    assert cycle.turn() == []
-    assert cycle.turn(force=True) == []
+    assert cycle.run() == []
+    assert cycle.run(force=True) == []
     assert topic.log == before
 
 
@@ -187,7 +187,7 @@ def test_retraining_counts_new_labels(
 ) -> None:
     """After `new_labels` and not one earlier."""
     cycle = cycle_of(make_loop(version=2, models=BATCH_ONLY), grown, MemoryModelTopic())
-    cycle.turn()
+    cycle.run()
     grow(grown, make_rows(999, first=3_000))
     assert look(cycle) == []
     grow(grown, make_rows(1, first=3_999))
@@ -195,10 +195,10 @@ def test_retraining_counts_new_labels(
 
 
 def look(cycle: TrainingCycle) -> list[ModelVersion]:
-    """Take turns until the cycle has counted the labels again: it does not do so at every turn."""
+    """Run the cycle until it has counted the labels again, which it does not do each time."""
     before = cycle.registry.next_number()
-    while not cycle.has_looked:
-        cycle.turn()
+    while cycle._label_count is None or cycle._label_count.version != cycle._examples.version():
+        cycle.run()
     return [model for model in cycle.registry.models() if model.number >= before]
 
 
@@ -210,7 +210,7 @@ def test_retraining_by_schedule_follows_event_time(
     cycle = cycle_of(
         make_loop(version=2, models={"batch": often, "online": None}), grown, MemoryModelTopic()
     )
-    cycle.turn()
+    cycle.run()
     grow(grown, make_rows(119, first=3_000))
     assert look(cycle) == []
     grow(grown, make_rows(1, first=3_119))
@@ -225,7 +225,7 @@ def test_a_model_that_knows_nothing_is_kept_and_not_published(
     cycle = cycle_of(make_loop(), lake, topic)
     for start in range(0, 3_000, 500):
         grow(lake, make_rows(500, first=start, signal=0.0))
-    made = cycle.turn()
+    made = cycle.run()
     assert len(made) == 4
     assert not any(model.promoted for model in made)
     assert all(model.sequence == 0 for model in made)
@@ -242,7 +242,7 @@ def test_a_kill_before_any_write_to_the_topic_neither_loses_nor_doubles_a_versio
     """The lake and the topic end as without a kill."""
     topic = DyingTopic(kill_at, error)
     with contextlib.suppress(Killed, BrokerError):
-        cycle_of(make_loop(), grown, topic).turn()
+        cycle_of(make_loop(), grown, topic).run()
     assert topic.writes >= kill_at
     assert_as_without_a_kill(make_loop(), grown, topic)
 
@@ -256,14 +256,14 @@ def test_a_kill_around_any_commit_of_the_lake_neither_loses_nor_doubles_a_versio
     topic = MemoryModelTopic()
     dying = DyingLake(grown.config, kill_at, is_after=is_after)
     with pytest.raises(Killed):
-        cycle_of(make_loop(), dying, topic).turn()
+        cycle_of(make_loop(), dying, topic).run()
     assert_as_without_a_kill(make_loop(), grown, topic)
 
 
 def assert_as_without_a_kill(loop: Loop, lake: Lake, topic: ModelTopic) -> None:
     """Start a trainer anew; what then is, is what one straight run leaves."""
     restarted = cycle_of(loop, Lake(lake.config), topic)
-    restarted.turn()
+    restarted.run()
     models = restarted.registry.models()
     assert [model.version for model in models] == [
         "logistic_regression-1",
@@ -293,7 +293,7 @@ def test_a_killed_online_learner_ends_as_the_same_model(
     for start in range(0, 3_500, 250):
         grow(lake, make_rows(250, first=start))
         cycle = cycle_of(loop, lake, MemoryModelTopic())  # a new process for each commit
-        cycle.turn()
+        cycle.run()
     newest = cycle.registry.newest("logistic_regression")
     assert newest is not None
     straight = OnlineLearner(loop, online_of(loop))
@@ -321,7 +321,7 @@ def test_a_learner_is_not_credited_with_labels_that_came_later(
         rows = make_rows(250, first=start)
         hours = np.arange(start, start + 250) // 60
         grow(lake, rows.with_columns(label=pl.Series(coins[hours].astype(float))))
-    made = cycle.turn()
+    made = cycle.run()
     assert not any(model.promoted for model in made)
     newest = LinearState.from_bytes(cycle.registry.payload(made[-1]))
     base = made[-1].metrics["base_log_loss"]
@@ -334,30 +334,30 @@ def test_a_second_trainer_of_the_same_lake_is_fenced(grown: Lake, make_loop: Mak
     loop = make_loop(version=2, models=BATCH_ONLY)
     first = cycle_of(loop, grown, MemoryModelTopic())
     second = cycle_of(loop, Lake(grown.config), MemoryModelTopic())
-    first.turn()
+    first.run()
     with pytest.raises(FencedError):
-        second.turn()
+        second.run()
 
 
 def test_a_new_topic_gets_the_live_model_back(grown: Lake, make_loop: MakeLoop) -> None:
     """The lake is the truth; a broker that lost its disk is filled again at the next start."""
     loop = make_loop()
     cycle = cycle_of(loop, grown, MemoryModelTopic())
-    cycle.turn()
+    cycle.run()
     live = cycle.registry.live()
     assert live is not None
     topic = MemoryModelTopic()
     cycle_of(loop, grown, topic).publish()
     assert live_version(topic) == live.version
-    assert Publisher(topic, loop.loop, KEY).announced(ONLINE) is not None
+    assert Publisher(topic, loop.loop, KEY).manifest(ONLINE) is not None
 
 
 def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: MakeLoop) -> None:
     """After a new loop version the live model cannot be asked; the verdict says so."""
-    cycle_of(make_loop(version=2, models=BATCH_ONLY), grown, MemoryModelTopic()).turn()
+    cycle_of(make_loop(version=2, models=BATCH_ONLY), grown, MemoryModelTopic()).run()
     features = {"hour": "int", "line": "category"}
     loop = make_loop(version=3, models=BATCH_ONLY, features=features)
-    [model] = cycle_of(loop, grown, MemoryModelTopic()).turn()
+    [model] = cycle_of(loop, grown, MemoryModelTopic()).run()
     assert model.promoted
     assert model.reason.endswith("reads other features and could not compete")
     assert model.loop_version == 3
@@ -368,7 +368,7 @@ def test_every_version_names_its_data_its_seed_and_its_cost(
 ) -> None:
     """Whoever asks in a year why a model was live finds it in one row."""
     cycle = cycle_of(make_loop(), grown, MemoryModelTopic())
-    model = cycle.turn()[-1]
+    model = cycle.run()[-1]
     assert model.learner == "lightgbm"
     assert model.at == NOW
     assert model.snapshot == grown.table("late-train", "examples").version()
@@ -382,7 +382,7 @@ def test_every_version_names_its_data_its_seed_and_its_cost(
     assert model.replaces.startswith("logistic_regression-")
     read = cycle_of(make_loop(), grown, MemoryModelTopic()).registry.models()[-1]
     assert read == model
-    announced = cycle.registry.announcement(model, 10, LIVE)
+    announced = cycle.registry.manifest(model, 10, LIVE)
     assert dict(announced.metrics) == dict(model.metrics)
 
 
@@ -394,7 +394,7 @@ def test_a_cut_log_is_made_up_for_by_ids(
     topic = MemoryModelTopic()
     cycle = cycle_of(loop, lake, topic)
     grow(lake, make_rows(800))
-    cycle.turn()
+    cycle.run()
     for start in range(800, 1_600, 100):
         grow(lake, make_rows(100, first=start))
     examples = lake.table(loop.loop, "examples")
@@ -403,6 +403,6 @@ def test_a_cut_log_is_made_up_for_by_ids(
     for file in log[:-2]:
         file.unlink()
     resumed = cycle_of(loop, Lake(lake.config), topic)
-    resumed.turn()
-    assert resumed.course is not None
-    assert resumed.course.learner.rows == 1_600
+    resumed.run()
+    assert resumed.online_run is not None
+    assert resumed.online_run.learner.rows == 1_600

@@ -62,7 +62,7 @@ def _kafka_log(config: KafkaConfig, name: str) -> list[KeyedRecord]:
 
 
 def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer") -> ModelManifest:
-    """An announcement of *payload*."""
+    """An manifest of *payload*."""
     return ModelManifest(
         loop=loop,
         loop_version=1,
@@ -104,7 +104,7 @@ def test_what_is_published_arrives_in_order(opened: tuple[ModelTopic, ReadLog]) 
     ]
 
 
-def test_no_announcement_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLog]) -> None:
+def test_no_manifest_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLog]) -> None:
     """A reader at any point of the log sees a whole model or none."""
     topic, log = opened
     publisher = Publisher(topic, "offer", KEY)
@@ -156,7 +156,7 @@ def test_publishing_again_writes_nothing(opened: tuple[ModelTopic, ReadLog]) -> 
     before = list(log())
     again = Publisher(topic, "offer", KEY)
     assert not again.publish(model(BIG, 1), BIG)
-    assert again.announced(LIVE) == model(BIG, 1)
+    assert again.manifest(LIVE) == model(BIG, 1)
     assert list(log()) == before
 
 
@@ -174,17 +174,17 @@ def test_a_lost_chunk_is_written_again(opened: tuple[ModelTopic, ReadLog]) -> No
 def test_a_trainer_that_was_overtaken_does_not_publish(
     opened: tuple[ModelTopic, ReadLog],
 ) -> None:
-    """Two trainers on two lakes would take turns in front of the users."""
+    """Two trainers on two lakes would replace each other's models."""
     topic, log = opened
     Publisher(topic, "offer", KEY).publish(model(SMALL, 5), SMALL)
     before = list(log())
-    with pytest.raises(ModelError, match="lightgbm-5 stands"):
+    with pytest.raises(ModelError, match="already has lightgbm-5"):
         Publisher(topic, "offer", KEY).publish(model(BIG, 4), BIG)
     assert list(log()) == before
 
 
-def test_what_a_foreign_key_announced_is_replaced(opened: tuple[ModelTopic, ReadLog]) -> None:
-    """A forged record in the slot does not keep the trainer from its own."""
+def test_a_manifest_of_a_foreign_key_is_replaced(opened: tuple[ModelTopic, ReadLog]) -> None:
+    """A forged record in the slot does not stop the trainer from publishing."""
     topic, _ = opened
     Publisher(topic, "offer", SigningKey.generate()).publish(model(SMALL, 9), SMALL)
     topic.write([(b"offer/live", b"garbage"), (b"offer/online", b"\xff" * 40)])
@@ -218,7 +218,7 @@ def test_a_crash_between_any_two_records_is_repaired_by_publishing_again(records
     Publisher(topic, "offer", KEY).publish(model(BIG, 1), BIG)
     broken = Publisher(BrokenTopic(topic, records), "offer", KEY)
     new = model(BIGGER, 2)
-    with contextlib.suppress(BrokerError):  # 3 chunks, the announcement, 2 old chunks
+    with contextlib.suppress(BrokerError):  # 3 chunks, the manifest, 2 old chunks
         broken.publish(new, BIGGER)
     seen = deliveries(topic.read().items())
     assert len([out for out in seen if isinstance(out, Delivery)]) == 1

@@ -21,7 +21,7 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 Odd = Callable[[pl.DataFrame], pl.DataFrame]
 
 
-def announced(trained: Trained, loop: Loop) -> ModelManifest:
+def manifest(trained: Trained, loop: Loop) -> ModelManifest:
     """What the publisher would say."""
     return ModelManifest(
         loop=loop.loop,
@@ -77,7 +77,7 @@ def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     rows = LabeledRows.of(training_set(lake, loop), loop)
     assert loop.models.batch is not None
     trained = train(rows, loop, loop.models.batch)
-    score = admit(Delivery(announced(trained, loop), trained.payload), loop, TrialLimits())
+    score = admit(Delivery(manifest(trained, loop), trained.payload), loop, TrialLimits())
     expected = LightGBM.of(trained).predict(rows.features)[:100]
     asked = rows.features.select(field.name for field in trained.signature.fields)
     found = [score(row) for row in asked[:100].iter_rows()]

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
-from tests.serving.models import announcement
+from tests.serving.models import manifest
 
 from tidemill.deploy.demo.model_watcher import Journeys
 from tidemill.kafka import Record
@@ -18,7 +18,7 @@ KEY = SigningKey.generate()
 
 def published(number: int, ms: int, *, key: SigningKey = KEY) -> Record:
     """Return the record that announces a version at *ms*."""
-    said = announcement(b"model", number)
+    said = manifest(b"model", number)
     value = sign(said, key, payload=b"model")
     return Record(
         topic=topics.MODELS, partition=0, offset=0, key=said.key, value=value, timestamp_ms=ms

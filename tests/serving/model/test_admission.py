@@ -13,9 +13,9 @@ from tests.serving.models import (
     FEATURES,
     SIGNATURE,
     VALUES,
-    announcement,
     banner,
     booster,
+    manifest,
     river_state,
     text,
 )
@@ -27,16 +27,17 @@ from tidemill.schemas.models.feature_signature import FeatureSignature, Signatur
 from tidemill.schemas.models.manifest import ModelManifest
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState
 from tidemill.serving.model import admission, forest
-from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, try_in_child
+from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, run_trial, try_in_child
 from tidemill.serving.model.forest import pack
 from tidemill.serving.model.model_text import read_text
 
 LIMITS = TrialLimits()
+UNCHECKED = [sys.executable, str(Path(__file__).with_name("unchecked_trial.py"))]
 
 
 def delivery(payload: bytes, **changes: object) -> Delivery:
-    """Return *payload* as the inbox delivers it."""
-    return Delivery(announcement(payload, **changes), payload)  # type: ignore[arg-type]
+    """Return *payload* as the assembler delivers it."""
+    return Delivery(manifest(payload, **changes), payload)  # type: ignore[arg-type]
 
 
 def test_a_sound_model_scores_as_it_was_trained() -> None:
@@ -108,7 +109,7 @@ def test_without_the_structure_check_the_child_still_protects_the_worker(case: s
     rows = probe_rows(SIGNATURE)
     limits = TrialLimits(time_s=2.0)
     try:
-        scores, trees = try_in_child(HOSTILE[case](), rows, limits, is_checked=False)
+        scores, trees = run_trial(UNCHECKED, HOSTILE[case](), rows, limits)
     except ModelError:
         return
     # An index past the row may read harmless memory; the worker compares the scores again.
@@ -152,7 +153,7 @@ def test_a_child_that_hangs_is_given_up() -> None:
     """An endless prediction would otherwise hold the subscriber for ever."""
     cycle = HOSTILE["a node that is its own child"]()
     with pytest.raises(ModelError, match=r"hung|ended with status"):
-        try_in_child(cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5), is_checked=False)
+        run_trial(UNCHECKED, cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5))
 
 
 def test_a_model_that_takes_too_much_memory_is_refused() -> None:
@@ -183,7 +184,7 @@ def test_probes_reach_every_kind_of_value() -> None:
     assert json.dumps(rows) == json.dumps(probe_rows(SIGNATURE))
 
 
-def test_the_announcement_is_not_trusted_about_its_features() -> None:
+def test_the_manifest_is_not_trusted_about_its_features() -> None:
     """The text has its own idea of how many numbers it reads."""
     short = FeatureSignature((*SIGNATURE.fields[:-2], SIGNATURE.fields[-1]))
     loop = banner(
@@ -197,7 +198,7 @@ def test_the_announcement_is_not_trusted_about_its_features() -> None:
         }
     )
     said: ModelManifest = replace(
-        announcement(text().encode()), features=short.to_json(), features_digest=short.digest
+        manifest(text().encode()), features=short.to_json(), features_digest=short.digest
     )
     with pytest.raises(ModelError, match="max_feature_idx"):
         admit(Delivery(said, text().encode()), loop, LIMITS)

@@ -26,7 +26,7 @@ BATCH: dict[str, object] = {
 def train(loop: Loop, lake: Lake) -> list[ModelVersion]:
     """Start a trainer, take a turn, and return what it made."""
     publisher = Publisher(MemoryModelTopic(), loop.loop, SigningKey.generate())
-    return TrainingCycle(loop, lake, publisher).turn(force=True)
+    return TrainingCycle(loop, lake, publisher).run(force=True)
 
 
 @pytest.fixture
