@@ -153,3 +153,12 @@ def start_trainer(lake: Lake, tmp_path: Path) -> Iterator[StartTrainer]:
     yield start
     for trainer in started:
         trainer.kill()
+
+
+@pytest.fixture
+def grown(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> Lake:
+    """A lake with 3,000 labelled rows in six commits."""
+    lake.create(make_loop())
+    for start in range(0, 3_000, 500):
+        grow(lake, make_rows(500, first=start))
+    return lake

@@ -38,14 +38,14 @@ def received(
     kafka: KafkaConfig, loop: Loop, key: SigningKey = KEY, slot: str = LIVE
 ) -> list[Delivery]:
     """What a worker that starts now makes of one slot of the model topic."""
-    inbox = ModelAssembler(
+    assembler = ModelAssembler(
         TrustedKeys.of([key.public]), lambda name: name == loop.loop, slots=[slot]
     )
     tail, found = Tail(kafka, topics.MODELS), list[Delivery]()
     try:
         while not tail.caught_up:
             for record in tail.poll(0.2):
-                out = inbox.feed(record.key, record.value)
+                out = assembler.feed(record.key, record.value)
                 if isinstance(out, Delivery):
                     found.append(out)
     finally:

@@ -2,41 +2,24 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
+from tests.trainers.cycles import BATCH_ONLY, cycle_of, live_version, online_of
 
-from tidemill.errors import BrokerError, FencedError
+from tidemill.errors import BrokerError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.tables import Table
-from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.assembler import Delivery, ModelAssembler
-from tidemill.schemas.models.manifest import LIVE
-from tidemill.schemas.models.river_state import LinearState
-from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.cycle import TrainingCycle
 from tidemill.trainers.learners.online import OnlineLearner
-from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic, ModelTopic, Publisher
-from tidemill.trainers.registry import ONLINE, ModelVersion
+from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic, ModelTopic
+from tidemill.trainers.registry import ModelVersion
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
 Grow = Callable[[Lake, pl.DataFrame], int]
-KEY = SigningKey.generate()
-NOW = datetime(2026, 2, 1, tzinfo=UTC)
-BATCH_ONLY = {
-    "batch": {
-        "min_labels": 1000,
-        "retrain": {"new_labels": 1000},
-        "rounds": 20,
-        "params": {"num_leaves": 7, "min_data_in_leaf": 20},
-    },
-    "online": None,
-}
 
 
 class Killed(BaseException):
@@ -93,40 +76,6 @@ class DyingTable(Table):
         if self._lake.left == 0:
             raise Killed
         return version
-
-
-def online_of(loop: Loop) -> Online:
-    """The online learner of a loop that has one."""
-    assert loop.models.online is not None
-    return loop.models.online
-
-
-def cycle_of(loop: Loop, lake: Lake, topic: ModelTopic) -> TrainingCycle:
-    """A trainer as it stands after a start."""
-    return TrainingCycle(loop, lake, Publisher(topic, loop.loop, KEY), clock=lambda: NOW)
-
-
-def live_version(topic: ModelTopic) -> str | None:
-    """What a worker that starts now would serve."""
-    inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
-    outs = [inbox.feed(key, value) for key, value in topic.read().items()]
-    found = [out.announcement.version for out in outs if isinstance(out, Delivery)]
-    assert inbox.pending() == []
-    return found[-1] if found else None
-
-
-def told(models: Iterable[ModelVersion]) -> list[tuple[str, bool]]:
-    """Version and verdict of each model."""
-    return [(model.version, model.promoted) for model in models]
-
-
-@pytest.fixture
-def grown(lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow) -> Lake:
-    """A lake with 3,000 labelled rows in six commits."""
-    lake.create(make_loop())
-    for start in range(0, 3_000, 500):
-        grow(lake, make_rows(500, first=start))
-    return lake
 
 
 def test_an_empty_lake_makes_no_model(lake: Lake, make_loop: MakeLoop) -> None:
@@ -284,74 +233,6 @@ def assert_as_without_a_kill(loop: Loop, lake: Lake, topic: ModelTopic) -> None:
     assert live_version(topic) == live.version
 
 
-def test_a_killed_online_learner_ends_as_the_same_model(
-    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
-) -> None:
-    """Bit for bit, wherever it was killed, and its predictions are in the lake once."""
-    loop = make_loop()
-    lake.create(loop)
-    for start in range(0, 3_500, 250):
-        grow(lake, make_rows(250, first=start))
-        cycle = cycle_of(loop, lake, MemoryModelTopic())  # a new process for each commit
-        cycle.run()
-    newest = cycle.registry.newest("logistic_regression")
-    assert newest is not None
-    straight = OnlineLearner(loop, online_of(loop))
-    examples = lake.table(loop.loop, "examples")
-    for commit in examples.commits_since(-1):
-        if commit.files and commit.version <= newest.snapshot:
-            straight.learn(commit.version, examples.rows(commit))
-    assert cycle.registry.payload(newest) == straight.state().to_bytes()
-    predictions = lake.table(loop.loop, "online_predictions").read()
-    assert predictions["decision_id"].n_unique() == predictions.height == newest.trained_on_rows
-
-
-def test_a_learner_is_not_credited_with_labels_that_came_later(
-    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
-) -> None:
-    """Negative control: every hour all trains are late, or none is, and nobody can know which.
-
-    A learner that sees the labels of an hour one by one predicts the rest of it well; when those
-    decisions were made no label of the hour was known. Judged by that, it would go live.
-    """
-    loop = make_loop(models={"batch": None, "online": {"learning_rate": 0.5, "publish_every": 700}})
-    cycle = cycle_of(loop, lake, MemoryModelTopic())
-    coins = np.random.default_rng(8).integers(0, 2, 100)
-    for start in range(0, 4_000, 250):
-        rows = make_rows(250, first=start)
-        hours = np.arange(start, start + 250) // 60
-        grow(lake, rows.with_columns(label=pl.Series(coins[hours].astype(float))))
-    made = cycle.run()
-    assert not any(model.promoted for model in made)
-    newest = LinearState.from_bytes(cycle.registry.payload(made[-1]))
-    base = made[-1].metrics["base_log_loss"]
-    assert newest.loss_sum / newest.rows < base - 0.1  # what learning row by row makes believe
-    assert made[-1].metrics["log_loss"] > base
-
-
-def test_a_second_trainer_of_the_same_lake_is_fenced(grown: Lake, make_loop: MakeLoop) -> None:
-    """Two trainers would publish two models of one number."""
-    loop = make_loop(version=2, models=BATCH_ONLY)
-    first = cycle_of(loop, grown, MemoryModelTopic())
-    second = cycle_of(loop, Lake(grown.config), MemoryModelTopic())
-    first.run()
-    with pytest.raises(FencedError):
-        second.run()
-
-
-def test_a_new_topic_gets_the_live_model_back(grown: Lake, make_loop: MakeLoop) -> None:
-    """The lake is the truth; a broker that lost its disk is filled again at the next start."""
-    loop = make_loop()
-    cycle = cycle_of(loop, grown, MemoryModelTopic())
-    cycle.run()
-    live = cycle.registry.live()
-    assert live is not None
-    topic = MemoryModelTopic()
-    cycle_of(loop, grown, topic).publish()
-    assert live_version(topic) == live.version
-    assert Publisher(topic, loop.loop, KEY).manifest(ONLINE) is not None
-
-
 def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: MakeLoop) -> None:
     """After a new loop version the live model cannot be asked; the verdict says so."""
     cycle_of(make_loop(version=2, models=BATCH_ONLY), grown, MemoryModelTopic()).run()
@@ -361,48 +242,3 @@ def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: Make
     assert model.promoted
     assert model.reason.endswith("reads other features and could not compete")
     assert model.loop_version == 3
-
-
-def test_every_version_names_its_data_its_seed_and_its_cost(
-    grown: Lake, make_loop: MakeLoop
-) -> None:
-    """Whoever asks in a year why a model was live finds it in one row."""
-    cycle = cycle_of(make_loop(), grown, MemoryModelTopic())
-    model = cycle.run()[-1]
-    assert model.learner == "lightgbm"
-    assert model.at == NOW
-    assert model.snapshot == grown.table("late-train", "examples").version()
-    assert model.labels == 3_000
-    assert model.until == datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=2_999)
-    assert model.later_from == datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=2_400)
-    assert model.params["num_leaves"] == 7
-    assert model.seed == 7
-    assert model.software["lightgbm"]
-    assert model.cpu_s > 0
-    assert model.replaces.startswith("logistic_regression-")
-    read = cycle_of(make_loop(), grown, MemoryModelTopic()).registry.models()[-1]
-    assert read == model
-    announced = cycle.registry.manifest(model, 10, LIVE)
-    assert dict(announced.metrics) == dict(model.metrics)
-
-
-def test_a_cut_log_is_made_up_for_by_ids(
-    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
-) -> None:
-    """A trainer that was down for a week finds what it has not learned, and learns it once."""
-    loop = make_loop()
-    topic = MemoryModelTopic()
-    cycle = cycle_of(loop, lake, topic)
-    grow(lake, make_rows(800))
-    cycle.run()
-    for start in range(800, 1_600, 100):
-        grow(lake, make_rows(100, first=start))
-    examples = lake.table(loop.loop, "examples")
-    log = sorted((Path(lake.root) / loop.loop / "examples" / "_delta_log").glob("*.json"))
-    examples.handle().create_checkpoint()
-    for file in log[:-2]:
-        file.unlink()
-    resumed = cycle_of(loop, Lake(lake.config), topic)
-    resumed.run()
-    assert resumed.online_run is not None
-    assert resumed.online_run.learner.rows == 1_600

@@ -51,7 +51,7 @@ def files(lake: Lake, loop: Loop) -> int:
 def test_it_looks_at_once_and_then_every_few_minutes(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows
 ) -> None:
-    """A turn a second must not open three tables a second."""
+    """A cycle each second must not open three tables each second."""
     loop, now = make_loop(), [100.0]
     lake.create(loop)
     tidy = Maintenance(lake, loop.loop, every_s=300.0, files=2, clock=lambda: now[0])

@@ -88,8 +88,8 @@ def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer")
 
 def deliveries(items: Iterable[KeyedRecord]) -> list[Delivery | Refusal]:
     """What a worker makes of the log."""
-    inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
-    return [out for key, value in items if (out := inbox.feed(key, value)) is not None]
+    assembler = ModelAssembler(TrustedKeys.of([KEY.public]))
+    return [out for key, value in items if (out := assembler.feed(key, value)) is not None]
 
 
 def test_what_is_published_arrives_in_order(opened: tuple[ModelTopic, ReadLog]) -> None:
@@ -112,10 +112,10 @@ def test_no_manifest_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLog]) 
     publisher.publish(model(BIGGER, 2), BIGGER)
     items = list(log())
     for end in range(len(items) + 1):
-        inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
+        assembler = ModelAssembler(TrustedKeys.of([KEY.public]))
         for key, value in items[:end]:
-            inbox.feed(key, value)
-        assert inbox.pending() == []
+            assembler.feed(key, value)
+        assert assembler.pending() == []
 
 
 def test_old_chunks_are_removed_and_the_newest_model_stays(
@@ -136,7 +136,7 @@ def test_old_chunks_are_removed_and_the_newest_model_stays(
 
 
 def test_other_loops_are_left_alone(opened: tuple[ModelTopic, ReadLog]) -> None:
-    """One topic carries all loops; a trainer sweeps before its own door."""
+    """One topic carries all loops; a trainer removes only chunks of its own loop."""
     topic, _ = opened
     Publisher(topic, "price", KEY).publish(model(BIG, 1, loop="price"), BIG)
     publisher = Publisher(topic, "offer", KEY)

@@ -1,6 +1,5 @@
 """The learners: LightGBM in batch, River online, and the predictions that judge the latter.
 
 Read `batch`, then `online` (the learner), `prequential` (served predictions) and `online_run`,
-which joins the two. A learner may not import the gate, the publisher or the trainer. Tests of `online_run`
-are in `test_prequential` and `test_cycle`.
+which joins the two. A learner may not import the gate, the publisher or the trainer.
 """

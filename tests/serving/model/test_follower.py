@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 from tests.serving.conftest import NOWHERE
+from tests.serving.model.bad_models import BAD, PAYLOAD, hostile, replayed
 from tests.serving.models import (
     FEATURES,
-    SIGNATURE,
     banner,
     manifest,
     records,
@@ -22,8 +22,6 @@ from tidemill.schemas.published import key_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.worker import ServingWorkerConfig, Worker
-
-PAYLOAD = text().encode()
 
 
 def acks(log: MemoryEventLog) -> list[Ack]:
@@ -125,79 +123,6 @@ def test_an_online_model_takes_over_and_back(
     feed(worker, *records(key, PAYLOAD, manifest(PAYLOAD, 3)))
     assert decide(worker).model_version == "lightgbm-3"
     assert [status for _, status in answered(log)] == ["serving"] * 3
-
-
-def forged(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """Signed by somebody else."""
-    del key
-    return records(SigningKey.generate(), PAYLOAD, manifest(PAYLOAD, 2))
-
-
-def tampered(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """One bit of the record changed on its way."""
-    ((name, value),) = records(key, PAYLOAD, manifest(PAYLOAD, 2))
-    assert value is not None
-    place = value.index(b"lightgbm-2")
-    return [(name, value[:place] + b"L" + value[place + 1 :])]
-
-
-def truncated(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """The end of the record is missing."""
-    ((name, value),) = records(key, PAYLOAD, manifest(PAYLOAD, 2))
-    assert value is not None
-    return [(name, value[:-100])]
-
-
-def swapped_payload(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true manifest with the payload of another model."""
-    other = text(5).encode()
-    ((name, value),) = records(key, PAYLOAD, manifest(PAYLOAD, 2))
-    assert value is not None
-    return [(name, value.replace(PAYLOAD, other + b" " * (len(PAYLOAD) - len(other))))]
-
-
-def misplaced(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true manifest of another loop's model."""
-    said = manifest(PAYLOAD, 2, loop="other")
-    ((_, value),) = records(key, PAYLOAD, said)
-    return [(b"banner/live", value)]
-
-
-def replayed(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true manifest from before."""
-    return records(key, PAYLOAD, manifest(PAYLOAD, 0))
-
-
-def hostile(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A trusted key signs a text that would crash the library."""
-    broken = PAYLOAD.replace(b"num_leaves=15", b"num_leaves=99999999", 1)
-    return records(key, broken, manifest(broken, 2))
-
-
-def mismatching(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A model of other features."""
-    other = type(SIGNATURE)(SIGNATURE.fields[1:])
-    said = manifest(PAYLOAD, 2, features=other.to_json(), features_digest=other.digest)
-    return records(key, PAYLOAD, said)
-
-
-def junk(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """Bytes that are nothing."""
-    del key
-    return [(b"banner/live", b"\x00" * 40), (b"banner/live", b"")]
-
-
-BAD = [
-    forged,
-    tampered,
-    truncated,
-    swapped_payload,
-    misplaced,
-    replayed,
-    hostile,
-    mismatching,
-    junk,
-]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)

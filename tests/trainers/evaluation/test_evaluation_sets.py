@@ -24,7 +24,7 @@ BATCH: dict[str, object] = {
 
 
 def train(loop: Loop, lake: Lake) -> list[ModelVersion]:
-    """Start a trainer, take a turn, and return what it made."""
+    """Run one training cycle and return its versions."""
     publisher = Publisher(MemoryModelTopic(), loop.loop, SigningKey.generate())
     return TrainingCycle(loop, lake, publisher).run(force=True)
 
