@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Self
@@ -24,7 +24,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import latest_loop
-from tidemill.trainers.cycle import TrainingCycle
+from tidemill.trainers.cycle import OnVersion, TrainingCycle
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
@@ -32,7 +32,6 @@ from tidemill.trainers.registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 
-OnVersion = Callable[[ModelVersion], None]
 _RELOAD_CYCLES = 10  # a new version of the loop file is noticed after so many cycles
 
 
@@ -142,17 +141,17 @@ def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: No
     if config.metrics_port is not None:
         metrics.serve(config.metrics_port)
 
-    def tell(model: ModelVersion) -> None:
+    def report(model: ModelVersion) -> None:
         metrics.count(config.loop, model)
         logger.info("%s: %s", model.version, model.reason)
         on_version(model)
 
-    cycle = _cycle(config, latest_loop(config.kafka, config.loop), tell)
+    cycle = _cycle(config, latest_loop(config.kafka, config.loop), report)
     if config.once:
         cycle.run(force=True)
         return os.EX_OK
     with _Signals(stop):
-        _train_until(stop, config, cycle, metrics, tell)
+        _train_until(stop, config, cycle, metrics, report)
     return os.EX_OK
 
 
@@ -161,7 +160,7 @@ def _train_until(
     config: TrainerConfig,
     cycle: TrainingCycle,
     metrics: TrainerMetrics,
-    tell: OnVersion,
+    report: OnVersion,
 ) -> None:
     notifier = Notifier(config.kafka, config.loop, stop)
     maintenance = Maintenance(
@@ -173,7 +172,7 @@ def _train_until(
             cycles += 1
             try:
                 if cycles % _RELOAD_CYCLES == 0:
-                    cycle = _renewed(config, cycle, tell)
+                    cycle = _renewed(config, cycle, report)
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
@@ -188,15 +187,15 @@ def _train_until(
         notifier.close()
 
 
-def _cycle(config: TrainerConfig, loop: Loop, tell: OnVersion) -> TrainingCycle:
+def _cycle(config: TrainerConfig, loop: Loop, report: OnVersion) -> TrainingCycle:
     publisher = Publisher(KafkaModelTopic(config.kafka), loop.loop, config.key)
-    return TrainingCycle(loop, Lake(config.lake), publisher, on_version=tell)
+    return TrainingCycle(loop, Lake(config.lake), publisher, on_version=report)
 
 
-def _renewed(config: TrainerConfig, cycle: TrainingCycle, tell: OnVersion) -> TrainingCycle:
+def _renewed(config: TrainerConfig, cycle: TrainingCycle, report: OnVersion) -> TrainingCycle:
     """Return a cycle of the loop's newest version: the same one if nothing was published."""
     loop = latest_loop(config.kafka, config.loop)
-    return cycle if loop == cycle.loop else _cycle(config, loop, tell)
+    return cycle if loop == cycle.loop else _cycle(config, loop, report)
 
 
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:

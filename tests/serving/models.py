@@ -1,4 +1,4 @@
-"""Loops and models that the tests of the serving room start from."""
+"""Loops and models that the tests of the serving package start from."""
 
 from collections.abc import Sequence
 from dataclasses import replace

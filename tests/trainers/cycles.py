@@ -29,12 +29,12 @@ def online_of(loop: Loop) -> Online:
 
 
 def cycle_of(loop: Loop, lake: Lake, topic: ModelTopic) -> TrainingCycle:
-    """A trainer as it stands after a start."""
+    """Return the cycle of a trainer that has just started."""
     return TrainingCycle(loop, lake, Publisher(topic, loop.loop, KEY), clock=lambda: NOW)
 
 
 def live_version(topic: ModelTopic) -> str | None:
-    """What a worker that starts now would serve."""
+    """Return the version a worker that starts now would serve."""
     assembler = ModelAssembler(TrustedKeys.of([KEY.public]))
     outs = [assembler.feed(key, value) for key, value in topic.read().items()]
     found = [out.announcement.version for out in outs if isinstance(out, Delivery)]

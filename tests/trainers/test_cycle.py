@@ -1,4 +1,4 @@
-"""The training cycle: everything in order, and nothing lost or doubled by a kill between steps."""
+"""The training cycle: steps in order, and a kill between them neither loses nor repeats one."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 
 
 class Killed(BaseException):
-    """What stands for SIGKILL: nothing in the product catches it."""
+    """Stands for SIGKILL: no code of the product catches it."""
 
 
 class DyingTopic(MemoryModelTopic):
@@ -35,7 +35,7 @@ class DyingTopic(MemoryModelTopic):
         self.writes = 0
 
     def write(self, items: Iterable[KeyedRecord]) -> None:
-        """Append, unless it is the moment."""
+        """Append, unless this is the write to die at."""
         self.writes += 1
         if self.writes == self.kill_at:
             raise self._error
@@ -50,7 +50,7 @@ class DyingLake(Lake):
         self.left, self.is_after = kill_at, is_after
 
     def table(self, loop_name: str, name: str, *, fenced: bool = True) -> Table:
-        """Return the table, mortal."""
+        """Return the table, which dies with its lake."""
         return DyingTable(self, super().table(loop_name, name, fenced=fenced))
 
 
@@ -68,7 +68,7 @@ class DyingTable(Table):
         swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Append, unless it is the moment."""
+        """Append, unless this is the write to die at."""
         self._lake.left -= 1
         if self._lake.left == 0 and not self._lake.is_after:
             raise Killed
@@ -120,8 +120,8 @@ def test_both_learners_publish_and_the_gate_decides(grown: Lake, make_loop: Make
     assert f"live {made[2].version}" in made[3].reason
 
 
-def test_a_turn_with_nothing_new_makes_nothing(grown: Lake, make_loop: MakeLoop) -> None:
-    """The trainer looks every second; the lake may rest for a day."""
+def test_a_cycle_with_nothing_new_makes_nothing(grown: Lake, make_loop: MakeLoop) -> None:
+    """A cycle runs each second; the lake may not change for a day."""
     topic = MemoryModelTopic()
     cycle = cycle_of(make_loop(), grown, topic)
     cycle.run()
@@ -210,7 +210,7 @@ def test_a_kill_around_any_commit_of_the_lake_neither_loses_nor_doubles_a_versio
 
 
 def assert_as_without_a_kill(loop: Loop, lake: Lake, topic: ModelTopic) -> None:
-    """Start a trainer anew; what then is, is what one straight run leaves."""
+    """Start a trainer again and check that lake and topic are as after a run without a kill."""
     restarted = cycle_of(loop, Lake(lake.config), topic)
     restarted.run()
     models = restarted.registry.models()

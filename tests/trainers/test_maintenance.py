@@ -1,4 +1,4 @@
-"""A trainer that tidies the lake between two versions, and learns nothing twice by it."""
+"""Compaction between two versions: it is done, and makes no learner learn a row twice."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_a_trainer_merges_many_small_files_and_learns_each_example_once(
     lake: Lake,
     make_rows: MakeRows,
 ) -> None:
-    """Nobody else may be there to do it: `tidemill up` runs no cron."""
+    """No other process may do it: `tidemill up` runs no cron."""
     loop = make_loop(loop=f"late-{uuid4().hex[:8]}", models=ONLINE_ONLY)
     publish_loop(kafka, loop)
     lake.create(loop)

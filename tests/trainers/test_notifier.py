@@ -1,4 +1,4 @@
-"""The trainer's waiting: until examples came, and not for ever if nothing says so."""
+"""The notifier: a wait ends at a message about the loop, and without one after a timeout."""
 
 import threading
 import time

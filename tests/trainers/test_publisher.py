@@ -1,4 +1,4 @@
-"""The publisher, one contract for every model topic: whatever reads it gets whole models."""
+"""The publisher, one contract for every model topic: every reader gets whole models."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ ReadLog = Callable[[], Iterable[KeyedRecord]]
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ModelTopic, ReadLog]]:
-    """Each model topic there is, and how to read all of its log."""
+    """Each model topic in turn, with a function that reads its whole log."""
     if request.param == "memory":
         memory = MemoryModelTopic()
         yield memory, lambda: memory.log
@@ -62,7 +62,7 @@ def _kafka_log(config: KafkaConfig, name: str) -> list[KeyedRecord]:
 
 
 def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer") -> ModelManifest:
-    """An manifest of *payload*."""
+    """Return a manifest of *payload*."""
     return ModelManifest(
         loop=loop,
         loop_version=1,
@@ -87,7 +87,7 @@ def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer")
 
 
 def deliveries(items: Iterable[KeyedRecord]) -> list[Delivery | Refusal]:
-    """What a worker makes of the log."""
+    """Return what a worker assembles from the log."""
     assembler = ModelAssembler(TrustedKeys.of([KEY.public]))
     return [out for key, value in items if (out := assembler.feed(key, value)) is not None]
 
@@ -199,7 +199,7 @@ class BrokenTopic:
         self._inner, self._left = inner, records
 
     def write(self, items: Iterable[KeyedRecord]) -> None:
-        """Write what still goes through, one by one."""
+        """Write until the broker goes away."""
         for item in items:
             if self._left == 0:
                 raise BrokerError("the broker is away", hint="wait for it")
@@ -207,7 +207,7 @@ class BrokenTopic:
             self._inner.write([item])
 
     def read(self) -> Mapping[bytes, bytes]:
-        """Read as ever."""
+        """Read the topic."""
         return self._inner.read()
 
 

@@ -1,4 +1,4 @@
-"""What the trainer makes is what a worker takes, also where the data is odd."""
+"""Workers admit the models of the trainer, even if the data is odd."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ Odd = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 def manifest(trained: Trained, loop: Loop) -> ModelManifest:
-    """What the publisher would say."""
+    """Return the manifest the publisher would write."""
     return ModelManifest(
         loop=loop.loop,
         loop_version=loop.version,

@@ -73,7 +73,7 @@ class TailThread:
         try:
             for topic in self._handlers:
                 self._tails[topic] = Tail(self._config, topic, timeout_s=timeout_s)
-        except BrokerError:
+        except Exception:
             self._leave()
             raise
 

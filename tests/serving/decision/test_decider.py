@@ -183,7 +183,7 @@ def test_a_full_buffer_drops_the_event_and_not_the_decision() -> None:
 def test_feedback_that_has_no_room_is_not_taken() -> None:
     """Unlike a decision it can be sent again, so the service is told."""
     maker = decider(log=MemoryEventLog(capacity=0))
-    with pytest.raises(BrokerError, match="was not taken"):
+    with pytest.raises(BrokerError, match="was not logged"):
         maker.take_feedback(FeedbackRequest("d", "left", {}))
     assert maker.counters.feedback == 0
 

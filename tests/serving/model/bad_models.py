@@ -29,7 +29,7 @@ def truncated(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
 
 
 def swapped_payload(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true manifest with the payload of another model."""
+    """A genuine manifest with the payload of another model."""
     other = text(5).encode()
     ((name, value),) = records(key, PAYLOAD, manifest(PAYLOAD, 2))
     assert value is not None
@@ -37,14 +37,14 @@ def swapped_payload(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
 
 
 def misplaced(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true manifest of another loop's model."""
+    """A genuine manifest of another loop's model."""
     said = manifest(PAYLOAD, 2, loop="other")
     ((_, value),) = records(key, PAYLOAD, said)
     return [(b"banner/live", value)]
 
 
 def replayed(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true manifest from before."""
+    """A genuine manifest from before."""
     return records(key, PAYLOAD, manifest(PAYLOAD, 0))
 
 
@@ -62,7 +62,7 @@ def mismatching(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
 
 
 def junk(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """Bytes that are nothing."""
+    """Random bytes."""
     del key
     return [(b"banner/live", b"\x00" * 40), (b"banner/live", b"")]
 

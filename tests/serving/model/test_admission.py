@@ -1,4 +1,4 @@
-"""A model passes every guard before it decides, and each guard catches what it is for."""
+"""A model passes all checks before it decides, and each check refuses what it is for."""
 
 import json
 import math
@@ -105,7 +105,7 @@ def test_a_payload_that_is_no_model_is_refused(payload: bytes) -> None:
 
 @pytest.mark.parametrize("case", ["a node that is its own child", "a feature out of range"])
 def test_without_the_structure_check_the_child_still_protects_the_worker(case: str) -> None:
-    """Two guards stand one behind the other; each holds alone."""
+    """There are two guards, and each protects the worker by itself."""
     rows = probe_rows(SIGNATURE)
     limits = TrialLimits(time_s=2.0)
     try:
@@ -120,7 +120,7 @@ def test_without_the_structure_check_the_child_still_protects_the_worker(case: s
 def test_trees_that_score_otherwise_than_the_library_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The walk of our own serves only what it scores with the library's very bits."""
+    """A worker serves with `trees.c` only if its scores have the bits of the library."""
 
     def with_a_tree_less(*asked: object) -> tuple[list[float], bytes]:
         scores, _ = try_in_child(*asked)  # type: ignore[arg-type]  # as they come
@@ -131,7 +131,7 @@ def test_trees_that_score_otherwise_than_the_library_are_refused(
         admit(delivery(text().encode()), banner(), LIMITS)
 
 
-def test_where_the_walk_was_not_built_the_library_serves(
+def test_without_compiled_trees_the_library_serves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An installation without a compiler decides all the same, and says what it lacks."""

@@ -1,4 +1,4 @@
-"""Only a whole, signed, fitting model serves; all else is refused, told, and changes nothing."""
+"""Only a complete, signed, fitting model serves; others are refused and acknowledged so."""
 
 import json
 from dataclasses import replace
