@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.schemas.registry.confluent_server import running_registry
-from tests.serving.models import FEATURES, announcement, banner, records, text
+from tests.serving.models import FEATURES, banner, manifest, records, text
 
 from tidemill import Client
 from tidemill.deploy.local.kafka import EmbeddedKafka
@@ -46,7 +46,7 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 300.0) -> None:
 
 def publish(kafka: KafkaConfig, key: SigningKey, loop: Loop, number: int) -> None:
     """Put a model of *loop* on the model topic."""
-    said = announcement(PAYLOAD, number, loop=loop.loop)
+    said = manifest(PAYLOAD, number, loop=loop.loop)
     write_all(kafka, topics.MODELS, records(key, PAYLOAD, said))
 
 
