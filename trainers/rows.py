@@ -9,11 +9,11 @@ from typing import Self
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tidemill.features.sql.datasets import TrainingSet
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import ACTION
-from tidemill.trainers.evaluation.metrics import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class LabeledRows:
     """
 
     features: pl.DataFrame
-    label: Floats
+    label: NDArray[np.float64]
     at: pl.Series
     ids: pl.Series
     snapshot: int

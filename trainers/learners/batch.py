@@ -14,12 +14,12 @@ from typing import Self
 import lightgbm
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
-from tidemill.trainers.evaluation.metrics import Floats
 from tidemill.trainers.rows import LabeledRows
 
 LIGHTGBM = "lightgbm"
@@ -93,7 +93,7 @@ class LightGBM:
         """Return the booster of a model just trained."""
         return cls(trained.payload, trained.signature)
 
-    def predict(self, features: pl.DataFrame) -> Floats:
+    def predict(self, features: pl.DataFrame) -> NDArray[np.float64]:
         """Return the score of each row of *features*, columns by name."""
         matrix = self._signature.encode_frame(features)
         if not len(matrix):

@@ -15,6 +15,7 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 from river.utils import VectorDict
 
@@ -29,7 +30,6 @@ from tidemill.schemas.models.river_state import (
     Scale,
     Weight,
 )
-from tidemill.trainers.evaluation.metrics import Floats
 from tidemill.trainers.rows import scored_action
 
 _TINY = 1e-15
@@ -182,7 +182,7 @@ class FrozenLinear:
     def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
         self._predictor = LinearPredictor(LinearState.from_bytes(payload), signature)
 
-    def predict(self, features: pl.DataFrame) -> Floats:
+    def predict(self, features: pl.DataFrame) -> NDArray[np.float64]:
         """Return the score of each row of *features*, columns by name."""
         scores = map(self._predictor.score, features.iter_rows(named=True))
         return np.fromiter(scores, dtype=np.float64, count=features.height)
