@@ -37,7 +37,7 @@ def test_the_loop_of_the_readme_is_legal() -> None:
     assert readme_loop().loop == "flight-delay"
 
 
-@pytest.mark.parametrize("loop", ["README.md", "examples/flights/loop.yaml"])
+@pytest.mark.parametrize("loop", ["README.md", "deploy/demo/flights.yaml"])
 def test_the_service_of_the_readme_asks_what_its_loop_and_the_demo_answer(loop: str) -> None:
     """A new user runs it against the demo; a 400 would be the first impression."""
     known = readme_loop() if loop == "README.md" else load_loop(ROOT / loop)

@@ -17,7 +17,8 @@ from tidemill.kafka import KafkaConfig
 from tidemill.monitor.chain import Chain
 from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.ledger import Account
-from tidemill.monitor.service import Status, as_metrics
+from tidemill.monitor.observer import Status
+from tidemill.monitor.status import as_metrics
 from tidemill.schemas.loop import definition
 from tidemill.schemas.loop.json_schema import loop_json_schema
 from tidemill.schemas.loop.loop_file import dump_loop, load_loop, parse_loop

@@ -1,6 +1,6 @@
 """The thin Kafka client that all packages share: topics, writers, and a reader without a group.
 
-Read `config`, `topics`, `tail` and `ends` (reading), `writer` and `transactions` (writing). It is
+Read `config`, `topics`, `tail`, `tail_thread` and `ends` (reading), `writer` and `transactions` (writing). It is
 the only package that configures a librdkafka client; keys and values are bytes. It imports no other
 package of tidemill, only `errors`. Consumer groups are in `streams/consumer`, which uses Faust.
 
@@ -16,6 +16,7 @@ Proved elsewhere: `writer` by `tests/test_kafka.py`.
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
+from tidemill.kafka.tail_thread import TailThread
 from tidemill.kafka.topics import Topic, ensure_topics, partition_count
 from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
@@ -25,6 +26,7 @@ __all__ = [
     "Record",
     "Setting",
     "Tail",
+    "TailThread",
     "Topic",
     "TopicEnds",
     "TransactionalWriter",

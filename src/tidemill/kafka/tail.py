@@ -64,12 +64,14 @@ class Tail:
             fetch_wait_max_ms=100,
         )
         self._refusal: KafkaError | None = None
+        self._is_open = False
         self._consumer = Consumer({**settings, "error_cb": self._on_error}, logger=client_log)
         try:
             self._unread_to = self._assign(topic, timeout_s)
         except BrokerError:
             self._consumer.close()
             raise
+        self._is_open = True
 
     def _assign(self, topic: str, timeout_s: float) -> dict[int, int]:
         """Start at the beginning; return the end offset of each partition that is not empty."""
@@ -150,7 +152,8 @@ class Tail:
         """Take an error that concerns no partition; the client calls it within a poll."""
         if error.fatal() or error.code() in _REFUSALS:
             self._refusal = error
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # reported once per outage
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._is_open:
+            # Reported once per outage; whoever opens a tail gets the error instead.
             logger.warning(
                 "no broker of %s answers; waiting for one\n"
                 "  hint: check that the brokers are up; nothing is lost meanwhile",
