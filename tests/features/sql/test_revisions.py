@@ -22,6 +22,8 @@ from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.rules import JoinRules
 from tidemill.trainers.commit_log import commits_after, count_labels
 
+pytestmark = pytest.mark.slow  # each plays a stream and audits it
+
 CORRECTED = LOOP.model_copy(update={"corrections": 20 * SECOND})
 RULES = JoinRules.of(CORRECTED)
 

@@ -215,6 +215,7 @@ NEARLY = st.fixed_dictionaries(
 ).map(lambda value: json.dumps(value).encode())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     deadline=None,

@@ -31,6 +31,8 @@ from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, run
 from tidemill.serving.model.forest import pack
 from tidemill.serving.model.model_text import read_text
 
+pytestmark = pytest.mark.slow  # each model is tried in a process of its own
+
 LIMITS = TrialLimits()
 UNCHECKED = [sys.executable, str(Path(__file__).with_name("unchecked_trial.py"))]
 

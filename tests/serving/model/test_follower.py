@@ -23,6 +23,8 @@ from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
+pytestmark = pytest.mark.slow  # each model is tried in a process of its own
+
 
 def acks(log: MemoryEventLog) -> list[Ack]:
     """Return what the worker has acknowledged."""
