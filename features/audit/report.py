@@ -12,7 +12,7 @@ _HINTS = {
     "verdict": "the record was judged by other rules than the loop's, or its row was changed",
     "counts": "feedback was settled twice or not at all: compare with `tidemill ledger`",
 }
-_HINT = "only workers may write to the lake; examples can be made again: `tidemill backfill`"
+_HINT = "only workers may write to the lake; examples can be made again: `tidemill lake backfill`"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -114,7 +114,7 @@ def begin(lake: Lake, backfill: Backfill) -> None:
         raise RequestError(
             f"another process is about to begin backfill {name} of {loop.loop}",
             hint=f"run the same command again; if that one is dead, first: "
-            f"tidemill backfill {loop.loop} --drop {name}",
+            f"tidemill lake backfill {loop.loop} --drop {name}",
         ) from error
     with lake_errors(f"write down backfill {name}", lake.root):
         lake.storage.write(_path(loop.loop, name), backfill.model_dump_json().encode())
@@ -133,7 +133,7 @@ def read_backfill(lake: Lake, loop_name: str, name: str) -> Backfill:
             known = ", ".join(backfills(lake, loop_name)) or "none"
             raise LakeError(
                 f"{loop_name} has no backfill {name!r} in the lake at {lake.root}",
-                hint=f"there are: {known}; make one with: tidemill backfill {loop_name}",
+                hint=f"there are: {known}; make one with: tidemill lake backfill {loop_name}",
             ) from error
 
 

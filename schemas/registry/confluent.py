@@ -174,7 +174,7 @@ class ConfluentSchemaStore:
         if error.code in (409, 422):
             return ContractError(
                 f"the schema registry refuses {path}: {text}",
-                hint="change the loop so that older events stay readable: tidemill diff",
+                hint="change the loop so that older events stay readable: tidemill loop diff",
             )
         return self._strange(f"{error.code} for {path}: {text}")
 
