@@ -18,10 +18,10 @@ KEY = SigningKey.generate()
 
 def published(number: int, ms: int, *, key: SigningKey = KEY) -> Record:
     """Return the record that announces a version at *ms*."""
-    said = announcement(b"model", number)
-    value = sign(said, key, payload=b"model")
+    manifest = announcement(b"model", number)
+    value = sign(manifest, key, payload=b"model")
     return Record(
-        topic=topics.MODELS, partition=0, offset=0, key=said.key, value=value, timestamp_ms=ms
+        topic=topics.MODELS, partition=0, offset=0, key=manifest.key, value=value, timestamp_ms=ms
     )
 
 
