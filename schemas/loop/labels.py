@@ -91,7 +91,7 @@ def compile_label(loop: Loop) -> str:
         LoopError: the SQL is wrong, reads what a label may not read, or gives the wrong type.
 
     >>> from tidemill.schemas.loop.loop_file import load_loop
-    >>> compile_label(load_loop("examples/flights/loop.yaml"))
+    >>> compile_label(load_loop("deploy/demo/flights.yaml"))
     '(max(arr_delay) > 15)'
     """
     connection = connect()

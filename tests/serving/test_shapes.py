@@ -59,7 +59,7 @@ def score(features: Features) -> float:
 
 def read_topic(kafka: KafkaConfig, topic: str, count: int) -> Sequence[bytes | None]:
     """Return the first *count* values of *topic*."""
-    tail, deadline = Tail(kafka, topic), time.monotonic() + 30
+    tail, deadline = Tail(kafka, topic), time.monotonic() + 300
     found: list[bytes | None] = []
     try:
         while len(found) < count:

@@ -207,6 +207,7 @@ def test_case_7_state_is_empty_after_close_also_away_from_memory() -> None:
     assert [piece.nbytes for piece in state.spillables] == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> None:
     """A week of open decisions is more than the budget; memory is not, and no example differs."""
     month = [D(f"d{number}", number * 300) for number in range(30 * DAY // 300)]

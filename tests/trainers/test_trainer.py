@@ -1,4 +1,4 @@
-"""The trainer as a process on a real broker: examples in, a model that a worker believes out."""
+"""The trainer as a process on a real broker: examples in, a model that a worker trusts out."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def config(kafka: KafkaConfig, loop: Loop, lake: Lake) -> TrainerConfig:
 def test_examples_become_a_model_that_a_worker_verifies(
     config: TrainerConfig, kafka: KafkaConfig, loop: Loop, lake: Lake, make_rows: MakeRows
 ) -> None:
-    """The whole walk of a model, from the lake over a real topic to a prediction."""
+    """The whole way of a model, from the lake over a real topic to a prediction."""
     for start in range(0, 3_000, 1_000):
         commit(lake, loop, make_rows(1_000, first=start))
     made: list[ModelVersion] = []

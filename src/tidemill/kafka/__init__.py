@@ -7,6 +7,7 @@ no model; keys and values are bytes. Consumer groups live in `streams/`, which h
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
+from tidemill.kafka.tail_thread import TailThread
 from tidemill.kafka.topics import Topic, ensure_topics, partition_count
 from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
@@ -16,6 +17,7 @@ __all__ = [
     "Record",
     "Setting",
     "Tail",
+    "TailThread",
     "Topic",
     "TopicEnds",
     "TransactionalWriter",

@@ -64,12 +64,14 @@ class Tail:
             fetch_wait_max_ms=100,
         )
         self._refusal: KafkaError | None = None
+        self._is_open = False
         self._consumer = Consumer({**settings, "error_cb": self._on_error}, logger=client_log)
         try:
             self._behind = self._assign(topic, timeout_s)
         except BrokerError:
             self._consumer.close()
             raise
+        self._is_open = True
 
     def _assign(self, topic: str, timeout_s: float) -> dict[int, int]:
         """Start at the beginning; return the end offset of each partition that is not empty."""
@@ -151,7 +153,8 @@ class Tail:
         """Hear what concerns no partition; called by the client from within a poll."""
         if error.fatal() or error.code() in _REFUSALS:
             self._refusal = error
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # said once for each outage
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._is_open:
+            # Said once for each outage; whoever opens a tail gets the error instead.
             log.warning(
                 "no broker of %s answers; waiting for one\n"
                 "  hint: look whether the brokers are up; nothing is lost meanwhile",

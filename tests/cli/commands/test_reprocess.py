@@ -20,6 +20,8 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.backfills import Backfill, done, read_backfill, table_name
 from tidemill.schemas.loop.loop_file import dump_loop
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Lake:

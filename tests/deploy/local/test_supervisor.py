@@ -14,7 +14,7 @@ from tidemill.deploy.local.supervisor import Program, Supervisor, answers, tidem
 from tidemill.errors import ConfigError
 
 
-def until(claim: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+def until(claim: Callable[[], bool], *, timeout_s: float = 120.0) -> None:
     """Return once *claim* holds, and fail if it never does."""
     deadline = time.monotonic() + timeout_s
     while not claim():

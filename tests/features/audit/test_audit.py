@@ -23,6 +23,8 @@ from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
 
+pytestmark = pytest.mark.slow  # each makes a lake and audits it
+
 TINY = Effort(rows=40, threads=1, memory_mb=256)
 WHOLE = Effort(threads=1, memory_mb=256)
 

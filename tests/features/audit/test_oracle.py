@@ -96,6 +96,7 @@ def newest(outcome: Outcome) -> Outcome:
     return outcome._replace(revisions={place: outcome.revisions[place] for place in last.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("three", [False, True], ids=["two logs", "three logs"])
 @pytest.mark.parametrize("seed", range(30))
 def test_both_oracles_tell_the_same(seed: int, three: bool) -> None:
@@ -121,6 +122,7 @@ def test_both_oracles_tell_the_same(seed: int, three: bool) -> None:
     assert told(logs, loop, START + frontier * SECOND, examined=examined) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("three", [False, True], ids=["two logs", "three logs"])
 @pytest.mark.parametrize("seed", range(20))
 def test_the_stream_wrote_what_the_oracle_tells(seed: int, three: bool) -> None:
@@ -188,6 +190,7 @@ def large_logs(rng: random.Random, size: int) -> Logs:
     return Logs(decisions, feedback)
 
 
+@pytest.mark.slow
 def test_logs_of_many_batches_agree_as_well() -> None:
     """What is split into shelves and runs, merged and forgotten, must not be lost on the way."""
     rng = random.Random(3)

@@ -223,7 +223,7 @@ except LakeError as error:
     print(error.hint)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
     )
     assert "free disk space" in done.stdout
     assert not list(tmp_path.rglob("event_date=*/*"))

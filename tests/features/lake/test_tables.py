@@ -145,6 +145,7 @@ def test_a_commit_replays_a_few_entries_of_the_log_not_a_hundred(table: Table, r
     assert table.version() - told["version"] <= CHECKPOINT_EVERY
 
 
+@pytest.mark.slow
 def test_a_writer_alone_forgets_expired_entries_of_the_log(
     tmp_path: Path, loop: Loop, rows: Rows
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_writer_alone_forgets_expired_entries_of_the_log(
     assert len(table.read()) == CLEANED_EVERY
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_thinned_and_every_version_stays(table: Table, rows: Rows) -> None:
     """Each names all files of a day: kept all, they would take more room than the rows."""
     for number in range(2 * CLEANED_EVERY):
@@ -180,6 +182,7 @@ def test_old_checkpoints_are_thinned_and_every_version_stays(table: Table, rows:
     assert table.handle().version() == 2 * CLEANED_EVERY
 
 
+@pytest.mark.slow
 def test_checkpoints_stay_where_the_log_begins_with_one(table: Table, rows: Rows) -> None:
     """What expired before them is gone, so the versions behind them start from nothing else."""
     for number in range(2 * CLEANED_EVERY - 1):
@@ -298,6 +301,7 @@ def _files(lake: Lake, table: Table) -> int:
     return sum(len(lake.storage.names(f"{table.folder}/{day}")) for day in days)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fence", ["fenced", "unfenced"])
 def test_two_processes_race_and_nothing_comes_twice(
     lake: Lake, tmp_path: Path, loop: Loop, rows: Rows, fence: str
@@ -326,7 +330,7 @@ def test_two_processes_race_and_nothing_comes_twice(
         racer.stdin.write("go\n")
         racer.stdin.flush()
     for racer in racers:
-        racer.communicate(timeout=120)
+        racer.communicate(timeout=300)
         assert racer.returncode == 0
     table = lake.table(loop.loop, "decisions")
     offsets = sorted(table.read(["offset"])["offset"])

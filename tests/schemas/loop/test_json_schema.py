@@ -17,7 +17,7 @@ def test_the_packaged_schema_is_the_one_of_the_code() -> None:
     assert packaged_text() == loop_json_schema_text()
 
 
-@pytest.mark.parametrize("path", ["examples/flights/loop.yaml", "cli/loop.template.yaml"])
+@pytest.mark.parametrize("path", ["deploy/demo/flights.yaml", "cli/loop.template.yaml"])
 def test_our_own_loop_files_satisfy_it(path: str) -> None:
     """An editor that underlines the example in red teaches people to ignore it."""
     tree = read_tree((ROOT / path).read_text(), file=path)

@@ -12,7 +12,7 @@ from tidemill.schemas.loop.definition import Feedback, Label
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.loop.loop_file import LoopFileError, dump_loop, load_loop, parse_loop
 
-FLIGHTS = Path(__file__).parents[3] / "examples" / "flights" / "loop.yaml"
+FLIGHTS = Path(__file__).parents[3] / "deploy" / "demo" / "flights.yaml"
 
 
 def mistake(text: str) -> LoopError:

@@ -29,6 +29,8 @@ from tidemill.schemas.loop.variants import variant
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.backfill import plan, run_slice
 
+pytestmark = pytest.mark.slow  # each joins a history again
+
 SECOND = timedelta(seconds=1)
 
 

@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.deep import deep
 from tests.streams.join_logs import (
     ORDERS,
     RULES,
@@ -134,7 +135,7 @@ RULE_SETS = st.builds(
 CUTS = st.lists(st.integers(0, 110), max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@deep(100)
 @given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans())
 def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
     seed: int, chosen: JoinRules, cuts: list[int], unchanged: bool
@@ -227,11 +228,13 @@ def everything_is_closed(raw: RawLogs, _since: int, _until: int) -> RawLogs:
     return replace(raw, frontiers={0: 2**62})
 
 
+@pytest.mark.slow
 def test_the_comparison_holds_with_everything() -> None:
     """The comparison that every control below has to fail."""
     assert agrees(whole, schedules=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [
@@ -249,6 +252,7 @@ def test_without_one_of_its_inputs_a_slice_is_wrong(
     assert not agrees(broken)
 
 
+@pytest.mark.slow
 def test_a_backfill_by_a_definition_without_a_stream_does_not_see_it() -> None:
     """A version from before the stream was added gives what a worker of that version wrote."""
     for seed in range(20):
