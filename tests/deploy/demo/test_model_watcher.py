@@ -18,10 +18,15 @@ KEY = SigningKey.generate()
 
 def published(number: int, ms: int, *, key: SigningKey = KEY) -> Record:
     """Return the record that announces a version at *ms*."""
-    said = manifest(b"model", number)
-    value = sign(said, key, payload=b"model")
+    published_model = manifest(b"model", number)
+    value = sign(published_model, key, payload=b"model")
     return Record(
-        topic=topics.MODELS, partition=0, offset=0, key=said.key, value=value, timestamp_ms=ms
+        topic=topics.MODELS,
+        partition=0,
+        offset=0,
+        key=published_model.key,
+        value=value,
+        timestamp_ms=ms,
     )
 
 
