@@ -79,6 +79,10 @@ PUBLIC_FROM = (tidemill, definition)
 """Modules that export names of others; a name is shown by the first of them that has it."""
 
 
+FORMER_NAMES = {command.name: command.alias for command in COMMANDS if command.alias is not None}
+"""Names of commands that still work, by the name of today."""
+
+
 def command_tree() -> Command:
     """Return the whole command line; an app loads one command, so there is one app for each."""
     tree: Command = app.command_tree(COMMANDS, [])
