@@ -16,7 +16,7 @@ from typer.main import get_group
 
 from tidemill import __version__
 from tidemill.cli.catalog import COMMANDS, NOUNS, Command
-from tidemill.cli.logs import set_up_logging
+from tidemill.cli.log_setup import set_up_logging
 from tidemill.errors import TidemillError
 
 P = ParamSpec("P")

@@ -4,7 +4,11 @@ Read `observer` (one status after another) and `status` (its HTTP), then what th
 `record_times` and `log_ends`, `chain`, `ledger`; then what people ask for: `trace` with
 `decision_window` and `lineage`, and `label_lag`.
 It may import `schemas`, `features` and `kafka`, not `streams`, `trainers`, `serving` or
-`experiments`. It writes nothing and needs only DESCRIBE and READ on Kafka. Tests of `status` and
-`chain` are in `test_observer`; those of `decision_window`, `lineage` and `json_values` in
-`test_trace`.
+`experiments`. It writes nothing and needs only DESCRIBE and READ on Kafka.
+
+Proved elsewhere: `chain` by `tests/monitor/test_observer.py`.
+Proved elsewhere: `decision_window` by `tests/monitor/test_trace.py`.
+Proved elsewhere: `json_values` by `tests/monitor/test_trace.py`.
+Proved elsewhere: `lineage` by `tests/monitor/test_trace.py`.
+Proved elsewhere: `status` by `tests/monitor/test_observer.py`.
 """

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopFile
+from tidemill.cli.options import AsJson, LoopFileArgument
 from tidemill.cli.tables.loops import print_changes, print_loop, print_mistakes
 from tidemill.cli.terminal import print_json, print_text
 from tidemill.errors import ConfigError, ContractError, LoopError
@@ -50,7 +50,7 @@ def init(
     print(f"edit it, then: tidemill check {path}")
 
 
-def check(path: LoopFile, as_json: AsJson = False) -> int:
+def check(path: LoopFileArgument, as_json: AsJson = False) -> int:
     """Say what a loop file defines, or what is wrong with it and where; exit 1 if anything is."""
     try:
         loop = checked_loop(path)
@@ -63,7 +63,7 @@ def check(path: LoopFile, as_json: AsJson = False) -> int:
 
 
 def diff(
-    path: LoopFile,
+    path: LoopFileArgument,
     newer: Annotated[
         Path | None,
         typer.Argument(
@@ -113,7 +113,7 @@ def schema() -> None:
     print(loop_json_schema_text(), end="")
 
 
-def publish(path: LoopFile, as_json: AsJson = False) -> None:
+def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
     """Check a loop file and publish it: its topics, its event schemas, its definition."""
     loop = checked_loop(path)
     config = KafkaConfig.from_env(os.environ)

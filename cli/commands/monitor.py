@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, Host, LoopNames
+from tidemill.cli.options import AsJson, HostOption, LoopNames
 
 
 def monitor(
     loops: LoopNames = None,
     port: Annotated[int, typer.Option(help="The port of /metrics, /status and /healthz.")] = 8790,
-    host: Host = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     every: Annotated[float, typer.Option(help="Seconds between readings.")] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Read once, print, and end.")] = False,
     as_json: AsJson = False,

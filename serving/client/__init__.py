@@ -2,5 +2,9 @@
 
 Read `client`, then `http_transport` with `connection`, and `embedded`.
 It may not import `api`; only `embedded` imports the worker, and only when it is used, because a
-client over HTTP needs neither Kafka nor Polars. All tests are in `test_client`.
+client over HTTP needs neither Kafka nor Polars.
+
+Proved elsewhere: `connection` by `tests/serving/client/test_client.py`.
+Proved elsewhere: `embedded` by `tests/serving/client/test_client.py`.
+Proved elsewhere: `http_transport` by `tests/serving/client/test_client.py`.
 """

@@ -2,6 +2,9 @@
 
 Read `decider`, then `requests` with `values`, `policy`, `event_encoder`, `event_log`, `counters`,
 `ids` and `results`.
-It may not import `api`, `client`, `model` or `worker`, and makes no HTTP and no Kafka calls. Tests
-of `values` are in `test_requests`; those of `event_log` and `results` in `test_decider`.
+It may not import `api`, `client`, `model` or `worker`, and makes no HTTP and no Kafka calls.
+
+Proved elsewhere: `event_log` by `tests/serving/decision/test_decider.py`.
+Proved elsewhere: `results` by `tests/serving/decision/test_decider.py`.
+Proved elsewhere: `values` by `tests/serving/decision/test_requests.py`.
 """

@@ -2,6 +2,8 @@
 
 Read `subscriber` (the topics), `follower`, `admission` with `trial` and `model_text` (the checks),
 then `predictor`, `forest` with `trees.c`, and `row_filler` (scoring).
-It may not import `api` or `client`. Only `subscriber` reads from Kafka; its tests are in
-`test_follower` and `test_worker`, those of `trial` in `test_admission`.
+It may not import `api` or `client`. Only `subscriber` reads from Kafka.
+
+Proved elsewhere: `subscriber` by `tests/serving/test_worker.py`.
+Proved elsewhere: `trial` by `tests/serving/model/test_admission.py`.
 """
