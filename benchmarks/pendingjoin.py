@@ -118,7 +118,7 @@ class Worker:
             numbers={
                 log: raw_numbers(self.next[log, number], at[log], 0) for log in self.rules.logs
             },
-            letters=[],
+            dead_letters=[],
             closed=closed,
         )
 

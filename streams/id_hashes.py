@@ -1,7 +1,7 @@
-"""Ids as pairs of 64-bit hashes, so that the join compares numbers and keeps no strings.
+"""Ids as pairs of 64-bit hashes, so that the join compares numbers and stores no strings.
 
-Two hashes with seeds drawn when the process starts make 128 bits: nobody can prepare ids that
-collide, and chance would need 10**18 ids. The hashes never leave the process.
+Two hashes make 128 bits. Their seeds are drawn when the process starts, so nobody can prepare ids
+that collide, and a collision by chance would take 10**18 ids. The hashes never leave the process.
 """
 
 import os
@@ -19,7 +19,7 @@ _SEEDS = (int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "b
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """One column of ids: *key* to search by, *check* to confirm a hit, *order* sorts by key."""
+    """One column of ids: *key* finds an id, *check* confirms the hit, *order* sorts by key."""
 
     key: Int64s
     check: Int64s
@@ -27,12 +27,12 @@ class Keys:
 
     @classmethod
     def of(cls, key: Int64s, check: Int64s) -> Self:
-        """Return the keys with their order."""
+        """Return *key* and *check* with the order that sorts them."""
         return cls(key, check, np.argsort(key))
 
-    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
-        """Return the keys for which *kept* is true."""
-        return self if kept.all() else self.of(self.key[kept], self.check[kept])
+    def filter(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """Return the keys for which *mask* is true."""
+        return self if mask.all() else self.of(self.key[mask], self.check[mask])
 
 
 def id_keys(ids: pl.Series) -> Keys:

@@ -1,4 +1,4 @@
-"""What a streams worker counts about itself, as Prometheus metrics in a registry of its own."""
+"""The Prometheus metrics of a streams worker, in a registry of their own."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -43,7 +43,7 @@ class StreamMetrics:
         )
         self.commits = Histogram(
             "tidemill_lake_commit_seconds",
-            "Seconds one round of commits took (decisions, feedback, examples)",
+            "Seconds one commit cycle took (decisions, feedback, examples)",
             ["loop"],
             buckets=_COMMIT_S,
             registry=self.registry,
@@ -67,21 +67,21 @@ class StreamMetrics:
             ["loop"],
             registry=self.registry,
         )
-        self.away = Gauge(
+        self.spilled = Gauge(
             "tidemill_stream_away_rows",
-            "Rows that wait for their window to close and are not in memory",
+            "Rows that wait for their window to close and are spilled",
             ["loop", "log"],
             registry=self.registry,
         )
-        self.left = Counter(
+        self.evicted = Counter(
             "tidemill_stream_left_bytes",
-            "Memory that rows and ids have left for the lake and for scratch files",
+            "Memory freed by spilling rows and ids to the lake and to files",
             ["loop"],
             registry=self.registry,
         )
         self.returned = Counter(
             "tidemill_stream_returned_rows",
-            "Open decisions that came back from the lake for their close",
+            "Spilled decisions read back from the lake for their close",
             ["loop"],
             registry=self.registry,
         )
@@ -93,20 +93,20 @@ class StreamMetrics:
         )
         self.partitions = Gauge(
             "tidemill_stream_partitions",
-            "Partitions this worker holds",
+            "Partitions this worker owns",
             ["loop"],
             registry=self.registry,
         )
 
         self.audited = Counter(
             "tidemill_audit_rows",
-            "Decisions and feedback that the worker's audit has computed anew",
+            "Decisions and feedback that the worker's audit has recomputed",
             ["loop"],
             registry=self.registry,
         )
         self.differences = Counter(
             "tidemill_audit_differences",
-            "Records of which the lake says something else than their logs; any is an alarm",
+            "Records where the lake differs from their logs; any is an alarm",
             ["loop"],
             registry=self.registry,
         )

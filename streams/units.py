@@ -44,9 +44,9 @@ def moment(at: int) -> datetime:
 
 
 FIRST_MOMENT = micros(_FIRST)
-"""The begin of year 1, in microseconds: what a service sends that never set its clock."""
+"""The beginning of year 1, in microseconds: what a service sends that never set its clock."""
 
 
 def within_calendar(at: int) -> datetime:
-    """Return the UTC time *at* microseconds after the epoch, or the nearest that a calendar has."""
+    """Return the UTC time *at* microseconds after the epoch, clipped to the years 1 to 9999."""
     return moment(min(max(at, FIRST_MOMENT), micros(_LAST)))

@@ -51,7 +51,7 @@ def show(
 
     reader = DeadLetterReader(KafkaConfig.from_env(os.environ))
     wanted = _wanted(loop, topic, reason, since, letter)
-    found = overview(reader, wanted, limit=limit, by_place=by_offset)
+    found = overview(reader, wanted, limit=limit, by_offset=by_offset)
     print_overview(reader, found, whole=bool(letter), as_json=as_json)
 
 
@@ -79,7 +79,7 @@ def replay(
     from tidemill.schemas.published import fetch_loops
     from tidemill.schemas.registry.choose import schema_store
     from tidemill.streams.deadletters.reader import DeadLetterReader
-    from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, look, redrive
+    from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, preview, redrive
 
     kafka = KafkaConfig.from_env(os.environ)
     reader, counts = DeadLetterReader(kafka), RedriveCounts()
@@ -87,10 +87,10 @@ def replay(
     wanted = _wanted(loop, topic, reason, since, letter)
     try:
         if dry_run:
-            look(reader, wanted, judge, counts, every=every)
+            preview(reader, wanted, judge, counts, every=every)
         else:
             with redrive_progress() as on_progress:
-                redrive(reader, wanted, judge, counts, every=every, told=on_progress)
+                redrive(reader, wanted, judge, counts, every=every, on_progress=on_progress)
     finally:
         print_redrive(counts, applied=not dry_run, as_json=as_json)
     return 1 if counts.left else 0

@@ -50,14 +50,14 @@ def print_overview(
         counts = {
             each: {"waiting": found.waiting[each], "resent": found.resent[each]} for each in reasons
         }
-        letters = [_document(reader, letter, limit) for letter in found.letters]
+        letters = [_document(reader, letter, limit) for letter in found.dead_letters]
         print_json({"reasons": counts, "copies": reader.copies, "letters": letters})
         return
     if not reasons:
         print_text("no dead letters")
         return
     if whole:
-        for letter in found.letters:
+        for letter in found.dead_letters:
             for name, value in _document(reader, letter, limit).items():
                 print_text(f"{name:>10}  {value}")
     else:
@@ -71,7 +71,7 @@ def print_overview(
 
 def _overview_table(reader: DeadLetterReader, found: Overview) -> Table:
     table = new_table("letter", "arrived", "reason", "detail", "key", "value")
-    for letter in found.letters:
+    for letter in found.dead_letters:
         add_row(
             table,
             letter.source,
@@ -116,7 +116,7 @@ def print_redrive(counts: RedriveCounts, *, applied: bool, as_json: bool) -> Non
     else:
         print_text("no such dead letters")
     for opinion in counts.some_left:
-        print_text(f"  {opinion.letter.source}: {opinion.detail}")
+        print_text(f"  {opinion.dead_letter.source}: {opinion.detail}")
     if counts.sent and not applied:
         print_text("nothing was sent: this is what --apply would do")
 

@@ -1,6 +1,6 @@
 """tidemill: the open end-to-end loop for product decisions on Kafka.
 
-The public names are here; each package says in its own `__init__` what it holds. Read `errors`, then
+The public names are here; each package says in its `__init__` what it holds. Read `errors`, then
 `schemas`. It imports what a service needs, and no lake and no trainer.
 """
 

@@ -1,7 +1,7 @@
-"""Closed decisions read back from the lake, where late feedback is about to revise them.
+"""Reads closed decisions back from the lake when late feedback revises them.
 
-Only what is asked for is read, and nothing is kept: a correction is rare, and its decision may be
-days old. It knows no join.
+It reads only the decisions asked for and caches nothing: a correction is rare, and its decision may
+be days old.
 """
 
 from collections.abc import Mapping
@@ -20,35 +20,35 @@ from tidemill.streams.join.corrections import Recall, Recalled
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros, within_calendar
 
-_RANGES = 16  # of time, or of places, that one read looks at
+_RANGES = 16  # of times, or of log positions, in the filter of one read
 _FEEDBACK = ("id", "decision_id", "kind", "at", "values", "offset")
 
 
 def begin_examining(tables: Mapping[str, ProgressTable], leases: Mapping[int, Lease]) -> None:
-    """Write down from where feedback may correct, for logs of which that was never asked.
+    """Commit the offset from which feedback may correct, for logs that have none yet.
 
-    What was read before has ended as it did, under rules without corrections.
+    Feedback before that offset was read under rules without corrections; its outcome stays.
 
     Raises:
         FencedError: another worker owns one of the partitions now.
         LakeError: the lake refuses.
     """
-    moves = []
-    for held in leases.values():
-        known = held.examined
-        fresh = [log for log in held.logs if is_feedback(log) and log not in known]
+    updates = []
+    for lease in leases.values():
+        known = lease.examined
+        fresh = [log for log in lease.logs if is_feedback(log) and log not in known]
         if fresh:
-            moves.append(
-                ProgressUpdate(held, [], {EXAMINED.for_log(log): held.offset(log) for log in fresh})
-            )
-    if moves:
-        commit(EXAMPLES, tables[EXAMPLES], moves)
+            numbers: dict[str, int] = {EXAMINED.for_log(log): lease.offset(log) for log in fresh}
+            updates.append(ProgressUpdate(lease, [], numbers))
+    if updates:
+        commit(EXAMPLES, tables[EXAMPLES], updates)
 
 
 def recall_from(tables: Mapping[str, ProgressTable], partition: int, rules: JoinRules) -> Recall:
-    """Return what recalls closed decisions of *partition*; LakeError if the lake refuses.
+    """Return the function that recalls closed decisions of *partition*.
 
-    *rules* say how far from a decision its feedback is looked for first.
+    It raises LakeError if the lake refuses. *rules* say how far from a decision its feedback is
+    searched first.
     """
     ours = pl.col("partition") == partition
 
@@ -73,19 +73,19 @@ def recall_from(tables: Mapping[str, ProgressTable], partition: int, rules: Join
 def _feedback(
     table: ProgressTable, ours: pl.Expr, answered: pl.DataFrame, rules: JoinRules
 ) -> pl.DataFrame:
-    """Return the feedback that the examples *answered* name.
+    """Return the feedback that the examples *answered* have joined.
 
-    A file of several streams spans nearly all places, so by them alone it is never ruled out; by
-    time it is. What a version with wider windows has joined may lie further off: then the places
-    alone decide.
+    A file with several streams spans nearly all log positions, so only its range of times can
+    exclude it from the read. A version with wider windows may have joined feedback further off: if
+    rows are missing, a second read goes by log positions alone.
     """
-    places = answered["feedback_offsets"].explode()
-    named = ours & pl.col("offset").is_in(places.implode()) & _near("offset", places)
+    positions = answered["feedback_offsets"].explode()
+    named = ours & pl.col("offset").is_in(positions.implode()) & _near("offset", positions)
     soon = named & _near("at", answered["at"], before=rules.ahead, after=rules.wait)
-    found = patient(lambda: table.read(_FEEDBACK, where=soon))
-    if len(found) < places.n_unique():
-        found = patient(lambda: table.read(_FEEDBACK, where=named))
-    return found
+    feedback = patient(lambda: table.read(_FEEDBACK, where=soon))
+    if len(feedback) < positions.n_unique():
+        feedback = patient(lambda: table.read(_FEEDBACK, where=named))
+    return feedback
 
 
 def _near(
@@ -95,27 +95,29 @@ def _near(
     before: timedelta = timedelta(0),
     after: timedelta = timedelta(0),
 ) -> pl.Expr:
-    """Return whether *name* is close to one of *values*; statistics rule files out by it.
+    """Return a filter for rows whose *name* is close to one of *values*.
 
-    Close to a time is from *before* it to *after* it. A single range over an old value and a new
-    one would have every file between them read.
+    Delta skips files whose statistics do not fit it. Close to a time is from *before* it to *after*
+    it. The filter has several ranges, because a single one from an old value to a new one would
+    read every file between them.
     """
     ordered = values.unique().sort()
     if ordered.is_empty():
         return pl.lit(value=False)
     gaps = np.diff(ordered.to_physical().to_numpy())
-    cuts = np.sort(np.argsort(gaps)[1 - _RANGES :])
-    starts, ends = [0, *(cuts + 1)], [*cuts, -1]
+    largest = np.sort(np.argsort(gaps)[1 - _RANGES :])
+    starts, ends = [0, *(largest + 1)], [*largest, -1]
     return pl.any_horizontal(
         pl.col(name).is_between(
-            pl.lit(_moved(ordered[int(first)], -before)), pl.lit(_moved(ordered[int(last)], after))
+            pl.lit(_shifted(ordered[int(first)], -before)),
+            pl.lit(_shifted(ordered[int(last)], after)),
         )
         for first, last in zip(starts, ends, strict=True)
     )
 
 
-def _moved(value: int | datetime, by: timedelta) -> int | datetime:
-    """Return a time moved *by* so much, as far as the calendar goes; a place as it is."""
+def _shifted(value: int | datetime, by: timedelta) -> int | datetime:
+    """Return a time plus *by*, clipped to the calendar; a log position unchanged."""
     if isinstance(value, int):
         return value
     return within_calendar(micros(value) + micros(by))

@@ -1,9 +1,8 @@
-"""One round of commits: dead letters, then decisions, feedback and examples of all partitions.
+"""One commit cycle: dead letters, then decisions, feedback and examples of all partitions.
 
-All logs of feedback are on one table, so their rows and numbers are one commit.
-
-The order is the promise: a letter is safe before its record counts as read, and examples only ever
-tell of rows that are there. It knows no clock and no Kafka but the letters.
+Delivery: a dead letter is acknowledged before its record counts as read, and the rows of an example
+are committed before the example. All logs of feedback are in one table, so their rows and numbers
+are one commit.
 """
 
 import json
@@ -31,87 +30,94 @@ from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.units import micros
 
-PORTION_ROWS = 100_000  # rows on their way into Parquet are held several times over
+PORTION_ROWS = 100_000  # rows of one commit: writing Parquet takes several copies in memory
 
 
 class CommitCycle:
-    """Writes the snapshots of one loop; blocks, so it is called in a thread."""
+    """Writes the snapshots of one loop. It blocks, so call it in a thread."""
 
     def __init__(
         self,
         loop_name: str,
         tables: Mapping[str, ProgressTable],
-        letters: DeadLetterSink,
+        dead_letters: DeadLetterSink,
         metrics: StreamMetrics,
         patience_s: float,
     ) -> None:
         self._loop = loop_name
         self._tables = tables
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._metrics = metrics
         self._patience_s = patience_s
 
     def write(
         self, leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot]
     ) -> int | None:
-        """Make one round of commits; return the version of examples, if it moved.
+        """Run one commit cycle; return the new version of examples, None if nothing was closed.
 
         Raises:
             FencedError: another worker owns one of the partitions now.
             LakeError: the lake still refuses after a while.
             BrokerError: dead letters were not acknowledged.
         """
-        self._letters.write(letter for snapshot in snapshots for letter in snapshot.letters)
+        self._dead_letters.write(
+            dead_letter for snapshot in snapshots for dead_letter in snapshot.dead_letters
+        )
         for table in (DECISIONS, FEEDBACK):
-            self._commit(table, _raw_moves(leases, snapshots, table))
+            self._commit(table, _raw_updates(leases, snapshots, table))
         topic = topics.decisions(self._loop)
-        moves = [
-            _examples_move(leases[snapshot.partition], topic, snapshot)
+        updates = [
+            _examples_update(leases[snapshot.partition], topic, snapshot)
             for snapshot in snapshots
             if snapshot.closed is not None
         ]
-        return self._commit(EXAMPLES, moves, _told(snapshots))
+        return self._commit(EXAMPLES, updates, _commit_metadata(snapshots))
 
     def _commit(
-        self, table: str, moves: Collection[ProgressUpdate], told: Mapping[str, str] | None = None
+        self,
+        table: str,
+        updates: Collection[ProgressUpdate],
+        metadata: Mapping[str, str] | None = None,
     ) -> int | None:
         version = None
-        for portion in _portions(moves):
-            version = commit(table, self._tables[table], portion, told, patience_s=self._patience_s)
-            rows = sum(frame.height for move in portion for frame in move.frames)
+        for portion in _portions(updates):
+            version = commit(
+                table, self._tables[table], portion, metadata, patience_s=self._patience_s
+            )
+            rows = sum(frame.height for update in portion for frame in update.frames)
             self._metrics.rows.labels(self._loop, table).inc(rows)
         return version
 
 
-def _portions(moves: Collection[ProgressUpdate]) -> Iterator[list[ProgressUpdate]]:
-    """Split *moves* between partitions where one commit would hold too many rows in memory."""
+def _portions(updates: Collection[ProgressUpdate]) -> Iterator[list[ProgressUpdate]]:
+    """Split *updates* into commits of about `PORTION_ROWS` rows; each update stays whole."""
     portion: list[ProgressUpdate] = []
     rows = 0
-    for move in moves:
-        more = sum(frame.height for frame in move.frames)
+    for update in updates:
+        more = sum(frame.height for frame in update.frames)
         if portion and rows + more > PORTION_ROWS:
             yield portion
             portion, rows = [], 0
-        portion.append(move)
+        portion.append(update)
         rows += more
     if portion:
         yield portion
 
 
-def _raw_moves(
+def _raw_updates(
     leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot], table: str
 ) -> list[ProgressUpdate]:
-    """Return the moves of those partitions where there is anything new for the raw *table*."""
-    moves = (_raw_move(leases[snapshot.partition], snapshot, table) for snapshot in snapshots)
+    """Return the updates of those partitions that have anything new for the raw *table*."""
+    updates = (_raw_update(leases[snapshot.partition], snapshot, table) for snapshot in snapshots)
     return [
-        move
-        for move in moves
-        if move.frames
-        or any(move.lease.numbers[table][name] != number for name, number in move.new.items())
+        update
+        for update in updates
+        if update.frames
+        or any(update.lease.numbers[table][name] != number for name, number in update.new.items())
     ]
 
 
-def _raw_move(lease: Lease, snapshot: PartitionSnapshot, table: str) -> ProgressUpdate:
+def _raw_update(lease: Lease, snapshot: PartitionSnapshot, table: str) -> ProgressUpdate:
     logs = [log for log in snapshot.frames if table_of(log) == table]
     frames = [frame for log in logs for frame in snapshot.frames[log]]
     numbers = [
@@ -122,7 +128,7 @@ def _raw_move(lease: Lease, snapshot: PartitionSnapshot, table: str) -> Progress
     return ProgressUpdate(lease, frames, dict(numbers))
 
 
-def _examples_move(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> ProgressUpdate:
+def _examples_update(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> ProgressUpdate:
     closed = snapshot.closed
     if closed is None:
         raise ValueError(f"partition {snapshot.partition} has closed nothing")
@@ -142,8 +148,8 @@ def _examples_move(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> Pro
     return ProgressUpdate(lease, [frame] if frame.height else [], numbers)
 
 
-def _told(snapshots: Collection[PartitionSnapshot]) -> dict[str, str]:
-    """Return what the commit of examples tells besides: which idle logs were moved on, where."""
+def _commit_metadata(snapshots: Collection[PartitionSnapshot]) -> dict[str, str]:
+    """Return the metadata for the commit of examples: the idle advances since the last one."""
     advances = [
         {
             "partition": snapshot.partition,

@@ -1,8 +1,8 @@
-"""The memory of one loop's open windows in this worker: one budget for all partitions held.
+"""The open windows of one loop in this worker: one memory budget for all owned partitions.
 
-Committed decisions leave for their raw table, feedback and ids for spill files; what is due next
-comes back just before its close. It is called from one event loop; what reads the lake is awaited
-in a thread.
+Committed decisions are spilled to their raw table, feedback and ids to spill files. Decisions that
+are due are read back just before their close. All methods are called from one event loop; reads of
+the lake run in a thread.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore, SpillStores
 from tidemill.streams.units import NEVER
 
-CLOSING_ROWS = 200_000  # decisions that close in one round, of all partitions: they are here then
+CLOSING_ROWS = 200_000  # decisions that one commit cycle closes at most, read back before
 
 
 Join = Callable[[int, Resume, OpenState], PartitionJoin]
 
 
 class OpenWindows:
-    """The joins of the partitions held, within the budget of their loop."""
+    """The joins of the owned partitions, within the memory budget of their loop."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class OpenWindows:
         patience_s: float,
         state: Callable[[SpillStores], OpenState] = OpenState,
     ) -> None:
-        """Make joins by *join*, each with a *state*, when partitions are recovered."""
+        """Make no joins yet: `recover` calls *join* for each partition, with a new *state*."""
         self._loop = loop.loop
         self._rules = rules
         self._tables = tables
@@ -58,88 +58,90 @@ class OpenWindows:
         self._raw: dict[int, RawTableSpillStore] = {}
 
     def recover(self, leases: Mapping[int, Lease]) -> dict[int, PartitionJoin]:
-        """Return the joins of newly owned partitions as the lake knows them; blocks.
+        """Return the joins of newly owned partitions, recovered from the lake; blocks.
 
         Raises:
             LakeError: the lake cannot be read.
-            ScratchError: the windows exceed memory, and the local disk has no room.
+            ScratchError: the windows exceed the memory budget, and the local disk is full.
         """
         self._joins, self._raw = {}, {}
-        for number, held in leases.items():
+        for number, lease in leases.items():
             raw = RawTableSpillStore(self._tables["decisions"], number, self._rules)
-            raw.committed = held.offset(DECISIONS)
+            raw.committed = lease.offset(DECISIONS)
             stores = SpillStores(decisions=raw, feedback=self._spill_files, ids=self._spill_files)
             self._raw[number] = raw
-            self._joins[number] = self._join(number, resume_of(held), self._state(stores))
-        lost = Recovery(self._rules, self._tables, leases, self._joins, self.enforce)
-        lost.run(self._raw)
-        fetch(self._first(self._fair(CLOSING_ROWS)))
+            self._joins[number] = self._join(number, resume_of(lease), self._state(stores))
+        recovery = Recovery(self._rules, self._tables, leases, self._joins, self.enforce)
+        recovery.run(self._raw)
+        fetch(self._first_due(self._rows_per_partition(CLOSING_ROWS)))
         self.enforce()
         return dict(self._joins)
 
     def forget(self) -> None:
-        """Give up everything."""
+        """Drop all joins: the partitions belong to other workers now."""
         self._joins, self._raw = {}, {}
 
     async def closing(self) -> dict[int, int]:
-        """Return up to when partitions may close next, once what that needs has come back.
+        """Read back the decisions that are due, and return the frontier of each partition's close.
 
-        Not more at a time than fits: what is left is due at once.
+        A close has about `CLOSING_ROWS` decisions of all partitions at most; the rest is due at the
+        close after it.
 
         Raises:
-            LakeError: the lake cannot be read, or has lost rows that are open.
+            LakeError: the lake cannot be read, or has lost open rows.
         """
-        rows = self._fair(CLOSING_ROWS)
+        rows = self._rows_per_partition(CLOSING_ROWS)
         limits = {number: join.next_frontier(rows) for number, join in self._joins.items()}
-        away = [
-            kept
+        spilled = [
+            handle
             for number, limit in limits.items()
-            for kept in self._joins[number].state.spilled_before(limit)
-            if isinstance(kept, RawTableSpill) and not kept.is_resident
+            for handle in self._joins[number].state.spilled_before(limit)
+            if isinstance(handle, RawTableSpill) and not handle.is_resident
         ]
-        if away:
-            await asyncio.to_thread(patient, lambda: fetch(away), patience_s=self._patience_s)
-            self._metrics.returned.labels(self._loop).inc(sum(kept.span.rows for kept in away))
+        if spilled:
+            await asyncio.to_thread(patient, lambda: fetch(spilled), patience_s=self._patience_s)
+            returned = sum(handle.span.rows for handle in spilled)
+            self._metrics.returned.labels(self._loop).inc(returned)
         return limits
 
     def committed(self, leases: Mapping[int, Lease]) -> None:
-        """Take note of what is in the raw tables now, and let leave what is too much.
+        """Record which rows the raw tables have, then evict rows until the budget is kept.
 
         Raises:
-            ScratchError: the local disk has no room.
+            ScratchError: the local disk is full.
         """
-        for number, held in leases.items():
+        for number, lease in leases.items():
             if number in self._raw:
-                self._raw[number].committed = held.offset(DECISIONS)
+                self._raw[number].committed = lease.offset(DECISIONS)
         self.enforce()
 
     def enforce(self) -> None:
-        """Let open rows leave memory until the rest is within the budget.
+        """Evict open rows until they fit the memory budget.
 
         Raises:
-            ScratchError: the local disk has no room.
+            ScratchError: the local disk is full.
         """
         states = [join.state for join in self._joins.values()]
         eviction = self._budget.enforce(
             [spillable for state in states for spillable in state.spillables]
         )
         self._metrics.open_bytes.labels(self._loop).set(eviction.nbytes)
-        self._metrics.left.labels(self._loop).inc(eviction.evicted)
+        self._metrics.evicted.labels(self._loop).inc(eviction.evicted)
         for table in (DECISIONS, FEEDBACK):
-            away = sum(state.spilled[table] for state in states)
-            self._metrics.away.labels(self._loop, table).set(away)
+            spilled = sum(state.spilled[table] for state in states)
+            self._metrics.spilled.labels(self._loop, table).set(spilled)
 
-    def _fair(self, rows: int) -> int:
+    def _rows_per_partition(self, rows: int) -> int:
         return rows // max(1, len(self._joins))
 
-    def _first(self, rows: int) -> Collection[RawTableSpill]:
-        """Return the stretches that are due first, about *rows* decisions of each partition."""
-        found = []
+    def _first_due(self, rows: int) -> Collection[RawTableSpill]:
+        """Return the spilled decisions that are due first, about *rows* of each partition."""
+        first = []
         for join in self._joins.values():
             counted = 0
-            for kept in join.state.spilled_before(-NEVER):
-                if not isinstance(kept, RawTableSpill) or counted + kept.span.rows > rows:
+            for handle in join.state.spilled_before(-NEVER):
+                if not isinstance(handle, RawTableSpill) or counted + handle.span.rows > rows:
                     break
-                found.append(kept)
-                counted += kept.span.rows
-        return found
+                first.append(handle)
+                counted += handle.span.rows
+        return first

@@ -31,12 +31,12 @@ from tidemill.streams.commit.progress_table import PATIENCE_S, ProgressTable, pa
 
 logger = logging.getLogger(__name__)
 
-CLAIM_TRIES = 8  # two workers that claim at once take turns; more than a few is a duel
+CLAIM_TRIES = 8  # of two workers that claim at once, one retries; eight times means a conflict
 
 
 @dataclass(slots=True)
 class Lease:
-    """One partition this process owns, and the numbers the lake has for it, by table and name."""
+    """The ownership of one partition, and the numbers the lake has for it, by table and name."""
 
     partition: int
     logs: tuple[Log, ...] = (DECISIONS, FEEDBACK)
@@ -52,25 +52,25 @@ class Lease:
 
     @property
     def examined(self) -> dict[Log, int]:
-        """Up to which offset logs of feedback were held against closed decisions, where asked."""
-        found = self.numbers[EXAMPLES]
-        known = {log: found[EXAMINED.for_log(log)] for log in self.logs if is_feedback(log)}
+        """The offset up to which each log of feedback was compared with closed decisions."""
+        numbers = self.numbers[EXAMPLES]
+        known = {log: numbers[EXAMINED.for_log(log)] for log in self.logs if is_feedback(log)}
         return {log: offset for log, offset in known.items() if offset is not None}
 
     def swaps(self, table: str, new: Mapping[str, int]) -> list[CompareAndSwap]:
-        """Return how to move the numbers of *table* to *new*, with the owner compared."""
+        """Return the swaps that set the numbers of *table* to *new* and compare the owner."""
         known = self.numbers[table]
         owner = known[OWNER]
         if owner is None:
             raise RuntimeError(f"partition {self.partition} was never claimed on {table}")
-        moved = {OWNER: owner, **new}
+        wanted = {OWNER: owner, **new}
         return [
             CompareAndSwap(ProgressName(name).key(self.partition), known[name], number)
-            for name, number in moved.items()
+            for name, number in wanted.items()
         ]
 
-    def moved(self, table: str, new: Mapping[str, int]) -> None:
-        """Take note that a commit has moved the numbers of *table* to *new*."""
+    def record(self, table: str, new: Mapping[str, int]) -> None:
+        """Record that a commit has set the numbers of *table* to *new*."""
         self.numbers[table].update(new)
 
 
@@ -82,9 +82,10 @@ def claim(
     logs: tuple[Log, ...] = (DECISIONS, FEEDBACK),
     patience_s: float = PATIENCE_S,
 ) -> dict[int, Lease]:
-    """Own *partitions* from now on, and return what the lake knows of them.
+    """Claim *partitions*, and return a lease on each with the numbers of the lake.
 
-    *version* is that of the loop, *logs* are its; where it begins is written down the first time.
+    *version* and *logs* are those of the loop. The first claim with a version records the offsets
+    and the frontier from which it begins.
 
     Raises:
         FencedError: another worker keeps claiming the same partitions.
@@ -98,9 +99,9 @@ def claim(
         _raise_epochs(table_name, table, leases, begins, patience_s)
     for table_name, table in tables.items():
         names = number_names(table_name, logs)
-        found = table.progress(name.key(number) for number in leases for name in names)
+        numbers = table.progress(name.key(number) for number in leases for name in names)
         for number, lease in leases.items():
-            lease.numbers[table_name] = {name: found[name.key(number)] for name in names}
+            lease.numbers[table_name] = {name: numbers[name.key(number)] for name in names}
     return leases
 
 
@@ -109,21 +110,21 @@ def number_names(table: str, logs: Sequence[Log]) -> list[ProgressName]:
     if table == EXAMPLES:
         examined = [EXAMINED.for_log(log) for log in logs if is_feedback(log)]
         return [OWNER, *OF_EXAMPLES, *(join_time(log) for log in logs), *examined]
-    here = [log for log in logs if table_of(log) == table]
-    return [OWNER, *(name.for_log(log) for log in here for name in OF_LOG)]
+    on_table = [log for log in logs if table_of(log) == table]
+    return [OWNER, *(name.for_log(log) for log in on_table for name in OF_LOG)]
 
 
 def _begins(
     table: str, logs: Sequence[Log], version: int
 ) -> dict[ProgressName, tuple[ProgressName, int]]:
-    """Return under which names *version* writes down where it begins.
+    """Return the names under which *version* records where it begins.
 
-    With each comes the name of the number that says it, and what that is while there is none.
+    Each has the name of the number to copy, and the value if that number does not exist yet.
     """
     if table == EXAMPLES:
         return {begin(version): (FRONTIER, NOTHING_CLOSED)}
-    here = [log for log in logs if table_of(log) == table]
-    return {begin(version).for_log(log): (OFFSET.for_log(log), 0) for log in here}
+    on_table = [log for log in logs if table_of(log) == table]
+    return {begin(version).for_log(log): (OFFSET.for_log(log), 0) for log in on_table}
 
 
 def _raise_epochs(
@@ -136,8 +137,7 @@ def _raise_epochs(
     for attempt in range(1, CLAIM_TRIES + 1):
         swaps = _claims(table, partitions, begins)
         try:
-            act = partial(table.append, None, swaps=swaps)
-            patient(act, patience_s=patience_s)
+            patient(partial(table.append, None, swaps=swaps), patience_s=patience_s)
         except FencedError:
             if attempt == CLAIM_TRIES:
                 raise
@@ -151,18 +151,19 @@ def _claims(
     partitions: Collection[int],
     begins: Mapping[ProgressName, tuple[ProgressName, int]],
 ) -> list[CompareAndSwap]:
-    """Return what to move for a claim, as the table stands now.
+    """Return the swaps of a claim, from the numbers the table has now.
 
-    A commit of another owner in between moves the owner too, so where a version begins is exact.
+    They compare the owner. So if another worker commits in between, the claim is refused, and the
+    recorded beginning of a version is exact.
     """
     names = (OWNER, *begins, *(reached for reached, _ in begins.values()))
-    found = table.progress(name.key(number) for name in names for number in partitions)
+    numbers = table.progress(name.key(number) for name in names for number in partitions)
     swaps = []
     for number in partitions:
-        epoch = found[OWNER.key(number)]
+        epoch = numbers[OWNER.key(number)]
         swaps.append(CompareAndSwap(OWNER.key(number), epoch, (epoch or 0) + 1))
         for name, (reached, nothing) in begins.items():
-            if found[name.key(number)] is None:
-                at = found[reached.key(number)]
+            if numbers[name.key(number)] is None:
+                at = numbers[reached.key(number)]
                 swaps.append(CompareAndSwap(name.key(number), None, nothing if at is None else at))
     return swaps

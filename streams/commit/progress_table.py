@@ -1,4 +1,4 @@
-"""The part of a lake table that progress needs, and patience with a lake that refuses."""
+"""The port of a lake table with progress numbers, and retries while the lake refuses."""
 
 import logging
 import time
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-PATIENCE_S = 30.0  # how long a lake that refuses is asked again before the worker gives up
+PATIENCE_S = 30.0  # how long a call to a lake that refuses is retried before the worker gives up
 
 
 class ProgressTable(Protocol):
-    """The part of a lake table that is needed here; `tidemill.features.lake.lake.Table` has it."""
+    """A table with rows and progress numbers; `tidemill.features.lake.lake.Table` is one."""
 
     def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """Return the numbers on a fresh snapshot."""
+        """Return the numbers of the newest version, None for those that do not exist."""
 
     def append(
         self,
@@ -30,7 +30,7 @@ class ProgressTable(Protocol):
         swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Commit rows and numbers at once; return the version."""
+        """Commit rows and numbers in one version, and return it."""
 
     def read(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
@@ -40,14 +40,14 @@ class ProgressTable(Protocol):
     def batches(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
     ) -> Iterator[pl.DataFrame]:
-        """Yield the rows that fulfil *where* in portions, in no order."""
+        """Yield the rows that fulfil *where* in portions, in no particular order."""
 
 
 def patient(act: Callable[[], Result], *, patience_s: float = PATIENCE_S) -> Result:
-    """Do *act*, again and again while the lake refuses, for at most *patience_s* seconds.
+    """Call *act*, and retry while the lake refuses, for at most *patience_s* seconds.
 
     Raises:
-        FencedError: at once: another owner is not a matter of patience.
+        FencedError: at once, because a retry cannot undo that another worker owns the partition.
         LakeError: the lake still refuses.
     """
     deadline = time.monotonic() + patience_s

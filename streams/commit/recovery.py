@@ -1,9 +1,9 @@
-"""Give the joins of newly owned partitions back what the lake has of their open windows.
+"""Recovery: the joins of newly owned partitions get their open windows back from the lake.
 
-Restart, rebalance and recovery are this one act. It knows which rows matter (`rules.read_back`),
-not what the join does with them. Windows may be longer than memory, so rows come in portions: ids
-and feedback go into the join, which lets leave what is too much; decisions stay in the raw table,
-and all that is read of them is where.
+It is the same for a restart and a rebalance; `rules.read_back` says which rows it needs. Windows
+may be larger than memory, so rows are read in portions. Ids and feedback are added to the join,
+which evicts what exceeds the budget. Decisions stay spilled in the raw table; only their spans are
+read.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,20 +33,20 @@ from tidemill.streams.state.row_buffer import SEGMENT_ROWS
 from tidemill.streams.units import Int64s, moment
 
 
-def resume_of(held: Lease) -> Resume:
-    """Return the numbers that a join goes on from; without rows, which `recover` gives it."""
+def resume_of(lease: Lease) -> Resume:
+    """Return the numbers a join continues from; its rows are added by `Recovery.run`."""
     return Resume(
-        frontier=_frontier(held),
-        stream_times={log: _stream_time(held, log) for log in held.logs},
-        offsets={log: held.offset(log) for log in held.logs},
-        counts=_counts(held),
-        examined=held.examined,
-        revised=held.numbers[EXAMPLES][REVISED] or 0,
+        frontier=_frontier(lease),
+        stream_times={log: _stream_time(lease, log) for log in lease.logs},
+        offsets={log: lease.offset(log) for log in lease.logs},
+        counts=_counts(lease),
+        examined=lease.examined,
+        revised=lease.numbers[EXAMPLES][REVISED] or 0,
     )
 
 
 class Recovery:
-    """What is read back for the partitions of one loop that have begun."""
+    """The recovery of those partitions of one loop that were read before."""
 
     def __init__(
         self,
@@ -56,17 +56,17 @@ class Recovery:
         joins: Mapping[int, PartitionJoin],
         enforce: Callable[[], object],
     ) -> None:
-        """Recover *joins* by number; *enforce* is called whenever they have grown."""
-        begun = {n: held for n, held in leases.items() if _frontier(held) or _has_begun(held)}
+        """Recover *joins*, by partition; call *enforce* after each portion of rows."""
+        begun = {n: lease for n, lease in leases.items() if _frontier(lease) or _has_begun(lease)}
         self._tables = tables
         self._joins = {number: joins[number] for number in begun}
-        self._frontiers = {number: _frontier(held) for number, held in begun.items()}
+        self._frontiers = {number: _frontier(lease) for number, lease in begun.items()}
         self._needs = [read_back(rules, frontier) for frontier in self._frontiers.values()]
         self._unexamined = _unexamined(begun.values())
-        self._relieve = enforce
+        self._enforce = enforce
 
     def run(self, stores: Mapping[int, RawTableSpillStore]) -> None:
-        """Read ids, open decisions and open feedback; *stores* are those of the decisions.
+        """Read ids, open decisions and open feedback; *stores* are the raw tables of decisions.
 
         Raises:
             LakeError: the lake cannot be read.
@@ -79,15 +79,15 @@ class Recovery:
         verdict = pl.col("verdict")
         since = self._since([need.decisions for need in self._needs])
         where = since & (verdict.is_null() | (verdict == "duplicate"))
-        found: list[pl.DataFrame] = []
+        spans: list[pl.DataFrame] = []
         for part in self._tables["decisions"].batches(
             ["partition", "id", "at", "verdict", "offset"], where
         ):
             for number, rows in _by_partition(part):
                 self._joins[number].recall_ids(rows)
-                found.append(_places(number, self._open(number, rows)))
-            self._relieve()
-        for row in _together(found).iter_rows(named=True):
+                spans.append(_spans(number, self._open(number, rows)))
+            self._enforce()
+        for row in _merged(spans).iter_rows(named=True):
             number = row.pop("partition")
             span = OffsetSpan(**row)
             self._joins[number].recall_spilled(
@@ -100,20 +100,20 @@ class Recovery:
         for part in self._tables["feedback"].batches(None, recent & pl.col("verdict").is_null()):
             for number, rows in _by_partition(part):
                 self._joins[number].recall_feedback(rows, joined.get(number))
-            self._relieve()
+            self._enforce()
 
     def _joined(self) -> dict[int, Int64s]:
-        """Return of each partition the places, sorted, of feedback that examples have already."""
+        """Return the sorted log positions of feedback that examples have, by partition."""
         since = self._since([need.examples for need in self._needs])
-        found: dict[int, list[Int64s]] = {}
+        positions: dict[int, list[Int64s]] = {}
         for part in self._tables["examples"].batches(["partition", "feedback_offsets"], since):
             for number, rows in _by_partition(part):
-                places = rows["feedback_offsets"].explode().drop_nulls().cast(pl.Int64)
-                found.setdefault(number, []).append(places.to_numpy())
-        return {number: np.sort(np.concatenate(parts)) for number, parts in found.items()}
+                joined = rows["feedback_offsets"].explode().drop_nulls().cast(pl.Int64)
+                positions.setdefault(number, []).append(joined.to_numpy())
+        return {number: np.sort(np.concatenate(parts)) for number, parts in positions.items()}
 
     def _since(self, bounds: list[datetime | None]) -> pl.Expr:
-        """Return what is true for rows of our partitions as far back as any of them needs."""
+        """Return a filter for rows of these partitions, as far back as any of them needs."""
         ours = pl.col("partition").is_in(list(self._joins))
         known = [bound for bound in bounds if bound is not None]
         return ours & (pl.col("at") >= min(known)) if len(known) == len(bounds) else ours
@@ -124,28 +124,28 @@ class Recovery:
         return first if frontier is None else first.filter(pl.col("at") >= frontier)
 
 
-def _unexamined(held: Iterable[Lease]) -> pl.Expr:
-    """Return which feedback may not have been held against closed decisions yet.
+def _unexamined(leases: Iterable[Lease]) -> pl.Expr:
+    """Return a filter for feedback that may not have been compared with closed decisions yet.
 
-    It was read after the examples were committed last, so it was judged by the stream time that
-    its log had then, or a later one, whatever the rules were. A file with several streams spans
-    nearly all places, so by places alone it is never ruled out.
+    Such feedback was read after the last commit of examples, so it was judged by the stream time
+    that its log had then, or a later one. The filter has that time too, because a file with several
+    streams spans nearly all log positions: by positions alone Delta could never skip it.
     """
     least: dict[Log, int] = {}
     judged: dict[Log, list[int | None]] = {}
-    for each in held:
+    for each in leases:
         for log, offset in each.examined.items():
             least[log] = min(offset, least.get(log, offset))
             judged.setdefault(log, []).append(each.numbers[EXAMPLES][join_time(log)])
-    found = pl.lit(value=False)
+    unexamined = pl.lit(value=False)
     for log, offset in least.items():
         end = first_position(log) + OFFSETS
         fresh = pl.col("offset").is_between(position_of(log, offset), end, closed="left")
         known = [time for time in judged[log] if time is not None]
         if len(known) == len(judged[log]):
             fresh &= pl.col("stream_time") >= moment(min(known))
-        found |= fresh
-    return found
+        unexamined |= fresh
+    return unexamined
 
 
 def _by_partition(rows: pl.DataFrame) -> list[tuple[int, pl.DataFrame]]:
@@ -153,8 +153,8 @@ def _by_partition(rows: pl.DataFrame) -> list[tuple[int, pl.DataFrame]]:
     return [(number, part) for (number,), part in parts.items()]
 
 
-def _places(number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return where open decisions are, by stretches of `SEGMENT_ROWS` offsets."""
+def _spans(number: int, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the spans of open decisions, one for each stretch of `SEGMENT_ROWS` offsets."""
     stretch = (pl.col("offset") // SEGMENT_ROWS).alias("stretch")
     return (
         rows.group_by(stretch)
@@ -169,12 +169,12 @@ def _places(number: int, rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _together(found: list[pl.DataFrame]) -> pl.DataFrame:
-    """Return the stretches of several portions, each stretch once, in the order of offsets."""
-    if not found:
+def _merged(spans: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return the spans of several portions, one for each stretch, in the order of offsets."""
+    if not spans:
         return pl.DataFrame()
     return (
-        pl.concat(found)
+        pl.concat(spans)
         .group_by("partition", "stretch")
         .agg(
             pl.col("first").min(),
@@ -188,24 +188,24 @@ def _together(found: list[pl.DataFrame]) -> pl.DataFrame:
     )
 
 
-def _frontier(held: Lease) -> datetime | None:
-    return _moment(held.numbers[EXAMPLES][FRONTIER])
+def _frontier(lease: Lease) -> datetime | None:
+    return _moment(lease.numbers[EXAMPLES][FRONTIER])
 
 
-def _has_begun(held: Lease) -> bool:
-    """Whether anything was read, or an empty log was moved on: the rest is judged by that time."""
-    return any(held.offset(log) or held.of(log, STREAM_TIME) is not None for log in held.logs)
+def _has_begun(lease: Lease) -> bool:
+    """Return whether anything was read, or an idle log without records was advanced."""
+    return any(lease.offset(log) or lease.of(log, STREAM_TIME) is not None for log in lease.logs)
 
 
-def _stream_time(held: Lease, log: Log) -> datetime | None:
-    """Return the larger of what the raw table and the examples recorded."""
-    found = (held.of(log, STREAM_TIME), held.numbers[EXAMPLES][join_time(log)])
-    known = [time for time in found if time is not None]
+def _stream_time(lease: Lease, log: Log) -> datetime | None:
+    """Return the larger of the times that raw table and examples have of *log*."""
+    recorded = (lease.of(log, STREAM_TIME), lease.numbers[EXAMPLES][join_time(log)])
+    known = [time for time in recorded if time is not None]
     return _moment(max(known)) if known else None
 
 
-def _counts(held: Lease) -> Counts:
-    numbers = held.numbers[EXAMPLES]
+def _counts(lease: Lease) -> Counts:
+    numbers = lease.numbers[EXAMPLES]
     return Counts(
         late=numbers[LATE] or 0,
         duplicate=numbers[DUPLICATE] or 0,

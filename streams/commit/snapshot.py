@@ -1,4 +1,4 @@
-"""The snapshot of one partition: everything that one commit cycle writes of it."""
+"""The snapshot of one partition: everything that one commit cycle writes for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from tidemill.streams.join.checkpoints import Closed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionSnapshot:
-    """Everything of one partition since the last snapshot.
+    """Everything new of one partition since its last snapshot.
 
     Attributes:
         partition: its number.
         frames: judged rows of each log, in the order of the log.
         numbers: the progress numbers of each log after these rows.
-        letters: dead letters about records that could not be read.
+        dead_letters: about the records that could not be read.
         closed: what the join has closed; None if nothing.
     """
 
     partition: int
     frames: Mapping[Log, list[pl.DataFrame]]
     numbers: Mapping[Log, Mapping[str, int]]
-    letters: list[DeadLetter]
+    dead_letters: list[DeadLetter]
     closed: Closed | None

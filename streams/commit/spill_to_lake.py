@@ -1,8 +1,7 @@
-"""The store of open decisions is their raw table: they leave memory by being forgotten.
+"""The spill store of open decisions: their raw table, which has the committed rows already.
 
-A stretch of rows that is committed can be told by where it is: the offsets it goes from and to, and
-the times. What comes back is counted: a raw table that lost rows stops its worker, never an
-example.
+Nothing is written to spill rows; the handle has their span of offsets and times. Rows that are read
+back are counted: a raw table that lost rows stops the worker, and no example goes missing.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,16 +15,16 @@ import polars as pl
 
 from tidemill.errors import LakeError
 from tidemill.streams.id_hashes import id_keys
-from tidemill.streams.join.checkpoints import fitted
+from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.partition_join import DECISION_COLUMNS
 from tidemill.streams.join.rules import JoinRules
-from tidemill.streams.state.segments import MARK
+from tidemill.streams.state.segments import COLUMN_PREFIX
 from tidemill.streams.state.spill import frame_bytes
 from tidemill.streams.units import Int64s
 
 
 class RawTable(Protocol):
-    """The part of a lake table that is needed here; `tidemill.features.lake.lake.Table` has it."""
+    """A table that can be read; `tidemill.features.lake.lake.Table` is one."""
 
     def read(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
@@ -35,7 +34,7 @@ class RawTable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetSpan:
-    """Where a stretch of one partition's first decisions is; all bounds included."""
+    """The offsets and times of consecutive first decisions of one partition; bounds included."""
 
     first: int
     last: int
@@ -45,7 +44,7 @@ class OffsetSpan:
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> "OffsetSpan":
-        """Return where the rows of *frame* are; at least one."""
+        """Return the span of the rows of *frame*, which has at least one."""
         bounds = [
             pl.col("offset").min().alias("first"),
             pl.col("offset").max().alias("last"),
@@ -57,7 +56,7 @@ class OffsetSpan:
 
 
 class RawTableSpillStore:
-    """The store of one partition. Rows at offsets from *committed* on are not in the table yet."""
+    """The store of one partition. Its table has the rows at offsets below *committed*."""
 
     def __init__(self, table: RawTable, partition: int, rules: JoinRules) -> None:
         self.table = table
@@ -66,13 +65,13 @@ class RawTableSpillStore:
         self.committed = 0
 
     def spill(self, rows: pl.DataFrame) -> "RawTableSpill | None":
-        """Return a hold on *rows*; None if one of them is not committed yet."""
+        """Return a handle of *rows*; None if one of them is not committed yet."""
         span = OffsetSpan.of(rows)
         return RawTableSpill(self, span) if span.last < self.committed else None
 
 
 class RawTableSpill:
-    """Decisions in the raw table; all of them come back with the first that is asked for."""
+    """Decisions in the raw table; the first `take` reads all of them back."""
 
     def __init__(self, store: RawTableSpillStore, span: OffsetSpan) -> None:
         self.store = store
@@ -82,12 +81,12 @@ class RawTableSpill:
 
     @property
     def nbytes(self) -> int:
-        """How much memory the rows take that came back."""
+        """How much memory the rows take that were read back."""
         return self._nbytes
 
     @property
     def is_resident(self) -> bool:
-        """Whether the rows have come back."""
+        """Whether the rows were read back."""
         return self._frame is not None
 
     def take(self, positions: Int64s, columns: Sequence[str]) -> pl.DataFrame:
@@ -99,54 +98,54 @@ class RawTableSpill:
         if self._frame is None:
             fetch([self])
         if self._frame is None:
-            raise RuntimeError(f"{self.span} was fetched and is not here")
+            raise RuntimeError(f"{self.span} was fetched and is not in memory")
         return self._frame.select(columns)[positions]
 
     def load(self, frame: pl.DataFrame) -> None:
-        """Take the rows out of *frame*, which has those of the partition in order of offset.
+        """Take the rows of the span from *frame*, which has rows of the partition by offset.
 
         Raises:
-            LakeError: they are not as many as they were.
+            LakeError: there are more or fewer rows than were spilled.
         """
         span = self.span
         start = frame["offset"].search_sorted(span.first, side="left")
         end = frame["offset"].search_sorted(span.last, side="right")
-        found = frame.slice(start, end - start).filter(pl.col("at") >= span.earliest)
-        if found.height != span.rows:
+        rows = frame.slice(start, end - start).filter(pl.col("at") >= span.earliest)
+        if rows.height != span.rows:
             raise LakeError(
                 f"partition {self.store.partition}: of {span.rows} open decisions at offsets "
-                f"{span.first} to {span.last} the raw table has {found.height}",
+                f"{span.first} to {span.last} the raw table has {rows.height}",
                 hint="rows were removed from the decisions table while their windows were open; "
                 "restore it to an earlier version, then start the worker again",
             )
-        self._frame = _as_spilled(found, self.store.rules)
+        self._frame = _as_spilled(rows, self.store.rules)
         self._nbytes = frame_bytes(self._frame)
 
     def release(self) -> None:
-        """Forget the rows again."""
+        """Free the memory of the rows."""
         self._frame, self._nbytes = None, 0
 
 
-def fetch(stretches: Collection[RawTableSpill]) -> None:
-    """Bring *stretches* back, with one read for all that are of one table; blocks.
+def fetch(spills: Collection[RawTableSpill]) -> None:
+    """Read *spills* back, with one query for each table; blocks.
 
     Raises:
         LakeError: a table cannot be read, or has other rows than were committed.
     """
-    tables = {id(stretch.store.table): stretch.store.table for stretch in stretches}
+    tables = {id(each.store.table): each.store.table for each in spills}
     for key, table in tables.items():
-        wanted = [
-            each for each in stretches if id(each.store.table) == key and not each.is_resident
-        ]
+        wanted = [each for each in spills if id(each.store.table) == key and not each.is_resident]
         by_partition = {each.store.partition: each.store.rules for each in wanted}
         if not wanted:
             continue
-        places = [
-            _place(partition, [each.span for each in wanted if each.store.partition == partition])
+        filters = [
+            _covering(
+                partition, [each.span for each in wanted if each.store.partition == partition]
+            )
             for partition in by_partition
         ]
         names = ["partition", "offset", *wanted[0].store.rules.decisions]
-        frame = table.read(names, reduce(or_, places) & pl.col("verdict").is_null())
+        frame = table.read(names, reduce(or_, filters) & pl.col("verdict").is_null())
         for partition in by_partition:
             rows = frame.filter(pl.col("partition") == partition).sort("offset")
             for each in wanted:
@@ -154,8 +153,8 @@ def fetch(stretches: Collection[RawTableSpill]) -> None:
                     each.load(rows)
 
 
-def _place(partition: int, spans: Iterable[OffsetSpan]) -> pl.Expr:
-    """Return what says in which files, and where in them, *spans* are."""
+def _covering(partition: int, spans: Iterable[OffsetSpan]) -> pl.Expr:
+    """Return a filter for rows of *partition* that covers *spans*, and lets Delta skip files."""
     spans = list(spans)
     earliest = min(span.earliest for span in spans)
     latest = max(span.latest for span in spans)
@@ -170,11 +169,11 @@ def _place(partition: int, spans: Iterable[OffsetSpan]) -> pl.Expr:
 
 
 def _as_spilled(raw: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
-    """Return rows of the raw table as a join keeps them: its frame and its columns."""
-    frame = fitted(raw, rules.decisions, "offset").select(DECISION_COLUMNS)
+    """Return rows of the raw table as a join spills them: frame and columns in one."""
+    frame = conformed(raw, rules.decisions, "offset").select(DECISION_COLUMNS)
     ids = id_keys(frame["id"])
     return frame.with_columns(
-        pl.Series(f"{MARK}at", frame["at"].to_physical()),
-        pl.Series(f"{MARK}key", ids.key),
-        pl.Series(f"{MARK}check", ids.check),
+        pl.Series(f"{COLUMN_PREFIX}at", frame["at"].to_physical()),
+        pl.Series(f"{COLUMN_PREFIX}key", ids.key),
+        pl.Series(f"{COLUMN_PREFIX}check", ids.check),
     )

@@ -1,8 +1,9 @@
-"""The single commit that makes progress: rows of several partitions, and how far they reach.
+"""The single commit that makes progress: rows of several partitions, and their progress numbers.
 
-Delivery: exactly once. A commit compares the epoch of each lease, and the numbers it moves, on the
-snapshot it is made from. A crash before a commit repeats its work, after it nothing. Raw rows come
-first, examples last: what was closed can always be traced to rows that are there.
+Delivery: exactly once. A commit compares the epoch of each lease, and the old value of each number
+it sets, on the version it is made from. A crash before a commit repeats its work, a crash after it
+repeats nothing. Raw rows are committed first, examples last: the rows of a closed window are always
+in the lake.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from tidemill.streams.commit.progress_table import PATIENCE_S, ProgressTable, pa
 
 @dataclass(frozen=True, slots=True)
 class ProgressUpdate:
-    """What one commit does for one partition: rows to add, and where its numbers go."""
+    """The part of one commit for one partition: rows to add, and new progress numbers."""
 
     lease: Lease
     frames: Sequence[pl.DataFrame]
@@ -33,25 +34,25 @@ class ProgressUpdate:
 def commit(
     name: str,
     table: ProgressTable,
-    moves: Sequence[ProgressUpdate],
+    updates: Sequence[ProgressUpdate],
     metadata: Mapping[str, str] | None = None,
     *,
     patience_s: float = PATIENCE_S,
 ) -> int:
-    """Commit all *moves* to *table* at once and return its version.
+    """Commit all *updates* to *table* in one version, and return it.
 
     Raises:
-        FencedError: a partition has another owner now, or was moved by someone else.
-        LakeError: the lake still refused after *patience_s* seconds; nothing is visible of it.
+        FencedError: a partition has another owner now, or another worker has changed its numbers.
+        LakeError: the lake still refused after *patience_s* seconds; nothing was committed.
     """
-    frames = [frame for move in moves for frame in move.frames]
+    frames = [frame for update in updates for frame in update.frames]
     frame = pl.concat(frames) if frames else None
-    swaps = [swap for move in moves for swap in move.lease.swaps(name, move.new)]
+    swaps = [swap for update in updates for swap in update.lease.swaps(name, update.new)]
     version = patient(
         lambda: table.append(frame, swaps=swaps, metadata=metadata), patience_s=patience_s
     )
-    for move in moves:
-        move.lease.moved(name, move.new)
+    for update in updates:
+        update.lease.record(name, update.new)
     return version
 
 
@@ -60,14 +61,14 @@ def raw_numbers(
     time_us: int | None,
     dead: int,
     bad: int | None = None,
-    holes: int | None = None,
+    gaps: int | None = None,
 ) -> dict[str, int]:
-    """Return the numbers of a raw table after some batches; what is None stays as it was."""
+    """Return the progress numbers of a log after some batches; None leaves a number unchanged."""
     numbers = {
         OFFSET: offset,
         STREAM_TIME: time_us,
         DEAD_LETTERS: dead,
         BAD_RECORDS: bad,
-        GAPS: holes,
+        GAPS: gaps,
     }
     return {name: number for name, number in numbers.items() if number is not None}

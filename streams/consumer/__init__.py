@@ -3,5 +3,9 @@
 Read `batches` and `records` (the values), `record_batches` (Kafka's format), `prefetch` and
 `fetch_thread` (aiokafka), `transport` and `app` (Faust). It may import the Avro package and
 `units`, and no loop, join or lake. `memory_log` is a log in memory for tests and notebooks.
-`fetch_thread` and `log_position` are proved by the tests of `prefetch` and `transport`.
+
+Proved elsewhere: `fetch_thread` by `tests/streams/consumer/test_prefetch.py`.
+Proved elsewhere: `log_position` by `tests/streams/consumer/test_transport.py`.
+Proved elsewhere: `memory_log` by `tests/streams/test_conformance.py`.
+Proved elsewhere: `records` by `tests/streams/consumer/test_record_batches.py`.
 """

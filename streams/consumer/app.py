@@ -1,6 +1,6 @@
-"""How a Faust app of ours is set up, and run to its end in an event loop that is there already.
+"""Sets up the Faust app of a worker, and runs it to its end in the running event loop.
 
-It knows no loop and no lake; `agents.py` fills the app.
+`runtime/agents.py` adds the agents.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from mode.supervisors import CrashingSupervisor
 from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-STOP_S = 30.0  # what Faust has not stopped by then is left to the end of the process
+STOP_S = 30.0  # services that Faust has not stopped by then end with the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupConfig:
-    """How a worker takes part in its consumer group."""
+    """The settings of a worker in its consumer group."""
 
     group: str
-    data: Path  # Faust wants a folder of its own; nothing of value is ever in it
-    session_timeout_s: float = 10.0  # a worker that is silent so long loses its partitions
-    fetch_records: int = 8_000  # at most so many records are one batch
+    data: Path  # Faust needs a folder of its own; it may be deleted at any time
+    session_timeout_s: float = 10.0  # a worker that is silent for so long loses its partitions
+    fetch_records: int = 8_000  # a fetched batch has at least so many records, if Kafka has them
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.session_timeout_s <= 60.0:
@@ -43,7 +43,7 @@ class GroupConfig:
 
 
 def new_app(kafka: KafkaConfig, group: GroupConfig) -> faust.App:
-    """Return an app that reads by `batch://`, crashes as a whole, and keeps no state of its own."""
+    """Return an app that reads by `batch://`, crashes as a whole, and has no state of its own."""
     addresses = kafka.bootstrap.replace(",", ";batch://")
     return faust.App(
         group.group,
@@ -55,7 +55,7 @@ def new_app(kafka: KafkaConfig, group: GroupConfig) -> faust.App:
         broker_heartbeat_interval=group.session_timeout_s / 5,
         broker_request_timeout=max(60.0, group.session_timeout_s),
         broker_commit_interval=1.0,
-        agent_supervisor=CrashingSupervisor,  # others ack what failed and go on: silent loss
+        agent_supervisor=CrashingSupervisor,  # others ack failed events and continue: silent loss
         stream_wait_empty=True,  # batches being taken are finished before partitions are given up
         table_standby_replicas=1,  # 0 would take the assignor that separates decisions and feedback
         topic_disable_leader=True,
@@ -103,12 +103,12 @@ async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     starting = asyncio.ensure_future(app.start())
-    waits = (_told(asked), _crashed(app), _failed(starting), _over(is_over))
+    waits = (asked.wait(), app._crashed.wait(), _failed(starting), _over(is_over))
     ending = [asyncio.ensure_future(each) for each in waits]
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     for each in ending:
         each.cancel()
-    await _stopped(app)
+    await _stop(app)
     if starting.done() and not starting.cancelled():
         starting.result()
     starting.cancel()
@@ -117,32 +117,24 @@ async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
     return asked.is_set()
 
 
-async def _stopped(app: faust.App) -> None:
-    """Stop *app*; where it cannot be stopped in order, go on: all that counts is in the lake.
+async def _stop(app: faust.App) -> None:
+    """Stop *app*; if it cannot be stopped in order, continue: everything committed is in the lake.
 
-    A consumer that has just lost its group cancels the last write of offsets, and Faust takes that
-    for a cancellation of its own stop and leaves it half done.
+    A consumer that has just lost its group cancels its last write of offsets. Faust takes that for
+    a cancellation of its own stop, and leaves the stop half done.
     """
     stopping = asyncio.ensure_future(app.stop())
     await asyncio.wait([stopping], timeout=STOP_S)
     if not stopping.done() or stopping.cancelled():
-        log.warning("the consumer did not stop in order; nothing is lost by that")
+        logger.warning("the consumer did not stop in order; nothing is lost by that")
         stopping.cancel()
     else:
         stopping.result()
 
 
 async def _over(is_over: Callable[[], bool]) -> None:
-    while not is_over():  # noqa: ASYNC110 (it is told by threads that know no event loop)
+    while not is_over():  # noqa: ASYNC110 (threads without an event loop change the answer)
         await asyncio.sleep(0.1)
-
-
-async def _told(asked: asyncio.Event) -> None:
-    await asked.wait()
-
-
-async def _crashed(app: faust.App) -> None:
-    await app._crashed.wait()
 
 
 async def _failed(starting: "asyncio.Future[None]") -> None:

@@ -1,7 +1,4 @@
-"""The unit of the streams room: the records of one partition from one fetch.
-
-It knows no Faust.
-"""
+"""A fetched batch: the records of one partition from one fetch, which one Faust event carries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +12,10 @@ from tidemill.streams.consumer.records import FetchedRecord, Records
 class FetchedBatch:
     """The records of one partition from one fetch; ``[start, last]`` batches tile their log.
 
-    Holes left by compaction and marks of transactions belong to a batch beside them. *parts* are
-    record batches as they came, or single records. *session* counts the seeks of the consumer: a
-    batch of an earlier one was read before a rebalance and is not for the state that there is now.
+    Gaps left by compaction, and control batches, belong to the batch before or behind them. *parts*
+    are record batches as they came, or single records. *session* counts the seeks of the consumer:
+    a batch of an earlier session was fetched before a rebalance, and the current state must not
+    take it.
     """
 
     topic: str
@@ -39,11 +37,11 @@ class FetchedBatch:
         """Return the records as columns.
 
         Raises:
-            CorruptRecordException: a record batch does not hold what its header says.
+            CorruptRecordException: a record batch does not agree with its header.
         """
-        chunks = [part for part in self.parts if isinstance(part, RecordBatch)]
-        if chunks and len(chunks) == len(self.parts):
-            return records_of(chunks)
+        batches = [part for part in self.parts if isinstance(part, RecordBatch)]
+        if batches and len(batches) == len(self.parts):
+            return records_of(batches)
         single: list[FetchedRecord] = []
         for part in self.parts:
             single += part.records() if isinstance(part, RecordBatch) else [part]
@@ -51,7 +49,7 @@ class FetchedBatch:
 
 
 def merged(batches: Sequence[FetchedBatch]) -> list[FetchedBatch]:
-    """Return *batches* of one log as one, or as they are if one does not follow the other."""
+    """Return *batches* of one log as one batch; unchanged if there is a gap between two of them."""
     follows = all(after.start == before.next for before, after in pairwise(batches))
     if len(batches) < 2 or not follows:
         return list(batches)

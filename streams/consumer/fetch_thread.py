@@ -1,6 +1,6 @@
-"""The thread that aiokafka's consumer lives in: how it is set up, and what it hands out.
+"""The thread that runs aiokafka's consumer: its settings, and the records it hands out.
 
-It overrides private names, as `transport.py` does, which it belongs to.
+It belongs to `transport.py`, and overrides private names of Faust and aiokafka as that does.
 """
 
 import logging
@@ -14,7 +14,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.threads import WorkerThread
 
-from tidemill.streams.consumer.prefetch import WholeBatches, keep_bytes
+from tidemill.streams.consumer.prefetch import WholeBatches, retain_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ FETCH_WAIT_MS = 100  # a longer poll on caught-up partitions would hold back the
 
 
 class _Daemon(WorkerThread):  # type: ignore[misc]  # Faust is not typed
-    """A thread that does not keep a process alive whose app could not be stopped in order."""
+    """A daemon thread: it does not keep the process alive if its app cannot be stopped in order."""
 
     def __init__(self, service: driver.AIOKafkaConsumerThread, **kwargs: Any) -> None:  # noqa: ANN401 (Faust's own)
         super().__init__(service, **kwargs)
@@ -30,7 +30,7 @@ class _Daemon(WorkerThread):  # type: ignore[misc]  # Faust is not typed
 
 
 class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is not typed
-    """The thread with aiokafka's consumer; fetches are short, a broker that is away is no crash."""
+    """The thread with aiokafka's consumer; fetches are short, and a missing broker is no crash."""
 
     Worker = _Daemon
 
@@ -62,8 +62,8 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         )
 
     async def on_start(self) -> None:
-        """Start aiokafka's consumer, and let it hand out whole record batches."""
-        keep_bytes()
+        """Start aiokafka's consumer, and make it hand out whole record batches."""
+        retain_bytes()
         await super().on_start()
         self._fetches = WholeBatches(
             self.consumer.is_batched, self.app.conf.broker_max_poll_records
@@ -73,69 +73,71 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
     async def _seek_wait(
         self, consumer: aiokafka.AIOKafkaConsumer, partitions: Mapping[TP, int]
     ) -> None:
-        """Seek, and forget what was fetched before any other answer can come in."""
+        """Drop fetched records and seek, before another answer can arrive."""
         self._fetches.forget(map(driver.ensure_aiokafka_TP, partitions))
         await super()._seek_wait(consumer, partitions)
 
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
-        """Return the range of offsets at the end of what was handed out that hold but marks."""
+        """Return the offsets, from and to, of control batches behind the records handed out."""
         return self._fetches.control_batches(driver.ensure_aiokafka_TP(tp))
 
-    def ran_to(self, tp: TP) -> int:
-        """Return the offset behind the last records that were handed out, 0 after a seek."""
-        return self._fetches.ran_to(driver.ensure_aiokafka_TP(tp))
+    def records_end(self, tp: TP) -> int:
+        """Return the offset behind the last record that was handed out, 0 after a seek."""
+        return self._fetches.records_end(driver.ensure_aiokafka_TP(tp))
 
-    def known(self, tp: TP) -> tuple[int, int] | None:
-        """Return the offset behind what was handed out, and Kafka's end as far as it is known.
+    def passed_and_end(self, tp: TP) -> tuple[int, int] | None:
+        """Return the offset behind everything handed out, and the end of the log; None if unknown.
 
-        It is called from another thread, so the position is read once: it may be gone at any time.
+        The end is that of Kafka's last answer. Another thread calls this, so the position is read
+        only once: it may become None at any time.
         """
-        place = driver.ensure_aiokafka_TP(tp)
-        state = self._ensure_consumer()._subscription.subscription.assignment.state_value(place)
+        key = driver.ensure_aiokafka_TP(tp)
+        state = self._ensure_consumer()._subscription.subscription.assignment.state_value(key)
         fetched_to = None if state is None else state._position
         if fetched_to is None or state.lso is None:
             return None
-        return self._fetches.position(place, fetched_to), max(state.lso, fetched_to)
+        return self._fetches.position(key, fetched_to), max(state.lso, fetched_to)
 
     async def position(self, tp: TP) -> int | None:
-        """Return the offset behind what was handed out, marks included."""
+        """Return the offset behind everything handed out, control batches included."""
         offset: int | None = await self.call_thread(self._position, tp)
         return offset
 
     async def _position(self, tp: TP) -> int:
-        place = driver.ensure_aiokafka_TP(tp)
-        return self._fetches.position(place, await self._ensure_consumer().position(place))
+        key = driver.ensure_aiokafka_TP(tp)
+        return self._fetches.position(key, await self._ensure_consumer().position(key))
 
     async def getmany(
         self,
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> Mapping[TP, list[Any]]:
-        """Return what was fetched; a batch is as large as `WholeBatches` makes it.
+        """Return the fetched records by partition; `WholeBatches` decides how many of each.
 
         Raises:
-            KafkaError: aiokafka has ceased to fetch, by an error of its own; it tells nobody else.
+            KafkaError: aiokafka has stopped to fetch after an error of its own, which it reports
+                nowhere else.
         """
         fetching = self._ensure_consumer()._fetcher.error_future
         if fetching.done():
             fetching.result()
-        found: Mapping[TP, list[Any]] = await self.call_thread(
+        records: Mapping[TP, list[Any]] = await self.call_thread(
             self._fetch_records, self._ensure_consumer(), active_partitions, timeout=timeout
         )
-        return found
+        return records
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Write the group's offsets; a refusal is only logged, for nothing depends on them."""
-        places = {
+        """Commit the group's offsets; a refusal is only logged, because nothing depends on them."""
+        group_offsets = {
             driver.ensure_aiokafka_TP(tp): driver.OffsetAndMetadata(offset, "")
             for tp, offset in offsets.items()
             if tp in self.assignment()
         }
         try:
-            await self._ensure_consumer().commit(places)
+            await self._ensure_consumer().commit(group_offsets)
         except KafkaError as error:
             logger.warning("group offsets were not written, lag looks too large: %s", error)
             return False
-        # Faust's watchdog looks here, and complains every second of who never commits.
+        # Faust's watchdog reads this, and warns every second about a consumer that never commits.
         self.tp_last_committed_at.update(dict.fromkeys(offsets, time.monotonic()))
         return True

@@ -1,4 +1,4 @@
-"""How far one log of one partition has come on its way from the broker to the lake."""
+"""The position of one log of one partition after each step from the broker to the lake."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 class LogPosition:
     """The next offset of one log of one partition after each step; None where it is not known.
 
-    The transport fills the first five, the loop that owns the partition the last three. In good
-    order ``committed <= taken <= received <= handed_out <= awaited <= fetched <= passed <= end``,
-    except that deleted records lie between *handed_out* and *awaited*.
+    The transport sets the first five, the loop that owns the partition the last three. Normally
+    ``committed <= taken <= received <= handed_out <= awaited <= fetched <= passed <= end``; records
+    that Kafka has deleted are between *handed_out* and *awaited*.
 
     Attributes:
-        end: where the log ends for readers of committed records, as of the broker's last answer.
+        end: the end of the log for readers of committed records, as of the broker's last answer.
         passed: behind everything that was fetched, control batches included.
         fetched: behind the last record that was fetched.
-        awaited: where the next batch for an agent begins.
-        handed_out: behind the last batch that an agent was given since the last seek.
-        received: behind the last batch that the loop has in hand.
+        awaited: the start of the next batch for an agent.
+        handed_out: behind the last batch that an agent got since the last seek.
+        received: behind the last batch that the loop has queued or taken.
         taken: behind the last record that the join has judged.
         committed: behind the last record that the lake has.
     """
@@ -38,15 +38,14 @@ class LogPosition:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether fetched records have not come to an agent yet."""
+        """Whether fetched records were not handed to an agent yet."""
         return self.awaited is not None and self.awaited < self.fetched
 
     @property
     def is_received(self) -> bool:
-        """Whether nothing is on its way to the loop: not at the broker, fetched or handed out.
+        """Whether the loop has received every record: none is left at the broker or under way.
 
-        Control batches at the end do not count, nor what the broker has deleted: nobody receives
-        them.
+        Control batches at the end and deleted records do not count: they are never handed out.
         """
         if self.passed is None or self.received is None or self.handed_out is None:
             return False

@@ -1,7 +1,7 @@
-"""A log in this process's memory, read in batches as a topic is: for tests and notebooks.
+"""A log in memory that is read in batches like a topic: for tests and notebooks.
 
-It does what a partition of a topic does for its readers: offsets from 0 on in the order of
-appending, any reader from any offset, the time of the broker beside each record.
+It behaves like one partition of a topic: offsets count from 0 in the order of appending, each
+record has the broker's time, and any reader may start at any offset.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tidemill.streams.consumer.batches import FetchedBatch
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord:
-    """One record, as `FetchedRecord` says."""
+    """One record, a `FetchedRecord`."""
 
     offset: int
     timestamp: int
@@ -33,12 +33,12 @@ class MemoryLog:
         return len(self.records)
 
     def append(self, key: bytes | None, value: bytes | None, *, timestamp_ms: int) -> int:
-        """Keep a record that the broker was sent at *timestamp_ms*; return its offset."""
+        """Append a record that the broker got at *timestamp_ms*; return its offset."""
         self.records.append(MemoryRecord(self.end, timestamp_ms, key, value))
         return self.end - 1
 
     def fetch(self, start: int, most: int, *, session: int = 0) -> FetchedBatch | None:
-        """Return at most so many records from offset *start* on; None if there is none."""
+        """Return at most *most* records from offset *start* on; None if there is none."""
         records = self.records[start : start + most]
         if not records:
             return None

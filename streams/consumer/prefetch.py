@@ -1,11 +1,11 @@
-"""What aiokafka has fetched, a whole record batch at a time, without an object for each record.
+"""Prefetch: whole record batches from aiokafka's fetcher, without an object for each record.
 
-aiokafka makes two Python objects of each record, one by one through three generators: as much CPU
-as all that is done with the records later. `FetchedBytes` keeps the bytes of an answer within
-reach, and `WholeBatches` stands in for the dictionary aiokafka's fetcher puts results in: results
-of chosen topics then hand out record batches unpacked (`record_batches.py`), and the next answer is
-fetched while one is handed out. Checksums and transactions stay aiokafka's business, and so do
-record batches of before Kafka 0.11. It knows no Faust.
+aiokafka makes two Python objects of each record, one by one through three generators, which takes
+as much CPU as all later work on the records. `FetchedBytes` retains the bytes of an answer.
+`WholeBatches` replaces the dictionary in which aiokafka's fetcher stores its results: results of
+chosen topics hand out decompressed record batches (`record_batches.py`), and the next answer is
+fetched while one is handed out. aiokafka still checks checksums and transactions, and parses record
+batches from before Kafka 0.11.
 """
 
 import struct
@@ -22,15 +22,15 @@ from aiokafka.structs import TopicPartition
 from tidemill.streams.consumer.record_batches import HEADER, RecordBatch
 from tidemill.streams.consumer.records import FetchedRecord
 
-AHEAD = 16  # partitions, of a megabyte each; who has more of them finds work in the others
+PREFETCH_PARTITIONS = 16  # a megabyte each; with more partitions there is always other work
 _MAGIC, _MAGIC_AT = 2, 16
 _OFFSET_AND_LENGTH = struct.Struct(">qi")
 _CONTROL = 0x20
-_LEAST_SIZE = 26  # of a message of before Kafka 0.11 without key and value
+_LEAST_SIZE = 26  # of a message without key and value from before Kafka 0.11
 
 
 class FetchedBytes:
-    """The bytes of one partition in an answer, and aiokafka's way to go through them."""
+    """The bytes of one partition in an answer, with the interface of aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -40,157 +40,157 @@ class FetchedBytes:
         self.size_in_bytes = records.size_in_bytes
 
 
-def keep_bytes() -> None:
-    """Let every fetcher of this process keep the bytes of its answers, in `FetchedBytes`."""
+def retain_bytes() -> None:
+    """Make every fetcher of this process retain the bytes of its answers, in `FetchedBytes`."""
     aiokafka.consumer.fetcher.MemoryRecords = FetchedBytes
 
 
 class FetchedRecords(list[RecordBatch | FetchedRecord]):
-    """Chunks and records of one partition, from position *start* to before *next*.
+    """Record batches and records of one partition, from offset *start* to before *next*.
 
-    Marks of transactions and gaps that compaction left are between the two, so the next run starts
-    where this one ends, unless something was dropped on the way.
+    Control batches and gaps left by compaction are between the two. So the next fetched records
+    start where these end, unless something was dropped on the way.
     """
 
     def __init__(self, start: int) -> None:
         super().__init__()
         self.start = self.next = start
-        self.held = 0
+        self.record_count = 0
 
     def add(self, part: RecordBatch | list[FetchedRecord]) -> None:
-        """Add the records of one record batch."""
+        """Append one record batch, or the single records of one."""
         if not isinstance(part, RecordBatch):
             self += part
-            self.held += len(part)
+            self.record_count += len(part)
         elif part.count:
             self.append(part)
-            self.held += part.count
+            self.record_count += part.count
 
 
 class WholeBatches(dict[TopicPartition, Any]):
-    """Fetch results by partition; those of chosen topics give whole record batches.
+    """Fetch results by partition; those of chosen topics hand out whole record batches.
 
-    Of these, one more is fetched while one is handed out, of about `AHEAD` partitions at a time:
-    else one waits for the broker after each answer, and others with it, for aiokafka asks for them
-    together. So aiokafka's position of such a partition is the end of what was fetched, and
-    `position` the end of what was handed out; whoever seeks says so to `forget`, in the thread of
-    the fetcher.
+    For about `PREFETCH_PARTITIONS` partitions at a time, the next answer is fetched while one is
+    handed out. Otherwise each partition would wait for the broker after each answer, and others
+    with it, because aiokafka requests them together. So aiokafka's position of such a partition is
+    behind what was fetched, and `position` is behind what was handed out. Before a seek, call
+    `forget` in the thread of the fetcher.
     """
 
     def __init__(self, is_chosen: Callable[[str], bool], at_least: int) -> None:
-        """Let topics for which *is_chosen* holds give about *at_least* records at a time."""
+        """Hand out at least *at_least* records at a time from topics that *is_chosen* selects."""
         super().__init__()
         self._is_chosen = is_chosen
         self._at_least = at_least
         self._following: dict[TopicPartition, Any] = {}
-        self._control: dict[TopicPartition, tuple[int, int]] = {}  # that no record has followed yet
-        self._ran_to: dict[TopicPartition, int] = {}
+        self._control: dict[TopicPartition, tuple[int, int]] = {}  # not followed by a record yet
+        self._records_end: dict[TopicPartition, int] = {}
 
-    def __contains__(self, place: object) -> bool:
-        """Whether there is enough of *place*: what aiokafka wants to know before it asks for it.
+    def __contains__(self, tp: object) -> bool:
+        """Return whether *tp* has enough results: aiokafka asks this before it fetches more.
 
-        So a place may have something and not be `in` here.
+        So a partition may have a result and not be `in` here.
         """
-        first = self.get(place)
-        is_full = place in self._following or len(self._following) >= AHEAD
+        first = self.get(tp)
+        is_full = tp in self._following or len(self._following) >= PREFETCH_PARTITIONS
         return first is not None and (is_full or not hasattr(first, "read_to"))
 
-    def __setitem__(self, place: TopicPartition, result: Any) -> None:  # noqa: ANN401 (or an error)
-        is_whole = isinstance(result, FetchResult) and self._is_chosen(place.topic)
+    def __setitem__(self, tp: TopicPartition, result: Any) -> None:  # noqa: ANN401 (or an error)
+        is_whole = isinstance(result, FetchResult) and self._is_chosen(tp.topic)
         if is_whole:
             last, end = ends(result._partition_records)
             result.read_to = result._partition_records.next_fetch_offset
-            result.getall = self._whole(place, result, last, end)
-        if self.get(place) is None:
-            super().__setitem__(place, result)
+            result.getall = self._getall_whole(tp, result, last, end)
+        if self.get(tp) is None:
+            super().__setitem__(tp, result)
         else:
-            self._following[place] = result
-        if is_whole:  # last: who looks from another thread must not take it for handed out
-            result._assignment.state_value(place).consumed_to(end)
+            self._following[tp] = result
+        if is_whole:  # last: else another thread could take it for handed out
+            result._assignment.state_value(tp).consumed_to(end)
 
-    def __delitem__(self, place: TopicPartition) -> None:
-        following = self._following.pop(place, None)
+    def __delitem__(self, tp: TopicPartition) -> None:
+        following = self._following.pop(tp, None)
         if following is None:
-            super().__delitem__(place)
+            super().__delitem__(tp)
         else:
-            super().__setitem__(place, following)
+            super().__setitem__(tp, following)
 
     def clear(self) -> None:
-        """Forget everything, when the assignment is lost."""
+        """Drop everything, when the assignment is lost."""
         super().clear()
-        for each in (self._following, self._control, self._ran_to):
+        for each in (self._following, self._control, self._records_end):
             each.clear()
 
-    def forget(self, places: Iterable[TopicPartition]) -> None:
-        """Forget what was fetched of *places*, just before a seek."""
-        for place in places:
-            for each in (self, self._following, self._control, self._ran_to):
-                each.pop(place, None)
+    def forget(self, tps: Iterable[TopicPartition]) -> None:
+        """Drop what was fetched of *tps*, just before a seek."""
+        for tp in tps:
+            for each in (self, self._following, self._control, self._records_end):
+                each.pop(tp, None)
 
-    def position(self, place: TopicPartition, fetched_to: int) -> int:
-        """Return the offset behind what was handed out of *place*, fetched up to *fetched_to*.
+    def position(self, tp: TopicPartition, fetched_to: int) -> int:
+        """Return the offset behind what was handed out of *tp*, fetched up to *fetched_to*.
 
-        Other threads may ask too, with what *fetched_to* was a moment ago: what has come in since
-        is here, or was handed out.
+        Other threads may call this with an older *fetched_to*: records that have come since are
+        among the results, or were handed out.
         """
-        offset: int = getattr(self.get(place), "read_to", fetched_to)
+        offset: int = getattr(self.get(tp), "read_to", fetched_to)
         return offset
 
-    def ran_to(self, place: TopicPartition) -> int:
-        """Return the offset behind the last run with records that was handed out of *place*."""
-        return self._ran_to.get(place, 0)
+    def records_end(self, tp: TopicPartition) -> int:
+        """Return the offset behind the last record that was handed out of *tp*, 0 after a seek."""
+        return self._records_end.get(tp, 0)
 
-    def control_batches(self, place: TopicPartition) -> tuple[int, int] | None:
-        """Return the offsets, from and to, of marks that end what was handed out, if any do."""
-        return self._control.get(place)
+    def control_batches(self, tp: TopicPartition) -> tuple[int, int] | None:
+        """Return the offsets, from and to, of control batches behind the records handed out."""
+        return self._control.get(tp)
 
-    def _whole(
-        self, place: TopicPartition, result: FetchResult, last: int, end: int
+    def _getall_whole(
+        self, tp: TopicPartition, result: FetchResult, last: int, end: int
     ) -> Callable[..., FetchedRecords]:
-        """Return what takes the place of `FetchResult.getall`: the same, but by record batches.
+        """Return a `FetchResult.getall` that hands out record batches.
 
-        Marks from *last* to *end*, behind the last record, go with it. It does not keep the result
-        alive, nor does the result itself: what only the garbage collector finds stays for minutes,
-        and each result has a megabyte.
+        Control batches from *last* to *end*, behind the last record, belong to the last of them. It
+        has only a weak reference to the result: in a cycle of references a result, which has a
+        megabyte, would stay until the garbage collector runs, minutes later.
         """
         fetched, owner = result._partition_records, ref(result)
-        fetched._records_iterator = iter(())  # aiokafka's own way, which refers back to its owner
+        fetched._records_iterator = iter(())  # aiokafka's own iterator refers back to the result
         batches = record_batches(fetched)
 
         def getall(_max_records: int | None = None) -> FetchedRecords:
             result = owner()
             if result is None:
-                raise ReferenceError("a fetch result was asked after its end")
+                raise ReferenceError("a fetch result was used after its end")
             if not result._assignment.active:
                 result._partition_records = None
             if not result.has_more():
                 return FetchedRecords(fetched.next_fetch_offset)
             at = fetched.next_fetch_offset
-            start, control_end = self._control.pop(place, (at, at))
-            run = FetchedRecords(start if control_end == at else at)
+            start, control_end = self._control.pop(tp, (at, at))
+            records = FetchedRecords(start if control_end == at else at)
             for part in batches:
-                run.add(part)
-                if run.held >= self._at_least and fetched.next_fetch_offset < last:
+                records.add(part)
+                if records.record_count >= self._at_least and fetched.next_fetch_offset < last:
                     break
             else:
                 if fetched.next_fetch_offset != end:  # the next answer begins there
-                    raise CorruptRecordException(f"{place} was not read to {end}")
+                    raise CorruptRecordException(f"{tp} was not read to {end}")
                 result._partition_records = None
-            run.next = fetched.next_fetch_offset
-            if run:
-                self._ran_to[place] = run.next
+            records.next = fetched.next_fetch_offset
+            if records:
+                self._records_end[tp] = records.next
             else:
-                self._control[place] = (run.start, run.next)
-            result.read_to = run.next  # last: who sees it in another thread sees what it is due to
-            return run
+                self._control[tp] = (records.start, records.next)
+            result.read_to = records.next  # last: another thread that reads it finds the rest done
+            return records
 
         return getall
 
 
 def ends(fetched: PartitionRecords) -> tuple[int, int]:
-    """Return the offsets behind the last batch of *fetched* with records, and behind all of it.
+    """Return the offsets behind the last batch of *fetched* with records, and behind all batches.
 
-    It looks at headers only and never fails: whoever reads them is told what is wrong with bytes.
+    It reads headers only and never fails; corrupt bytes raise an error when they are decoded.
     """
     data: bytes = fetched._records.data
     last: int = fetched.next_fetch_offset
@@ -209,9 +209,9 @@ def ends(fetched: PartitionRecords) -> tuple[int, int]:
 
 
 def record_batches(fetched: PartitionRecords) -> Iterator[RecordBatch | list[FetchedRecord]]:
-    """Yield each record batch; marks, and records of aborted transactions, are left out.
+    """Yield each record batch, empty for control batches and aborted transactions.
 
-    The position of *fetched* moves past each batch as it is yielded.
+    The offset of *fetched* advances past each batch as it is yielded.
 
     Raises:
         CorruptRecordException: a checksum is wrong.
@@ -226,21 +226,21 @@ def record_batches(fetched: PartitionRecords) -> Iterator[RecordBatch | list[Fet
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
         part: RecordBatch | list[FetchedRecord] = []
-        if not _never_happened(fetched, batch) and not batch.is_control_batch:
+        if not _is_aborted(fetched, batch) and not batch.is_control_batch:
             part = _part(batch, records.data[begin:end], fetched.next_fetch_offset)
         fetched.next_fetch_offset = batch.next_offset
         yield part
 
 
 def _part(batch: Any, raw: bytes, position: int) -> RecordBatch | list[FetchedRecord]:  # noqa: ANN401
-    """Return what *batch* holds from *position* on: whole if it can be, else record by record."""
+    """Return the records of *batch* from *position* on: whole if possible, else one by one."""
     is_whole = raw[_MAGIC_AT] == _MAGIC and batch.base_offset >= position
-    chunk = RecordBatch.of(raw) if is_whole else None
-    return chunk or [record for record in batch if record.offset >= position]
+    whole = RecordBatch.of(raw) if is_whole else None
+    return whole or [record for record in batch if record.offset >= position]
 
 
-def _never_happened(fetched: PartitionRecords, batch: Any) -> bool:  # noqa: ANN401 (of Cython)
-    """Whether *batch* belongs to an aborted transaction; the marks are kept count of."""
+def _is_aborted(fetched: PartitionRecords, batch: Any) -> bool:  # noqa: ANN401 (of Cython)
+    """Return whether *batch* is of an aborted transaction; *fetched* tracks which are aborted."""
     if fetched._isolation_level != READ_COMMITTED or batch.producer_id is None:
         return False
     fetched._consume_aborted_up_to(batch.base_offset)

@@ -1,9 +1,9 @@
-"""Record batches as Kafka stores them, read to columns without an object for each record.
+"""Record batches as Kafka stores them, decoded to columns without an object for each record.
 
-A record is a length and that many bytes, which is what Avro calls `bytes`: Polars' Avro reader
-finds where records begin and end, and cursors (`schemas/avro/columnar_decoder.py`) read all of them
-at once. What they do not read to the end, aiokafka's own parser reads, or says what is wrong with
-it. It knows no Faust and no schema.
+A record is a length and that many bytes, which is what Avro calls `bytes`. So Polars' Avro reader
+finds where records begin and end, and the cursors of `schemas/avro/columnar_decoder.py` read all of
+them at once. Batches that the cursors cannot read go to aiokafka's own parser, which reads them or
+raises the error.
 
 Source: Apache Kafka, "Message Format", record batch and record of magic 2.
 """
@@ -39,17 +39,17 @@ _DECODERS: Mapping[int, Callable[[bytes], bytes]] = {
     4: aiokafka.codec.zstd_decode,
 }
 _SYNC = bytes(16)
-_NO_BLOCK = bytes(2) + _SYNC  # as many records as none; so padding is Avro too
+_NO_BLOCK = bytes(2) + _SYNC  # a block without records: so the padding is valid Avro too
 _TAIL = _SYNC + _NO_BLOCK * -(-PADDING // len(_NO_BLOCK))
 
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """One record batch of magic 2 whose checksum is right: its header, and its bytes unpacked."""
+    """One record batch of magic 2 with a valid checksum: its header, and its bytes decompressed."""
 
     header: bytes
     data: bytes
-    offset: int  # of the first record, were none compacted away
+    offset: int  # the base offset; compaction may have removed its record
     count: int
     first_ms: int
     last_ms: int
@@ -57,7 +57,7 @@ class RecordBatch:
 
     @classmethod
     def of(cls, raw: bytes) -> "RecordBatch | None":
-        """Return the chunk of a record batch; None if its codec is unknown here."""
+        """Return the record batch *raw* decompressed; None if its codec is unknown."""
         header = raw[: HEADER.size]
         fields = HEADER.unpack(header)
         attributes = fields[5]
@@ -81,14 +81,14 @@ class RecordBatch:
 
     @property
     def timestamp_type(self) -> int:
-        """1 if its records bear the broker's time, 0 if the producer's."""
+        """1 if its records have the broker's time, 0 if the producer's."""
         return int(self.is_append_time)
 
     def records(self) -> Iterator[Any]:
         """Yield its records as aiokafka parses them.
 
         Raises:
-            CorruptRecordException: they are not what the header says.
+            CorruptRecordException: they do not agree with the header.
         """
         (attributes,) = _ATTRIBUTES.unpack_from(self.header, _ATTRIBUTES_AT)
         plain = bytearray(self.header)
@@ -96,38 +96,38 @@ class RecordBatch:
         yield from DefaultRecordBatch(bytes(plain) + self.data)
 
 
-def records_of(chunks: Sequence[RecordBatch]) -> Records:
-    """Return the records of *chunks*, which follow each other.
+def records_of(batches: Sequence[RecordBatch]) -> Records:
+    """Return the records of consecutive *batches* as columns.
 
     Raises:
-        CorruptRecordException: one does not hold what its header says.
+        CorruptRecordException: a batch does not agree with its header.
     """
-    counts = np.array([chunk.count for chunk in chunks], dtype=np.int64)
-    sizes = np.array([len(chunk.data) for chunk in chunks], dtype=np.int64)
+    counts = np.array([batch.count for batch in batches], dtype=np.int64)
+    sizes = np.array([len(batch.data) for batch in batches], dtype=np.int64)
     head = _HEAD + varint(int(counts.sum())) + varint(int(sizes.sum()))
-    data = b"".join((head, *(chunk.data for chunk in chunks), _TAIL))
+    data = b"".join((head, *(batch.data for batch in batches), _TAIL))
     starts, ends = _bounds(data, len(head))
     last = np.cumsum(counts) - 1
     if len(ends) == counts.sum() and (ends[last] == len(head) + np.cumsum(sizes)).all():
-        found = _columns(Cursors(PayloadBytes(data), starts, ends), chunks, counts)
-        if found is not None:
-            return found
-    return Records.of([record for chunk in chunks for record in chunk.records()])
+        records = _columns(Cursors(PayloadBytes(data), starts, ends), batches, counts)
+        if records is not None:
+            return records
+    return Records.of([record for batch in batches for record in batch.records()])
 
 
 def _bounds(data: bytes, begin: int) -> tuple[Int64s, Int64s]:
-    """Return where each record starts, behind its length, and where it ends."""
+    """Return the start of each record, behind its length, and its end."""
     try:
         sizes = pl.read_avro(io.BytesIO(data))[_FIELD].bin.size().to_numpy().astype(np.int64)
-    except (PolarsError, PanicException):  # no records; aiokafka's parser says what they are
+    except (PolarsError, PanicException):  # invalid; aiokafka's parser raises the error
         sizes = np.empty(0, dtype=np.int64)
     widths = sum(((sizes >= least).astype(np.int64) for least in _WIDER), np.int64(1))
     ends = np.cumsum(sizes + widths) + begin
     return ends - sizes, ends
 
 
-def _columns(cursors: Cursors, chunks: Sequence[RecordBatch], counts: Int64s) -> Records | None:
-    """Return what *cursors* read of all records, or None if one of them is not as it should be."""
+def _columns(cursors: Cursors, batches: Sequence[RecordBatch], counts: Int64s) -> Records | None:
+    """Return all records, read by *cursors*; None if one of them is invalid."""
     cursors.move(1)  # attributes, unused
     times_ms = cursors.number()
     offsets = cursors.number()
@@ -136,19 +136,19 @@ def _columns(cursors: Cursors, chunks: Sequence[RecordBatch], counts: Int64s) ->
     whole = np.where(headers == 0, cursors.at == cursors.ends, cursors.at < cursors.ends)
     if cursors.failed.any() or not whole.all() or headers.min(initial=0) < 0:
         return None
-    is_append_time = np.repeat([chunk.is_append_time for chunk in chunks], counts)
-    appended_ms = np.repeat([chunk.last_ms for chunk in chunks], counts)
-    sent_ms = np.repeat([chunk.first_ms for chunk in chunks], counts) + times_ms
+    is_append_time = np.repeat([batch.is_append_time for batch in batches], counts)
+    appended_ms = np.repeat([batch.last_ms for batch in batches], counts)
+    sent_ms = np.repeat([batch.first_ms for batch in batches], counts) + times_ms
     return Records(
         keys,
         values,
-        np.repeat([chunk.offset for chunk in chunks], counts) + offsets,
+        np.repeat([batch.offset for batch in batches], counts) + offsets,
         np.where(is_append_time, appended_ms, sent_ms),
     )
 
 
 def _texts(cursors: Cursors) -> Payloads:
-    """Step over one length and so many bytes in each record; a negative length stands for null."""
+    """Read one length and so many bytes of each record; a negative length means null."""
     sizes = cursors.number()
     starts = cursors.at.copy()
     cursors.move(np.clip(sizes, 0, len(cursors.source.data)))
@@ -158,7 +158,7 @@ def _texts(cursors: Cursors) -> Payloads:
 
 
 def _head() -> bytes:
-    """Return the begin of an Avro file of `bytes`, up to the size of its only block."""
+    """Return the header of an Avro file of `bytes`, up to the size of its only block."""
     schema = {"type": "record", "name": "batch", "fields": [{"name": _FIELD, "type": "bytes"}]}
     texts = [b"avro.schema", json.dumps(schema).encode(), b"avro.codec", b"null"]
     entries = b"".join(varint(len(text)) + text for text in texts)
@@ -167,4 +167,4 @@ def _head() -> bytes:
 
 _FIELD = "record"
 _HEAD = _head()
-_WIDER = (2**6, 2**13, 2**20, 2**27)  # from here on a length takes a byte more
+_WIDER = (2**6, 2**13, 2**20, 2**27)  # from each of these on, a length takes one more byte

@@ -1,6 +1,6 @@
-"""The records of a batch as columns: keys and values in one stretch of bytes, offsets, times.
+"""The records of a batch as columns: keys and values in one buffer of bytes, offsets, times.
 
-It knows no Kafka: records are anything with `offset`, `timestamp` (broker's, ms), `key`, `value`.
+Any object with `offset`, `timestamp` (the broker's, in ms), `key` and `value` is a record.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from tidemill.streams.units import Int64s
 
 
 class FetchedRecord(Protocol):
-    """What is read of one record."""
+    """The parts of a record that are read."""
 
     @property
     def offset(self) -> int:
-        """Its place in the log."""
+        """Its offset in the log."""
 
     @property
     def timestamp(self) -> int:

@@ -1,13 +1,17 @@
-"""Batches as Faust events: one fetched run of records of one partition is one message.
+"""The transport of Faust for fetched batches: all records of one fetch are one Faust event.
 
-Faust spends about 70 us of Python on each event, whatever it is told; so an event of ours is a
-whole run of records, and Faust's group, rebalancing, agents, supervision and life cycle come at no
-cost per record. Reached as `batch://host:port` through the entry point `faust.transports`.
+Faust spends about 70 us of Python on each event, whatever its settings are. So one event carries
+all records that one fetch returned for a partition, and Faust's group, rebalancing, agents,
+supervision and life cycle cost nothing per record. A broker address `batch://host:port` selects
+this transport, through the entry point `faust.transports`.
 
-Where a partition starts and how far its work is safe is asked of a `Flow`, because that truth is
-not in Kafka: the group's offsets are written for operators' tools alone. This module overrides
-private names of faust-streaming and aiokafka; tests/streams/consumer/test_transport.py pins each
-of them, so that an upgrade fails there and not in production.
+A `Flow` answers where a partition starts and up to which offset it is committed: that is in the
+lake, and the group's offsets in Kafka are only for operators' tools. This module overrides private
+names of faust-streaming and aiokafka; tests/streams/consumer/test_transport.py pins each of them,
+so an upgrade fails there and not in production.
+
+Longer than 300 lines because it overrides Faust's consumer as a whole: fetching, seeking and
+committing share the state of one session.
 """
 
 import asyncio
@@ -29,52 +33,52 @@ from tidemill.streams.consumer.prefetch import FetchedRecords
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S = 0.02  # how long to wait when every partition is held back by a full queue
+PAUSE_S = 0.02  # how long to wait when every partition has to wait for others
 
 
 class FetchState(Protocol):
-    """What the transport knows of the logs it reads; `BatchConsumer` has it."""
+    """The state of the logs that the transport reads; `BatchConsumer` has it."""
 
     session: int
-    """Raised by each seek: a batch of an earlier session is void."""
+    """A number that each seek raises: batches of an earlier session are invalid."""
 
     def position_of(self, tp: TP) -> LogPosition:
-        """Return how far *tp* was fetched and handed out."""
+        """Return the position up to which *tp* was fetched and handed out."""
 
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
-        """Return the offsets, from and to, of control batches behind all that was handed out."""
+        """Return the offsets, from and to, of control batches behind the records handed out."""
 
     def skip_control_batches(self, tp: TP, next: int) -> None:
-        """Go on at *next*: nothing before it is waited for."""
+        """Expect the next batch to start at *next*."""
 
     async def ends(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
-        """Return the consumer's position and the end of the log, asked of the broker."""
+        """Return the consumer's position and the end of the log, from a request to the broker."""
 
 
 class Flow(Protocol):
-    """What the transport has to ask: where to start, what waits, and up to where all is safe."""
+    """The decisions about the logs: where they start, which have to wait, what is committed."""
 
     def attach(self, fetches: FetchState) -> None:
-        """Be told who knows what is fetched."""
+        """Set the source of the fetched positions."""
 
     async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
-        """Return the next offset of each partition; None: nothing was ever read of it."""
+        """Return the next offset of each partition; None if nothing was ever read of it."""
 
     def committed(self, tp: TP) -> int | None:
-        """Return the offset up to which (exclusive) nothing is needed from Kafka any more."""
+        """Return the next offset that the lake needs from Kafka."""
 
     def has_to_wait(self, tp: TP) -> bool:
-        """Return whether *tp* should wait for others, which have more to read."""
+        """Return whether *tp* has to wait for other logs, which have more to read."""
 
     def lost(self, tp: TP, records: int) -> None:
-        """Be told that Kafka has deleted so many *records* of *tp* before they were read."""
+        """Record that Kafka has deleted *records* of *tp* before they were read."""
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed
-    """Marks a topic as batched: its messages carry a `FetchedBatch`, which agents get as it is."""
+    """The schema of a batched topic: agents get the `FetchedBatch` of a message as it is."""
 
     def loads_key(self, app: object, message: Message, **_options: object) -> None:
-        """Return None: a batch has the keys of its records."""
+        """Return None: the keys are those of the records."""
 
     def loads_value(self, app: object, message: Message, **_options: object) -> FetchedBatch:
         """Return the batch of *message*."""
@@ -83,24 +87,24 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed
 
 
 class BatchScheduler(DefaultSchedulingStrategy):  # type: ignore[misc]  # Faust is not typed
-    """Yield the records of batched topics as one run per partition, the others one by one."""
+    """Yields the records of a partition together for batched topics, else one by one."""
 
     def __init__(self, consumer: "BatchConsumer") -> None:
         self._consumer = consumer
 
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
-        """Return ``(tp, run)`` for batched topics first, then ``(tp, record)`` in round robin."""
+        """Yield ``(tp, records)`` for batched topics, then ``(tp, record)`` in round robin."""
         single = {}
-        for tp, run in records.items():
+        for tp, fetched in records.items():
             if self._consumer.is_batched(tp.topic):
-                yield tp, run
+                yield tp, fetched
             else:
-                single[tp] = run
+                single[tp] = fetched
         yield from super().iterate(single)
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not typed
-    """Faust's consumer of aiokafka, delivering batches and seeking to where the lake says."""
+    """Faust's consumer of aiokafka; it delivers batches, and seeks to the offsets of the lake."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Faust's own)
         super().__init__(*args, **kwargs)
@@ -110,8 +114,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         self._delivered: dict[TP, int] = {}
         self._expected: dict[TP, int] = {}
         self._batched: dict[str, bool] = {}
-        self._fetching = asyncio.Lock()  # a fetch beside a seek may return what lies before it
-        self._sought: object = None  # the assignment that the last seek was for
+        self._fetching = asyncio.Lock()  # a fetch during a seek may return records from before it
+        self._sought: object = None  # the assignment at the last seek
         flow: Flow | None = self.transport.flow
         if flow is None:
             raise RuntimeError("set app.transport.flow before the app starts")
@@ -119,7 +123,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         flow.attach(self)
 
     def is_batched(self, topic: str) -> bool:
-        """Whether a channel of the app reads *topic* with a `BatchSchema`."""
+        """Return whether a channel of the app reads *topic* with a `BatchSchema`."""
         if topic not in self._batched:
             self._batched[topic] = any(
                 topic in channel.topics and isinstance(channel.schema, BatchSchema)
@@ -129,25 +133,25 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
     def position_of(self, tp: TP) -> LogPosition:
         """Return how far *tp* was fetched and handed out, as of Kafka's last answer."""
-        passed, end = self._thread.known(tp) or (None, None)
+        passed, end = self._thread.passed_and_end(tp) or (None, None)
         return LogPosition(
             end=end,
             passed=passed,
-            fetched=self._thread.ran_to(tp),
+            fetched=self._thread.records_end(tp),
             awaited=self._expected.get(tp),
             handed_out=self._delivered.get(tp),
         )
 
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
-        """Return the offsets, from and to, of control batches behind all that was handed out."""
-        found = self._thread.control_batches(tp)
+        """Return the offsets, from and to, of control batches behind the records handed out."""
+        control = self._thread.control_batches(tp)
         handed_out = self._delivered.get(tp)
-        if found is None or handed_out is None:
+        if control is None or handed_out is None:
             return None
-        return (handed_out, found[1]) if found[0] <= handed_out < found[1] else None
+        return (handed_out, control[1]) if control[0] <= handed_out < control[1] else None
 
     def skip_control_batches(self, tp: TP, next: int) -> None:
-        """Go on at *next*: nothing before it is waited for."""
+        """Expect the next batch to start at *next*."""
         self._delivered[tp] = self._expected[tp] = next
 
     async def _getmany(
@@ -155,37 +159,39 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         active_partitions: set[TP] | None,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> Mapping[TP, list[Any]]:
-        """Fetch, but leave partitions that are ahead of their like where they are.
+        """Fetch from the partitions that do not have to wait.
 
-        After a new assignment nothing is fetched before the seek that follows it: when rebalances
-        overlap, Faust resumes the flow after the first one, where the second is not done.
+        After a new assignment nothing is fetched before its seek: if rebalances overlap, Faust
+        resumes the flow after the first one, although the second is not done.
         """
         wanted = {tp for tp in active_partitions or () if not self._flow.has_to_wait(tp)}
         async with self._fetching:
             if wanted and self._assignment() is self._sought:
-                found: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
+                records: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
                 if self._assignment() is self._sought:
                     self._fetched = self.session
-                    return found
+                    return records
         await self.sleep(PAUSE_S)
         return {}
 
     def _assignment(self) -> object:
-        """Return what aiokafka is assigned now: another object after each rebalance."""
+        """Return aiokafka's current assignment: another object after each rebalance."""
         subscription = self._thread._ensure_consumer()._subscription.subscription
         return None if subscription is None else subscription.assignment
 
     async def ends(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
-        """Return, for each of *tps*, the consumer's position and the end, asked of the broker.
+        """Return the consumer's position and the end of each of *tps*, asked of the broker.
 
-        The position is past control batches that no record will ever stand for. Partitions of
-        which records are under way to an agent are left out, all of them if no broker answers.
+        The position is behind control batches, which no agent will ever get. Partitions with
+        records on their way to an agent are left out; if no broker answers, all of them are.
         """
         try:
             ends = await self.highwaters(*tps)
             positions = {tp: await self.position(tp) or 0 for tp in tps}
         except (KafkaError, TimeoutError) as error:
-            logger.info("the ends of quiet logs are not known, they stay as they are: %s", error)
+            logger.info(
+                "the ends of quiet logs are unknown, their time does not advance: %s", error
+            )
             return {}
         return {
             tp: (positions[tp], end)
@@ -194,7 +200,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         }
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Seek every batched partition to where the `Flow` says; a new session begins."""
+        """Seek every batched partition to the offset of the `Flow`, and begin a new session."""
         async with self._fetching:
             assignment = self._assignment()
             starts = await self._seek()
@@ -215,10 +221,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
     async def _check(
         self, wanted: Mapping[TP, int | None]
     ) -> tuple[dict[TP, int], Mapping[TP, int]]:
-        """Compare with what Kafka still has, for it would start elsewhere without a word.
+        """Compare the *wanted* offsets with the log: Kafka would silently start somewhere else.
 
         Returns:
-            where the work goes on, and where the log begins.
+            the offset to continue from, and the first offset of the log.
         """
         lows = await self.earliest_offsets(*wanted)
         highs = await self._thread.call_thread(
@@ -230,7 +236,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             if offset is not None and offset > high:
                 raise BrokerError(
                     f"{tp.topic}/{tp.partition} ends at {high}, the lake has read up to {offset}",
-                    hint="the topic was made anew or cut: give the loop a new name, or restore it",
+                    hint="the topic was recreated or truncated: give the loop a new name, or "
+                    "restore the topic",
                 )
             if low > (offset or 0):
                 self._flow.lost(tp, low - (offset or 0))
@@ -273,42 +280,42 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         self,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """Yield what was fetched, unless the flow was stopped meanwhile.
+        """Yield the fetched messages, unless the flow was stopped meanwhile.
 
-        What is dropped here is read again: a seek follows every stop of the flow.
+        Records dropped here are read again, because a seek follows every stop of the flow.
 
         Raises:
-            BrokerError: records were dropped elsewhere, on the way from aiokafka to here.
+            BrokerError: records were dropped between aiokafka and this method.
         """
         records, active = await self._wait_next_records(timeout)
         session = self._fetched
         if not records or self.should_stop:
             return
-        for tp, run in self.scheduler.iterate(records):
+        for tp, fetched in self.scheduler.iterate(records):
             if not self.flow_active or self.session != session:
                 return
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
             expected = self._expected.get(tp)
-            # control batches before the run may have been skipped: then it starts before them
+            # control batches may have been skipped already: then the records start before them
             if (
-                isinstance(run, FetchedRecords)
+                isinstance(fetched, FetchedRecords)
                 and expected is not None
-                and not run.start <= expected <= run[0].offset
+                and not fetched.start <= expected <= fetched[0].offset
             ):
-                await self._look_into_gap(tp, run.start)
+                await self._check_gap(tp, fetched.start)
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-            yield tp, self._to_message(tp, run)
+            yield tp, self._to_message(tp, fetched)
 
-    async def _look_into_gap(self, tp: TP, start: int) -> None:
-        """Tell records that Kafka has deleted from records that were dropped by mistake."""
+    async def _check_gap(self, tp: TP, start: int) -> None:
+        """Report a gap before *start* as lost if Kafka has deleted the records, else raise."""
         expected = self._expected[tp]
         low = (await self.earliest_offsets(tp))[tp]
         if not expected < start <= low:
             raise BrokerError(
                 f"{tp.topic}/{tp.partition} was read up to {expected}, then from {start}",
-                hint="nothing is lost: a restarted worker goes on where the lake ends; please "
-                "report this",
+                hint="nothing is lost: a restarted worker continues from the lake; please report "
+                "this",
             )
         self._flow.lost(tp, start - expected)
 
@@ -316,19 +323,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         self,
         timeout: float,  # noqa: ASYNC109 (Faust's signature)
     ) -> tuple[Mapping[TP, list[Any]] | None, set[TP] | None]:
-        """Return what there is soon, but nothing that was asked for in another session."""
+        """Return the next records after a short wait at most, none while the flow is stopped."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
             return {}, set()
         if not self._get_active_partitions():
             await self.sleep(PAUSE_S)
             return {}, set()
-        found: tuple[Mapping[TP, list[Any]] | None, set[TP] | None]
-        found = await super()._wait_next_records(min(timeout, FETCH_WAIT_MS / 1000))
-        return found
+        records: tuple[Mapping[TP, list[Any]] | None, set[TP] | None]
+        records = await super()._wait_next_records(min(timeout, FETCH_WAIT_MS / 1000))
+        return records
 
     def _new_offset(self, tp: TP) -> int | None:
-        """Return the position to write for the group: what the lake has, not what was acked."""
+        """Return the offset to commit for the group: that of the lake, not of Faust's acks."""
         if not self.is_batched(tp.topic):
             offset: int | None = super()._new_offset(tp)
             return offset
@@ -342,7 +349,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]  # Faust is not typed
-    """What `batch://` in a broker address stands for; set `flow` before the app starts."""
+    """The transport of broker addresses `batch://`; set `flow` before the app starts."""
 
     Consumer = BatchConsumer
     flow: Flow | None = None

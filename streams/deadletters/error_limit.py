@@ -1,9 +1,9 @@
-"""Too many bad records in a row of a log: a sign that the log, or its reader, is the wrong one.
+"""The error limit: a worker stops when too large a share of a log is unreadable.
 
-One broken producer's payloads go to the dead letters and nobody waits for them. But a worker that
+The payloads of one broken producer become dead letters, and the worker continues. But a worker that
 cannot read most of a topic (another schema registry, another topic, a broker with a wrong clock)
-would empty it into the dead letters as fast as it can. A log is judged in stretches of offsets,
-so batch sizes and restarts change nothing. It knows no Kafka and no lake.
+would turn all of it into dead letters as fast as it can. Records are counted in stretches of
+offsets, so batch sizes and restarts do not change the result.
 """
 
 from collections import Counter
@@ -23,38 +23,42 @@ _OTHER = "does what writes to this topic write the loop's events, and nothing el
 
 
 class ErrorLimit:
-    """How many records of one log are bad in the stretch of offsets that is being read."""
+    """The number of unreadable records of one log in the current stretch of offsets."""
 
     def __init__(self, limit: MaxBad, *, next: int = 0, bad: int = 0) -> None:
-        """Go on at offset *next*, with so many *bad* ones in the stretch of the offset before."""
+        """Continue at offset *next*, with *bad* unreadable records in the stretch before it."""
         self._limit = limit
         self._stretch = max(0, next - 1) // limit.of
         self.bad = bad
 
-    def take(self, last: int, letters: Sequence[DeadLetter]) -> None:
-        """Count *letters*, all of the batch that ends with offset *last*, in order.
+    def take(self, last: int, dead_letters: Sequence[DeadLetter]) -> None:
+        """Count *dead_letters*, those of the batch that ends with offset *last*, in order.
 
         Raises:
             ContractError: a stretch has more of them than the loop allows.
         """
         counts = Counter({self._stretch: self.bad})
-        new = Counter(letter.offset // self._limit.of for letter in letters)
+        new = Counter(dead_letter.offset // self._limit.of for dead_letter in dead_letters)
         counts.update(new)
         for stretch in new:
             if counts[stretch] > self._limit.share * self._limit.of:
-                raise self._over(stretch, counts[stretch], letters)
+                raise self._over(stretch, counts[stretch], dead_letters)
         self._stretch = last // self._limit.of
         self.bad = counts[self._stretch]
 
-    def _over(self, stretch: int, bad: int, letters: Sequence[DeadLetter]) -> ContractError:
-        here = [letter for letter in letters if letter.offset // self._limit.of == stretch]
-        reasons = Counter(letter.reason for letter in here)
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        place = f"{letters[0].topic}/{letters[0].partition}"
+    def _over(self, stretch: int, bad: int, dead_letters: Sequence[DeadLetter]) -> ContractError:
+        of_stretch = [
+            dead_letter
+            for dead_letter in dead_letters
+            if dead_letter.offset // self._limit.of == stretch
+        ]
+        reasons = Counter(dead_letter.reason for dead_letter in of_stretch)
+        summary = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        partition = f"{dead_letters[0].topic}/{dead_letters[0].partition}"
         return ContractError(
-            f"{place}: {bad} of the {self._limit.of} records from offset "
-            f"{stretch * self._limit.of} on are bad ({told}), which is over max_bad of the loop; "
-            f"the first of these: {here[0].detail}",
+            f"{partition}: {bad} of the {self._limit.of} records from offset "
+            f"{stretch * self._limit.of} on are bad ({summary}), more than max_bad of the loop "
+            f"allows; the first of these: {of_stretch[0].detail}",
             hint=f"{_HINTS.get(reasons.most_common(1)[0][0], _OTHER)} Nothing since the last "
             "commit counts as read, so a worker that is started after the repair reads it again. "
             "To have them all as dead letters instead, publish the loop with max_bad: {share: 1}",

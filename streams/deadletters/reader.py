@@ -1,7 +1,7 @@
-"""Reading `tidemill.dead-letters` back: each letter once, and which of them were sent again.
+"""Reads `tidemill.dead-letters`: each dead letter once, and which of them were sent again.
 
-A letter may be written twice, it may be in parts, and a mark under its key says that it was sent
-again (`redrive.py`). It knows no loop; what is in a letter is not looked at.
+A dead letter may be written twice, and a large one is written in parts. When it is sent again,
+`redrive.py` writes a record with the header `RESENT` under its key.
 """
 
 import heapq
@@ -17,48 +17,48 @@ from tidemill.kafka import KafkaConfig, Record, Tail
 from tidemill.schemas import topics
 from tidemill.streams.deadletters.writer import DeadLetter
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RESENT = "resent"
-"""The header of a mark: when the letter of the mark's key was sent again, ISO 8601."""
+"""The header with the time, in ISO 8601, at which the dead letter of the key was sent again."""
 
 OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which letters are asked for; what is None or empty asks for all."""
+    """Which dead letters to read; a condition that is None or empty is fulfilled by all."""
 
     loop: str | None = None
     topic: str | None = None
     reasons: frozenset[str] = frozenset()
-    since: datetime | None = None  # by when the broker got the record
+    since: datetime | None = None  # the time at which the broker got the record
     sources: frozenset[str] = frozenset()  # topic/partition/offset
 
-    def has(self, letter: DeadLetter) -> bool:
-        """Return whether *letter* is asked for."""
+    def has(self, dead_letter: DeadLetter) -> bool:
+        """Return whether *dead_letter* fulfils all conditions."""
         return (
-            (self.loop is None or letter.topic.startswith(f"{self.loop}."))
-            and self.topic in (None, letter.topic)
-            and (not self.reasons or letter.reason in self.reasons)
-            and (self.since is None or letter.timestamp_ms >= self.since.timestamp() * 1000)
-            and (not self.sources or letter.source in self.sources)
+            (self.loop is None or dead_letter.topic.startswith(f"{self.loop}."))
+            and self.topic in (None, dead_letter.topic)
+            and (not self.reasons or dead_letter.reason in self.reasons)
+            and (self.since is None or dead_letter.timestamp_ms >= self.since.timestamp() * 1000)
+            and (not self.sources or dead_letter.source in self.sources)
         )
 
 
 @dataclass(slots=True)
 class DeadLetterReader:
-    """The letters of one broker, as of the moment it is read."""
+    """The dead letters of one broker, up to the end of the topic at the time of reading."""
 
     config: KafkaConfig
     timeout_s: float = 30.0
-    copies: int = 0  # letters written again, and passed over
-    resent: dict[str, str] = field(default_factory=dict)  # by source, when; known after a reading
+    copies: int = 0  # second copies of a dead letter, which were skipped
+    resent: dict[str, str] = field(default_factory=dict)  # source to time; filled by reading
 
-    def read(self, wanted: Wanted, told: OnProgress | None = None) -> Iterator[DeadLetter]:
-        """Yield the letters that are *wanted*, each once, in the order they were written.
+    def read(self, wanted: Wanted, on_progress: OnProgress | None = None) -> Iterator[DeadLetter]:
+        """Yield the dead letters that are *wanted*, each once, in the order they were written.
 
-        After each portion read, *told* is called with the number of records in it.
+        *on_progress* is called with the number of records in each portion that was read.
 
         Raises:
             BrokerError: there is no such topic, or the broker stopped to answer.
@@ -66,7 +66,7 @@ class DeadLetterReader:
         self.copies = 0
         known: set[str] = set()
         parts: dict[str, dict[int, bytes]] = {}
-        for record in self._records(told):
+        for record in self._records(on_progress):
             headers = dict(record.headers)
             source = (record.key or b"").decode(errors="replace")
             if RESENT in headers:
@@ -75,24 +75,24 @@ class DeadLetterReader:
             if source in known:
                 self.copies += headers.get("part", b"1/")[:2] == b"1/"
                 continue
-            letter = _letter(record, headers)
-            if letter is None or not wanted.has(letter):
+            dead_letter = _dead_letter(record, headers)
+            if dead_letter is None or not wanted.has(dead_letter):
                 continue
             if "part" in headers:
-                letter = _completed(letter, headers["part"], parts.setdefault(source, {}))
-            if letter is not None:
+                dead_letter = _completed(dead_letter, headers["part"], parts.setdefault(source, {}))
+            if dead_letter is not None:
                 known.add(source)
                 parts.pop(source, None)
-                yield letter
+                yield dead_letter
 
-    def marks(self, told: OnProgress | None = None) -> int:
-        """Find out which letters were sent again; return how many records were read for it.
+    def read_resent(self, on_progress: OnProgress | None = None) -> int:
+        """Fill `resent` from the topic; return how many records were read.
 
         Raises:
             BrokerError: there is no such topic, or the broker stopped to answer.
         """
         records = 0
-        for record in self._records(told):
+        for record in self._records(on_progress):
             records += 1
             headers = dict(record.headers)
             if RESENT in headers:
@@ -100,44 +100,44 @@ class DeadLetterReader:
                 self.resent[source] = headers[RESENT].decode(errors="replace")
         return records
 
-    def _records(self, told: OnProgress | None) -> Iterator[Record]:
+    def _records(self, on_progress: OnProgress | None) -> Iterator[Record]:
         tail = Tail(self.config, topics.DEAD_LETTERS, timeout_s=self.timeout_s)
-        heard_s = time.monotonic()
+        answered_s = time.monotonic()
         try:
             while not tail.caught_up:
                 records = tail.poll(0.1)
                 if records:
-                    heard_s = time.monotonic()
-                elif time.monotonic() - heard_s > self.timeout_s:
+                    answered_s = time.monotonic()
+                elif time.monotonic() - answered_s > self.timeout_s:
                     raise BrokerError(
                         f"{self.config.bootstrap} stopped to send {topics.DEAD_LETTERS}",
-                        hint="look whether the broker is up; then do it again",
+                        hint="check that the broker is up, then repeat the command",
                     )
                 yield from records
-                if told is not None:
-                    told(len(records))
+                if on_progress is not None:
+                    on_progress(len(records))
         finally:
             tail.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """Some letters to look at, and how many there are by reason: *waiting* and sent again."""
+    """Some dead letters, and the counts of all by reason: those *waiting* and those sent again."""
 
-    letters: list[DeadLetter]
+    dead_letters: list[DeadLetter]
     waiting: Counter[str]
     resent: Counter[str]
 
 
 def overview(
-    box: DeadLetterReader,
+    reader: DeadLetterReader,
     wanted: Wanted,
     *,
     limit: int,
-    by_place: bool,
-    told: OnProgress | None = None,
+    by_offset: bool,
+    on_progress: OnProgress | None = None,
 ) -> Overview:
-    """Read the letters that are *wanted*; keep the *limit* newest, or the first *by_place*.
+    """Read the dead letters that are *wanted*; return the *limit* newest, or the first *by_offset*.
 
     Raises:
         BrokerError: there is no such topic, or the broker stopped to answer.
@@ -145,43 +145,49 @@ def overview(
     reasons: dict[str, str] = {}
 
     def counted() -> Iterator[DeadLetter]:
-        for letter in box.read(wanted, told):
-            reasons[letter.source] = letter.reason
-            yield letter
+        for dead_letter in reader.read(wanted, on_progress):
+            reasons[dead_letter.source] = dead_letter.reason
+            yield dead_letter
 
-    if by_place:
-        letters = heapq.nsmallest(limit, counted(), lambda each: (each.topic, *each.place))
+    if by_offset:
+        dead_letters = heapq.nsmallest(
+            limit, counted(), lambda each: (each.topic, *each.partition_offset)
+        )
     else:
-        letters = [*deque(counted(), maxlen=limit)][::-1]
-    resent = Counter(reasons[source] for source in box.resent if source in reasons)
-    return Overview(letters=letters, waiting=Counter(reasons.values()) - resent, resent=resent)
+        dead_letters = [*deque(counted(), maxlen=limit)][::-1]
+    resent = Counter(reasons[source] for source in reader.resent if source in reasons)
+    return Overview(
+        dead_letters=dead_letters, waiting=Counter(reasons.values()) - resent, resent=resent
+    )
 
 
-def _letter(record: Record, headers: dict[str, bytes]) -> DeadLetter | None:
-    """Return the letter of one record, or None if it is none of ours."""
-    told = {name: value.decode(errors="replace") for name, value in headers.items()}
+def _dead_letter(record: Record, headers: dict[str, bytes]) -> DeadLetter | None:
+    """Return the dead letter of one record, or None if the record is no dead letter."""
+    text = {name: value.decode(errors="replace") for name, value in headers.items()}
     try:
         return DeadLetter(
-            topic=told["topic"],
-            partition=int(told["partition"]),
-            offset=int(told["offset"]),
-            timestamp_ms=int(told["timestamp_ms"]),
-            reason=told["reason"],
-            detail=told["detail"],
+            topic=text["topic"],
+            partition=int(text["partition"]),
+            offset=int(text["offset"]),
+            timestamp_ms=int(text["timestamp_ms"]),
+            reason=text["reason"],
+            detail=text["detail"],
             key=headers.get("key"),
             value=record.value,
         )
     except (KeyError, ValueError):
-        log.warning("%s/%d at %d is no letter", record.topic, record.partition, record.offset)
+        logger.warning(
+            "%s/%d at %d is no dead letter", record.topic, record.partition, record.offset
+        )
         return None
 
 
-def _completed(letter: DeadLetter, part: bytes, had: dict[int, bytes]) -> DeadLetter | None:
-    """Return the whole letter once all of its parts are *had*; copies of a part are the same."""
+def _completed(dead_letter: DeadLetter, part: bytes, parts: dict[int, bytes]) -> DeadLetter | None:
+    """Add *part* to *parts*; return the whole dead letter once all parts are there."""
     number, _, count = part.decode(errors="replace").partition("/")
     if not (number.isdigit() and count.isdigit()):
-        return letter
-    had[int(number)] = letter.value or b""
-    if len(had) < int(count):
+        return dead_letter
+    parts[int(number)] = dead_letter.value or b""
+    if len(parts) < int(count):
         return None
-    return letter.with_value(b"".join(had[number] for number in sorted(had)))
+    return dead_letter.with_value(b"".join(parts[number] for number in sorted(parts)))

@@ -1,12 +1,13 @@
-"""Dead letters go back to where they came from, once whatever made them unreadable is repaired.
+"""Redrive: sends dead letters to their topics again, once they can be read.
 
-Delivery: exactly once. The record and the mark that its letter was sent are one transaction, under
-a name that one process has at a time, and marks are looked up after that name was taken. A process
-that is killed in between has sent nothing; two at once cannot both send.
+Delivery: exactly once. The record, and the one that says it was sent again, are one transaction,
+under a transactional id that only one process can have. Which were sent before is read after the
+process has that id. A process that is killed before the end of a transaction has sent nothing of
+it, and of two processes only one can send.
 
-What is sent is the original key and value, to the end of the original partition: for the join it
-arrives now, and what is past its time is late. Whether it can be read is tried before, with the
-schemas and loops that there are now.
+The original key and value are written to the end of the original partition. For the join they
+arrive now, so they may be late. Before, the dead letters are decoded with the current schemas and
+loops.
 """
 
 from collections import Counter
@@ -28,23 +29,23 @@ from tidemill.streams.deadletters.reader import RESENT, DeadLetterReader, OnProg
 from tidemill.streams.deadletters.writer import DeadLetter
 
 NAME = "tidemill-dead-letters"
-"""Under which letters are sent again, for the broker to let only one process do it."""
+"""The transactional id, by which the broker lets only one process send dead letters again."""
 
-_TOGETHER = 500  # letters in one transaction: so many are done again after a kill
-_TOGETHER_BYTES = 8 * 2**20
+_TRANSACTION_LETTERS = 500  # dead letters in one transaction, which a kill undoes
+_TRANSACTION_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion:
-    """Whether a letter can be read now; if not, *reason* and *detail* say why."""
+    """The result for one dead letter: *reason* and *detail* are set if it still cannot be read."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
     reason: str | None
     detail: str = ""
 
 
 class Judge:
-    """Tries to read letters with the loops and schemas that there are now."""
+    """Decodes dead letters with the current loops and schemas."""
 
     def __init__(
         self,
@@ -52,38 +53,42 @@ class Judge:
         store: SchemaStore,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Judge by the newest versions among *loops*; *now* is what skew is measured from."""
+        """Use the newest versions among *loops*, and the time *now* for the limit of skew."""
         self._loops = loops
         self._store = store
         self._now = now
         self._decoders: dict[str, tuple[Loop, EventDecoder]] = {}
 
-    def judge(self, letters: Sequence[DeadLetter]) -> list[Opinion]:
-        """Return an opinion on each of *letters*, in their order.
+    def judge(self, dead_letters: Sequence[DeadLetter]) -> list[Opinion]:
+        """Return an opinion on each of *dead_letters*, in their order.
 
         Raises:
-            BrokerError: a schema is looked for and the store does not answer.
+            BrokerError: a schema is needed and the store does not answer.
         """
-        found: dict[str, Opinion] = {}
-        for topic in dict.fromkeys(letter.topic for letter in letters):
-            here = [letter for letter in letters if letter.topic == topic]
-            found.update((opinion.letter.source, opinion) for opinion in self._of(topic, here))
-        return [found[letter.source] for letter in letters]
+        opinions: dict[str, Opinion] = {}
+        for topic in dict.fromkeys(dead_letter.topic for dead_letter in dead_letters):
+            of_topic = [dead_letter for dead_letter in dead_letters if dead_letter.topic == topic]
+            opinions.update(
+                (opinion.dead_letter.source, opinion) for opinion in self._of(topic, of_topic)
+            )
+        return [opinions[dead_letter.source] for dead_letter in dead_letters]
 
-    def _of(self, topic: str, letters: Sequence[DeadLetter]) -> Iterator[Opinion]:
+    def _of(self, topic: str, dead_letters: Sequence[DeadLetter]) -> Iterator[Opinion]:
         known = self._decoder(topic)
         if known is None:
             what = f"no loop is published that reads {topic}"
-            yield from (Opinion(letter=each, reason="no-loop", detail=what) for each in letters)
+            yield from (
+                Opinion(dead_letter=each, reason="no-loop", detail=what) for each in dead_letters
+            )
             return
         loop, decoder = known
-        decoded = decoder.decode([letter.value for letter in letters])
+        decoded = decoder.decode([dead_letter.value for dead_letter in dead_letters])
         why = {bad.row: (bad.reason, bad.detail) for bad in decoded.poison}
         ahead = decoded.frame.filter(pl.col("at") > self._now() + loop.max_skew)["row"]
         why |= dict.fromkeys(ahead, ("skew", "its event time is still to come"))
-        for row, letter in enumerate(letters):
+        for row, dead_letter in enumerate(dead_letters):
             reason, detail = why.get(row, (None, ""))
-            yield Opinion(letter=letter, reason=reason, detail=detail)
+            yield Opinion(dead_letter=dead_letter, reason=reason, detail=detail)
 
     def _decoder(self, topic: str) -> tuple[Loop, EventDecoder] | None:
         if topic not in self._decoders:
@@ -99,21 +104,21 @@ class Judge:
 
 
 def _logs(loop: Loop) -> dict[str, Log]:
-    """Return the logs of *loop* by the topics that its letters can be from."""
-    found = {topic: log for log, topic in produced_topics(loop).items()}
+    """Return the logs of *loop* by the topics that its dead letters can be from."""
+    produced = {topic: log for log, topic in produced_topics(loop).items()}
     answers = filter(is_feedback, loop.logs)
-    return found | {topics.rekeyed(loop.loop, stream_of(log)): log for log in answers}
+    return produced | {topics.rekeyed(loop.loop, stream_of(log)): log for log in answers}
 
 
 @dataclass(slots=True)
 class RedriveCounts:
-    """What became of the letters that were asked for.
+    """What was done with the wanted dead letters.
 
     Attributes:
         before: how many had been sent again before, by their reason.
         sent: how many were sent now, or would be, by their reason.
-        left: how many cannot be read still, by their reason and the one of now.
-        some_left: a few of those, for people to look at.
+        left: how many still cannot be read, by their original reason and the current one.
+        some_left: a few of those, to show.
     """
 
     before: Counter[str] = field(default_factory=Counter)
@@ -122,115 +127,122 @@ class RedriveCounts:
     some_left: list[Opinion] = field(default_factory=list)
 
     def add_left(self, opinion: Opinion) -> None:
-        """Count a letter that stays where it is."""
-        self.left[opinion.letter.reason, opinion.reason or ""] += 1
+        """Count a dead letter that is not sent."""
+        self.left[opinion.dead_letter.reason, opinion.reason or ""] += 1
         if len(self.some_left) < 10:
             self.some_left.append(opinion)
 
 
-def look(
-    box: DeadLetterReader, wanted: Wanted, judge: Judge, tally: RedriveCounts, *, every: bool
+def preview(
+    reader: DeadLetterReader, wanted: Wanted, judge: Judge, counts: RedriveCounts, *, every: bool
 ) -> None:
-    """Say in *tally* what `redrive` would do, and change nothing."""
-    box.marks()
-    for chunk in _chunks(box.read(wanted)):
-        tally.sent.update(letter.reason for letter in _chosen(chunk, box, judge, tally, every))
+    """Fill *counts* with what `redrive` would do; nothing is sent."""
+    reader.read_resent()
+    for portion in _portions(reader.read(wanted)):
+        counts.sent.update(
+            dead_letter.reason for dead_letter in _chosen(portion, reader, judge, counts, every)
+        )
 
 
 def redrive(
-    box: DeadLetterReader,
+    reader: DeadLetterReader,
     wanted: Wanted,
     judge: Judge,
-    tally: RedriveCounts,
+    counts: RedriveCounts,
     *,
     every: bool,
-    told: Callable[[int], OnProgress] = lambda _records: lambda _more: None,
+    on_progress: Callable[[int], OnProgress] = lambda _records: lambda _more: None,
 ) -> None:
-    """Send the *wanted* letters again, each once for ever; *tally* says how far it has come.
+    """Send the *wanted* dead letters again, each of them only once.
 
     Args:
-        box: the letters.
+        reader: reads the dead letters.
         wanted: which of them.
-        judge: says which can be read; the others stay, unless *every* one is to go.
-        tally: is kept up to date, so that it is true after an interruption too.
-        every: whether to send what cannot be read as well.
-        told: is called with the number of records to read, and gives what hears of progress.
+        judge: says which can be read now; the others are not sent, unless *every* is true.
+        counts: is updated after each transaction, so it is right after an interruption too.
+        every: whether to send dead letters that cannot be read as well.
+        on_progress: is called with the number of records to read, and returns the function that
+            gets the number of records in each portion.
 
     Raises:
-        FencedError: somebody else has begun to send letters again.
-        BrokerError: the broker refuses; what is not in the tally was not sent.
+        FencedError: another process has begun to send dead letters again.
+        BrokerError: the broker refuses; what is not in *counts* was not sent.
     """
-    with closing(TransactionalWriter(box.config, NAME)) as writer:
-        records = box.marks()
-        places = _Destinations(box.config)
-        for chunk in _chunks(box.read(wanted, told(records))):
-            chosen = _chosen(chunk, box, judge, tally, every)
+    with closing(TransactionalWriter(reader.config, NAME)) as writer:
+        records = reader.read_resent()
+        destinations = _Destinations(reader.config)
+        for portion in _portions(reader.read(wanted, on_progress(records))):
+            chosen = _chosen(portion, reader, judge, counts, every)
             if chosen:
-                _send(writer, places, chosen)
-            tally.sent.update(letter.reason for letter in chosen)
+                _send(writer, destinations, chosen)
+            counts.sent.update(dead_letter.reason for dead_letter in chosen)
 
 
 def _send(
-    writer: TransactionalWriter, places: "_Destinations", letters: Iterable[DeadLetter]
+    writer: TransactionalWriter, destinations: "_Destinations", dead_letters: Iterable[DeadLetter]
 ) -> None:
     at = datetime.now(UTC).isoformat(timespec="seconds")
     with writer.transaction():
-        for letter in letters:
-            topic, partition = places.of(letter)
-            writer.write(topic, letter.key, letter.value, partition=partition)
-            told: Mapping[str, str] = {
+        for dead_letter in dead_letters:
+            topic, partition = destinations.of(dead_letter)
+            writer.write(topic, dead_letter.key, dead_letter.value, partition=partition)
+            fields: Mapping[str, str] = {
                 RESENT: at,
-                "topic": letter.topic,
-                "partition": str(letter.partition),
-                "offset": str(letter.offset),
+                "topic": dead_letter.topic,
+                "partition": str(dead_letter.partition),
+                "offset": str(dead_letter.offset),
             }
-            headers = [(name, text.encode()) for name, text in told.items()]
-            writer.write(topics.DEAD_LETTERS, letter.source.encode(), None, headers=headers)
+            headers = [(name, text.encode()) for name, text in fields.items()]
+            writer.write(topics.DEAD_LETTERS, dead_letter.source.encode(), None, headers=headers)
 
 
 def _chosen(
-    chunk: Sequence[DeadLetter],
-    box: DeadLetterReader,
+    portion: Sequence[DeadLetter],
+    reader: DeadLetterReader,
     judge: Judge,
-    tally: RedriveCounts,
+    counts: RedriveCounts,
     every: bool,
 ) -> list[DeadLetter]:
-    """Return those of *chunk* that are to be sent, and count the others."""
-    tally.before.update(letter.reason for letter in chunk if letter.source in box.resent)
-    opinions = judge.judge([letter for letter in chunk if letter.source not in box.resent])
+    """Return those of *portion* that are to be sent, and count the others."""
+    counts.before.update(
+        dead_letter.reason for dead_letter in portion if dead_letter.source in reader.resent
+    )
+    opinions = judge.judge(
+        [dead_letter for dead_letter in portion if dead_letter.source not in reader.resent]
+    )
     for opinion in opinions:
         if opinion.reason is not None and not every:
-            tally.add_left(opinion)
-    return [each.letter for each in opinions if each.reason is None or every]
+            counts.add_left(opinion)
+    return [each.dead_letter for each in opinions if each.reason is None or every]
 
 
 class _Destinations:
-    """Where letters go: to the partition they came from, while there is such a one."""
+    """The partitions to send to: those the dead letters came from, if they still exist."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._counts: dict[str, int] = {}
 
-    def of(self, letter: DeadLetter) -> tuple[str, int]:
-        """Return topic and partition; -1 for the one of its key."""
-        topic = letter.topic
+    def of(self, dead_letter: DeadLetter) -> tuple[str, int]:
+        """Return topic and partition; -1 means the partition of its key."""
+        topic = dead_letter.topic
         if topic.endswith(topics.REKEYED):
             source = topic.removesuffix(topics.REKEYED)
-            return source, -1  # it goes the whole way, to be keyed by its decision
+            return source, -1  # to the source topic, so that it is re-keyed by its decision
         if topic not in self._counts:
             self._counts[topic] = partition_count(self._config, topic) or 0
-        return topic, letter.partition if letter.partition < self._counts[topic] else -1
+        return topic, dead_letter.partition if dead_letter.partition < self._counts[topic] else -1
 
 
-def _chunks(letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
-    """Yield *letters* in portions that fit into one transaction and into memory."""
-    chunk: list[DeadLetter] = []
+def _portions(dead_letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """Yield *dead_letters* in portions that fit into one transaction and into memory."""
+    portion: list[DeadLetter] = []
     size = 0
-    for letter in letters:
-        chunk.append(letter)
-        size += len(letter.value or b"")
-        if len(chunk) >= _TOGETHER or size >= _TOGETHER_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+    for dead_letter in dead_letters:
+        portion.append(dead_letter)
+        size += len(dead_letter.value or b"")
+        if len(portion) >= _TRANSACTION_LETTERS or size >= _TRANSACTION_BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion

@@ -1,9 +1,9 @@
-"""Payloads that nobody can read go to `tidemill.dead-letters`, with their reason and their source.
+"""Writes records that cannot be read to `tidemill.dead-letters`, with their reason and source.
 
-Delivery: at least once. Every letter is acknowledged by the broker before the commit of the lake
-that moves past its record; a crash between the two writes it again. Letters are told apart by their
-source (topic, partition, offset), which is also their key. How many there were is counted exactly,
-in the lake, by the commit itself.
+Delivery: at least once. The broker acknowledges every dead letter before the commit of the lake
+that passes its record; a crash between the two writes it again. The source (topic, partition,
+offset) identifies a dead letter and is its key. Their number is counted exactly, in the lake, by
+the same commit.
 """
 
 import logging
@@ -15,9 +15,9 @@ from tidemill.errors import BrokerError
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-PART_BYTES = 900_000  # under the 1 MiB that topics take by default
+PART_BYTES = 900_000  # below 1 MiB, the default limit of a topic
 _PREFIX_BYTES = 10  # single-object encoding: two marker bytes and the schema's fingerprint
 
 
@@ -35,23 +35,23 @@ class DeadLetter:
     value: bytes | None
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Partition and offset of the record."""
+    def partition_offset(self) -> tuple[int, int]:
+        """The partition and the offset of the record."""
         return self.partition, self.offset
 
     @property
     def source(self) -> str:
-        """Where the record lies, topic/partition/offset: the name of the letter."""
+        """The record's topic/partition/offset, which identifies the dead letter."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
     def with_value(self, value: bytes) -> Self:
-        """Return the same letter with all of its bytes."""
+        """Return the same dead letter with another *value*."""
         return replace(self, value=value)
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """Return what travels beside the bytes."""
+        """Return the headers of its record."""
         prefix = b"" if self.value is None else self.value[:_PREFIX_BYTES]
-        told = {
+        fields = {
             "reason": self.reason,
             "detail": self.detail,
             "topic": self.topic,
@@ -60,11 +60,11 @@ class DeadLetter:
             "timestamp_ms": str(self.timestamp_ms),
             "schema": prefix[2:].hex() if prefix[:2] == b"\xc3\x01" else prefix[:5].hex(),
         }
-        headers = [(name, text.encode()) for name, text in told.items()]
+        headers = [(name, text.encode()) for name, text in fields.items()]
         return headers if self.key is None else [*headers, ("key", self.key)]
 
     def parts(self) -> list[tuple[bytes | None, list[tuple[str, bytes]]]]:
-        """Return value and headers of each record this letter takes; more than one if oversize."""
+        """Return value and headers of each record it is written as; several if it is too large."""
         headers = self.headers()
         if self.value is None or len(self.value) <= PART_BYTES:
             return [(self.value, headers)]
@@ -79,64 +79,64 @@ class DeadLetter:
 
 
 class DeadLetterSink(Protocol):
-    """Where dead letters go."""
+    """A destination of dead letters."""
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once every one of *letters* is safe.
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Write *dead_letters*; return once all of them are acknowledged.
 
         Raises:
-            BrokerError: they are not, or not all of them.
+            BrokerError: some were not acknowledged.
         """
 
 
 class MemoryDeadLetters:
-    """Keeps letters in this process; for tests and notebooks."""
+    """Dead letters in memory; for tests and notebooks."""
 
     def __init__(self) -> None:
         self.written: list[DeadLetter] = []
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once every one of *letters* is in `written`."""
-        self.written += letters
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Append *dead_letters* to `written`."""
+        self.written += dead_letters
 
 
 class NoDeadLetters:
-    """Sends nothing: for records whose letters were written when they were read the first time."""
+    """Writes nothing: for a replay, whose dead letters were written at the first reading."""
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return at once."""
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Do nothing."""
 
 
 class DeadLetterWriter:
-    """Writes letters and waits for the broker's word that they are safe."""
+    """Writes dead letters to Kafka, and waits until the broker acknowledges them."""
 
     def __init__(self, config: KafkaConfig, *, timeout_s: float = 30.0) -> None:
         self._config = config
         self._timeout_s = timeout_s
         self._writer: Writer | None = None
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """Return once the broker has acknowledged every one of *letters*.
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Write *dead_letters*; return once the broker has acknowledged all of them.
 
         Raises:
-            BrokerError: it has not within the timeout, or refused one; some may be there.
+            BrokerError: some were refused, or not acknowledged in time; others may be written.
         """
-        letters = list(letters)
-        if not letters:
+        dead_letters = list(dead_letters)
+        if not dead_letters:
             return
         if self._writer is None:
             self._writer = Writer(self._config)
         failed = self._writer.failed
-        for letter in letters:
-            key = letter.source.encode()
-            for value, headers in letter.parts():
+        for dead_letter in dead_letters:
+            key = dead_letter.source.encode()
+            for value, headers in dead_letter.parts():
                 self._send(self._writer, key, value, headers)
         waiting = self._writer.flush(self._timeout_s)
         if waiting or self._writer.failed > failed:
-            raise self._unsafe(waiting + self._writer.failed - failed)
+            raise self._not_acknowledged(waiting + self._writer.failed - failed)
 
     def close(self) -> None:
-        """Stop; everything written was acknowledged already."""
+        """Close the connection; everything written was acknowledged already."""
         if self._writer is not None:
             self._writer.close(0.0)
 
@@ -147,11 +147,11 @@ class DeadLetterWriter:
         while not writer.write(topics.DEAD_LETTERS, key=key, value=value, headers=headers):
             waiting = writer.flush(self._timeout_s)
             if waiting or writer.failed > failed:
-                raise self._unsafe(max(waiting, 1))
+                raise self._not_acknowledged(max(waiting, 1))
 
-    def _unsafe(self, letters: int) -> BrokerError:
+    def _not_acknowledged(self, count: int) -> BrokerError:
         return BrokerError(
-            f"{letters} dead letters were not acknowledged by {self._config.bootstrap}",
+            f"{count} dead letters were not acknowledged by {self._config.bootstrap}",
             hint=f"is the broker up, and is there a topic {topics.DEAD_LETTERS}? "
             "Nothing is lost: their records are read again",
         )

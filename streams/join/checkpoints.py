@@ -1,6 +1,6 @@
-"""What a join hands to its shell at a close, and what it needs from it to go on after a restart.
+"""The values that a join returns at a close, and that it needs to continue after a restart.
 
-Values only. The shell commits a `Closed` and reads a `Resume` back; how, it knows alone.
+A worker commits a `Closed` and makes a `Resume` from what the lake has.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from tidemill.streams.join.matching import FeedbackOutcomes
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """An idle log's stream time was moved to *to* before the record at Kafka *offset* was read."""
+    """The stream time of an idle *log* advanced to *to* before the record at *offset* was read."""
 
     log: Log
     offset: int
@@ -24,7 +24,7 @@ class Advance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Feedback that will join no decision any more, counted when its time is past."""
+    """How much feedback joined no decision, by the reason; counted when its time is past."""
 
     late: int = 0
     duplicate: int = 0
@@ -41,23 +41,23 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """What a partition needs to go on where a commit left it; the rows come from the lake.
+    """The state of a partition as of the last commit; the rows come from the lake.
 
     Attributes:
         frontier: decisions earlier than this are closed; None before the first close.
-        stream_times: of each log the larger of what the raw tables and the examples recorded.
+        stream_times: the larger of the times that raw table and examples have of each log.
         offsets: the next Kafka offset of each log.
         counts: as in the last `Closed`.
         decisions: raw rows whose verdict is null or 'duplicate', at least from *frontier* on, with
             *verdict*; more rows do no harm.
-        seen: *id*, *at* and *verdict* of such rows earlier than *frontier*, at least from
-            `read_back(...).decisions` on; None if they are among *decisions*.
+        remembered: *id*, *at* and *verdict* of such rows earlier than *frontier*, at least from
+            `read_back(...).decisions` on, for the dedup index; None if *decisions* has them.
         feedback: raw rows whose verdict is null, at least from `read_back(...).feedback` on, with
             *stream_time*; more rows do no harm.
-        joined: places of feedback that is in `feedback_offsets` of examples already.
-        examined: of each log of feedback the offset up to which it was held against closed
-            decisions; logs of which that was never asked are not there.
-        revised: revisions of closed examples so far.
+        joined: log positions of feedback that is in `feedback_offsets` of examples already.
+        examined: for each log of feedback, the offset up to which it was compared with closed
+            decisions; without the logs for which that never happened.
+        revised: how many revisions of closed examples were written so far.
     """
 
     frontier: datetime | None = None
@@ -65,7 +65,7 @@ class Resume:
     offsets: Mapping[Log, int] = field(default_factory=dict)
     counts: Counts = Counts()
     decisions: pl.DataFrame | None = None
-    seen: pl.DataFrame | None = None
+    remembered: pl.DataFrame | None = None
     feedback: pl.DataFrame | None = None
     joined: pl.Series | None = None
     examined: Mapping[Log, int] = field(default_factory=dict)
@@ -74,18 +74,18 @@ class Resume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed:
-    """What one call closed: finished examples, and how far time has come.
+    """The result of one close: finished examples, and the progress of the partition.
 
     Attributes:
         examples: one row per on-time first decision between the last frontier and this one, by
-            offset, then the newest revision of each that came to have late feedback; the columns of
-            the lake's table but topic, partition and event_date.
+            offset, then the newest revision of each example that late feedback has revised; the
+            columns of the lake's table without topic, partition and event_date.
         frontier: every decision earlier than this is closed now.
-        counts: feedback whose time is past without a decision, from the start of the log on.
-        stream_times: what each log had come to when the close was due.
+        counts: feedback that joined no decision, from the start of the log on.
+        stream_times: the stream time of each log at this close.
         advances: idle advances since the last close.
-        examined: as in `Resume`, of now.
-        revised: as in `Resume`, of now.
+        examined: as in `Resume`, after this close.
+        revised: as in `Resume`, after this close.
     """
 
     examples: pl.DataFrame
@@ -97,11 +97,11 @@ class Closed:
     revised: int = 0
 
 
-def fitted(frame: pl.DataFrame, schema: pl.Schema, *more: str) -> pl.DataFrame:
-    """Return the columns of *schema* and *more* of rows that were read from the lake.
+def conformed(frame: pl.DataFrame, schema: pl.Schema, *more: str) -> pl.DataFrame:
+    """Return the columns *schema* and *more* of rows that were read from the lake.
 
-    The lake has the fields of every version of the loop: those of other versions are left out, and
-    those it does not have yet are null.
+    The lake has the fields of every version of the loop. Fields that are not in *schema* are left
+    out, and fields that the lake does not have yet are null.
     """
     return frame.select(_column(frame, name, kind) for name, kind in schema.items()).with_columns(
         frame[name] for name in more

@@ -1,10 +1,10 @@
-"""Late truth: feedback that comes after the close of its decision, and the example it revises.
+"""Corrections: feedback that comes after the close of its decision revises the example.
 
 Revision n of an example is the example with the first n late feedback of its decision, in the order
-of the log. Of those that become known between two commits only the last is written, so the newest
-revision, and what each number stands for, are functions of the logs alone; but of several streams
-it may depend on reading whose late feedback is the first. Closed decisions are not
-kept in memory for it: their ids are, and what else is needed is recalled from the lake.
+of the log. If several become known between two commits, only the last one is written. So the newest
+revision, and what each number stands for, are functions of the logs alone; with several streams,
+which late feedback is the first may depend on the order of reading. Of closed decisions only the
+ids stay in memory; everything else is recalled from the lake.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ import polars as pl
 
 from tidemill.schemas.logs import OFFSETS, Log, first_position, is_feedback, position_of
 from tidemill.streams.id_hashes import Keys
-from tidemill.streams.join.checkpoints import fitted
+from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.labels import GROUP
 from tidemill.streams.join.lateness import Lateness
 from tidemill.streams.join.matching import STREAM, Pairs, is_inside
@@ -31,7 +31,7 @@ _DECISION_ID = "decision_id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """What was written of some closed decisions: the newest revision of each, and its feedback.
+    """Some closed decisions as the lake has them: the newest revision of each, and its feedback.
 
     *examples* has the columns of `build_examples`, *feedback* those of the raw table.
     """
@@ -41,15 +41,15 @@ class Recalled:
 
 
 Recall = Callable[[pl.DataFrame], Recalled]
-"""Reads back what was committed of closed decisions, named by *decision_id* and *at*."""
+"""Reads closed decisions, given by *decision_id* and *at*, back from the lake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revised:
-    """Decisions with late feedback: their rows, all of their feedback, and what took part in it.
+    """Closed decisions with new late feedback: their rows, and all of their feedback.
 
-    *decisions* has *revision* beside the columns of a decision, *joined* is ordered as labels see
-    it, *rows* are the late feedback that is new.
+    *decisions* has the columns of a decision and *revision*. *joined* is ordered as labels read it.
+    *rows* are the numbers of the new late feedback.
     """
 
     decisions: pl.DataFrame
@@ -59,9 +59,10 @@ class Revised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatePairs:
-    """Decisions that close with late feedback at once: *decision* says which, *revision* how much.
+    """Decisions that have late feedback already when they close.
 
-    *pairs* are all feedback of these decisions alone, which are counted anew, from 0.
+    *decision* is the number of each, *revision* how many late feedback it has. *pairs* are all
+    feedback of these decisions, which are numbered from 0 in it.
     """
 
     decision: Int64s
@@ -70,25 +71,26 @@ class LatePairs:
 
 
 class Corrections(Protocol):
-    """What a join does with feedback that comes after the close of its decision."""
+    """The part of a join that handles feedback after the close of its decision."""
 
     columns: tuple[str, ...]
-    """Columns of feedback that are kept beside those that every join keeps."""
+    """Columns of open feedback that only corrections need."""
 
     examined: Mapping[Log, int]
-    """Up to which offset each log of feedback was compared with closed decisions at the start."""
+    """The offset up to which each log of feedback was compared with closed decisions at the start.
+    """
 
     @property
-    def has_news(self) -> bool:
-        """Whether feedback has come that was not compared with closed decisions yet."""
+    def has_pending(self) -> bool:
+        """Whether there is feedback that was not compared with closed decisions yet."""
 
     def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
-        """Go on where a commit left it: *offsets* are the next ones of all logs."""
+        """Continue where a commit ended: *offsets* are the next offsets of all logs."""
 
     def is_too_late(self, last_use: Int64s, frontier: int) -> Bools:
-        """Tell which feedback no decision takes, because all it could belong to are closed."""
+        """Return which feedback no decision takes, because all it could belong to are closed."""
 
-    def note(self, rows: Int64s, positions: Int64s) -> None:
+    def enqueue(self, rows: Int64s, positions: Int64s) -> None:
         """Have *rows* of the open feedback compared with closed decisions at the next close."""
 
     def split(self, at: Int64s, pairs: Pairs) -> tuple[Pairs, LatePairs | None]:
@@ -99,23 +101,23 @@ class Corrections(Protocol):
 
 
 class NoCorrections:
-    """What is closed stays as it is: the loop declares no `corrections`."""
+    """The loop declares no `corrections`: a closed example never changes."""
 
     columns: tuple[str, ...] = ()
-    has_news = False
+    has_pending = False
 
     def __init__(self) -> None:
         self.examined: Mapping[Log, int] = {}
 
     def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
-        """Keep what a version of the loop with corrections had examined."""
+        """Preserve what a version of the loop with corrections has examined."""
         self.examined = dict(examined)
 
     def is_too_late(self, last_use: Int64s, frontier: int) -> Bools:
-        """Tell which feedback could belong to closed decisions alone."""
+        """Return which feedback could belong only to closed decisions."""
         return last_use < frontier
 
-    def note(self, rows: Int64s, positions: Int64s) -> None:
+    def enqueue(self, rows: Int64s, positions: Int64s) -> None:
         """Do nothing."""
 
     def split(self, at: Int64s, pairs: Pairs) -> tuple[Pairs, LatePairs | None]:
@@ -144,26 +146,26 @@ class LateTruth:
         self._rules, self._spans = rules, rules.spans()
         self._lateness = lateness
         self._feedback, self._dedup, self._recall = feedback, dedup, recall
-        self._fresh: list[Int64s] = []
+        self._pending: list[Int64s] = []
         self.examined: Mapping[Log, int] = dict.fromkeys(filter(is_feedback, rules.logs), 0)
 
     @property
-    def has_news(self) -> bool:
-        """Whether feedback has come that was not compared with closed decisions yet."""
-        return any(len(rows) for rows in self._fresh)
+    def has_pending(self) -> bool:
+        """Whether there is feedback that was not compared with closed decisions yet."""
+        return any(len(rows) for rows in self._pending)
 
     def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
-        """Go on where a commit left it: *offsets* are the next ones of all logs."""
+        """Continue where a commit ended: *offsets* are the next offsets of all logs."""
         known = {log: offset for log, offset in offsets.items() if is_feedback(log)}
         self.examined = {**known, **examined}
 
     def is_too_late(self, last_use: Int64s, frontier: int) -> Bools:
-        """Tell that none is: what belongs to a closed decision may revise it."""
+        """Return False for all: feedback of a closed decision may revise its example."""
         return np.zeros(len(last_use), dtype=np.bool_)
 
-    def note(self, rows: Int64s, positions: Int64s) -> None:
+    def enqueue(self, rows: Int64s, positions: Int64s) -> None:
         """Have *rows* of the open feedback compared with closed decisions at the next close."""
-        self._fresh.append(rows[is_unexamined(positions, self.examined)])
+        self._pending.append(rows[is_unexamined(positions, self.examined)])
 
     def split(self, at: Int64s, pairs: Pairs) -> tuple[Pairs, LatePairs | None]:
         """Return the pairs that were on time for decisions made *at*, and the late ones."""
@@ -171,12 +173,12 @@ class LateTruth:
         on_time = self._lateness.is_on_time(before, at[pairs.decision])
         if on_time.all():
             return pairs, None
-        return pairs.only(on_time), revised_pairs(pairs, ~on_time)
+        return pairs.filter(on_time), revised_pairs(pairs, ~on_time)
 
     def revise(self, frontier: int) -> Revised | None:
         """Return the decisions earlier than *frontier* that new feedback revises, if any."""
-        rows = np.concatenate(self._fresh) if self._fresh else np.empty(0, dtype=np.int64)
-        self._fresh = []
+        rows = np.concatenate(self._pending) if self._pending else np.empty(0, dtype=np.int64)
+        self._pending = []
         pairs = self._late_for(rows, frontier)
         answers = self._feedback.frame(pairs.rows)
         if answers is None:
@@ -186,38 +188,39 @@ class LateTruth:
             pl.Series("row", pairs.rows),
         )
         wanted = answers.select("decision_id", at="made").unique(maintain_order=True)
-        return self._put_together(self._recall(wanted), answers)
+        return self._merged(self._recall(wanted), answers)
 
     def _late_for(self, rows: Int64s, frontier: int) -> Pairs:
-        """Return which of *rows* come late to a closed decision, and when it was made."""
+        """Return those of *rows* that are late for a closed decision, with the time of each."""
         spans = self._spans
         at, before, kind = self._feedback.columns(rows, "at", "before", "kind")
-        # Nearly all feedback is on time, and so early in its window that no closed one is meant.
+        # Nearly all feedback is on time, and too recent to belong to a closed decision.
         possible = at - spans.within[kind] < np.minimum(frontier, before - spans.close)
         rows, at, before, kind = rows[possible], at[possible], before[possible], kind[possible]
         key, check = self._feedback.columns(rows, "key", "check")
-        found = self._dedup.find(Keys.of(key, check))
-        its = found.query
-        right = found.is_first & (found.at < frontier)
-        right &= is_inside(at[its], found.at, kind[its], spans)
-        right &= before[its] <= found.at + spans.close + spans.corrections
+        hits = self._dedup.find(Keys.of(key, check))
+        its = hits.query
+        right = hits.is_first & (hits.at < frontier)
+        right &= is_inside(at[its], hits.at, kind[its], spans)
+        right &= before[its] <= hits.at + spans.close + spans.corrections
         order = np.argsort(its[right])
-        return Pairs(found.at[right][order], rows[its[right][order]])
+        return Pairs(hits.at[right][order], rows[its[right][order]])
 
-    def _put_together(self, recalled: Recalled, answers: pl.DataFrame) -> Revised | None:
+    def _merged(self, recalled: Recalled, answers: pl.DataFrame) -> Revised | None:
+        """Return the *recalled* decisions that *answers* revise, each with all of its feedback."""
         examples = recalled.examples.rename({"decision_id": "id"})
-        examples = fitted(
+        examples = conformed(
             examples, self._rules.decisions, "offset", "revision", "feedback_offsets"
         ).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(GROUP))
         known = (
             examples.select(GROUP, pl.col("feedback_offsets").alias("offset"))
             .explode("offset")
-            .join(fitted(recalled.feedback, self._rules.feedback, "offset"), on="offset")
+            .join(conformed(recalled.feedback, self._rules.feedback, "offset"), on="offset")
             .with_columns(STREAM.alias("stream"))
         )
-        places = examples.select(GROUP, decision_id="id", made="at")
+        decided = examples.select(GROUP, decision_id="id", made="at")
         fresh = (
-            answers.join(places, on=["decision_id", "made"])
+            answers.join(decided, on=["decision_id", "made"])
             .with_columns(STREAM.alias("stream"))
             .join(known, on=[GROUP, "id", "stream"], how="anti")
             .sort("offset")
@@ -229,19 +232,19 @@ class LateTruth:
         revision = (pl.col("revision") + pl.col("more")).cast(pl.Int32)
         decisions = examples.join(more, on=GROUP, maintain_order="right").with_columns(revision)
         joined = pl.concat([part.select(GROUP, *_JOINED) for part in (known, fresh)])
-        places = decisions.select(GROUP).with_row_index("place")
+        numbers = decisions.select(GROUP).with_row_index("number")
         return Revised(
             decisions=decisions.drop(GROUP, "more", "feedback_offsets"),
-            joined=joined.join(places, on=GROUP)
-            .with_columns(pl.col("place").cast(pl.Int64).alias(GROUP))
-            .drop("place")
+            joined=joined.join(numbers, on=GROUP)
+            .with_columns(pl.col("number").cast(pl.Int64).alias(GROUP))
+            .drop("number")
             .sort(GROUP, "at", "offset"),
             rows=fresh["row"].sort().to_numpy(),
         )
 
 
 def is_unexamined(positions: Int64s, examined: Mapping[Log, int]) -> Bools:
-    """Tell which feedback was not compared with closed decisions, as of the offsets *examined*."""
+    """Return which feedback is at or behind the offset *examined* of its log."""
     fresh = np.zeros(len(positions), dtype=np.bool_)
     for log, offset in examined.items():
         begin, end = position_of(log, offset), first_position(log) + OFFSETS
@@ -252,7 +255,7 @@ def is_unexamined(positions: Int64s, examined: Mapping[Log, int]) -> Bools:
 def revised_pairs(pairs: Pairs, is_late: Bools) -> LatePairs:
     """Return the decisions that have late feedback, with all of their pairs."""
     which, late = np.unique(pairs.decision[is_late], return_counts=True)
-    its = pairs.only(np.isin(pairs.decision, which))
+    its = pairs.filter(np.isin(pairs.decision, which))
     return LatePairs(
         decision=which,
         revision=late,

@@ -1,6 +1,6 @@
-"""Examples: closed decisions with what their feedback made of them, as one frame.
+"""Examples: closed decisions with state, label and joined feedback, as one frame.
 
-It knows no window: which feedback belongs to which decision is decided already.
+The windows were applied before: each row of feedback comes with the decision it belongs to.
 """
 
 from typing import Literal
@@ -37,14 +37,14 @@ def build_examples(
     """Return one example for each row of *decisions*, in their order.
 
     Args:
-        decisions: id, at, offset and what else an example keeps of its decision; *revision*, if
-            it is not the first.
+        decisions: id, at, offset and the other columns that an example has of its decision;
+            *revision*, if it is not the first.
         joined: kind, at, offset, values of the joined feedback and in `GROUP` the row of its
             decision, by (decision, at, offset); None if there is none.
-        labels: what the feedback of one decision means.
-        missing: what no feedback means, or feedback without a label.
+        labels: computes the label of a decision from its feedback.
+        missing: the rule for decisions without feedback, or with feedback that gives no label.
         activation: the kind of feedback without which a decision is no example, if there is one;
-            it is joined, and no label sees it.
+            it is joined, and labels do not get it.
     """
     count = len(decisions)
     offsets = _lists(*_grouped(joined, "offset"), count)
@@ -54,7 +54,7 @@ def build_examples(
     if "revision" not in decisions.columns:
         decisions = decisions.with_columns(_FIRST_REVISION)
     return decisions.rename({"id": "decision_id"}).with_columns(
-        *_outcome(_labels(decisions, joined, labels), missing, activated),
+        *_state_and_label(_labels(decisions, joined, labels), missing, activated),
         offsets.alias("feedback_offsets"),
         _first(*_grouped(joined, "at"), count).alias("first_feedback_at"),
     ).select(COLUMNS)  # fmt: skip
@@ -71,7 +71,7 @@ def _grouped(joined: pl.DataFrame | None, column: str) -> tuple[Int64s, Int64s]:
 def _activated(
     joined: pl.DataFrame | None, activation: str, count: int
 ) -> tuple[pl.Series, pl.DataFrame | None]:
-    """Return when each decision was activated, null if never, and what else was joined."""
+    """Return when each decision was activated, null if never, and the other joined feedback."""
     if joined is None:
         return _first(*_grouped(None, "at"), count), None
     is_activation = joined["kind"] == activation
@@ -90,13 +90,13 @@ def _labels(
     return labels.of(joined.with_columns(made).unnest("values"), len(decisions))
 
 
-def _outcome(
+def _state_and_label(
     label: npt.NDArray[np.float64], missing: Missing, activated: pl.Series | None
 ) -> list[pl.Series]:
     """Return the columns state and label."""
     without = np.isnan(label)
-    silence = CENSORED if missing == "censored" else NO_FEEDBACK
-    state = pl.Series("state", [LABELED, silence, NOT_ACTIVATED])
+    unlabeled = CENSORED if missing == "censored" else NO_FEEDBACK
+    state = pl.Series("state", [LABELED, unlabeled, NOT_ACTIVATED])
     if missing == "negative":
         values = pl.Series("label", np.where(without, 0.0, label))
     else:
@@ -104,8 +104,8 @@ def _outcome(
     if activated is None:
         return [state.gather(without.astype(np.uint32)), values]
     never = activated.is_null()
-    ends = np.where(never.to_numpy(), 2, without).astype(np.uint32)
-    return [state.gather(ends), values.set(never, None)]
+    states = np.where(never.to_numpy(), 2, without).astype(np.uint32)
+    return [state.gather(states), values.set(never, None)]
 
 
 def _lists(group: Int64s, values: Int64s, count: int) -> pl.Series:
@@ -117,13 +117,13 @@ def _lists(group: Int64s, values: Int64s, count: int) -> pl.Series:
 
 
 def _arrow(values: Int64s) -> pa.Array:
-    """Return *values* as Arrow; `pa.array` would import all of pandas to look at their type."""
+    """Return *values* as Arrow; `pa.array` imports all of pandas to infer their type."""
     buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.int64))
     return pa.Array.from_buffers(pa.int64(), len(values), [None, buffer])
 
 
 def _first(group: Int64s, at: Int64s, count: int) -> pl.Series:
-    """Return the first time of each group, null for groups without; rows are sorted by time."""
+    """Return the first time of each group, null for empty groups; rows are sorted by time."""
     first = np.full(count, np.iinfo(np.int64).min)
     first[group[::-1]] = at[::-1]
     times = pl.Series(first, dtype=pl.Int64)

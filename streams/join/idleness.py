@@ -1,8 +1,9 @@
-"""The wall-clock side of the join: how far the stream time of a log with nothing to read may go.
+"""Idle advances: how far the stream time of a log with nothing to read may go by the clock.
 
-An idle log no longer holds its partition back. When all are idle, time goes on at the pace of the
-wall clock from where it stands, so a replay of last year that pauses is not closed by today's date.
-It knows no Kafka: who calls it says what is at its end. *now_s* is any clock that never goes back.
+An idle log no longer holds its partition back. If all logs are idle, their time continues from the
+newest event time at the pace of the clock: a replay of last year that pauses is not closed by
+today's date. The caller says which logs are read to their end, and passes *now_s*, the seconds of
+any clock that never goes back.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -14,32 +15,33 @@ from tidemill.streams.units import micros
 
 
 class IdleClock:
-    """When the logs of one partition were last read, and how far their time may go on."""
+    """When each log of one partition was read last, and how far its time may advance."""
 
     def __init__(self, logs: Iterable[Log], idle_after: timedelta, now_s: float) -> None:
         self._idle_after_s = idle_after.total_seconds()
         self._read_s: dict[Log, float] = dict.fromkeys(logs, now_s)
-        self._stands_s = now_s  # since when the newest stream time stands still
+        self._advanced_s = now_s  # when the newest stream time advanced last
 
     def read(self, log: Log, now_s: float) -> None:
-        """Take note that a batch of *log* was read."""
+        """Record that a batch of *log* was read."""
         self._read_s[log] = now_s
-        self._stands_s = now_s
+        self._advanced_s = now_s
 
     def quiet(self, now_s: float) -> set[Log]:
-        """Return the logs of which nothing was read for `idle_after`."""
+        """Return the logs from which nothing was read for `idle_after`."""
         return {log for log, at_s in self._read_s.items() if now_s - at_s >= self._idle_after_s}
 
     def targets(
         self, times: Mapping[Log, datetime | None], idle: Set[Log], now_s: float
     ) -> dict[Log, datetime]:
-        """Return how far each of the *idle* logs may go on; empty if nothing was ever read.
+        """Return the stream time that each of the *idle* logs may advance to.
 
-        Beside busy logs they follow the slowest: no window closes before it.
+        If other logs are busy, idle ones follow the slowest of them, because no window closes
+        before it. Nothing advances if nothing was ever read.
 
         Args:
             times: the stream time of each log.
-            idle: logs that are quiet and whose end, asked of the broker, is read.
+            idle: logs that are quiet and read to the end that the broker reported.
             now_s: the clock.
         """
         known = [time for time in times.values() if time is not None]
@@ -49,15 +51,15 @@ class IdleClock:
         if busy:
             slowest = [time for time in busy if time is not None]
             return dict.fromkeys(idle, min(slowest)) if len(slowest) == len(busy) else {}
-        target = max(known) + timedelta(seconds=now_s - self._stands_s)
+        target = max(known) + timedelta(seconds=now_s - self._advanced_s)
         return dict.fromkeys(idle, target)
 
     def advanced(self, now_s: float) -> None:
-        """Take note that all logs were moved on to the target of *now_s*."""
-        self._stands_s = now_s
+        """Record that all logs advanced to the targets of *now_s*."""
+        self._advanced_s = now_s
 
 
 def frontier_at(rules: JoinRules, time: datetime) -> int:
-    """Return the frontier, in microseconds, once all logs have come to *time*."""
+    """Return the frontier, in microseconds, once all logs have reached *time*."""
     spans = rules.spans()
     return (micros(time) - spans.close - 1) // spans.bucket * spans.bucket

@@ -1,7 +1,6 @@
 """Labels of closed decisions: the loop's SQL expression over their joined feedback, by DuckDB.
 
-One query labels all decisions of one close. It knows no window and no time but the columns it is
-handed.
+One query computes the labels of all decisions of one close.
 """
 
 from typing import Literal
@@ -14,11 +13,11 @@ import polars as pl
 from tidemill.schemas.loop.labels import connect
 
 GROUP = "_decision"
-"""The column that tells the decisions apart; no value of a loop may start with an underscore."""
+"""The column with the number of the decision; a value of a loop cannot start with an underscore."""
 
 
 class Labels:
-    """Evaluate one label expression; holds one single-threaded DuckDB connection.
+    """Evaluates one label expression, with a single-threaded DuckDB connection of its own.
 
     The expression aggregates one row per joined feedback: columns ``kind``, ``at``, ``offset``,
     ``decision_at`` and every feedback value by its name.
@@ -41,9 +40,9 @@ class Labels:
             decisions: how many labels are asked for.
 
         Returns:
-            shape (decisions,). A label that is null, not finite, or that the feedback makes
-            impossible to compute (a division of text, say) is nan; the last are counted in
-            `failed`.
+            shape (decisions,). A label that is null, not finite or cannot be computed from the
+            feedback (a division of text, say) is nan; `failed` counts those that cannot be
+            computed.
         """
         labels = np.full(decisions, np.nan)
         if len(joined):
@@ -52,7 +51,7 @@ class Labels:
         return labels
 
     def _fill(self, labels: npt.NDArray[np.float64], joined: pl.DataFrame) -> None:
-        """Evaluate the groups of *joined*; halve them until those that fail are alone."""
+        """Evaluate the groups of *joined*; bisect them until each group that fails is alone."""
         try:
             self._connection.register("joined", joined.to_arrow())
             result = self._connection.sql(self._query).to_arrow_table()
@@ -66,5 +65,5 @@ class Labels:
             self._fill(labels, joined.filter(~pl.col(GROUP).is_in(half)))
             return
         self._connection.unregister("joined")
-        found = pl.DataFrame(result)  # Arrow's own to_numpy would import all of pandas
-        labels[found[GROUP].to_numpy()] = found["label"].fill_null(np.nan).to_numpy()
+        computed = pl.DataFrame(result)  # Arrow's own to_numpy would import all of pandas
+        labels[computed[GROUP].to_numpy()] = computed["label"].fill_null(np.nan).to_numpy()

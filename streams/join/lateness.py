@@ -1,8 +1,8 @@
-"""How far the stream time of each log has come, and what that makes late.
+"""The stream time of each log, and the rules that make a record late by it.
 
 The stream time of a log is the largest event time among its records so far, idle advances
-included. A record is judged by the stream time of its own log before it, so the judgement depends
-on that log alone.
+included. A record is judged by the stream time of its own log before it, so its verdict depends on
+that log alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ class StreamTimes:
         self._advances: list[Advance] = []
 
     def restore(self, times: Mapping[Log, datetime | None], offsets: Mapping[Log, int]) -> None:
-        """Go on from the *times* and *offsets* that a commit recorded."""
+        """Continue from the *times* and *offsets* that a commit recorded."""
         for log, time in times.items():
             self.at[log] = NEVER if time is None else micros(time)
         self.offsets.update(offsets)
@@ -50,7 +50,7 @@ class StreamTimes:
             The event time of each row, and the stream time before it; in microseconds.
 
         Raises:
-            ValueError: the rows are out of order or go back before the last ones.
+            ValueError: the rows are out of order, or begin before the end of the last ones.
         """
         at = frame["at"].to_physical().to_numpy()
         offsets = frame["offset"].to_numpy() - first_position(log)
@@ -63,7 +63,7 @@ class StreamTimes:
             )
         reached = np.maximum.accumulate(np.concatenate(([self.at[log]], at)))
         before, after = reached[:-1], reached[-1]
-        if "stream_time" in frame.columns:  # rows of the lake carry what they were judged by
+        if "stream_time" in frame.columns:  # rows of the lake have the time they were judged by
             recorded = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
             before = np.maximum(before, np.maximum.accumulate(recorded))
             after = max(after, before[-1])
@@ -71,7 +71,7 @@ class StreamTimes:
         return at, before
 
     def advance(self, log: Log, to: datetime) -> None:
-        """Move the stream time of an idle *log* on to *to*; an earlier time changes nothing."""
+        """Advance the stream time of an idle *log* to *to*; an earlier time changes nothing."""
         if micros(to) > self.at[log]:
             self.at[log] = micros(to)
             self._advances.append(Advance(log, self.offsets[log], to))
@@ -83,24 +83,24 @@ class StreamTimes:
 
 
 class Lateness:
-    """The rules that say what came too late; docs/guide/joins.md has them in words."""
+    """The rules that say which records are late; docs/guide/joins.md has them in words."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
 
     def is_late_decision(self, at: Int64s, before: Int64s) -> Bools:
-        """Tell which decisions came later than their grace."""
+        """Return which decisions came later than their grace."""
         return before > at + self._spans.grace
 
     def is_on_time(self, before: Int64s, decision_at: Int64s) -> Bools:
-        """Tell which feedback was read while its decision could still take it."""
+        """Return which feedback was read before the close time of its decision."""
         return before <= decision_at + self._spans.close
 
     def is_in_time(self, before: Int64s, decision_at: Int64s) -> Bools:
-        """Tell which feedback its decision takes: on time, or late but soon enough to correct."""
+        """Return which feedback its decision takes: on time, or late within `corrections`."""
         return self.is_on_time(before - self._spans.corrections, decision_at)
 
-    def is_hopeless(self, at: Int64s, before: Int64s) -> Bools:
-        """Tell which feedback came too late for any decision it could belong to."""
+    def is_past_every_window(self, at: Int64s, before: Int64s) -> Bools:
+        """Return which feedback came too late for every decision it could belong to."""
         last_use = at + self._spans.ahead
         return before > last_use + self._spans.close + self._spans.corrections

@@ -1,7 +1,7 @@
-"""Which feedback belongs to which decision, and what becomes of feedback that belongs to none.
+"""Which feedback belongs to which decision, and the outcome of feedback that belongs to none.
 
-Numbers in, numbers out: times in microseconds, ids as keys, rows as numbers of `RowBuffer`. The
-rules in words are in docs/guide/joins.md.
+Times are in microseconds, ids are keys, rows are numbers of a `RowBuffer`. docs/guide/joins.md has
+the rules in words.
 """
 
 from collections.abc import Callable
@@ -19,26 +19,26 @@ from tidemill.streams.state.row_buffer import RowBuffer
 from tidemill.streams.units import Bools, Int64s
 
 STREAM = pl.col("offset") // OFFSETS
-"""The number of the stream that a place lies in: feedback ids are those of their stream."""
+"""The number of a row's stream, from its log position: feedback ids are unique within a stream."""
 OnTime = Callable[[Int64s, Int64s], Bools]
-"""Tells from stream times before the feedback and times of the decisions what came on time."""
+"""Returns which feedback is in time: from the stream time before it and the decision's time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Feedback *rows*, ascending, and the place of the decision that each belongs to."""
+    """Feedback *rows*, ascending, and the number of the decision that each belongs to."""
 
     decision: Int64s
     rows: Int64s
 
-    def only(self, kept: Bools) -> "Pairs":
-        """Return the pairs for which *kept* is true."""
-        return self if kept.all() else Pairs(self.decision[kept], self.rows[kept])
+    def filter(self, mask: Bools) -> "Pairs":
+        """Return the pairs for which *mask* is true."""
+        return self if mask.all() else Pairs(self.decision[mask], self.rows[mask])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackOutcomes:
-    """How much feedback turned out to belong to no decision, by the reason."""
+    """How much feedback belongs to no decision, by the reason."""
 
     late: int
     duplicate: int
@@ -46,43 +46,43 @@ class FeedbackOutcomes:
 
     @property
     def total(self) -> int:
-        """How much in all."""
+        """The sum of all reasons."""
         return self.late + self.duplicate + self.unmatched
 
 
 def match(
     ids: Keys, at: Int64s, feedback: RowBuffer, index: KeyIndex, spans: Spans, on_time: OnTime
 ) -> Pairs:
-    """Return the waiting feedback of the decisions *ids*, made *at*, all copies of it.
+    """Return the waiting feedback of the decisions *ids*, made *at*, with all of its copies.
 
     Args:
-        ids: the decisions, no id twice with overlapping windows.
+        ids: the decisions; two of one id do not have overlapping windows.
         at: shape as *ids*; when they were made.
-        feedback: rows with columns at, before, kind, check, offset and a frame with *id*.
-        index: finds the rows of *feedback* by the key of their decision id.
+        feedback: rows with columns at, before, kind, check, offset, and a frame with *id*.
+        index: the rows of *feedback* by the key of their decision id.
         spans: the windows.
         on_time: the test against the stream time of the feedback's own log.
     """
     hits = index.find(ids)
     order = np.argsort(hits.payload)
     pairs = Pairs(hits.query[order], hits.payload[order])
-    pairs = pairs.only(feedback.waiting(pairs.rows))
+    pairs = pairs.filter(feedback.waiting(pairs.rows))
     check, its_at, before, kind = feedback.columns(pairs.rows, "check", "at", "before", "kind")
     made = at[pairs.decision]
     same = check == ids.check[pairs.decision]
     inside = is_inside(its_at, made, kind, spans)
-    return pairs.only(same & inside & on_time(before, made))
+    return pairs.filter(same & inside & on_time(before, made))
 
 
 def is_inside(at: Int64s, made: Int64s, kind: Int64s, spans: Spans) -> Bools:
-    """Tell which feedback is in the window of its decision, both ends included."""
+    """Return which feedback is in the window of its decision, both ends included."""
     return (at >= made - spans.early[kind]) & (at <= made + spans.within[kind])
 
 
 def first_copies(pairs: Pairs, feedback: RowBuffer) -> Pairs:
-    """Return *pairs* without those whose feedback id the same decision has at a lower offset.
+    """Return *pairs* without feedback whose id the same decision has at a lower offset.
 
-    Copies are of one stream: two services may well count their events from 1.
+    Copies are of one stream, because two services may both number their events from 1.
     """
     if not len(pairs.rows):
         return pairs
@@ -93,36 +93,36 @@ def first_copies(pairs: Pairs, feedback: RowBuffer) -> Pairs:
         return pairs
     frame = ids.select("id", "offset").with_columns(decision=pairs.decision[several])
     is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id", STREAM)
-    kept = ~several
-    kept[several] = frame.select(is_first).to_series().to_numpy()
-    return pairs.only(kept)
+    first = ~several
+    first[several] = frame.select(is_first).to_series().to_numpy()
+    return pairs.filter(first)
 
 
 def feedback_outcomes(
     rows: Int64s,
     feedback: RowBuffer,
-    seen: DedupIndex,
+    dedup: DedupIndex,
     spans: Spans,
     on_time: OnTime,
 ) -> FeedbackOutcomes:
-    """Say what became of *rows*, which no decision has taken and none can take any more.
+    """Count the outcomes of *rows*, which no decision has taken and none can take any more.
 
-    A row that a first decision would have taken is a duplicate of one it did take. Else it is late
-    if its id was seen no longer ago than ids are remembered, and unmatched if not.
+    A row that a first decision could have taken is a duplicate of one that it took. Another row is
+    late if the dedup index still has its decision id, and unmatched if not.
     """
     if not len(rows):
         return FeedbackOutcomes(late=0, duplicate=0, unmatched=0)
     columns = feedback.columns(rows, "key", "check", "at", "before", "kind")
     key, check, at, before, kind = columns
-    found = seen.find(Keys.of(key, check))
-    its_at, its_kind = at[found.query], kind[found.query]
-    inside = is_inside(its_at, found.at, its_kind, spans)
-    taken = found.is_first & inside & on_time(before[found.query], found.at)
-    known = (found.at >= its_at - spans.memory) & (found.at <= its_at + spans.early[its_kind])
+    hits = dedup.find(Keys.of(key, check))
+    its_at, its_kind = at[hits.query], kind[hits.query]
+    inside = is_inside(its_at, hits.at, its_kind, spans)
+    taken = hits.is_first & inside & on_time(before[hits.query], hits.at)
+    known = (hits.at >= its_at - spans.memory) & (hits.at <= its_at + spans.early[its_kind])
     is_duplicate = np.zeros(len(rows), dtype=np.bool_)
-    is_duplicate[found.query[taken]] = True
+    is_duplicate[hits.query[taken]] = True
     is_known = np.zeros(len(rows), dtype=np.bool_)
-    is_known[found.query[known]] = True
+    is_known[hits.query[known]] = True
     duplicate = int(np.count_nonzero(is_duplicate))
     late = int(np.count_nonzero(is_known & ~is_duplicate))
     return FeedbackOutcomes(late=late, duplicate=duplicate, unmatched=len(rows) - duplicate - late)

@@ -1,4 +1,4 @@
-"""The open feedback of one partition: kept until a decision takes it or its time is past."""
+"""The open feedback of one partition: it waits until a decision takes it or its time is past."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import polars as pl
 
 from tidemill.schemas.logs import Log
 from tidemill.streams.id_hashes import Keys, id_keys
-from tidemill.streams.join.checkpoints import fitted
+from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.corrections import (
     Corrections,
     LateTruth,
@@ -33,7 +33,7 @@ _COLUMNS = ("id", "kind", "at", "offset", "values")
 
 
 class OpenFeedback:
-    """Feedback that is neither joined nor counted yet, found by the id of its decision."""
+    """Feedback that is neither joined nor counted yet, indexed by the id of its decision."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class OpenFeedback:
         state: OpenState,
         recall: Recall | None = None,
     ) -> None:
-        """Keep rows in *state*; *recall* is needed where the rules have corrections."""
+        """Store rows in *state*; *recall* is needed where the rules have corrections."""
         self._rules, self._spans = rules, rules.spans()
         self._lateness = lateness
         self._rows, self._index, self._dedup = state.feedback, state.feedback_of, state.dedup
@@ -54,7 +54,7 @@ class OpenFeedback:
         return len(self._rows)
 
     def take(self, frame: pl.DataFrame, at: Int64s, before: Int64s, frontier: int) -> Bools:
-        """Keep the rows of *frame* that a decision may still take; return which are too late.
+        """Add the rows of *frame* that a decision may still take; return which rows are too late.
 
         Args:
             frame: feedback with the columns of its schema and *offset*, which has log positions.
@@ -62,18 +62,18 @@ class OpenFeedback:
             before: shape (n,); the stream time before each row.
             frontier: decisions earlier than this are closed.
         """
-        late = self._lateness.is_hopeless(at, before)
+        late = self._lateness.is_past_every_window(at, before)
         late |= self.corrections.is_too_late(at + self._spans.ahead, frontier)
-        self._keep(frame, at, before, ~late)
+        self._add(frame, at, before, ~late)
         return late
 
     def pairs(self, ids: Keys, at: Int64s) -> Pairs:
-        """Return which rows the decisions *ids*, made *at*, take: the first copy of each."""
-        found = match(ids, at, self._rows, self._index, self._spans, self._lateness.is_in_time)
-        return self._first_copies(found)
+        """Return the rows that the decisions *ids*, made *at*, take: the first copy of each."""
+        copies = match(ids, at, self._rows, self._index, self._spans, self._lateness.is_in_time)
+        return self._first_copies(copies)
 
     def joined(self, pairs: Pairs) -> pl.DataFrame | None:
-        """Return the rows of *pairs* in the order in which labels see them; None for none."""
+        """Return the rows of *pairs* by decision, time and offset, as labels read them; or None."""
         frame = self._rows.frame(pairs.rows)
         if frame is None:
             return None
@@ -83,11 +83,11 @@ class OpenFeedback:
         return frame.select(columns)[order]
 
     def remove(self, rows: Int64s) -> None:
-        """Forget *rows*: decisions have taken them."""
+        """Remove *rows*, which decisions have taken."""
         self._rows.remove(rows)
 
     def close(self, frontier: int) -> FeedbackOutcomes:
-        """Count the rows that no decision can take once all before *frontier* are closed."""
+        """Remove and count the rows that no decision from *frontier* on can take."""
         rows = self._rows.due(frontier - self._spans.ahead)
         ended = feedback_outcomes(
             rows, self._rows, self._dedup, self._spans, self._lateness.is_in_time
@@ -100,26 +100,27 @@ class OpenFeedback:
         self._index.forget(frontier - self._spans.ahead)
 
     def restore(self, offsets: Mapping[Log, int], examined: Mapping[Log, int]) -> None:
-        """Go on where a commit left it: *offsets* are the next ones of all logs."""
+        """Continue where a commit ended: *offsets* are the next offsets of all logs."""
         self.corrections.restore(offsets, examined)
 
     def recall(self, raw: pl.DataFrame, frontier: int, joined: Int64s | None = None) -> None:
-        """Keep the rows of *raw* that are still open.
+        """Add the rows of *raw* that are still open.
 
         Args:
             raw: rows of the raw table, with *verdict* and *stream_time*.
             frontier: decisions earlier than this are closed.
             joined: sorted log positions of feedback that examples have taken already.
         """
-        frame = fitted(raw, self._rules.feedback, "offset", "verdict", "stream_time")
+        frame = conformed(raw, self._rules.feedback, "offset", "verdict", "stream_time")
         at, offset = frame["at"].to_physical().to_numpy(), frame["offset"].to_numpy()
         before = frame["stream_time"].to_physical().fill_null(NEVER).to_numpy()
-        kept = at + self._spans.ahead >= frontier
-        kept |= is_unexamined(offset, self.corrections.examined)
-        kept &= frame["verdict"].is_null().to_numpy()
+        is_open = at + self._spans.ahead >= frontier
+        is_open |= is_unexamined(offset, self.corrections.examined)
+        is_open &= frame["verdict"].is_null().to_numpy()
         if joined is not None and len(joined):
-            kept &= joined[np.minimum(np.searchsorted(joined, offset), len(joined) - 1)] != offset
-        self._keep(frame, at, before, kept)
+            nearest = np.minimum(np.searchsorted(joined, offset), len(joined) - 1)
+            is_open &= joined[nearest] != offset
+        self._add(frame, at, before, is_open)
 
     def _new_corrections(self, recall: Recall) -> Corrections:
         if not self._rules.corrections:
@@ -135,7 +136,7 @@ class OpenFeedback:
     def _first_copies(self, pairs: Pairs) -> Pairs:
         return first_copies(pairs, self._rows)
 
-    def _keep(self, frame: pl.DataFrame, at: Int64s, before: Int64s, kept: Bools) -> None:
+    def _add(self, frame: pl.DataFrame, at: Int64s, before: Int64s, is_open: Bools) -> None:
         ids = id_keys(frame["decision_id"])
         kinds = frame["kind"].cast(self._kinds, strict=False).to_physical()
         unknown = len(self._kinds.categories)
@@ -143,13 +144,13 @@ class OpenFeedback:
         columns |= {"kind": kinds.cast(pl.Int64).fill_null(unknown).to_numpy()}
         columns |= {"key": ids.key, "check": ids.check}
         rows = frame.select(*_COLUMNS, *self.corrections.columns)
-        if not kept.all():
-            rows = rows.filter(pl.Series(kept))
-            columns = {name: values[kept] for name, values in columns.items()}
+        if not is_open.all():
+            rows = rows.filter(pl.Series(is_open))
+            columns = {name: values[is_open] for name, values in columns.items()}
         numbers = self._rows.add(rows, columns)
-        self.corrections.note(numbers, columns["offset"])
-        self._index.add(ids.only(kept), columns["at"], numbers)
+        self.corrections.enqueue(numbers, columns["offset"])
+        self._index.add(ids.filter(is_open), columns["at"], numbers)
 
 
 def _no_recall(wanted: pl.DataFrame) -> Recalled:
-    raise ValueError(f"{len(wanted)} closed decisions are to be revised, and nothing recalls them")
+    raise ValueError(f"{len(wanted)} closed decisions are to be revised, and no recall was given")

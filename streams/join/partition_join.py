@@ -1,7 +1,7 @@
 """The join of one partition: batches of its logs in, closed decisions with their feedback out.
 
-The result is a function of the logs alone (docs/guide/joins.md has the rules): which log is
-read first, how large the batches are, a crash or a replay change nothing. Agents, backfill, audit
+The result is a function of the logs alone; docs/guide/joins.md has the rules. The order in which
+logs are read, the size of batches, a crash or a replay do not change it. Agents, backfill, audit
 and tests run this same code.
 """
 
@@ -12,14 +12,14 @@ import polars as pl
 
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.id_hashes import Keys, id_keys
-from tidemill.streams.join.checkpoints import Advance, Closed, Counts, Resume, fitted
+from tidemill.streams.join.checkpoints import Advance, Closed, Counts, Resume, conformed
 from tidemill.streams.join.corrections import Recall
 from tidemill.streams.join.examples import build_examples
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.lateness import Lateness, StreamTimes
 from tidemill.streams.join.open_feedback import OpenFeedback
 from tidemill.streams.join.rules import JoinRules
-from tidemill.streams.join.verdicts import DUPLICATE, judged
+from tidemill.streams.join.verdicts import DUPLICATE, with_verdicts
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillHandle
 from tidemill.streams.units import FIRST_MOMENT, NEVER, Bools, Int64s, micros, moment
@@ -45,14 +45,14 @@ class PartitionJoin:
         recall: Recall | None = None,
         state: OpenState | None = None,
     ) -> None:
-        """Begin, or go on from *resume*.
+        """Begin, or continue from *resume*.
 
         Args:
-            rules: the windows and what feedback makes of a decision.
-            resume: what a commit left; None at the first start.
-            labels: computes labels; made of *rules* if None.
+            rules: the windows, and how feedback becomes a label.
+            resume: the state as of the last commit; None at the first start.
+            labels: computes labels; made from *rules* if None.
             recall: reads closed decisions back; needed if *rules* have corrections.
-            state: keeps the open rows, and may spill them; all in memory if None.
+            state: has the open rows, and may spill them; all in memory if None.
         """
         self._rules = rules
         self._spans = rules.spans()
@@ -86,12 +86,12 @@ class PartitionJoin:
 
     @property
     def open_decisions(self) -> int:
-        """How many on-time first decisions are not closed yet."""
+        """How many decisions are open: on time, the first of their id, not closed yet."""
         return len(self._decisions)
 
     @property
     def open_feedback(self) -> int:
-        """How much feedback is neither joined nor counted yet."""
+        """How much feedback is open: neither joined nor counted yet."""
         return len(self._feedback)
 
     def stream_time(self, log: Log) -> datetime | None:
@@ -99,71 +99,71 @@ class PartitionJoin:
         return self._times.of(log)
 
     def take_decisions(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Judge a batch of decisions, and keep those that open.
+        """Judge a batch of decisions, and add the first copies on time to the open ones.
 
         Args:
-            frame: the decoded columns and *offset*, in the order of the log. Rows that were read
-                before may bring *stream_time*: then they are judged by it, and rows may be missing.
+            frame: the decoded columns and *offset*, in the order of the log. Rows read back from
+                the lake have *stream_time*: they are judged by it, and offsets may be missing.
 
         Returns:
             The same rows with *stream_time* (before the row) and *verdict* ('late', 'duplicate',
             or null for a decision that will become an example).
 
         Raises:
-            ValueError: the batch is out of order or goes back before the last one.
+            ValueError: the batch is out of order, or begins before the end of the last one.
         """
         at, before = self._times.follow(DECISIONS, frame)
-        # No record that is on time is before the frontier, unless a new version of the loop waits
-        # longer than the one that closed so far. What is closed stays closed.
+        # A record on time is never before the frontier, unless a new version of the loop has longer
+        # windows than the version that closed so far. What is closed stays closed.
         late = self._lateness.is_late_decision(at, before) | (at < self._frontier)
         ids = id_keys(frame["id"])
         duplicate = self._is_duplicate(ids, at, before, ~late)
         first = ~(late | duplicate)
         self._dedup.add(ids, at, on_time=~late, is_first=first)
-        self._keep_decisions(frame, ids, at, first)
-        return judged(frame, before, late, duplicate)
+        self._add_open_decisions(frame, ids, at, first)
+        return with_verdicts(frame, before, late, duplicate)
 
     def take_feedback(self, frame: pl.DataFrame, log: Log = FEEDBACK) -> pl.DataFrame:
-        """Judge a batch of feedback, and keep what a decision may take.
+        """Judge a batch of feedback, and add what a decision may still take to the open feedback.
 
         Args:
             frame: as for `take_decisions`, but *offset* has the log positions of the records.
-            log: which log of feedback it is from.
+            log: the log of feedback that the batch is from.
 
         Returns:
             The same rows with *stream_time* (before the row) and *verdict*: 'late' if no decision
             could take the row any more, else null.
 
         Raises:
-            ValueError: the batch is out of order or goes back before the last one.
+            ValueError: the batch is out of order, or begins before the end of the last one.
         """
         at, before = self._times.follow(log, frame)
         late = self._feedback.take(frame, at, before, self._frontier)
-        return judged(frame, before, late, np.zeros_like(late))
+        return with_verdicts(frame, before, late, np.zeros_like(late))
 
     def advance(self, log: Log, to: datetime) -> None:
-        """Move the stream time of an idle *log* on to *to*; an earlier time changes nothing.
+        """Advance the stream time of an idle *log* to *to*; an earlier time changes nothing.
 
-        The records read from now on are judged by it, so it has to be committed with them.
+        Records read from now on are judged by it, so it has to be committed with them.
         """
         self._times.advance(log, to)
 
     def next_frontier(self, rows: int) -> int:
-        """Return up to when the next close should go, in microseconds.
+        """Return the frontier that the next close should reach, in microseconds.
 
-        Not further than about *rows* open decisions: what is left is due at once.
+        That close makes about *rows* examples at most; the rest is due at the close after it.
         """
         frontier = self._due_frontier()
         if frontier == self._frontier:
             return frontier
-        return self.state.reach(frontier, self._spans.bucket, rows)
+        return self.state.limit_frontier(frontier, self._spans.bucket, rows)
 
     def close(self, limit: int | None = None) -> Closed | None:
         """Return every example that no on-time record can change any more; None if none is due.
 
-        Buckets close whole: all that end before the stream time of every log, less the largest
-        window and the grace. What closed before is revised by the late feedback that came since.
-        With *limit*, in microseconds, no bucket closes that ends later.
+        Buckets close whole: all that end before the stream time of every log minus the largest
+        window and the grace. Late feedback that came since the last close revises examples of
+        earlier closes. With *limit*, in microseconds, no bucket closes that ends later.
 
         Raises:
             TidemillError: closed examples could not be recalled.
@@ -172,7 +172,7 @@ class PartitionJoin:
         if limit is not None:
             frontier = min(frontier, max(limit, self._frontier))
         if frontier == NEVER or (
-            frontier == self._frontier and not self._feedback.corrections.has_news
+            frontier == self._frontier and not self._feedback.corrections.has_pending
         ):
             return None
         parts = self._revise()
@@ -197,7 +197,7 @@ class PartitionJoin:
         )
 
     def _due_frontier(self) -> int:
-        """Return how far time has come: the last frontier, if it has not come further."""
+        """Return the frontier that stream time allows now, never before the last frontier."""
         time, spans = self._times.reached(), self._spans
         if time == NEVER:
             return self._frontier
@@ -207,16 +207,18 @@ class PartitionJoin:
     def _is_duplicate(self, ids: Keys, at: Int64s, before: Int64s, on_time: Bools) -> Bools:
         return self._dedup.repeated(ids, at, before - self._spans.memory, on_time)
 
-    def _keep_decisions(self, frame: pl.DataFrame, ids: Keys, at: Int64s, kept: Bools) -> None:
+    def _add_open_decisions(
+        self, frame: pl.DataFrame, ids: Keys, at: Int64s, is_open: Bools
+    ) -> None:
         columns = {"at": at, "key": ids.key, "check": ids.check}
         rows = frame.select(DECISION_COLUMNS)
-        if not kept.all():
-            rows = rows.filter(pl.Series(kept))
-            columns = {name: values[kept] for name, values in columns.items()}
+        if not is_open.all():
+            rows = rows.filter(pl.Series(is_open))
+            columns = {name: values[is_open] for name, values in columns.items()}
         self._decisions.add(rows, columns)
 
     def _close_decisions(self, frontier: int) -> list[pl.DataFrame]:
-        """Return the examples of all decisions earlier than *frontier*, and forget their rows."""
+        """Return the examples of all decisions earlier than *frontier*, and remove their rows."""
         rows = self._decisions.due(frontier)
         frame = self._decisions.frame(rows)
         if frame is None:
@@ -234,7 +236,7 @@ class PartitionJoin:
         return parts
 
     def _revise(self) -> list[pl.DataFrame]:
-        """Return new revisions of what is closed, and forget the feedback that made them."""
+        """Return new revisions of closed examples, and remove the feedback that made them."""
         revised = self._feedback.corrections.revise(self._frontier)
         if revised is None:
             return []
@@ -249,38 +251,42 @@ class PartitionJoin:
         return build_examples(decisions, joined, self._labels, rules.missing, rules.activation)
 
     def _resume(self, resume: Resume) -> None:
-        """Take up the state that *resume* describes."""
+        """Restore the state that *resume* describes."""
         self._times.restore(resume.stream_times, resume.offsets)
         self._feedback.restore(self._times.offsets, resume.examined)
         self._frontier = NEVER if resume.frontier is None else micros(resume.frontier)
         self.counts, self._revised = resume.counts, resume.revised
         if resume.decisions is not None:
-            rows = fitted(resume.decisions, self._rules.decisions, "offset", "verdict")
+            rows = conformed(resume.decisions, self._rules.decisions, "offset", "verdict")
             self._resume_decisions(rows.sort("offset"))
-        if resume.seen is not None:
-            self.recall_ids(resume.seen)
+        if resume.remembered is not None:
+            self.recall_ids(resume.remembered)
         if resume.feedback is not None:
             joined = None if resume.joined is None else np.sort(resume.joined.to_numpy())
             self.recall_feedback(resume.feedback.sort("offset"), joined)
 
     def _resume_decisions(self, frame: pl.DataFrame) -> None:
         at, ids, is_first = self.recall_ids(frame)
-        self._keep_decisions(frame, ids, at, is_first & (at >= self._frontier))
+        self._add_open_decisions(frame, ids, at, is_first & (at >= self._frontier))
 
     def recall_ids(self, frame: pl.DataFrame) -> tuple[Int64s, Keys, Bools]:
-        """Remember the *id*, *at* and *verdict* of raw decisions; return times, keys, firsts."""
+        """Add raw decisions, with *id*, *at* and *verdict*, to the dedup index.
+
+        Returns:
+            Their times, their keys, and which are the first of their id.
+        """
         at, ids = frame["at"].to_physical().to_numpy(), id_keys(frame["id"])
         is_first = frame["verdict"].is_null().to_numpy()
         on_time = is_first | (frame["verdict"] == DUPLICATE).fill_null(value=False).to_numpy()
         self._dedup.add(ids, at, on_time=on_time, is_first=is_first)
         return at, ids, is_first
 
-    def recall_spilled(self, kept: SpillHandle, *, rows: int, earliest: datetime) -> None:
-        """Take up open decisions, *earliest* the first of them, that are in a store already."""
-        self._decisions.add_spilled(kept, DECISION_COLUMNS, rows=rows, earliest=micros(earliest))
+    def recall_spilled(self, handle: SpillHandle, *, rows: int, earliest: datetime) -> None:
+        """Add *rows* open decisions that are in a store already, the first made at *earliest*."""
+        self._decisions.add_spilled(handle, DECISION_COLUMNS, rows=rows, earliest=micros(earliest))
 
     def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
-        """Return the rows of *raw* that are still open to the open feedback.
+        """Add the rows of *raw* that are still open to the open feedback.
 
         *joined* has the sorted log positions of feedback that examples have taken already.
         """

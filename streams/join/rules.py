@@ -1,7 +1,7 @@
-"""What a join has to be told: which feedback belongs to a decision, and how long to wait for it.
+"""The rules of a join: which feedback belongs to a decision, and how long to wait for it.
 
-`JoinRules` is a value made from a loop; `Spans` is the same in the whole microseconds that the join
-computes with. Neither knows a row, a clock or Kafka.
+`JoinRules` is a value made from a loop. `Spans` has its lengths of time in whole microseconds, for
+the computation.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ _BUCKETS_PER_WAIT = 60
 class Spans:
     """The lengths of time of a join in microseconds.
 
-    *within* and *early* are indexed by the code of a kind (its place in the loop); one more entry
-    stands for a kind the loop does not know, which no decision takes.
+    *within* and *early* are indexed by the code of a kind, which is its index in the loop. One more
+    entry is for kinds that are not in the loop, which no decision takes.
     """
 
     within: Int64s
@@ -42,24 +42,24 @@ class Spans:
 
     @property
     def close(self) -> int:
-        """From a decision to its close time: the largest `within`, and `grace`."""
+        """From a decision to its close time: the largest `within` plus `grace`."""
         return self.wait + self.grace
 
     @property
     def remembered(self) -> int:
-        """How long before the frontier a decision id is still of use."""
+        """How long before the frontier the id of a decision is still needed."""
         return self.ahead + self.memory + self.corrections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRules:
-    """One join: windows by kind of feedback, and what its feedback makes of a decision.
+    """One join: windows by kind of feedback, and how feedback becomes a label.
 
-    *bucket* is how many decisions close together, as a length of event time; it changes when a
-    result appears, never the result. *decisions* and *feedback* are the columns events decode to.
-    Without joined feedback of the kind *activation*, if there is one, a decision is no example.
+    *bucket* is the slice of event time whose decisions close together; it changes when a result
+    appears, never the result. *decisions* and *feedback* are the columns of decoded events.
+    A decision without joined feedback of the kind *activation*, if there is one, is no example.
     *corrections* is how long after a close, in stream time, feedback may still revise an example.
-    *logs* are the decisions and each log of feedback: nothing closes before all of them are past.
+    *logs* are the decisions and each log of feedback; a window closes once all of them are past it.
     """
 
     within: Mapping[str, timedelta]
@@ -84,7 +84,7 @@ class JoinRules:
         if self.logs[:1] != (DECISIONS,) or len(set(self.logs)) != max(2, len(self.logs)):
             raise ValueError(f"logs {self.logs} are not decisions and then feedback")
         if self.corrections < timedelta(0):
-            raise ValueError(f"corrections for {self.corrections}")
+            raise ValueError(f"corrections of negative length {self.corrections}")
         if self.grace < timedelta(0) or self.bucket <= timedelta(0):
             raise ValueError(f"grace {self.grace} or bucket {self.bucket} out of range")
         if self.activation is not None and self.activation not in self.within:
@@ -121,10 +121,10 @@ class JoinRules:
 
     @property
     def memory(self) -> timedelta:
-        """How long a decision id is remembered, in stream time, to tell duplicates and late truth.
+        """How long a decision id is remembered, in stream time, to detect duplicates.
 
-        Never shorter than a decision is open, nor so short that two decisions of one id could both
-        take the same feedback.
+        At least as long as a decision is open, and so long that two decisions of one id can never
+        both take the same feedback.
         """
         return max(self.remember, self.wait + self.grace + self.ahead)
 
@@ -142,9 +142,9 @@ class JoinRules:
         )
 
     def closing_time(self, until: datetime) -> datetime:
-        """Return the stream time that closes every decision made up to *until*, that one included.
+        """Return the stream time that closes every decision made at or before *until*.
 
-        For `PartitionJoin.advance` when a finite replay ends.
+        A finite replay passes it to `PartitionJoin.advance` when it ends.
         """
         spans = self.spans()
         end = (micros(until) // spans.bucket + 1) * spans.bucket
@@ -160,10 +160,11 @@ def default_bucket(wait: timedelta) -> timedelta:
 class ReadBack:
     """How far back in event time a restart has to read the lake; None means all of it.
 
-    decisions: rows whose verdict is null or 'duplicate'.
-    feedback: rows whose verdict is null; besides, whatever their time, those that were not held
-        against closed decisions yet (`Resume.examined`).
-    examples: rows whose `feedback_offsets` tell which of that feedback is joined already.
+    Attributes:
+        decisions: for rows whose verdict is null or 'duplicate'.
+        feedback: for rows whose verdict is null. Rows that were not compared with closed decisions
+            yet (`Resume.examined`) are needed whatever their time is.
+        examples: for rows whose `feedback_offsets` have the feedback that is joined already.
     """
 
     decisions: datetime | None
@@ -183,5 +184,5 @@ def read_back(rules: JoinRules, frontier: datetime | None) -> ReadBack:
 
 
 def _earlier(time: datetime, by: timedelta) -> datetime | None:
-    """Return *time* less *by*; None where the calendar begins later than that."""
+    """Return *time* minus *by*; None if that is before the beginning of year 1."""
     return time - by if time - moment(FIRST_MOMENT) >= by else None

@@ -1,4 +1,4 @@
-"""The verdict on a row of a raw table: late, duplicate or none yet; and what it was judged by."""
+"""The columns `verdict` and `stream_time` of a raw table: late, duplicate or none, and by what."""
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,9 @@ _VERDICTS = pl.Series("verdict", [None, LATE, DUPLICATE], dtype=pl.String)
 _TIME = pl.Datetime("us", "UTC")
 
 
-def judged(frame: pl.DataFrame, before: Int64s, late: Bools, duplicate: Bools) -> pl.DataFrame:
+def with_verdicts(
+    frame: pl.DataFrame, before: Int64s, late: Bools, duplicate: Bools
+) -> pl.DataFrame:
     """Return *frame* with the columns stream_time and verdict."""
     time = pl.Series("stream_time", before)
     if len(before) and before[0] == NEVER:

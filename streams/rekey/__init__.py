@@ -1,5 +1,5 @@
-"""Feedback of other keys or partition counts, written once more to where its decisions are.
+"""Re-keying: feedback with other keys or partition counts is written to its decisions' partitions.
 
-Read `rekeyer`, then `merge`, which puts several logs in the order of their stream times. It may
-import `consumer` and `units`, and neither the join nor the lake.
+Read `rekeyer`, then `merge`, which orders the rows of several logs by their stream times. It may
+import `consumer`, `versions` and `units`, and neither the join nor the lake.
 """

@@ -1,8 +1,8 @@
-"""Several logs as one, in the order of their stream times: no log's pace makes another's rows late.
+"""Merges several logs by stream time, so that a fast log does not make the rows of others late.
 
-Whether feedback is on time is judged by the stream time of its log before it. Records of several
-partitions that are written to one log therefore have to come in the order in which their own
-partitions had reached them. It knows no Kafka; a time is in microseconds.
+Feedback is judged by the stream time of its log before it. So if records of several partitions are
+written to one log, they have to be ordered by the stream time that their own partition had at each
+of them. Times are in microseconds.
 """
 
 import heapq
@@ -16,14 +16,14 @@ MergedRow = TypeVar("MergedRow")
 
 
 class StreamTimeMerge(Generic[MergedRow]):
-    """Rows of several logs, taken in and handed out in the order of stream time."""
+    """A queue for each log, from which rows are taken in the order of stream time."""
 
     def __init__(self) -> None:
         self._queues: dict[int, deque[tuple[int, MergedRow]]] = {}
         self._times: dict[int, int] = {}
 
     def take(self, log: int, rows: Iterable[tuple[int, MergedRow]]) -> None:
-        """Take in *rows* of *log* with their event times; `NEVER` for one that tells none."""
+        """Queue *rows* of *log* with their event times; `NEVER` for a row without one."""
         queue = self._queues.setdefault(log, deque())
         time = self._times.get(log, NEVER)
         for at, row in rows:
@@ -36,30 +36,30 @@ class StreamTimeMerge(Generic[MergedRow]):
         return len(self._queues.get(log, ()))
 
     def hand_out(self, ended: Container[int], most: int) -> list[MergedRow]:
-        """Return what nothing can come before any more, at most so many rows.
+        """Return at most *most* rows that no later row can precede.
 
-        A log of which nothing waits holds all others back, for its next row may be earlier; unless
-        it is among those that have *ended* for now, and have nothing to read.
+        An empty queue holds all others back, because the next row of its log may be earlier; except
+        for logs that have *ended*, which have nothing to read now.
         """
         if any(not queue and log not in ended for log, queue in self._queues.items()):
             return []
         heads = [(queue[0][0], log) for log, queue in self._queues.items() if queue]
         heapq.heapify(heads)
-        found: list[MergedRow] = []
-        while heads and len(found) < most:
+        rows: list[MergedRow] = []
+        while heads and len(rows) < most:
             log = heads[0][1]
             queue = self._queues[log]
-            found.append(queue.popleft()[1])
+            rows.append(queue.popleft()[1])
             if queue:
                 heapq.heapreplace(heads, (queue[0][0], log))
             elif log in ended:
                 heapq.heappop(heads)
             else:
                 break
-        return found
+        return rows
 
     def watch(self, logs: Iterable[int]) -> None:
-        """Wait for rows of *logs* too, before any has come."""
+        """Add *logs* with empty queues."""
         for log in logs:
             self._queues.setdefault(log, deque())
 

@@ -1,14 +1,14 @@
-"""Feedback of other keys or partitions, written once more to where its decisions are.
+"""Re-keys feedback: writes it to the partitions of its decisions, keyed by decision.
 
 A decision meets its feedback in the partition of the same number. With `rekey: true` in the loop,
-whoever owns partition 0 of its decisions also reads the feedback as it was produced, all partitions
-in the order of stream time (`merge.py`), and writes each record, byte by byte, to an internal
-topic, keyed by the decision it names. The join reads that topic. Each log of feedback is re-keyed
-by itself.
+the worker that owns partition 0 of its decisions also reads the feedback as it was produced, all
+partitions in the order of stream time (`merge.py`). It writes each record unchanged to an internal
+topic, keyed by the decision it names, and the join reads that topic. Each log of feedback is
+re-keyed independently.
 
 Delivery: exactly once. Records and the offsets they came from are one Kafka transaction, under a
-name that only one process has at a time; readers see committed records only. What tells no decision
-goes along under its own key: the join finds out why, and makes it a dead letter.
+transactional id that only one process can have; readers read committed records only. A record that
+names no decision is written under its own key: the join makes it a dead letter with the reason.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import aiokafka
 import polars as pl
 from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition as Place
+from aiokafka.structs import TopicPartition as AioPartition
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
@@ -37,18 +37,18 @@ from tidemill.streams.rekey.merge import StreamTimeMerge
 from tidemill.streams.units import NEVER, micros
 from tidemill.streams.versions import VersionCheck
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-EVERY_S = 0.1  # a transaction takes some 10 ms and leaves a mark in each partition it wrote to
-MOST = 20_000  # records in one transaction
-_ENOUGH = 4_000  # of a partition that holds no other one back, so many wait at most
+EVERY_S = 0.1  # a transaction takes some 10 ms, and a control batch in each partition it writes
+TRANSACTION_RECORDS = 20_000  # in one transaction at most
+_QUEUE_RECORDS = 4_000  # a partition with so many queued records is not read
 _POLL_MS = 100
 _RETRY_S = 1.0
 _ASK_S = 5.0
 
 
 class _RekeyedRecord(NamedTuple):
-    """One record on its way; a *partition* of -1 means: by its key."""
+    """One record to write; a *partition* of -1 means the partition of its key."""
 
     source: int
     offset: int
@@ -59,13 +59,13 @@ class _RekeyedRecord(NamedTuple):
 
 
 def group_of(loop_name: str, name: Log = FEEDBACK) -> str:
-    """Return the consumer group, and the transactional name, under which a log is re-keyed."""
+    """Return the consumer group, which is also the transactional id, for re-keying a log."""
     stream = stream_of(name)
     return f"tidemill-rekey-{loop_name}" + ("" if stream is None else f".{stream}")
 
 
 class Rekeyer:
-    """Re-keys one log of feedback of a loop while it is asked to; used on one event loop."""
+    """Re-keys one log of feedback of a loop. All methods are called from one event loop."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Rekeyer:
         *,
         writer: type[TransactionalWriter] = TransactionalWriter,
     ) -> None:
-        """Re-key the log *name*, by the schemas of *store*; *newest* tells the newest version."""
+        """Re-key the log *name* by the schemas of *store*; *newest* returns the newest version."""
         self._writer = writer
         self._kafka = kafka
         self._loop = loop
@@ -88,17 +88,17 @@ class Rekeyer:
         self._versions = VersionCheck(loop, newest)
         self._max_skew_us = micros(loop.max_skew)
         self._ordering: StreamTimeMerge[_RekeyedRecord] = StreamTimeMerge()
-        self._next: dict[int, int] = {}  # offsets of the source that are committed
+        self._next: dict[int, int] = {}  # the committed offsets of the source
 
     async def work(self, is_wanted: Callable[[], bool]) -> bool:
         """Re-key while *is_wanted* holds; return False if a newer version of the loop is needed.
 
-        It also returns when the source has more partitions than before: do it again with another.
+        It also returns when the source has new partitions, which a new re-keyer has to read.
 
         Raises:
-            FencedError: another process does it now.
-            ContractError: the source is not there, or not the one that was read before.
-            BrokerError: the broker does not answer; open it again, nothing is lost or doubled.
+            FencedError: another process re-keys this log now.
+            ContractError: the source is missing, or is not the topic that was read before.
+            BrokerError: the broker does not answer; a new re-keyer loses and doubles nothing.
             KafkaError: likewise.
         """
         writer = await asyncio.to_thread(self._writer, self._kafka, self._group)
@@ -110,7 +110,7 @@ class Rekeyer:
                 started_s = time.monotonic()
                 if not await self._take(consumer):
                     return False
-                await self._hand_on(consumer, writer)
+                await self._forward(consumer, writer)
                 await asyncio.sleep(max(0.0, started_s + EVERY_S - time.monotonic()))
         finally:
             await consumer.stop()
@@ -130,121 +130,115 @@ class Rekeyer:
         )
 
     async def _begin(self, consumer: Any, writer: TransactionalWriter) -> None:  # noqa: ANN401
-        """Start where the last transaction ended, whoever made it."""
+        """Start at the offsets of the last transaction, whichever process made it."""
         count = await asyncio.to_thread(partition_count, self._kafka, self._source)
-        places = [Place(self._source, number) for number in range(count or 0)]
-        if not places:
+        tps = [AioPartition(self._source, number) for number in range(count or 0)]
+        if not tps:
             raise ContractError(
                 f"there is no topic {self._source}",
-                hint="who sends the feedback has to make it; or publish the loop again",
+                hint="the producer of the feedback has to create it; or publish the loop again",
             )
-        consumer.assign(places)
-        wanted = [place.partition for place in places]
+        consumer.assign(tps)
+        wanted = [tp.partition for tp in tps]
         known = await asyncio.to_thread(writer.offsets, self._group, self._source, wanted)
-        lows = await consumer.beginning_offsets(places)
-        highs = await consumer.end_offsets(places)
-        for place in places:
-            at, low = known.get(place.partition, 0), lows[place]
-            if at > highs[place]:
+        lows = await consumer.beginning_offsets(tps)
+        highs = await consumer.end_offsets(tps)
+        for tp in tps:
+            at, low = known.get(tp.partition, 0), lows[tp]
+            if at > highs[tp]:
                 raise ContractError(
-                    f"{self._source}/{place.partition} ends at {highs[place]}, but was re-keyed "
+                    f"{self._source}/{tp.partition} ends at {highs[tp]}, but was re-keyed "
                     f"up to {at}",
-                    hint="the topic was made anew or cut: give the loop a new name, or restore it",
+                    hint="the topic was recreated or truncated: give the loop a new name, or "
+                    "restore the topic",
                 )
-            if at < low and place.partition in known:
-                log.error(
+            if at < low and tp.partition in known:
+                logger.error(
                     "%d records of %s/%d were deleted by Kafka before they were re-keyed\n"
                     "  hint: lengthen the topic's retention.ms",
                     low - at,
                     self._source,
-                    place.partition,
+                    tp.partition,
                 )
-            consumer.seek(place, max(at, low))
-            self._next[place.partition] = at
+            consumer.seek(tp, max(at, low))
+            self._next[tp.partition] = at
         self._ordering.watch(wanted)
-        log.info("re-keying %d partitions of %s", len(places), self._source)
+        logger.info("re-keying %d partitions of %s", len(tps), self._source)
 
     def _has_grown(self, consumer: Any) -> bool:  # noqa: ANN401 (aiokafka is not typed)
-        """Whether the source has partitions that are not read yet; then it is begun anew."""
-        found = consumer.partitions_for_topic(self._source) or ()
-        return len(found) > len(self._next)
+        """Return whether the source has partitions that are not read yet."""
+        return len(consumer.partitions_for_topic(self._source) or ()) > len(self._next)
 
     async def _take(self, consumer: Any) -> bool:  # noqa: ANN401 (aiokafka is not typed)
-        """Read on where too little waits; return False for events of a newer version."""
-        places = [
-            place
-            for place in consumer.assignment()
-            if self._ordering.waiting(place.partition) < _ENOUGH
-        ]
-        if not places:
+        """Read partitions with short queues; return False if events of a newer version came."""
+        waiting = self._ordering.waiting
+        tps = [tp for tp in consumer.assignment() if waiting(tp.partition) < _QUEUE_RECORDS]
+        if not tps:
             return True
-        found = await consumer.getmany(*places, timeout_ms=_POLL_MS, max_records=MOST)
-        for place, records in found.items():
+        fetched = await consumer.getmany(*tps, timeout_ms=_POLL_MS, max_records=TRANSACTION_RECORDS)
+        for tp, records in fetched.items():
             values = Payloads.of([record.value for record in records])
             decoded = self._decoder.decode(values)
             if self._versions.is_newer(decoded, values):
                 return False
             read = decoded.frame.select("row", "decision_id", pl.col("at").to_physical()).rows()
-            self._ordering.take(place.partition, self._rows(place, records, read))
+            self._ordering.take(tp.partition, self._rows(tp, records, read))
         return True
 
     def _rows(
-        self,
-        place: Place,
-        records: Sequence[Any],
-        read: Iterable[tuple[int, str, int]],
+        self, tp: AioPartition, records: Sequence[Any], read: Iterable[tuple[int, str, int]]
     ) -> Iterator[tuple[int, _RekeyedRecord]]:
-        """Yield each of *records* with the event time it moves its partition on to.
+        """Yield each of *records* with its event time, for the order of stream time.
 
-        That of an unreadable one moves nothing, nor does that of one that is ahead of its arrival:
-        a record of the year 3000 would hold its partition back until all others have come there.
+        An unreadable record has none, nor has one that is ahead of its arrival: a record of the
+        year 3000 would hold its partition back until all others have reached that time.
         """
         known = {row: (decision.encode(), at) for row, decision, at in read}
-        source = f"{place.topic}/{place.partition}/".encode()
-        unreadable = place.partition % self._loop.partitions
+        source = f"{tp.topic}/{tp.partition}/".encode()
+        unreadable = tp.partition % self._loop.partitions
         now_ms = int(time.time() * 1000)
         for row, record in enumerate(records):
             headers = (*record.headers, ("source", source + b"%d" % record.offset))
-            found = known.get(row)
             key, partition, at = record.key, unreadable, NEVER
-            if found is not None:
-                key, partition = found[0], -1
-                if found[1] <= min(record.timestamp, now_ms) * 1000 + self._max_skew_us:
-                    at = found[1]
-            yield (
-                at,
-                _RekeyedRecord(
-                    place.partition, record.offset, key, record.value, headers, partition
-                ),
+            if row in known:
+                (key, event_at), partition = known[row], -1
+                if event_at <= min(record.timestamp, now_ms) * 1000 + self._max_skew_us:
+                    at = event_at
+            rekeyed = _RekeyedRecord(
+                tp.partition, record.offset, key, record.value, headers, partition
             )
+            yield at, rekeyed
 
-    async def _hand_on(self, consumer: Any, writer: TransactionalWriter) -> None:  # noqa: ANN401
-        """Write what is due, and where it came from, in one transaction."""
-        places = sorted(consumer.assignment())
-        positions = {place.partition: await consumer.position(place) for place in places}
-        ends = {place.partition: consumer.last_stable_offset(place) for place in places}
+    async def _forward(self, consumer: Any, writer: TransactionalWriter) -> None:  # noqa: ANN401
+        """Write the rows that are due, and the offsets they came from, in one transaction."""
+        tps = sorted(consumer.assignment())
+        positions = {tp.partition: await consumer.position(tp) for tp in tps}
+        ends = {tp.partition: consumer.last_stable_offset(tp) for tp in tps}
         ended = {
             number for number, end in ends.items() if end is not None and positions[number] >= end
         }
-        rows = self._ordering.hand_out(ended, MOST)
+        rows = self._ordering.hand_out(ended, TRANSACTION_RECORDS)
         offsets = {row.source: row.offset + 1 for row in rows}
         for number, waiting in self._ordering.counts().items():
-            if not waiting:  # all of it is handed on, and marks behind it are passed
+            if not waiting:  # everything is written: control batches behind it are passed too
                 offsets[number] = positions[number]
-        moved = {number: at for number, at in offsets.items() if at != self._next[number]}
-        if moved:
-            await asyncio.to_thread(self._write, writer, rows, moved)
-            self._next.update(moved)
+        offsets_after = {number: at for number, at in offsets.items() if at != self._next[number]}
+        if offsets_after:
+            await asyncio.to_thread(self._write, writer, rows, offsets_after)
+            self._next.update(offsets_after)
 
     def _write(
-        self, writer: TransactionalWriter, rows: Sequence[_RekeyedRecord], moved: dict[int, int]
+        self,
+        writer: TransactionalWriter,
+        rows: Sequence[_RekeyedRecord],
+        offsets_after: dict[int, int],
     ) -> None:
         with writer.transaction():
             for row in rows:
                 writer.write(
                     self._target, row.key, row.value, headers=row.headers, partition=row.partition
                 )
-            offsets = {(self._source, number): at for number, at in moved.items()}
+            offsets = {(self._source, number): at for number, at in offsets_after.items()}
             writer.move(self._group, offsets)
 
 
@@ -253,11 +247,11 @@ async def keep_rekeying(
 ) -> None:
     """Re-key whenever *is_owner* holds, for ever; call *newer* if a newer version is needed.
 
-    A broker that is away is waited for.
+    While the broker does not answer, it retries.
 
     Raises:
-        FencedError: another process does it, although this one is the owner.
-        ContractError: the source is not there, or not the one that was read before.
+        FencedError: another process re-keys this log, although this one is the owner.
+        ContractError: the source is missing, or is not the topic that was read before.
     """
     while True:
         await asyncio.sleep(EVERY_S)
@@ -270,37 +264,36 @@ async def keep_rekeying(
             if is_owner():
                 raise
         except (BrokerError, KafkaError, KafkaException, TimeoutError) as error:
-            log.warning("feedback is not re-keyed for now, and tried again: %s", error)
+            logger.warning("re-keying feedback failed, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)
 
 
 class SourceEnd:
-    """Whether all that was produced to a log is re-keyed; blocks while it asks the broker."""
+    """Whether all records of a log are re-keyed; it asks the broker, and blocks."""
 
     def __init__(self, kafka: KafkaConfig, loop: Loop, name: Log = FEEDBACK) -> None:
         self._topic = topic_of(loop.loop, name)
         settings = kafka.client(
             group_id=group_of(loop.loop, name),
             enable_auto_commit=False,
-            isolation_level="read_uncommitted",  # an open transaction is something to wait for
+            isolation_level="read_uncommitted",  # an open transaction is a reason to wait
         )
         self._consumer = Consumer(settings, logger=client_log)
 
     def is_reached(self) -> bool:
-        """Return whether no record of the source waits to be re-keyed; False if it is not known."""
+        """Return whether no record of the source waits to be re-keyed; False if unknown."""
         try:
-            found = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic]
-            places = [TopicPartition(self._topic, number) for number in found.partitions]
-            known = self._consumer.committed(places, timeout=_ASK_S)
-            return bool(places) and all(
-                max(place.offset, 0)
-                >= self._consumer.get_watermark_offsets(place, timeout=_ASK_S)[1]
-                for place in known
+            topic = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic]
+            tps = [TopicPartition(self._topic, number) for number in topic.partitions]
+            known = self._consumer.committed(tps, timeout=_ASK_S)
+            return bool(tps) and all(
+                max(tp.offset, 0) >= self._consumer.get_watermark_offsets(tp, timeout=_ASK_S)[1]
+                for tp in known
             )
         except KafkaException as error:
-            log.info("whether all of %s is re-keyed is not known: %s", self._topic, error)
+            logger.info("whether all of %s is re-keyed is unknown: %s", self._topic, error)
             return False
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Close the connection."""
         self._consumer.close()

@@ -1,11 +1,12 @@
-"""Backfill: examples made again from the raw tables, by another window or label.
+"""Backfill: examples made again from the raw tables, with other windows or another label.
 
-`plan` decides once what belongs to it and cuts it into slices of event time; `run_slice` joins one
-of them (`slices.py`) and commits it. Slices need nothing of each other, so any number of processes
-may work on them.
+`plan` decides once which rows belong to it, and divides them into slices of event time.
+`run_slice` joins one slice (`slices.py`) and commits it. Slices are independent, so any number of
+processes may work on them.
 
-Delivery: exactly once. The examples of a slice, and that it is done, are one commit, which is
-refused if another process has done it. A crash before it repeats the slice; after it, nothing.
+Delivery: exactly once. One commit has the examples of a slice and the record that it is done; it is
+refused if another process was first. A crash before the commit repeats the slice, a crash after it
+repeats nothing.
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.slices import RawLogs, SliceResult, join_slice
 from tidemill.streams.units import moment
 
-SLICE_ROWS = 200_000  # decisions; with 16 features and their feedback some 0.5 GB a process
-_FEWEST_ROWS = 20_000  # below, opening the tables costs more than the join
+SLICE_ROWS = 200_000  # decisions; with 16 features and feedback some 0.5 GB in each process
+_FEWEST_ROWS = 20_000  # with fewer, opening the tables takes longer than the join
 _SLICES_A_PROCESS = 4  # so that one slow slice does not leave the other cores without work
 _STEP = timedelta(minutes=1)
 
@@ -50,18 +51,18 @@ def plan(
     processes: int = 1,
     slice_rows: int = SLICE_ROWS,
 ) -> Backfill:
-    """Return what a backfill of the decisions in [*since*, *until*) by *loop* is to contain.
+    """Return the plan of a backfill of the decisions in [*since*, *until*) by *loop*.
 
-    It is of the raw rows that are in the lake now. *processes* is a hint for how many slices to
-    cut, each of about *slice_rows* decisions at most.
+    It covers the raw rows that are in the lake now. The number of slices depends on *processes*;
+    each has about *slice_rows* decisions at most.
 
     Raises:
-        ContractError: the raw tables do not hold what *loop* reads.
+        ContractError: the raw tables do not have the fields or logs that *loop* reads.
         RequestError: there is no decision in that time.
         LakeError: the lake cannot be read.
     """
     _check(lake, loop)
-    ends, frontiers = _reach(lake, loop)
+    ends, frontiers = _ends_and_frontiers(lake, loop)
     counts = _counts(lake, loop, since, until)
     if counts.is_empty():
         raise RequestError(
@@ -69,9 +70,9 @@ def plan(
             hint='see what there is: tidemill sql "select min("at"), max("at") from decisions"',
         )
     share = int(counts["rows"].sum()) // (processes * _SLICES_A_PROCESS)
-    cuts = _cuts(counts, min(slice_rows, max(share, _FEWEST_ROWS)))
-    cuts[0] = since or cuts[0]
-    cuts[-1] = until or cuts[-1]
+    bounds = _bounds(counts, min(slice_rows, max(share, _FEWEST_ROWS)))
+    bounds[0] = since or bounds[0]
+    bounds[-1] = until or bounds[-1]
     return Backfill(
         name=name,
         loop=loop,
@@ -79,7 +80,7 @@ def plan(
         until=until,
         ends=ends,
         frontiers=frontiers,
-        cuts=cuts,
+        cuts=bounds,
     )
 
 
@@ -100,7 +101,7 @@ def run_slice(
         frontiers=backfill.frontiers,
     )
     result = join_slice(rules, raw, *backfill.bounds(number), labels=labels)
-    counts = _told(result)
+    counts = _slice_counts(result)
     rows = result.examples.with_columns(pl.lit(topics.decisions(loop.loop)).alias("topic"))
     table = lake.table(loop.loop, table_name(backfill.name))
     try:
@@ -110,7 +111,7 @@ def run_slice(
     return counts
 
 
-def _told(result: SliceResult) -> dict[str, int]:
+def _slice_counts(result: SliceResult) -> dict[str, int]:
     return {
         "examples": len(result.examples),
         "late": result.late,
@@ -120,7 +121,7 @@ def _told(result: SliceResult) -> dict[str, int]:
 
 
 def _check(lake: Lake, loop: Loop) -> None:
-    """Refuse a definition that reads what the raw tables do not have."""
+    """Raise an error if *loop* reads fields or logs that the raw tables do not have."""
     live = lake.loop(loop.loop)
     if loop.partitions != live.partitions:
         raise ContractError(
@@ -131,7 +132,7 @@ def _check(lake: Lake, loop: Loop) -> None:
     if unknown:
         raise ContractError(
             f"{loop.loop} has no log {unknown[0]}, so no window of this definition is ever whole",
-            hint=f"take the streams that there are: its logs are {', '.join(live.logs)}",
+            hint=f"use the streams that exist: its logs are {', '.join(live.logs)}",
         )
     _check_all_logs(loop, live)
     for name in (DECISIONS, FEEDBACK):
@@ -139,23 +140,23 @@ def _check(lake: Lake, loop: Loop) -> None:
 
 
 def _check_all_logs(loop: Loop, live: Loop) -> None:
-    """Refuse a definition that leaves out a log of *live*: what came by it would not count."""
+    """Raise an error if *loop* leaves out a log of *live*, whose feedback would not count."""
     left_out = [log for log in live.logs if log not in loop.logs]
     if left_out:
         log = left_out[0]
         stream = stream_of(log)
         kinds = ", ".join(name for name, kind in live.feedback.items() if kind.log == log)
-        said = "no stream" if stream is None else f"stream: {stream}"
+        setting = "no stream" if stream is None else f"stream: {stream}"
         raise ContractError(
             f"this definition of {loop.loop} has no log {log}: the feedback there would not count",
-            hint=f"give a kind {said}, as the live loop has it for {kinds}; a kind counts by any",
+            hint=f"give a kind {setting}, as in the live loop {kinds}; a kind counts by any",
         )
 
 
-def _reach(lake: Lake, loop: Loop) -> tuple[dict[Log, dict[int, int]], dict[int, int]]:
-    """Return where the logs end in the lake, and up to which time windows are whole there.
+def _ends_and_frontiers(lake: Lake, loop: Loop) -> tuple[dict[Log, dict[int, int]], dict[int, int]]:
+    """Return the ends of the logs in the lake, and the frontier of complete windows there.
 
-    What closed last may have moved the time of a log on without a row: `examples` tells.
+    An idle advance may have closed windows without a row; the numbers of `examples` include it.
     """
     partitions = range(loop.partitions)
     ids = [join_time(log).key(number) for log in loop.logs for number in partitions]
@@ -165,10 +166,10 @@ def _reach(lake: Lake, loop: Loop) -> tuple[dict[Log, dict[int, int]], dict[int,
     for log in loop.logs:
         offset, time = OFFSET.for_log(log), STREAM_TIME.for_log(log)
         ids = [name.key(number) for name in (offset, time) for number in partitions]
-        found = lake.table(loop.loop, table_of(log)).progress(ids)
-        ends[log] = {number: found[offset.key(number)] or 0 for number in partitions}
+        raw = lake.table(loop.loop, table_of(log)).progress(ids)
+        ends[log] = {number: raw[offset.key(number)] or 0 for number in partitions}
         times[log] = {
-            number: _latest(found[time.key(number)], closed[join_time(log).key(number)])
+            number: _latest(raw[time.key(number)], closed[join_time(log).key(number)])
             for number in partitions
         }
     frontiers = {}
@@ -197,13 +198,13 @@ def _counts(lake: Lake, loop: Loop, since: datetime | None, until: datetime | No
     return counted.collect(engine="streaming")
 
 
-def _cuts(counts: pl.DataFrame, rows: int) -> list[datetime]:
-    """Return bounds of slices that hold about *rows* decisions each."""
-    cuts: list[datetime] = []
-    held = rows
+def _bounds(counts: pl.DataFrame, rows: int) -> list[datetime]:
+    """Return the bounds of slices with about *rows* decisions each."""
+    bounds: list[datetime] = []
+    in_slice = rows
     for at, count in counts.iter_rows():
-        if held + count > rows:
-            cuts.append(at)
-            held = 0
-        held += count
-    return [*cuts, counts["at"][-1] + _STEP]
+        if in_slice + count > rows:
+            bounds.append(at)
+            in_slice = 0
+        in_slice += count
+    return [*bounds, counts["at"][-1] + _STEP]

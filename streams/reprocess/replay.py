@@ -1,10 +1,11 @@
-"""Replay: a worker's work once more, from the first record of the topics, into a lake of its own.
+"""Replay: reads the topics again from their first record, into a lake of its own.
 
-It is the worker itself, in a consumer group of its own, with three differences: it ends where the
-topics ended when it began; no clock moves an idle log on, because how long a log was silent is not
-told by reading it again; and no letter is written for a record that has one already.
+It runs the worker's code in a consumer group of its own, with three differences. It ends where the
+topics ended when it began. No idle log is advanced by the clock, because a replay does not take as
+long as the log was silent. No dead letters are written, because these records have theirs already.
 
-Delivery: as the worker's. What is committed is committed; the same call goes on from there.
+Delivery: exactly once, like the worker. The same call after an interruption continues from the last
+commit.
 """
 
 import asyncio
@@ -41,10 +42,10 @@ _MARKER = "replay.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayConfig:
-    """What to replay, and where to.
+    """What to replay, and into which lake.
 
-    *ends* says, by log and partition, before which offset; *until* ends the logs there as
-    `tidemill close` does, after the decision of that time.
+    *ends* has the offset to stop before, by log and partition. With *until* the logs end there, as
+    `tidemill close` does it: every decision up to that time is closed.
     """
 
     kafka: KafkaConfig
@@ -58,10 +59,10 @@ class ReplayConfig:
 
 
 def begin_replay(lake: Lake, loop: Loop) -> None:
-    """See that *lake* may be filled with a replay of *loop*, and write down that it is.
+    """Mark *lake* as the target of a replay of *loop*, if it may be one.
 
     Raises:
-        RequestError: it has tables of that loop which no replay has begun.
+        RequestError: it has tables of that loop that are not from a replay.
         LakeError: the storage refuses.
     """
     marker = json.dumps({"loop": loop.loop, "version": loop.version, "digest": loop.digest})
@@ -82,7 +83,7 @@ def begin_replay(lake: Lake, loop: Loop) -> None:
 
 
 def end_replay(lake: Lake, loop: Loop) -> None:
-    """Write down that the replay is whole: from now on the lake is one as any."""
+    """Remove the mark, because the replay is complete: the lake may be used like any other."""
     with lake_errors(f"end the replay of {loop.loop}", lake.root):
         lake.storage.remove(f"{loop.loop}/{_MARKER}")
 
@@ -92,7 +93,7 @@ def replay(
 ) -> bool:
     """Read the topics up to the ends of *config*; return whether they were reached.
 
-    They are not if a signal came. *on_read* is told how many records before the ends are read.
+    They are not if a signal ended it. *on_read* gets the number of records read before the ends.
 
     Raises:
         RequestError: a newer version of the loop was published meanwhile.
@@ -103,22 +104,22 @@ def replay(
 
 
 def group_of(loop: Loop) -> str:
-    """Return the name of a consumer group that nobody else has."""
+    """Return the name of a new consumer group."""
     return f"tidemill-replay-{loop.loop}-{uuid.uuid4().hex[:8]}"
 
 
-class _Unclocked(LoopRunner):
-    """The work on one loop, but logs that are silent stay where they are."""
+class _ReplayRunner(LoopRunner):
+    """A loop runner without idle advances."""
 
-    def quiet(self) -> list[LogPartition]:
+    def quiet_logs(self) -> list[LogPartition]:
         return []
 
     def advance_idle(self, at_end: Collection[LogPartition]) -> None:
         pass
 
 
-class _NeverAsked:
-    """Nobody asks a replay to close anything: its end is known."""
+class _NoEndOfStream:
+    """A source without requests: the ends of a replay are known."""
 
     def wanted(self, loop_name: str) -> datetime | None:
         return None
@@ -133,10 +134,10 @@ class _Replay:
         self._config, self._on_read = config, on_read
         self._metrics = StreamMetrics()
         loop = config.loop
-        self._run = _Unclocked(
+        self._runner = _ReplayRunner(
             prepared=PreparedLoop.of(loop, store),
             tables=open_tables(Lake(config.lake), loop),
-            letters=NoDeadLetters(),
+            dead_letters=NoDeadLetters(),
             metrics=self._metrics,
             on_examples=lambda _version: None,
             cadence=config.cadence,
@@ -152,14 +153,14 @@ class _Replay:
             streams = StreamsApp(
                 kafka=self._config.kafka,
                 group=named,
-                runs=[self._run],
+                runners=[self._runner],
                 metrics=self._metrics,
-                end_of_stream=_NeverAsked(),
+                end_of_stream=_NoEndOfStream(),
             )
             interrupted = await run_app(streams.app, self._is_over)
         if interrupted:
             return False
-        if self._run.superseded:
+        if self._runner.superseded:
             raise RequestError(
                 f"events of a newer version of {self._config.loop.loop} were read",
                 hint="it was published meanwhile: replay again, into another folder",
@@ -167,22 +168,22 @@ class _Replay:
         return True
 
     def _is_over(self) -> bool:
-        self._tell()
-        if self._run.superseded:
+        self._report_progress()
+        if self._runner.superseded:
             return True
         if not self._is_read():
             return False
         if self._config.until is not None:
-            self._run.end_logs(self._config.until, list(self._config.ends))
-        return not self._run.is_closing
+            self._runner.end_logs(self._config.until, list(self._config.ends))
+        return not self._runner.is_closing
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         ends = self._config.ends
-        taken = ((self._run.position(*place).taken or 0, end) for place, end in ends.items())
+        taken = ((self._runner.position(*log).taken or 0, end) for log, end in ends.items())
         self._on_read(sum(min(offset, end) for offset, end in taken))
 
     def _is_read(self) -> bool:
-        """Whether every record before the ends is taken, and every mark of a transaction passed."""
+        """Return whether everything before the ends is taken, control batches included."""
         ends = self._config.ends
-        taken = {place: self._run.position(*place).taken for place in ends}
-        return all(offset is not None and offset >= ends[at] for at, offset in taken.items())
+        taken = {log: self._runner.position(*log).taken for log in ends}
+        return all(offset is not None and offset >= ends[log] for log, offset in taken.items())

@@ -1,9 +1,9 @@
 """One slice of a backfill: the decisions of a stretch of event time, joined again by other rules.
 
-The same join as in the worker (`partition_join.py`), over rows of the raw tables instead of
-records. Each row brings the stream time before it, which is a matter of its log alone, so a slice
-needs no row but those that may touch its decisions: copies of their ids, and feedback of their ids.
-It is handed queries over the raw tables and knows no lake.
+It is the join of the worker (`partition_join.py`), over rows of the raw tables instead of records.
+Each row has the stream time before it, which depends on its own log alone. So besides its decisions
+a slice only needs the rows that can affect them: copies with their ids, and feedback of their ids.
+The raw tables come as lazy frames.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,23 +13,23 @@ from datetime import datetime
 import polars as pl
 
 from tidemill.schemas.logs import DECISIONS, Log, first_position, is_feedback, number_of
-from tidemill.streams.join.checkpoints import fitted
+from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.matching import STREAM
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros, within_calendar
 
-_PLACE = ("partition", "offset", "stream_time")
+_POSITION_COLUMNS = ("partition", "offset", "stream_time")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawLogs:
-    """The logs of a loop as the raw tables have them: one of decisions, one of all feedback.
+    """The raw tables of a loop: decisions, and feedback of all logs.
 
-    *ends* has, by log and partition, the offset before which rows count; rows of other logs do not.
-    *frontiers* has, by partition, the time in microseconds before which every decision has its
-    whole window in those rows.
+    *ends* has, by log and partition, the offset before which rows count; rows of other logs do not
+    count. *frontiers* has, by partition, the time in microseconds before which those rows have the
+    whole window of every decision.
     """
 
     decisions: pl.LazyFrame
@@ -56,9 +56,9 @@ class RawLogs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceResult:
-    """What became of the decisions of a slice: rows of `examples`, and how many are none.
+    """The examples of a slice, and the number of decisions that became none, by the reason.
 
-    *open* decisions do not have their whole window in the raw tables yet.
+    The raw tables do not have the whole window of *open* decisions yet.
     """
 
     examples: pl.DataFrame
@@ -77,39 +77,42 @@ def join_slice(
 ) -> SliceResult:
     """Join the decisions made in [*since*, *until*) by *rules*.
 
-    The examples are those that a worker with these rules would have written of the same logs, and
-    the same stream times.
+    The examples are those that a worker with these rules would have written for the same logs and
+    stream times.
     """
     start, end = micros(since), micros(until)
     made = raw.made(start, end).collect()
     labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
     decisions = pl.concat(
         [
-            fitted(made, rules.decisions, *_PLACE),
+            conformed(made, rules.decisions, *_POSITION_COLUMNS),
             _copies(rules, raw, made, start, end),
         ],
         how="diagonal",
     )
-    feedback = fitted(_feedback(rules, raw, made, start, end), rules.feedback, *_PLACE)
+    feedback = conformed(
+        _feedback(rules, raw, made, start, end), rules.feedback, *_POSITION_COLUMNS
+    )
     of_slice = pl.col("at").is_between(pl.lit(since), pl.lit(until), closed="left")
     examples, counts = [], {"late": 0, "duplicate": 0, "open": 0}
     for partition, its_decisions, its_feedback in _by_partition(decisions, feedback):
         joined = _Joined.of(rules, labels, its_decisions, its_feedback)
-        verdicts = joined.judged.filter(of_slice)["verdict"]
+        verdicts = joined.decisions.filter(of_slice)["verdict"]
         for verdict in ("late", "duplicate"):
             counts[verdict] += int((verdicts == verdict).sum())
-        found = joined.examples.filter(of_slice)
-        closed = found.filter(pl.col("at").to_physical() < raw.frontiers.get(partition, start))
-        counts["open"] += len(found) - len(closed)
+        its_examples = joined.examples.filter(of_slice)
+        is_closed = pl.col("at").to_physical() < raw.frontiers.get(partition, start)
+        closed = its_examples.filter(is_closed)
+        counts["open"] += len(its_examples) - len(closed)
         examples.append(closed.with_columns(pl.lit(partition, pl.Int32).alias("partition")))
     return SliceResult(examples=pl.concat(examples) if examples else pl.DataFrame(), **counts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """The judged decisions of one partition, and the examples they become."""
+    """The decisions of one partition with their verdicts, and their examples."""
 
-    judged: pl.DataFrame
+    decisions: pl.DataFrame
     examples: pl.DataFrame
 
     @classmethod
@@ -117,11 +120,11 @@ class _Joined:
         cls, rules: JoinRules, labels: Labels, decisions: pl.DataFrame, feedback: pl.DataFrame
     ) -> "_Joined":
         join = PartitionJoin(rules, labels=labels)
-        judged = join.take_decisions(decisions.sort("offset"))
+        decisions = join.take_decisions(decisions.sort("offset"))
         for log in rules.logs[1:]:
             of_log = feedback.filter(STREAM.eq(number_of(log)))
             join.take_feedback(of_log.sort("offset"), log)
-        last = judged["at"].max()
+        last = decisions["at"].max()
         if not isinstance(last, datetime):
             raise ValueError("a partition without decisions")
         for log in rules.logs:
@@ -129,9 +132,9 @@ class _Joined:
         closed = join.close()
         if closed is None:
             raise ValueError(f"nothing closes by {rules.closing_time(last)}")
-        # A decision with late feedback has its first example and the newest; the last one counts.
+        # A decision with late feedback has its first example and the newest; the newest counts.
         examples = closed.examples.unique("offset", keep="last", maintain_order=True)
-        return cls(judged, examples)
+        return cls(decisions, examples)
 
 
 def _by_partition(
@@ -147,11 +150,11 @@ def _by_partition(
 def _copies(
     rules: JoinRules, raw: RawLogs, made: pl.DataFrame, start: int, end: int
 ) -> pl.DataFrame:
-    """Return the decisions outside of the slice that bear an id of it, as far as they matter.
+    """Return the decisions outside of the slice that may make one of its decisions a duplicate.
 
-    A copy counts if it was on time, is before the decision in the log, and is remembered. So its
-    event time is at most the stream time before the decision, and that is at most `grace` past the
-    decision; and at least the stream time before the decision, less the memory.
+    Such a copy was on time, is before the decision in the log, and is still remembered. So its
+    event time is at most the stream time before the decision, which is at most `grace` after the
+    decision; and at least that stream time minus the memory.
     """
     before = made["stream_time"]
     on_time = (before <= made["at"] + rules.grace).fill_null(value=False)
@@ -160,8 +163,8 @@ def _copies(
         remembered = start  # each is the first record of its log, or late
     span = rules.spans()
     since, until = min(start, remembered - span.memory), end + span.grace + 1
-    columns = ("id", "at", *_PLACE)
-    found = [
+    columns = ("id", "at", *_POSITION_COLUMNS)
+    copies = [
         raw.made(first, last)
         .select(columns)
         .join(made.lazy().select("partition", "id").unique(), on=["partition", "id"], how="semi")
@@ -169,7 +172,7 @@ def _copies(
         for first, last in ((since, start), (end, until))
         if first < last
     ]
-    return pl.concat(found)
+    return pl.concat(copies)
 
 
 def _feedback(

@@ -2,6 +2,12 @@
 
 Read `worker`, `agents`, `flow_control`, `loop_runner` with `commit_schedule` and
 `owned_partition`, `partitions`, then the rest. It may import every other sub-package of streams
-but `reprocess`. `agents` and `flow_control` are proved by tests/streams/runtime/test_worker.py,
-`owned_partition` and `partitions` by the schedules.
+but `reprocess`.
+
+Proved elsewhere: `close_requests` by `tests/streams/runtime/test_worker.py`.
+Proved elsewhere: `commit_schedule` by `tests/streams/runtime/test_loop_runner.py`.
+Proved elsewhere: `flow_control` by `tests/streams/runtime/test_worker.py`.
+Proved elsewhere: `owned_partition` by `tests/streams/test_schedules.py`.
+Proved elsewhere: `partitions` by `tests/streams/test_schedules.py`.
+Proved elsewhere: `prepared` by `tests/streams/runtime/test_loop_runner.py`.
 """

@@ -1,13 +1,13 @@
 """The Faust app of a streams worker: one agent per loop over all its topics, in batches.
 
-Delivery: exactly once. Rows, offsets and frontier land in commits of the lake that are compared and
-swapped (`transactions.py`); a crash before one repeats its batches, after it nothing. Dead letters
-are the exception: acknowledged by the broker before the commit that moves past them, so a crash
-between the two writes them twice. An agent that fails ends the process: Faust would go on behind
-its back.
+Delivery: exactly once. Rows, offsets and frontier are in commits of the lake with compare-and-swap
+(`commit/transactions.py`); a crash before a commit repeats its batches, a crash after it repeats
+nothing. Dead letters are the exception: the broker acknowledges them before the commit that passes
+their records, so a crash between the two writes them twice. An agent that fails ends the process:
+Faust would acknowledge the batch and continue.
 
-Partitions are claimed and their windows read back when a rebalance is complete, before anything is
-fetched; they are committed and given up before the next one starts.
+Partitions are claimed and recovered when a rebalance is complete, before anything is fetched. They
+are committed and released before the next rebalance starts.
 """
 
 import asyncio
@@ -31,120 +31,120 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.1  # how often it is looked whether a commit is due
-IDLE_TICK_S = 0.5  # how often quiet logs are compared with their end, one request each time
+TICK_S = 0.1  # how often to check whether a commit is due
+IDLE_TICK_S = 0.5  # how often to compare quiet logs with their end, with one request to the broker
 
 
-def whole(topics: Mapping[Log, str], assigned: Collection[TP]) -> set[int]:
-    """Return the partitions of which all logs of a loop, read from *topics*, are *assigned*.
+def complete_partitions(topics: Mapping[Log, str], assigned: Collection[TP]) -> set[int]:
+    """Return the partitions with all logs of a loop, read from *topics*, *assigned*.
 
-    While a new version adds a log, workers of the old one share the others, and the new log alone
-    is assigned without them. It is left until they have taken the version up too.
+    When a new version adds a log, workers of the old version do not subscribe to it, so it may be
+    assigned alone. Such a partition is left out until these workers have the new version too.
 
     Raises:
-        ContractError: decisions and feedback were assigned apart.
+        ContractError: decisions and feedback were assigned to different workers.
     """
-    held = {
+    by_log = {
         name: {tp.partition for tp in assigned if tp.topic == topic}
         for name, topic in topics.items()
     }
-    common = set.intersection(*held.values())
-    for name, numbers in held.items():
+    common = set.intersection(*by_log.values())
+    for name, numbers in by_log.items():
         if numbers == common:
             continue
-        told = f"partitions {sorted(numbers)} of {topics[name]} were assigned, but"
-        if len(held) == 2:
+        problem = f"partitions {sorted(numbers)} of {topics[name]} were assigned, but"
+        if len(by_log) == 2:
             raise ContractError(
-                f"{told} {sorted(common)} of both topics",
+                f"{problem} {sorted(common)} of both topics",
                 hint="all topics of a loop need the same number of partitions, and all workers of "
                 "a group the same loops",
             )
-        logger.warning("%s only %s of all: are there workers of another version?", told, common)
+        logger.warning("%s only %s of all: are there workers of another version?", problem, common)
     return common
 
 
 class StreamsApp:
-    """The Faust app, and what connects it to the runs of its loops."""
+    """The Faust app, connected to the runners of its loops."""
 
     def __init__(
         self,
         *,
         kafka: KafkaConfig,
         group: GroupConfig,
-        runs: Sequence[LoopRunner],
+        runners: Sequence[LoopRunner],
         metrics: StreamMetrics,
         end_of_stream: EndOfStreamSource,
         rekeying: Mapping[str, Callable[[Log], Rekeyer]] | None = None,
     ) -> None:
-        """Connect *runs*; *rekeying* makes what re-keys a log of feedback, by the loop's name."""
-        self._runs = runs
+        """Connect *runners*; *rekeying* makes the re-keyer of a log of feedback, by loop name."""
+        self._runners = runners
         self._rekeying = rekeying or {}
         self._sources = {
-            (run.loop.loop, name): SourceEnd(kafka, run.loop, name)
-            for run in runs
-            if run.loop.rekey
-            for name in run.topics
+            (runner.loop.loop, name): SourceEnd(kafka, runner.loop, name)
+            for runner in runners
+            if runner.loop.rekey
+            for name in runner.topics
             if is_feedback(name)
         }
         self._end_of_stream = end_of_stream
-        self._flow = FlowControl(runs, metrics)
+        self._flow = FlowControl(runners, metrics)
         self.app = new_app(kafka, group)
         self.app.transport.flow = self._flow
         self.app.on_rebalance_complete.connect(self._claim)
         self.app.on_partitions_revoked.connect(self._release)
         self.app.on_before_shutdown.connect(self._finish)
-        for run in runs:
-            self._add_agent(run)
+        for runner in runners:
+            self._add_agent(runner)
         self.app.task(self._commit_in_time)
         self.app.task(self._watch_idle)
-        for run in runs:
-            if run.loop.loop in self._rekeying:
-                for name in filter(is_feedback, run.topics):
-                    self.app.task(partial(self._rekey, run, name))
+        for runner in runners:
+            if runner.loop.loop in self._rekeying:
+                for name in filter(is_feedback, runner.topics):
+                    self.app.task(partial(self._rekey, runner, name))
 
-    def _add_agent(self, run: LoopRunner) -> None:
+    def _add_agent(self, runner: LoopRunner) -> None:
         topic = self.app.topic(
-            *run.topics.values(),
+            *runner.topics.values(),
             schema=BatchSchema(),
-            # fewer, and one full queue starves the other logs
-            maxsize=3 + len(run.topics) * run.loop.partitions,
+            # with a smaller queue, one log that fills it starves the others
+            maxsize=3 + len(runner.topics) * runner.loop.partitions,
         )
 
         async def work(stream: faust.StreamT) -> None:
             async for batch in stream:
                 owner = self._flow.log_of(batch)
                 if owner is not None:
-                    taker, name = owner
-                    await taker.take(name, batch)
+                    loop_runner, name = owner
+                    await loop_runner.take(name, batch)
 
-        self.app.agent(topic, name=f"tidemill.{run.loop.loop}")(work)
+        self.app.agent(topic, name=f"tidemill.{runner.loop.loop}")(work)
 
     async def _claim(self, _sender: object, **_more: object) -> None:
-        """Own what was assigned, before anything of it is fetched."""
+        """Claim the assigned partitions, before anything of them is fetched."""
         assigned = self.app.consumer.assignment()
-        for run in self._runs:
-            await run.claim(whole(run.topics, assigned))
+        for runner in self._runners:
+            await runner.claim(complete_partitions(runner.topics, assigned))
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
-        """Commit and give up everything: who owns it after the rebalance reads it back."""
-        for run in self._runs:
-            await run.release()
+        """Commit and release all partitions; their owners after the rebalance recover them."""
+        for runner in self._runners:
+            await runner.release()
 
     async def _finish(self, _sender: object, **_more: object) -> None:
         if self.app.crashed:
             return
-        for run in self._runs:
-            await run.commit()
+        for runner in self._runners:
+            await runner.commit()
         await self.app.consumer.commit()
-        for run in self._runs:
-            await run.release()
+        for runner in self._runners:
+            await runner.release()
 
     async def _commit_in_time(self) -> None:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
-            for run in self._runs:
-                if run.is_due(partial(self._flow.is_caught_up, run)):
-                    await run.commit()
+            for runner in self._runners:
+                if runner.is_due(partial(self._flow.is_caught_up, runner)):
+                    await runner.commit()
 
     async def _watch_idle(self) -> None:
         while not self.app.should_stop:
@@ -152,35 +152,35 @@ class StreamsApp:
             if self.app.rebalancing:
                 continue
             self._flow.skip_control_batches()
-            await self._look_at_sources()
-            for run in self._runs:
-                await self._advance(run)
+            await self._check_sources()
+            for runner in self._runners:
+                await self._advance(runner)
 
-    async def _look_at_sources(self) -> None:
-        """Find out which logs have feedback that waits to be re-keyed: they do not end."""
-        owned = {run.loop.loop for run in self._runs if run.partitions}
+    async def _check_sources(self) -> None:
+        """Update which logs have feedback that waits to be re-keyed: they are not at their end."""
+        owned = {runner.loop.loop for runner in self._runners if runner.partitions}
         for (loop_name, log), source in self._sources.items():
             if loop_name in owned:
                 is_reached = await asyncio.to_thread(source.is_reached)
                 self._flow.set_backlog(loop_name, log, not is_reached)
 
-    async def _rekey(self, run: LoopRunner, name: Log) -> None:
-        """Re-key a log of *run* while partition 0 is held, which one worker does."""
+    async def _rekey(self, runner: LoopRunner, name: Log) -> None:
+        """Re-key a log of *runner* while this worker owns partition 0, as only one worker does."""
 
         def superseded() -> None:
-            run.superseded = True
+            runner.superseded = True
 
         await keep_rekeying(
-            partial(self._rekeying[run.loop.loop], name),
-            lambda: 0 in run.partitions and not run.superseded and not self.app.should_stop,
+            partial(self._rekeying[runner.loop.loop], name),
+            lambda: 0 in runner.partitions and not runner.superseded and not self.app.should_stop,
             superseded,
         )
 
-    async def _advance(self, run: LoopRunner) -> None:
-        """Let time go on in logs that are at their end, or end them if someone asked for it."""
-        until = self._end_of_stream.wanted(run.loop.loop)
-        going_on = run.going_on(until) if until is not None else []
-        at_end = await self._flow.at_end(run, {*run.quiet(), *going_on})
-        if until is not None and going_on:
-            run.end_logs(until, at_end)
-        run.advance_idle(at_end)
+    async def _advance(self, runner: LoopRunner) -> None:
+        """Advance the time of logs that are at their end, or end them if that was requested."""
+        until = self._end_of_stream.wanted(runner.loop.loop)
+        unfinished = runner.logs_before(until) if until is not None else []
+        at_end = await self._flow.at_end(runner, {*runner.quiet_logs(), *unfinished})
+        if until is not None and unfinished:
+            runner.end_logs(until, at_end)
+        runner.advance_idle(at_end)

@@ -1,9 +1,9 @@
-"""The worker's own audit: what it closed since the last time, computed anew by DuckDB.
+"""The worker's own audit: DuckDB recomputes the windows closed since the last audit.
 
-A thread of its own, one core at most and a twentieth of that on average; the join never waits for
-it. What it remembers is in this process alone: after a restart, and for a partition that comes
-over from another worker, it goes on from where the lake stands then. What was closed in between is
-left to `tidemill audit`, which needs no memory.
+It runs in a thread of its own, on one core at most and a twentieth of a core on average; the join
+never waits for it. Its state is in memory: after a restart, and for a partition that another worker
+owned before, it begins with the current state of the lake. `tidemill audit` audits the windows
+closed in between; it needs no such state.
 """
 
 import contextlib
@@ -24,66 +24,67 @@ from tidemill.features.sql.views import snapshot
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.metrics import StreamMetrics
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVERY_S = 300.0
-SHARE_OF_A_CORE = 1 / 20  # an audit that took long is followed by a pause that is longer
+SHARE_OF_A_CORE = 1 / 20  # the pause after an audit is at least so much longer than the audit
 EFFORT = Effort(memory_mb=128, threads=1, rows=100_000, shares=1, shown=5)
 _STOP_S = 2.0  # an interrupted query ends at once
-_BEGIN_S = 1.0  # how often it is looked whether there are partitions to begin with
+_BEGIN_S = 1.0  # the pause while there are no partitions yet
 
 
 @dataclass(slots=True)
 class LoopAudit:
-    """What is known of the audits of one loop: where the next one begins, by partition.
+    """The audits of one loop: for each partition, the state that the next audit begins from.
 
-    *held* returns the partitions this worker owns now.
+    *owned* returns the partitions that this worker owns now. *begins* has the state of each
+    partition at its first audit, *reached* that at its last.
     """
 
     lake: Lake
     loop: Loop
-    held: Callable[[], Collection[int]]
+    owned: Callable[[], Collection[int]]
     begins: dict[int, PartitionState] = field(default_factory=dict)
-    marks: dict[int, PartitionState] = field(default_factory=dict)
+    reached: dict[int, PartitionState] = field(default_factory=dict)
 
     def run(
         self, on_begin: Callable[[Interrupt], None] = lambda _interrupt: None
     ) -> AuditReport | None:
-        """Audit what was closed and read since the last time; None if that is nothing.
+        """Audit what was read and closed since the last audit; None if nothing was.
 
-        *on_begin* is told how another thread can end it.
+        *on_begin* gets a function with which another thread can interrupt the audit.
 
         Raises:
-            LakeError: the lake cannot be read; the next time begins where this one did.
+            LakeError: the lake cannot be read; the next audit begins from the same state.
         """
-        held = set(self.held())
+        owned = set(self.owned())
         versions = snapshot(self.lake, self.loop)
-        reached = read_partition_states(self.lake, self.loop, versions)
-        for number in self.marks.keys() - held:
-            del self.marks[number], self.begins[number]
+        states = read_partition_states(self.lake, self.loop, versions)
+        for number in self.reached.keys() - owned:
+            del self.reached[number], self.begins[number]
         spans = [
             AuditSpan(
                 partition=number,
-                start=mark,
-                end=reached[number],
+                start=start,
+                end=states[number],
                 begin=self.begins[number],
             )
-            for number, mark in self.marks.items()
-            if mark != reached[number]
+            for number, start in self.reached.items()
+            if start != states[number]
         ]
         report = None
         if spans:
             report = audit_spans(
                 self.lake, [(self.loop, spans)], versions, effort=EFFORT, on_begin=on_begin
             )
-        for number in held:
-            self.begins.setdefault(number, reached[number])
-            self.marks[number] = reached[number]
+        for number in owned:
+            self.begins.setdefault(number, states[number])
+            self.reached[number] = states[number]
         return report
 
 
 class AuditTimer:
-    """Audits loops every so often, until it is closed."""
+    """Audits loops at intervals, until it is closed."""
 
     def __init__(
         self,
@@ -101,47 +102,47 @@ class AuditTimer:
         self._thread.start()
 
     def close(self) -> None:
-        """Give up the audit that runs, if one does."""
+        """Stop, and interrupt the audit if one is running."""
         self._stopped.set()
         deadline = time.monotonic() + _STOP_S
         while self._thread.is_alive() and time.monotonic() < deadline:
             if self._interrupt is not None:
-                with contextlib.suppress(duckdb.Error):  # it has just ended by itself
+                with contextlib.suppress(duckdb.Error):  # it may have just ended by itself
                     self._interrupt()
-            self._thread.join(0.05)  # between two queries an interruption is not noticed
+            self._thread.join(0.05)  # an interrupt between two queries has no effect: repeat it
 
     def _work(self) -> None:
-        pause_s = 0.0  # the first look only marks where to begin
+        pause_s = 0.0  # the first pass only records the state to begin from
         while not self._stopped.wait(pause_s):
             started = time.monotonic()
             for each in self._audits:
                 try:
-                    self._tell(each.loop.loop, each.run(self._begun))
+                    self._report(each.loop.loop, each.run(self._begun))
                 except LakeError as error:
-                    log.warning("%s was not audited: %s", each.loop.loop, error)
-                except Exception:  # the outermost loop of a thread: the worker's work goes on
+                    logger.warning("%s was not audited: %s", each.loop.loop, error)
+                except Exception:  # the outermost loop of a thread: the worker continues
                     if self._stopped.is_set():
                         return
-                    log.exception("%s was not audited", each.loop.loop)
+                    logger.exception("%s was not audited", each.loop.loop)
             taken_s = time.monotonic() - started
-            has_begun = any(each.marks for each in self._audits)
+            has_begun = any(each.reached for each in self._audits)
             pause_s = max(self._every_s, taken_s / SHARE_OF_A_CORE) if has_begun else _BEGIN_S
 
     def _begun(self, interrupt: Interrupt) -> None:
         self._interrupt = interrupt
 
-    def _tell(self, loop_name: str, report: AuditReport | None) -> None:
+    def _report(self, loop_name: str, report: AuditReport | None) -> None:
         if report is None:
             return
         self._metrics.audited.labels(loop_name).inc(report.decisions + report.feedback)
         self._metrics.audit_seconds.labels(loop_name).inc(report.seconds)
         self._metrics.differences.labels(loop_name).inc(report.differences)
         share = "" if report.is_whole else ", a share of their ids"
-        log.info(
+        logger.info(
             "%s: audited %d decisions and %d feedback%s in %.2f s",
             *(loop_name, report.decisions, report.feedback, share, report.seconds),
         )
-        for found in report.first:
-            log.error("%s: %s\n  hint: %s", loop_name, found, found.hint)
+        for difference in report.first:
+            logger.error("%s: %s\n  hint: %s", loop_name, difference, difference.hint)
         if report.differences > len(report.first):
-            log.error("%s: %d differences in all", loop_name, report.differences)
+            logger.error("%s: %d differences in all", loop_name, report.differences)

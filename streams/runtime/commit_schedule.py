@@ -1,4 +1,4 @@
-"""When a commit cycle of a loop is due."""
+"""The schedule of a loop's commit cycles."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from tidemill.streams.commit.progress_table import PATIENCE_S
 
-TOGETHER = 8_000  # so many records are decoded at once; fewer wait for more until the next commit
+BATCH_RECORDS = 8_000  # records to decode at once; fewer wait for more, until the next commit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """When work is due, how long it waits for a lake that refuses, and by which clock."""
+    """When records are decoded and committed, how long a lake may refuse, and by which clock."""
 
-    every_s: float = 1.0  # a commit of a table takes 12 ms and more; readers see rows this late
-    rows: int = 120_000  # bounds what a crash repeats, and the memory of what is not committed
-    together: int = TOGETHER  # so many records are decoded at once, or what a commit finds
+    every_s: float = 1.0  # a commit of a table takes 12 ms or more; readers see rows this late
+    rows: int = 120_000  # limits the work a crash repeats, and the memory of uncommitted rows
+    batch_records: int = BATCH_RECORDS  # records to decode at once, or fewer before a commit
     patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
     clock: Callable[[], float] = time.monotonic  # in seconds; it never goes back
 
@@ -30,14 +30,15 @@ class CommitSchedule:
         self._was_full = False  # the last cycle was due for its size, not for the time
 
     def is_full(self, pending_rows: int) -> bool:
-        """Whether so many rows are committed at once, whatever the time."""
+        """Return whether *pending_rows* are so many that a commit is due at any time."""
         return pending_rows >= self.cadence.rows
 
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
-        """Whether it is time for a commit cycle, provided there is something to commit.
+        """Return whether a commit cycle is due, if there is something to commit.
 
-        After a full cycle the rest of a backlog does not wait, once all of it is here
-        (*is_caught_up*): it is no small cycle of live traffic, which the interval is to prevent.
+        The interval prevents many small cycles of live traffic. The end of a backlog is none: after
+        a cycle that was due for its size, the rest is committed once all of it has arrived
+        (*is_caught_up*).
         """
         waited_s = self.cadence.clock() - self.committed_s
         if self._is_behind or waited_s >= self.cadence.every_s:
@@ -45,11 +46,11 @@ class CommitSchedule:
         return self._was_full and is_caught_up()
 
     def note_behind(self, is_behind: bool) -> None:
-        """Record whether windows are due that did not fit into this cycle."""
+        """Record whether due windows are left for the next cycle."""
         self._is_behind = is_behind
 
     def note_committed(self) -> None:
-        """Record that a cycle is in the lake now."""
+        """Record that a cycle was committed now."""
         self.committed_s, self._was_full = self.cadence.clock(), False
 
     def note_full(self) -> None:

@@ -1,41 +1,41 @@
-"""Whether all logs of a loop have keys of the same kind: else decisions and feedback never meet.
+"""A check that all logs of a loop have the same keys; otherwise decisions and feedback never meet.
 
-Kafka puts a record into the partition of its key. If decisions are keyed by their ids and feedback
-by user, most feedback lies in another partition than its decision, and a join would say nothing but
-`unmatched`. A few records of each batch are looked at. It knows no Kafka.
+Kafka's producer chooses the partition by the key. If decisions are keyed by their ids and feedback
+by user, most feedback is in another partition than its decision, and nearly all of it would be
+`unmatched`. A few records of each batch are checked.
 """
 
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import Log, is_feedback
 
 ENOUGH = 50
-"""After so many looks at each log the keys are judged."""
-_LATER = 8  # so many records of a batch are looked at from then on; each costs some microseconds
+"""How many records of each log are checked before its keys are judged."""
+_LATER = 8  # records of a batch to check from then on; each takes some microseconds
 _SURE = 0.9
 
 
 class CopartitioningCheck:
-    """What the keys of the logs of one partition looked like so far."""
+    """How many records of each log of one partition are keyed by decision, of those checked."""
 
     def __init__(self, topics: dict[Log, str], partition: int, partitions: int) -> None:
-        """Judge *partition* of so many *partitions*; where there is but one, keys do not matter."""
+        """Check *partition* of *partitions*; if there is only one, keys do not matter."""
         self._topics = topics
         self._partition = partition
         self._partitions = partitions
-        self._looks: dict[Log, int] = dict.fromkeys(topics, 0)
+        self._checked: dict[Log, int] = dict.fromkeys(topics, 0)
         self._hits: dict[Log, int] = dict.fromkeys(topics, 0)
 
-    def wanted(self, log: Log) -> int:
-        """Return how many records of the next batch of *log* are worth a look."""
-        return ENOUGH if self._looks[log] < ENOUGH else _LATER
+    def sample_size(self, log: Log) -> int:
+        """Return how many records of the next batch of *log* to check."""
+        return ENOUGH if self._checked[log] < ENOUGH else _LATER
 
-    def look(self, log: Log, key: bytes | None, decision: str, offset: int) -> None:
+    def check(self, log: Log, key: bytes | None, decision: str, offset: int) -> None:
         """Compare the *key* of one record with the id of the *decision* it is or belongs to.
 
         Raises:
-            ContractError: one log is keyed by decision for sure, and this one by something else.
+            ContractError: another log is clearly keyed by decision, and this one is not.
         """
-        self._looks[log] += 1
+        self._checked[log] += 1
         self._hits[log] += key == decision.encode()
         if self._partitions > 1 and self._share(log) < 1 - _SURE:
             for other in self._topics:
@@ -43,9 +43,9 @@ class CopartitioningCheck:
                     raise self._differ(log, other, offset)
 
     def _share(self, log: Log) -> float:
-        """Return the share of records of *log* keyed by decision; 0.5 while it is not sure."""
-        looks = self._looks[log]
-        return 0.5 if looks < ENOUGH else self._hits[log] / looks
+        """Return the share of records of *log* keyed by decision; 0.5 until enough are checked."""
+        checked = self._checked[log]
+        return 0.5 if checked < ENOUGH else self._hits[log] / checked
 
     def _differ(self, log: Log, other: Log, offset: int) -> ContractError:
         mine, theirs = self._topics[log], self._topics[other]

@@ -2,7 +2,10 @@
 
 Batches are taken on the event loop. When the `CommitSchedule` says so, a snapshot of everything
 taken so far is committed in a thread: dead letters, decisions, feedback, examples, in that order.
-Taking goes on meanwhile, but there is never more than one commit cycle at a time.
+Batches are taken meanwhile too, but only one commit cycle runs at a time.
+
+Longer than 300 lines because claim, take, commit and release share one lock and the partitions that
+are owned.
 """
 
 import asyncio
@@ -46,7 +49,7 @@ class LoopRunner:
         *,
         prepared: PreparedLoop,
         tables: Mapping[str, ProgressTable],
-        letters: DeadLetterSink,
+        dead_letters: DeadLetterSink,
         metrics: StreamMetrics,
         on_examples: Callable[[int], None],
         cadence: Cadence,
@@ -58,12 +61,12 @@ class LoopRunner:
         Args:
             prepared: the loop with its rules, label and decoders.
             tables: its tables in the lake, by name.
-            letters: takes dead letters.
-            metrics: counts what happens.
+            dead_letters: where records that cannot be read are written.
+            metrics: the counters of the worker.
             on_examples: is called with each new version of the table of examples.
             cadence: when commits are due.
-            newest: asks for the newest published version of the loop.
-            spill_files: takes open feedback and ids that do not fit the memory budget.
+            newest: returns the newest published version of the loop.
+            spill_files: the store of open feedback and ids that do not fit the memory budget.
         """
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
@@ -75,7 +78,7 @@ class LoopRunner:
         self._now_s = cadence.clock
         self._schedule = CommitSchedule(cadence)
         self._versions = VersionCheck(loop, newest)
-        self._cycle = CommitCycle(loop.loop, tables, letters, metrics, cadence.patience_s)
+        self._cycle = CommitCycle(loop.loop, tables, dead_letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
         self._decoders = prepared.decoders
         self._windows = OpenWindows(
@@ -89,7 +92,7 @@ class LoopRunner:
         )
         self._owned: dict[int, OwnedPartition] = {}
         self._lock = asyncio.Lock()
-        self._is_in_thread = False  # a thread closes windows: the joins are its own meanwhile
+        self._is_in_thread = False  # a thread closes windows: nobody else may use the joins
         self.failed = False
         self.superseded = False
 
@@ -104,12 +107,12 @@ class LoopRunner:
         return any(owned.due_since_s is not None for owned in self._owned.values())
 
     def position(self, log: Log, partition: int) -> LogPosition:
-        """Return how far *log* was received, taken and committed; nothing if it is not owned."""
+        """Return how far *log* was received, taken and committed; empty if it is not owned."""
         owned = self._owned.get(partition)
         return LogPosition() if owned is None else owned.position(log)
 
     def lost(self, log: Log, partition: int, records: int) -> None:
-        """Record that Kafka deleted *records* before they were read: they are no gaps."""
+        """Record that Kafka deleted *records* before they were read: they do not count as gaps."""
         owned = self._owned.get(partition)
         if owned is not None:
             owned.partition.readings[log].gaps -= records
@@ -125,7 +128,7 @@ class LoopRunner:
         return [] if owned is None else owned.behind(log)
 
     async def claim(self, partitions: Collection[int]) -> None:
-        """Own *partitions*, and read back what the lake knows of them.
+        """Claim *partitions*, and recover their open windows from the lake.
 
         Raises:
             TidemillError: the lake refuses, or another worker keeps claiming.
@@ -143,10 +146,9 @@ class LoopRunner:
                 )
 
     async def release(self) -> None:
-        """Commit everything taken, and forget all partitions.
+        """Commit everything taken, and drop all partitions.
 
-        After an error nothing is committed: the lake has what is whole, the next owner reads the
-        rest again.
+        After an error nothing is committed: the next owner reads from the last commit on.
         """
         try:
             if not self.failed:
@@ -157,48 +159,48 @@ class LoopRunner:
             self._metrics.partitions.labels(self.loop.loop).set(0)
 
     async def take(self, name: Log, batch: FetchedBatch) -> None:
-        """Read one batch; wait for the running commit if too much waits already.
+        """Queue one batch, and take the queued batches once they are enough; commit if it is due.
 
         Raises:
-            TidemillError: a commit that had become due failed.
+            TidemillError: a commit failed.
         """
         owned = self._owned.get(batch.partition)
         if owned is None or self.superseded:
-            return  # whoever owns it next reads it from the lake's offset on
+            return  # its next owner reads it again, from the offset of the lake
         owned.idle.read(name, self._now_s())
         owned.waiting[name].append(batch)
         labels = (self.loop.loop, name)
         self._metrics.records.labels(*labels).inc(len(batch))
         self._metrics.batches.labels(*labels).inc()
-        if owned.waiting_rows(name) >= self._cadence.together and not self._is_in_thread:
+        if owned.waiting_rows(name) >= self._cadence.batch_records and not self._is_in_thread:
             self._take_waiting(owned, name)
         if self._schedule.is_full(self._pending_rows()):
             await self.commit()
             self._schedule.note_full()
 
     def _take_waiting(self, owned: OwnedPartition, name: Log) -> None:
-        """Take the batches of one log that came since the last time, as one."""
+        """Take all queued batches of one log as one batch."""
         batches, owned.waiting[name] = owned.waiting[name], []
         try:
             for batch in merged(batches):
-                letters = owned.partition.take(name, batch)
-                if letters is None:
+                dead_letters = owned.partition.take(name, batch)
+                if dead_letters is None:
                     self.superseded = True
                     return
-                for letter in letters:
-                    self._metrics.dead.labels(self.loop.loop, name, letter.reason).inc()
+                for dead_letter in dead_letters:
+                    self._metrics.dead.labels(self.loop.loop, name, dead_letter.reason).inc()
         except BaseException:
             self.failed = True
             raise
         owned.note_due(self._now_s())
 
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
-        """Whether it is time for a commit cycle; *is_caught_up* says if a backlog has ended."""
+        """Return whether a commit cycle is due; *is_caught_up* says if a backlog has ended."""
         has_work = self._pending_rows() > 0 or self.is_closing
         return bool(self._owned) and has_work and self._schedule.is_due(is_caught_up)
 
     async def commit(self) -> None:
-        """Commit everything taken so far; return when it is safe.
+        """Take everything queued, and commit everything taken; return after the commits.
 
         Raises:
             FencedError: another worker owns one of the partitions now.
@@ -228,10 +230,10 @@ class LoopRunner:
         self._count_open()
 
     async def _write(self, owned: Mapping[int, OwnedPartition]) -> int | None:
-        """Write a snapshot of *owned*; return the version of examples, if it moved."""
+        """Write snapshots of *owned*; return the new version of examples, None if none closed."""
         limits = await self._windows.closing()
         snapshots = await self._snapshots([each.partition for each in owned.values()], limits)
-        # every partition is asked, for each records whether it has closed
+        # a list, not a generator: each partition has to record whether it has closed
         is_behind = [each.note_closed() for each in owned.values()]
         self._schedule.note_behind(any(is_behind))
         leases = {number: each.lease for number, each in owned.items()}
@@ -242,7 +244,7 @@ class LoopRunner:
     async def _snapshots(
         self, partitions: Sequence[Partition], limits: Mapping[int, int]
     ) -> list[PartitionSnapshot]:
-        """Close what is due up to *limits*; in a thread where that may read the lake."""
+        """Return snapshots after a close up to *limits*; in a thread if it may read the lake."""
 
         def snapshots() -> list[PartitionSnapshot]:
             return [partition.snapshot(limits.get(partition.number)) for partition in partitions]
@@ -255,8 +257,8 @@ class LoopRunner:
         finally:
             self._is_in_thread = False
 
-    def quiet(self) -> list[tuple[Log, int]]:
-        """Return the logs that may be idle: nothing read for a while, everything read is taken."""
+    def quiet_logs(self) -> list[tuple[Log, int]]:
+        """Return the logs of partitions with open rows that had no records for `idle_after`."""
         now_s = self._now_s()
         return [
             (name, number)
@@ -266,19 +268,19 @@ class LoopRunner:
         ]
 
     def advance_idle(self, at_end: Collection[tuple[Log, int]]) -> None:
-        """Let time go on in the idle logs that are *at_end*, where that closes a window."""
+        """Advance the time of idle logs that are *at_end*, where that closes a window."""
         for number, owned in self._owned.items() if not self._is_in_thread else ():
             its = [name for name, partition in at_end if partition == number]
             owned.advance_idle(its, self._now_s())
 
-    def going_on(self, until: datetime) -> list[tuple[Log, int]]:
-        """Return the logs that would have to end so that decisions up to *until* are closed."""
+    def logs_before(self, until: datetime) -> list[tuple[Log, int]]:
+        """Return the logs that must end before all decisions up to *until* are closed."""
         to = self.rules.closing_time(until)
         numbers = [number for number, owned in self._owned.items() if owned.is_before(to)]
         return [(name, number) for number in numbers for name in self.loop.logs]
 
     def end_logs(self, until: datetime, at_end: Collection[tuple[Log, int]]) -> None:
-        """Close every decision up to *until* in partitions of which all logs are *at_end*."""
+        """Close every decision up to *until* in partitions with all logs *at_end*."""
         to = self.rules.closing_time(until)
         for number, owned in self._owned.items() if not self._is_in_thread else ():
             if all((name, number) in at_end for name in self.loop.logs):
@@ -295,7 +297,7 @@ class LoopRunner:
         self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
 
     def _load(self, partitions: Collection[int]) -> dict[int, OwnedPartition]:
-        """Claim and read back; in a thread."""
+        """Claim *partitions* and recover them; blocks."""
         leases = claim(
             self._tables,
             partitions,
@@ -327,13 +329,13 @@ class LoopRunner:
         )
 
     def _reading(self, lease: Lease, name: Log) -> LogReading:
-        """Return how far the lake has *name*; a log that is new to it begins at offset 0."""
+        """Return the reading of *name* from the lake's offset on, 0 for a log new to the lake."""
         offset = lease.offset(name)
         bad = lease.of(name, "bad") or 0
         return LogReading(
             topic=self.topics[name],
             decoder=self._decoders[name],
-            share=ErrorLimit(self.loop.max_bad, next=offset, bad=bad),
+            error_limit=ErrorLimit(self.loop.max_bad, next=offset, bad=bad),
             next=offset,
             dead=lease.of(name, "dead") or 0,
             gaps=lease.of(name, "holes") or 0,

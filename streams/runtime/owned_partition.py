@@ -1,4 +1,4 @@
-"""One partition that this worker owns: what waits to be taken, and how its time goes on."""
+"""One partition that this worker owns: its lease, its queued batches, and its idle advances."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from tidemill.streams.units import micros
 
 @dataclass(slots=True, kw_only=True)
 class OwnedPartition:
-    """A partition with the lease on it, the batches that wait, and the clock of its idle logs."""
+    """A partition with its lease, the batches *waiting* to be taken, and the clock of idle logs."""
 
     partition: Partition
     lease: Lease
     idle: IdleClock
     waiting: dict[Log, list[FetchedBatch]]
     rules: JoinRules
-    due_since_s: float | None = None  # when stream time passed a close that is not yet committed
+    due_since_s: float | None = None  # when a close became due that is not committed yet
 
     @property
     def is_open(self) -> bool:
@@ -33,7 +33,7 @@ class OwnedPartition:
 
     @property
     def pending_rows(self) -> int:
-        """How many records are taken or wait, and are not committed."""
+        """How many records wait or are taken, and are not committed."""
         return self.partition.pending_rows + sum(map(self.waiting_rows, self.waiting))
 
     def waiting_rows(self, log: Log) -> int:
@@ -51,20 +51,20 @@ class OwnedPartition:
         )
 
     def skip_control_batches(self, log: Log, start: int, next: int) -> bool:
-        """Move *log* past control batches from *start* on, if it is taken up to there."""
+        """Skip control batches of *log* from *start* on, if it is taken up to there."""
         if self.waiting[log] or self.partition.readings[log].next != start:
             return False
         self.partition.skip_control_batches(log, start, next)
         return True
 
     def stream_times(self) -> dict[Log, datetime | None]:
-        """Return how far the time of each log has come."""
+        """Return the stream time of each log."""
         return {log: self.partition.stream_time(log) for log in self.waiting}
 
     def behind(self, log: Log) -> list[Log]:
         """Return the logs that *log* is more than `grace` ahead of in event time.
 
-        Rows read now would wait in memory for these logs, which windows cannot close without.
+        Windows close only when these logs catch up; rows read now would wait in memory for them.
         """
         times = self.stream_times()
         mine, grace = times.pop(log), self.rules.grace
@@ -73,9 +73,9 @@ class OwnedPartition:
         return [other for other, time in times.items() if time is None or mine - time > grace]
 
     def advance_idle(self, at_end: Collection[Log], now_s: float) -> None:
-        """Let the time of idle logs that are *at_end* go on, where that closes a window.
+        """Advance the time of idle logs that are *at_end*, if that closes a window.
 
-        An advance that closes nothing is not made: it would only have to be recorded.
+        An advance that closes nothing is left out, because each advance has to be committed.
         """
         idle = self.idle.quiet(now_s) & set(at_end)
         times = self.stream_times()
@@ -90,29 +90,29 @@ class OwnedPartition:
         self.note_due(now_s)
 
     def is_before(self, to: datetime) -> bool:
-        """Whether one of the logs has not come to the stream time *to*."""
+        """Return whether a log has not reached the stream time *to*."""
         return any(time is None or time < to for time in self.stream_times().values())
 
     def end_logs(self, to: datetime, now_s: float) -> None:
-        """Move the time of all logs on to *to*."""
+        """Advance the time of all logs to *to*."""
         for name in self.waiting:
             self.partition.join.advance(name, to)
         self.note_due(now_s)
 
     def note_due(self, now_s: float) -> None:
-        """Record since when a window is due."""
+        """Record the time if a window has become due."""
         if self.due_since_s is None and self._closes(self.stream_times().values()):
             self.due_since_s = now_s
 
     def note_closed(self) -> bool:
-        """Record that due windows were closed; return whether some did not fit into the cycle."""
+        """Record that due windows were closed; return whether some are left for the next cycle."""
         is_behind = self.due_since_s is not None and self._closes(self.stream_times().values())
         if not is_behind:
             self.due_since_s = None
         return is_behind
 
     def _closes(self, times: Collection[datetime | None]) -> bool:
-        """Whether stream times of *times* close a window, or settle feedback."""
+        """Return whether the stream times *times* close a window or end the wait of feedback."""
         if not self.is_open:
             return False
         known = [time for time in times if time is not None]

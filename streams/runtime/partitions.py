@@ -1,7 +1,7 @@
 """One partition of one loop in this process: its decoders, its join, the rows not yet committed.
 
-Batches come in, dead letters about unreadable records come out at once, and a `PartitionSnapshot`
-hands over everything since the last one: rows, numbers, closed examples.
+It takes batches and returns dead letters for their unreadable records. A `PartitionSnapshot` has
+everything since the last one: rows, progress numbers, closed examples.
 """
 
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ from tidemill.streams.versions import VersionCheck
 
 @dataclass(slots=True)
 class LogReading:
-    """How far one log of the partition is read, and what was read since the last snapshot."""
+    """The next offset of one log of the partition, and the rows read since the last snapshot."""
 
     topic: str
     decoder: EventDecoder
-    share: ErrorLimit
+    error_limit: ErrorLimit
     next: int = 0
     dead: int = 0
-    gaps: int = 0  # offsets passed that held no record; what Kafka had deleted is not among them
+    gaps: int = 0  # offsets without a record, except those that Kafka has deleted
     frames: list[pl.DataFrame] = field(default_factory=list)
-    letters: list[DeadLetter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
 class Partition:
@@ -62,55 +62,55 @@ class Partition:
         self._keys = keys
 
     def take(self, log: Log, batch: FetchedBatch) -> list[DeadLetter] | None:
-        """Read *batch* of *log* and return letters about those of its records that are unreadable.
+        """Decode and join *batch* of *log*; return dead letters for its unreadable records.
 
-        None says that the batch was not taken: it has events of a newer version of the loop.
+        Returns None if the batch was not taken, because it has events of a newer loop version.
 
         Raises:
-            BrokerError: the batch does not follow the one before.
-            ContractError: more of the log is unreadable than the loop allows, or its keys are not
-                those of another log.
+            BrokerError: the batch does not start at the end of the last one.
+            ContractError: more of the log is unreadable than the loop allows, or it is keyed
+                differently from another log.
         """
         reading = self.readings[log]
         if batch.start != reading.next:
             raise BrokerError(
                 f"{batch.topic}/{self.number} was read up to {reading.next}, "
                 f"then from {batch.start}: records are missing or come twice",
-                hint="nothing is lost: a restarted worker goes on where the lake ends; please "
-                "report this",
+                hint="nothing is lost: a restarted worker continues from the lake; please report "
+                "this",
             )
         records = batch.records()
         decoded = reading.decoder.decode(records.values)
         if self._versions.is_newer(decoded, records.values):
             return None
-        frame, letters = self._placed(log, batch.topic, records, decoded)
-        reading.share.take(batch.last, letters)
+        frame, dead_letters = self._with_positions(log, batch.topic, records, decoded)
+        reading.error_limit.take(batch.last, dead_letters)
         if frame.height:
-            self._look_at_keys(log, records, frame)
-            reading.frames.append(self._judged(log, frame))
+            self._check_keys(log, records, frame)
+            reading.frames.append(self._joined(log, frame))
         reading.gaps += batch.next - batch.start - len(records)
         reading.next = batch.next
-        reading.dead += len(letters)
-        reading.letters += letters
+        reading.dead += len(dead_letters)
+        reading.dead_letters += dead_letters
         self.pending_rows += len(records)
-        return letters
+        return dead_letters
 
-    def _judged(self, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
+    def _joined(self, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
         if is_feedback(log):
             return self.join.take_feedback(frame, log)
         return self.join.take_decisions(frame)
 
-    def _look_at_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
-        wanted = self._keys.wanted(log)
+    def _check_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
+        count = self._keys.sample_size(log)
         decisions = frame["decision_id" if is_feedback(log) else "id"]
-        places = frame["offset"]
-        for one in range(0, frame.height, max(1, frame.height // wanted))[:wanted]:
-            offset = offset_of(places[one])
-            row = int(np.searchsorted(records.offsets, offset))
-            self._keys.look(log, records.keys[row], decisions[one], offset)
+        positions = frame["offset"]
+        for row in range(0, frame.height, max(1, frame.height // count))[:count]:
+            offset = offset_of(positions[row])
+            record = int(np.searchsorted(records.offsets, offset))
+            self._keys.check(log, records.keys[record], decisions[row], offset)
 
     def skip_control_batches(self, log: Log, start: int, next: int) -> None:
-        """Move *log* past control batches at its end, from *start* to *next*.
+        """Skip control batches at the end of *log*, from *start* to *next*.
 
         Nothing happens if the log is not read up to *start* yet.
         """
@@ -125,17 +125,21 @@ class Partition:
         return self.join.stream_time(log)
 
     def snapshot(self, limit: int | None = None) -> PartitionSnapshot:
-        """Close what is due up to *limit*, and hand over everything since the last snapshot."""
+        """Close what is due up to *limit*, and return everything since the last snapshot."""
         closed = self.join.close(limit)
         snapshot = PartitionSnapshot(
             partition=self.number,
             frames={log: reading.frames for log, reading in self.readings.items()},
             numbers={log: self._numbers(log) for log in self.readings},
-            letters=[letter for reading in self.readings.values() for letter in reading.letters],
+            dead_letters=[
+                dead_letter
+                for reading in self.readings.values()
+                for dead_letter in reading.dead_letters
+            ],
             closed=closed,
         )
         for reading in self.readings.values():
-            reading.frames, reading.letters = [], []
+            reading.frames, reading.dead_letters = [], []
         self.pending_rows = 0
         return snapshot
 
@@ -146,14 +150,19 @@ class Partition:
             reading.next,
             None if time is None else micros(time),
             reading.dead,
-            reading.share.bad if reading.dead else None,
+            reading.error_limit.bad if reading.dead else None,
             reading.gaps or None,
         )
 
-    def _placed(
+    def _with_positions(
         self, log: Log, topic: str, records: Records, decoded: Decoded
     ) -> tuple[pl.DataFrame, list[DeadLetter]]:
-        """Give the decoded rows their place in the logs; set aside those ahead of their time."""
+        """Add topic, partition, log position and arrival time to the decoded rows.
+
+        Returns:
+            The rows without those that are ahead of the broker's time by more than `max_skew`, and
+            dead letters for these and for records that could not be decoded.
+        """
         offsets, arrived_us = records.offsets, records.timestamps_ms * 1000
         frame = decoded.frame.clone()
         rows = frame.drop_in_place("row").to_numpy()
@@ -176,7 +185,7 @@ class Partition:
                 for row in rows[ahead]
             ]
             frame = frame.filter(~pl.Series(ahead))
-        letters = [
+        dead_letters = [
             DeadLetter(
                 topic=topic,
                 partition=self.number,
@@ -189,4 +198,4 @@ class Partition:
             )
             for row, reason, detail in sorted(poison)
         ]
-        return frame, letters
+        return frame, dead_letters

@@ -1,6 +1,6 @@
-"""What is made of a loop once and then serves all its partitions: rules, label, decoders.
+"""A loop prepared for work: rules, label and decoders, made once for all of its partitions.
 
-To compile a label takes some 20 ms, to own a partition far less; so it is not done anew for each.
+Compiling a label takes some 20 ms, which is far more than the rest of a claim.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from tidemill.streams.join.rules import JoinRules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedLoop:
-    """A loop, ready to be worked on."""
+    """A loop with everything that all of its partitions share."""
 
     loop: Loop
     rules: JoinRules
@@ -26,7 +26,7 @@ class PreparedLoop:
 
     @classmethod
     def of(cls, loop: Loop, store: SchemaStore) -> Self:
-        """Return *loop* with all that is made of it; events are read by the schemas of *store*.
+        """Return *loop* prepared; the schemas of events are read from *store*.
 
         Raises:
             LoopError: the label is wrong.

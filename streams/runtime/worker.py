@@ -1,7 +1,7 @@
-"""The streams worker as a process: reads its settings and loops, runs agents, says why it ends.
+"""The streams worker as a process: it reads settings and loops, runs agents, and logs why it ends.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, for its supervisor to start it again. What
-is committed is committed; the rest is read again.
+Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, so that its supervisor starts it again.
+It continues from the last commit.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ from tidemill.streams.versions import NewVersions
 
 logger = logging.getLogger(__name__)
 
-# Frames and arrays make few cycles: Python's default (2,000, 10, 10) looks at all that waits again
-# and again for nothing.
+# Frames and arrays make few cycles. With Python's default (2,000, 10, 10) the collector would scan
+# all open rows again and again, and free nothing.
 COLLECT = (200_000, 20, 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamsWorkerConfig:
-    """What a streams worker needs to know."""
+    """The settings of a streams worker."""
 
     kafka: KafkaConfig
     lake: LakeConfig
@@ -56,13 +56,13 @@ class StreamsWorkerConfig:
     cadence: Cadence = field(default_factory=Cadence)
     session_timeout_s: float = 10.0
     fetch_records: int = 8_000
-    audit_s: float = EVERY_S  # the worker audits what it closed this often; 0: never
+    audit_s: float = EVERY_S  # how often the worker audits the windows it closed; 0: never
     scratch: Path = field(default_factory=lambda: spill_folder({}))  # on a local disk
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], loops: Sequence[str] = ()) -> Self:
-        """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the knobs below.
+        """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the settings below.
 
         TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
         TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH.
@@ -101,12 +101,12 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
 
 
 def run_worker(config: StreamsWorkerConfig) -> int:
-    """Run until a signal or an error ends it; return the exit code, after saying why on the log."""
+    """Run until a signal or an error ends it; log the reason and return the exit code."""
     return StreamsWorker(config).run()
 
 
 class StreamsWorker:
-    """One worker process: what it consists of, and how it starts anew with a new version."""
+    """One worker process: it builds the parts, and rebuilds them for a new version of a loop."""
 
     def __init__(self, config: StreamsWorkerConfig) -> None:
         self._config = config
@@ -115,40 +115,41 @@ class StreamsWorker:
     def run(self) -> int:
         """Run until a signal or an error ends it; return the exit code.
 
-        When a loop is published in a new version, the work is committed and taken up with that one.
+        When a new version of a loop is published, everything is committed, and the worker
+        continues with that version.
         """
         gc.set_threshold(*COLLECT)
         try:
             if self._config.metrics_port is not None:
                 self._metrics.serve(self._config.metrics_port)
             while not asyncio.run(self._run()):
-                logger.info("starting anew with what was published")
+                logger.info("restarting with the newest published loops")
         except TidemillError as error:
             logger.critical("the worker ends: %s", error)
             return 1
-        except Exception:  # the outermost loop: the supervisor gets an exit code, people the trace
+        except Exception:  # the outermost loop: an exit code for the supervisor, a trace for people
             logger.critical("the worker ends by an error of its own", exc_info=True)
             return 1
         logger.info("the worker ends as asked")
         return 0
 
     def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
-        """Return the tables of *loop*, made if they are missing."""
+        """Return the tables of *loop*, created if they are missing."""
         return open_tables(lake, loop)
 
     def new_runner(self, **parts: Any) -> LoopRunner:  # noqa: ANN401 (those of LoopRunner)
-        """Return the work on one loop."""
+        """Return the runner of one loop."""
         return LoopRunner(**parts)
 
     async def _run(self) -> bool:
-        """Return True after a signal, False when a newer version of a loop is to be taken up."""
+        """Return True after a signal, False when the worker has to restart with a newer version."""
         config = self._config
         loops = read_loops(config)
         lake = Lake(config.lake)
         store = schema_store(config.kafka, config.env)
         with contextlib.ExitStack() as last:
-            letters = DeadLetterWriter(config.kafka)
-            last.callback(letters.close)
+            dead_letters = DeadLetterWriter(config.kafka)
+            last.callback(dead_letters.close)
             control = Writer(config.kafka)
             last.callback(control.close, 1.0)
             close_requests = CloseRequests(config.kafka)
@@ -156,11 +157,11 @@ class StreamsWorker:
             news = NewVersions(config.kafka, loops, any_loop=not config.loops)
             last.callback(news.close)
             folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
-            runs = [
+            runners = [
                 self.new_runner(
                     prepared=PreparedLoop.of(loop, store),
                     tables=self.open_tables(lake, loop),
-                    letters=letters,
+                    dead_letters=dead_letters,
                     metrics=self._metrics,
                     on_examples=_announce(control, loop.loop),
                     cadence=config.cadence,
@@ -170,12 +171,15 @@ class StreamsWorker:
                 for loop in loops
             ]
             if config.audit_s > 0:
-                audits = [LoopAudit(lake, run.loop, lambda run=run: run.partitions) for run in runs]  # type: ignore[misc]
+                audits = [
+                    LoopAudit(lake, runner.loop, lambda runner=runner: runner.partitions)  # type: ignore[misc]
+                    for runner in runners
+                ]
                 last.callback(AuditTimer(audits, self._metrics, every_s=config.audit_s).close)
             streams = StreamsApp(
                 kafka=config.kafka,
                 group=self._group(loops, Path(folder)),
-                runs=runs,
+                runners=runners,
                 metrics=self._metrics,
                 end_of_stream=close_requests,
                 rekeying={
@@ -183,7 +187,8 @@ class StreamsWorker:
                 },
             )
             return await run_app(
-                streams.app, lambda: news.published() or any(run.superseded for run in runs)
+                streams.app,
+                lambda: news.published() or any(runner.superseded for runner in runners),
             )
 
     def _group(self, loops: Sequence[Loop], folder: Path) -> GroupConfig:
@@ -196,7 +201,7 @@ class StreamsWorker:
 
 
 def read_loops(config: StreamsWorkerConfig) -> list[Loop]:
-    """Return the newest version of each loop to work on, once its topics are fit for it.
+    """Return the newest version of each loop to work on, after a check of its topics.
 
     Raises:
         ContractError: a loop is not published, or its topics differ in partitions.
@@ -213,10 +218,10 @@ def read_loops(config: StreamsWorkerConfig) -> list[Loop]:
             topic: partition_count(config.kafka, topic) for topic in joined_topics(loop).values()
         }
         if set(counts.values()) != {loop.partitions}:
-            told = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
+            actual = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
             raise ContractError(
-                f"loop {loop.loop} has {loop.partitions} partitions, but {told}",
-                hint="a decision and its feedback must share a partition: make these topics anew "
+                f"loop {loop.loop} has {loop.partitions} partitions, but {actual}",
+                hint="a decision and its feedback must share a partition: recreate these topics "
                 "with that number, or publish the loop under a new name, with rekey: true if its "
                 "feedback has other keys or another number of partitions",
             )
@@ -229,13 +234,13 @@ def group_name(loops: Sequence[Loop]) -> str:
 
 
 def open_tables(lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
-    """Return the tables of *loop*, made if they are missing."""
+    """Return the tables of *loop*, created if they are missing."""
     lake.create(loop)
     return {name: lake.table(loop.loop, name) for name in TABLES}
 
 
 def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
-    """Return what tells others that examples of a loop have come to a new version."""
+    """Return a function that announces a new version of a loop's examples on the control topic."""
     key = loop_name.encode()
 
     def announce(version: int) -> None:
@@ -245,7 +250,7 @@ def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
 
 
 def newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
-    """Return what asks the broker for the newest published version of a loop."""
+    """Return a function that reads the newest published version of a loop from the broker."""
     return lambda: newest(fetch_loops(kafka), loop_name).version
 
 

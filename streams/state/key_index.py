@@ -1,8 +1,8 @@
-"""An index over ids that only grows at one end and is forgotten at the other: sorted runs.
+"""An index by key in sorted runs, like a log-structured merge tree: new entries in, old ones out.
 
-Adding a batch sorts it and merges runs of like size, so n entries cost n log n in all; a search
-costs one bisection a run. Nothing is ever scanned whole. A run that is large enough is sealed, and
-may leave memory. It knows nothing of decisions or windows.
+Adding a batch sorts it and merges runs of similar size, so n entries cost n log n in all. A search
+costs one bisection in each run; nothing is ever scanned whole. A run that is large enough is
+sealed: it is merged no further, and it may be spilled.
 """
 
 from tidemill.streams.id_hashes import Keys
@@ -13,18 +13,18 @@ from tidemill.streams.units import Int64s
 __all__ = ["Hits", "KeyIndex"]
 
 SEALED_ROWS = 2**20  # beyond, a merge takes tens of milliseconds and as much memory again
-SPILL_ROWS = 2**15  # a run below it saves little, and each one away costs every search
+SPILL_ROWS = 2**15  # a smaller run frees little memory, and each spilled run slows every search
 
 
 class KeyIndex:
     """Entries (key, at, payload), found by key and forgotten by *at*, a time in microseconds."""
 
     def __init__(self, store: SpillStore | None = None, *, spill_rows: int = SPILL_ROWS) -> None:
-        """Start empty; runs of at least *spill_rows* may leave memory for *store*."""
+        """Start empty; runs of at least *spill_rows* may be spilled to *store*."""
         self._runs: list[SortedRun] = []
         self._sealed: list[SealedRun] = []
         self._store = store
-        self._leaving_rows = spill_rows
+        self._spill_rows = spill_rows
 
     def __len__(self) -> int:
         return sum(map(len, self._runs)) + sum(map(len, self._sealed))
@@ -56,23 +56,23 @@ class KeyIndex:
         order = keys.order
         wanted = keys.key[order]
         if not len(wanted):
-            return Hits.together(())
-        here = [run.find(wanted) for run in self._runs]
-        found = Hits.together([*here, *(run.find(wanted) for run in self._sealed)])
-        return Hits(order[found.query], found.at, found.payload)
+            return Hits.concat(())
+        unsealed = [run.find(wanted) for run in self._runs]
+        hits = Hits.concat([*unsealed, *(run.find(wanted) for run in self._sealed)])
+        return Hits(order[hits.query], hits.at, hits.payload)
 
     def forget(self, before: int) -> None:
-        """Drop entries earlier than *before*, sooner or later."""
-        self._runs = [run for run in (old.since(before) for old in self._runs) if run is not None]
+        """Drop entries earlier than *before*; some of them only at a later call."""
+        self._runs = [run for run in (old.pruned(before) for old in self._runs) if run is not None]
         self._sealed = [
-            run for run in (old.since(before) for old in self._sealed) if run is not None
+            run for run in (old.pruned(before) for old in self._sealed) if run is not None
         ]
 
     def evict(self, nbytes: int) -> int:
-        """Let the largest runs leave memory, about *nbytes* of them; return how many did.
+        """Spill the largest runs until about *nbytes* are free; return how many bytes are.
 
         Raises:
-            TidemillError: the store has no room.
+            TidemillError: the store is full.
         """
         before = self.nbytes
         if self._store is None:
@@ -82,7 +82,7 @@ class KeyIndex:
                 break
             run.evict(self._store)
         while self._runs and before - self.nbytes < nbytes:
-            if len(self._runs[0]) < self._leaving_rows:
+            if len(self._runs[0]) < self._spill_rows:
                 break
             self._sealed.append(SealedRun(self._runs.pop(0)))
             self._sealed[-1].evict(self._store)

@@ -1,7 +1,7 @@
-"""How much memory open windows may take, and what leaves it when they take more.
+"""The memory budget of open windows, and the eviction of what exceeds it.
 
-Counted are the bytes of the frames, columns and filters that wait for their windows: not what was
-read and is not committed yet, nor the program itself. It knows no lake and no file.
+The budget counts the bytes of open rows, their columns, ids and Bloom filters. It does not count
+rows that were read and are not committed yet, nor the program itself.
 """
 
 import logging
@@ -9,25 +9,25 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_ROOM = 16  # a part of the budget is made free at once, so that what leaves leaves in bulk
+_HEADROOM = 16  # a 16th of the budget is freed beyond what is needed, so that evictions are few
 
 
 class Spillable(Protocol):
-    """Something that takes memory, and of which most can leave it."""
+    """Something that takes memory and can spill most of it."""
 
     @property
     def nbytes(self) -> int:
-        """How much it takes."""
+        """How much memory it takes."""
 
     def evict(self, nbytes: int) -> int:
-        """Let about *nbytes* leave, as far as they can; return how many did."""
+        """Spill about *nbytes*, or as many as can be; return how many bytes are free now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """What the open windows take, after how much of them has just left, in bytes."""
+    """How many bytes the open windows take, and how many were just evicted."""
 
     nbytes: int
     evicted: int
@@ -41,25 +41,25 @@ class MemoryBudget:
         self._is_over = False
 
     def enforce(self, spillables: Collection[Spillable]) -> Eviction:
-        """Let spillables leave until all of them are within the budget, as far as they can.
+        """Evict from *spillables* until they fit the budget together, as far as they can.
 
-        The largest goes first, half of it at a time. What cannot leave stays, and is told once:
-        nothing is ever dropped.
+        The largest is evicted first, half of it at a time. Rows that cannot be spilled stay in
+        memory, which is logged once: nothing is ever dropped.
 
         Raises:
-            TidemillError: a store has no room.
+            TidemillError: a store is full.
         """
         taken = sum(spillable.nbytes for spillable in spillables)
         if taken <= self.nbytes:
             self._is_over = False
             return Eviction(taken, 0)
-        left = _evict(list(spillables), taken - self.nbytes + self.nbytes // _ROOM)
-        self._warn(taken - left)
-        return Eviction(taken - left, left)
+        evicted = _evict(list(spillables), taken - self.nbytes + self.nbytes // _HEADROOM)
+        self._warn(taken - evicted)
+        return Eviction(taken - evicted, evicted)
 
     def _warn(self, taken: int) -> None:
         if taken > self.nbytes and not self._is_over:
-            log.warning(
+            logger.warning(
                 "open windows take %.1f MB of memory and the budget is %.1f MB; nothing is dropped"
                 "\n  hint: raise `memory` in the loop file, or start more workers",
                 taken / 1e6,
@@ -69,12 +69,12 @@ class MemoryBudget:
 
 
 def _evict(spillables: Sequence[Spillable], nbytes: int) -> int:
-    """Let *nbytes* of *spillables* leave; return how many did."""
-    left, able = 0, list(spillables)
-    while able and left < nbytes:
-        spillable = max(able, key=lambda each: each.nbytes)
-        gone = spillable.evict(min(nbytes - left, spillable.nbytes // 2 + 1))
-        left += gone
-        if gone <= 0:
-            able.remove(spillable)
-    return left
+    """Evict *nbytes* of *spillables*, or as many as can be; return how many bytes were evicted."""
+    evicted, candidates = 0, list(spillables)
+    while candidates and evicted < nbytes:
+        largest = max(candidates, key=lambda each: each.nbytes)
+        freed = largest.evict(min(nbytes - evicted, largest.nbytes // 2 + 1))
+        evicted += freed
+        if freed <= 0:
+            candidates.remove(largest)
+    return evicted

@@ -1,6 +1,7 @@
-"""What one join keeps open: decisions, feedback, and the ids it remembers; in memory or away.
+"""The open state of one join: open decisions, open feedback, and the dedup index.
 
-Which of them leave and when is the budget's to say; what is asked for is the same wherever it is.
+The memory budget decides which rows are spilled and when. Every method answers the same for rows
+in memory and for spilled ones.
 """
 
 from collections.abc import Mapping
@@ -22,11 +23,11 @@ class OpenState:
         segment_rows: int = SEGMENT_ROWS,
         spill_rows: int = SPILL_ROWS,
     ) -> None:
-        """Start empty; without *stores* everything stays in memory. The sizes are for tests."""
+        """Start empty; without *stores* everything stays in memory. Tests set the sizes."""
         decisions, feedback, ids = (None,) * 3
         if stores is not None:
             decisions, feedback, ids = stores.decisions, stores.feedback, stores.ids
-        self.decisions = RowBuffer(segment_rows, store=decisions, together=1)
+        self.decisions = RowBuffer(segment_rows, store=decisions, spill_segments=1)
         self.feedback = RowBuffer(segment_rows, store=feedback)
         self.feedback_of = KeyIndex(ids, spill_rows=spill_rows)
         self._ids = KeyIndex(ids, spill_rows=spill_rows)
@@ -34,18 +35,18 @@ class OpenState:
 
     @property
     def spillables(self) -> tuple[Spillable, ...]:
-        """What takes memory."""
+        """The parts that take memory."""
         return self.decisions, self.feedback, self.feedback_of, self._ids
 
     @property
     def spilled(self) -> Mapping[str, int]:
-        """How many open rows are not in memory, of decisions and of all feedback."""
+        """How many open decisions and how much open feedback are not in memory."""
         return {"decisions": self.decisions.spilled, "feedback": self.feedback.spilled}
 
-    def reach(self, frontier: int, bucket: int, rows: int) -> int:
-        """Return *frontier*, or an earlier one before which about *rows* decisions are open.
+    def limit_frontier(self, frontier: int, bucket: int, rows: int) -> int:
+        """Return *frontier*, or an earlier one before which only about *rows* decisions are open.
 
-        One bucket at least is always before it: buckets close whole.
+        At least one bucket with open decisions is before it, because buckets close whole.
         """
         segments = sorted(self.decisions.due_before(frontier))
         counted = 0
@@ -57,5 +58,5 @@ class OpenState:
         return frontier
 
     def spilled_before(self, frontier: int) -> list[SpillHandle]:
-        """Return what has to come back so that decisions before *frontier* can close, in order."""
+        """Return the spilled decisions that a close at *frontier* needs, first due first."""
         return self.decisions.spilled_before(frontier)

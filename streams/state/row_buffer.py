@@ -1,9 +1,8 @@
-"""Rows that wait for their time: added in batches, taken by time or by number, then forgotten.
+"""A buffer of rows that wait for their time: added in batches, read by time or number, removed.
 
-Small batches are put together in segments of some thousand rows, each with its order by time, so
-neither a slow stream nor a shuffled one makes work that grows with what is waiting. Segments may
-leave memory for a store; what is asked for is read there again. It knows nothing of decisions or
-windows.
+Small batches are collected in segments of some thousand rows, each sorted by time. So neither a
+slow stream nor an unordered one causes work that grows with the number of waiting rows. Segments
+may be spilled to a store, where later calls read their rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.streams.state.segments import (
-    MARK,
+    COLUMN_PREFIX,
     ResidentSegment,
     RowSource,
     Segment,
@@ -26,13 +25,13 @@ from tidemill.streams.units import Int64s
 
 SEGMENT_ROWS = 8192
 _SEGMENT_BITS = 32
-_TOGETHER = 64
+_SPILL_SEGMENTS = 64
 
 
 class RowBuffer:
-    """A frame of rows beside numeric columns of the same length, one of them *at*, their time.
+    """Rows as a frame and numeric columns of the same length, one of them *at*, their time.
 
-    A row has a number for as long as it waits. Frames are shared, not copied, until taken.
+    A row keeps its number until it is removed. Frames are shared, not copied, until they are read.
     """
 
     def __init__(
@@ -40,21 +39,21 @@ class RowBuffer:
         segment_rows: int = SEGMENT_ROWS,
         *,
         store: SpillStore | None = None,
-        together: int = _TOGETHER,
+        spill_segments: int = _SPILL_SEGMENTS,
     ) -> None:
-        """Start empty; *together* segments at most go to *store* as one."""
-        self._shelf_rows = segment_rows
+        """Start empty; at most *spill_segments* segments are spilled to *store* as one."""
+        self._segment_rows = segment_rows
         self._segments: dict[int, Segment] = {}
         self._newest = 0
         self._store = store
-        self._together = together
+        self._spill_segments = spill_segments
 
     def __len__(self) -> int:
         return sum(segment.waiting for segment in self._segments.values())
 
     @property
     def segments(self) -> int:
-        """How many stretches of rows are known."""
+        """How many segments there are."""
         return len(self._segments)
 
     @property
@@ -64,16 +63,19 @@ class RowBuffer:
 
     @property
     def nbytes(self) -> int:
-        """How much memory all of it takes, what was read again included."""
-        again = {id(segment.rows): segment.rows.kept.nbytes for segment in self._spilled()}
-        return sum(segment.nbytes for segment in self._segments.values()) + sum(again.values())
+        """How much memory all rows take, including spilled rows that were read back."""
+        read_back = {id(segment.rows): segment.rows.handle.nbytes for segment in self._spilled()}
+        return sum(segment.nbytes for segment in self._segments.values()) + sum(read_back.values())
 
     def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> Int64s:
-        """Keep *frame* and return the numbers of its rows, ascending."""
+        """Add the rows of *frame* and return their numbers, ascending."""
         if not len(frame):
             return np.empty(0, dtype=np.int64)
         segment = self._segments.get(self._newest)
-        if not isinstance(segment, ResidentSegment) or len(segment) + len(frame) > self._shelf_rows:
+        if (
+            not isinstance(segment, ResidentSegment)
+            or len(segment) + len(frame) > self._segment_rows
+        ):
             self._newest += 1
             segment = self._segments[self._newest] = ResidentSegment()
         first = (self._newest << _SEGMENT_BITS) + len(segment)
@@ -81,62 +83,61 @@ class RowBuffer:
         return np.arange(first, first + len(frame), dtype=np.int64)
 
     def add_spilled(
-        self, kept: SpillHandle, names: tuple[str, ...], *, rows: int, earliest: int
+        self, handle: SpillHandle, names: tuple[str, ...], *, rows: int, earliest: int
     ) -> None:
-        """Take up *rows* rows that are in a store already; *names* are the columns of a frame."""
+        """Add *rows* rows that are in a store already; *names* are the columns of their frame."""
         self._newest += 1
-        away = SpilledRows(kept, names)
         self._segments[self._newest] = SpilledSegment(
-            away, waiting=rows, earliest=earliest, count=rows
+            SpilledRows(handle, names), waiting=rows, earliest=earliest, count=rows
         )
 
     def evict(self, nbytes: int) -> int:
-        """Let segments leave memory, about *nbytes* of them, those that came last first.
+        """Spill segments until about *nbytes* are free, the newest first: they are due last.
 
-        They are due last. What was read again is due next, and goes only if that is not enough.
-        Returns how many bytes went.
+        If that is not enough, spilled rows that were read back are released, which are due first.
+        Returns how many bytes are free now.
 
         Raises:
-            TidemillError: the store has no room.
+            TidemillError: the store is full.
         """
         before = self.nbytes
-        freed, leaving, group = 0, 0, list[int]()
+        freed, grouped, group = 0, 0, list[int]()
         for number, segment in self._evictable():
             if freed >= nbytes:
                 break
             group.append(number)
-            leaving += segment.nbytes
-            if len(group) == self._together or freed + leaving >= nbytes:
+            grouped += segment.nbytes
+            if len(group) == self._spill_segments or freed + grouped >= nbytes:
                 freed += self._spill(group)
-                leaving, group = 0, []
+                grouped, group = 0, []
         freed += self._spill(group)
         if freed < nbytes:
-            for away in self._spilled():
-                away.rows.kept.release()
+            for spilled in self._spilled():
+                spilled.rows.handle.release()
         return before - self.nbytes
 
     def due(self, before: int) -> Int64s:
-        """Return the numbers of rows earlier than *before*, ascending; each row only once."""
-        found = []
+        """Return the numbers of rows earlier than *before*, ascending; no row is returned twice."""
+        due = []
         for number, segment in self._segments.items():
             earliest = segment.earliest()
             if earliest is not None and earliest < before:
-                found.append(segment.due(before) + (number << _SEGMENT_BITS))
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+                due.append(segment.due(before) + (number << _SEGMENT_BITS))
+        return np.concatenate(due) if due else np.empty(0, dtype=np.int64)
 
     def due_before(self, before: int) -> list[tuple[int, int]]:
-        """Return of each segment with rows due before then the earliest time, and its rows."""
+        """Return earliest time and row count of each segment with rows earlier than *before*."""
         known = ((segment.earliest(), segment.waiting) for segment in self._segments.values())
         return [(at, rows) for at, rows in known if at is not None and at < before]
 
     def spilled_before(self, before: int) -> list[SpillHandle]:
-        """Return what the store has of rows due before then; what is due first first."""
-        known = ((segment.earliest(), segment.rows.kept) for segment in self._spilled())
-        due = [(at, kept) for at, kept in known if at is not None and at < before]
-        return [kept for _, kept in sorted(due, key=itemgetter(0))]
+        """Return the spilled rows that are due *before*, those that are due first first."""
+        known = ((segment.earliest(), segment.rows.handle) for segment in self._spilled())
+        due = [(at, handle) for at, handle in known if at is not None and at < before]
+        return [handle for _, handle in sorted(due, key=itemgetter(0))]
 
     def waiting(self, rows: Int64s) -> npt.NDArray[np.bool_]:
-        """Return which of *rows* have not been removed; *rows* must be grouped by segment."""
+        """Return which of *rows* are not removed; *rows* must be grouped by segment."""
         parts = [
             self._segments[number].alive(positions)
             if number in self._segments
@@ -158,7 +159,7 @@ class RowBuffer:
         return pl.concat(parts) if parts else None
 
     def remove(self, rows: Int64s) -> None:
-        """Forget *rows*, which must be grouped by segment."""
+        """Remove *rows*, which must be grouped by segment."""
         for number, positions in _by_segment(rows):
             segment = self._segments[number]
             segment.remove(positions)
@@ -166,16 +167,20 @@ class RowBuffer:
                 del self._segments[number]
 
     def _evictable(self) -> list[tuple[int, ResidentSegment]]:
-        """Return what may leave: the newest first, but the one being filled last, if at all."""
-        here = [
+        """Return the resident segments, newest first; the one being filled last, if not small."""
+        resident = [
             (n, segment)
             for n, segment in self._segments.items()
             if isinstance(segment, ResidentSegment)
         ]
-        here.sort(key=lambda each: (each[0] == self._newest, -each[0]))
-        if here and here[-1][0] == self._newest and len(here[-1][1]) * 8 < self._shelf_rows:
-            here.pop()
-        return here
+        resident.sort(key=lambda each: (each[0] == self._newest, -each[0]))
+        if (
+            resident
+            and resident[-1][0] == self._newest
+            and len(resident[-1][1]) * 8 < self._segment_rows
+        ):
+            resident.pop()
+        return resident
 
     def _spilled(self) -> Iterator[SpilledSegment]:
         return (
@@ -183,46 +188,47 @@ class RowBuffer:
         )
 
     def _spill(self, numbers: list[int]) -> int:
-        """Let the segments *numbers* go to the store as one, if it takes them; return the bytes."""
+        """Spill the segments *numbers* as one, if the store takes them; return the bytes freed."""
         segments = {number: self._segments[number] for number in sorted(numbers)}
-        here = {
+        resident = {
             n: segment for n, segment in segments.items() if isinstance(segment, ResidentSegment)
         }
-        if self._store is None or not here:
+        if self._store is None or not resident:
             return 0
-        rows = pl.concat([segment.rows() for segment in here.values()])
-        kept = self._store.spill(rows)
-        if kept is None:
+        rows = pl.concat([segment.rows() for segment in resident.values()])
+        handle = self._store.spill(rows)
+        if handle is None:
             return 0
-        away = SpilledRows(kept, [name for name in rows.columns if not name.startswith(MARK)])
+        names = [name for name in rows.columns if not name.startswith(COLUMN_PREFIX)]
+        spilled = SpilledRows(handle, names)
         start = 0
-        for number, segment in here.items():
-            self._segments[number] = SpilledSegment.of(segment, away, start)
+        for number, segment in resident.items():
+            self._segments[number] = SpilledSegment.of(segment, spilled, start)
             start += len(segment)
-        return sum(segment.nbytes for segment in here.values())
+        return sum(segment.nbytes for segment in resident.values())
 
     def _sources(self, rows: Int64s) -> Iterator[tuple[RowSource, Int64s]]:
-        """Return where *rows* can be read, in their order: segments, or stores with several."""
+        """Yield the sources that have *rows*, in their order, with the positions in each source."""
         source: RowSource | None = None
         parts: list[Int64s] = []
         for number, positions in _by_segment(rows):
-            found, places = self._segments[number].place(positions)
-            if source is not None and found is not source:
+            next_source, positions_there = self._segments[number].locate(positions)
+            if source is not None and next_source is not source:
                 yield source, np.concatenate(parts)
                 parts = []
-            source = found
-            parts.append(places)
+            source = next_source
+            parts.append(positions_there)
         if source is not None:
             yield source, np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _by_segment(rows: Int64s) -> Iterator[tuple[int, Int64s]]:
-    """Split *rows* into the segment number and the positions of each stretch on one segment."""
+    """Yield a segment number and positions in it for each stretch of *rows* in one segment."""
     if not len(rows):
         return
     segments = rows >> _SEGMENT_BITS
     positions = rows & ((1 << _SEGMENT_BITS) - 1)
-    cuts = np.flatnonzero(np.diff(segments)) + 1
-    starts = np.concatenate(([0], cuts))
-    for start, part in zip(starts, np.split(positions, cuts), strict=True):
+    changes = np.flatnonzero(np.diff(segments)) + 1
+    starts = np.concatenate(([0], changes))
+    for start, part in zip(starts, np.split(positions, changes), strict=True):
         yield int(segments[start]), part

@@ -1,7 +1,8 @@
-"""Segments: some thousand waiting rows each, in memory or in a store. They belong to `WaitingRows`.
+"""The segments of a `RowBuffer`: some thousand waiting rows each, resident or spilled.
 
-A row is a place in a frame beside numeric columns, one of them *at*, its time. Away, the columns
-lie beside the frame under names with a `MARK`, and memory keeps only which rows still wait.
+A row has a position in a frame and in numeric columns, one of them *at*, its time. A spilled
+segment has both in one frame, the columns under names with `COLUMN_PREFIX`; memory has only the
+flags of the rows that still wait.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,11 @@ import polars as pl
 from tidemill.streams.state.spill import SpillHandle, frame_bytes
 from tidemill.streams.units import Bools, Int64s
 
-MARK = "#"
+COLUMN_PREFIX = "#"
 
 
 class Segment(Protocol):
-    """A stretch of rows in the order of their arrival, and how far their time has come."""
+    """Rows in the order of their arrival, which become due in the order of their time."""
 
     waiting: int
 
@@ -26,23 +27,23 @@ class Segment(Protocol):
         """How much memory it takes."""
 
     def earliest(self) -> int | None:
-        """Return the time of the first row not yet due, dead ones included, or None."""
+        """Return the time of the first row not returned by `due` yet, removed or not; or None."""
 
     def due(self, before: int) -> Int64s:
-        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
+        """Return the positions of waiting rows earlier than *before*, ascending, each only once."""
 
     def alive(self, positions: Int64s) -> Bools:
-        """Return which rows have not been removed."""
+        """Return which rows are not removed."""
 
     def remove(self, positions: Int64s) -> None:
-        """Forget rows."""
+        """Remove the rows at *positions*."""
 
-    def place(self, positions: Int64s) -> "tuple[RowSource, Int64s]":
-        """Return where rows can be read, and their positions there."""
+    def locate(self, positions: Int64s) -> "tuple[RowSource, Int64s]":
+        """Return the source that has the rows, and their positions in it."""
 
 
 class RowSource(Protocol):
-    """Where the rows of one segment, or of several, are read."""
+    """Something that the rows of one segment, or of several, are read from."""
 
     def frame(self, positions: Int64s) -> pl.DataFrame:
         """Return the frame of rows, in the order of *positions*."""
@@ -77,7 +78,7 @@ class ResidentSegment:
         return self._nbytes
 
     def add(self, frame: pl.DataFrame, columns: Mapping[str, Int64s]) -> None:
-        """Put rows at the end."""
+        """Append rows."""
         self._frames.append(frame)
         self._columns.append(columns)
         self._alive = np.concatenate((self._alive, np.ones(len(frame), dtype=np.bool_)))
@@ -100,21 +101,23 @@ class ResidentSegment:
         return self._columns[0][name]
 
     def rows(self) -> pl.DataFrame:
-        """Return every row as it goes to a store."""
-        columns = [pl.Series(f"{MARK}{name}", self.column(name)) for name in self._columns[0]]
+        """Return every row as a store gets it: frame and columns in one."""
+        columns = [
+            pl.Series(f"{COLUMN_PREFIX}{name}", self.column(name)) for name in self._columns[0]
+        ]
         return self.all_frames().with_columns(columns)
 
     def alive(self, positions: Int64s) -> Bools:
-        """Return which rows have not been removed."""
+        """Return which rows are not removed."""
         return self._alive[positions]
 
     def earliest(self) -> int | None:
-        """Return the time of the first row not yet due, dead ones included, or None."""
+        """Return the time of the first row not returned by `due` yet, removed or not; or None."""
         self._sort()
         return int(self._ordered_at[self._next]) if self._next < len(self._ordered_at) else None
 
     def due(self, before: int) -> Int64s:
-        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
+        """Return the positions of waiting rows earlier than *before*, ascending, each only once."""
         self._sort()
         assert self._order is not None
         end = int(np.searchsorted(self._ordered_at, before))
@@ -123,11 +126,11 @@ class ResidentSegment:
         return positions[self._alive[positions]]
 
     def remove(self, positions: Int64s) -> None:
-        """Forget rows."""
+        """Remove the rows at *positions*."""
         self.waiting -= int(np.count_nonzero(self._alive[positions]))
         self._alive[positions] = False
 
-    def place(self, positions: Int64s) -> tuple[RowSource, Int64s]:
+    def locate(self, positions: Int64s) -> tuple[RowSource, Int64s]:
         """Return the segment itself."""
         return self, positions
 
@@ -152,20 +155,20 @@ class ResidentSegment:
 
 
 class SpilledRows:
-    """What one or several segments have put into a store together."""
+    """The rows of one or several segments that were spilled together."""
 
-    def __init__(self, kept: SpillHandle, names: Sequence[str]) -> None:
-        self.kept = kept
+    def __init__(self, handle: SpillHandle, names: Sequence[str]) -> None:
+        self.handle = handle
         self._names = names
 
     def frame(self, positions: Int64s) -> pl.DataFrame:
         """Return the frame of rows."""
-        return self.kept.take(positions, self._names)
+        return self.handle.take(positions, self._names)
 
     def columns(self, positions: Int64s, names: Sequence[str]) -> list[Int64s]:
         """Return columns of rows."""
-        found = self.kept.take(positions, [f"{MARK}{name}" for name in names])
-        return [column.to_numpy() for column in found.get_columns()]
+        frame = self.handle.take(positions, [f"{COLUMN_PREFIX}{name}" for name in names])
+        return [column.to_numpy() for column in frame.get_columns()]
 
 
 class SpilledSegment:
@@ -186,26 +189,26 @@ class SpilledSegment:
 
     @classmethod
     def of(cls, segment: ResidentSegment, rows: SpilledRows, start: int) -> "SpilledSegment":
-        """Return what is left of *segment* once its rows are away."""
+        """Return *segment* as spilled: *rows* have its rows from *start* on."""
         earliest = segment.earliest()
-        away = cls(
+        spilled = cls(
             rows, waiting=segment.waiting, earliest=earliest, start=start, count=len(segment)
         )
         alive = segment.alive(np.arange(len(segment)))
-        away._alive = None if alive.all() else alive
-        return away
+        spilled._alive = None if alive.all() else alive
+        return spilled
 
     @property
     def nbytes(self) -> int:
-        """How much memory it takes, without what was read again."""
+        """How much memory it takes, without rows that were read back."""
         return 0 if self._alive is None else self._alive.nbytes
 
     def earliest(self) -> int | None:
-        """Return the time of the first row not yet due, dead ones included, or None."""
+        """Return the time of the first row not returned by `due` yet, removed or not; or None."""
         return self._earliest
 
     def due(self, before: int) -> Int64s:
-        """Return the positions of waiting rows earlier than *before*, ascending; once each."""
+        """Return the positions of waiting rows earlier than *before*, ascending, each only once."""
         since = self._earliest
         if since is None or since >= before:
             return np.empty(0, dtype=np.int64)
@@ -216,18 +219,18 @@ class SpilledSegment:
         return positions if self._alive is None else positions[self._alive[positions]]
 
     def alive(self, positions: Int64s) -> Bools:
-        """Return which rows have not been removed."""
+        """Return which rows are not removed."""
         if self._alive is None:
             return np.ones(len(positions), dtype=np.bool_)
         return self._alive[positions]
 
     def remove(self, positions: Int64s) -> None:
-        """Forget rows."""
+        """Remove the rows at *positions*."""
         if self._alive is None:
             self._alive = np.ones(self._count, dtype=np.bool_)
         self.waiting -= int(np.count_nonzero(self._alive[positions]))
         self._alive[positions] = False
 
-    def place(self, positions: Int64s) -> tuple[RowSource, Int64s]:
-        """Return the store's rows."""
+    def locate(self, positions: Int64s) -> tuple[RowSource, Int64s]:
+        """Return the rows that were spilled together."""
         return self.rows, positions + self._start

@@ -1,7 +1,7 @@
-"""Sorted runs of entries (key, at, payload): small ones to merge, sealed ones to put away.
+"""Sorted runs of entries (key, at, payload): small ones are merged, sealed ones may be spilled.
 
-A sealed run has a filter before it and may be in a store: then a search reads the blocks that may
-hold what it looks for, and nothing stays in memory but the filter and each block's first key.
+A sealed run has a Bloom filter. Once it is spilled, memory has only the filter and the first key of
+each block, and a search reads the blocks that may have the keys it looks for.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ COLUMNS = ("key", "at", "payload")
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """What a search found: entry *at*/*payload* for the *query*-th key asked for, many to many."""
+    """The entries that a search found: *at* and *payload* for the *query*-th key, many to many."""
 
     query: Int64s
     at: Int64s
     payload: Int64s
 
     @classmethod
-    def together(cls, found: Sequence["Hits"]) -> "Hits":
-        """Return all of *found* as one."""
-        if not found:
+    def concat(cls, parts: Sequence["Hits"]) -> "Hits":
+        """Return the hits of all *parts*."""
+        if not parts:
             none = np.empty(0, dtype=np.int64)
             return cls(none, none, none)
         return cls(
-            np.concatenate([hits.query for hits in found]),
-            np.concatenate([hits.at for hits in found]),
-            np.concatenate([hits.payload for hits in found]),
+            np.concatenate([hits.query for hits in parts]),
+            np.concatenate([hits.at for hits in parts]),
+            np.concatenate([hits.payload for hits in parts]),
         )
 
 
@@ -51,7 +51,7 @@ class SortedRun:
 
     @classmethod
     def of(cls, key: Int64s, at: Int64s, payload: Int64s, order: Int64s) -> "SortedRun":
-        """Return the entries in *order*, which sorts them by key."""
+        """Return the entries in the order *order*, which sorts them by key."""
         at = at[order]
         return cls(key[order], at, payload[order], int(at.min()), int(at.max()))
 
@@ -68,17 +68,17 @@ class SortedRun:
         key = np.concatenate((self.key, newer.key))
         at = np.concatenate((self.at, newer.at))
         payload = np.concatenate((self.payload, newer.payload))
-        # Of numpy's sorts the stable one is the one that merges runs it finds sorted.
+        # numpy's stable sort detects that both halves are sorted already, and merges them.
         return SortedRun.of(key, at, payload, np.argsort(key, kind="stable"))
 
-    def since(self, before: int) -> "SortedRun | None":
-        """Return the run without most of what is earlier than *before*; None without entries.
+    def pruned(self, before: int) -> "SortedRun | None":
+        """Return the run without most entries earlier than *before*; None if all of them are.
 
-        Runs wholly earlier go at once; others are rewritten once a quarter of their time is past,
-        so that each entry is copied a bounded number of times.
+        A run is rewritten only once a quarter of its time span is past, so that each entry is
+        copied a bounded number of times.
         """
-        gone = before - self.earliest
-        if gone <= 0 or gone * 4 < self.latest - self.earliest:
+        past = before - self.earliest
+        if past <= 0 or past * 4 < self.latest - self.earliest:
             return self
         if self.latest < before:
             return None
@@ -97,15 +97,15 @@ class SortedRun:
 
 
 class SealedRun:
-    """A run that is merged no further; it answers the same from memory and from a store."""
+    """A run that is merged no further, resident or spilled."""
 
     def __init__(self, run: SortedRun) -> None:
         self.earliest, self.latest = run.earliest, run.latest
         self._length = len(run)
         self._filter = BloomFilter(run.key)
-        self._fence = run.key[::BLOCK].copy()
+        self._first_keys = run.key[::BLOCK].copy()
         self._run: SortedRun | None = run
-        self._kept: SpillHandle | None = None
+        self._spilled: SpillHandle | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -113,8 +113,8 @@ class SealedRun:
     @property
     def nbytes(self) -> int:
         """How much memory it takes now."""
-        here = 0 if self._run is None else self._run.nbytes
-        return here + self._filter.nbytes + self._fence.nbytes
+        resident = 0 if self._run is None else self._run.nbytes
+        return resident + self._filter.nbytes + self._first_keys.nbytes
 
     @property
     def is_resident(self) -> bool:
@@ -122,46 +122,46 @@ class SealedRun:
         return self._run is not None
 
     def evict(self, store: SpillStore) -> None:
-        """Let the entries go to *store*."""
+        """Spill the entries to *store*, if it takes them."""
         if self._run is not None:
             columns = (self._run.key, self._run.at, self._run.payload)
-            self._kept = store.spill(pl.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
-            if self._kept is not None:
+            self._spilled = store.spill(pl.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
+            if self._spilled is not None:
                 self._run = None
 
-    def since(self, before: int) -> "SealedRun | None":
-        """Return the run for entries not earlier than *before*; others may stay in it."""
+    def pruned(self, before: int) -> "SealedRun | None":
+        """Return the run without most entries earlier than *before*; None if all of them are."""
         if self.latest < before:
             return None
         if self._run is None:
             return self
-        kept = self._run.since(before)
-        return self if kept is self._run or kept is None else SealedRun(kept)
+        run = self._run.pruned(before)
+        return self if run is self._run or run is None else SealedRun(run)
 
     def find(self, wanted: Int64s) -> Hits:
         """Return the entries whose key is in *wanted*, which is sorted."""
-        admitted = np.flatnonzero(self._filter.admits(wanted))
-        if not len(admitted):
-            return Hits.together(())
-        some = wanted[admitted]
-        hits = (self._run or self._nearby(some)).find(some)
-        return Hits(admitted[hits.query], hits.at, hits.payload)
+        passed = np.flatnonzero(self._filter.may_contain(wanted))
+        if not len(passed):
+            return Hits.concat(())
+        some = wanted[passed]
+        hits = (self._run or self._read_blocks(some)).find(some)
+        return Hits(passed[hits.query], hits.at, hits.payload)
 
-    def _nearby(self, wanted: Int64s) -> SortedRun:
-        """Return the blocks that hold every entry of *wanted*, read from the store."""
-        if self._kept is None:
-            raise RuntimeError("a run that is neither here nor away")
-        first = np.maximum(np.searchsorted(self._fence, wanted) - 1, 0)
-        count = np.maximum(np.searchsorted(self._fence, wanted, side="right") - first, 1)
+    def _read_blocks(self, wanted: Int64s) -> SortedRun:
+        """Return the blocks that may have entries of *wanted*, read from the store."""
+        if self._spilled is None:
+            raise RuntimeError("a run that is neither resident nor spilled")
+        first = np.maximum(np.searchsorted(self._first_keys, wanted) - 1, 0)
+        count = np.maximum(np.searchsorted(self._first_keys, wanted, side="right") - first, 1)
         blocks = np.unique(_expanded(first, count))
         rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-        frame = self._kept.take(rows[: np.searchsorted(rows, self._length)], COLUMNS)
+        frame = self._spilled.take(rows[: np.searchsorted(rows, self._length)], COLUMNS)
         key, at, payload = (frame[name].to_numpy() for name in COLUMNS)
         return SortedRun(key, at, payload, self.earliest, self.latest)
 
 
 def _expanded(first: Int64s, count: Int64s) -> Int64s:
-    """Return first, first + 1, ... for *count* steps each, one after another."""
+    """Return for each element first, first + 1, ..., *count* numbers in all, concatenated."""
     ends = np.cumsum(count)
     steps: Int64s = np.arange(ends[-1], dtype=np.int64)
     return steps - np.repeat(ends - count, count) + np.repeat(first, count)

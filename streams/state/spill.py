@@ -1,7 +1,7 @@
-"""Where open rows are while memory has no place for them: a port, and its fake in memory.
+"""The port of a spill store, which has open rows that do not fit the memory budget; and its fake.
 
-Whoever keeps rows decides when they leave and which of them it needs back. What a store holds can
-always be computed again from the lake, so it need not outlive the process. It knows no join.
+The owner of the rows decides which are spilled, and which it reads back. Spilled rows can always be
+recomputed from the lake, so a store need not outlive the process.
 """
 
 from collections.abc import Sequence
@@ -16,37 +16,37 @@ _VIEW_BYTES = 16  # of each string, which Polars leaves out of its estimate
 
 
 class SpillHandle(Protocol):
-    """Rows that have left memory."""
+    """Rows that were spilled."""
 
     @property
     def nbytes(self) -> int:
-        """How many bytes of memory they take all the same, because they were read again."""
+        """How many bytes of memory they take because they were read back."""
 
     def take(self, positions: Int64s, columns: Sequence[str]) -> pl.DataFrame:
         """Return *columns* of the rows at *positions*, in the order of *positions*.
 
         Raises:
-            TidemillError: they cannot be read, or not all of them are there any more.
+            TidemillError: they cannot be read, or some of them are gone.
         """
 
     def release(self) -> None:
-        """Forget what was read again; it can be taken once more."""
+        """Free the memory of rows that were read back; `take` reads them again."""
 
 
 class SpillStore(Protocol):
-    """A place outside of memory; a row that is dropped from it needs no word."""
+    """A store of rows outside of memory. It may drop rows whose handle nobody has any more."""
 
     def spill(self, rows: pl.DataFrame) -> SpillHandle | None:
-        """Take *rows*, at least one; None if they cannot leave memory yet.
+        """Store *rows*, at least one; None if they cannot be spilled yet.
 
         Raises:
-            TidemillError: there is no room for them.
+            TidemillError: the store is full.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpillStores:
-    """The stores of one partition: of its open decisions, of its open feedback, of its ids."""
+    """The stores of one partition: for its open decisions, its open feedback, and its ids."""
 
     decisions: SpillStore
     feedback: SpillStore
@@ -54,17 +54,17 @@ class SpillStores:
 
 
 class MemorySpillStore:
-    """Keeps rows in this process all the same; for tests. *until* is the first offset to stay."""
+    """A store in memory, for tests; it refuses rows at the offset *until* or later."""
 
     def __init__(self, until: int | None = None) -> None:
         self.until = until
-        self.kept = 0
+        self.spilled = 0
 
     def spill(self, rows: pl.DataFrame) -> "SpillHandle | None":
-        """Take *rows*, unless one of them is at *until* or later."""
+        """Store *rows*, unless one of them is at *until* or later."""
         if self.until is not None and rows["offset"].max() >= self.until:  # type: ignore[operator]
             return None
-        self.kept += len(rows)
+        self.spilled += len(rows)
         return _MemorySpillHandle(rows)
 
 
@@ -80,11 +80,11 @@ class _MemorySpillHandle:
         return self._rows.select(columns)[positions]
 
     def release(self) -> None:
-        """Do nothing: there is nothing that could be read again."""
+        """Do nothing: the rows never leave memory."""
 
 
 def frame_bytes(frame: pl.DataFrame) -> int:
-    """Return about how many bytes of memory *frame* takes, the views of its strings included."""
+    """Return about how many bytes of memory *frame* takes, including the views of its strings."""
     strings = sum(_strings(kind) for kind in frame.schema.values())
     return int(frame.estimated_size()) + _VIEW_BYTES * strings * frame.height
 

@@ -1,8 +1,8 @@
-"""A store in files without a name, for what is asked for row by row: open feedback, ids.
+"""A spill store in unlinked files, for rows that are read one by one: open feedback and ids.
 
-The kernel removes such a file with the last process that has it open, so nothing is left behind
-after any death, and nothing of it is looked at by the next process: that one reads the lake. Pages
-of a file are the kernel's to keep and to drop; none stays mapped after a read.
+The kernel deletes an unlinked file when the last process that has it open ends, however it ends.
+The next process does not need the files: it recovers from the lake. The page cache belongs to the
+kernel; no page stays mapped after a read.
 """
 
 import mmap
@@ -24,17 +24,17 @@ def spill_folder(env: Mapping[str, str]) -> Path:
 
 
 class SpillFiles:
-    """Keeps rows as Arrow files in one folder of a local disk."""
+    """A spill store of Arrow files in one folder of a local disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Write to *folder*, which has to be there."""
+        """Write to *folder*, which must exist."""
         self._folder = folder
 
     def spill(self, rows: pl.DataFrame) -> "SpillFile":
         """Write *rows* to a file of their own.
 
         Raises:
-            ScratchError: the folder takes no file, or no more.
+            ScratchError: the folder cannot be written to, or the disk is full.
         """
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -43,14 +43,14 @@ class SpillFiles:
                 return SpillFile(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, pl.exceptions.ComputeError) as error:
             raise ScratchError(
-                f"{self._folder} takes no more of the open windows: {error}",
+                f"open windows cannot be spilled to {self._folder}: {error}",
                 hint="free space there, point TIDEMILL_SCRATCH at a larger disk, or raise `memory` "
                 "in the loop; then start again, nothing is lost",
             ) from error
 
 
 class SpillFile:
-    """Rows in one file, read where they lie."""
+    """Rows in one file, read through a memory map."""
 
     def __init__(self, mapped: mmap.mmap) -> None:
         self._map = mapped
@@ -62,15 +62,15 @@ class SpillFile:
 
     @property
     def nbytes(self) -> int:
-        """Nothing: what was read is the caller's."""
+        """Zero: rows that were read belong to the caller."""
         return 0
 
     def take(self, positions: Int64s, columns: Sequence[str]) -> pl.DataFrame:
         """Return *columns* of the rows at *positions*."""
-        found = self._frame.select(columns)[positions]
+        rows = self._frame.select(columns)[positions]
         self.release()
-        return found
+        return rows
 
     def release(self) -> None:
-        """Give the pages back to the kernel."""
+        """Return the mapped pages to the kernel."""
         self._map.madvise(mmap.MADV_DONTNEED)

@@ -1,7 +1,7 @@
-"""Logs for tests of the join: how to write them down, an oracle of dictionaries, and a small shell.
+"""Logs for tests of the join: a short notation, an oracle of dictionaries, and a small shell.
 
 The oracle reads whole logs and was written from the rules, not from the product. Times are whole
-seconds, and few of them, so that equal times and window ends are common.
+seconds from a small range, so that equal times and window ends are common.
 """
 
 import io
@@ -70,7 +70,7 @@ class Logs(NamedTuple):
 def with_shared_labels(
     rules: JoinRules, resume: Resume | None, recall: Recall | None = None
 ) -> PartitionJoin:
-    """Return a join; opening DuckDB anew for each would take most of the time of a test."""
+    """Return a join; opening a DuckDB for each would take most of the time of a test."""
     return PartitionJoin(rules, resume, labels=shared_labels(rules), recall=recall)
 
 
@@ -157,7 +157,7 @@ Example = tuple[float | None, tuple[int, ...]]
 
 
 class Outcome(NamedTuple):
-    """What the rules make of logs: one row a decision, one a feedback, by offset.
+    """The result of the rules for some logs: one entry for each decision and feedback, by offset.
 
     *examples* are the newest revisions; *revisions* has all of them by offset and number, with
     their states.
@@ -173,51 +173,51 @@ def naive(
     rules: JoinRules,
     logs: Logs,
     frontier: float = math.inf,
-    moved: Iterable[Advance] = (),
+    advances: Iterable[Advance] = (),
     examined: Mapping[Log, int] | None = None,
 ) -> Outcome:
-    """Return what *logs* mean, by dictionaries; feedback by its place.
+    """Return the result of *logs*, computed with dictionaries; feedback by its log position.
 
     Decisions at *frontier* or later are open; feedback at an offset of *examined* or later corrects
     none.
     """
 
     def befores(log: Log, times: Sequence[int]) -> list[float]:
-        found, time = [], -math.inf
+        before, time = [], -math.inf
         for offset, at in enumerate(times):
-            jumps = [seconds(jump.to) for jump in moved if (jump.log, jump.offset) == (log, offset)]
+            jumps = [seconds(a.to) for a in advances if (a.log, a.offset) == (log, offset)]
             time = max([time, *jumps])
-            found.append(time)
+            before.append(time)
             time = max(time, at)
-        return found
+        return before
 
     grace, wait = rules.grace / SECOND, rules.wait / SECOND
     ahead, memory = rules.ahead / SECOND, rules.memory / SECOND
     late = rules.corrections / SECOND
-    seen: dict[str, list[int]] = {}  # on-time decisions by id
+    on_time_at: dict[str, list[int]] = {}  # times of on-time decisions by id
     first: dict[int, D] = {}
-    states, examples, fates, revisions = {}, {}, {}, {}
+    states, examples, outcomes, revisions = {}, {}, {}, {}
     for offset, before in enumerate(befores(DECISIONS, [d.at for d in logs.decisions])):
         d = logs.decisions[offset]
         if before > d.at + grace:
             states[offset] = "late"
             continue
-        if any(at + memory >= before for at in seen.get(d.id, [])):
+        if any(at + memory >= before for at in on_time_at.get(d.id, [])):
             states[offset] = "duplicate"
         else:
             first[offset], states[offset] = d, "open"
-        seen.setdefault(d.id, []).append(d.at)
-    could: dict[int, list[int]] = {}  # decisions each feedback is right for
-    answers: dict[int, F] = {}  # all feedback by place
+        on_time_at.setdefault(d.id, []).append(d.at)
+    could: dict[int, list[int]] = {}  # the decisions that could take each feedback
+    answers: dict[int, F] = {}  # all feedback by log position
     before_feedback: dict[int, float] = {}
     unexamined: set[int] = set()
     for log in filter(is_feedback, rules.logs):
         times = befores(log, [f.at for f in logs.answers(log)])
         for offset, f in enumerate(logs.answers(log)):
-            place = position_of(log, offset)
-            answers[place], before_feedback[place] = f, times[offset]
+            position = position_of(log, offset)
+            answers[position], before_feedback[position] = f, times[offset]
             if offset >= (examined or {}).get(log, math.inf):
-                unexamined.add(place)
+                unexamined.add(position)
     for offset, f in answers.items():
         early, within = rules.early[f.kind] / SECOND, rules.within[f.kind] / SECOND
         could[offset] = [
@@ -225,12 +225,12 @@ def naive(
             if d.id == f.of and d.at - early <= f.at <= d.at + within
             and before_feedback[offset] <= d.at + wait + grace + late
         ]  # fmt: skip
-        known = any(f.at - memory <= at <= f.at + early for at in seen.get(f.of, []))
-        fates[offset] = "duplicate" if could[offset] else "late" if known else "unmatched"
+        known = any(f.at - memory <= at <= f.at + early for at in on_time_at.get(f.of, []))
+        outcomes[offset] = "duplicate" if could[offset] else "late" if known else "unmatched"
         if before_feedback[offset] > f.at + ahead + wait + grace + late:
-            fates[offset] = "late"
+            outcomes[offset] = "late"
         elif f.at + ahead >= frontier or (late and offset in unexamined):
-            fates[offset] = "open"
+            outcomes[offset] = "open"
     for o, d in first.items():
         if d.at < frontier:
             once: dict[tuple[int, str], int] = {}  # an id is one of its stream
@@ -238,18 +238,18 @@ def naive(
                 if o in could[offset]:
                     once.setdefault((offset >> OFFSET_BITS, f.id), offset)
             on_time = {at for at in once.values() if before_feedback[at] <= d.at + wait + grace}
-            tardy = [at for at in once.values() if at not in on_time | unexamined]
-            for number in range(len(tardy) + 1):
-                taken = on_time | set(tardy[:number])
+            late_copies = [at for at in once.values() if at not in on_time | unexamined]
+            for number in range(len(late_copies) + 1):
+                taken = on_time | set(late_copies[:number])
                 joined = sorted(taken, key=lambda offset: (answers[offset].at, offset))
-                states[o], label = _judged(rules, [answers[offset] for offset in joined])
+                states[o], label = _state_and_label(rules, [answers[offset] for offset in joined])
                 examples[o] = label, tuple(joined)
                 revisions[o, number] = states[o], examples[o]
-            fates |= dict.fromkeys(on_time, "joined") | dict.fromkeys(tardy, "corrected")
-    return Outcome(states, examples, fates, revisions)
+            outcomes |= dict.fromkeys(on_time, "joined") | dict.fromkeys(late_copies, "corrected")
+    return Outcome(states, examples, outcomes, revisions)
 
 
-def _judged(rules: JoinRules, joined: Sequence[F]) -> tuple[str, float | None]:
+def _state_and_label(rules: JoinRules, joined: Sequence[F]) -> tuple[str, float | None]:
     """Return state and label of a decision with *joined* feedback, in order."""
     if rules.activation is not None and rules.activation not in {f.kind for f in joined}:
         return "not_activated", None
@@ -303,16 +303,16 @@ def random_logs(rng: random.Random, size: int = 30, *, streams: bool = False) ->
 
 @dataclass
 class Shell:
-    """What the streams worker does around a join, with lists for the lake and for Kafka."""
+    """The work of a streams worker around a join, with lists for the lake and for Kafka."""
 
     logs: Logs
     rules: JoinRules = RULES
-    made: Callable[[JoinRules, Resume | None, Recall], PartitionJoin] = with_shared_labels
+    new_join: Callable[[JoinRules, Resume | None, Recall], PartitionJoin] = with_shared_labels
     raw: dict[Log, list[pl.DataFrame]] = field(default_factory=dict)
     offsets: dict[Log, int] = field(default_factory=dict)
     times: dict[Log, datetime | None] = field(default_factory=dict)
     closed: list[Closed] = field(default_factory=list)
-    moved: list[Advance] = field(default_factory=list)
+    advances: list[Advance] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.raw = {log: [] for log in self.rules.logs}
@@ -321,11 +321,11 @@ class Shell:
         self.start()
 
     def start(self) -> None:
-        """Go on from what is committed."""
-        self.join = self.made(self.rules, self._resume(), self._recall)
+        """Continue from what is committed."""
+        self.join = self.new_join(self.rules, self._resume(), self._recall)
         self.positions = dict(self.offsets)
         self.taken: dict[Log, list[pl.DataFrame]] = {log: [] for log in self.rules.logs}
-        self.moving: list[Advance] = []
+        self.pending_advances: list[Advance] = []
 
     def poll(self, log: Log, count: int) -> None:
         """Take the next *count* records of *log*, or what is left."""
@@ -341,9 +341,9 @@ class Shell:
         self.positions[log] += len(taken)
 
     def advance(self, log: Log, to: int) -> None:
-        """Move idle *log* on to *to* seconds."""
+        """Advance idle *log* to *to* seconds."""
         self.join.advance(log, START + to * SECOND)
-        self.moving.append(Advance(log, self.positions[log], START + to * SECOND))
+        self.pending_advances.append(Advance(log, self.positions[log], START + to * SECOND))
 
     def commit(self, crash_after: int = 3) -> None:
         """Commit decisions, feedback, examples; stop and start again after *crash_after* of 3."""
@@ -353,8 +353,9 @@ class Shell:
             self.raw[log] += self.taken[log]
             self.offsets[log] = self.positions[log]
             self.times[log] = self.join.stream_time(log)
-            self.moved += [move for move in self.moving if move.log == log]
-            self.taken[log], self.moving = [], [m for m in self.moving if m.log != log]
+            self.advances += [each for each in self.pending_advances if each.log == log]
+            self.pending_advances = [each for each in self.pending_advances if each.log != log]
+            self.taken[log] = []
         if closed is not None and crash_after == 3:
             self.closed.append(closed)
         if crash_after < 3:
@@ -383,8 +384,10 @@ class Shell:
 
     def examples(self) -> pl.DataFrame:
         """Return the newest revision of all examples, by offset."""
-        found = self.revisions()
-        return found.unique("offset", keep="last", maintain_order=True) if len(found) else found
+        all_of_them = self.revisions()
+        if not len(all_of_them):
+            return all_of_them
+        return all_of_them.unique("offset", keep="last", maintain_order=True)
 
     def revisions(self) -> pl.DataFrame:
         """Return all examples by offset and revision."""
@@ -395,12 +398,12 @@ class Shell:
         """Return what was committed, in the oracle's terms, and the counts of feedback."""
         states: dict[int, str] = {}
         examples: dict[int, Example] = {}
-        fates: dict[int, str] = {}
+        outcomes: dict[int, str] = {}
         revisions: dict[tuple[int, int], tuple[str, Example]] = {}
         for offset, verdict in _verdicts(self.rows(DECISIONS)):
             states[offset] = verdict or "open"
         for offset, verdict in _verdicts(self.answers()):
-            fates[offset] = verdict or "unjoined"
+            outcomes[offset] = verdict or "unjoined"
         for row in self.revisions().iter_rows(named=True):
             offset, number, joined = row["offset"], row["revision"], row["feedback_offsets"]
             assert (offset, number) not in revisions
@@ -408,9 +411,11 @@ class Shell:
             states[offset] = row["state"]
             revisions[offset, number] = row["state"], examples[offset]
             how = "corrected" if number else "joined"
-            fates |= {at: how for at in joined if fates.get(at) not in ("joined", "corrected")}
+            outcomes |= {
+                at: how for at in joined if outcomes.get(at) not in ("joined", "corrected")
+            }
         counts = self.closed[-1].counts if self.closed else Counts()
-        return Outcome(states, examples, fates, revisions), counts
+        return Outcome(states, examples, outcomes, revisions), counts
 
     def _recall(self, wanted: pl.DataFrame) -> Recalled:
         examples = self.examples().join(wanted, on=["decision_id", "at"], how="semi")
@@ -430,7 +435,7 @@ class Shell:
         begun: Mapping[Log, int] = dict.fromkeys(feedback, 0) if self.rules.corrections else {}
         examined = last.examined if last else begun
         decisions = self.rows(DECISIONS)
-        seen = _since(decisions, since.decisions, (None, "duplicate"))
+        ids = _since(decisions, since.decisions, (None, "duplicate"))
         times: dict[Log, datetime | None] = {}
         for log in self.rules.logs:
             known = [self.times[log], last.stream_times.get(log) if last else None]
@@ -441,7 +446,9 @@ class Shell:
             offsets=self.offsets,
             counts=last.counts if last else Counts(),
             decisions=_since(decisions, last.frontier if last else None, (None, "duplicate")),
-            seen=seen.filter(pl.col("at") < last.frontier) if last and seen is not None else None,
+            remembered=ids.filter(pl.col("at") < last.frontier)
+            if last and ids is not None
+            else None,
             feedback=_since(self.answers(), since.feedback, (None,), examined),
             joined=joined,
             examined=examined,
@@ -461,14 +468,14 @@ def _since(
 ) -> pl.DataFrame | None:
     if not len(frame):
         return None
-    kept = frame.filter(pl.col("verdict").is_in(list(verdicts), nulls_equal=True))
+    rows = frame.filter(pl.col("verdict").is_in(list(verdicts), nulls_equal=True))
     if since is None:
-        return kept
+        return rows
     fresh = pl.lit(value=False)
     for log, offset in (examined or {}).items():
         end = first_position(log) + 2**OFFSET_BITS
         fresh |= pl.col("offset").is_between(position_of(log, offset), end, closed="left")
-    return kept.filter((pl.col("at") >= since) | fresh)
+    return rows.filter((pl.col("at") >= since) | fresh)
 
 
 def assert_agrees(shell: Shell) -> None:
@@ -481,50 +488,56 @@ def assert_agrees(shell: Shell) -> None:
     )
     begun = dict.fromkeys(filter(is_feedback, shell.rules.logs), 0)
     examined = shell.closed[-1].examined if shell.closed else begun
-    expected = naive(shell.rules, end, frontier, shell.moved, examined)
-    found, counts = shell.outcome()
-    assert found.decisions == expected.decisions
-    assert found.examples == expected.examples
-    assert {place for place in expected.revisions if not place[1]} <= found.revisions.keys()
-    for place, revision in found.revisions.items():
-        if len(shell.rules.logs) == 2 or not place[1] or revision[1] == found.examples[place[0]]:
-            assert revision == expected.revisions[place], place
+    expected = naive(shell.rules, end, frontier, shell.advances, examined)
+    actual, counts = shell.outcome()
+    assert actual.decisions == expected.decisions
+    assert actual.examples == expected.examples
+    assert {
+        position for position in expected.revisions if not position[1]
+    } <= actual.revisions.keys()
+    for position, revision in actual.revisions.items():
+        if (
+            len(shell.rules.logs) == 2
+            or not position[1]
+            or revision[1] == actual.examples[position[0]]
+        ):
+            assert revision == expected.revisions[position], position
     if shell.closed:
-        assert shell.closed[-1].revised == sum(number > 0 for _, number in found.revisions)
-    for offset, fate in found.feedback.items():
-        told = expected.feedback[offset]
-        assert fate == told or fate == "unjoined", (offset, fate, told)
-    late = sum(fate == "late" for fate in found.feedback.values())
-    wanted = list(expected.feedback.values())
+        assert shell.closed[-1].revised == sum(number > 0 for _, number in actual.revisions)
+    for offset, outcome in actual.feedback.items():
+        wanted = expected.feedback[offset]
+        assert outcome in (wanted, "unjoined"), (offset, outcome, wanted)
+    late = sum(outcome == "late" for outcome in actual.feedback.values())
+    every = list(expected.feedback.values())
     assert counts == Counts(
-        late=wanted.count("late") - late,
-        duplicate=wanted.count("duplicate"),
-        unmatched=wanted.count("unmatched"),
+        late=every.count("late") - late,
+        duplicate=every.count("duplicate"),
+        unmatched=every.count("unmatched"),
     )
 
 
 def assert_conserved(shell: Shell) -> None:
-    """What was read is terminal or open, for all logs, at any time."""
+    """Check that every record read is terminal or open, for all logs, at any time."""
     states = [verdict for frame in shell.raw[DECISIONS] for verdict in frame["verdict"]]
     states += [verdict for frame in shell.taken[DECISIONS] for verdict in frame["verdict"]]
     closed = sum(int((closed.examples["revision"] == 0).sum()) for closed in shell.closed)
     judged = len(states) - states.count(None)
     assert len(states) == judged + closed + shell.join.open_decisions
-    fates = []
+    outcomes = []
     for log in filter(is_feedback, shell.rules.logs):
         frames = [*shell.raw[log], *shell.taken[log]]
-        fates += [verdict for frame in frames for verdict in frame["verdict"]]
+        outcomes += [verdict for frame in frames for verdict in frame["verdict"]]
     examples = shell.examples()
     joined = int(examples["feedback_offsets"].list.len().sum()) if len(examples) else 0
     counts = shell.join.counts
     ended = counts.late + counts.duplicate + counts.unmatched
-    assert len(fates) == fates.count("late") + joined + ended + shell.join.open_feedback
+    assert len(outcomes) == outcomes.count("late") + joined + ended + shell.join.open_feedback
 
 
 def played(
     decisions: list[D], feedback: list[F], join_rules: JoinRules = RULES, orders: Sequence[F] = ()
 ) -> Shell:
-    """Read all logs whole, close everything, and hold the result against the oracle."""
+    """Read all logs whole, close everything, and compare the result with the oracle."""
     shell = Shell(Logs(decisions, feedback, orders), join_rules)
     shell.finish()
     assert_agrees(shell)
@@ -560,8 +573,8 @@ def play(shell: Shell, rng: random.Random, *, idles: bool = True) -> None:
         if chance < 0.6:
             shell.poll(log, rng.choice((1, 3, 10)))
         elif chance < 0.65 and idles:
-            stands = shell.join.stream_time(log)
-            shell.advance(log, (seconds(stands) if stands else 0) + 20)
+            time = shell.join.stream_time(log)
+            shell.advance(log, (seconds(time) if time else 0) + 20)
         else:
             shell.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
     shell.finish()

@@ -327,7 +327,7 @@ class Rig:
         """Return all examples, by decision id."""
         return self.lake.table(self.loop.loop, "examples").read().sort("decision_id")
 
-    def letters(self) -> list[Letter]:
+    def dead_letters(self) -> list[Letter]:
         """Return the dead letters of this loop, by offset, without marks of replays and strays."""
         found = []
         reader = Consumer(

@@ -1,11 +1,11 @@
-"""Whether the tables of a world in memory are what its logs say, row by row, number by number."""
+"""Compares the tables of a world in memory with its logs, row by row and number by number."""
 
 import math
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from tests.streams.join_logs import START
-from tests.streams.schedule_oracle import Told, oracle
+from tests.streams.schedule_oracle import Expected, oracle
 from tests.streams.workers_in_memory import PARTITIONS, World
 
 from tidemill.features.lake.layouts import TABLES, table_of
@@ -20,17 +20,17 @@ COLUMNS = {
 
 
 def check(world: World, *, is_over: bool = False) -> None:
-    """Fail at the first difference; *is_over* says that everything must be closed by now.
+    """Fail at the first difference; with *is_over* everything must be closed.
 
-    Of the lake only this is believed: how far each log is read, and how far each partition is
-    closed. Rows, verdicts, examples and counts follow from the logs.
+    Only the offset of each log and the frontier of each partition are taken from the lake. Rows,
+    verdicts, examples and counts follow from the logs.
     """
     for number in range(PARTITIONS):
         numbers = _numbers(world, number)
         read = {log: numbers.offset(log) for log in world.rules.logs}
         frontier = numbers.numbers["examples"]["frontier"]
         begun = dict.fromkeys(read, 0)
-        told = oracle(
+        expected = oracle(
             world.rules,
             {log: world.events[log, number][:end] for log, end in read.items()},
             -math.inf if frontier is None else (frontier - micros(START)) / 1_000_000,
@@ -42,15 +42,15 @@ def check(world: World, *, is_over: bool = False) -> None:
             for name in TABLES
         }
         rows["examples"] = newest(rows["examples"])
-        for name, verdicts in told.verdicts.items():
+        for name, verdicts in expected.verdicts.items():
             assert rows[name] == sorted(verdicts.items()), (name, number)
-        wanted = [(offset, *example) for offset, example in sorted(told.examples.items())]
+        wanted = [(offset, *example) for offset, example in sorted(expected.examples.items())]
         assert rows["examples"] == wanted, number
-        check_numbers(world, number, numbers, told)
-        check_ledger(rows, numbers, told)
+        check_numbers(world, number, numbers, expected)
+        check_ledger(rows, numbers, expected)
         if is_over:
             assert read == {log: world.logs[log, number].end for log in read}
-            assert not told.open.total(), "a schedule ends with everything closed"
+            assert not expected.open.total(), "a schedule ends with everything closed"
 
 
 def newest(examples: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
@@ -64,32 +64,39 @@ def newest(examples: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
     return list({row[0]: row for row in examples}.values())
 
 
-def check_numbers(world: World, number: int, numbers: Lease, told: Told) -> None:
-    """Compare what travels with the commits: dead letters, and feedback that came to nothing."""
+def check_numbers(world: World, number: int, numbers: Lease, expected: Expected) -> None:
+    """Compare the numbers of the commits: dead letters, and feedback that joined no decision."""
     for log in numbers.logs:
-        assert (numbers.of(log, "dead") or 0) == told.dead[log], (log, number)
-    for fate in ("late", "duplicate", "unmatched"):
-        assert (numbers.numbers["examples"][fate] or 0) == told.ended[fate], (fate, number)
-    letters = {
+        assert (numbers.of(log, "dead") or 0) == expected.dead[log], (log, number)
+    for outcome in ("late", "duplicate", "unmatched"):
+        assert (numbers.numbers["examples"][outcome] or 0) == expected.ended[outcome], (
+            outcome,
+            number,
+        )
+    dead_letters = {
         (letter.topic, letter.offset)
-        for letter in world.letters.written
+        for letter in world.dead_letters.written
         if letter.partition == number
     }
-    assert len(letters) >= told.dead.total(), "a letter is safe before the lake moves past it"
+    assert len(dead_letters) >= expected.dead.total(), (
+        "a dead letter is written before the lake passes its record"
+    )
 
 
-def check_ledger(rows: Mapping[str, list[tuple[object, ...]]], numbers: Lease, told: Told) -> None:
-    """Hold read = terminal + open, of what the tables say alone."""
+def check_ledger(
+    rows: Mapping[str, list[tuple[object, ...]]], numbers: Lease, expected: Expected
+) -> None:
+    """Check that read = terminal + open, by the tables alone."""
     closed = len(rows["examples"])
     joined = sum(len(row[3]) for row in rows["examples"] if isinstance(row[3], list))
     of_examples = numbers.numbers["examples"]
-    counted = sum(of_examples[fate] or 0 for fate in ("late", "duplicate", "unmatched"))
+    counted = sum(of_examples[outcome] or 0 for outcome in ("late", "duplicate", "unmatched"))
     for name, ended in (("decisions", closed), ("feedback", joined + counted)):
         logs = [log for log in numbers.logs if table_of(log) == name]
         judged = sum(row[1] is not None for row in rows[name])
         dead = sum(numbers.of(log, "dead") or 0 for log in logs)
         read = sum(numbers.offset(log) for log in logs)
-        assert read == dead + judged + ended + told.open[name], name
+        assert read == dead + judged + ended + expected.open[name], name
 
 
 def _numbers(world: World, number: int) -> Lease:

@@ -1,6 +1,6 @@
-"""What must have become of the records of one partition: by dictionaries, from the rules in words.
+"""An oracle for the records of one partition: the rules in words, written with dictionaries.
 
-It reads whole logs, one record after the other, and shares nothing with the join. Times are whole
+It reads whole logs, one record after the other, and shares no code with the join. Times are whole
 seconds.
 """
 
@@ -29,15 +29,15 @@ class Event(NamedTuple):
 
 
 class Jump(NamedTuple):
-    """Before the record at *offset* was read, its idle *log* was moved on to *to*."""
+    """Before the record at *offset* was read, its idle *log* was advanced to *to*."""
 
     log: Log
     offset: int
     to: float
 
 
-class Told(NamedTuple):
-    """What the rules make of some logs; *verdicts* by table and place."""
+class Expected(NamedTuple):
+    """The result of the rules for some logs; *verdicts* by table and log position."""
 
     dead: Counter[Log]
     verdicts: dict[str, dict[int, str | None]]
@@ -55,21 +55,21 @@ Jumps = Collection[Jump]
 Ends = Mapping[Log, int] | None
 
 
-def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined: Ends) -> Told:
-    """Return what became of *logs* when all decisions earlier than *frontier* are closed.
+def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined: Ends) -> Expected:
+    """Return the result for *logs* when all decisions earlier than *frontier* are closed.
 
     Feedback before the offsets *examined*, or any if that is None, may have corrected them.
     """
     spans = (rules.grace, rules.wait, rules.ahead, rules.memory, rules.corrections)
     grace, wait, ahead, memory, more = (span.total_seconds() for span in spans)
-    told = Told(Counter(), {"decisions": {}, "feedback": {}}, {}, Counter(), Counter())
+    expected = Expected(Counter(), {"decisions": {}, "feedback": {}}, {}, Counter(), Counter())
     before: dict[tuple[Log, int], float] = {}
     for log in logs:
         time = -math.inf
         for offset, event in enumerate(logs[log]):
             time = max([time, *(jump.to for jump in jumps if jump[:2] == (log, offset))])
             if event.is_broken or event.at > event.arrived + SKEW:
-                told.dead[log] += 1
+                expected.dead[log] += 1
             else:
                 before[log, offset] = time
                 time = max(time, event.at)
@@ -80,38 +80,38 @@ def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined
             event = logs[log][offset]
             same = [d for _, d in on_time if d.id == event.id and d.at + memory >= time]
             late = time > event.at + grace
-            told.verdicts[log][offset] = "late" if late else "duplicate" if same else None
+            expected.verdicts[log][offset] = "late" if late else "duplicate" if same else None
             on_time += [] if late else [(offset, event)]
             first += [] if late or same else [(offset, event)]
     fits: dict[int, list[tuple[int, Event]]] = {offset: [] for offset, _ in first}
-    fates: dict[int, str] = {}
+    outcomes: dict[int, str] = {}
     for (log, offset), time in before.items():
         if log != "decisions":
-            f, place = logs[log][offset], position_of(log, offset)
+            f, position = logs[log][offset], position_of(log, offset)
             is_examined = examined is None or offset < examined[log]
             early, within = (each[f.kind].total_seconds() for each in (rules.early, rules.within))
             close = wait + grace + (more if is_examined else 0)
             takers = [o for o, d in first if d.id == f.id and -early <= f.at - d.at <= within
                       and time <= d.at + close]  # fmt: skip
             known = any(d.id == f.id and -early <= f.at - d.at <= memory for _, d in on_time)
-            hopeless = time > f.at + ahead + wait + grace + more
-            told.verdicts["feedback"][place] = "late" if hopeless else None
-            if (f.at + ahead >= frontier or not is_examined) and not hopeless:
-                fates[place] = "open"
-            elif not hopeless:
-                fates[place] = "duplicate" if takers else "late" if known else "unmatched"
+            past_all = time > f.at + ahead + wait + grace + more
+            expected.verdicts["feedback"][position] = "late" if past_all else None
+            if (f.at + ahead >= frontier or not is_examined) and not past_all:
+                outcomes[position] = "open"
+            elif not past_all:
+                outcomes[position] = "duplicate" if takers else "late" if known else "unmatched"
             for taker in takers:
                 if (log, f.own) not in [(copy.log, copy.own) for _, copy in fits[taker]]:
-                    fits[taker].append((place, f))
+                    fits[taker].append((position, f))
     for offset, d in [(offset, d) for offset, d in first if d.at < frontier]:
         joined = sorted(fits[offset], key=lambda pair: (pair[1].at, pair[0]))
         values = [f.value for _, f in joined]
         labeled = ("labeled", sum(values) + 1000 * values[0]) if values else None
         revision = sum(before[f.log, offset_of(o)] > d.at + wait + grace for o, f in joined)
-        outcome = labeled or WITHOUT_LABEL[rules.missing]
-        told.examples[offset] = *outcome, [o for o, _ in joined], revision
-        fates |= dict.fromkeys([o for o, _ in joined], "joined")
-    told.ended.update(fate for fate in fates.values() if fate not in ("open", "joined"))
-    told.open["feedback"] = list(fates.values()).count("open")
-    told.open["decisions"] = len(first) - len(told.examples)
-    return told
+        result = labeled or WITHOUT_LABEL[rules.missing]
+        expected.examples[offset] = *result, [o for o, _ in joined], revision
+        outcomes |= dict.fromkeys([o for o, _ in joined], "joined")
+    expected.ended.update(each for each in outcomes.values() if each not in ("open", "joined"))
+    expected.open["feedback"] = list(outcomes.values()).count("open")
+    expected.open["decisions"] = len(first) - len(expected.examples)
+    return expected

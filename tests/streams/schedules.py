@@ -1,7 +1,7 @@
 """Schedules: anything that may happen to workers, in any order, checked after every step.
 
-Run as ``python -m tests.streams.schedules --schedules 50000 --seed 7`` to look for longer than CI
-does; it prints how many schedules ran, and what they were made of.
+Run ``python -m tests.streams.schedules --schedules 50000 --seed 7`` to search longer than CI does.
+It prints how many schedules ran, and how often each kind of event was in them.
 """
 
 import argparse
@@ -65,7 +65,7 @@ Planned = tuple[str, int, bool] | None
 
 
 class Workers(RuleBasedStateMachine):
-    """Some workers on two partitions, and zombies that do not know that they are none any more."""
+    """Some workers on two partitions, and zombies: workers that lost theirs and do not know it."""
 
     ran: ClassVar[Counter[str]] = Counter()
     world: type[World] = World
@@ -76,7 +76,7 @@ class Workers(RuleBasedStateMachine):
         corrections=st.sampled_from([0, 6, 60]),
         stream=st.sampled_from([None, None, "orders"]),
         rows=st.sampled_from([MANY, 6]),
-        together=st.sampled_from([MANY, 2]),
+        batch_records=st.sampled_from([MANY, 2]),
         size=st.integers(0, 40),
         draw=st.integers(0, 2**16),
     )
@@ -86,18 +86,18 @@ class Workers(RuleBasedStateMachine):
         corrections: int,
         stream: str | None,
         rows: int,
-        together: int,
+        batch_records: int,
         size: int,
         draw: int,
     ) -> None:
-        """Start one worker on logs that have something already."""
+        """Start one worker on logs that may have records already."""
         self.now = 0
         self.w = type(self).world(
             missing=missing,
             corrections=corrections * self.corrects,
             stream=stream,
             commit_rows=rows,
-            together=together,
+            batch_records=batch_records,
         )
         self.live: list[Process] = []
         self.zombies: list[Process] = []
@@ -121,14 +121,14 @@ class Workers(RuleBasedStateMachine):
 
     @rule(who=ANY, log=st.sampled_from(LOGS), most=st.sampled_from([1, 2, 5, 50]), plan=PLANS)
     def poll(self, who: int, log: Log, most: int, plan: Planned) -> None:
-        """Let a worker, or a zombie, read on; it commits if that is much."""
+        """Let a worker, or a zombie, read one log; it commits if that is much."""
         process, known = self.pick(who), self.w.rules.logs
         read = log if log in known else logs.FEEDBACK
         if not self.let(process, lambda process: process.poll(read, most), plan):
             self.end(process)
 
     @rule(who=ANY, most=st.sampled_from([2, 5, 50]), plan=PLANS)
-    def go_on(self, who: int, most: int, plan: Planned) -> None:
+    def cycle(self, who: int, most: int, plan: Planned) -> None:
         """Let a worker, or a zombie, read all logs and commit."""
         process = self.pick(who)
         if not self.let(process, lambda process: process.round(most), plan):
@@ -149,20 +149,20 @@ class Workers(RuleBasedStateMachine):
 
     @rule(owners=st.tuples(*[st.integers(0, 1)] * PARTITIONS), frozen=st.integers(0, 3), plan=PLANS)
     def rebalance(self, owners: tuple[int, ...], frozen: int, plan: Planned) -> None:
-        """Move partitions; workers that are *frozen* do not hear of it and become zombies."""
+        """Move partitions; workers that are *frozen* do not notice and become zombies."""
         self.ran["rebalanced"] += 1
         members, self.live, stay = self.live, [], []
-        for place, process in enumerate(members):
-            if frozen >> place & 1:
+        for index, process in enumerate(members):
+            if frozen >> index & 1:
                 self.zombies.append(process)
             elif self.let(process, lambda process: process.run.release(), plan):
                 stay += [process] if process not in self.zombies else []
         self.zombies += self.live  # those that stole in the middle of it
         self.live = []
         for slot in range(2):
-            held = [number for number, owner in enumerate(owners) if owner == slot]
-            if held:
-                self.start(held, stay.pop() if stay else None)
+            owned = [number for number, owner in enumerate(owners) if owner == slot]
+            if owned:
+                self.start(owned, stay.pop() if stay else None)
 
     @rule(by=st.integers(1, 30), everything=st.booleans())
     def idle(self, by: int, everything: bool) -> None:
@@ -176,16 +176,16 @@ class Workers(RuleBasedStateMachine):
 
     @rule(by=st.integers(-9, 9))
     def close_until(self, by: int) -> None:
-        """Ask that decisions be closed up to a time about now."""
+        """Request to close decisions up to a time about now."""
         for process in self.live:
             process.end_logs(self.now + by)
 
     @rule(plan=CLAIM_PLANS)
     def claim_again(self, plan: Planned) -> None:
-        """Start a worker that may end while it takes over from another, which does not know."""
+        """Start a worker that claims from another, which does not know; it may end meanwhile."""
         owner = self.live.pop(0)
         self.zombies.append(owner)
-        self.start(owner.held, plan=plan)
+        self.start(owner.owned, plan=plan)
 
     @invariant()
     def the_lake_is_what_the_logs_say(self) -> None:
@@ -224,7 +224,7 @@ class Workers(RuleBasedStateMachine):
     def start(
         self, partitions: Sequence[int], process: Process | None = None, plan: Planned = None
     ) -> None:
-        """Let *process*, or a new one, take over; a new one again if that one fails."""
+        """Let *process*, or a new one, claim *partitions*; start another one if that fails."""
         process = process or Process(self.w)
         if self.let(process, lambda process: process.claim(partitions), plan):
             self.live.append(process)
@@ -237,7 +237,7 @@ class Workers(RuleBasedStateMachine):
         act: Callable[[Process], Coroutine[object, object, None]],
         plan: Planned = None,
     ) -> bool:
-        """Let *process* do something while *plan* happens; return whether it lives on."""
+        """Let *process* do something while *plan* happens; return whether it is still running."""
         process.port.plan(self.planned(process, plan))
         try:
             RUNNER.run_until_complete(act(process))
@@ -247,7 +247,7 @@ class Workers(RuleBasedStateMachine):
             self.ran["fenced" if isinstance(error, FencedError) else "refused"] += 1
             process.port.plan(None)
             if isinstance(error, FencedError):
-                assert process.is_stolen_from(), "only who lost a partition is fenced"
+                assert process.is_stolen_from(), "only a worker that lost a partition is fenced"
             versions = self.w.versions()
             RUNNER.run_until_complete(process.run.release())
             assert self.w.versions() == versions, "nothing is committed after an error"
@@ -257,12 +257,12 @@ class Workers(RuleBasedStateMachine):
         return False
 
     def end(self, process: Process) -> None:
-        """Forget *process*; what it held goes to another one, unless it had lost that before."""
+        """End *process*; its partitions go to another one, unless it had lost them before."""
         if process in self.zombies:
             self.zombies.remove(process)
         elif process in self.live:
             self.live.remove(process)
-            self.start(process.held)
+            self.start(process.owned)
 
     def planned(self, process: Process, plan: Planned) -> Plan | None:
         """Return *plan* as what happens to *process*."""
@@ -287,12 +287,12 @@ class Workers(RuleBasedStateMachine):
         return Plan(step, before, happens)
 
     def steal(self, process: Process) -> None:
-        """Give what *process* holds to a new one, while it is in the middle of something."""
+        """Let a new worker claim the partitions of *process* in the middle of its work."""
         if process in self.live:
             self.live.remove(process)
         self.zombies.append(process)
         thief = Process(self.w)
-        self.meanwhile(thief.claim(process.held))
+        self.meanwhile(thief.claim(process.owned))
         self.live.append(thief)
 
     def meanwhile(self, act: Coroutine[object, object, None]) -> None:
@@ -330,7 +330,7 @@ def run(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run schedules in blocks of a thousand, each of a seed of its own."""
+    """Run schedules in blocks of a thousand, each with a seed of its own."""
     parser = argparse.ArgumentParser(prog="python -m tests.streams.schedules", description=__doc__)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))

@@ -1,4 +1,4 @@
-"""Decisions that count only once a feedback said that they took effect."""
+"""Activation: decisions count only once a feedback says that they took effect."""
 
 import random
 
@@ -30,7 +30,7 @@ SHOWN = rules(activation="buy")
 
 
 def test_a_decision_that_was_never_shown_is_no_example_to_learn_from() -> None:
-    """Nobody can click what nobody saw: silence is a negative only for what was shown."""
+    """Nobody can click what was not shown: no feedback is a negative only for a shown decision."""
     shell = played(
         [D("shown", 0), D("unseen", 0), D("clicked", 0)],
         [F("u", "shown", 1, "buy"), F("v", "clicked", 2, "buy"), F("w", "clicked", 3)],
@@ -46,8 +46,8 @@ def test_a_decision_that_was_never_shown_is_no_example_to_learn_from() -> None:
 
 
 @pytest.mark.parametrize("missing", ["negative", "censored", "dropped"])
-def test_what_came_of_a_decision_that_was_not_shown_does_not_count(missing: str) -> None:
-    """A click without a view is joined, and accounted for, and teaches nothing."""
+def test_feedback_of_a_decision_that_was_not_shown_does_not_count(missing: str) -> None:
+    """A click without a view is joined and counted, and gives no label."""
     shell = played([D("a", 0)], [F("x", "a", 1)], rules(activation="buy", missing=missing))
     assert (states(shell), joined(shell)) == ({"a": "not_activated"}, {"a": [0]})
     assert shell.examples()["label"].to_list() == [None]
@@ -55,20 +55,20 @@ def test_what_came_of_a_decision_that_was_not_shown_does_not_count(missing: str)
 
 @pytest.mark.parametrize(("at", "state"), [(8, "labeled"), (9, "not_activated")])
 def test_an_activation_has_to_come_in_the_window_of_its_kind(at: int, state: str) -> None:
-    """Whether it was shown in time is asked like any other feedback: both ends inside."""
+    """The window of an activation is like any other: both ends are included."""
     shell = played([D("a", 0)], [F("x", "a", 1), F("y", "a", at, "buy")], SHOWN)
     assert states(shell) == {"a": state}
 
 
 def test_an_activation_that_comes_late_activates_nothing() -> None:
-    """On time is a matter of the log, not of what happened when."""
+    """Its log decides whether it is on time, not the time at which it happened."""
     shell = played([D("a", 0)], [F("w", "z", 11), F("x", "a", 1, "buy")], SHOWN)
     assert states(shell) == {"a": "not_activated"}
     assert shell.closed[-1].counts == Counts(late=1, unmatched=1)
 
 
 def test_a_label_may_count_from_the_activation() -> None:
-    """How long people look before they click starts when they see it."""
+    """The time that people take to click starts when they see the item."""
     label = Label(sql="min(epoch(at) - epoch(activated_at))", type="float")
     loop = LOOP.model_copy(update={"label": label, "activation": "buy"})
     feedback = [F("x", "a", 3), F("y", "a", 2, "buy"), F("z", "a", 1, "buy")]
@@ -80,7 +80,7 @@ def test_a_label_may_count_from_the_activation() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_activation_agrees_with_the_oracle(seed: int) -> None:
-    """Any logs, any polls, any crashes: the oracle knows who was shown what."""
+    """For any logs, polls and crashes, the oracle computes the same activations."""
     rng = random.Random(seed)
     missing = rng.choice(("negative", "censored", "dropped"))
     shell = Shell(random_logs(rng, 60), rules(activation="buy", missing=missing))

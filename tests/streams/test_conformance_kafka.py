@@ -274,7 +274,7 @@ def test_three_streams_in_one_join_whatever_is_killed(kafka: KafkaConfig, tmp_pa
     joined = rig.examples()["feedback_offsets"].explode().drop_nulls()
     streams = {log_of(place, rig.loop.logs) for place in joined}
     assert streams == {"feedback", "feedback.orders"}
-    (letter,) = rig.letters()
+    (letter,) = rig.dead_letters()
     assert letter.told["topic"] == f"{rig.loop.loop}.feedback.orders"
     ends = [end for (log, _), end in rig.ends().items() if log == "feedback.orders"]
     assert letter.offset < max(ends), "where a Kafka tool would find it, not its place"

@@ -38,9 +38,9 @@ def test_ledger_and_audit_are_true_while_a_worker_writes(
     until(lambda: rig.lake.has_table(rig.loop.loop, "examples"), "there are tables")
     versions, compared, is_killed, last = set(), 0, False, START
     try:
-        for piece in range(10):
-            numbers = range(piece * 3_000, (piece + 1) * 3_000)
-            last = max(last, send_traffic(rig.producer(), numbers, piece, per_second=100))
+        for part in range(10):
+            numbers = range(part * 3_000, (part + 1) * 3_000)
+            last = max(last, send_traffic(rig.producer(), numbers, part, per_second=100))
             is_read = False
             while not is_read:
                 is_read = rig.is_read()
@@ -61,7 +61,7 @@ def test_ledger_and_audit_are_true_while_a_worker_writes(
     finally:
         assert end(worker) == 0
     assert is_killed
-    assert len(versions) > 3, "the lake moved on meanwhile"
+    assert len(versions) > 3, "the lake got commits meanwhile"
     for account in ledger(rig.lake, rig.loop):
         assert account.is_balanced, account
     report = audit(rig.lake, rig.loop.loop, effort=EFFORT)
@@ -77,7 +77,7 @@ def test_a_decision_that_could_not_be_read_is_traced_to_its_dead_letter(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is in no table, and the service that sent it swears that it did."""
+    """It is in no table, although the service has sent it."""
     rig = new_rig(kafka, tmp_path)
     producer = rig.producer()
     producer.send(topics.decisions(rig.loop.loop), "broken", b"no event at all")
@@ -91,8 +91,8 @@ def test_a_decision_that_could_not_be_read_is_traced_to_its_dead_letter(
     monkeypatch.setenv("TIDEMILL_LAKE", rig.lake.root)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
     assert main(["trace", "broken"]) == 2
-    told = capsys.readouterr().err
-    assert "decision broken could not be read: unknown-schema" in told
-    assert f"tidemill dead-letters show --letter {topics.decisions(rig.loop.loop)}/" in told
+    printed = capsys.readouterr().err
+    assert "decision broken could not be read: unknown-schema" in printed
+    assert f"tidemill dead-letters show --letter {topics.decisions(rig.loop.loop)}/" in printed
     assert main(["trace", "whole"]) == 0
     assert "waits for" in capsys.readouterr().out

@@ -206,7 +206,7 @@ class _IdsOfOneStream(OpenFeedback):
             return pairs
         frame = found.select("id", "offset", decision=pl.Series(pairs.decision))
         is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id")
-        return pairs.only(frame.select(is_first).to_series().to_numpy())
+        return pairs.filter(frame.select(is_first).to_series().to_numpy())
 
 
 class TakesIdsForThoseOfOneStream(PartitionJoin):
@@ -305,7 +305,7 @@ class ForgetsDuplicatesAtARestart(PartitionJoin):
     """A restart that reads back open decisions only, not the ids that were seen."""
 
     def _resume(self, resume: Resume) -> None:
-        super()._resume(replace(resume, seen=None))
+        super()._resume(replace(resume, remembered=None))
 
 
 class ForgetsStreamTimeAtARestart(PartitionJoin):

@@ -1,4 +1,4 @@
-"""A shell whose join has next to no memory: whatever may leave leaves, after every step."""
+"""A shell whose join has next to no memory: whatever may be spilled is, after every step."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class RowsTable:
     ) -> pl.DataFrame:
         """Return the rows that fulfil *where*, in an order of its own."""
         self.reads += 1
-        found = self.rows.reverse() if where is None else self.rows.reverse().filter(where)
-        return found if columns is None else found.select(columns)
+        rows = self.rows.reverse() if where is None else self.rows.reverse().filter(where)
+        return rows if columns is None else rows.select(columns)
 
     def batches(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
@@ -54,7 +54,7 @@ class RowsTable:
 
 @dataclass
 class TightShell(Shell):
-    """A shell with a budget of *nbytes*; closes go on in portions of *portion* decisions."""
+    """A shell with a budget of *nbytes*, which closes in portions of *portion* decisions."""
 
     nbytes: int = 0
     portion: int = 1
@@ -65,7 +65,7 @@ class TightShell(Shell):
     most_bytes: int = 0  # after a commit
 
     def start(self) -> None:
-        """Go on from what is committed, read back in portions."""
+        """Continue from what is committed, read back in portions."""
         tables = {name: RowsTable(self.table(name)) for name in TABLES}
         lease = self.lease()
         self.raw_decisions = RawTableSpillStore(tables["decisions"], 0, self.rules)
@@ -81,14 +81,14 @@ class TightShell(Shell):
             recall=self._recall,
             state=state,
         )
-        lost = Recovery(self.rules, tables, {0: lease}, {0: self.join}, self.enforce)  # type: ignore[arg-type]
-        lost.run({0: self.raw_decisions})
+        recovery = Recovery(self.rules, tables, {0: lease}, {0: self.join}, self.enforce)  # type: ignore[arg-type]
+        recovery.run({0: self.raw_decisions})
         self.positions = dict(self.offsets)
         self.taken = {log: [] for log in self.rules.logs}
-        self.moving = []
+        self.pending_advances = []
 
     def poll(self, log: Log, count: int) -> None:
-        """Take records; everything that may leave does."""
+        """Take records, then spill whatever may be spilled."""
         super().poll(log, count)
         self.enforce()
 
@@ -109,15 +109,15 @@ class TightShell(Shell):
         limit = self.join.next_frontier(self.portion)
         fetch(
             [
-                kept
-                for kept in self.join.state.spilled_before(limit)
-                if isinstance(kept, RawTableSpill)
+                handle
+                for handle in self.join.state.spilled_before(limit)
+                if isinstance(handle, RawTableSpill)
             ]
         )
         return self.join.close(limit)
 
     def enforce(self) -> None:
-        """Let everything leave that may."""
+        """Spill everything that may be spilled."""
         self.eviction = self.budget.enforce(self.join.state.spillables)
         self.most_spilled = max(self.most_spilled, sum(self.join.state.spilled.values()))
 

@@ -20,7 +20,7 @@ class UnfencedTable:
         self._table = table
 
     def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """Return the numbers on a fresh snapshot."""
+        """Return the numbers of the newest version."""
         return self._table.progress(app_ids)
 
     def append(
@@ -32,10 +32,10 @@ class UnfencedTable:
     ) -> int:
         """Commit whatever the numbers were before."""
         while True:
-            found = self._table.progress(swap.app_id for swap in swaps)
-            free = [CompareAndSwap(swap.app_id, found[swap.app_id], swap.new) for swap in swaps]
+            actual = self._table.progress(swap.app_id for swap in swaps)
+            valid = [CompareAndSwap(swap.app_id, actual[swap.app_id], swap.new) for swap in swaps]
             try:
-                return self._table.append(frame, swaps=free, metadata=metadata)
+                return self._table.append(frame, swaps=valid, metadata=metadata)
             except FencedError:
                 continue
 
@@ -48,5 +48,5 @@ class UnfencedTable:
     def batches(
         self, columns: Sequence[str] | None = None, where: pl.Expr | None = None
     ) -> Iterator[pl.DataFrame]:
-        """Yield the rows that fulfil *where* in portions, in no order."""
+        """Yield the rows that fulfil *where* in portions, in no particular order."""
         return self._table.batches(columns, where)

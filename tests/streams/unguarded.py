@@ -1,6 +1,6 @@
-"""Workers without one of their guards: the damage that proofs have to notice.
+"""Workers without one of their guards, which cause damage that the tests have to detect.
 
-Run as ``python -m tests.streams.unguarded GUARD LOOP``, it is such a worker as a process.
+Run ``python -m tests.streams.unguarded GUARD LOOP`` for such a worker as a process.
 """
 
 import logging
@@ -38,17 +38,17 @@ from tidemill.streams.units import Bools, Int64s
 
 
 def joined_by(join: type[PartitionJoin]) -> type[LoopRunner]:
-    """Return workers whose partitions are joined by *join*."""
+    """Return runners whose partitions are joined by *join*."""
 
-    class Run(LoopRunner):
+    class Runner(LoopRunner):
         def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
             return join(self.rules, resume, labels=self._labels, state=state)
 
-    return Run
+    return Runner
 
 
 class CarelessDecoder(EventDecoder):
-    """Takes every payload for sound, wherever the reading of it ended."""
+    """Accepts every payload, wherever the decoding of it ended."""
 
     def _plan(self, writer: Schema, prefix: bytes) -> _ReadPlan | _RefusedPrefix:
         plan = super()._plan(writer, prefix)
@@ -64,7 +64,7 @@ def _walk(
 
 
 class ReadsOn(LoopRunner):
-    """A payload that is cut short is read on into the next one."""
+    """A truncated payload is decoded on into the next one."""
 
     def __init__(self, *, prepared: PreparedLoop, **more: Any) -> None:  # noqa: ANN401 (of LoopRunner)
         decoders = {
@@ -75,30 +75,34 @@ class ReadsOn(LoopRunner):
 
 
 class ReadsStreamsAnew(LoopRunner):
-    """A restart goes by the offset of the plain log alone."""
+    """A restart uses only the offset of the plain log."""
 
     def _reading(self, lease: Lease, name: Log) -> LogReading:
         reading = super()._reading(lease, name)
         return reading if stream_of(name) is None else replace(reading, next=0)
 
 
-class _LettersLast(CommitCycle):
+class _DeadLettersLast(CommitCycle):
     def write(
         self, leases: Mapping[int, Lease], snapshots: Collection[PartitionSnapshot]
     ) -> int | None:
-        version = super().write(leases, [replace(snapshot, letters=[]) for snapshot in snapshots])
-        self._letters.write(letter for snapshot in snapshots for letter in snapshot.letters)
+        version = super().write(
+            leases, [replace(snapshot, dead_letters=[]) for snapshot in snapshots]
+        )
+        self._dead_letters.write(
+            letter for snapshot in snapshots for letter in snapshot.dead_letters
+        )
         return version
 
 
-class WritesLettersLast(LoopRunner):
-    """Dead letters are written once the lake has moved past their records."""
+class WritesDeadLettersLast(LoopRunner):
+    """Dead letters are written after the lake has passed their records."""
 
     def __init__(self, **parts: Any) -> None:  # noqa: ANN401 (those of LoopRunner)
         super().__init__(**parts)
-        made = self._cycle
-        self._cycle = _LettersLast(
-            self.loop.loop, made._tables, made._letters, made._metrics, made._patience_s
+        cycle = self._cycle
+        self._cycle = _DeadLettersLast(
+            self.loop.loop, cycle._tables, cycle._dead_letters, cycle._metrics, cycle._patience_s
         )
 
 
@@ -123,7 +127,7 @@ class UnguardedWorker(StreamsWorker):
         return {name: UnfencedTable(table) for name, table in tables.items()}
 
     def new_runner(self, **parts: Any) -> LoopRunner:  # noqa: ANN401 (those of LoopRunner)
-        """Return the work on one loop, without its guard."""
+        """Return the runner of one loop, without its guard."""
         return GUARDS.get(self._guard, LoopRunner)(**parts)
 
 

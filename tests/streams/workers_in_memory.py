@@ -1,8 +1,8 @@
-"""Workers of one loop over logs and tables in memory, which may be stopped at any step of theirs.
+"""Workers of one loop over logs and tables in memory, which may be stopped at any of their steps.
 
-The code that runs is the one of production, from `LoopRunner` down: claims, decoding, the join,
-rounds of commits, recovery. Only Kafka and the lake are the fakes that ship with the package, and
-the label is computed without DuckDB, which would take most of the time.
+They run the code of production from `LoopRunner` down: claims, decoding, the join, commit cycles,
+recovery. Kafka and the lake are the fakes that ship with the package. The label is computed without
+DuckDB, which would take most of the time.
 """
 
 import asyncio
@@ -91,28 +91,28 @@ def _writer(kind: str) -> tuple[bytes, dict[str, object]]:
 @cache
 def payload(event: Event) -> bytes:
     """Return *event* as a service would write it."""
-    told: dict[str, object] = {"id": event.id, "at": START + event.at * SECOND}
+    fields: dict[str, object] = {"id": event.id, "at": START + event.at * SECOND}
     if is_feedback(event.log):
         name = "weight" if event.kind == "click" else "amount"
-        told |= {"id": event.own, "decision_id": event.id, "values": {name: event.value}}
+        fields |= {"id": event.own, "decision_id": event.id, "values": {name: event.value}}
     else:
-        told |= dict.fromkeys(("entity", "score", "propensity", "model_version"))
-        told |= {"action": False, "source": "default", "policy_version": 1, "loop_version": 1}
-        told |= {"features": {"price": 1.0}}
+        fields |= dict.fromkeys(("entity", "score", "propensity", "model_version"))
+        fields |= {"action": False, "source": "default", "policy_version": 1, "loop_version": 1}
+        fields |= {"features": {"price": 1.0}}
     prefix, schema = _writer(event.kind if is_feedback(event.log) else "")
     out = BytesIO()
-    fastavro.schemaless_writer(out, schema, told)
+    fastavro.schemaless_writer(out, schema, fields)
     whole = prefix + out.getvalue()
     return whole[:-2] if event.is_broken else whole
 
 
 class CrashError(Exception):
-    """The process ends here, without another word."""
+    """The process ends here, as after SIGKILL."""
 
 
 @dataclass
 class Plan:
-    """What happens to a worker *before* or after its *step*-th call of a port from now on."""
+    """An event *before* or after a worker's *step*-th call of a port from now on."""
 
     step: int
     before: bool
@@ -120,33 +120,33 @@ class Plan:
 
 
 class Port:
-    """Counts the calls of one worker to the lake and to the dead letters, and carries out plans."""
+    """Counts the calls of one worker to the lake and to the dead letters, and runs plans."""
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
         self._step = 0
 
     def plan(self, plan: Plan | None) -> None:
-        """Let *plan* happen within what the worker does next."""
+        """Let *plan* happen during the worker's next action."""
         self._plan, self._step = plan, 0
 
     def call(self, act: Callable[[], Result]) -> Result:
-        """Return the result of *act*, unless something is planned against it."""
-        here = self._plan if self._plan is not None and self._plan.step == self._step else None
+        """Return the result of *act*, unless the plan prevents it."""
+        due = self._plan if self._plan is not None and self._plan.step == self._step else None
         self._step += 1
-        if here is not None:
+        if due is not None:
             self._plan = None
-            if here.before:
-                here.happens()
+            if due.before:
+                due.happens()
         result = act()
-        if here is not None and not here.before:
-            here.happens()
+        if due is not None and not due.before:
+            due.happens()
         return result
 
 
 @dataclass
 class WatchedTable:
-    """A table of one worker, with whatever is planned against its calls."""
+    """A table of one worker, whose calls go through its port."""
 
     name: str
     table: ProgressTable
@@ -191,31 +191,31 @@ class WatchedTable:
 
 
 @dataclass
-class WatchedLetters:
-    """The dead letters of one worker, with whatever is planned against its calls."""
+class WatchedDeadLetters:
+    """The dead letters of one worker, whose calls go through its port."""
 
-    letters: MemoryDeadLetters
+    dead_letters: MemoryDeadLetters
     port: Port
 
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        """See `Letters`."""
-        self.port.call(lambda: self.letters.write(letters))
+    def write(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """See `DeadLetterSink`."""
+        self.port.call(lambda: self.dead_letters.write(dead_letters))
 
 
 @dataclass
 class World:
-    """Logs, lake and clock, and the knobs all workers share."""
+    """Logs, lake and clock, and the settings that all workers share."""
 
     missing: str = "negative"
     corrections: int = 0  # seconds
     stream: str | None = None  # that purchases are in
     commit_rows: int = 10**9
-    together: int = 10**9
+    batch_records: int = 10**9
     opened: Callable[[MemoryTable], ProgressTable] = lambda table: table
-    made: type[LoopRunner] = LoopRunner
+    runner_type: type[LoopRunner] = LoopRunner
     now_s: float = 0.0
     lake: MemoryLake = field(default_factory=MemoryLake)
-    letters: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
+    dead_letters: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
@@ -223,61 +223,61 @@ class World:
         self.loop, self.rules = self.prepared.loop, self.prepared.rules
         self.lake.create(self.loop)
         names = joined_topics(self.loop)
-        places = [(log, number) for log in names for number in range(PARTITIONS)]
-        self.logs = {(log, number): MemoryLog(names[log], number) for log, number in places}
-        self.events: dict[tuple[Log, int], list[Event]] = {place: [] for place in places}
+        tps = [(log, number) for log in names for number in range(PARTITIONS)]
+        self.logs = {(log, number): MemoryLog(names[log], number) for log, number in tps}
+        self.events: dict[tuple[Log, int], list[Event]] = {tp: [] for tp in tps}
         self._rows: dict[str, tuple[dict[int, list[tuple[object, ...]]], int]] = {}
 
     def produce(self, event: Event) -> None:
         """Append *event* to the partition of its decision, and to the log of its kind."""
         if is_feedback(event.log):
             event = event._replace(log=self.loop.feedback[event.kind].log)
-        place = event.log, ord(event.id) % PARTITIONS
+        tp = event.log, ord(event.id) % PARTITIONS
         arrived_ms = (micros(START) // 1_000_000 + event.arrived) * 1000
-        self.logs[place].append(event.id.encode(), payload(event), timestamp_ms=arrived_ms)
-        self.events[place].append(event)
+        self.logs[tp].append(event.id.encode(), payload(event), timestamp_ms=arrived_ms)
+        self.events[tp].append(event)
 
     def table(self, name: str) -> MemoryTable:
         """Return a table of the lake."""
         return self.lake.table(self.loop.loop, name)
 
     def rows(self, name: str, columns: Sequence[str]) -> dict[int, list[tuple[object, ...]]]:
-        """Return the rows of a table by partition; what was read before is not read again."""
-        found, known = self._rows.setdefault(name, ({n: [] for n in range(PARTITIONS)}, 0))
+        """Return the rows of a table by partition; rows read before are cached."""
+        rows, known = self._rows.setdefault(name, ({n: [] for n in range(PARTITIONS)}, 0))
         commits = self.table(name).commits
         for commit in commits[known:]:
             for number, *row in commit.rows.select("partition", *columns).rows():
-                found[number].append(tuple(row))
-        self._rows[name] = found, len(commits)
-        return found
+                rows[number].append(tuple(row))
+        self._rows[name] = rows, len(commits)
+        return rows
 
     def versions(self) -> tuple[int, ...]:
-        """Return the versions of all tables; they are the same as long as nothing is committed."""
+        """Return the versions of all tables, which change with each commit."""
         return tuple(self.table(name).version() for name in TABLES)
 
 
 class Process:
-    """One worker: what it holds, how far it has read, and the advances it has not yet committed."""
+    """One worker: its partitions, its offsets, and the advances that it has not committed yet."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.port = Port()
-        self.held: list[int] = []
+        self.owned: list[int] = []
         self._next: dict[tuple[Log, int], int] = {}
-        self._moved: list[tuple[int, Jump]] = []
+        self._advances: list[tuple[int, Jump]] = []
         tables: dict[str, ProgressTable] = {
             name: WatchedTable(name, world.opened(world.table(name)), self.port, self._landed)
             for name in TABLES
         }
-        self.run = world.made(
+        self.run = world.runner_type(
             prepared=world.prepared,
             tables=tables,
-            letters=WatchedLetters(world.letters, self.port),
+            dead_letters=WatchedDeadLetters(world.dead_letters, self.port),
             metrics=METRICS,
             on_examples=lambda _version: None,
             cadence=Cadence(
                 rows=world.commit_rows,
-                together=world.together,
+                batch_records=world.batch_records,
                 patience_s=-1.0,
                 clock=lambda: self.world.now_s,
             ),
@@ -286,9 +286,9 @@ class Process:
         )
 
     async def claim(self, partitions: Sequence[int]) -> None:
-        """Own *partitions* and go to where the lake says."""
+        """Claim *partitions* and continue from the offsets of the lake."""
         await self.run.claim(partitions)
-        self.held, self._moved = list(partitions), []
+        self.owned, self._advances = list(partitions), []
         self._owners = self._owners_now()
         for log in self.world.rules.logs:
             for number in partitions:
@@ -299,12 +299,12 @@ class Process:
         return self._owners != self._owners_now()
 
     def _owners_now(self) -> list[dict[str, int | None]]:
-        keys = [OWNER.key(number) for number in self.held]
+        keys = [OWNER.key(number) for number in self.owned]
         return [self.world.table(name).progress(keys) for name in TABLES]
 
     async def poll(self, log: Log, most: int) -> None:
-        """Take at most so many records of *log* from each partition held."""
-        for number in self.held:
+        """Take at most so many records of *log* from each owned partition."""
+        for number in self.owned:
             batch = self.world.logs[log, number].fetch(self._next[log, number], most)
             if batch is not None:
                 self._next[log, number] = batch.next
@@ -317,46 +317,46 @@ class Process:
         await self.run.commit()
 
     def idle(self) -> None:
-        """Let time go on in the logs that are at their ends."""
-        at_end = self._at_end(self.run.quiet())
-        with self._noting():
+        """Advance the time of logs that are at their ends."""
+        at_end = self._at_end(self.run.quiet_logs())
+        with self._recording():
             self.run.advance_idle(at_end)
 
     def end_logs(self, until: int) -> None:
         """Close every decision up to *until* seconds, where everything is read."""
         time = START + until * SECOND
-        at_end = self._at_end(self.run.going_on(time))
-        with self._noting():
+        at_end = self._at_end(self.run.logs_before(time))
+        with self._recording():
             self.run.end_logs(time, at_end)
 
-    def _at_end(self, places: Iterable[tuple[Log, int]]) -> set[tuple[Log, int]]:
+    def _at_end(self, tps: Iterable[tuple[Log, int]]) -> set[tuple[Log, int]]:
         return {
-            place
-            for place in places
-            if self.world.logs[place].end == self._next[place] == self.run.position(*place).taken
+            tp
+            for tp in tps
+            if self.world.logs[tp].end == self._next[tp] == self.run.position(*tp).taken
         }
 
     @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Remember which logs are moved on while the block lasts, and to where."""
+    def _recording(self) -> Iterator[None]:
+        """Record the advances of logs during the block."""
         before = self._times()
         yield
         for (log, number), time in self._times().items():
             if time is not None and time != before[log, number]:
                 to = (time - START) / SECOND
-                self._moved.append((number, Jump(log, self._next[log, number], to)))
+                self._advances.append((number, Jump(log, self._next[log, number], to)))
 
     def _times(self) -> dict[tuple[Log, int], datetime | None]:
-        held = self.run._owned
+        owned = self.run._owned
         logs = self.world.rules.logs
-        joins = {number: held[number].partition.join for number in self.held if number in held}
+        joins = {number: owned[number].partition.join for number in self.owned if number in owned}
         return {(log, n): join.stream_time(log) for n, join in joins.items() for log in logs}
 
     def _landed(self, table: str, swaps: Sequence[CompareAndSwap]) -> None:
-        """Take note of those advances that are in the lake now."""
+        """Record those advances that are in the lake now."""
         times = {swap.app_id: swap.new for swap in swaps if swap.app_id.startswith(STREAM_TIME)}
-        for number, jump in list(self._moved):
+        for number, jump in list(self._advances):
             reached = times.get(STREAM_TIME.for_log(jump.log).key(number), NO_TIME)
             if table_of(jump.log) == table and reached >= micros(START + jump.to * SECOND):
                 self.world.jumps[number].append(jump)
-                self._moved.remove((number, jump))
+                self._advances.remove((number, jump))

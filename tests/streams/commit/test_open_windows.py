@@ -1,4 +1,4 @@
-"""The workers of the schedules once more, but what they keep open leaves memory at every commit."""
+"""The workers of the schedules once more, but their open rows are spilled at every commit."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tidemill.streams.state.spill import MemorySpillStore
 SCHEDULES = examples_now(150)
 
 
-class TightRun(LoopRunner):
+class TightRunner(LoopRunner):
     """A budget of one byte, and segments of two rows."""
 
     def __init__(self, **parts: Any) -> None:  # noqa: ANN401 (those of LoopRunner)
@@ -39,7 +39,7 @@ class TightRun(LoopRunner):
 class TightWorld(World):
     """Workers without memory."""
 
-    made: type[LoopRunner] = TightRun
+    runner_type: type[LoopRunner] = TightRunner
 
 
 class TightWorkers(Workers):
@@ -49,15 +49,15 @@ class TightWorkers(Workers):
     ran: ClassVar[Counter[str]] = Counter()
 
 
-def left() -> float:
-    """Return how many decisions have come back from the lake so far."""
+def returned() -> float:
+    """Return how many decisions were read back from the lake so far."""
     samples = [sample for metric in METRICS.returned.collect() for sample in metric.samples]
     return sum(sample.value for sample in samples if sample.name.endswith("_total"))
 
 
 @pytest.mark.deep
 def test_schedules_of_workers_without_memory_leave_the_lake_as_the_logs_say() -> None:
-    """Crashes, rebalances and zombies must not know where the open rows were."""
-    before = left()
+    """The result of crashes, rebalances and zombies must not depend on where the open rows are."""
+    before = returned()
     run(SCHEDULES, 11, TightWorkers)
-    assert left() - before > SCHEDULES
+    assert returned() - before > SCHEDULES

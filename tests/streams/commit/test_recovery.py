@@ -1,4 +1,4 @@
-"""What a partition goes on from, read back from tables."""
+"""The state that a partition continues from, read back from tables."""
 
 import random
 from collections.abc import Sequence
@@ -43,20 +43,20 @@ DAY = timedelta(days=1)
 MOMENT = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def test_an_empty_log_that_was_moved_on_stays_where_it_was() -> None:
-    """`tidemill close` may end a log before its first record; what comes then is judged by that."""
+def test_an_empty_log_that_was_advanced_stays_advanced() -> None:
+    """`tidemill close` may end a log before its first record, which is judged by that time."""
     loop, lake = new_loop(), MemoryLake()
     lake.create(loop)
     tables = {name: lake.table(loop.loop, name) for name in TABLES}
-    held = claim(tables, [0])
-    moved = raw_numbers(0, micros(MOMENT), 0, 0)
-    commit("decisions", tables["decisions"], [ProgressUpdate(held[0], [], moved)])
-    found = resume_of(claim(tables, [0])[0])
-    assert found.stream_times == {"decisions": MOMENT, "feedback": None}
+    lease = claim(tables, [0])
+    advanced = raw_numbers(0, micros(MOMENT), 0, 0)
+    commit("decisions", tables["decisions"], [ProgressUpdate(lease[0], [], advanced)])
+    resumed = resume_of(claim(tables, [0])[0])
+    assert resumed.stream_times == {"decisions": MOMENT, "feedback": None}
 
 
 def recovered(lake: Lake, chosen: JoinRules) -> PartitionJoin:
-    """Return the join of a worker that takes the partition over."""
+    """Return the join of a worker that claims the partition."""
     tables = {name: lake.table(LOOP.loop, name) for name in TABLES}
     leases = claim(tables, [PARTITION], logs=THREE)
 
@@ -78,9 +78,9 @@ def recovered(lake: Lake, chosen: JoinRules) -> PartitionJoin:
 def test_a_restart_with_corrections_does_not_open_what_was_examined_long_ago(
     tmp_path: Path,
 ) -> None:
-    """Places of two streams in one file span nearly all places, so each file has unexamined ones.
+    """A file with two streams spans nearly all log positions, so by them it may be unexamined.
 
-    Every restart of such a loop would read its feedback of all time.
+    Every restart of such a loop would read all feedback that it ever had.
     """
     chosen = rules(corrections=20 * SECOND, logs=THREE)
     clicks = [F("w", "z", 15), F("x", "a", 1), F("v", "b", 1)]
@@ -93,10 +93,10 @@ def test_a_restart_with_corrections_does_not_open_what_was_examined_long_ago(
     shell.commit(crash_after=2)
     lake = write_lake(shell, tmp_path)
     feedback = lake.table(LOOP.loop, "feedback")
-    kept, rows = set(feedback.uris()), feedback.read().drop("event_date")
+    before, rows = set(feedback.uris()), feedback.read().drop("event_date")
     feedback.append(rows.with_columns(pl.col("at", "stream_time") - DAY), swaps=[])
-    for uri in set(feedback.uris()) - kept:
-        Path(uri).write_bytes(b"not opened, so not missed")
+    for uri in set(feedback.uris()) - before:
+        Path(uri).write_bytes(b"never opened")
     assert recovered(lake, chosen).open_feedback == shell.join.open_feedback == 3
 
 
@@ -111,10 +111,10 @@ def with_delays(rng: random.Random, answers: Sequence[F]) -> list[F]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_all_that_was_not_examined_comes_back_whatever_the_rules_were(
+def test_all_unexamined_feedback_is_read_back_whatever_the_rules_were(
     seed: int, tmp_path: Path
 ) -> None:
-    """A version that corrects for less time takes over rows that the one before has let in."""
+    """A version with shorter corrections recovers rows that the version before has accepted."""
     rng = random.Random(seed)
     first = rules(corrections=rng.choice((20, 60)) * SECOND, logs=THREE)
     logs = random_logs(rng, 300, streams=True)

@@ -1,4 +1,4 @@
-"""Owning partitions and committing: on real Delta tables, with two owners at once."""
+"""Claims and commits on real Delta tables, with two owners at once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def tables(tmp_path: Path) -> Callable[[], dict[str, ProgressTable]]:
     return lambda: {name: lake.table(loop.loop, name) for name in TABLES}
 
 
-def test_who_claims_a_partition_later_owns_it(
+def test_the_last_to_claim_a_partition_owns_it(
     tables: Callable[[], dict[str, ProgressTable]],
 ) -> None:
     """A worker that lost its partition without noticing must not be able to commit."""
@@ -64,12 +64,12 @@ def test_without_the_fence_the_loser_overwrites(
 def test_the_numbers_of_each_log_are_compared_and_swapped(
     tables: Callable[[], dict[str, ProgressTable]],
 ) -> None:
-    """All feedback is one table: the offset of one log must not pass for that of another."""
+    """All feedback is in one table: the offset of one log must not be taken for another's."""
     mine = tables()["feedback"]
-    held = claim(tables(), [0], logs=THREE)[0]
-    behind = Lease(0, THREE, {name: dict(known) for name, known in held.numbers.items()})
+    lease = claim(tables(), [0], logs=THREE)[0]
+    behind = Lease(0, THREE, {name: dict(known) for name, known in lease.numbers.items()})
     new = {"offset": 5, "offset@orders": 7, "time@orders": 3}
-    commit("feedback", mine, [ProgressUpdate(held, [], new)])
+    commit("feedback", mine, [ProgressUpdate(lease, [], new)])
     with pytest.raises(FencedError):
         commit("feedback", mine, [ProgressUpdate(behind, [], {"offset@orders": 9})])
     found = claim(tables(), [0], logs=THREE)[0]
@@ -81,14 +81,14 @@ def test_the_numbers_of_each_log_are_compared_and_swapped(
 def test_a_version_with_a_new_log_begins_it_at_its_start(
     tables: Callable[[], dict[str, ProgressTable]],
 ) -> None:
-    """What was read of the others stays read, and each log says where the version took it over."""
+    """The offsets of other logs stay, and each log records the offset where the version begins."""
     mine = tables()
-    held = claim(mine, [0], 1)[0]
-    commit("feedback", mine["feedback"], [ProgressUpdate(held, [], raw_numbers(5, 2, 0))])
-    held = claim(mine, [0], 2, logs=THREE)[0]
-    assert [held.offset(log) for log in THREE] == [0, 5, 0]
+    lease = claim(mine, [0], 1)[0]
+    commit("feedback", mine["feedback"], [ProgressUpdate(lease, [], raw_numbers(5, 2, 0))])
+    lease = claim(mine, [0], 2, logs=THREE)[0]
+    assert [lease.offset(log) for log in THREE] == [0, 5, 0]
     commit(
-        "feedback", mine["feedback"], [ProgressUpdate(held, [], {"offset": 6, "offset@orders": 8})]
+        "feedback", mine["feedback"], [ProgressUpdate(lease, [], {"offset": 6, "offset@orders": 8})]
     )
     again = claim(mine, [0], 2, logs=THREE)[0]
     assert [again.offset(log) for log in THREE] == [0, 6, 8]
@@ -96,8 +96,8 @@ def test_a_version_with_a_new_log_begins_it_at_its_start(
     assert list(mine["feedback"].progress(names).values()) == [0, 5, 0, None]
 
 
-def test_patience_ends_and_is_not_for_fences() -> None:
-    """A full disk may be emptied in time; another owner will not go away."""
+def test_retries_end_and_are_not_for_fenced_commits() -> None:
+    """A full disk may be emptied in time; another owner stays."""
     tries = []
 
     def refuse() -> None:

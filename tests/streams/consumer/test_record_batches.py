@@ -1,4 +1,4 @@
-"""Record batches come to columns as aiokafka's own parser reads them, whatever is in them."""
+"""Record batches are read to the same columns as by aiokafka's own parser."""
 
 import struct
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from tidemill.streams.consumer.records import FetchedRecord, Records
 Row = tuple[int, int, bytes | None, bytes | None]
 
 
-def chunk(raw: bytes) -> RecordBatch:
-    """Return the chunk of *raw*."""
-    found = RecordBatch.of(raw)
-    assert found is not None
-    return found
+def batch(raw: bytes) -> RecordBatch:
+    """Return the record batch *raw*, unpacked."""
+    unpacked = RecordBatch.of(raw)
+    assert unpacked is not None
+    return unpacked
 
 
 def rows(records: Records) -> list[Row]:
@@ -32,9 +32,9 @@ def rows(records: Records) -> list[Row]:
 
 
 def parsed(raws: Sequence[bytes]) -> list[Row]:
-    """Return the same, as aiokafka's parser has it."""
-    found: list[FetchedRecord] = [each for raw in raws for each in DefaultRecordBatch(raw)]
-    return [(each.offset, each.timestamp, each.key, each.value) for each in found]
+    """Return the same, read by aiokafka's parser."""
+    records: list[FetchedRecord] = [each for raw in raws for each in DefaultRecordBatch(raw)]
+    return [(each.offset, each.timestamp, each.key, each.value) for each in records]
 
 
 @settings(deadline=None, max_examples=60)
@@ -45,74 +45,74 @@ def parsed(raws: Sequence[bytes]) -> list[Row]:
         max_size=4,
     )
 )
-def test_chunks_are_read_as_aiokafka_reads_them(
+def test_record_batches_are_read_as_aiokafka_reads_them(
     batches: list[tuple[list[Sent], int, int | None]],
 ) -> None:
-    """The fast way must not be another way: gaps, nulls, headers, codecs, both kinds of time."""
+    """Fast or not, the result is the same: gaps, nulls, headers, codecs, both kinds of time."""
     raws = []
     base = 0
     for records, codec, appended_ms in batches:
         moved = [each._replace(offset=each.offset + base) for each in records]
         raws.append(record_batch(base, moved, codec=codec, appended_ms=appended_ms))
         base = moved[-1].offset + 1
-    chunks = [chunk(raw) for raw in raws]
-    assert rows(records_of(chunks)) == parsed(raws)
-    assert [row for each in chunks for row in rows(Records.of(list(each.records())))] == parsed(
+    unpacked = [batch(raw) for raw in raws]
+    assert rows(records_of(unpacked)) == parsed(raws)
+    assert [row for each in unpacked for row in rows(Records.of(list(each.records())))] == parsed(
         raws
     )
-    assert sum(each.count for each in chunks) == len(parsed(raws))
+    assert sum(each.count for each in unpacked) == len(parsed(raws))
 
 
 PLAIN = [Sent(number, 10 + number, b"key", b"value %d" % number) for number in range(3)]
 
 
-def test_the_fast_way_is_taken() -> None:
-    """Else the test above would compare aiokafka with itself."""
-    records = records_of([chunk(record_batch(0, PLAIN, codec=3))])
+def test_the_columnar_decoder_is_used() -> None:
+    """Otherwise the test above would compare aiokafka with itself."""
+    records = records_of([batch(record_batch(0, PLAIN, codec=3))])
     assert records.values.data is records.keys.data, "no bytes were copied record by record"
 
 
 def test_a_legal_but_odd_form_is_read_by_aiokafka() -> None:
-    """A length may be written with a byte too many: nobody does, but it is legal."""
+    """A length may be written with an extra byte: no producer does it, but it is legal."""
     raw = bytearray(record_batch(0, PLAIN))
     length = raw[61]
     assert length < 0x80
     raw[61:62] = bytes((length | 0x80, 0))
     odd = record_batches.with_checksum(raw)
-    records = records_of([chunk(odd)])
+    records = records_of([batch(odd)])
     assert (
         rows(records) == parsed([odd]) == [(n, 10 + n, b"key", b"value %d" % n) for n in range(3)]
     )
 
 
 @pytest.mark.parametrize("cut", [1, 5, 14, 20])
-def test_what_is_no_record_is_corrupt(cut: int) -> None:
-    """A checksum says that bytes are as they came, not that they are right."""
+def test_bytes_that_are_no_record_are_corrupt(cut: int) -> None:
+    """A checksum proves that bytes arrived as they were sent, not that they are valid."""
     raw = record_batch(0, PLAIN)
     with pytest.raises(CorruptRecordException):
-        records_of([chunk(raw), chunk(raw[:-cut])])
+        records_of([batch(raw), batch(raw[:-cut])])
     with pytest.raises(CorruptRecordException):
-        records_of([chunk(raw + bytes(cut))])
+        records_of([batch(raw + bytes(cut))])
 
 
 def test_a_record_that_reaches_into_the_next_batch_is_corrupt() -> None:
-    """Batches lie side by side in memory, so their borders have to be looked at."""
+    """Batches are adjacent in memory, so their borders have to be checked."""
     first, second = (bytearray(record_batch(0, PLAIN[:1])) for _ in range(2))
     first[61] += 2
     with pytest.raises(CorruptRecordException):
-        records_of([chunk(bytes(first)), chunk(bytes(second))])
+        records_of([batch(bytes(first)), batch(bytes(second))])
 
 
 def test_an_unknown_codec_is_left_to_aiokafka() -> None:
-    """It knows what to say."""
+    """Its error names the codec."""
     raw = bytearray(record_batch(0, PLAIN))
     struct.pack_into(">h", raw, record_batches.ATTRIBUTES_AT, 7)
     assert RecordBatch.of(bytes(raw)) is None
 
 
 def test_a_value_that_looks_like_records_stays_a_value() -> None:
-    """Borders come from lengths alone, never from what a payload looks like."""
+    """Borders come from lengths alone, never from the bytes of a payload."""
     inner = record_batch(0, PLAIN)[61:]
-    records = records_of([chunk(record_batch(0, [Sent(0, 1, inner, inner), *PLAIN[1:]]))])
+    records = records_of([batch(record_batch(0, [Sent(0, 1, inner, inner), *PLAIN[1:]]))])
     assert records.values[0] == records.keys[0] == inner
     assert np.array_equal(records.offsets, [0, 1, 2])

@@ -119,14 +119,16 @@ def fill(kafka: KafkaConfig, topics: list[str], records: int) -> None:
     writer.close()
 
 
-def consumer_at(read_to: int | None, end: int | None, ran_to: int) -> BatchConsumer:
+def consumer_at(read_to: int | None, end: int | None, records_end: int) -> BatchConsumer:
     """Return a consumer whose thread has handed out so much, of a log that ends there.
 
-    The last records of that end before *ran_to*, behind it are marks.
+    The last records of that end before *records_end*, behind it are marks.
     """
-    known = None if read_to is None else (read_to, end)
+    passed_and_end = None if read_to is None else (read_to, end)
     consumer = BatchConsumer.__new__(BatchConsumer)
-    consumer._thread = SimpleNamespace(known=lambda _place: known, ran_to=lambda _place: ran_to)
+    consumer._thread = SimpleNamespace(
+        passed_and_end=lambda _place: passed_and_end, records_end=lambda _place: records_end
+    )
     return consumer
 
 
@@ -160,7 +162,7 @@ def test_a_log_is_received_once_nothing_of_it_is_on_its_way(
 
 def test_a_log_whose_records_are_all_deleted_is_received() -> None:
     """A rare stream may have outlived its topic's retention; the others do not wait for it."""
-    consumer = consumer_at(read_to=50, end=50, ran_to=0)
+    consumer = consumer_at(read_to=50, end=50, records_end=0)
     consumer._delivered, consumer._expected = {TP("t", 0): 0}, {TP("t", 0): 50}
     assert replace(consumer.position_of(TP("t", 0)), received=0).is_received
 
@@ -173,7 +175,7 @@ def test_a_log_is_not_at_its_end_while_records_are_under_way(
     expected: int | None, ends: dict[TP, tuple[int, int]]
 ) -> None:
     """Time would go on without them, and they would be late."""
-    consumer = consumer_at(read_to=12, end=12, ran_to=10)
+    consumer = consumer_at(read_to=12, end=12, records_end=10)
     consumer._expected = {} if expected is None else {TP("t", 0): expected}
     consumer._delivered = {}
 

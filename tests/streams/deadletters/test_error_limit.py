@@ -87,9 +87,9 @@ def test_a_limit_made_stricter_judges_what_comes_not_what_was_let_through() -> N
 )
 def test_the_error_says_what_is_likely_wrong(reason: str, hint: str) -> None:
     """Whoever is woken at night needs the place, the count, the reasons and what to look at."""
-    letters = [letter(20), *(letter(row, reason) for row in range(21, 27))]
+    dead_letters = [letter(20), *(letter(row, reason) for row in range(21, 27))]
     with pytest.raises(ContractError) as caught:
-        ErrorLimit(HALF_OF_TEN, next=20).take(29, letters)
+        ErrorLimit(HALF_OF_TEN, next=20).take(29, dead_letters)
     assert caught.value.what.startswith("t.decisions/3: ")
     assert "7 of the 10 records from offset 20 on are bad" in caught.value.what
     assert reason in caught.value.what

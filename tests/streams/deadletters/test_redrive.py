@@ -23,7 +23,14 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import KafkaSchemaStore
 from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted, overview
-from tidemill.streams.deadletters.redrive import NAME, Judge, Opinion, RedriveCounts, look, redrive
+from tidemill.streams.deadletters.redrive import (
+    NAME,
+    Judge,
+    Opinion,
+    RedriveCounts,
+    preview,
+    redrive,
+)
 from tidemill.streams.deadletters.writer import PART_BYTES, DeadLetter, DeadLetterWriter
 
 pytestmark = pytest.mark.kafka
@@ -53,11 +60,11 @@ def name() -> str:
     return f"t-a{uuid.uuid4().hex[:10]}"
 
 
-def write(kafka: KafkaConfig, letters: Sequence[DeadLetter]) -> None:
-    """Put *letters* where a worker would."""
+def write(kafka: KafkaConfig, dead_letters: Sequence[DeadLetter]) -> None:
+    """Put *dead_letters* where a worker would."""
     ensure_topics(kafka, SHARED_TOPICS)
     writer = DeadLetterWriter(kafka)
-    writer.write(letters)
+    writer.write(dead_letters)
     writer.close()
 
 
@@ -88,32 +95,35 @@ def test_a_letter_written_twice_or_in_parts_is_shown_once_and_whole(kafka: Kafka
     """A crash between letter and commit writes it again; an oversize one is several records."""
     loop = name()
     huge = letter(loop, 3, reason="oversize", value=os.urandom(2 * PART_BYTES + 7))
-    letters = [letter(loop, 1), letter(loop, 2, value=None, key=None), huge]
-    write(kafka, [letters[0]])
-    write(kafka, letters)
+    dead_letters = [letter(loop, 1), letter(loop, 2, value=None, key=None), huge]
+    write(kafka, [dead_letters[0]])
+    write(kafka, dead_letters)
     write(kafka, [huge])
     write_all(kafka, topics.DEAD_LETTERS, [(b"stray", b"of somebody else")])
-    box = DeadLetterReader(kafka)
-    assert list(box.read(Wanted(loop=loop))) == letters
-    assert box.copies == 2
-    newest = overview(box, Wanted(loop=loop), limit=2, by_place=False)
-    assert newest.letters == [huge, letters[1]]
+    reader = DeadLetterReader(kafka)
+    assert list(reader.read(Wanted(loop=loop))) == dead_letters
+    assert reader.copies == 2
+    newest = overview(reader, Wanted(loop=loop), limit=2, by_offset=False)
+    assert newest.dead_letters == [huge, dead_letters[1]]
     assert newest.waiting == {"unknown-schema": 2, "oversize": 1}
-    assert overview(box, Wanted(loop=loop), limit=2, by_place=True).letters == letters[:2]
+    assert (
+        overview(reader, Wanted(loop=loop), limit=2, by_offset=True).dead_letters
+        == dead_letters[:2]
+    )
 
 
 def test_letters_are_chosen_by_loop_topic_reason_time_and_place(kafka: KafkaConfig) -> None:
     """A thousand letters of yesterday must not hide the one of today."""
     loop = name()
     feedback = letter(loop, 5, topic=f"{loop}.feedback", reason="truncated")
-    letters = [letter(loop, 1), letter(loop, 2), feedback]
-    write(kafka, [*letters, letter(f"{loop}-more", 1)])
+    dead_letters = [letter(loop, 1), letter(loop, 2), feedback]
+    write(kafka, [*dead_letters, letter(f"{loop}-more", 1)])
     for wanted, found in (
-        (Wanted(loop=loop), letters),
+        (Wanted(loop=loop), dead_letters),
         (Wanted(topic=feedback.topic), [feedback]),
         (Wanted(loop=loop, reasons=frozenset({"truncated", "empty"})), [feedback]),
-        (Wanted(loop=loop, since=datetime.fromtimestamp(2, UTC)), letters[1:]),
-        (Wanted(sources=frozenset({letters[1].source})), [letters[1]]),
+        (Wanted(loop=loop, since=datetime.fromtimestamp(2, UTC)), dead_letters[1:]),
+        (Wanted(sources=frozenset({dead_letters[1].source})), [dead_letters[1]]),
     ):
         assert list(DeadLetterReader(kafka).read(wanted)) == found
 
@@ -145,42 +155,42 @@ def test_letters_go_back_once_their_schema_is_registered(
     """Before that nothing is sent; after it each event once, as it was, where it was."""
     loop, following, events = unregistered
     topic = topics.decisions(loop.loop)
-    letters = [letter(loop.loop, number, value=event) for number, event in enumerate(events)]
+    dead_letters = [letter(loop.loop, number, value=event) for number, event in enumerate(events)]
     ahead = PlainProducer(kafka, loop).decision("f", datetime.now(UTC) + timedelta(hours=1))
-    letters.append(letter(loop.loop, 900, value=ahead, reason="skew"))
-    letters.append(letter(loop.loop, 901, value=b"junk", reason="unknown-schema"))
-    write(kafka, letters)
+    dead_letters.append(letter(loop.loop, 900, value=ahead, reason="skew"))
+    dead_letters.append(letter(loop.loop, 901, value=b"junk", reason="unknown-schema"))
+    write(kafka, dead_letters)
     wanted = Wanted(loop=loop.loop)
-    early, tally = RedriveCounts(), RedriveCounts()
+    early, counts = RedriveCounts(), RedriveCounts()
     redrive(DeadLetterReader(kafka), wanted, judge(kafka), early, every=False)
     assert not early.sent
     assert early.left.total() == 702
     assert records(kafka, topic, 1) == []
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
-    look(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
-    assert tally.sent == {"unknown-schema": 700}
+    preview(DeadLetterReader(kafka), wanted, judge(kafka), counts, every=False)
+    assert counts.sent == {"unknown-schema": 700}
     assert records(kafka, topic, 1) == [], "looking changes nothing"
     for sent in (700, 0):
-        tally = RedriveCounts()
-        redrive(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
-        assert tally.sent.total() == sent
-        assert tally.before.total() == 700 - sent
-        assert tally.left == {("skew", "skew"): 1, ("unknown-schema", "unknown-schema"): 1}
+        counts = RedriveCounts()
+        redrive(DeadLetterReader(kafka), wanted, judge(kafka), counts, every=False)
+        assert counts.sent.total() == sent
+        assert counts.before.total() == 700 - sent
+        assert counts.left == {("skew", "skew"): 1, ("unknown-schema", "unknown-schema"): 1}
         found = [(each.key(), each.value()) for each in records(kafka, topic, 1)]
-        assert found == [(each.key, each.value) for each in letters[:700]]
-    shown = overview(DeadLetterReader(kafka), wanted, limit=3, by_place=False)
+        assert found == [(each.key, each.value) for each in dead_letters[:700]]
+    shown = overview(DeadLetterReader(kafka), wanted, limit=3, by_offset=False)
     assert shown.resent == {"unknown-schema": 700}
     assert shown.waiting == {"unknown-schema": 1, "skew": 1}
     later = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka), lambda: datetime.now(UTC) + DAY)
-    look(
+    preview(
         DeadLetterReader(kafka),
         Wanted(loop=loop.loop, reasons=SKEW),
         later,
-        tally := RedriveCounts(),
+        counts := RedriveCounts(),
         every=False,
     )
-    assert tally.sent == {"skew": 1}, "its time comes"
+    assert counts.sent == {"skew": 1}, "its time comes"
     redrive(DeadLetterReader(kafka), wanted, judge(kafka), RedriveCounts(), every=True)
     assert [each.value() for each in records(kafka, topic, 1)[700:]] == [ahead, b"junk"]
 
@@ -194,14 +204,14 @@ class Interrupted(Judge):
         self._what = what
         self.portions = 0
 
-    def judge(self, letters: Sequence[DeadLetter]) -> list[Opinion]:
+    def judge(self, dead_letters: Sequence[DeadLetter]) -> list[Opinion]:
         """Judge; but in the second portion another process takes over, or a person ends it."""
         self.portions += 1
         if self.portions == 2 and self._what is not None:
             raise self._what
         if self.portions == 2:
             TransactionalWriter(self._kafka, NAME).close()
-        return super().judge(letters)
+        return super().judge(dead_letters)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +228,12 @@ def test_an_interrupted_replay_goes_on_with_the_rest(
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
     write(kafka, [letter(loop.loop, number, value=each) for number, each in enumerate(events)])
-    tally, wanted = RedriveCounts(), Wanted(loop=loop.loop)
+    counts, wanted = RedriveCounts(), Wanted(loop=loop.loop)
     with pytest.raises(raised):
-        redrive(DeadLetterReader(kafka), wanted, Interrupted(kafka, what), tally, every=False)
-    assert tally.sent.total() == len(records(kafka, topics.decisions(loop.loop), 1)) == 500
-    redrive(DeadLetterReader(kafka), wanted, judge(kafka), tally, every=False)
-    assert tally.sent.total() == 700
+        redrive(DeadLetterReader(kafka), wanted, Interrupted(kafka, what), counts, every=False)
+    assert counts.sent.total() == len(records(kafka, topics.decisions(loop.loop), 1)) == 500
+    redrive(DeadLetterReader(kafka), wanted, judge(kafka), counts, every=False)
+    assert counts.sent.total() == 700
     found = [each.value() for each in records(kafka, topics.decisions(loop.loop), 1)]
     assert found == events
 
@@ -264,8 +274,10 @@ def test_a_replay_killed_at_any_moment_sends_each_letter_once(
     loop, following, events = unregistered
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
-    letters = [letter(loop.loop, number, value=events[number % 700]) for number in range(4_000)]
-    write(kafka, letters)
+    dead_letters = [
+        letter(loop.loop, number, value=events[number % 700]) for number in range(4_000)
+    ]
+    write(kafka, dead_letters)
     command = "import sys; from tidemill.cli.app import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["dead-letters", "replay", "--apply", "--loop", loop.loop, "--json"]
     environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
@@ -292,7 +304,7 @@ def test_a_replay_killed_at_any_moment_sends_each_letter_once(
         ).stdout
     )
     assert told["sent"].get("unknown-schema", 0) + told["before"]["unknown-schema"] == 4_000
-    assert [each.key() for each in records(kafka, topic, 1)] == [each.key for each in letters]
+    assert [each.key() for each in records(kafka, topic, 1)] == [each.key for each in dead_letters]
 
 
 def test_the_command_shows_and_says_what_it_would_do(
@@ -345,7 +357,7 @@ def test_a_running_worker_takes_what_is_sent_again(
     early.flush()
     with rig.worker():
         until(rig.is_read, "they are dead letters")
-        assert len(rig.letters()) == 20
+        assert len(rig.dead_letters()) == 20
         for subject, schema in event_schemas(following).items():
             KafkaSchemaStore(kafka).register(subject, schema)
         assert main(["dead-letters", "replay", "--loop", rig.loop.loop, "--apply"]) == 0

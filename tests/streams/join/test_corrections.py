@@ -1,4 +1,4 @@
-"""Late truth: what comes after a close revises the example, and nothing is overwritten."""
+"""Corrections: feedback after a close revises the example, and nothing is overwritten."""
 
 import random
 
@@ -34,8 +34,7 @@ CORRECTED = rules(corrections=20 * SECOND)
 
 def numbered(shell: Shell) -> list[tuple[str, int, list[int]]]:
     """Return decision, number and feedback of each revision that was written."""
-    found = shell.revisions().select("decision_id", "revision", "feedback_offsets")
-    return found.rows()
+    return shell.revisions().select("decision_id", "revision", "feedback_offsets").rows()
 
 
 def after_the_close(feedback: list[F], join_rules: JoinRules = CORRECTED) -> Shell:
@@ -49,7 +48,7 @@ def after_the_close(feedback: list[F], join_rules: JoinRules = CORRECTED) -> She
 
 
 def test_feedback_after_the_close_writes_a_revision_and_leaves_the_first() -> None:
-    """Who trained on the first must be able to read it again; who asks now wants the truth."""
+    """A learner that used the first must be able to read it again; others want the newest."""
     shell = after_the_close([F("x", "a", 1, value=4.0)])
     first = shell.examples()
     shell.poll(FEEDBACK, 1)
@@ -58,8 +57,8 @@ def test_feedback_after_the_close_writes_a_revision_and_leaves_the_first() -> No
     newest = shell.examples().row(0, named=True)
     assert (newest["state"], newest["label"], newest["revision"]) == ("labeled", 4004.0, 1)
     assert newest["feedback_offsets"] == [1]
-    kept = [name for name in first.columns if name not in _OUTCOME]
-    assert shell.examples().select(kept).equals(first.select(kept))
+    unchanged = [name for name in first.columns if name not in _OUTCOME]
+    assert shell.examples().select(unchanged).equals(first.select(unchanged))
     assert_agrees(shell)
     assert_conserved(shell)
 
@@ -68,7 +67,7 @@ _OUTCOME = ("state", "label", "feedback_offsets", "first_feedback_at", "revision
 
 
 def test_without_corrections_late_stays_late() -> None:
-    """Off is the default, and then nothing is looked for, recalled or remembered longer."""
+    """Off is the default: then nothing is compared, recalled or remembered longer."""
     shell = after_the_close([F("x", "a", 1)], RULES)
     shell.poll(FEEDBACK, 1)
     shell.commit()
@@ -86,7 +85,7 @@ def test_without_corrections_late_stays_late() -> None:
 def test_corrections_end_with_the_stream_time_that_the_loop_says(
     reached: int, is_taken: bool
 ) -> None:
-    """Both ends are inside, as everywhere: close at 10, and 20 seconds."""
+    """Both ends are included, as everywhere: the close at 10, and 20 seconds after it."""
     shell = after_the_close([F("v", "z", reached), F("x", "a", 1)])
     shell.poll(FEEDBACK, 2)
     shell.finish()
@@ -130,7 +129,7 @@ def test_of_several_between_two_commits_the_last_is_written_under_its_number() -
 
 
 def test_late_feedback_read_before_the_close_revises_at_the_close() -> None:
-    """Which log is ahead is the network's choice; late is a matter of the feedback's own log."""
+    """The network decides which log is ahead; the feedback's own log decides what is late."""
     shell = Shell(Logs([D("a", 0)], [F("v", "z", 15), F("x", "a", 1)]), CORRECTED)
     shell.poll(FEEDBACK, 2)
     shell.commit()
@@ -142,7 +141,7 @@ def test_late_feedback_read_before_the_close_revises_at_the_close() -> None:
 
 
 def test_a_copy_corrects_nothing() -> None:
-    """A client that sends again what was joined already has nothing to tell."""
+    """A client that sends joined feedback again adds no information."""
     shell = Shell(
         Logs([D("a", 0)], [F("u", "a", 1), F("v", "z", 15), F("u", "a", 2), F("x", "a", 3),
                            F("x", "a", 2)]),
@@ -161,7 +160,7 @@ def test_a_copy_corrects_nothing() -> None:
 
 @pytest.mark.parametrize(("kind", "at"), [("click", 4), ("buy", 9)])
 def test_late_feedback_outside_of_the_window_stays_late(kind: str, at: int) -> None:
-    """Corrections ask when we hear of it; the window asks when it happened."""
+    """Corrections are about when feedback is read; the window is about when it happened."""
     shell = after_the_close([F("x", "a", at, kind)])
     shell.finish()
     assert joined(shell)["a"] == []
@@ -170,7 +169,7 @@ def test_late_feedback_outside_of_the_window_stays_late(kind: str, at: int) -> N
 
 
 def test_late_feedback_may_activate_a_decision() -> None:
-    """That it was shown was true all the time."""
+    """The decision was shown all the time; only the event about it was late."""
     shown = rules(activation="buy", corrections=20 * SECOND)
     shell = Shell(
         Logs([D("a", 0)], [F("x", "a", 1), F("v", "z", 15), F("y", "a", 1, "buy")]), shown
@@ -188,7 +187,7 @@ def test_late_feedback_may_activate_a_decision() -> None:
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_crash_around_a_correction_loses_and_doubles_nothing(step: int) -> None:
-    """Raw feedback may be safe before its revision is; the next process writes it."""
+    """Raw feedback may be committed before its revision is; the next process writes it."""
     shell = after_the_close([F("x", "a", 1), F("y", "a", 2)])
     shell.poll(FEEDBACK, 1)
     shell.commit(crash_after=step)
@@ -198,26 +197,26 @@ def test_a_crash_around_a_correction_loses_and_doubles_nothing(step: int) -> Non
     assert_conserved(shell)
 
 
-def test_closed_decisions_are_not_kept_in_memory_for_corrections() -> None:
-    """An id of 24 bytes is; the features of a week of closed decisions would not fit."""
+def test_closed_decisions_do_not_stay_in_memory_for_corrections() -> None:
+    """Only an id of 24 bytes does; the features of a week of closed decisions would not fit."""
     shell = after_the_close([])
     assert (shell.join.open_decisions, shell.join.open_feedback) == (1, 1)
 
 
 def test_a_join_that_cannot_recall_says_so() -> None:
-    """Late feedback must not vanish because somebody forgot to hand over the lake."""
+    """Late feedback must not vanish because somebody forgot to pass the lake."""
     join = PartitionJoin(CORRECTED)
     join.take_decisions(decision_frame([D("a", 0), D("z", 15)]))
     join.take_feedback(feedback_frame([F("w", "z", 15)]))
     assert join.close() is not None
     join.take_feedback(feedback_frame([F("x", "a", 1)], 1))
-    with pytest.raises(ValueError, match="nothing recalls"):
+    with pytest.raises(ValueError, match="no recall was given"):
         join.close()
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_corrections_agree_with_the_oracle(seed: int) -> None:
-    """Any logs, any polls, any crashes, idle logs too: the oracle knows every revision."""
+    """For any logs, polls, crashes and idle logs, the oracle computes the same revisions."""
     rng = random.Random(seed)
     shell = Shell(
         random_logs(rng, 60),
@@ -235,7 +234,7 @@ def test_corrections_agree_with_the_oracle(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_newest_revision_is_a_function_of_the_logs(seed: int) -> None:
-    """Batches, interleavings and crashes choose which numbers are written, never the newest."""
+    """Batches, interleavings and crashes decide which numbers are written, never the newest."""
     rng = random.Random(seed)
     logs = random_logs(rng, 80)
     at_once = played(list(logs.decisions), list(logs.feedback), CORRECTED)
@@ -257,7 +256,7 @@ def test_thousands_of_late_ones_in_one_commit_are_one_revision_each() -> None:
     shell.commit()
     shell.poll(FEEDBACK, 6_000)
     shell.commit()
-    found = shell.revisions().filter(revision=3)
-    assert len(found) == 2_000
-    assert np.unique(found["label"].to_numpy()).tolist() == [1003.0]
+    thirds = shell.revisions().filter(revision=3)
+    assert len(thirds) == 2_000
+    assert np.unique(thirds["label"].to_numpy()).tolist() == [1003.0]
     assert [len(shell.rows(log)) for log in LOGS] == [2_001, 6_001]

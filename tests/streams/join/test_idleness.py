@@ -1,4 +1,4 @@
-"""How far time may go on in logs with nothing to read: the wall-clock side of the join."""
+"""Idle advances: how far the stream time of a log with nothing to read may go."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -13,12 +13,12 @@ THREE: tuple[Log, ...] = (DECISIONS, FEEDBACK, Log("feedback.orders"))
 
 
 def clock(logs: Iterable[Log] = BOTH) -> IdleClock:
-    """A clock that started at 100 and calls a log idle after 5 seconds."""
+    """Return a clock that starts at 100 and calls a log quiet after 5 seconds."""
     return IdleClock(logs, 5 * SECOND, now_s=100.0)
 
 
 def test_a_log_is_quiet_once_nothing_came_for_long_enough() -> None:
-    """Too early, and a slow producer's events would all be late."""
+    """If it were quiet too early, all events of a slow producer would be late."""
     idle = clock()
     idle.read(DECISIONS, 103.0)
     assert idle.quiet(104.9) == set()
@@ -27,12 +27,12 @@ def test_a_log_is_quiet_once_nothing_came_for_long_enough() -> None:
 
 
 def test_an_idle_log_follows_the_busy_one_and_no_further() -> None:
-    """A topic without feedback must not hold decisions back, nor run ahead of them."""
+    """A topic without feedback must not hold decisions back, nor get ahead of them."""
     times: dict[Log, datetime | None] = {DECISIONS: NOON, FEEDBACK: None}
     assert clock().targets(times, {FEEDBACK}, 200.0) == {FEEDBACK: NOON}
 
 
-def test_two_idle_logs_go_on_from_the_last_event_not_from_today() -> None:
+def test_two_idle_logs_continue_from_the_last_event_not_from_today() -> None:
     """A replay of last year that pauses for a minute is a minute older, not a year."""
     idle = clock()
     idle.read(DECISIONS, 110.0)
@@ -40,7 +40,7 @@ def test_two_idle_logs_go_on_from_the_last_event_not_from_today() -> None:
     assert idle.targets(times, BOTH, 170.0) == dict.fromkeys(BOTH, NOON + 60 * SECOND)
 
 
-def test_time_that_was_gone_on_with_is_not_counted_twice() -> None:
+def test_an_idle_advance_is_not_counted_twice() -> None:
     """Each advance starts where the last one ended."""
     idle = clock()
     times: dict[Log, datetime | None] = dict.fromkeys(BOTH, NOON)
@@ -52,13 +52,13 @@ def test_time_that_was_gone_on_with_is_not_counted_twice() -> None:
 
 
 def test_a_loop_that_never_had_an_event_has_no_time() -> None:
-    """There is nothing to go on from."""
+    """There is no event time to continue from."""
     times: dict[Log, datetime | None] = dict.fromkeys(BOTH)
     assert clock().targets(times, BOTH, 1e6) == {}
 
 
 def test_of_three_logs_the_idle_ones_follow_the_slowest() -> None:
-    """No window closes before it; further, and what comes next would be late for nothing."""
+    """No window closes before it; any further, and the next records would be late for nothing."""
     idle = clock(THREE)
     times: dict[Log, datetime | None] = {
         DECISIONS: NOON,
@@ -74,7 +74,7 @@ def test_of_three_logs_the_idle_ones_follow_the_slowest() -> None:
     assert idle.targets(times, two, 200.0) == dict.fromkeys(two, NOON)
 
 
-def test_three_idle_logs_go_on_together() -> None:
+def test_three_idle_logs_advance_together() -> None:
     """The last windows of a quiet loop close, however many topics it has."""
     idle = clock(THREE)
     idle.read(Log("feedback.orders"), 110.0)

@@ -1,4 +1,4 @@
-"""Labels: what DuckDB makes of joined feedback, and that one bad value harms no neighbour."""
+"""Labels: DuckDB computes them from joined feedback, and one bad value harms no other label."""
 
 import numpy as np
 import polars as pl
@@ -25,8 +25,8 @@ def test_a_bool_label_is_zero_or_one() -> None:
     assert labels.tolist() == [0.0, 1.0]
 
 
-def test_what_is_not_finite_is_no_label() -> None:
-    """An infinite label would end the training, and null says that nobody knows."""
+def test_a_value_that_is_not_finite_is_no_label() -> None:
+    """An infinite label would end the training; null means that there is no label."""
     given = rows((0, float("inf")), (1, float("nan")), (2, None), (3, 1.0))
     labels = Labels("max(amount)", label_type="float").of(given, 4)
     assert np.isnan(labels[:3]).all()
@@ -37,7 +37,7 @@ def test_one_impossible_label_leaves_the_others_alone() -> None:
     """A bad record never stops a partition; it is counted."""
     given = rows(*((number, -1.0 if number == 17 else 4.0) for number in range(40)))
     labels = Labels("max(if(amount < 0, error('no'), amount))", label_type="float")
-    found = labels.of(given, 40)
-    assert np.isnan(found[17])
-    assert np.delete(found, 17).tolist() == [4.0] * 39
+    computed = labels.of(given, 40)
+    assert np.isnan(computed[17])
+    assert np.delete(computed, 17).tolist() == [4.0] * 39
     assert labels.failed == 1

@@ -45,7 +45,7 @@ def test_the_first_copy_on_time_counts_also_when_the_first_copy_was_late() -> No
 
 
 def test_copies_of_feedback_with_other_times_count_once() -> None:
-    """A client that stamps its retry anew still sent one feedback; the first that fits counts."""
+    """A client that gives its retry a new time sent one feedback; the first in time counts."""
     shell = played([D("a", 0)], [F("x", "a", 9), F("x", "a", 2), F("x", "a", 1)])
     assert joined(shell) == {"a": [1]}
     assert shell.closed[-1].counts == Counts(late=1, duplicate=1)
@@ -85,14 +85,14 @@ def test_feedback_of_a_decision_that_never_came_is_unmatched() -> None:
     ],
 )
 def test_missing_says_what_silence_means(missing: str, state: str, label: float | None) -> None:
-    """No arrival is not an arrival in time; no click is a click that did not happen."""
+    """Without an arrival nobody knows whether it was in time; without a click there was none."""
     shell = played([D("a", 0)], [], rules(missing=missing))
     examples = shell.examples()
     assert (examples["state"].to_list(), examples["label"].to_list()) == ([state], [label])
 
 
-def test_feedback_without_a_label_is_as_good_as_none() -> None:
-    """A feedback whose value is null says nothing; `missing` does."""
+def test_feedback_without_a_label_counts_as_no_feedback() -> None:
+    """A feedback whose value is null gives no label, so `missing` decides."""
     shell = Shell(Logs([D("a", 0)], [F("x", "a", 1, "click")]), rules(label_sql="max(amount)"))
     shell.finish()
     examples = shell.examples()
@@ -101,7 +101,7 @@ def test_feedback_without_a_label_is_as_good_as_none() -> None:
 
 
 def test_the_width_of_buckets_changes_when_and_not_what() -> None:
-    """Buckets are how much closes at once; no result may depend on them."""
+    """A bucket is what closes at once; no result may depend on its width."""
     decisions = [D(f"d{at}", at) for at in range(30)]
     feedback = [F(f"f{at}", f"d{at % 30}", at) for at in range(0, 40, 2)]
     narrow = played(decisions, feedback, rules(bucket=1 * SECOND))
@@ -110,7 +110,7 @@ def test_the_width_of_buckets_changes_when_and_not_what() -> None:
 
 
 def test_a_close_without_decisions_still_moves_the_frontier() -> None:
-    """Feedback alone, or a gap in the traffic, must not hold time back."""
+    """Feedback alone, or a pause in the traffic, must not hold time back."""
     shell = Shell(Logs([], [F("x", "nobody", 1)]))
     shell.poll(FEEDBACK, 1)
     shell.advance(DECISIONS, 100)
@@ -120,8 +120,8 @@ def test_a_close_without_decisions_still_moves_the_frontier() -> None:
     assert shell.closed[0].examples.columns == list(played([D("a", 0)], []).examples().columns)
 
 
-def test_stream_time_stands_before_each_row() -> None:
-    """The oracle and an auditor judge a row by the column, not by what the worker remembers."""
+def test_each_row_has_the_stream_time_before_it() -> None:
+    """The oracle and an audit judge a row by the column, not by the memory of a worker."""
     join = PartitionJoin(RULES)
     assert join.stream_time(DECISIONS) is None
     frame = join.take_decisions(decision_frame([D("a", 3), D("b", 1), D("c", 5)]))
@@ -137,8 +137,8 @@ def test_batches_out_of_order_are_a_programming_error() -> None:
         join.take_feedback(feedback_frame([F("y", "a", 1)], 5))
 
 
-def test_a_clock_that_was_never_set_stops_nobody() -> None:
-    """The zero time of some languages is the first moment there is; no window closes before it."""
+def test_a_clock_that_was_never_set_stops_no_worker() -> None:
+    """The zero time of some languages is the beginning of year 1; no window closes before it."""
     year_one = seconds(datetime(1, 1, 1, tzinfo=UTC))
     logs = Logs([D("a", year_one), D("b", 0)], [F("x", "a", year_one), F("y", "b", 1)])
     shell = Shell(logs)
@@ -154,7 +154,7 @@ def test_a_clock_that_was_never_set_stops_nobody() -> None:
 
 
 def test_a_loop_version_that_waits_longer_opens_nothing_that_is_closed() -> None:
-    """A decision behind the frontier would wait in vain, and be lost by the next restart."""
+    """A decision before the frontier would wait in vain, and be lost by the next restart."""
     shell = Shell(Logs([D("a", 0), D("b", 1)], [F("x", "a", 0), F("y", "b", 1)]))
     for log in LOGS:
         shell.poll(log, 1)
@@ -171,7 +171,7 @@ def test_a_loop_version_that_waits_longer_opens_nothing_that_is_closed() -> None
 
 
 def test_an_empty_batch_changes_nothing() -> None:
-    """A fetch may hold nothing but dead letters."""
+    """All records of a fetch may be dead letters."""
     join = PartitionJoin(RULES)
     assert join.take_decisions(decision_frame([])).columns[-2:] == ["stream_time", "verdict"]
     assert join.take_feedback(feedback_frame([])).is_empty()
@@ -179,7 +179,7 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def test_the_closing_time_closes_the_last_decision() -> None:
-    """`tidemill close --until` has to close what it names, and no window may stay a bit open."""
+    """`tidemill close --until` has to close every window of the decisions it names."""
     for until in (0, 1, 7):
         shell = Shell(Logs([D("a", until)], []), JoinRules.of(LOOP))
         shell.poll(DECISIONS, 1)
@@ -191,7 +191,7 @@ def test_the_closing_time_closes_the_last_decision() -> None:
 
 
 def test_a_restart_reads_rows_that_other_loop_versions_wrote() -> None:
-    """The lake grows columns as the loop does; an older worker must still take up its windows."""
+    """The lake gets columns as the loop does; an older worker must still recover its windows."""
     join = PartitionJoin(RULES)
     decisions = join.take_decisions(decision_frame([D("a", 0)]))
     feedback = join.take_feedback(feedback_frame([F("x", "a", 1, value=4.0)]))
@@ -213,7 +213,7 @@ def test_a_restart_reads_rows_that_other_loop_versions_wrote() -> None:
 
 
 def test_the_example_of_the_guide() -> None:
-    """docs/guide/joins.md goes through it step by step; what it says has to be so."""
+    """docs/guide/joins.md explains it step by step, and has to be right."""
     decisions = [D("a", 0), D("b", 4), D("a", 0), D("b", 4)]
     feedback = [F("u", "a", 3), F("v", "a", 8, "buy"), F("w", "b", 2), F("x", "b", 9)]
     shell = Shell(Logs(decisions, [*feedback, F("y", "a", 7, "buy")]))

@@ -10,13 +10,13 @@ from tidemill.streams.units import micros, moment
 
 
 def test_the_rules_of_a_loop_are_what_it_declares() -> None:
-    """One definition, many uses."""
+    """One definition has many uses."""
     assert (RULES.wait, RULES.ahead, RULES.grace) == (8 * SECOND, 2 * SECOND, LOOP.grace)
     assert RULES.label_type == "float"
 
 
 def test_ids_are_remembered_at_least_as_long_as_decisions_are_open() -> None:
-    """Else a copy that comes while its decision is open would be a second decision."""
+    """Otherwise a copy that comes while its decision is open would be a second decision."""
     assert RULES.memory == 15 * SECOND
     assert rules(remember=timedelta(0)).memory == 12 * SECOND
 
@@ -26,14 +26,14 @@ def test_ids_are_remembered_at_least_as_long_as_decisions_are_open() -> None:
     [("1s", "1s"), ("60s", "1s"), ("30m", "30s"), ("8h", "8m"), ("7d", "10m")],
 )
 def test_a_bucket_is_a_sixtieth_of_the_wait_within_reason(wait: str, bucket: str) -> None:
-    """So an example is late by little, and a week is not a million buckets."""
+    """So an example comes little later than it could, and a week is not a million buckets."""
     units = {"s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": 86400 * SECOND}
     length, expected = (int(text[:-1]) * units[text[-1]] for text in (wait, bucket))
     assert default_bucket(length) == expected
 
 
 def test_a_restart_reads_no_more_than_it_needs() -> None:
-    """Open windows, ids still remembered, and what examples have of the feedback still open."""
+    """It reads open windows, remembered ids, and which open feedback examples have already."""
     back = read_back(RULES, START)
     assert back.feedback == START - 2 * SECOND
     assert back.examples == START - 10 * SECOND

@@ -207,7 +207,7 @@ def test_what_names_no_decision_is_a_dead_letter_and_goes_back_the_whole_way(
     with rig.worker():
         rig.close(START + SECOND)
         until(rig.is_done, "everything is closed")
-    (letter,) = rig.letters()
+    (letter,) = rig.dead_letters()
     assert letter.told["topic"] == topics.rekeyed(rig.loop.loop)
     assert (letter.told["key"], letter.value) == ("user-1", b"no feedback at all")
     assert sum(account.ends["dead_letter"] for account in rig.accounts()) == 1
@@ -246,7 +246,7 @@ def test_each_stream_of_feedback_is_rekeyed_by_itself(kafka: KafkaConfig, tmp_pa
     assert_exact(rig)
     places = rig.examples()["feedback_offsets"].explode().drop_nulls()
     assert {log_of(place, loop.logs) for place in places} == {"feedback", "feedback.orders"}
-    (letter,) = rig.letters()
+    (letter,) = rig.dead_letters()
     assert letter.told["topic"] == topics.rekeyed(loop.loop, "orders")
     judge = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
     redrive(DeadLetterReader(kafka), Wanted(loop=loop.loop), judge, RedriveCounts(), every=True)

@@ -95,7 +95,7 @@ def fresh(shell: Shell, chosen: JoinRules) -> pl.DataFrame:
     """
     again = Shell(shell.logs, chosen)
     for log in chosen.logs:
-        for move in (move for move in shell.moved if move.log == log):
+        for move in (move for move in shell.advances if move.log == log):
             again.poll(log, move.offset - again.positions[log])
             again.advance(log, seconds(move.to))
         again.poll(log, shell.offsets[log] - again.positions[log])
@@ -163,7 +163,7 @@ def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -
     )
     frontier = raw_logs(shell, chosen).frontiers.get(0)
     closed = -math.inf if frontier is None else frontier / 1e6 - START.timestamp()
-    states = list(naive(chosen, read, closed, shell.moved).decisions.values())
+    states = list(naive(chosen, read, closed, shell.advances).decisions.values())
     for state in ("late", "duplicate", "open"):
         assert sum(getattr(result, state) for result in results) == states.count(state)
     total = sum(len(r.examples) + r.late + r.duplicate + r.open for r in results)

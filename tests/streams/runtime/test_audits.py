@@ -1,4 +1,4 @@
-"""The worker's audit: it goes on where the last one ended, and a wrong row becomes an alarm."""
+"""The worker's audit: it begins where the last one ended, and a wrong row becomes an alarm."""
 
 import logging
 import random
@@ -38,15 +38,15 @@ def until(true: Callable[[], object]) -> None:
 @pytest.mark.parametrize(
     "loop", [LOOP, CORRECTED, CORRECTED_SHOP], ids=["plain", "corrected", "three logs"]
 )
-def test_each_audit_looks_at_what_is_new(tmp_path: Path, loop: Loop) -> None:
-    """Its cost follows the traffic, not the size of the lake; nothing is left out or seen twice."""
+def test_each_audit_reads_only_what_is_new(tmp_path: Path, loop: Loop) -> None:
+    """Its cost follows the traffic, not the size of the lake; no row is left out or read twice."""
     for seed in range(2):
         rng = random.Random(seed)
         stream = Shell(random_logs(rng, 120, streams=len(loop.logs) > 2), JoinRules.of(loop))
         growing = GrowingLake(stream, tmp_path / f"{seed}", loop)
         growing.follow()
         audit = LoopAudit(growing.lake, loop, lambda: [PARTITION])
-        assert audit.run() is None, "the first look marks where to begin"
+        assert audit.run() is None, "the first audit only records where to begin"
         reports: list[AuditReport] = []
         for _ in range(12):
             stream.poll(rng.choice(loop.logs), rng.choice((3, 9, 20)))
@@ -63,26 +63,26 @@ def test_each_audit_looks_at_what_is_new(tmp_path: Path, loop: Loop) -> None:
         reports.append(last)
         assert all(report.agrees for report in reports), [each.first for each in reports]
         assert sum(report.decisions for report in reports) == stream.offsets[DECISIONS]
-        told = sum(stream.offsets.values()) - stream.offsets[DECISIONS]
-        assert sum(report.feedback for report in reports) == told
+        feedback = sum(stream.offsets.values()) - stream.offsets[DECISIONS]
+        assert sum(report.feedback for report in reports) == feedback
         assert audit.run() is None, "nothing is new"
 
 
-def test_a_partition_that_comes_back_begins_anew(tmp_path: Path) -> None:
-    """What another worker closed meanwhile was judged elsewhere, by an audit of its own."""
+def test_a_partition_that_is_assigned_again_begins_from_its_current_state(tmp_path: Path) -> None:
+    """Another worker audited the windows that it closed meanwhile."""
     stream = Shell(random_logs(random.Random(3), 120))
     growing = GrowingLake(stream, tmp_path)
-    held = [PARTITION]
-    audit = LoopAudit(growing.lake, LOOP, lambda: held)
+    owned = [PARTITION]
+    audit = LoopAudit(growing.lake, LOOP, lambda: owned)
     audit.run()
-    held.clear()
+    owned.clear()
     audit.run()
-    assert not audit.marks
+    assert not audit.reached
     stream.finish()
     growing.follow()
-    held.append(PARTITION)
+    owned.append(PARTITION)
     assert audit.run() is None
-    assert audit.marks[PARTITION].positions[DECISIONS] == stream.offsets[DECISIONS]
+    assert audit.reached[PARTITION].positions[DECISIONS] == stream.offsets[DECISIONS]
 
 
 def one_wrong(frame: pl.DataFrame) -> pl.DataFrame:
@@ -104,38 +104,38 @@ def test_a_wrong_row_is_an_alarm(
     audit = LoopAudit(growing.lake, LOOP, lambda: [PARTITION])
     with caplog.at_level(logging.INFO, "tidemill.streams.runtime.audits"):
         timer = AuditTimer([audit], metrics, every_s=0.01)
-        until(lambda: audit.marks)
+        until(lambda: audit.reached)
         stream.finish()
         growing.follow(one_wrong if wrong else lambda frame: frame)
-        until(lambda: audit.marks[PARTITION].frontier > 0)
+        until(lambda: audit.reached[PARTITION].frontier > 0)
         timer.close()
-    told = generate_latest(metrics.registry).decode()
-    assert f'tidemill_audit_differences_total{{loop="shop"}} {float(wrong)}' in told
-    assert 'tidemill_audit_rows_total{loop="shop"}' in told
+    exposed = generate_latest(metrics.registry).decode()
+    assert f'tidemill_audit_differences_total{{loop="shop"}} {float(wrong)}' in exposed
+    assert 'tidemill_audit_rows_total{loop="shop"}' in exposed
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert len(errors) == wrong
     assert all("label is" in error and "hint:" in error for error in errors)
 
 
-def test_a_lake_that_cannot_be_read_is_looked_at_again(
+def test_a_lake_that_cannot_be_read_is_audited_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An audit never ends the worker; where it stands does not move."""
+    """A failed audit never ends the worker, and the next one begins from the same state."""
     stream = Shell(random_logs(random.Random(3), 120))
     growing = GrowingLake(stream, tmp_path)
     growing.follow()
     audit = LoopAudit(growing.lake, LOOP, lambda: [PARTITION])
     audit.run()
-    marks = dict(audit.marks)
+    reached = dict(audit.reached)
     stream.finish()
     growing.follow()
     hidden = tmp_path / "shop" / "hidden"
     (tmp_path / "shop" / "examples").rename(hidden)
     timer = AuditTimer([audit], StreamMetrics(), every_s=0.01)
     until(lambda: "was not audited" in caplog.text)
-    assert audit.marks == marks
+    assert audit.reached == reached
     hidden.rename(tmp_path / "shop" / "examples")
-    until(lambda: audit.marks != marks)
+    until(lambda: audit.reached != reached)
     timer.close()
 
 
@@ -145,7 +145,7 @@ class EndlessAudit(LoopAudit):
     has_begun = has_ended = False
 
     def run(self, on_begin: Callable[[Interrupt], None] = lambda _interrupt: None) -> None:
-        """Count and count."""
+        """Count until it is interrupted."""
         with duckdb.connect() as connection:
             on_begin(connection.interrupt)
             self.has_begun = True

@@ -1,4 +1,4 @@
-"""When a round of commits is due. What a round does is proved by the schedules."""
+"""When a commit cycle is due. The schedules prove what a commit cycle does."""
 
 import string
 
@@ -26,12 +26,12 @@ def read(process: Process, records: int) -> None:
 
 
 def is_due(process: Process, *, is_caught_up: bool = True) -> bool:
-    """Return whether a round is due."""
+    """Return whether a commit cycle is due."""
     return process.run.is_due(lambda: is_caught_up)
 
 
-def test_a_round_is_due_a_second_after_the_last_one(process: Process) -> None:
-    """Live traffic, caught up at all times, would else make a file of every fetch."""
+def test_a_commit_cycle_is_due_a_second_after_the_last_one(process: Process) -> None:
+    """Otherwise live traffic, which is always caught up, would make a file of every fetch."""
     read(process, 18)
     assert not is_due(process)
     process.world.now_s += 1.0
@@ -39,7 +39,7 @@ def test_a_round_is_due_a_second_after_the_last_one(process: Process) -> None:
 
 
 def test_the_rest_of_a_backlog_does_not_wait(process: Process) -> None:
-    """Nothing more comes that could share its files."""
+    """No more records will come that could share its files."""
     read(process, 40)
     read(process, 6)
     assert not is_due(process, is_caught_up=False)
@@ -49,8 +49,8 @@ def test_the_rest_of_a_backlog_does_not_wait(process: Process) -> None:
     assert not is_due(process), "the backlog is over"
 
 
-def test_what_waits_to_be_taken_was_received(process: Process) -> None:
-    """A round takes it first, so it is part of it."""
+def test_records_that_wait_to_be_taken_are_received(process: Process) -> None:
+    """A commit cycle takes them first, so they are part of it."""
     run = process.run
     received = [run.position(DECISIONS, number).received for number in (0, 9)]
     assert received == [0, None]
@@ -60,13 +60,13 @@ def test_what_waits_to_be_taken_was_received(process: Process) -> None:
 
 
 def test_nothing_is_due_where_nothing_was_read(process: Process) -> None:
-    """An empty commit would only make readers look."""
+    """An empty commit would only make readers read again."""
     process.world.now_s += 10.0
     assert not is_due(process)
 
 
 def test_a_log_waits_for_each_that_is_behind_by_more_than_the_grace() -> None:
-    """What it reads on would only fill memory: windows close with the slowest of all logs."""
+    """More rows of it would only fill memory: windows close with the slowest of all logs."""
     worker = Process(World(stream="orders"))
     RUNNER.run_until_complete(worker.claim([0, 1]))
     assert worker.run.behind(DECISIONS, 0) == []
@@ -82,8 +82,8 @@ def test_a_log_waits_for_each_that_is_behind_by_more_than_the_grace() -> None:
     assert worker.run.behind(DECISIONS, 1) == [], "nothing was read there"
 
 
-def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
-    """Purchases that were produced before the version was published count like any."""
+def test_a_new_version_reads_a_new_stream_from_its_first_record() -> None:
+    """Purchases produced before the version was published count like any others."""
     world = World()
     for name, at in (("b", 0), ("d", 30)):
         world.produce(Event(DECISIONS, name, at, at))
@@ -94,8 +94,8 @@ def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
     assert world.rows("examples", ("state",))[0] == [("labeled",)]
     later = World(stream="orders", lake=world.lake)
     later.logs |= world.logs
-    for place, events in world.events.items():
-        later.events[place] += events
+    for tp, events in world.events.items():
+        later.events[tp] += events
     new = Process(later)
     for at, name in ((2, "b"), (31, "d")):
         later.produce(Event(FEEDBACK, name, at, at, "v", "buy", 2.0))
@@ -105,12 +105,12 @@ def test_a_new_version_takes_a_stream_up_from_its_first_record() -> None:
     new.end_logs(100)
     RUNNER.run_until_complete(new.run.commit())
     rows = later.rows("examples", ("state", "label", "feedback_offsets"))[0]
-    places = [[0], [1, position_of(Log("feedback.orders"), 1)]]
-    assert rows == [("labeled", 1001.0, places[0]), ("labeled", 1003.0, places[1])]
+    positions = [[0], [1, position_of(Log("feedback.orders"), 1)]]
+    assert rows == [("labeled", 1001.0, positions[0]), ("labeled", 1003.0, positions[1])]
 
 
 def test_a_new_stream_without_a_record_does_not_stop_corrections() -> None:
-    """What an earlier version closed may be revised before anything comes by the new stream."""
+    """Windows that an earlier version closed are revised before the new stream has a record."""
     world = World(corrections=60)
     for at, name in ((0, "b"), (20, "d")):
         world.produce(Event(DECISIONS, name, at, at))
@@ -120,8 +120,8 @@ def test_a_new_stream_without_a_record_does_not_stop_corrections() -> None:
     RUNNER.run_until_complete(old.round(10))
     later = World(corrections=60, stream="orders", lake=world.lake)
     later.logs |= world.logs
-    for place, events in world.events.items():
-        later.events[place] += events
+    for tp, events in world.events.items():
+        later.events[tp] += events
     new = Process(later)
     RUNNER.run_until_complete(new.claim([0]))
     later.produce(Event(FEEDBACK, "b", 2, 22, "v", "click", 1.0))

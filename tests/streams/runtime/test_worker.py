@@ -246,7 +246,7 @@ def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
     with rig.worker():
         rig.close(START + 100 * SECOND)
         until(rig.is_done, "everything is read")
-    found = rig.letters()
+    found = rig.dead_letters()
     for letter in found:
         place = [letter.told[name] for name in ("topic", "partition", "offset")]
         assert letter.key == "/".join(place).encode()
@@ -297,14 +297,14 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
     producer.flush()
     with rig.worker():
         until(rig.is_read, "what the loop allows goes to the dead letters")
-    known = rig.letters()
+    known = rig.dead_letters()
     assert len(known) == 40
     for number in range(300):
         producer.send(topic, "junk", unknown + b"%d" % number)
     producer.flush()
     for _supervisor_starts_it_again in range(3):
         assert rig.ended() == 1
-    assert len(rig.letters()) <= len(known) + 60, "no more than one stretch allows"
+    assert len(rig.dead_letters()) <= len(known) + 60, "no more than one stretch allows"
     assert committed(rig) < 400
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert f"{topic}/0: " in said
@@ -316,7 +316,7 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
     publish_loop(kafka, rig.loop)
     with rig.worker():
         until(rig.is_read, "without the limit all of it goes to the dead letters")
-    assert len({letter.offset for letter in rig.letters()}) == 340
+    assert len({letter.offset for letter in rig.dead_letters()}) == 340
     assert_exact(rig)
 
 

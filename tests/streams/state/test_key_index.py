@@ -31,27 +31,27 @@ def numbers(values: list[int]) -> Int64s:
 def test_finds_what_a_list_would_find(
     steps: list[tuple[list[tuple[int, int]], int, bool]], wanted: list[int]
 ) -> None:
-    """Every entry not forgotten is found once for each time its key is asked for, away or not."""
+    """Every entry not forgotten is found once for each query of its key, spilled or not."""
     index, plain, horizon = KeyIndex(MemorySpillStore(), spill_rows=1), list[Entry](), 0
-    for entries, forget, leaves in steps:
-        rows = [(key, at, len(plain) + place) for place, (key, at) in enumerate(entries)]
+    for entries, forget, spill in steps:
+        rows = [(key, at, len(plain) + row) for row, (key, at) in enumerate(entries)]
         plain += rows
         index.add(keys([row[0] for row in rows]), *(numbers([r[i] for r in rows]) for i in (1, 2)))
-        if leaves:
+        if spill:
             index.evict(index.nbytes)
             assert index.spilled == len(index)
         horizon = max(horizon, forget)
         index.forget(horizon)
     hits = index.find(keys(wanted))
-    found = sorted(zip(hits.query, hits.at, hits.payload, strict=True))
+    actual = sorted(zip(hits.query, hits.at, hits.payload, strict=True))
     expected = sorted(
         (query, at, number)
         for query, key in enumerate(wanted)
         for other, at, number in plain
         if key == other
     )
-    assert [hit for hit in found if hit[1] >= horizon] == [e for e in expected if e[1] >= horizon]
-    assert set(found) <= set(expected), "it may remember longer, but invents nothing"
+    assert [hit for hit in actual if hit[1] >= horizon] == [e for e in expected if e[1] >= horizon]
+    assert set(actual) <= set(expected), "it may remember longer, but invents nothing"
 
 
 def test_forgets_in_the_end() -> None:
@@ -67,8 +67,8 @@ def test_forgets_in_the_end() -> None:
     assert len(index) == 0
 
 
-def test_what_is_away_costs_a_few_bytes_an_entry_and_is_found_across_blocks() -> None:
-    """The ids of a week have to fit: 24 bytes each would be a gigabyte for forty million."""
+def test_spilled_entries_cost_a_few_bytes_each_and_are_found_across_blocks() -> None:
+    """The ids of a week have to fit: at 24 bytes each, forty million take a gigabyte."""
     index, count = KeyIndex(MemorySpillStore(), spill_rows=1), 50_000
     draw = np.random.default_rng(7)
     key = draw.integers(-(2**63), 2**63 - 1, count)
@@ -85,8 +85,8 @@ def test_what_is_away_costs_a_few_bytes_an_entry_and_is_found_across_blocks() ->
         assert (hits.payload == hits.at).all()
 
 
-def test_nothing_leaves_without_a_store() -> None:
-    """Whoever names no store keeps everything in memory, as backfills and tests do."""
+def test_nothing_is_spilled_without_a_store() -> None:
+    """Backfills and tests pass no store and have everything in memory."""
     index = KeyIndex()
     at = np.arange(100_000, dtype=np.int64)
     index.add(Keys.of(at, at), at, at)

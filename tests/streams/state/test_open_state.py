@@ -1,4 +1,4 @@
-"""Open windows longer than memory: the result must not know how much of them was in memory."""
+"""Open windows larger than memory: the result does not depend on how much of them was spilled."""
 
 import random
 from pathlib import Path
@@ -33,7 +33,7 @@ from tidemill.streams.state.spill_files import SpillFiles
 def test_the_result_does_not_depend_on_the_budget(
     seed: int, budget: int, portion: int, corrections: int
 ) -> None:
-    """Any logs, polls, idleness and crashes: with no memory at all the examples are the same."""
+    """For any logs, polls, idleness and crashes the examples are the same with no memory at all."""
     logs = random_logs(random.Random(seed), 40)
     chosen = rules(corrections=corrections * SECOND)
     ample = Shell(logs, chosen)
@@ -49,7 +49,7 @@ def test_the_result_does_not_depend_on_the_budget(
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_result_does_not_depend_on_files_either(seed: int, tmp_path: Path) -> None:
-    """The same through real files: what comes back from a disk is what went there."""
+    """The same through real files: what is read back from a disk is what was spilled to it."""
     logs = random_logs(random.Random(seed), 60)
     shell = TightShell(logs, spill_files=SpillFiles(tmp_path))
     play(shell, random.Random(seed))
@@ -59,16 +59,16 @@ def test_the_result_does_not_depend_on_files_either(seed: int, tmp_path: Path) -
 
 
 class CarelessShell(TightShell):
-    """Takes every row for committed."""
+    """Treats every row as committed."""
 
     def enforce(self) -> None:
-        """Let rows leave for a table that does not have them yet."""
+        """Spill rows to a table that does not have them yet."""
         self.raw_decisions.committed = 10**9
         super().enforce()
 
 
-def test_rows_that_leave_before_they_are_committed_are_found_out() -> None:
-    """The negative control: a close never goes on without the rows it asked for."""
+def test_rows_spilled_before_they_are_committed_are_detected() -> None:
+    """The negative control: a close never continues without the rows it asked for."""
     shell = CarelessShell(random_logs(random.Random(1), 40))
     with pytest.raises(LakeError, match="open decisions at offsets"):
         shell.finish()

@@ -1,4 +1,4 @@
-"""Waiting rows against a plain list."""
+"""A buffer of waiting rows against a plain list."""
 
 from collections.abc import Sequence
 
@@ -18,19 +18,19 @@ STEP = st.tuples(
 @settings(deadline=None)
 @given(st.lists(STEP, max_size=12), st.integers(1, 20), st.integers(1, 3))
 def test_each_row_is_due_once_and_complete(
-    steps: Sequence[tuple[list[int], int, bool, bool]], segment_rows: int, together: int
+    steps: Sequence[tuple[list[int], int, bool, bool]], segment_rows: int, spill_segments: int
 ) -> None:
-    """A row that is due twice is an example twice; one that is never due is lost. Away or not."""
-    waiting = RowBuffer(segment_rows, store=MemorySpillStore(), together=together)
+    """A row that is due twice is an example twice; a row that is never due is lost."""
+    waiting = RowBuffer(segment_rows, store=MemorySpillStore(), spill_segments=spill_segments)
     plain = dict[int, int]()
-    for times, before, also_remove, leaves in steps:
+    for times, before, also_remove, spill in steps:
         at = np.array(times, dtype=np.int64)
         numbers = waiting.add(pl.DataFrame({"time": at}), {"at": at})
         plain |= dict(zip(numbers.tolist(), times, strict=True))
         if also_remove and len(numbers):
             waiting.remove(numbers[:1])
             del plain[int(numbers[0])]
-        if leaves:
+        if spill:
             waiting.evict(waiting.nbytes)
             assert waiting.spilled >= len(waiting) - segment_rows // 8
         due = waiting.due(before)
@@ -48,7 +48,7 @@ def test_each_row_is_due_once_and_complete(
 
 
 def test_what_is_removed_does_not_stay_in_memory() -> None:
-    """State must be empty after close, also inside."""
+    """State must be empty after a close, including the segments."""
     waiting = RowBuffer()
     for start in range(0, 50_000, 500):
         at = np.arange(start, start + 500, dtype=np.int64)
@@ -60,8 +60,8 @@ def test_what_is_removed_does_not_stay_in_memory() -> None:
     assert (len(waiting), waiting.segments) == (0, 0)
 
 
-def test_what_is_away_takes_next_to_no_memory() -> None:
-    """Rows that wait for days are bytes on a disk; memory keeps which of them still wait."""
+def test_spilled_rows_take_next_to_no_memory() -> None:
+    """Rows that wait for days are on disk; memory has only the flags of those that still wait."""
     waiting = RowBuffer(store=MemorySpillStore())
     for start in range(0, 100_000, 5_000):
         at = np.arange(start, start + 5_000, dtype=np.int64)
@@ -72,15 +72,15 @@ def test_what_is_away_takes_next_to_no_memory() -> None:
     assert (waiting.nbytes, waiting.spilled) == (0, 100_000)
 
 
-def test_what_a_store_does_not_take_stays() -> None:
-    """Rows that are not committed have nowhere to come back from."""
+def test_rows_that_a_store_refuses_stay_in_memory() -> None:
+    """Rows that are not committed cannot be read back from the lake."""
     store = MemorySpillStore(until=6)
-    waiting = RowBuffer(2, store=store, together=1)
+    waiting = RowBuffer(2, store=store, spill_segments=1)
     for start in range(0, 12, 2):
         at = np.arange(start, start + 2, dtype=np.int64)
         waiting.add(pl.DataFrame({"offset": at}), {"at": at})
     waiting.evict(10**9)
-    assert (waiting.spilled, store.kept) == (6, 6)
+    assert (waiting.spilled, store.spilled) == (6, 6)
     store.until = None
     waiting.evict(10**9)
     assert waiting.spilled == 12

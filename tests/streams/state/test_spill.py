@@ -1,4 +1,4 @@
-"""The contract of a store, on each of them: memory, files of a local disk, the raw table."""
+"""The contract of a spill store, for each of them: memory, files of a local disk, the raw table."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ FIRST = 90  # rows of LOG that are first decisions
 
 
 def segmented() -> pl.DataFrame:
-    """Return the first decisions of LOG as a join gives them to a store."""
+    """Return the first decisions of LOG as a join spills them."""
     frame = decision_frame(LOG[:FIRST]).select(DECISION_COLUMNS)
     ids = id_keys(frame["id"])
     return frame.with_columns(
@@ -34,7 +34,7 @@ def segmented() -> pl.DataFrame:
 
 
 def committed(folder: Path) -> RawTableSpillStore:
-    """Return the store of a partition whose log is committed to a real lake, beside another's."""
+    """Return the raw-table store of one of two partitions whose logs are committed to a lake."""
     lake = Lake(LakeConfig(root=str(folder)))
     lake.create(LOOP)
     table = lake.table(LOOP.loop, "decisions")
@@ -62,36 +62,36 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> SpillStore:
     return stores[request.param](tmp_path)
 
 
-def kept(store: SpillStore, rows: pl.DataFrame) -> SpillHandle:
-    """Return *rows* kept."""
-    found = store.spill(rows)
-    assert found is not None
-    return found
+def spilled(store: SpillStore, rows: pl.DataFrame) -> SpillHandle:
+    """Spill *rows*, which *store* has to take."""
+    handle = store.spill(rows)
+    assert handle is not None
+    return handle
 
 
-def test_what_comes_back_is_what_was_kept(store: SpillStore) -> None:
-    """Any rows, any columns, in the order they are asked for, and as often as they are."""
+def test_what_is_read_back_is_what_was_spilled(store: SpillStore) -> None:
+    """Any rows, any columns, in the order they are asked for, and as often as needed."""
     rows = segmented()
-    parts = [kept(store, rows.slice(start, 30)) for start in (0, 30, 60)]
+    parts = [spilled(store, rows.slice(start, 30)) for start in (0, 30, 60)]
     for part, start in zip(parts, (0, 30, 60), strict=True):
-        for positions in ([0], [29, 3, 3], range(30)):
-            places = np.array(positions, dtype=np.int64)
-            found = part.take(places, COLUMNS)
-            assert found.equals(rows.slice(start, 30)[places])
-            assert part.take(places, ["#at"]).equals(found.select("#at"))
+        for numbers in ([0], [29, 3, 3], range(30)):
+            positions = np.array(numbers, dtype=np.int64)
+            taken = part.take(positions, COLUMNS)
+            assert taken.equals(rows.slice(start, 30)[positions])
+            assert part.take(positions, ["#at"]).equals(taken.select("#at"))
             part.release()
 
 
-def test_what_is_away_takes_no_memory(store: SpillStore) -> None:
-    """Else nothing were won."""
-    part = kept(store, segmented())
+def test_spilled_rows_take_no_memory(store: SpillStore) -> None:
+    """Otherwise spilling gains nothing."""
+    part = spilled(store, segmented())
     assert part.nbytes == 0
     part.take(np.arange(FIRST), COLUMNS)
     part.release()
     assert part.nbytes == 0
 
 
-def test_rows_that_are_not_committed_do_not_leave_for_the_lake(tmp_path: Path) -> None:
+def test_rows_that_are_not_committed_are_not_spilled_to_the_lake(tmp_path: Path) -> None:
     """They would not be there when their window closes."""
     store = committed(tmp_path)
     store.committed = 30
@@ -101,36 +101,36 @@ def test_rows_that_are_not_committed_do_not_leave_for_the_lake(tmp_path: Path) -
 
 
 def test_rows_that_are_gone_from_the_lake_stop_the_worker(tmp_path: Path) -> None:
-    """An example that is missing because a file is missing would never be missed."""
+    """Nobody would notice an example that is missing because a file of the lake is missing."""
     store = committed(tmp_path)
     store.committed += 10
     lost = segmented().with_columns(pl.col("offset") + 5)
     with pytest.raises(LakeError, match=r"of 90 open decisions .* has 85") as caught:
-        kept(store, lost).take(np.arange(3), COLUMNS)
+        spilled(store, lost).take(np.arange(3), COLUMNS)
     assert "restore" in caught.value.hint
 
 
-def test_many_stretches_come_back_with_one_read(tmp_path: Path) -> None:
-    """A close after an outage brings a hundred stretches back; a read is a look at many files."""
+def test_many_stretches_are_read_back_with_one_query(tmp_path: Path) -> None:
+    """A close after an outage reads a hundred stretches back, and each query opens many files."""
     rows = segmented()
     store = committed(tmp_path)
     parts = [store.spill(rows.slice(start, 7)) for start in range(0, 84, 7)]
-    held = [part for part in parts if isinstance(part, RawTableSpill)]
-    fetch(held)
-    assert len(held) == 12
-    assert all(part.is_resident and part.nbytes > 0 for part in held)
-    assert pl.concat([part.take(np.arange(7), COLUMNS) for part in held]).equals(rows[:84])
+    handles = [part for part in parts if isinstance(part, RawTableSpill)]
+    fetch(handles)
+    assert len(handles) == 12
+    assert all(handle.is_resident and handle.nbytes > 0 for handle in handles)
+    assert pl.concat([handle.take(np.arange(7), COLUMNS) for handle in handles]).equals(rows[:84])
 
 
-def test_scratch_files_have_no_name_and_leave_nothing_behind(tmp_path: Path) -> None:
-    """A worker that is killed must not fill the disk, one death at a time."""
-    part = kept(SpillFiles(tmp_path), segmented())
+def test_spill_files_are_unlinked_and_leave_nothing_behind(tmp_path: Path) -> None:
+    """A worker that is killed again and again must not fill the disk."""
+    part = spilled(SpillFiles(tmp_path), segmented())
     assert not list(tmp_path.iterdir())
     assert part.take(np.array([5]), ["id"])["id"].to_list() == ["d5"]
 
 
-def test_a_disk_without_room_is_named(tmp_path: Path) -> None:
-    """Whoever has to free it must know which."""
+def test_the_error_of_a_full_disk_names_the_folder(tmp_path: Path) -> None:
+    """Somebody has to free it, and must know which."""
     with pytest.raises(ScratchError, match="nowhere") as caught:
         SpillFiles(tmp_path / "nowhere").spill(segmented())
     assert "TIDEMILL_SCRATCH" in caught.value.hint
