@@ -8,11 +8,11 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 LoopName = Annotated[str, typer.Argument(metavar="LOOP", help="Name of a loop.")]
 OneLoop = Annotated[
-    str | None, typer.Argument(metavar="[LOOP]", help="One loop; all of them by default.")
+    str | None, typer.Argument(metavar="LOOP", help="One loop; all of them by default.")
 ]
 LoopNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LOOP]...", help="Names of loops; all of them by default."),
+    typer.Argument(metavar="LOOP", help="Names of loops; all of them by default."),
 ]
 LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="A loop file.")]
 FromTime = Annotated[

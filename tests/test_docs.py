@@ -67,7 +67,7 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 def test_every_command_a_page_names_exists(page: Path) -> None:
     """Documentation of a command that was renamed sends people the wrong way at night."""
     code = "\n".join(re.findall(r"^```.*?^```|`[^`\n]+`", page.read_text(), re.M | re.S))
-    called = re.findall(r"(?:^|`|\$ )tidemill ([a-z-]+)(?: ([a-z-]+))?", code, re.M)
+    called = re.findall(r"(?:^|`|\$ )tidemill ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", code, re.M)
     named = {f"{word} {verb}".strip() if word in NOUNS else word for word, verb in called}
     known = {command.name for command in COMMANDS} | {command.alias for command in COMMANDS}
     assert named <= known | {*NOUNS}

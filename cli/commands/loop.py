@@ -26,7 +26,7 @@ TEMPLATE = "loop.template.yaml"
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="[LOOP.yaml]", help="The file to write.")] = Path(
+    path: Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The file to write.")] = Path(
         "loop.yaml"
     ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
@@ -55,7 +55,7 @@ def check(path: LoopFile, as_json: AsJson = False) -> int:
     try:
         loop = checked_loop(path)
     except LoopError as error:
-        mistakes = error.mistakes if isinstance(error, LoopFileError) else [error]
+        mistakes = error.diagnostics if isinstance(error, LoopFileError) else [error]
         print_mistakes(mistakes, as_json=as_json)
         return 1
     print_loop(loop, as_json=as_json)
@@ -67,7 +67,8 @@ def diff(
     newer: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[NEWER.yaml]", help="A newer file; by default the first is the newer one."
+            metavar="NEWER.yaml",
+            help="A newer file; without it, LOOP.yaml is compared with the published loop.",
         ),
     ] = None,
     as_json: AsJson = False,

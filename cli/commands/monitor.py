@@ -26,7 +26,8 @@ def monitor(
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
+    from tidemill.monitor.observer import MonitorConfig, Observer
+    from tidemill.monitor.status import run_monitor
 
     config = MonitorConfig(
         kafka=KafkaConfig.from_env(os.environ),
@@ -37,7 +38,7 @@ def monitor(
         every_s=every,
     )
     if once:
-        status = Readings(config).read()
+        status = Observer(config).read()
         if as_json:
             print_json(status.to_json())
         else:

@@ -23,9 +23,7 @@ def backfill(
     loop: LoopName,
     since: FromTime = None,
     until: ToTime = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Another label than the published one.")
-    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="SQL", help="Another label.")] = None,
     label_type: Annotated[
         Literal["bool", "float"] | None,
         typer.Option(help="The type of that label, if it is another."),

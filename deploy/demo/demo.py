@@ -93,24 +93,26 @@ def run_demo(
         loop = _publish(config.loop_file or LOOP_FILE, kafka.config, config, console)
         stack = _stack(config, kafka.config, loop)
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
-        trusted = TrustedKeys.from_env(stack.keys())
         past = load_past(config.days)
-        watcher = ModelWatcher(kafka.config, loop.loop, trusted)
+        watcher = ModelWatcher(kafka.config, loop.loop, TrustedKeys.from_env(stack.keys()))
         running.callback(watcher.close)
         running.enter_context(supervisor)
         supervisor.wait_ready()
-        names = ", ".join(supervisor.pids)
-        _step(console, 3, f"Processes are ready: {names}; logs in {stack.logs}")
+        _step(console, 3, f"Ready: {', '.join(supervisor.pids)}; logs in {stack.logs}")
         run = _DemoRun(config, console, kafka, loop, stack, supervisor, watcher, past)
         found = run.play(started)
         on_report(found)
         config.report.write_text(json.dumps(found.to_json(), indent=2) + "\n")
         _step(console, 6, f"The same figures are in {config.report}")
         if config.keep:
-            print_addresses(stack, console)
-            with suppress(KeyboardInterrupt):
-                restart_kafka_when_it_ends(kafka, console)
+            _run_until_interrupted(stack, kafka, console)
     return found
+
+
+def _run_until_interrupted(stack: Stack, kafka: RunningKafka, console: Console) -> None:
+    print_addresses(stack, console)
+    with suppress(KeyboardInterrupt):
+        restart_kafka_when_it_ends(kafka, console)
 
 
 def _start_kafka(config: DemoConfig, console: Console, running: ExitStack) -> RunningKafka:

@@ -4,15 +4,19 @@ from collections.abc import Iterator
 
 import typer
 from docs.generate.markdown import cell, code, prose, table
-from docs.generate.names import Command, Parameter, command_tree
+from docs.generate.names import FORMER_NAMES, Command, Parameter, command_tree
 
 FLAGS = frozenset({"bool", "boolean"})
 VALUES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "path": "PATH"}
 
 
 def command_pages() -> str:
-    """Return a section for each command, those below a group included, in the order of the help."""
-    return "\n\n".join(_sections(command_tree(), ("tidemill",)))
+    """Return a section for each group of the help, with one for each of its commands."""
+    groups: dict[str, list[str]] = {}
+    for name, each in shown(command_tree()).items():
+        sections = groups.setdefault(str(each.rich_help_panel), [])
+        sections += [_section(each, ("tidemill", name)), *_below(each, ("tidemill", name))]
+    return "\n\n".join(text for name in groups for text in (f"## {name}", *groups[name]))
 
 
 def shown(command: Command) -> dict[str, Command]:
@@ -21,10 +25,10 @@ def shown(command: Command) -> dict[str, Command]:
     return {name: each for name, each in below.items() if not each.hidden}
 
 
-def _sections(command: Command, path: tuple[str, ...]) -> Iterator[str]:
+def _below(command: Command, path: tuple[str, ...]) -> Iterator[str]:
     for name, each in shown(command).items():
         yield _section(each, (*path, name))
-        yield from _sections(each, (*path, name))
+        yield from _below(each, (*path, name))
 
 
 def _section(command: Command, path: tuple[str, ...]) -> str:
@@ -32,7 +36,7 @@ def _section(command: Command, path: tuple[str, ...]) -> str:
     listed = [each for each in command.params if not each.hidden]
     arguments = [each for each in listed if each.param_type_name == "argument"]
     options = [each for each in listed if each.param_type_name == "option"]
-    parts = ["#" * len(path) + " " + " ".join(path), prose(command.help)]
+    parts = ["#" * (len(path) + 1) + " " + " ".join(path), prose(command.help)]
     below = shown(command)
     if below:
         rows = [[code(" ".join((*path, name))), cell(_first(each))] for name, each in below.items()]
@@ -46,6 +50,8 @@ def _section(command: Command, path: tuple[str, ...]) -> str:
     if options:
         rows = [[_option(each, context), _default(each), cell(each.help)] for each in options]
         parts.append(table(["option", "default", "meaning"], rows))
+    if (former := FORMER_NAMES.get(" ".join(path[1:]))) is not None:
+        parts.append(f"The former name, {code('tidemill ' + former)}, still works.")
     return "\n\n".join(parts)
 
 

@@ -17,7 +17,8 @@ from tidemill.kafka import KafkaConfig
 from tidemill.monitor.chain import Chain
 from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.ledger import Account
-from tidemill.monitor.service import Status, as_metrics
+from tidemill.monitor.observer import Status
+from tidemill.monitor.status import as_metrics
 from tidemill.schemas.loop import definition
 from tidemill.schemas.loop.json_schema import loop_json_schema
 from tidemill.schemas.loop.loop_file import dump_loop, load_loop, parse_loop
@@ -76,6 +77,10 @@ ERRORS = errors
 
 PUBLIC_FROM = (tidemill, definition)
 """Modules that export names of others; a name is shown by the first of them that has it."""
+
+
+FORMER_NAMES = {command.name: command.alias for command in COMMANDS if command.alias is not None}
+"""Names of commands that still work, by the name of today."""
 
 
 def command_tree() -> Command:

@@ -1,1 +1,6 @@
-"""serving.client."""
+"""The client of a service, over HTTP or with a worker inside the process.
+
+Read `client`, then `http_transport` with `connection`, and `embedded`.
+It may not import `api`; only `embedded` imports the worker, and only when it is used, because a
+client over HTTP needs neither Kafka nor Polars. All tests are in `test_client`.
+"""

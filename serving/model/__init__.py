@@ -1,1 +1,7 @@
-"""serving.model."""
+"""How a model gets into a worker: it is read, assembled, tried in a child process, and swapped in.
+
+Read `subscriber` (the topics), `follower`, `admission` with `trial` and `model_text` (the checks),
+then `predictor`, `forest` with `trees.c`, and `row_filler` (scoring).
+It may not import `api` or `client`. Only `subscriber` reads from Kafka; its tests are in
+`test_follower` and `test_worker`, those of `trial` in `test_admission`.
+"""

@@ -16,8 +16,6 @@ from tidemill.schemas.loop.labels import connect
 GROUP = "_decision"
 """The column that tells the decisions apart; no value of a loop may start with an underscore."""
 
-Floats = npt.NDArray[np.float64]
-
 
 class Labels:
     """Evaluate one label expression; holds one single-threaded DuckDB connection.
@@ -34,7 +32,7 @@ class Labels:
         self._connection = connect()
         self.failed = 0
 
-    def of(self, joined: pl.DataFrame, decisions: int) -> Floats:
+    def of(self, joined: pl.DataFrame, decisions: int) -> npt.NDArray[np.float64]:
         """Return one label for each decision, nan where the expression gives none.
 
         Args:
@@ -53,7 +51,7 @@ class Labels:
         labels[~np.isfinite(labels)] = np.nan
         return labels
 
-    def _fill(self, labels: Floats, joined: pl.DataFrame) -> None:
+    def _fill(self, labels: npt.NDArray[np.float64], joined: pl.DataFrame) -> None:
         """Evaluate the groups of *joined*; halve them until those that fail are alone."""
         try:
             self._connection.register("joined", joined.to_arrow())

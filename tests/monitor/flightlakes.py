@@ -10,7 +10,7 @@ import polars as pl
 
 from tidemill.deploy.demo.flights import LOOP_FILE, data_folder, load_flights
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.streams.join.checkpoints import Closed
@@ -62,12 +62,12 @@ def write_flights(folder: Path, decisions: pl.DataFrame, arrivals: pl.DataFrame)
     lake = Lake(LakeConfig(root=str(folder)))
     lake.create(loop)
     join = PartitionJoin(rules)
-    raw: dict[Log, list[pl.DataFrame]] = {"decisions": [], "feedback": []}
+    raw: dict[Log, list[pl.DataFrame]] = {DECISIONS: [], FEEDBACK: []}
     closed: list[Closed] = []
     frames = {"decisions": _decisions(decisions, rules), "feedback": _feedback(arrivals, rules)}
     for part in _days(frames["decisions"], frames["feedback"]):
-        raw["decisions"].append(join.take_decisions(part[0]))
-        raw["feedback"].append(join.take_feedback(part[1]))
+        raw[DECISIONS].append(join.take_decisions(part[0]))
+        raw[FEEDBACK].append(join.take_feedback(part[1]))
         closed += [each] if (each := join.close()) is not None else []
     last = frames["decisions"]["at"].max()
     for log in raw:

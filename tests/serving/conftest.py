@@ -1,4 +1,4 @@
-"""What the tests of the serving room share: keys, a worker without Kafka, and a real server."""
+"""What the tests of the serving package share: keys, a worker without Kafka, and a real server."""
 
 import socket
 import threading

@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.schemas.registry.confluent_server import running_registry
-from tests.serving.models import FEATURES, announcement, banner, records, text
+from tests.serving.models import FEATURES, banner, manifest, records, text
 
 from tidemill import Client
 from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.kafka import KafkaConfig, read_compacted, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
@@ -46,7 +47,7 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 300.0) -> None:
 
 def publish(kafka: KafkaConfig, key: SigningKey, loop: Loop, number: int) -> None:
     """Put a model of *loop* on the model topic."""
-    said = announcement(PAYLOAD, number, loop=loop.loop)
+    said = manifest(PAYLOAD, number, loop=loop.loop)
     write_all(kafka, topics.MODELS, records(key, PAYLOAD, said))
 
 
@@ -54,7 +55,7 @@ def read_events(kafka: KafkaConfig, loop: Loop, kind: str) -> list[dict[str, obj
     """Return every event of a topic of *loop*, as columns read by the published schemas."""
     topic = topics.decisions(loop.loop) if kind == "decisions" else topics.feedback(loop.loop)
     values = list(read_compacted(kafka, topic).values())  # keys are distinct here
-    decoder = EventDecoder(loop, kind, KafkaSchemaStore(kafka))
+    decoder = EventDecoder(loop, Log(kind), KafkaSchemaStore(kafka))
     found = decoder.decode(values)
     assert not found.poison
     return found.frame.to_dicts()
@@ -114,7 +115,7 @@ def test_an_embedded_worker_writes_for_the_registry_that_readers_ask(kafka: Kafk
         assert registry.schemas == known
         for kind in ("decisions", "feedback"):
             (value,) = read_compacted(kafka, f"{made.loop}.{kind}").values()
-            decoder = EventDecoder(made, kind, schema_store(kafka, env))
+            decoder = EventDecoder(made, Log(kind), schema_store(kafka, env))
             found = decoder.decode([value])
             assert value[:1] == b"\0"
             assert (found.frame.height, found.poison) == (1, [])

@@ -41,12 +41,13 @@ from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_schema, feedback_schema
-from tidemill.schemas.logs import topic_of
+from tidemill.schemas.logs import Log, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics, publish_loop
 from tidemill.streams.runtime.close_requests import request_close
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
 WORKER = """
 import logging, os, sys
 from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
@@ -294,10 +295,10 @@ class Rig:
             return 0
         return self.lake.table(self.loop.loop, table).read(["offset"]).height
 
-    def ends(self) -> dict[tuple[str, int], int]:
+    def ends(self) -> dict[tuple[Log, int], int]:
         """Return where each log ends now, asked of the broker."""
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
-        names = {str(log): topic for log, topic in joined_topics(self.loop).items()}
+        names = joined_topics(self.loop)
         found = {
             (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=120)
             for log, topic in names.items()
@@ -390,6 +391,11 @@ def assert_exact(rig: Rig, *, idle: bool = False) -> None:
         name = f'"{schema_name(rig.loop.loop)}"'
         wrong = differences(connection, rig.loop, name, idle=idle)
     assert wrong.is_empty(), wrong.head(10).to_dicts()
+
+
+def path_with(folder: Path) -> str:
+    """Return the search path of child processes with *folder* in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def end(process: subprocess.Popen[bytes]) -> int:

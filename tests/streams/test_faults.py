@@ -17,7 +17,7 @@ import pytest
 from confluent_kafka import KafkaException
 from tests.streams.faults import OFTEN, Course, Supervised, two_kinds
 from tests.streams.resetting_proxy import ResettingProxy
-from tests.streams.rig import Rig, until
+from tests.streams.rig import ROOT, Rig, path_with, until
 from tests.streams.unguarded import GUARDS
 
 from tidemill.deploy.local.jars import cache_dir
@@ -31,7 +31,6 @@ pytestmark = pytest.mark.kafka
 
 DECISIONS = 60_000
 RECORDS = 100_000  # with feedback, copies and strays there are more than that
-ROOT = Path(__file__).parents[2]
 FROZEN_S = 8.0  # longer than the session of a worker
 Signal = Literal["SIGKILL", "SIGTERM", "SIGSTOP"]
 SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGTERM", "SIGSTOP")
@@ -159,11 +158,6 @@ def test_without_a_guard_the_checker_goes_red(
         course.run(lambda: None)
     with pytest.raises(AssertionError):
         course.check()
-
-
-def path_with(folder: Path) -> str:
-    """Return the search path of child processes with *folder* in front."""
-    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from tests.streams.join_logs import (
     shared_labels,
 )
 
+from tidemill.schemas import logs
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.corrections import Recall
@@ -175,7 +176,7 @@ def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
 
 class _ByDecisionsAlone(StreamTimes):
     def reached(self) -> int:
-        return self.at["decisions"] if self.at["feedback"] != NEVER else NEVER
+        return self.at[logs.DECISIONS] if self.at[logs.FEEDBACK] != NEVER else NEVER
 
 
 class ClosesByDecisionsAlone(PartitionJoin):

@@ -1,5 +1,6 @@
 """What the tests of the trainers share: a small loop, and a lake whose examples grow on demand."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -153,3 +154,23 @@ def start_trainer(lake: Lake, tmp_path: Path) -> Iterator[StartTrainer]:
     yield start
     for trainer in started:
         trainer.kill()
+
+
+@pytest.fixture(scope="module")
+def grown_once(
+    make_loop: MakeLoop, make_rows: MakeRows, grow: Grow, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a lake with 3,000 labelled rows in six commits."""
+    root = tmp_path_factory.mktemp("grown") / "lake"
+    lake = Lake(LakeConfig(root=str(root)))
+    lake.create(make_loop())
+    for start in range(0, 3_000, 500):
+        grow(lake, make_rows(500, first=start))
+    return root
+
+
+@pytest.fixture
+def grown(grown_once: Path, tmp_path: Path) -> Lake:
+    """A copy of that lake for one test alone."""
+    shutil.copytree(grown_once, tmp_path / "lake")
+    return Lake(LakeConfig(root=str(tmp_path / "lake")))

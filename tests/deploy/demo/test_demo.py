@@ -35,7 +35,7 @@ def small_loop(folder: Path) -> Path:
 
 @pytest.mark.kafka
 def test_a_short_demo_turns_the_whole_loop(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """If any room does not fit the others, this is where it shows."""
+    """If any package does not fit the others, this is where it shows."""
     config = DemoConfig(
         folder=tmp_path / "demo",
         report=tmp_path / "report.json",

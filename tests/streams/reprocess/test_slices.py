@@ -26,7 +26,7 @@ from tests.streams.join_logs import (
     with_shared_labels,
 )
 
-from tidemill.schemas.logs import DECISIONS
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.idleness import frontier_at
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.slices import RawLogs, SliceResult, join_slice
@@ -157,8 +157,8 @@ def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
 def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -> None:
     """Every decision read is late, a duplicate, open or an example; the oracle says which."""
     read = shell.logs._replace(
-        decisions=shell.logs.decisions[: shell.offsets["decisions"]],
-        feedback=shell.logs.feedback[: shell.offsets["feedback"]],
+        decisions=shell.logs.decisions[: shell.offsets[DECISIONS]],
+        feedback=shell.logs.feedback[: shell.offsets[FEEDBACK]],
         orders=shell.logs.orders[: shell.offsets.get(ORDERS, 0)],
     )
     frontier = raw_logs(shell, chosen).frontiers.get(0)

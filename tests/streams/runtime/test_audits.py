@@ -16,6 +16,7 @@ from tests.streams.join_logs import LOOP, SECOND, Shell, random_logs
 
 from tidemill.features.audit.audit import Interrupt
 from tidemill.features.audit.report import AuditReport
+from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
@@ -61,8 +62,8 @@ def test_each_audit_looks_at_what_is_new(tmp_path: Path, loop: Loop) -> None:
         assert last is not None
         reports.append(last)
         assert all(report.agrees for report in reports), [each.first for each in reports]
-        assert sum(report.decisions for report in reports) == stream.offsets["decisions"]
-        told = sum(stream.offsets.values()) - stream.offsets["decisions"]
+        assert sum(report.decisions for report in reports) == stream.offsets[DECISIONS]
+        told = sum(stream.offsets.values()) - stream.offsets[DECISIONS]
         assert sum(report.feedback for report in reports) == told
         assert audit.run() is None, "nothing is new"
 
@@ -81,7 +82,7 @@ def test_a_partition_that_comes_back_begins_anew(tmp_path: Path) -> None:
     growing.follow()
     held.append(PARTITION)
     assert audit.run() is None
-    assert audit.marks[PARTITION].places["decisions"] == stream.offsets["decisions"]
+    assert audit.marks[PARTITION].positions[DECISIONS] == stream.offsets[DECISIONS]
 
 
 def one_wrong(frame: pl.DataFrame) -> pl.DataFrame:

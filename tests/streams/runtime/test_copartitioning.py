@@ -3,10 +3,10 @@
 import pytest
 
 from tidemill.errors import ContractError
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.runtime.copartitioning import ENOUGH, CopartitioningCheck
 
-TOPICS: dict[Log, str] = {"decisions": "t.decisions", "feedback": "t.feedback"}
+TOPICS: dict[Log, str] = {DECISIONS: "t.decisions", FEEDBACK: "t.feedback"}
 
 
 def look(check: CopartitioningCheck, log: Log, key: str | None, times: int = ENOUGH) -> None:
@@ -20,7 +20,7 @@ def look(check: CopartitioningCheck, log: Log, key: str | None, times: int = ENO
 def test_one_log_keyed_by_something_else_is_refused(log: Log, key: str | None) -> None:
     """The error names the log that is wrong, and re-keying where that would help."""
     check = CopartitioningCheck(TOPICS, 3, 4)
-    look(check, "feedback" if log == "decisions" else "decisions", "d")
+    look(check, FEEDBACK if log == DECISIONS else DECISIONS, "d")
     with pytest.raises(ContractError) as caught:
         look(check, log, key)
     assert caught.value.what.startswith(f"t.{log}/3 is keyed by something else")
@@ -30,32 +30,32 @@ def test_one_log_keyed_by_something_else_is_refused(log: Log, key: str | None) -
 def test_both_keyed_alike_is_somebody_elses_plan() -> None:
     """Keyed by user on both topics they do meet."""
     check = CopartitioningCheck(TOPICS, 3, 4)
-    look(check, "decisions", "user-1", 1000)
-    look(check, "feedback", "user-1", 1000)
+    look(check, DECISIONS, "user-1", 1000)
+    look(check, FEEDBACK, "user-1", 1000)
 
 
 def test_a_few_odd_keys_prove_nothing() -> None:
     """One service with a mistake is found by its unmatched feedback; it stops no loop."""
     check = CopartitioningCheck(TOPICS, 3, 4)
-    look(check, "decisions", "d", 1000)
-    look(check, "feedback", "user-1", ENOUGH // 2)
-    look(check, "feedback", "d", 100)
-    look(check, "feedback", "user-1", 100)
+    look(check, DECISIONS, "d", 1000)
+    look(check, FEEDBACK, "user-1", ENOUGH // 2)
+    look(check, FEEDBACK, "d", 100)
+    look(check, FEEDBACK, "user-1", 100)
 
 
 def test_with_one_partition_keys_do_not_matter() -> None:
     """Everything meets there."""
     check = CopartitioningCheck(TOPICS, 0, 1)
-    look(check, "decisions", "d")
-    look(check, "feedback", None)
+    look(check, DECISIONS, "d")
+    look(check, FEEDBACK, None)
 
 
 def test_one_stream_of_several_keyed_by_something_else_is_refused() -> None:
     """The orders of another team are keyed by user: they would meet a fourth of the decisions."""
-    check = CopartitioningCheck({**TOPICS, "feedback.orders": "t.feedback.orders"}, 3, 4)
-    look(check, "decisions", "d")
-    look(check, "feedback", "d")
+    check = CopartitioningCheck({**TOPICS, Log("feedback.orders"): "t.feedback.orders"}, 3, 4)
+    look(check, DECISIONS, "d")
+    look(check, FEEDBACK, "d")
     with pytest.raises(ContractError) as caught:
-        look(check, "feedback.orders", "user-1")
+        look(check, Log("feedback.orders"), "user-1")
     assert caught.value.what.startswith("t.feedback.orders/3 is keyed by something else")
     assert "rekey: true" in caught.value.hint

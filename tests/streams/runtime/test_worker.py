@@ -16,11 +16,13 @@ import polars as pl
 import pytest
 from tests.streams.faults import committed
 from tests.streams.rig import (
+    ROOT,
     START,
     Rig,
     assert_exact,
     end,
     new_rig,
+    path_with,
     raise_limit,
     send_traffic,
     until,
@@ -106,7 +108,7 @@ def test_without_the_fence_a_zombie_corrupts_the_lake(kafka: KafkaConfig, tmp_pa
     """Switch the guard off and the check must go red, or the check proves nothing."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     rig.program = ("-m", "tests.streams.unguarded", "fence")
-    with zombie(rig):
+    with zombie(rig, PYTHONPATH=path_with(ROOT)):
         until(lambda: any(account.twice for account in rig.accounts()), "rows are there twice")
     assert "THE FENCE IS OFF" in rig.log()
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""The monitor sees each link of the chain when it is there, and says so when it cannot look."""
+"""The monitor shows each link of the chain once it is there, and says what it cannot read."""
 
 import json
 import socket
@@ -18,7 +18,8 @@ from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.monitor.chain import Chain
-from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
+from tidemill.monitor.observer import MonitorConfig, Observer
+from tidemill.monitor.status import run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -59,7 +60,7 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
 
 def chain(config: MonitorConfig) -> Chain:
     """Read once and return the one chain."""
-    (found,) = Readings(config).read().chains
+    (found,) = Observer(config).read().chains
     return found
 
 
