@@ -19,7 +19,7 @@ from benchmarks.processes import peak_mb
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas import topics
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.ownership import claim
@@ -75,8 +75,8 @@ class Worker:
     def take(self, first: int, last: int) -> int:
         """Take the decisions *first* to *last* and the clicks of that time; return how many."""
         frames: dict[Log, pl.DataFrame] = {
-            "decisions": self.logs.decisions(first, last),
-            "feedback": self.logs.feedback(first, last),
+            DECISIONS: self.logs.decisions(first, last),
+            FEEDBACK: self.logs.feedback(first, last),
         }
         for log, frame in frames.items():
             for (number,), rows in frame.partition_by("partition", as_dict=True).items():

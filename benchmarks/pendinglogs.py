@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.units import micros
 
@@ -50,8 +50,8 @@ class Logs:
     def __init__(self, bench: Loop, pending: int) -> None:
         self.every = _WINDOW / pending  # microseconds from one decision to the next
         self._schemas: dict[Log, pl.Schema] = {
-            "decisions": decision_frame_schema(bench),
-            "feedback": feedback_frame_schema(bench),
+            DECISIONS: decision_frame_schema(bench),
+            FEEDBACK: feedback_frame_schema(bench),
         }
 
     def at(self, numbers: Numbers) -> Numbers:
@@ -86,7 +86,7 @@ class Logs:
             "loop_version": pl.lit(1),
             "features": pl.lit(features.to_struct("features")),
         }
-        return self._frame("decisions", number, columns)
+        return self._frame(DECISIONS, number, columns)
 
     def feedback(self, first: int, last: int) -> pl.DataFrame:
         """Return the clicks between the decisions *first* and *last*, by their time."""
@@ -107,7 +107,7 @@ class Logs:
             "at": _times(self.clicked_at(number)),
             "values": pl.lit(pl.DataFrame({"amount": number % 9 / 2}).to_struct("values")),
         }
-        return self._frame("feedback", number, columns)
+        return self._frame(FEEDBACK, number, columns)
 
     def _frame(self, log: Log, number: Numbers, columns: dict[str, pl.Expr]) -> pl.DataFrame:
         partition = pl.Series("partition", number % PARTITIONS, dtype=pl.Int32)

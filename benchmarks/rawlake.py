@@ -14,7 +14,7 @@ from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.progress_keys import FRONTIER, join_time
 from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.commit.ownership import Lease, claim
 from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
@@ -85,7 +85,7 @@ def _events(bench: Loop, decisions: int, at_once: int) -> Iterator[Mapping[Log, 
         until = START + last * EVERY if last < decisions else START + 2 * decisions * EVERY + WITHIN
         since = START + first * EVERY
         in_time = pl.col("at").is_between(since, until, closed="left")
-        yield {"decisions": _decisions(bench, first, last), "feedback": clicks.filter(in_time)}
+        yield {DECISIONS: _decisions(bench, first, last), FEEDBACK: clicks.filter(in_time)}
 
 
 def _decisions(bench: Loop, first: int, last: int) -> pl.DataFrame:

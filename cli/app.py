@@ -16,7 +16,7 @@ from typer.main import get_group
 
 from tidemill import __version__
 from tidemill.cli.catalog import COMMANDS, NOUNS, Command
-from tidemill.cli.logs import set_up_logging
+from tidemill.cli.log_setup import set_up_logging
 from tidemill.errors import TidemillError
 
 P = ParamSpec("P")
@@ -76,7 +76,8 @@ def _add(
 ) -> None:
     """Add *command* to *parent* under *name*; without its function unless *words* call it."""
     if command.is_called_by(words):
-        help_, function = None, _exits_with_status(_imported(command))
+        imported = _imported(command)
+        help_, function = _paragraphs(imported.__doc__ or ""), _exits_with_status(imported)
     else:
         help_, function = command.summary, _not_called
     parent.command(name, help=help_, hidden=hidden, rich_help_panel=panel)(function)
@@ -94,6 +95,11 @@ def _imported(command: Command) -> Callable[..., int | None]:
     module = importlib.import_module(f"tidemill.cli.commands.{command.module}")
     function: Callable[..., int | None] = getattr(module, command.function)
     return function
+
+
+def _paragraphs(docstring: str) -> str:
+    """Return *docstring* with one line for each paragraph, for Typer to wrap."""
+    return "\n\n".join(" ".join(part.split()) for part in docstring.split("\n\n"))
 
 
 def _exits_with_status(command: Callable[P, int | None]) -> Callable[P, None]:

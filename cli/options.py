@@ -8,13 +8,13 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 LoopName = Annotated[str, typer.Argument(metavar="LOOP", help="Name of a loop.")]
 OneLoop = Annotated[
-    str | None, typer.Argument(metavar="[LOOP]", help="One loop; all of them by default.")
+    str | None, typer.Argument(metavar="LOOP", help="One loop; all of them by default.")
 ]
 LoopNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LOOP]...", help="Names of loops; all of them by default."),
+    typer.Argument(metavar="LOOP", help="Names of loops; all of them by default."),
 ]
-LoopFile = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="A loop file.")]
+LoopFileArgument = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="A loop file.")]
 FromTime = Annotated[
     str | None,
     typer.Option("--from", metavar="TIME", help="Only decisions made from then on, in event time."),
@@ -23,7 +23,9 @@ ToTime = Annotated[
     str | None,
     typer.Option("--to", metavar="TIME", help="Only decisions made before then, in event time."),
 ]
-Host = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all networks.")]
+HostOption = Annotated[
+    str, typer.Option(help="The address to listen on; 0.0.0.0 for all networks.")
+]
 MetricsPort = Annotated[
     int | None, typer.Option(help="Answer GET /metrics at this port, for Prometheus.")
 ]

@@ -39,6 +39,7 @@ def new_table(*columns: str, numbers: Collection[str] = (), title: str | None = 
         title=None if title is None else Text(harmless(title)),
         title_justify="left",
         box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         show_edge=False,
         pad_edge=False,
     )

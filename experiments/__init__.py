@@ -1,1 +1,4 @@
-"""Assignment, metrics and tuning: empty in this release, the room is reserved by the plan."""
+"""Experiments: reserved for assignment, metrics, effects and tuning; empty in this release.
+
+It may import `schemas`, `features` and `kafka`, not `streams`, `trainers`, `serving` or `monitor`.
+"""

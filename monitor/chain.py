@@ -1,7 +1,7 @@
-"""How fresh each link of the chain is: decision, feedback, example, model, worker; one row a loop.
+"""How fresh each link of a loop is: decisions, feedback, examples, model, workers.
 
-It looks from outside: the ends of the topics, the newest commit of `examples`, and what the workers
-acknowledged. It judges nothing.
+It is read from outside: from the ends of the topics, the newest commit of `examples`, and the
+acknowledgements of the workers.
 """
 
 import time
@@ -26,15 +26,15 @@ class Chain:
     """The links of one loop; ages in seconds, None where there is nothing yet.
 
     Attributes:
-        decision_age_s: since the broker took the newest decision.
-        feedback_age_s: since the broker took the newest feedback, by whichever stream.
+        decision_age_s: since the broker stored the newest decision.
+        feedback_age_s: since the broker stored the newest feedback of any stream.
         example_age_s: since the newest commit of examples.
-        closed_until: every decision before it is an example, in event time; the slowest partition.
+        closed_until: all decisions before this event time are examples, in every partition.
         model: the newest version a worker serves.
-        model_age_s: since the last worker took it.
+        model_age_s: since the last worker swapped it in.
         serving: workers that serve it.
         workers: workers that ever acknowledged a model of the loop.
-        refused: workers whose last word on a model was no.
+        refused: workers that refused the last model they acknowledged.
     """
 
     loop: str
@@ -57,7 +57,7 @@ class Chain:
 def read_chain(
     loop: Loop, lake: Lake, reader: LagReader, acks: Iterable[Ack], *, now_s: float | None = None
 ) -> Chain:
-    """Return how fresh the links of *loop* are; *acks* may be of any loop.
+    """Return the chain of *loop*; *acks* may hold those of other loops.
 
     Raises:
         BrokerError: Kafka does not answer.
@@ -67,7 +67,7 @@ def read_chain(
     by_log = joined_topics(loop)
     newest = reader.newest_ms(dict.fromkeys(by_log.values(), loop.partitions))
     decision = _age(newest[by_log[DECISIONS]], now)
-    told = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
+    feedback = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
     example, until = _examples(lake, loop, now)
     mine = [ack for ack in acks if ack.loop == loop.loop]
     served = [ack for ack in mine if ack.status == "serving"]
@@ -76,7 +76,7 @@ def read_chain(
     return Chain(
         loop=loop.loop,
         decision_age_s=decision,
-        feedback_age_s=min((age for age in told if age is not None), default=None),
+        feedback_age_s=min((age for age in feedback if age is not None), default=None),
         example_age_s=example,
         closed_until=until,
         model=latest.version if latest else None,
@@ -92,7 +92,7 @@ def read_acks(config: KafkaConfig) -> list[Ack]:
 
     Raises:
         BrokerError: Kafka does not answer.
-        ModelError: something else than an acknowledgement is on the topic.
+        ModelError: a record of the topic is not an acknowledgement.
     """
     return [Ack.from_json(value) for value in read_compacted(config, topics.ACKS).values()]
 

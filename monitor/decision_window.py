@@ -1,4 +1,4 @@
-"""When one decision takes feedback and when it closes, and what that still waits for."""
+"""The window of one decision: when feedback counts, when it closes, and what it waits for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionWindow:
-    """When a decision takes feedback, and when it closes.
+    """When feedback counts for a decision, and when the decision closes.
 
     Attributes:
-        kinds: by kind the first and last moment at which feedback counts.
-        closes: all logs must be past this stream time.
-        frontier: its partition is closed up to here; None before the first close.
-        stream_times: what each log has come to; None before its first record.
+        kinds: by kind of feedback, the first and the last moment at which it counts.
+        bucket: the decision closes together with those in this span of event time.
+        closes: it closes once the stream time of all logs is past this.
+        frontier: its partition is closed up to this time; None before the first close.
+        stream_times: the stream time of each log; None before its first record.
     """
 
     kinds: Mapping[str, tuple[datetime, datetime]]
@@ -33,12 +34,12 @@ class DecisionWindow:
 
     @property
     def is_closed(self) -> bool:
-        """Whether its partition is closed beyond it."""
+        """Whether its partition is closed past the decision."""
         return self.frontier is not None and self.frontier >= self.bucket[1]
 
     @property
-    def waits_for(self) -> dict[str, timedelta | None]:
-        """The logs that hold it open, and by how much event time; None before their first record.
+    def waits_for(self) -> dict[Log, timedelta | None]:
+        """The logs that keep it open, with the event time they lack; None without any record.
 
         Empty once it is closed, and for a moment before that.
         """
@@ -106,7 +107,7 @@ def _numbers(
     names: Sequence[ProgressName],
     partition: int,
 ) -> list[datetime | None]:
-    """Return numbers of one partition that are times."""
+    """Return the progress of one partition under *names*, as times."""
     ids = [name.key(partition) for name in names]
     found = lake.table(loop.loop, table).progress(ids, versions[table])
     values = (found[id_] for id_ in ids)

@@ -1,11 +1,11 @@
-"""Values of the lake as JSON knows them."""
+"""Converts values of the lake to JSON."""
 
 from datetime import datetime
 from math import isfinite
 
 
 def as_json(value: object) -> object:
-    """Return *value* as JSON knows it: times as ISO 8601, what is not finite as null.
+    """Return *value* for JSON: times as ISO 8601, numbers that are not finite as null.
 
     >>> as_json({"at": datetime(2026, 1, 1), "score": [0.5, float("nan")]})
     {'at': '2026-01-01T00:00:00', 'score': [0.5, None]}

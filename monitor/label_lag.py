@@ -1,7 +1,7 @@
-"""The label-lag curve: how long after its decision feedback happens, to choose a window by.
+"""The label-lag curve: the delay of feedback after its decision, to choose a window by.
 
-It is counted from the raw tables, so feedback that came too late for the window of today is in it.
-It knows no terminal.
+It is counted from the raw tables, so it includes feedback that came too late for the current
+window.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ LADDER = (
     *(timedelta(hours=number) for number in _HOURS),
     *(timedelta(days=number) for number in _DAYS),
 )
-"""Windows that people would write into a loop file."""
+"""The windows that people write into loop files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What share of the feedback happens up to *delay* after its decision, the end included."""
+    """The share of feedback that happens at most *delay* after its decision."""
 
     delay: timedelta
     share: float
@@ -45,16 +45,16 @@ class LabelLag:
     """The curve of one kind of feedback.
 
     Attributes:
-        within: the window that is set now; *early* likewise.
-        decisions: made in the time that was looked at, copies left out.
+        within: the current window, with *early*.
+        decisions: the decisions in the chosen period, without copies.
         answered: how many of them have such feedback.
-        feedback: records of the kind whose decision is known, copies left out.
+        feedback: records of the kind whose decision is known, without copies.
         unmatched: records whose decision is not known.
-        kept: what share of *feedback* is in the window that is set now.
-        too_late: what share is in that window, but came after the grace.
-        quantiles: by share, the delay that so much of *feedback* has at most.
+        kept: the share of *feedback* in the current window.
+        too_late: the share in that window that came after the grace.
+        quantiles: by share of *feedback*, the longest delay of that share.
         longest: the longest delay; None without feedback.
-        points: the curve, at windows one would choose and at the one that is set.
+        points: the curve, at usual windows and at the current one.
     """
 
     loop: str
@@ -106,7 +106,7 @@ def label_lags(
     """Return the curve of each kind of feedback for decisions made in [*since*, *until*).
 
     A feedback belongs to the last decision of its id that was made before it, or at most `early`
-    after it. Young decisions may still get more: bound *until* where that matters.
+    after it. Recent decisions may still get feedback: set *until* if that matters.
 
     Raises:
         LakeError: the lake cannot be read, or the memory is not enough.
@@ -129,7 +129,7 @@ def _decisions(table: str) -> str:
 
 
 def _inside(at: str) -> str:
-    """Return the condition of times that are asked for."""
+    """Return the condition that *at* is in the chosen period."""
     return (
         f"{at} >= coalesce($since::TIMESTAMPTZ, '-infinity')"
         f" AND {at} < coalesce($until::TIMESTAMPTZ, 'infinity')"
@@ -137,16 +137,16 @@ def _inside(at: str) -> str:
 
 
 def _first_copies(table: str) -> str:
-    """Return a query for the decisions, late ones too, whose copies are left out."""
+    """Return a query for the decisions without copies, late ones included."""
     return f"""
         SELECT "partition", "offset", id, "at" FROM {table}
         WHERE verdict IS DISTINCT FROM 'duplicate'"""
 
 
 def _delays(loop: Loop, decisions: str, feedback: str) -> str:
-    """Return what makes a table of every feedback and how long after its decision it was.
+    """Return the statement that makes a table with the delay of every feedback.
 
-    The delay is null where the decision is not known.
+    The delay is null if the decision is not known.
     """
     early, close = (_micros(span) for span in (loop.early, loop.wait + loop.grace))
     return f"""
@@ -203,14 +203,14 @@ def _curve(
             for share, delay in zip(QUANTILES, quantiles or (), strict=False)
         },
         longest=None if longest is None else longest * _MICROSECOND,
-        points=_telling(steps, counts, found, window.within),
+        points=_rising_part(steps, counts, found, window.within),
     )
 
 
-def _telling(
+def _rising_part(
     steps: Sequence[timedelta], counts: Sequence[int], found: int, within: timedelta
 ) -> tuple[Point, ...]:
-    """Return the part of the curve where something happens, and the window that is set."""
+    """Return the part of the curve that rises, and the current window."""
     points = []
     for number, (step, count) in enumerate(zip(steps, counts, strict=True)):
         starts = count < found * 0.005 and counts[min(number + 1, len(counts) - 1)] < found * 0.005

@@ -1,7 +1,7 @@
-"""How far a consumer group is behind: in messages, and exactly in seconds.
+"""The lag of a consumer group, in messages and in exact seconds.
 
-It looks from outside and needs no more than DESCRIBE on groups and topics. The order of the
-questions matters: group offsets first, then log starts, then ends, so that no figure is negative.
+Reading it takes only DESCRIBE on groups and topics. The order of the requests matters: group
+offsets first, then log starts, then log ends, so that no figure is negative.
 """
 
 import time
@@ -35,11 +35,11 @@ _GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionLag:
-    """One partition of one group.
+    """The lag of one group in one partition.
 
-    *messages* counts from the committed offset or, if the log starts later, from there; what was
-    deleted unread is *lost*. *seconds* is the age of the first unread record, 0 without any.
-    Without a commit the group is taken to read from the start.
+    *messages* counts from the committed offset or, if the log starts later, from its start; *lost*
+    counts records that were deleted unread. *seconds* is the age of the first unread record, or 0.
+    A group without a committed offset counts as reading from the start.
     """
 
     topic: str
@@ -54,7 +54,7 @@ class PartitionLag:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupLag:
-    """One group; without *members* nobody is reading, and its lag grows."""
+    """The lag of one group; without *members* nobody reads, and the lag grows."""
 
     group: str
     members: int
@@ -76,7 +76,7 @@ class GroupLag:
         return max((partition.seconds for partition in self.partitions), default=0.0)
 
     def over(self, *, messages: int | None = None, seconds: float | None = None) -> bool:
-        """Return whether any partition is past a limit; None is no limit."""
+        """Return whether any partition exceeds a limit; None is no limit."""
         return any(
             (messages is not None and partition.messages > messages)
             or (seconds is not None and partition.seconds > seconds)
@@ -86,7 +86,7 @@ class GroupLag:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Who is in a group, and the partitions they have, for which no commit may exist yet."""
+    """The members of a group, and their partitions, which may have no committed offset yet."""
 
     count: int
     unread: Mapping[PartitionId, None]
@@ -94,18 +94,18 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class LogBounds:
-    """What a partition holds: offsets from *start*, below *end*."""
+    """The offsets that a partition holds: from *start*, below *end*."""
 
     start: int
     end: int
 
     def next_of(self, committed: int | None) -> int:
-        """Return the offset a group reads next; a log that starts later was deleted under it."""
+        """Return the offset a group reads next: that of its commit, unless it was deleted."""
         return self.start if committed is None else max(committed, self.start)
 
 
 class LagReader:
-    """Asks one cluster; keep it for repeated readings, as it keeps its connections."""
+    """Reads the lag from one cluster; it keeps its connections for repeated readings."""
 
     def __init__(self, config: KafkaConfig, *, timeout_s: float = 20.0) -> None:
         self._config = config
@@ -116,9 +116,9 @@ class LagReader:
         """Return the lag of *group*, or of every group that has offsets or members.
 
         Raises:
-            BrokerError: no answer in time, a missing right, or no such group.
+            BrokerError: no answer in time, a missing permission, or no such group.
         """
-        self._admin.poll(0)  # hands over what the client has logged since
+        self._admin.poll(0)  # passes on what the client has logged meanwhile
         with broker_errors(self._config, "the lag could not be read", self._admin):
             names = self._groups() if group is None else [group]
             committed = {name: self._committed(name) for name in names}
@@ -137,7 +137,7 @@ class LagReader:
         return found
 
     def newest_ms(self, partitions: Mapping[str, int]) -> dict[str, int | None]:
-        """Return the broker's time of the newest record of each topic, in ms; None if it is empty.
+        """Return the time of the newest record of each topic, in ms of the broker; None if empty.
 
         Args:
             partitions: how many partitions each topic has.
@@ -207,7 +207,7 @@ class LagReader:
         return found
 
     def _offsets(self, places: set[PartitionId], spec: OffsetSpec) -> dict[PartitionId, int]:
-        """Return an offset of each of *places* that still exists."""
+        """Return the offset that *spec* names in each of *places* that still exists."""
         found = self._ask(dict.fromkeys(places, spec))
         return {place: answer.offset for place, answer in found.items()}
 
@@ -242,14 +242,14 @@ class LagReader:
         return record_times(self._first_at, {key: key[1] for key in limits}, limits)
 
     def _first_at(self, times: Mapping[Unread, int]) -> dict[Unread, Found | None]:
-        """Return the first record at or after a time; one request asks one time per partition."""
+        """Return the first record at or after each time, one time per partition and request."""
         answers: dict[Unread, Found | None] = {}
         while left := times.keys() - answers.keys():
-            turn = {place: (place, offset) for place, offset in left}
+            request = {place: (place, offset) for place, offset in left}
             found = self._ask(
-                {place: OffsetSpec.for_timestamp(times[key]) for place, key in turn.items()}
+                {place: OffsetSpec.for_timestamp(times[key]) for place, key in request.items()}
             )
-            for place, key in turn.items():
+            for place, key in request.items():
                 answer = found.get(place)
                 answers[key] = None if answer is None or answer.offset < 0 else answer
         return answers

@@ -1,8 +1,7 @@
-"""The ledger: what was read equals what has ended plus what is open, for every log and partition.
+"""The ledger: records read equal records ended plus records open, for every log and partition.
 
-It is counted from the lake alone, in one set of versions that fit together, and is true at every
-moment, in the middle of the work too. It knows no Kafka; hand it the ends of the logs to see what
-has not been read yet.
+It is counted from the lake alone, at versions of the tables that fit together, and must hold at
+every moment, even while workers write. With the ends of the logs it counts unread records too.
 """
 
 from collections import Counter
@@ -20,6 +19,7 @@ from tidemill.features.lake.progress_keys import (
     LATE,
     OFFSET,
     UNMATCHED,
+    ProgressName,
 )
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
@@ -37,14 +37,14 @@ class Account:
     """One table of one partition, in records: the decisions, or the feedback of all its logs.
 
     Attributes:
-        read: rows of the raw table and dead letters.
-        ends: how many ended how; among them `dead_letter`.
-        open: rows whose time is not over.
-        twice: rows more than there are offsets; 0 or the fence has failed.
-        lost: offsets between the first row and the next one to read that left no trace; marks of
-            transactions and other holes of the log, which never held a record to read, are none.
-        unread: what the log holds beyond; None if its end is not known.
-        unread_by_log: the same, log by log, where feedback comes by more than one.
+        read: rows of the raw table, and dead letters.
+        ends: the number of records by outcome; `dead_letter` is one of them.
+        open: rows whose window is still open.
+        twice: rows minus distinct offsets; above 0 the fence has failed.
+        lost: offsets from the first row to the next one to read that left no trace. Offsets that
+            never held a record, such as transaction markers, do not count.
+        unread: records in the log after the last one read; None if its end is not known.
+        unread_by_log: *unread* for each log, if feedback has more than one.
     """
 
     loop: str
@@ -60,7 +60,7 @@ class Account:
 
     @property
     def difference(self) -> int:
-        """Records read that neither ended nor are open; 0 in a sound lake."""
+        """Records read that neither ended nor are open; 0 in a correct lake."""
         return self.read - sum(self.ends.values()) - self.open
 
     @property
@@ -74,14 +74,14 @@ class Account:
 
 
 def ledger(
-    lake: Lake, loop: Loop, *, ends: Mapping[tuple[str, int], int] | None = None
+    lake: Lake, loop: Loop, *, ends: Mapping[tuple[Log, int], int] | None = None
 ) -> list[Account]:
-    """Return the accounts of *loop*, decisions first, by partition; feedback is that of all logs.
+    """Return the accounts of *loop* by partition: decisions, then feedback of all logs.
 
     Args:
         lake: where the tables are.
         loop: the newest version of the loop.
-        ends: the offset behind the last record, by log and partition.
+        ends: the offset after the last record, by log and partition.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -104,7 +104,7 @@ def ledger(
 
 
 def is_balanced(accounts: Iterable[Account]) -> bool:
-    """Return whether every account is."""
+    """Return whether every account is balanced."""
     return all(account.is_balanced for account in accounts)
 
 
@@ -148,7 +148,7 @@ def _account(
 
 @dataclass(frozen=True, slots=True)
 class _Passed:
-    """How far a log was read: the next offset, and what before it left no row."""
+    """How far a log was read: the next offset, and the offsets before it without a row."""
 
     offset: int
     dead: int
@@ -163,7 +163,7 @@ def _passed(log: Log, partition: int, numbers: Mapping[tuple[str, str], int]) ->
 def _lost(counts: Counters, passed: _Passed) -> int:
     """Return how many offsets of a log left no trace, from its first row on.
 
-    The log may begin behind 0 (retention); dead letters before the first row hide in that gap.
+    Retention may have deleted the first offsets; dead letters before the first row are in that gap.
     """
     if not counts.get("rows"):
         return 0
@@ -171,8 +171,10 @@ def _lost(counts: Counters, passed: _Passed) -> int:
 
 
 def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[tuple[str, str], int]:
-    """Return the numbers that travel with commits, by log, or "examples", and by name."""
-    wanted = [(log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ]
+    """Return the progress stored with commits, by log (or "examples") and by name."""
+    wanted: list[tuple[str, str, ProgressName, ProgressName]] = [
+        (log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ
+    ]
     wanted += [(EXAMPLES, EXAMPLES, name, name) for name in _SETTLED[FEEDBACK]]
     found: dict[tuple[str, str], int] = {}
     for owner, table, name, own in wanted:
@@ -189,9 +191,12 @@ def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream
     return {(row.pop("partition"), row.pop("stream")): row for row in rows}
 
 
-_READ = (OFFSET, DEAD_LETTERS, GAPS)  # what commits of rows say of each log
-_SETTLED = {DECISIONS: (), FEEDBACK: (LATE, DUPLICATE, UNMATCHED)}  # and those of examples
-_ENDS = {
+_READ = (OFFSET, DEAD_LETTERS, GAPS)  # the progress that commits of rows store for each log
+_SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
+    DECISIONS: (),
+    FEEDBACK: (LATE, DUPLICATE, UNMATCHED),
+}  # and commits of examples
+_ENDS: Mapping[str, tuple[str, ...]] = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
 }

@@ -1,7 +1,7 @@
-"""Which models have seen an example, and as what: read from the registry's table, `models`.
+"""Which models used an example, and how; read from the table `models` of the registry.
 
-A model names the version of the examples it was made from. If that version is still there, the
-example is looked up in it; if not, the newest decision the model knew must do.
+A model names the version of the examples it was trained on. If the lake still has that version, the
+example is looked up in it; if not, the time of the newest decision the model used decides.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ Role = Literal["learned", "judged by", "left out"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModel:
-    """One version of the registry; *at* is when it was made, *reason* the gate's sentence."""
+    """One version of the registry; *at* is the time it was made, *reason* the gate's sentence."""
 
     version: str
     at: datetime
@@ -45,13 +45,13 @@ class ListedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What an example was to a model.
+    """How a model used an example.
 
     Attributes:
-        role: ``learned``; ``judged by``, for the newest rows of a batch model; ``left out`` between
-            the two, where a model made then could not have known the label.
-        revision: of the example, as the model saw it; None if not known.
-        is_sure: whether the version it was made from was looked into.
+        role: ``learned``; ``judged by``, for the newest rows of a batch model; ``left out``, for
+            rows between the two, whose label was not known yet at the time of the later ones.
+        revision: the revision of the example that the model used; None if not known.
+        is_sure: whether the example was found in the version the model was trained on.
     """
 
     model: ListedModel
@@ -61,12 +61,12 @@ class Use:
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
-        told = {"role": self.role, "revision": self.revision, "sure": self.is_sure}
-        return {**self.model.to_json(), **told}
+        use = {"role": self.role, "revision": self.revision, "sure": self.is_sure}
+        return {**self.model.to_json(), **use}
 
 
 def read_models(lake: Lake, loop: Loop) -> list[ListedModel]:
-    """Return every model of *loop*, oldest first; none before its first training.
+    """Return all models of *loop*, oldest first.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -80,12 +80,12 @@ def read_models(lake: Lake, loop: Loop) -> list[ListedModel]:
 def uses(
     lake: Lake, loop: Loop, models: list[ListedModel], *, partition: int, offset: int, at: datetime
 ) -> list[Use]:
-    """Return what the example of a decision was to each of *models* that had it."""
+    """Return how each of *models* used the example of a decision; others are left out."""
     found = []
     examples = lake.table(loop.loop, EXAMPLES)
     for model in models:
         if model.until is not None and at > model.until:
-            continue  # later than all the model knew
+            continue  # later than the newest decision the model used
         seen = _as_of(examples, model.snapshot, partition, offset, at)
         if seen is None:
             role = _role(model, at, loop.wait + loop.grace)
@@ -100,7 +100,7 @@ def uses(
 def _as_of(
     examples: Table, version: int, partition: int, offset: int, at: datetime
 ) -> pl.DataFrame | None:
-    """Return label and revision of an example as of *version*; None if that is gone."""
+    """Return label and revision of an example in *version*; None if the version is gone."""
     here = (
         (pl.col("event_date") == at.date())
         & (pl.col("at") == at)

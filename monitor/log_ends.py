@@ -1,4 +1,4 @@
-"""Where the logs of a loop begin and end now, asked of the broker, which takes only DESCRIBE."""
+"""The current start and end offsets of the logs of a loop; reading them takes only DESCRIBE."""
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -13,7 +13,7 @@ from tidemill.schemas.published import joined_topics
 def log_ends(
     config: KafkaConfig, loop: Loop, *, timeout_s: float = 10.0
 ) -> dict[tuple[Log, int], int]:
-    """Return the offset behind the last record, by log and partition.
+    """Return the offset after the last record, by log and partition.
 
     Raises:
         BrokerError: the broker does not answer in time, or the loop has no topics.
@@ -24,7 +24,7 @@ def log_ends(
 def log_starts(
     config: KafkaConfig, loop: Loop, *, timeout_s: float = 10.0
 ) -> dict[tuple[Log, int], int]:
-    """Return the offset of the first record that Kafka still has; as `log_ends`."""
+    """Return the offset of the first record that Kafka still has; see `log_ends`."""
     return _offsets(config, loop, OffsetSpec.earliest(), timeout_s)  # type: ignore[no-untyped-call]
 
 

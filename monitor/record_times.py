@@ -1,8 +1,8 @@
-"""How old the first unread record of a partition is, found by asking a log for times only.
+"""Finds the timestamp of the record at an offset without reading the record.
 
-A broker answers "the first record at or after time t" to anyone who may DESCRIBE a topic.
-Bisecting that answer finds the timestamp of the record at an offset, exact to the millisecond,
-without reading a record. It knows no Kafka: the broker is the function it is given.
+A broker answers "the first record at or after time t" to anyone who may DESCRIBE a topic. A search
+by bisection over these answers finds the timestamp, exact to the millisecond. The caller passes the
+function that asks the broker.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -14,7 +14,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The first record at or after the time that was asked for."""
+    """The first record at or after a time."""
 
     offset: int
     timestamp_ms: int
@@ -25,14 +25,14 @@ Ask = Callable[[Mapping[K, int]], Mapping[K, Found | None]]
 
 @dataclass(slots=True)
 class _Search:
-    """One partition: the wanted record's time lies in [low, high], and *low* is a record's."""
+    """The search in one partition: the wanted time is between that of *low* and *high_ms*."""
 
     offset: int
     low: Found
     high_ms: int
     high: Found | None
     high_offset: int
-    turn: int = 0
+    probes: int = 0
 
     @property
     def is_exact(self) -> bool:
@@ -43,17 +43,17 @@ class _Search:
         return self.is_exact or self.high_ms - self.low.timestamp_ms <= 1
 
     def probe(self) -> int:
-        """Return the next time to ask for: by turns guessed from the offsets, next, the middle."""
+        """Return the next time to ask for: in turn a guess by offsets, the next one, the middle."""
         low_ms, span = self.low.timestamp_ms, self.high_ms - self.low.timestamp_ms
-        match self.turn % 3:
+        match self.probes % 3:
             case 0:
                 share = (self.offset - self.low.offset) / (self.high_offset - self.low.offset)
                 step = int(span * share)
             case 1:
-                step = 1  # decides at once if the wanted record shares its batch's time with low
+                step = 1  # enough if the wanted record is in the batch of low and so has its time
             case _:
                 step = span // 2
-        self.turn += 1
+        self.probes += 1
         return low_ms + min(max(step, 1), span - 1)
 
     def learn(self, asked_ms: int, found: Found | None) -> None:
@@ -68,16 +68,16 @@ class _Search:
     def timestamp_ms(self) -> int:
         if self.high is not None and self.is_exact:
             return self.high.timestamp_ms
-        return self.low.timestamp_ms  # of one batch, and so of one time
+        return self.low.timestamp_ms  # both are in one batch, so they have one time
 
 
 def record_times(ask: Ask[K], offsets: Mapping[K, int], newest: Mapping[K, Found]) -> dict[K, int]:
     """Return the timestamp of the record at each offset, in milliseconds since the epoch.
 
-    Timestamps must not go down along a log (LogAppendTime). At an offset that holds no record
-    any more, a transaction's mark say, the answer is the time of the record before it: too old,
-    never too young. An offset before the log's start is taken for the start; a partition
-    without records is left out.
+    Timestamps must not decrease along a log (LogAppendTime). For an offset without a record, such
+    as a transaction marker, the answer is the time of the record before it: too old, never too
+    young. An offset before the start of the log counts as the start. A partition without records
+    is left out.
 
     Args:
         ask: answers, for a time in ms per partition, the first record at or after it, or None.

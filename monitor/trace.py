@@ -1,7 +1,7 @@
-"""The whole life of one decision, as the lake tells it: from the logs to the models.
+"""The life of one decision in the lake: its records, its example, and the models that learned it.
 
-One set of versions that fit together, so it is one story even while workers write. It knows no
-Kafka and no terminal.
+All tables are read at versions that fit together, so the trace is consistent even while workers
+write.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ LakeRow = Mapping[str, object]
 
 _REVISIONS = "example_revisions"
 _TRACED = "traced"  # the schema with the rows of one id
-_UNTOLD = frozenset(("_state", "event_date", KAFKA_OFFSET))
+_HIDDEN = frozenset(("_state", "event_date", KAFKA_OFFSET))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One row of the lake: its columns, what became of it, and the file that holds it."""
+    """One row of the lake: its columns, its state, and the file that holds it."""
 
     row: LakeRow
     state: str
@@ -40,7 +40,7 @@ class Entry:
 
     @property
     def place(self) -> tuple[int, int, datetime]:
-        """Partition, place (of decisions and examples: the offset) and event time."""
+        """Partition, position (of decisions and examples: the offset) and event time."""
         partition, place, at = (self.row[name] for name in ("partition", "offset", "at"))
         if not (isinstance(partition, int) and isinstance(place, int) and isinstance(at, datetime)):
             raise TypeError(f"no place: {self.row}")
@@ -52,23 +52,23 @@ class Entry:
         return offset_of(self.place[1])
 
     def to_json(self) -> dict[str, object]:
-        """Return all of it as plain values; *place* is what `feedback_offsets` name it by."""
-        told = {"offset": self.offset, "place": self.place[1]}
-        return {"state": self.state, "file": self.file, **_plain(self.row), **told}
+        """Return the entry as plain values; *place* is its position, as in `feedback_offsets`."""
+        added = {"offset": self.offset, "place": self.place[1]}
+        return {"state": self.state, "file": self.file, **_plain(self.row), **added}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """All that the lake knows of one decision id.
+    """Everything the lake holds about one decision id.
 
     Attributes:
         logs: the logs of the loop.
-        decisions: every record of the id, by place; copies and late ones too.
-        feedback: every record that names it.
+        decisions: every record of the id, by position, with copies and late ones.
+        feedback: every record that names the id.
         examples: every revision of its examples, oldest first.
-        window: of the last decision that counts; None if there is none.
-        made_by: the model that made that decision, if one did and it is known.
-        uses: what its example was to models.
+        window: the window of the last decision that counts; None if there is none.
+        made_by: the model that made that decision, if the registry has it.
+        uses: how each model used its example.
     """
 
     loop: str
@@ -84,7 +84,7 @@ class Trace:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is any record of it."""
+        """Whether the lake has any record of the id."""
         return bool(self.decisions or self.feedback)
 
     def to_json(self) -> dict[str, object]:
@@ -103,14 +103,14 @@ class Trace:
 
 
 def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int = 1_024) -> Trace:
-    """Return the life of the decision *id_*; its parts are empty where nothing is known of it.
+    """Return the trace of the decision *id_*; its parts are empty if the lake has no record of it.
 
     Args:
         lake: where the tables are.
         loop: the newest version of the loop.
-        id_: the decision's id.
-        bucket: how many decisions close together, as a length of event time.
-        memory_mb: what the query may take.
+        id_: the id of the decision.
+        bucket: the span of event time whose decisions close together.
+        memory_mb: the memory limit of the query.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -146,9 +146,9 @@ def trace(lake: Lake, loop: Loop, id_: str, *, bucket: timedelta, memory_mb: int
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[str, list[LakeRow]]:
-    """Return the rows of one id, by table; those of the logs with what became of them.
+    """Return the rows of one id, by table; those of the logs with their states.
 
-    The views of states are made over these rows alone: over the whole lake they would be slow.
+    The views of the states are made over these rows alone; over the whole lake they would be slow.
     """
     schema, named = quoted(schema_name(loop.loop)), {"id": id_}
     keys = {DECISIONS: "id"} | dict.fromkeys((FEEDBACK, EXAMPLES, _REVISIONS), "decision_id")
@@ -163,7 +163,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
         DECISIONS: decision_states(_TRACED),
         FEEDBACK: feedback_states(_TRACED, loop, revised=True),
     }
-    found = {
+    found: dict[str, list[LakeRow]] = {
         name: _fetched(
             connection,
             f"""
@@ -187,7 +187,7 @@ def _entries(
 ) -> tuple[Entry, ...]:
     entries = [
         Entry(
-            row={key: value for key, value in row.items() if key not in _UNTOLD},
+            row={key: value for key, value in row.items() if key not in _HIDDEN},
             state=str(row.get("_state") or row["state"]),
             file=None,
         )

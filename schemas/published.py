@@ -1,8 +1,9 @@
 """Published loops: a compacted topic that keeps every version of every loop.
 
-Workers, trainers and the monitor start from it. A version never changes; a new one must leave the
-events of all before it readable and their columns as they are (`diff.py`). Label SQL is checked
-before (`labels.py`), because this module is read by inference workers, which carry no SQL engine.
+Workers, trainers and the monitor start from it. A version never changes. A new version must keep
+the events of all earlier ones readable and their columns unchanged (`loop/diff.py`). Label SQL is
+checked earlier (`loop/labels.py`), because serving workers import this module without any SQL
+engine.
 """
 
 import json
@@ -25,8 +26,9 @@ from tidemill.schemas.events.schemas import event_schemas
 from tidemill.schemas.logs import Log, is_feedback, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor
-from tidemill.schemas.registry.choose import MemorySchemaStore, SchemaStore
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 Published = dict[tuple[str, int], Loop]
 
@@ -41,34 +43,34 @@ SHARED_TOPICS = (
 
 
 class Loops(Protocol):
-    """Where published loops are kept."""
+    """A store of published loops."""
 
     def publish(self, loop: Loop) -> bool:
-        """Return once *loop* is safe: whether it was new. Its topics and schemas are there too.
+        """Publish *loop*, its topics and its schemas; return, once it is durable, if it was new.
 
         Raises:
-            ContractError: its version stands and says something else, or older events would become
-                unreadable, or a column of the lake would change its type.
-            BrokerError: the loops are away; publish again, it changes nothing twice.
+            ContractError: its version is published with another content, or older events would
+                become unreadable, or a column of the lake would change its type.
+            BrokerError: the store does not answer; publishing again is safe.
         """
 
     def fetch(self) -> Published:
         """Return every published version of every loop.
 
         Raises:
-            BrokerError: the loops are away.
+            BrokerError: the store does not answer.
         """
 
 
 class MemoryLoops:
-    """Keeps loops in this process; for tests and notebooks."""
+    """Published loops in this process, for tests and notebooks."""
 
     def __init__(self, store: SchemaStore | None = None) -> None:
         self._texts: dict[bytes, bytes] = {}
         self._store = store or MemorySchemaStore()
 
     def publish(self, loop: Loop) -> bool:
-        """Return whether *loop* was new; see `Loops`."""
+        """Publish *loop* and return whether it was new; see `Loops`."""
         if not check_successor(versions(self.fetch(), loop.loop), loop):
             return False
         register(loop, self._store)
@@ -81,14 +83,14 @@ class MemoryLoops:
 
 
 class KafkaLoops:
-    """Keeps loops on the compacted topic ``tidemill.loops``, key ``<loop>/<version>``."""
+    """Published loops on the compacted topic ``tidemill.loops``, key ``<loop>/<version>``."""
 
     def __init__(self, config: KafkaConfig, store: SchemaStore | None = None) -> None:
         self._config = config
         self._store = store
 
     def publish(self, loop: Loop) -> bool:
-        """Return, once the brokers have acknowledged *loop*, whether it was new; see `Loops`."""
+        """Publish *loop*; return, once the brokers acknowledged it, if it was new; see `Loops`."""
         ensure_topics(self._config, SHARED_TOPICS)
         is_new = check_successor(versions(self.fetch(), loop.loop), loop)
         ensure_event_topics(self._config, loop)
@@ -140,30 +142,31 @@ def versions(published: Published, name: str) -> Mapping[int, Loop]:
 
 
 def produced_topics(loop: Loop) -> dict[Log, str]:
-    """Return the topic that the events of each log of *loop* are produced to."""
+    """Return, for each log of *loop*, the topic to which its events are produced."""
     return {log: topic_of(loop.loop, log) for log in loop.logs}
 
 
 def joined_topics(loop: Loop) -> dict[Log, str]:
-    """Return the topic that the join of *loop* reads each log from: with `rekey` other ones."""
+    """Return, for each log of *loop*, the topic the join reads: with `rekey` an internal one."""
     read = produced_topics(loop)
     if loop.rekey:
-        again = filter(is_feedback, read)
-        read |= {log: topics.rekeyed(loop.loop, stream_of(log)) for log in again}
+        rekeyed = filter(is_feedback, read)
+        read |= {log: topics.rekeyed(loop.loop, stream_of(log)) for log in rekeyed}
     return read
 
 
 def event_topics(loop: Loop) -> list[Topic]:
-    """Return the topics that the join of *loop* reads, as they have to be."""
+    """Return the topics that the join of *loop* reads, with their required settings."""
     names = joined_topics(loop).values()
     return [Topic(name=name, partitions=loop.partitions) for name in names]
 
 
 def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
-    """Create those topics of *loop* that are missing; check those that are there.
+    """Create the missing topics of *loop* and check the existing ones.
 
     Raises:
-        ContractError: decisions and feedback could lie in partitions of different numbers.
+        ContractError: the topics have different numbers of partitions, so a decision and its
+            feedback could lie in different ones.
         BrokerError: the broker does not answer, or refuses.
     """
     produced = list(produced_topics(loop).values())
@@ -173,17 +176,22 @@ def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
         missing = [name for name in produced[1:] if counts[name] is None]
         ensure_topics(config, [Topic(name=name, partitions=loop.partitions) for name in missing])
     elif len(set(known.values())) > 1:
-        told = " and ".join(f"{name} {count}" for name, count in known.items())
+        counted = " and ".join(f"{name} {count}" for name, count in known.items())
         raise ContractError(
-            f"{told} partitions: feedback would not be where its decision is",
-            hint="make all of these topics with as many, or write rekey: true and partitions: "
-            f"{known.get(produced[0], loop.partitions)} in the loop, to have the feedback re-keyed",
+            f"{counted} partitions: feedback would miss the partition of its decision",
+            hint="give these topics the same number of partitions, or have the feedback re-keyed: "
+            "write in the loop rekey: true and partitions: "
+            f"{known.get(produced[0], loop.partitions)}",
         )
     ensure_topics(config, event_topics(loop))
 
 
 def register(loop: Loop, store: SchemaStore) -> None:
-    """Register every event schema of *loop*; ContractError if older events forbid one."""
+    """Register every event schema of *loop*.
+
+    Raises:
+        ContractError: an older event could not be read as the new schema.
+    """
     for subject, schema in event_schemas(loop).items():
         store.register(subject, schema)
 
@@ -194,14 +202,18 @@ def key_of(loop: Loop) -> bytes:
 
 
 def parse_all(texts: Mapping[bytes, bytes]) -> Published:
-    """Return the loops of the topic's records; LoopError names a record that defines none."""
+    """Return the loops that the records *texts* define.
+
+    Raises:
+        LoopError: a record defines no loop.
+    """
     found: Published = {}
     for key, text in texts.items():
         try:
             loop = Loop.model_validate(json.loads(text))
         except (ValidationError, ValueError) as error:
             raise LoopError(
-                f"topic {topics.LOOPS} has no legal loop under {key.decode(errors='replace')!r}",
+                f"topic {topics.LOOPS} has no legal loop at key {key.decode(errors='replace')!r}",
                 hint="was it written by a newer tidemill? upgrade this one, or publish it again",
             ) from error
         found[loop.loop, loop.version] = loop

@@ -1,12 +1,12 @@
-"""The names of all Kafka topics, in one place."""
+"""The names of all Kafka topics."""
 
 SCHEMAS = "tidemill.schemas"  # compacted: fingerprint -> Avro schema
 LOOPS = "tidemill.loops"  # compacted: loop/version -> definition
-MODELS = "tidemill.models"  # compacted: loop/slot -> signed announcement, and payload chunks
+MODELS = "tidemill.models"  # compacted: loop/slot -> signed manifest; chunks of payloads
 ACKS = "tidemill.acks"  # compacted: worker/loop -> what the worker serves or refused
-CONTROL = "tidemill.control"  # short messages that wake others up, never a source of truth
+CONTROL = "tidemill.control"  # short messages that wake other processes; never a source of truth
 DEAD_LETTERS = "tidemill.dead-letters"  # payloads that could not be read, with reason and source
-REKEYED = ".rekeyed"  # what ends the name of a topic of feedback that was keyed anew
+REKEYED = ".rekeyed"  # the suffix of a topic of feedback that is keyed again
 
 
 def decisions(loop: str) -> str:
@@ -15,10 +15,10 @@ def decisions(loop: str) -> str:
 
 
 def feedback(loop: str, stream: str | None = None) -> str:
-    """Return the topic of the feedback of *loop*: of the kinds that say *stream*, or say none."""
+    """Return the topic of the feedback of *loop*: of the kinds with *stream*, or without one."""
     return f"{loop}.feedback" if stream is None else f"{loop}.feedback.{stream}"
 
 
 def rekeyed(loop: str, stream: str | None = None) -> str:
-    """Return the internal topic with that feedback of *loop* keyed anew, if it says `rekey`."""
+    """Return the internal topic with the same feedback keyed again, for a loop with `rekey`."""
     return f"{feedback(loop, stream)}{REKEYED}"

@@ -1,1 +1,7 @@
-"""Deciding: workers that follow the model topic, policies, the HTTP API and the client."""
+"""Serving: workers that decide by the newest models, their HTTP API, and the client.
+
+Read `worker`, then `decision/` (one decision), `model/` (how a model gets into the worker), `api/`
+and `client/`.
+It may import `schemas` and `kafka`: no lake, DuckDB, River or Faust, and not `features`, `streams`,
+`trainers`, `experiments` or `monitor`.
+"""

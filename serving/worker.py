@@ -1,7 +1,7 @@
-"""An inference worker: its deciders, its event log, and the subscriber that keeps it up to date.
+"""An inference worker: its deciders, its event log, and the subscriber that updates its models.
 
-`http.py` puts a server before it, `Client.embedded` runs it inside a service. It starts with or
-without Kafka, and once it knows a loop it decides, whatever happens to Kafka.
+`api/http.py` serves it over HTTP, `Client.embedded` runs it inside a service. It starts with or
+without Kafka, and once it has a loop it decides, whether a broker answers or not.
 """
 
 import logging
@@ -17,7 +17,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
-from tidemill.schemas.registry.memory import MemorySchemaStore, SchemaStore
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import EventLog
@@ -26,31 +27,31 @@ from tidemill.serving.model.admission import TrialLimits, admit
 from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingWorkerConfig:
-    """What a worker serves, and by whose word."""
+    """What a worker serves, and whose models it trusts."""
 
     kafka: KafkaConfig
     name: str
-    """How it calls itself in acknowledgements and health; unique among the workers."""
+    """Its name in acknowledgements and on the health page; unique among the workers."""
     loops: tuple[str, ...] = ()
-    """The loops to serve; all that are published if empty."""
+    """The loops to serve; empty for all published ones."""
     definitions: tuple[Loop, ...] = ()
-    """Loops that are known at once, for a start without Kafka; newer published versions win."""
+    """Loops that are served at once, even without Kafka; newer published versions replace them."""
     trusted: TrustedKeys | None = None
-    """Whose models may serve; None: nobody's."""
+    """The keys whose models may serve; None for no model."""
     seed: int | None = None
-    """Of the policies' chance; None: of the system's."""
+    """The seed of the policies; None for a random one."""
     queue_events: int = 100_000
-    """How many events may wait for Kafka: a minute of 1,500 decisions a second."""
+    """How many events may wait for Kafka: those of a minute with 1,500 decisions a second."""
     linger_ms: int = 50
-    """How long an event may wait for others to be sent with: a join that waits minutes feels none
-    of it, and brokers and readers handle far fewer and larger batches."""
+    """How long an event may wait to be sent in one batch with others. Joins wait minutes, so this
+    does not matter, and brokers and readers get far fewer and larger batches."""
     limits: TrialLimits = field(default_factory=TrialLimits)
     close_s: float = 10.0
     """How long a stopping worker waits for its last events to be delivered."""
@@ -85,9 +86,9 @@ class Worker:
 
     Args:
         config: what to serve.
-        store: where the events' schemas get their prefix from; None: from the schemas themselves,
+        store: gives the schemas of the events their prefix; None for the fingerprint of a schema,
             which needs no broker.
-        event_log: where the events go; None: to Kafka.
+        event_log: takes the events; None for Kafka.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Worker:
         self.log: EventLog = event_log or Writer(
             config.kafka, queue_messages=config.queue_events, linger_ms=config.linger_ms
         )
-        self.answers: dict[int, int] = {}  # HTTP answers by status, counted by whoever gives them
+        self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
         self._store = store
         self._seeds = Random(config.seed)
         self.follower = Follower(
@@ -119,7 +120,7 @@ class Worker:
     def start(self) -> None:
         """Begin to follow the topics; return at once."""
         if self.config.trusted is None:
-            log.warning(NO_KEYS)
+            logger.warning(NO_KEYS)
         self.subscriber.start()
 
     def close(self) -> int:
@@ -130,7 +131,7 @@ class Worker:
         return undelivered
 
     def decider(self, loop: str) -> Decider:
-        """Return what decides *loop* now.
+        """Return the decider of *loop*.
 
         Raises:
             UnknownError: this worker does not serve that loop.
@@ -150,7 +151,7 @@ class Worker:
         return self.subscriber.ready.is_set()
 
     def troubles(self) -> list[str]:
-        """Return what an operator should know of, a clause each."""
+        """Return the problems an operator should see, one clause each."""
         found = [] if self.config.trusted is not None else [NO_KEYS]
         if self.subscriber.trouble:
             found.append(self.subscriber.trouble)
@@ -162,14 +163,14 @@ class Worker:
         found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
 
-    def _decider(self, loop: Loop, tally: DecisionCounters) -> Decider:
+    def _decider(self, loop: Loop, counters: DecisionCounters) -> Decider:
         seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
         return Decider(
             loop,
             store=self._store or MemorySchemaStore(),
             log=self.log,
             random=Random(seed),
-            tally=tally,
+            counters=counters,
         )
 
     def _seed_of(self, loop: Loop) -> int:

@@ -9,16 +9,14 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 
-from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, Tail
+from tidemill.kafka import KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
 from tidemill.schemas.avro.payloads import Payloads
 from tidemill.schemas.events.decoder import Decoded
 from tidemill.schemas.loop.definition import Loop
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_POLL_S = 0.2
 _MOST_QUESTIONS = 1000
 
 
@@ -37,33 +35,34 @@ class NewVersions:
         self._known = {loop.loop: loop.version for loop in loops}
         self._any_loop = any_loop
         self._published = threading.Event()
-        self._stopped = threading.Event()
-        self._tail = Tail(config, topics.LOOPS)
-        self._thread = threading.Thread(target=self._look, name="new-versions", daemon=True)
+        self._thread = TailThread(
+            config,
+            {topics.LOOPS: self._take},
+            name="new-versions",
+            consequence="new versions of loops are not noticed",
+        )
+        self._thread.open()
         self._thread.start()
 
     def published(self) -> bool:
-        """Return whether there is something new."""
+        """Return whether there is something new.
+
+        Raises:
+            RuntimeError: the thread has ended by an error, so a new version would go unnoticed.
+        """
+        self._thread.check()
         return self._published.is_set()
 
     def close(self) -> None:
         """Stop looking."""
-        self._stopped.set()
-        self._thread.join(2 * _POLL_S)
+        self._thread.close()
 
-    def _look(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                records = self._tail.poll(_POLL_S)
-            except BrokerError as error:
-                log.warning("new versions of loops are not noticed: %s", error)
-                self._stopped.wait(_POLL_S)
-                continue
-            for record in records:
-                if record.value is not None and self._is_new((record.key or b"").decode()):
-                    log.info("%s was published", (record.key or b"").decode())
-                    self._published.set()
-        self._tail.close()
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            key = (record.key or b"").decode(errors="replace")
+            if record.value is not None and self._is_new(key):
+                logger.info("%s was published", key)
+                self._published.set()
 
     def _is_new(self, key: str) -> bool:
         name, _, version = key.rpartition("/")

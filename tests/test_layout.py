@@ -16,6 +16,7 @@ USED, UNUSED = GLOSSARY.split("## Words that are not used")
 SHARED_NAMES = {
     "app": "a Faust app in streams; the command line's in cli",
     "audit": "the audit, its command, its table",
+    "chain": "the freshness of a loop, its table",
     "backfill": "the backfill, its processes, its command",
     "deadletters": "the command, its tables",
     "demo": "the demo, its command",
@@ -27,7 +28,9 @@ SHARED_NAMES = {
     "metrics": "the counters of one kind of process, or of an evaluation",
     "queries": "SQL of the lake, and of the audit",
     "replay": "the replay, its processes, its command",
+    "reprocess": "the commands of backfill and replay, their tables",
     "report": "what an audit found, and what a demo found",
+    "s3": "the local S3 server, its fixture",
     "slices": "stretches of event time, of an audit and of a backfill",
     "topics": "the names of topics, and how they are made",
     "trace": "the life of a decision, its command, its table",

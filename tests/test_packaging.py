@@ -1,16 +1,24 @@
 """The wheel ships every package under one import name, and the project keeps its own rules."""
 
 import ast
+import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import tidemill
+from tidemill.cli.app import main
+
 ROOT = Path(__file__).resolve().parents[1]
-BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+BUILD = PYPROJECT["tool"]["setuptools"]
 FOLDERS: dict[str, str] = BUILD["package-dir"]
+SHIPPED = {".py", ".avsc", ".json", ".yaml", ".yml", ".typed"}
 FORBIDDEN = {"pickle", "dill", "cloudpickle", "joblib", "unittest.mock", "mock", "pytest_mock"}
 
 
@@ -44,6 +52,37 @@ def test_no_package_is_left_out_of_the_wheel(package: str, folder: str) -> None:
     for init in base.rglob("__init__.py"):
         name = ".".join((package, *init.parent.relative_to(base).parts))
         assert name in BUILD["packages"], f"add {name} to packages in pyproject.toml"
+
+
+def shipped_files() -> set[str]:
+    """Return what a wheel must hold: all code and data in the packages, by its path there."""
+    return {
+        str(Path(*package.split("."), path.relative_to(ROOT / folder)))
+        for package, folder in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in SHIPPED and (path.parent / "__init__.py").exists()
+    }
+
+
+def test_the_wheel_gets_each_file_of_the_packages_once_and_nothing_else(tmp_path: Path) -> None:
+    """A data file without a pattern in package-data is missing where users install it."""
+    where = ("--egg-base", str(tmp_path)), ("--build-lib", str(tmp_path / "lib"))
+    command = [sys.executable, "setup.py", "-q", "egg_info", *where[0], "build_py", *where[1]]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    built = [path for path in (tmp_path / "lib").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(tmp_path / "lib")) for path in built} == shipped_files()
+
+
+def test_the_version_is_said_once_and_agrees_everywhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A bug report names the version; two sources of it disagree sooner or later."""
+    assert "version" not in PYPROJECT["project"]
+    assert importlib.metadata.version("tidemill") == tidemill.__version__
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tidemill {tidemill.__version__}\n"
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (\S+)", changelog, re.M)[:2] == ["Unreleased", tidemill.__version__]
 
 
 def test_nothing_unpickles_and_nothing_mocks() -> None:

@@ -235,8 +235,8 @@ def assert_learned_on(rig: Rig, expected: OnlineLearner, key: SigningKey) -> Non
         expected.learn(version, rows)
     assert expected.rows > old_rows == known.height
     publisher = Publisher(KafkaModelTopic(rig.kafka), rig.loop.loop, key)
-    TrainingCycle(rig.loop, rig.lake, publisher).turn(force=True)
-    announced = publisher.announced("online")
+    TrainingCycle(rig.loop, rig.lake, publisher).run(force=True)
+    announced = publisher.manifest("online")
     assert announced is not None
     assert announced.trained_on_rows == expected.rows
     assert announced.digest == payload_digest(expected.state().to_bytes())

@@ -1,1 +1,10 @@
-"""Learning: in batch and online, the gate, and the announcement of models."""
+"""Training: batch and online learners, the gate, the model registry, and publishing.
+
+Read `trainer` (the process), `cycle` (one training cycle) and `commit_log`, then `learners/` and
+`evaluation/`, then `registry` and `publisher`; `notifier`, `maintenance` and `rows` serve them.
+It may import `schemas`, `features` and `kafka`: no Faust, and not `streams`, `serving`,
+`experiments` or `monitor`.
+
+Proved elsewhere: `commit_log` by `tests/trainers/learners/test_online_run.py`.
+Proved elsewhere: `rows` by `tests/trainers/learners/test_batch.py`.
+"""

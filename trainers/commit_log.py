@@ -1,7 +1,7 @@
-"""Reading ``examples`` commit by commit, for learners that take each row once.
+"""Reads ``examples`` commit by commit, for learners that take each row once.
 
-It knows no learner. Where the log no longer goes back far enough, the rows that are missing are
-found by their decision ids instead.
+Delta removes old commits from its log. Where the log no longer reaches back to the last learned
+commit, the rows that are not learned yet are found by their decision ids.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ _NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "off
 class LabelCount:
     """How many labelled rows a version holds, and the time of the newest decision among them.
 
-    *revised* of them were corrected after their close.
+    *revised* counts the rows whose label was corrected after the close of their window.
     """
 
     version: int
@@ -32,10 +32,10 @@ class LabelCount:
 
 
 def count_labels(examples: Table, loop: Loop) -> LabelCount:
-    """Count the labelled examples of the newest version, by their newest revision."""
+    """Count the labelled examples of the newest version; of each the newest revision counts."""
     version = examples.version()
     rows = examples.scan(version)
-    told = (
+    counts = (
         (newest_rows(rows) if has_revisions(examples, loop, version) else rows)
         .filter(pl.col("label").is_not_null())
         .select(
@@ -45,7 +45,7 @@ def count_labels(examples: Table, loop: Loop) -> LabelCount:
         )
         .collect()
     )
-    return LabelCount(version, *told.row(0))
+    return LabelCount(version, *counts.row(0))
 
 
 def commits_after(
@@ -53,17 +53,17 @@ def commits_after(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield version and new rows of every commit after *version*, oldest first.
 
-    Revisions are left out: what was learned cannot be unlearned, and no example is learned twice.
+    Revisions are left out: a learner cannot unlearn a row, and learns no example twice.
 
     Args:
         examples: the table.
-        version: up to which everything is known; -1 for nothing.
-        learned_ids: asked only if the log was cut before *version* + 1: the decision ids already
-            learned. All other rows then come as one commit, that of the newest version.
+        version: the last one that is learned; -1 for none.
+        learned_ids: returns the decision ids already learned; called only if the log no longer
+            holds *version* + 1. All other rows then come as one commit of the newest version.
     """
     try:
         commits = examples.commits_since(version)
-    except LakeError:  # the log is cut; if it is the storage, the read below fails the same way
+    except LakeError:  # the log is cut; if the storage fails, the read below raises it again
         newest = examples.version()
         rows = examples.read(_NEEDED, FIRST, newest)
         known = pl.DataFrame({"decision_id": learned_ids()})

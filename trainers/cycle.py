@@ -1,12 +1,12 @@
-"""One turn of training: follow the examples, train when due, judge, keep, publish.
+"""One training cycle: learn new examples, train when due, judge, register, publish.
 
-Everything happens in order and in one thread; all that must outlast it is in the lake, so a new
-`TrainingCycle` on the same lake goes on where the last one was killed:
+The steps run in order in one thread. All state that must survive a crash is in the lake, so a new
+`TrainingCycle` on the same lake continues where the last one was killed:
 
-- killed before a version is kept: it is made again;
-- killed after it is kept and before it is published: the next turn publishes it first.
+- killed before a version is in the registry: the version is made again;
+- killed between the registry and the topic: the next cycle publishes the version first.
 
-It knows no process, no signal and no waiting; those are in `trainer.py`.
+`trainer.py` has the process, its signals and its waiting.
 """
 
 import logging
@@ -30,20 +30,20 @@ from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows, split
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OnVersion = Callable[[ModelVersion], None]
 
 
 class TrainingCycle:
-    """The learners of one loop.
+    """The learners of one loop, their registry and their publisher.
 
     Args:
         loop: what is learned, from what, and how it is judged.
-        lake: where examples are read and models are kept.
-        publisher: where the models go.
-        clock: the present time, for the record only; no decision depends on it.
-        told: called with each version once it is kept.
+        lake: where examples are read and models are stored.
+        publisher: what puts the models on the topic.
+        clock: the present time, which is only recorded; nothing depends on it.
+        on_version: called with each version once it is in the registry.
     """
 
     def __init__(
@@ -53,31 +53,33 @@ class TrainingCycle:
         publisher: Publisher,
         *,
         clock: Callable[[], datetime] = utc_now,
-        told: OnVersion = lambda _model: None,
+        on_version: OnVersion = lambda _model: None,
     ) -> None:
         lake.create(loop)
         self.loop = loop
         self.registry = Registry(lake, loop.loop)
-        self._lake, self._publisher, self._clock, self._told = lake, publisher, clock, told
+        self._lake, self._publisher = lake, publisher
+        self._clock, self._on_version = clock, on_version
         self._examples = lake.table(loop.loop, EXAMPLES)
         self._published: dict[str, int] = {}
         self._refused_labels = -1
-        self._seen: LabelCount | None = None
-        self._look_again = 0.0
+        self._label_count: LabelCount | None = None
+        self._next_count_s = 0.0
         online = loop.models.online
-        self.course = OnlineRun(loop, online, lake, self.registry) if online else None
-        predictions = self.course.predictions if self.course else None
-        self._trials = EvaluationSets(loop, lake, self.registry, predictions)
+        self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
+        predictions = self.online_run.predictions if self.online_run else None
+        self._evaluation_sets = EvaluationSets(loop, lake, self.registry, predictions)
 
-    def turn(self, *, force: bool = False) -> list[ModelVersion]:
+    def run(self, *, force: bool = False) -> list[ModelVersion]:
         """Do all that is due and return the versions that were made.
 
         Args:
             force: make a version of each learner of whatever is new, due or not.
 
         Raises:
-            BrokerError: the topic is away; what was made is kept, the next turn publishes it.
-            LakeError: the lake is away, or (FencedError) another trainer has taken over.
+            BrokerError: no broker answers; the registry has the versions, and the next cycle
+                publishes them.
+            LakeError: the lake does not answer, or (FencedError) another trainer has taken over.
         """
         self.publish()
         before = self.registry.next_number()
@@ -86,10 +88,10 @@ class TrainingCycle:
         return [model for model in self.registry.models() if model.number >= before]
 
     def publish(self) -> None:
-        """Bring the topic to say what the registry says; nothing happens if it does.
+        """Publish the newest models of the registry that are not on the topic yet.
 
         Raises:
-            BrokerError: the topic is away.
+            BrokerError: no broker answers.
         """
         online = self.loop.models.online
         due = {LIVE: self.registry.live()}
@@ -97,98 +99,97 @@ class TrainingCycle:
         for slot, model in due.items():
             if model is not None and self._published.get(slot) != model.number:
                 payload = self.registry.payload(model)
-                announcement = self.registry.announcement(model, len(payload), slot)
-                self._publisher.publish(announcement, payload)
+                manifest = self.registry.manifest(model, len(payload), slot)
+                self._publisher.publish(manifest, payload)
                 self._published[slot] = model.number
 
     def _follow(self, *, force: bool) -> None:
-        """Learn every commit that is new, and offer the learner's state whenever it is due."""
-        course, online = self.course, self.loop.models.online
-        if course is None or online is None:
+        """Learn every new commit, and offer the learner's state to the gate whenever it is due."""
+        run, online = self.online_run, self.loop.models.online
+        if run is None or online is None:
             return
-        for _version in course.follow():
-            if course.fresh_rows >= online.publish_every:
-                self._offer(course)
-        if force and course.fresh_rows:
-            self._offer(course)
+        for _version in run.follow():
+            if run.fresh_rows >= online.publish_every:
+                self._offer(run)
+        if force and run.fresh_rows:
+            self._offer(run)
 
-    def _offer(self, course: OnlineRun) -> None:
-        course.save()
-        window = self._trials.window(course.learner.learned_until)
-        trained = course.candidate(window.base_rate)
+    def _offer(self, run: OnlineRun) -> None:
+        run.save()
+        window = self._evaluation_sets.window(run.learner.learned_until)
+        trained = run.candidate(window.base_rate)
         if trained is None:
             return
         version = self._version(trained.learner)
-        trial = self._trials.of_online(trained.learner, window, version, trained.snapshot)
-        seen = LabelCount(trained.snapshot, trained.rows, course.learner.until)
+        evaluation = self._evaluation_sets.of_online(
+            trained.learner, window, version, trained.snapshot
+        )
+        count = LabelCount(trained.snapshot, trained.rows, run.learner.until)
         times = window.predictions.get_column("at")
-        model = self._keep(trained, judge(self.loop, trial), seen, times[0] if len(times) else None)
-        course.kept(model, trained.payload)
+        model = self._register(
+            trained, judge(self.loop, evaluation), count, times[0] if len(times) else None
+        )
+        run.registered(model, trained.payload)
         self.publish()
 
     def _batch(self, *, force: bool) -> None:
-        """Train on a snapshot if enough is new since the last time."""
+        """Train on a snapshot of the examples if enough labels are new since the last version."""
         batch = self.loop.models.batch
         if batch is None:
             return
-        seen = self._look(force=force)
-        if seen is None or not self._is_due(batch, seen, force=force):
+        count = self._count_labels(force=force)
+        if count is None or not self._is_due(batch, count, force=force):
             return
         watch = Stopwatch()
-        rows = LabeledRows.of(training_set(self._lake, self.loop, version=seen.version), self.loop)
+        rows = LabeledRows.of(training_set(self._lake, self.loop, version=count.version), self.loop)
         earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)
         try:
             trained = train(earlier, self.loop, batch)
         except ModelError as error:
-            log.warning("no model was trained", extra={"reason": error.what})
-            self._refused_labels = seen.labels
+            logger.warning("no model was trained", extra={"reason": error.what})
+            self._refused_labels = count.labels
             return
-        trial = self._trials.of_batch(trained, later, self._version(LIGHTGBM))
-        verdict = judge(self.loop, trial)
+        evaluation = self._evaluation_sets.of_batch(trained, later, self._version(LIGHTGBM))
+        verdict = judge(self.loop, evaluation)
         trained = replace(trained, cost=watch.read())
-        self._keep(trained, verdict, seen, later.at[0] if len(later) else None)
+        self._register(trained, verdict, count, later.at[0] if len(later) else None)
         self.publish()
 
-    def _look(self, *, force: bool) -> LabelCount | None:
-        """Count the labels if the table has changed; on a large lake not at every turn.
+    def _count_labels(self, *, force: bool) -> LabelCount | None:
+        """Count the labels if the table has changed; None if the last count is too recent.
 
-        Counting takes at most a twentieth of the time.
+        A count of a large lake takes long, so counting takes a twentieth of the time at most.
         """
         started = time.monotonic()
-        if not force and started < self._look_again:
+        if not force and started < self._next_count_s:
             return None
-        if self._seen is None or self._seen.version != self._examples.version():
-            self._seen = count_labels(self._examples, self.loop)
+        if self._label_count is None or self._label_count.version != self._examples.version():
+            self._label_count = count_labels(self._examples, self.loop)
             taken = time.monotonic() - started
-            self._look_again = started + 20 * taken
-        return self._seen
+            self._next_count_s = started + 20 * taken
+        return self._label_count
 
-    @property
-    def has_looked(self) -> bool:
-        """Whether the labels of the newest version have been counted."""
-        return self._seen is not None and self._seen.version == self._examples.version()
-
-    def _is_due(self, batch: Batch, seen: LabelCount, *, force: bool) -> bool:
-        if seen.labels < batch.min_labels or seen.labels == self._refused_labels:
+    def _is_due(self, batch: Batch, count: LabelCount, *, force: bool) -> bool:
+        if count.labels < batch.min_labels or count.labels == self._refused_labels:
             return False
         last = self.registry.newest(LIGHTGBM)
         if last is None or last.loop_version != self.loop.version:
             return True
-        fresh = seen.labels - last.labels
+        fresh = count.labels - last.labels
         if fresh >= (1 if force else batch.retrain.new_labels):
             return True
         every = batch.retrain.every
-        if every is None or fresh < 1 or seen.last_at is None or last.until is None:
+        if every is None or fresh < 1 or count.last_at is None or last.until is None:
             return False
-        return seen.last_at - last.until >= every
+        return count.last_at - last.until >= every
 
     def _version(self, learner: str) -> str:
         return f"{learner}-{self.registry.next_number()}"
 
-    def _keep(
-        self, trained: Trained, verdict: Verdict, seen: LabelCount, later_from: datetime | None
+    def _register(
+        self, trained: Trained, verdict: Verdict, count: LabelCount, later_from: datetime | None
     ) -> ModelVersion:
-        """Keep the version with its verdict."""
+        """Add the version to the registry, with its verdict."""
         live, cost = self.registry.live(), trained.cost
         model = ModelVersion(
             number=self.registry.next_number(),
@@ -203,9 +204,9 @@ class TrainingCycle:
             reason=verdict.reason,
             metrics=verdict.metrics,
             snapshot=trained.snapshot,
-            labels=seen.labels,
-            revised=seen.revised,
-            until=seen.last_at,
+            labels=count.labels,
+            revised=count.revised,
+            until=count.last_at,
             later_from=later_from,
             trained_on_rows=trained.rows,
             base_rate=trained.base_rate,
@@ -219,5 +220,5 @@ class TrainingCycle:
             features=trained.signature.to_json(),
         )
         self.registry.add(model, trained.payload)
-        self._told(model)
+        self._on_version(model)
         return model

@@ -1,7 +1,7 @@
-"""Keeping the lake of one loop tidy while there is nothing to train.
+"""Compacts the tables of one loop while there is nothing to train.
 
-The trainer has the lake open and time between two versions, so it looks now and then whether small
-files have gathered. It knows no learner: merging changes no row, and who tails commits skips it.
+The trainer has the lake open and has time between two versions. Compaction changes no row, and
+readers of the commit log skip its commits.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tidemill.features.lake.compaction import MANY_FILES, maintain
 from tidemill.features.lake.lake import Lake
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Maintenance:
@@ -20,10 +20,10 @@ class Maintenance:
     Args:
         lake: where the tables are.
         loop_name: whose tables.
-        every_s: seconds between two looks; the first call looks at once, so that a trainer that is
-            started again and again tidies too.
-        files: how many small files of a table are left alone.
-        clock: seconds that never go back.
+        every_s: seconds between two runs; the first call runs at once, so that a trainer that is
+            restarted often compacts too.
+        files: a table with at most so many small files is not compacted.
+        clock: returns seconds that never go back.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class Maintenance:
         self._every_s, self._files, self._clock = every_s, files, clock
         self._due = clock()
 
-    def look(self) -> None:
-        """Merge what has gathered, if the last look is long enough ago.
+    def run_if_due(self) -> None:
+        """Merge small files, if the last run is at least *every_s* ago.
 
         Raises:
-            LakeError: the storage refuses; no row is touched then.
+            LakeError: the storage fails; no row is changed.
         """
         if self._clock() < self._due:
             return
         for done in maintain(self._lake, self._loop_name, files=self._files):
-            log.info(
+            logger.info(
                 "%s/%s: %d small files became %d, %d old ones were removed",
                 *(self._loop_name, done.table, done.merged, done.made, done.removed),
             )

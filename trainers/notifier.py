@@ -1,21 +1,19 @@
-"""Waiting for something to do: a message on the control topic, or the time to look anyway.
+"""Waiting for new examples: a message about the loop on the control topic, or a timeout.
 
-A message is a hint and never the truth; what is missed is found at the next look. It knows no
-learner and no lake.
+A message is a hint and never the truth: a trainer that misses one finds the commit after the
+timeout.
 """
 
-import logging
 import threading
 
-from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, Tail
+from tidemill.kafka import KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
 
-log = logging.getLogger(__name__)
+_STOP_LOOK_S = 0.2
 
 
 class Notifier:
-    """Wait for messages about one loop, or for a while if there are none or no broker.
+    """Waits for messages about one loop, or for a while if there are none or no broker.
 
     Args:
         config: where the control topic is.
@@ -24,25 +22,34 @@ class Notifier:
     """
 
     def __init__(self, config: KafkaConfig, loop: str, stop: threading.Event) -> None:
-        self._config, self._key, self._stop = config, loop.encode(), stop
-        self._tail: Tail | None = None
+        self._key, self._stop = loop.encode(), stop
+        self._notified = threading.Event()
+        self._thread = TailThread(
+            config,
+            {topics.CONTROL: self._take},
+            name="notifier",
+            consequence="waiting without the control topic",
+        )
+        self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        """Return after a message about the loop, or after *timeout_s*, or soon after the stop."""
-        try:
-            if self._tail is None:
-                self._tail = Tail(self._config, topics.CONTROL, timeout_s=timeout_s)
-            for _ in range(max(1, round(timeout_s / 0.2))):
-                woken = any(record.key == self._key for record in self._tail.poll(0.2))
-                if woken or self._stop.is_set():
-                    return
-        except BrokerError as error:
-            log.info("waiting without the control topic", extra={"reason": error.what})
-            self.close()
-            self._stop.wait(timeout_s)
+        """Return after a message about the loop, or after *timeout_s*, or soon after the stop.
+
+        A message that came since the last call counts.
+
+        Raises:
+            RuntimeError: the thread that reads has ended by an error.
+        """
+        self._thread.check()
+        for _ in range(max(1, round(timeout_s / _STOP_LOOK_S))):
+            if self._notified.wait(min(timeout_s, _STOP_LOOK_S)) or self._stop.is_set():
+                break
+        self._notified.clear()
 
     def close(self) -> None:
-        """Leave the broker; the next `wait` comes back to it."""
-        if self._tail is not None:
-            self._tail.close()
-            self._tail = None
+        """Stop reading."""
+        self._thread.close()
+
+    def _take(self, records: list[Record]) -> None:
+        if any(record.key == self._key for record in records):
+            self._notified.set()

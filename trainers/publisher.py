@@ -1,8 +1,8 @@
-"""Publishing to the model topic: chunks first, the announcement last, old chunks removed after.
+"""Publishing to the model topic: chunks of the payload first, then the manifest.
 
-Delivery: at least once. A crash anywhere repeats the same records byte for byte (announcements are
-values, Ed25519 is deterministic), and readers pass the repetition over; an announcement is never on
-the topic before its payload. It knows no learner and no lake.
+Delivery: at least once. After a crash the same records are written again byte for byte (manifests
+are values, Ed25519 is deterministic), and readers skip repeated ones. A manifest is never on the
+topic before its payload. Chunks that no manifest names any more are removed last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,19 +32,19 @@ class ModelTopic(Protocol):
         """Append *items* in order; return once all are safe.
 
         Raises:
-            BrokerError: it is not known which are safe; writing them again does no harm.
+            BrokerError: some may not be safe; writing all of them again does no harm.
         """
 
     def read(self) -> Mapping[bytes, bytes]:
         """Return the newest value of every key that has one, in the order they were written.
 
         Raises:
-            BrokerError: the topic is away.
+            BrokerError: no broker answers.
         """
 
 
 class MemoryModelTopic:
-    """Keeps the log in this process; for tests and notebooks. *log* is all that was written."""
+    """A model topic in this process, for tests and notebooks; *log* holds all records written."""
 
     def __init__(self) -> None:
         self.log: list[KeyedRecord] = []
@@ -64,7 +64,7 @@ class MemoryModelTopic:
 
 
 class KafkaModelTopic:
-    """The topic ``tidemill.models``, made on first use if it is missing."""
+    """The topic ``tidemill.models`` of Kafka; the first read creates it if it is missing."""
 
     def __init__(self, config: KafkaConfig, topic: str = topics.MODELS) -> None:
         self._config, self._topic = config, topic
@@ -74,92 +74,92 @@ class KafkaModelTopic:
         write_all(self._config, self._topic, items)
 
     def read(self) -> Mapping[bytes, bytes]:
-        """Read the topic to its present end; see `ModelTopic`."""
+        """Read the topic to its current end; see `ModelTopic`."""
         ensure_topics(self._config, [Topic(name=self._topic, compacted=True)])
         return read_compacted(self._config, self._topic)
 
 
 class Publisher:
-    """Put the models of one loop on the topic.
+    """Puts the models of one loop on the topic.
 
     Args:
-        topic: where to.
-        loop: whose models; the records of other loops are left alone.
-        key: who signs.
+        topic: where the models go.
+        loop: whose models; records of other loops are not touched.
+        key: signs the manifests.
     """
 
     def __init__(self, topic: ModelTopic, loop: str, key: SigningKey) -> None:
         self._topic, self._loop, self._key = topic, loop, key
         self._chunks: set[bytes] | None = None
-        self._announced: dict[str, ModelManifest] = {}
+        self._manifests: dict[str, ModelManifest] = {}
 
-    def announced(self, slot: str) -> ModelManifest | None:
-        """Return what stands in *slot* on the topic under this key's signature.
+    def manifest(self, slot: str) -> ModelManifest | None:
+        """Return the manifest in *slot* on the topic, if it is signed with this key.
 
         Raises:
-            BrokerError: the topic is away.
+            BrokerError: no broker answers.
         """
-        self._look()
-        return self._announced.get(slot)
+        self._read_once()
+        return self._manifests.get(slot)
 
-    def publish(self, announcement: ModelManifest, payload: bytes) -> bool:
-        """Bring the topic to say *announcement*; return whether anything had to be written.
+    def publish(self, manifest: ModelManifest, payload: bytes) -> bool:
+        """Write *manifest* and its payload; return False if the topic has both already.
 
         Raises:
             BrokerError: nothing, or a part of it, was written; publish again.
-            ModelError: a later announcement stands there already.
+            ModelError: the slot has a later manifest already.
         """
-        chunks = self._look()
-        standing = self._announced.get(announcement.slot)
-        items = list(_chunk_items(announcement, payload))
-        if standing == announcement and chunks.issuperset(key for key, _ in items):
+        chunks = self._read_once()
+        current = self._manifests.get(manifest.slot)
+        items = list(_chunk_items(manifest, payload))
+        if current == manifest and chunks.issuperset(key for key, _ in items):
             return False
-        if standing is not None and standing.sequence > announcement.sequence:
+        if current is not None and current.sequence > manifest.sequence:
             raise ModelError(
-                f"{standing.version} stands in slot {standing.slot} of {self._loop} already, "
-                f"which is later than {announcement.version}",
+                f"slot {current.slot} of {self._loop} already has {current.version}, "
+                f"which is later than {manifest.version}",
                 hint="let one trainer run for a loop; both must use the same lake",
             )
         self._topic.write(items)
-        inline = payload if announcement.chunks == 0 else None
-        self._topic.write([(announcement.key, sign(announcement, self._key, payload=inline))])
-        self._announced[announcement.slot] = announcement
+        inline = payload if manifest.chunks == 0 else None
+        self._topic.write([(manifest.key, sign(manifest, self._key, payload=inline))])
+        self._manifests[manifest.slot] = manifest
         chunks.update(key for key, _ in items)
         self._sweep(chunks)
         return True
 
     def _sweep(self, chunks: set[bytes]) -> None:
-        """Remove the chunks that no announcement of this loop names any more."""
-        named = {one.digest for one in self._announced.values() if one.chunks}
-        old = [key for key in chunks if (place := parse_chunk_key(key)) and place[1] not in named]
+        """Remove the chunks that no manifest of this loop names."""
+        named = {one.digest for one in self._manifests.values() if one.chunks}
+        old = [key for key in chunks if (parsed := parse_chunk_key(key)) and parsed[1] not in named]
         self._topic.write((key, None) for key in sorted(old))
         chunks.difference_update(old)
 
-    def _look(self) -> set[bytes]:
-        """Read the topic once; from then on this process knows what it wrote itself."""
+    def _read_once(self) -> set[bytes]:
+        """Return the chunk keys of the loop; the topic is read only once, at the first call."""
         if self._chunks is None:
             records = self._topic.read()
-            places = ((key, parse_chunk_key(key)) for key in records)
-            chunks = {key for key, place in places if place and place[0] == self._loop}
-            self._announced = dict(self._standing(records))
+            parsed = ((key, parse_chunk_key(key)) for key in records)
+            chunks = {key for key, found in parsed if found and found[0] == self._loop}
+            self._manifests = dict(self._current(records))
             self._chunks = chunks
         return self._chunks
 
-    def _standing(self, records: Mapping[bytes, bytes]) -> Iterator[tuple[str, ModelManifest]]:
+    def _current(self, records: Mapping[bytes, bytes]) -> Iterator[tuple[str, ModelManifest]]:
         trusted = TrustedKeys.of([self._key.public])
         prefix = manifest_key(self._loop, "")
         for key, value in records.items():
             if not key.startswith(prefix) or parse_chunk_key(key):
                 continue
             try:
-                announcement, _ = verify(value, trusted)
+                manifest, _ = verify(value, trusted)
             except ModelError:
-                continue  # of an older key, or not ours: it is replaced, not built upon
-            if announcement.key == key:
-                yield announcement.slot, announcement
+                continue  # signed with another key: it will be replaced
+            if manifest.key == key:
+                yield manifest.slot, manifest
 
 
-def _chunk_items(announcement: ModelManifest, payload: bytes) -> Iterator[KeyedRecord]:
-    if announcement.chunks:
+def _chunk_items(manifest: ModelManifest, payload: bytes) -> Iterator[KeyedRecord]:
+    if manifest.chunks:
         for index, piece in enumerate(chunked(payload)):
-            yield chunk_key(announcement.loop, announcement.digest, index), piece
+            yield chunk_key(manifest.loop, manifest.digest, index), piece

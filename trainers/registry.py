@@ -1,10 +1,10 @@
-"""The registry: every model a loop ever made, promoted or not, with what it came from and cost.
+"""The model registry: every version of a loop, promoted or not, with its origin and its cost.
 
-One Delta table ``models`` beside the examples. A row is a model with its payload, so the lake alone
-can bring the model topic back. It knows no learner, no gate and no topic.
+The registry is the Delta table ``models`` beside the examples. A row holds a model with its
+payload, so the model topic can be restored from the lake alone.
 
-Delivery: exactly once. A version's number moves in the commit that adds its row; a second trainer
-of the same loop is fenced.
+Delivery: exactly once. The commit that adds a row also moves the number of the newest version by
+compare-and-swap, so a second trainer of the same loop is fenced.
 """
 
 import json
@@ -27,7 +27,7 @@ from tidemill.schemas.models.manifest import (
 )
 
 MODELS = "models"
-ONLINE = "online"  # the slot an online learner keeps its newest state in, live or not
+ONLINE = "online"  # the slot of the newest state of an online learner, promoted or not
 _TIME = pl.Datetime("us", "UTC")
 _SCHEMA = pl.Schema(
     {
@@ -73,18 +73,18 @@ class ModelVersion:
         number: counts the models of the loop, over all learners, from 1.
         version: learner and number.
         at: when it was made.
-        promoted: whether the gate let it go live.
-        sequence: counts what was live, from 1; 0 for a model that never was.
+        promoted: whether the gate promoted it to live.
+        sequence: counts the promoted models, from 1; 0 for a model that was not promoted.
         reason: the gate's sentence.
-        snapshot: version of the examples table it was learned from.
-        labels: labelled rows of that snapshot, those it was judged by included.
-        revised: how many of those had been corrected after their close, and count as corrected.
+        snapshot: version of the examples table it was trained on.
+        labels: labelled rows of that snapshot, including those it was judged by.
+        revised: how many of those labels were corrected after the close; the correction counts.
         until: time of the newest decision of that snapshot.
-        later_from: first decision time of the rows it was judged by; those before it may know.
+        later_from: time of the first decision it was judged by; it may have learned earlier ones.
         trained_on_rows: rows it learned.
-        replaces: what was live when it was judged; empty if nothing was.
-        wall_s: seconds of the clock it took.
-        cpu_s: seconds of all cores it took.
+        replaces: the live version when it was judged; empty if there was none.
+        wall_s: seconds of wall clock that training took.
+        cpu_s: CPU seconds of all cores that training took.
         digest: SHA-256 of the payload.
         features: its feature signature as JSON.
     """
@@ -118,7 +118,7 @@ class ModelVersion:
 
     @property
     def signature(self) -> FeatureSignature:
-        """The features it reads."""
+        """The features the model reads."""
         return FeatureSignature.from_json(self.features)
 
 
@@ -131,15 +131,15 @@ class Registry:
         self._models = self._read()
 
     def models(self) -> list[ModelVersion]:
-        """Return every version, in the order they were made."""
+        """Return all versions, oldest first."""
         return list(self._models)
 
     def live(self) -> ModelVersion | None:
-        """Return the version that was promoted last; None while there is none."""
+        """Return the version that was promoted last; None if there is none."""
         return max((one for one in self._models if one.promoted), key=_sequence, default=None)
 
     def newest(self, learner: str) -> ModelVersion | None:
-        """Return the version *learner* made last, live or not."""
+        """Return the newest version of *learner*, promoted or not."""
         return next((one for one in reversed(self._models) if one.learner == learner), None)
 
     def next_number(self) -> int:
@@ -162,14 +162,14 @@ class Registry:
         return payload
 
     def add(self, model: ModelVersion, payload: bytes) -> None:
-        """Keep *model*; it must have the next number.
+        """Add *model*, which must have the next number.
 
         Raises:
             FencedError: another trainer has added a version meanwhile.
-            LakeError: the lake refuses; nothing of it is visible.
+            LakeError: the lake refuses; nothing was added.
         """
         if payload_digest(payload) != model.digest:
-            raise ValueError(f"{model.version} has another digest than its payload")
+            raise ValueError(f"the digest of {model.version} is not that of its payload")
         before = self._models[-1].number if self._models else None
         row = {name: getattr(model, name) for name in _LISTED}
         row |= {name: json.dumps(dict(row[name]), sort_keys=True) for name in _JSON}
@@ -184,8 +184,8 @@ class Registry:
             ModelVersion(**row | {name: json.loads(row[name]) for name in _JSON}) for row in rows
         ]
 
-    def announcement(self, model: ModelVersion, payload_bytes: int, slot: str) -> ModelManifest:
-        """Return the announcement of *model* in *slot*; the same value each time."""
+    def manifest(self, model: ModelVersion, payload_bytes: int, slot: str) -> ModelManifest:
+        """Return the manifest of *model* for *slot*; the same value each time."""
         return ModelManifest(
             loop=self._loop_name,
             loop_version=model.loop_version,

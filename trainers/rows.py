@@ -1,6 +1,6 @@
 """Labelled rows as learners take them: features, label and time in columns, oldest first.
 
-It knows no learner and no lake; `LabeledRows.of` takes what `features/sql/datasets.py` returns.
+`LabeledRows.of` makes them from a training set of `features/sql/datasets.py`.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from typing import Self
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tidemill.features.sql.datasets import TrainingSet
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import ACTION
-from tidemill.trainers.evaluation.metrics import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class LabeledRows:
     """
 
     features: pl.DataFrame
-    label: Floats
+    label: NDArray[np.float64]
     at: pl.Series
     ids: pl.Series
     snapshot: int
@@ -57,9 +57,8 @@ class LabeledRows:
         )
 
     def since(self, at: datetime) -> int:
-        """Return the place of the first row that is not before *at*."""
-        place = self.at.search_sorted(at, side="left")
-        return int(place)
+        """Return the index of the first row that is not before *at*."""
+        return int(self.at.search_sorted(at, side="left"))
 
     @property
     def last_at(self) -> datetime | None:
@@ -68,14 +67,14 @@ class LabeledRows:
 
     @property
     def mean_label(self) -> float:
-        """The mean label, nan if there is no row."""
+        """The mean label; nan if there is no row."""
         return float(np.mean(self.label)) if len(self) else float("nan")
 
 
 def scored_action(loop: Loop) -> list[pl.Expr]:
     """Return the logged action as the category a greedy policy scores; nothing for other policies.
 
-    Of a ranking it is the item that was put first.
+    In a ranking, the action is the first item.
     """
     if loop.policy.kind != "greedy":
         return []
@@ -88,13 +87,14 @@ def scored_action(loop: Loop) -> list[pl.Expr]:
 def split(
     rows: LabeledRows, holdout: float, maturity: timedelta
 ) -> tuple[LabeledRows, LabeledRows]:
-    """Cut *rows* by time into those to learn from and the later ones to be judged by.
+    """Split *rows* by time into those to train on and the later ones to evaluate on.
 
     Args:
         rows: oldest first.
-        holdout: the share of rows, the newest, to be judged by.
+        holdout: the share of the newest rows, to evaluate on.
         maturity: how long after its decision a label is known. Rows whose label was not yet known
-            at the first later row are in neither part: a model made then could not have had them.
+            at the time of the first later row are in neither part: a model trained at that time
+            could not have learned them.
     """
     cut = int(len(rows) * (1.0 - holdout))
     if not 0 < cut < len(rows):

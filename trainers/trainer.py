@@ -1,16 +1,16 @@
-"""The trainer process: turn after turn of training for one loop, until SIGTERM.
+"""The trainer process: one training cycle of a loop after another, until SIGTERM.
 
-Delivery: every commit of ``examples`` is learned once and every version is kept and published once,
-whatever is killed when (`cycle.py`). If the broker goes away, what was made waits in the lake; any
-other error ends the process with what and hint, for its supervisor to start it again. Between two
-versions it keeps the lake tidy (`maintenance.py`).
+Delivery: every commit of ``examples`` is learned once, and every version is registered and
+published once, whenever the process is killed (`cycle.py`). While no broker answers, new versions
+wait in the lake. Any other error ends the process with what and hint, and its supervisor starts it
+again. Between two versions the trainer merges small files of the lake (`maintenance.py`).
 """
 
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Self
@@ -24,31 +24,30 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import latest_loop
-from tidemill.trainers.cycle import TrainingCycle
+from tidemill.trainers.cycle import OnVersion, TrainingCycle
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-OnVersion = Callable[[ModelVersion], None]
-_LOOK_AGAIN_TURNS = 10  # a new version of the loop file is noticed after so many turns
+_RELOAD_CYCLES = 10  # a new version of the loop file is noticed after so many cycles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerConfig:
-    """What a trainer needs to know."""
+    """What a trainer trains, and its settings."""
 
     loop: str
     kafka: KafkaConfig
     lake: LakeConfig
     key: SigningKey
-    once: bool = False  # make what can be made of what is there, then end
-    poll_s: float = 1.0  # how long an unannounced commit may lie unseen
+    once: bool = False  # train on the examples there are, then end
+    poll_s: float = 1.0  # the longest wait for new examples that no message reports
     metrics_port: int | None = None
-    tidy_every_s: float = 300.0  # between two looks for small files
-    tidy_files: int = MANY_FILES  # so many small files of a table are left alone
+    tidy_every_s: float = 300.0  # between two searches for small files
+    tidy_files: int = MANY_FILES  # a table with at most so many small files is not compacted
 
     def __post_init__(self) -> None:
         if self.poll_s <= 0:
@@ -77,7 +76,7 @@ class TrainerConfig:
 
 
 class TrainerMetrics:
-    """What a trainer counts about itself, as Prometheus metrics in a registry of its own."""
+    """The Prometheus metrics of a trainer, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -121,91 +120,93 @@ class TrainerMetrics:
             ) from error
 
     def count(self, loop: str, model: ModelVersion) -> None:
-        """Count a version that was made."""
+        """Count a new version."""
         promoted = "yes" if model.promoted else "no"
         self.models.labels(loop, model.learner, promoted).inc()
         self.cpu.labels(loop, model.learner).inc(model.cpu_s)
 
 
-def run_trainer(config: TrainerConfig, told: OnVersion = lambda _model: None) -> int:
+def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: None) -> int:
     """Train the models of one loop until SIGTERM or SIGINT, or once; return the exit status.
 
     Args:
         config: what to train and where.
-        told: called with every version once it is kept.
+        on_version: called with every version once it is in the registry.
 
     Raises:
-        TidemillError: a setting, the loop, the lake or (when training once) the broker is at fault.
+        TidemillError: a setting, the loop, the lake or (when training once) the broker fails.
     """
     stop = threading.Event()
     metrics = TrainerMetrics()
     if config.metrics_port is not None:
         metrics.serve(config.metrics_port)
 
-    def tell(model: ModelVersion) -> None:
+    def report(model: ModelVersion) -> None:
         metrics.count(config.loop, model)
-        log.info("%s: %s", model.version, model.reason)
-        told(model)
+        logger.info("%s: %s", model.version, model.reason)
+        on_version(model)
 
-    cycle = _cycle(config, latest_loop(config.kafka, config.loop), tell)
+    cycle = _cycle(config, latest_loop(config.kafka, config.loop), report)
     if config.once:
-        cycle.turn(force=True)
+        cycle.run(force=True)
         return os.EX_OK
     with _Signals(stop):
-        _turn_until(stop, config, cycle, metrics, tell)
+        _train_until(stop, config, cycle, metrics, report)
     return os.EX_OK
 
 
-def _turn_until(
+def _train_until(
     stop: threading.Event,
     config: TrainerConfig,
     cycle: TrainingCycle,
     metrics: TrainerMetrics,
-    tell: OnVersion,
+    report: OnVersion,
 ) -> None:
-    wake = Notifier(config.kafka, config.loop, stop)
-    housekeeping = Maintenance(
+    notifier = Notifier(config.kafka, config.loop, stop)
+    maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
-    turns = 0
+    cycles = 0
     try:
         while not stop.is_set():
-            turns += 1
+            cycles += 1
             try:
-                if turns % _LOOK_AGAIN_TURNS == 0:
-                    cycle = _renewed(config, cycle, tell)
-                if not cycle.turn():
-                    housekeeping.look()
+                if cycles % _RELOAD_CYCLES == 0:
+                    cycle = _renewed(config, cycle, report)
+                if not cycle.run():
+                    maintenance.run_if_due()
             except BrokerError as error:
-                log.warning(
-                    "the broker is away; what was made waits: %s; hint: %s", error.what, error.hint
+                logger.warning(
+                    "no broker answers; new models wait in the lake: %s; hint: %s",
+                    error.what,
+                    error.hint,
                 )
             _gauge(metrics, config.loop, cycle)
-            wake.wait(config.poll_s)
+            notifier.wait(config.poll_s)
     finally:
-        wake.close()
+        notifier.close()
 
 
-def _cycle(config: TrainerConfig, loop: Loop, tell: OnVersion) -> TrainingCycle:
+def _cycle(config: TrainerConfig, loop: Loop, report: OnVersion) -> TrainingCycle:
     publisher = Publisher(KafkaModelTopic(config.kafka), loop.loop, config.key)
-    return TrainingCycle(loop, Lake(config.lake), publisher, told=tell)
+    return TrainingCycle(loop, Lake(config.lake), publisher, on_version=report)
 
 
-def _renewed(config: TrainerConfig, cycle: TrainingCycle, tell: OnVersion) -> TrainingCycle:
+def _renewed(config: TrainerConfig, cycle: TrainingCycle, report: OnVersion) -> TrainingCycle:
     """Return a cycle of the loop's newest version: the same one if nothing was published."""
     loop = latest_loop(config.kafka, config.loop)
-    return cycle if loop == cycle.loop else _cycle(config, loop, tell)
+    return cycle if loop == cycle.loop else _cycle(config, loop, report)
 
 
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
-    if cycle.course is not None:
-        metrics.learned.labels(loop).set(cycle.course.learner.learned_until)
+    if cycle.online_run is not None:
+        metrics.learned.labels(loop).set(cycle.online_run.learner.learned_until)
     live = cycle.registry.live()
     metrics.live.labels(loop).set(live.number if live else 0)
 
 
 class _Signals:
-    """Set an event on SIGTERM and SIGINT while inside; the turn under way is finished first."""
+    """Sets an event on SIGTERM and SIGINT; the training cycle under way is finished first."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop

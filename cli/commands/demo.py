@@ -53,7 +53,7 @@ def up(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[LOOP.yaml]...",
+            metavar="LOOP.yaml",
             help="Loop files to publish first; else all published loops run.",
         ),
     ] = None,

@@ -40,7 +40,7 @@ def lag(
     group: Annotated[
         str | None,
         typer.Argument(
-            metavar="[GROUP]",
+            metavar="GROUP",
             help="One consumer group, or with --labels one loop; all of them by default.",
         ),
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopFile
+from tidemill.cli.options import AsJson, LoopFileArgument
 from tidemill.cli.tables.loops import print_changes, print_loop, print_mistakes
 from tidemill.cli.terminal import print_json, print_text
 from tidemill.errors import ConfigError, ContractError, LoopError
@@ -26,7 +26,7 @@ TEMPLATE = "loop.template.yaml"
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="[LOOP.yaml]", help="The file to write.")] = Path(
+    path: Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="The file to write.")] = Path(
         "loop.yaml"
     ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
@@ -50,12 +50,12 @@ def init(
     print(f"edit it, then: tidemill check {path}")
 
 
-def check(path: LoopFile, as_json: AsJson = False) -> int:
+def check(path: LoopFileArgument, as_json: AsJson = False) -> int:
     """Say what a loop file defines, or what is wrong with it and where; exit 1 if anything is."""
     try:
         loop = checked_loop(path)
     except LoopError as error:
-        mistakes = error.mistakes if isinstance(error, LoopFileError) else [error]
+        mistakes = error.diagnostics if isinstance(error, LoopFileError) else [error]
         print_mistakes(mistakes, as_json=as_json)
         return 1
     print_loop(loop, as_json=as_json)
@@ -63,11 +63,12 @@ def check(path: LoopFile, as_json: AsJson = False) -> int:
 
 
 def diff(
-    path: LoopFile,
+    path: LoopFileArgument,
     newer: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[NEWER.yaml]", help="A newer file; by default the first is the newer one."
+            metavar="NEWER.yaml",
+            help="A newer file; without it, LOOP.yaml is compared with the published loop.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -112,7 +113,7 @@ def schema() -> None:
     print(loop_json_schema_text(), end="")
 
 
-def publish(path: LoopFile, as_json: AsJson = False) -> None:
+def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
     """Check a loop file and publish it: its topics, its event schemas, its definition."""
     loop = checked_loop(path)
     config = KafkaConfig.from_env(os.environ)

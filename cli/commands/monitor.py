@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, Host, LoopNames
+from tidemill.cli.options import AsJson, HostOption, LoopNames
 
 
 def monitor(
     loops: LoopNames = None,
     port: Annotated[int, typer.Option(help="The port of /metrics, /status and /healthz.")] = 8790,
-    host: Host = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     every: Annotated[float, typer.Option(help="Seconds between readings.")] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Read once, print, and end.")] = False,
     as_json: AsJson = False,
@@ -26,7 +26,8 @@ def monitor(
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
+    from tidemill.monitor.observer import MonitorConfig, Observer
+    from tidemill.monitor.status import run_monitor
 
     config = MonitorConfig(
         kafka=KafkaConfig.from_env(os.environ),
@@ -37,7 +38,7 @@ def monitor(
         every_s=every,
     )
     if once:
-        status = Readings(config).read()
+        status = Observer(config).read()
         if as_json:
             print_json(status.to_json())
         else:

@@ -23,9 +23,7 @@ def backfill(
     loop: LoopName,
     since: FromTime = None,
     until: ToTime = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Another label than the published one.")
-    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="SQL", help="Another label.")] = None,
     label_type: Annotated[
         Literal["bool", "float"] | None,
         typer.Option(help="The type of that label, if it is another."),
@@ -157,7 +155,7 @@ def replay(
     Running workers are not disturbed. After Ctrl-C or a crash the same command goes on where it
     was.
     """
-    from tidemill.cli.logs import quiet_faust
+    from tidemill.cli.log_setup import quiet_faust
     from tidemill.cli.tables.reprocess import print_replay
     from tidemill.cli.terminal import progress_bar
     from tidemill.cli.times import time_of

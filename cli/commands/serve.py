@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import Host, LoopNames
+from tidemill.cli.options import HostOption, LoopNames
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.schemas.registry.choose import writer_store
 from tidemill.serving.api.server import ServerConfig, run_server
@@ -17,7 +17,7 @@ from tidemill.serving.worker import ServingWorkerConfig
 def serve(
     loops: LoopNames = None,
     port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free one.")] = 8700,
-    host: Host = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     name: Annotated[
         str | None,
         typer.Option(help="Name in acknowledgements; default TIDEMILL_WORKER or HOST-PORT."),

@@ -16,7 +16,7 @@ def worker(
     """Join decisions with their feedback and write both to the lake, until Ctrl-C."""
     from dataclasses import replace
 
-    from tidemill.cli.logs import quiet_faust
+    from tidemill.cli.log_setup import quiet_faust
     from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 
     config = StreamsWorkerConfig.from_env(os.environ, loops or ())

@@ -10,9 +10,6 @@ from tidemill.cli.terminal import WRONG, add_row, new_table, print_json, print_t
 from tidemill.features.sql.queries import QueryResult
 from tidemill.monitor.ledger import Account, is_balanced
 
-RARE = frozenset({"not_activated", "corrected"})
-"""Ends that few loops have: a column of them is printed only if one of its numbers is not 0."""
-
 
 def print_answer(answer: QueryResult, *, as_json: bool) -> None:
     """Print the rows of *answer*: a table, or with *as_json* one JSON object in each line."""
@@ -39,7 +36,10 @@ def _is_number(value: object) -> bool:
 
 
 def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
-    """Print *accounts*, one row for each partition of a log, and whether all of them balance."""
+    """Print *accounts*, one row for each partition of a log, and whether all of them balance.
+
+    Ends that no record has are left out.
+    """
     balanced = is_balanced(accounts)
     if as_json:
         documents = [account.to_json() for account in accounts]
@@ -56,12 +56,9 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
 
 
 def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
-    ends = [
-        name
-        for name in accounts[0].ends
-        if name not in RARE or any(account.ends[name] for account in accounts)
-    ]
-    numbers = ("partition", "read", *ends, "open", "lost", "twice", "difference", "unread")
+    ends = [name for name in accounts[0].ends if any(account.ends[name] for account in accounts)]
+    titles = (name.replace("_", " ") for name in ends)
+    numbers = ("partition", "read", *titles, "open", "lost", "twice", "difference", "unread")
     table = new_table("loop", *numbers, numbers=numbers, title=log)
     for account in accounts:
         add_row(

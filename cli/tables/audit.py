@@ -19,6 +19,7 @@ def print_audits(reports: Sequence[AuditReport], *, as_json: bool) -> None:
         if report.agrees:
             print_text(f"{report.loop}: the stream wrote what its logs mean")
             continue
+        print_text("")
         print_table(_differences(report))
         hidden = report.differences - len(report.first)
         if hidden > 0:

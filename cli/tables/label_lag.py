@@ -21,13 +21,12 @@ def print_label_lags(curves: Sequence[LabelLag], *, as_json: bool) -> None:
 
 
 def _lines(curve: LabelLag) -> Iterator[str]:
-    yield (
-        f"{curve.loop}, {curve.kind}: {curve.answered:,} of {curve.decisions:,} decisions have it"
-    )
+    counts = f"{curve.answered:,} of {curve.decisions:,} decisions have such feedback"
+    yield f"{curve.loop}, {curve.kind}: {counts}"
     if not curve.feedback:
         yield "  no feedback of a known decision yet"
         return
-    yield f"  {'within':>8}  {'share of the feedback':<{_BAR + 10}}"
+    yield f"  {'within':>8}  share of the feedback"
     for point in curve.points:
         mark = "  <- set now" if point.delay == curve.within else ""
         length = told_duration(point.delay)
@@ -39,10 +38,10 @@ def _lines(curve: LabelLag) -> Iterator[str]:
     yield f"  {quantiles}{longest}"
     yield (
         f"  the window of {told_duration(curve.within)} keeps {curve.kept:.2%}; "
-        f"{curve.too_late:.2%} is in it, but came after the grace"
+        f"{curve.too_late:.2%} is in it, but arrived after the grace"
     )
     if curve.unmatched:
-        yield f"  {curve.unmatched:,} more have no decision that is known"
+        yield f"  {curve.unmatched:,} more are of no known decision"
 
 
 def bar(share: float) -> str:

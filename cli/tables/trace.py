@@ -122,9 +122,9 @@ def _models(uses: Sequence[Use], *, has_example: bool) -> Iterator[tuple[str, st
         what = {"learned": "learned it", "judged by": "was judged by it"}.get(
             use.role, "had it, but left it out: too young to be known"
         )
-        seen = "" if use.revision in (None, 0) else f" in revision {use.revision}"
+        revision = "" if use.revision in (None, 0) else f" in revision {use.revision}"
         sure = "" if use.is_sure else "; probably, for that version is gone"
-        yield "model", f"{model.version} {what}{seen} (examples version {model.snapshot}{sure})"
+        yield "model", f"{model.version} {what}{revision} (examples version {model.snapshot}{sure})"
     if has_example and not uses:
         yield "model", "none has learned it"
 

@@ -1,13 +1,11 @@
 """The demo: a year of real flights through the whole loop, from an empty machine to a model.
 
 It starts what a user starts (Kafka and the processes) and calls what a user calls (the public
-client). The flights come from `examples/flights`, the figures from the lake.
+client). The flights and their loop come from `flights.py`, the figures from the lake.
 """
 
-import importlib.util
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -19,6 +17,7 @@ import polars as pl
 from rich.console import Console
 
 from tidemill.deploy.demo import report
+from tidemill.deploy.demo.flights import LOOP_FILE, load_flights
 from tidemill.deploy.demo.model_watcher import ModelWatcher
 from tidemill.deploy.demo.playback import Playback, PlaybackCounts
 from tidemill.deploy.demo.progress import PlaybackProgress
@@ -58,38 +57,17 @@ class DemoConfig:
     days: int | None = None  # None: the whole year
     keep: bool = False
     servers: int = 2
-    loop_file: Path | None = None  # None: the one of the example
+    loop_file: Path | None = None  # None: the flights' own
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def flights_folder() -> Path:
-    """Return the folder of the example.
-
-    Raises:
-        ConfigError: this is no checkout of the project.
-    """
-    folder = Path(__file__).resolve().parents[1] / "examples" / "flights"
-    if not (folder / "flights.py").exists():
-        raise ConfigError(
-            "the demo's files are not here: they come with the source, not with the package",
-            hint="clone the project and run: make demo",
-        )
-    return folder
-
-
-def load_past(folder: Path, days: int | None) -> Past:
+def load_past(days: int | None) -> Past:
     """Return the flights of the first *days*, or of the whole year.
 
     Raises:
         ConfigError: the package with the data is not installed.
     """
-    spec = importlib.util.spec_from_file_location("tidemill_example_flights", folder / "flights.py")
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{folder}/flights.py cannot be loaded", hint="check it out again")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    flights = module.load_flights()
+    flights = load_flights()
     if days is not None:
         flights = flights.first_days(days)
     return Past(decisions=flights.decisions, feedback=flights.arrivals, kind="arrived")
@@ -109,31 +87,32 @@ def run_demo(
         TidemillError: something could not be started or did not answer; everything is stopped.
     """
     started = time.monotonic()
-    folder = flights_folder()
     _empty(config.folder)
     with ExitStack() as running:
         kafka = _start_kafka(config, console, running)
-        loop = _publish(config.loop_file or folder / "loop.yaml", kafka.config, config, console)
+        loop = _publish(config.loop_file or LOOP_FILE, kafka.config, config, console)
         stack = _stack(config, kafka.config, loop)
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
-        trusted = TrustedKeys.from_env(stack.keys())
-        past = load_past(folder, config.days)
-        watcher = ModelWatcher(kafka.config, loop.loop, trusted)
+        past = load_past(config.days)
+        watcher = ModelWatcher(kafka.config, loop.loop, TrustedKeys.from_env(stack.keys()))
         running.callback(watcher.close)
         running.enter_context(supervisor)
         supervisor.wait_ready()
-        names = ", ".join(supervisor.pids)
-        _step(console, 3, f"Processes are ready: {names}; logs in {stack.logs}")
+        _step(console, 3, f"Ready: {', '.join(supervisor.pids)}; logs in {stack.logs}")
         run = _DemoRun(config, console, kafka, loop, stack, supervisor, watcher, past)
         found = run.play(started)
         on_report(found)
         config.report.write_text(json.dumps(found.to_json(), indent=2) + "\n")
         _step(console, 6, f"The same figures are in {config.report}")
         if config.keep:
-            print_addresses(stack, console)
-            with suppress(KeyboardInterrupt):
-                restart_kafka_when_it_ends(kafka, console)
+            _run_until_interrupted(stack, kafka, console)
     return found
+
+
+def _run_until_interrupted(stack: Stack, kafka: RunningKafka, console: Console) -> None:
+    print_addresses(stack, console)
+    with suppress(KeyboardInterrupt):
+        restart_kafka_when_it_ends(kafka, console)
 
 
 def _start_kafka(config: DemoConfig, console: Console, running: ExitStack) -> RunningKafka:

@@ -1,21 +1,18 @@
-"""When each model was published, and when each worker began to serve it.
+"""When each model version was published, and when each worker served it.
 
-Both times are the broker's. Compaction keeps only the newest record of a key, so the topics are
-read while the demo runs, from its beginning.
+Both times are the broker's, so clocks of different machines do not matter. Compaction keeps only
+the newest record of a key, so the topics are read while they are written.
 """
 
 import contextlib
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tidemill.errors import BrokerError, ModelError
-from tidemill.kafka import KafkaConfig, Record, Tail
+from tidemill.errors import ModelError
+from tidemill.kafka import KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
 from tidemill.schemas.models.manifest import Ack, manifest_key, verify
 from tidemill.schemas.models.signing import TrustedKeys
-
-_POLL_S = 0.2
 
 
 @dataclass(slots=True)
@@ -48,9 +45,15 @@ class Journeys:
         elif record.key == manifest_key(self._loop) and record.value is not None:
             with contextlib.suppress(ModelError):  # the workers report forgeries
                 manifest, _ = verify(record.value, self._trusted)
-                self.by_version.pop(manifest.version, None)
-                self.by_version[manifest.version] = Journey(record.timestamp_ms)
+                self._publish(manifest.version, record.timestamp_ms)
         self._early = [early for early in self._early if not self._acknowledge(early)]
+
+    def _publish(self, version: str, published_ms: int) -> None:
+        """Begin the journey of *version*, again if it was published again."""
+        known = self.by_version.get(version)
+        if known is None or published_ms > known.published_ms:  # else the topic is read again
+            self.by_version.pop(version, None)
+            self.by_version[version] = Journey(published_ms)
 
     def _acknowledge(self, record: Record) -> bool:
         """Take in an acknowledgement; return False if its model is still to be read."""
@@ -80,31 +83,35 @@ class ModelWatcher:
             BrokerError: the topics are not there, or the broker does not answer.
         """
         self._journeys = Journeys(loop, trusted)
-        self._tails: Sequence[Tail] = [Tail(config, topics.MODELS), Tail(config, topics.ACKS)]
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="model-watcher", daemon=True)
+        self._thread = TailThread(
+            config,
+            {topics.MODELS: self._take, topics.ACKS: self._take},
+            name="model-watcher",
+            consequence="models are not watched",
+        )
+        self._thread.open()
         self._thread.start()
 
     @property
     def journeys(self) -> Mapping[str, Journey]:
-        """The journeys so far by version, in the order of their publication."""
+        """The journeys so far by version, in the order of their publication.
+
+        Raises:
+            RuntimeError: the thread has ended by an error, so nothing would ever be added.
+        """
+        self._thread.check()
         return self._journeys.by_version
 
     @property
     def live(self) -> str | None:
-        """The version that was published last, or None."""
+        """The version that was published last; raises as `journeys` does."""
+        self._thread.check()
         return next(reversed(self._journeys.by_version), None)
 
     def close(self) -> None:
         """Stop reading."""
-        self._stopped.set()
-        self._thread.join()
-        for tail in self._tails:
-            tail.close()
+        self._thread.close()
 
-    def _read(self) -> None:
-        while not self._stopped.is_set():
-            for tail in self._tails:
-                with contextlib.suppress(BrokerError):  # the next poll may succeed
-                    for record in tail.poll(_POLL_S / len(self._tails)):
-                        self._journeys.take(record)
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            self._journeys.take(record)

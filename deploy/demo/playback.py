@@ -97,11 +97,12 @@ class Playback:
         """
         started = time.monotonic()
         threads = [
-            threading.Thread(target=self._play, args=(shard,), name=f"shard-{shard.partition}")
+            threading.Thread(
+                target=self._play, args=(shard,), name=f"shard-{shard.partition}", daemon=True
+            )
             for shard in self._shards
         ]
         for thread in threads:
-            thread.daemon = True
             thread.start()
         try:
             for thread in threads:

@@ -2,4 +2,9 @@
 
 Read `kafka.py` (on `jars.py` and `kafka_settings.py`), `supervisor.py`, `stack.py`, then `up.py`;
 `s3.py` is for tests. It may not import `deploy.demo`, `deploy.reprocess` or `cli`.
+
+Proved elsewhere: `jars` by `tests/deploy/local/test_kafka.py`.
+Proved elsewhere: `kafka_settings` by `tests/deploy/local/test_kafka.py`.
+Proved elsewhere: `s3` by `tests/deploy/local/test_s3_contract.py`.
+Proved elsewhere: `stack` by `tests/deploy/local/test_up.py`.
 """

@@ -251,7 +251,7 @@ def _expect_answer(config: KafkaConfig, patience_s: float) -> None:
         AdminClient(config.client(), logger=client_log).list_topics(timeout=patience_s)
     except KafkaException as error:
         raise BrokerError(
-            f"no Kafka answers at {config.bootstrap}, the address in KAFKA_BOOTSTRAP_SERVERS",
+            f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer",
             hint="start it, or unset the variable to have one started for you",
         ) from error
 

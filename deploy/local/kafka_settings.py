@@ -1,5 +1,7 @@
 """The settings of the embedded Kafka: one KRaft node, small, on two ports of this machine."""
 
+import contextlib
+import random
 import socket
 from pathlib import Path
 
@@ -33,6 +35,8 @@ group.min.session.timeout.ms=1000
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=3000
 """
+_PORTS = (10_000, 32_000)
+_CHANCE = random.SystemRandom()  # processes with the same seed must not choose the same
 LOGGING = """\
 appender.out.type=Console
 appender.out.name=out
@@ -67,10 +71,16 @@ def proxied(broker: int, controller: int, behind: int, proxy: int) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port nobody listens on now, below those that systems give to connections.
+
+    Port 0 would name one of the latter, and a connection of anybody could take it before the
+    listener does, or while a broker is away that has to come back to it.
+    """
+    while True:
+        port = _CHANCE.randrange(*_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def stored_ports(data: Path) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import latest_loop
 from tidemill.schemas.registry.choose import schema_store
 from tidemill.streams.reprocess.replay import (
+    LogPartition,
     ReplayConfig,
     begin_replay,
     end_replay,
@@ -79,22 +80,7 @@ def run_replay(
     begin_replay(lake, loop)
     # nothing will come of a log whose records are all deleted
     left = {place: end if end > starts[place] else 0 for place, end in ends.items()}
-    config = ReplayConfig(
-        kafka=kafka,
-        lake=worker.lake,
-        loop=loop,
-        ends=left,
-        until=until,
-        fetch_records=worker.fetch_records,
-        cadence=worker.cadence,
-        scratch=worker.scratch,
-    )
-    group, store = group_of(loop), schema_store(kafka, worker.env)
-    total = sum(left.values())
-    try:
-        is_whole = replay(config, store, group, lambda done: on_records(done, total))
-    finally:
-        forget_group(kafka, group)
+    is_whole = _replay(worker, loop, left, until, on_records)
     if is_whole:
         end_replay(lake, loop)
     return Replayed(
@@ -105,6 +91,32 @@ def run_replay(
         is_whole=is_whole,
         counts=_counts(lake, loop),
     )
+
+
+def _replay(
+    worker: StreamsWorkerConfig,
+    loop: Loop,
+    ends: Mapping[LogPartition, int],
+    until: datetime | None,
+    on_records: Callable[[int, int], None],
+) -> bool:
+    """Replay the logs of *loop* up to *ends*; return whether they were read to there."""
+    config = ReplayConfig(
+        kafka=worker.kafka,
+        lake=worker.lake,
+        loop=loop,
+        ends=ends,
+        until=until,
+        fetch_records=worker.fetch_records,
+        cadence=worker.cadence,
+        scratch=worker.scratch,
+    )
+    group, store = group_of(loop), schema_store(worker.kafka, worker.env)
+    total = sum(ends.values())
+    try:
+        return replay(config, store, group, lambda done: on_records(done, total))
+    finally:
+        forget_group(worker.kafka, group)
 
 
 def _counts(lake: Lake, loop: Loop) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""The audit: is what the stream wrote what its logs mean? Computed anew by DuckDB, row by row.
+"""The audit: compare every row that the stream wrote with what its logs imply.
 
-It reads one set of versions of the tables that fit together (`views.snapshot`), so workers may go
-on committing. The logs are looked at in runs of offsets, event time in slices, and a slice with too
-many rows id by id: memory stays bounded however large the lake is. What the join means is told by
-`oracle.py`, which shares no code with it. The audit writes nothing.
+It reads one consistent set of versions of the tables (`views.snapshot`), so workers may go on
+committing. It checks logs in ranges of offsets, event time in slices, and slices with many rows in
+shares of ids, so its memory is bounded for a lake of any size. `oracle.py` computes what the rows
+must be.
 """
 
 import time
@@ -16,14 +16,14 @@ import duckdb
 
 from tidemill.features.audit.plan import Planner
 from tidemill.features.audit.queries import (
-    TOLD,
+    EXPECTED,
     compared_sql,
+    example_differences_sql,
+    expected_sql,
     first_time_sql,
     last_sql,
-    readings_sql,
+    raw_differences_sql,
     settled_sql,
-    told_sql,
-    windows_sql,
 )
 from tidemill.features.audit.report import AuditReport, Difference, by_time
 from tidemill.features.audit.spans import (
@@ -50,23 +50,23 @@ from tidemill.schemas.loop.definition import Loop
 _AT_CLOSE = "examples at close"
 
 OnStep = Callable[[int, int], None]
-"""Told how many steps are done, and how many there are."""
+"""Called with the number of steps done, and of all steps."""
 
 Interrupt = Callable[[], None]
-"""Ends the query that runs, from another thread; the audit raises `duckdb.InterruptException`."""
+"""Interrupts the audit from another thread; it then raises `duckdb.InterruptException`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What an audit may take of the machine.
+    """How much of the machine an audit may use.
 
     Attributes:
-        memory_mb: of DuckDB; what does not fit goes to a temporary folder.
-        threads: None for one a core.
-        rows: about so many records are compared at once.
-        shares: of each slice of time at most so many shares of ids, and of each log so many runs
-            of records; None for all of them.
-        shown: so many differences are named; all are counted.
+        memory_mb: the memory of DuckDB; it spills the rest to a temporary folder.
+        threads: None for one per core.
+        rows: how many records a step compares, approximately.
+        shares: how many shares of ids of each slice, and how many ranges of each log, are checked
+            at most; None for all.
+        shown: how many differences are returned; all are counted.
     """
 
     memory_mb: int = 1_024
@@ -85,9 +85,9 @@ def audit(
     effort: Effort | None = None,
     on_step: OnStep = lambda _done, _steps: None,
 ) -> AuditReport:
-    """Compare every closed decision made in [*since*, *until*) with what its logs mean.
+    """Compare every closed decision made in [*since*, *until*) with what its logs imply.
 
-    Bounded by neither, the counts of feedback without a decision are compared too.
+    Without bounds, it compares the counts of feedback that joined nothing too.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -118,19 +118,19 @@ def audit_spans(
     on_step: OnStep = lambda _done, _steps: None,
     on_begin: Callable[[Interrupt], None] = lambda _interrupt: None,
 ) -> AuditReport:
-    """Compare what each version of a loop closed and read with what the logs mean.
+    """Compare what each version of a loop read and closed with what the logs imply.
 
     Args:
         lake: where the tables are.
-        work: versions of one loop, and what each of them did.
-        versions: of the tables, by name.
-        bounds: event time to look at, in microseconds.
-        effort: what it may take.
-        on_step: told after every step.
-        on_begin: told how to give it up.
+        work: versions of one loop, and the spans of each.
+        versions: the versions of the tables, by name.
+        bounds: the event time to check, in microseconds.
+        effort: how much of the machine it may use.
+        on_step: called after every step.
+        on_begin: called with the function that interrupts it.
 
     Raises:
-        LakeError: the lake cannot be read, or the memory is not enough.
+        LakeError: the lake cannot be read, or the memory does not suffice.
     """
     started = time.monotonic()
     name = work[-1][0].loop
@@ -163,22 +163,22 @@ def audit_spans(
         steps = [
             (loop, step) for (loop, _), plan in zip(work, plans, strict=True) for step in plan.steps
         ]
-        look = _Look(connection, tables, columns, effort.shown, examined)
+        checker = _Checker(connection, tables, columns, effort.shown, examined)
         for done, (loop, step) in enumerate(steps):
             on_step(done, len(steps))
             if isinstance(step, OffsetRange):
-                look.at_run(loop, step)
+                checker.check_range(loop, step)
             else:
-                look.at_share(loop, step, is_last=loop is work[-1][0])
+                checker.check_share(loop, step, is_last=loop is work[-1][0])
         on_step(len(steps), len(steps))
         is_whole = all(plan.is_whole for plan in plans)
         if is_whole and bounds == (BEGIN, FOREVER) and can_be_counted(work):
-            look.at_counts([span for _, spans in work for span in spans])
-    return look.report(name, versions, time.monotonic() - started, is_whole=is_whole)
+            checker.check_counts([span for _, spans in work for span in spans])
+    return checker.report(name, versions, time.monotonic() - started, is_whole=is_whole)
 
 
-class _Look:
-    """Takes the steps of one audit, and keeps what was found."""
+class _Checker:
+    """Executes the steps of one audit, and collects the differences."""
 
     def __init__(
         self,
@@ -195,26 +195,26 @@ class _Look:
         self._examined = examined
         self._last: dict[Log, dict[int, tuple[int, int, int | None]]] = {}
         self._counted: Counter[tuple[int, str]] = Counter()
-        self._seen: Counter[str] = Counter()
-        self._wrong = 0
+        self._checked: Counter[str] = Counter()
+        self._differences = 0
         self._first: list[Difference] = []
 
-    def at_run(self, loop: Loop, run: OffsetRange) -> None:
-        """Look whether the records of a stretch of a log were judged by that log."""
+    def check_range(self, loop: Loop, run: OffsetRange) -> None:
+        """Compare the stream time and the verdict of records with what their log implies."""
         table, last = self._tables[table_of(run.log)], self._last.setdefault(run.log, {})
-        known = {n: row for n, row in last.items() if n in run.places}
-        query = readings_sql(loop, table, run, known)
-        self._note(loop, query, run.log)
-        rows = self._connection.execute(last_sql(table, run.places)).fetchall()
-        for partition, place, at, stream_time, count in rows:
-            last[partition] = (place, at, stream_time)
-            self._seen["records"] += count
+        known = {n: row for n, row in last.items() if n in run.ranges}
+        query = raw_differences_sql(loop, table, run, known)
+        self._compare(loop, query, run.log)
+        rows = self._connection.execute(last_sql(table, run.ranges)).fetchall()
+        for partition, position, at, stream_time, count in rows:
+            last[partition] = (position, at, stream_time)
+            self._checked["records"] += count
 
-    def at_share(self, loop: Loop, share: AuditSlice, *, is_last: bool) -> None:
-        """Look whether the examples of a slice of time are what its records make.
+    def check_share(self, loop: Loop, share: AuditSlice, *, is_last: bool) -> None:
+        """Compare the examples of a slice of time with what its records imply.
 
-        What an earlier version closed, *is_last* being false, a later one may have corrected by
-        other rules: only its examples as of their close are looked at.
+        For an earlier version (*is_last* is false) only the examples as of their close are
+        compared, because a later version may have corrected them by other rules.
         """
         examples = self._tables[EXAMPLES if is_last else _AT_CLOSE]
         examined = self._examined if is_last else unexamined_positions(loop, share.bounds)
@@ -223,21 +223,21 @@ class _Look:
         reach = micros(memory(loop))
         usual = share.since - micros(loop.early) - reach
         back = (usual if first is None else min(usual, first)) - reach
-        told = told_sql(loop, decisions, feedback, share, back, examined)
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {TOLD} AS {told}")
-        query = windows_sql(decisions, examples, self._columns, share)
-        self._note(loop, query, DECISIONS)
+        expected = expected_sql(loop, decisions, feedback, share, back, examined)
+        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {EXPECTED} AS {expected}")
+        query = example_differences_sql(decisions, examples, self._columns, share)
+        self._compare(loop, query, DECISIONS)
         (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()
-        self._seen["decisions"] += row[0]
+        self._checked["decisions"] += row[0]
         settled = self._connection.execute(settled_sql(loop, feedback, share)).fetchall()
         for partition, count, *counts in settled:
-            self._seen["feedback"] += count
+            self._checked["feedback"] += count
             for name, number in zip(COUNTERS, counts, strict=True):
                 self._counted[partition, name] += number
-        self._connection.execute(f"DROP TABLE {TOLD}")
+        self._connection.execute(f"DROP TABLE {EXPECTED}")
 
-    def at_counts(self, spans: Sequence[AuditSpan]) -> None:
-        """Look whether as much feedback was counted as went without a decision."""
+    def check_counts(self, spans: Sequence[AuditSpan]) -> None:
+        """Compare the counts of feedback that joined nothing with what the oracle counted."""
         firsts = {span.partition: span.start for span in reversed(spans)}
         lasts = {span.partition: span.end for span in spans}
         for number, last in lasts.items():
@@ -246,55 +246,55 @@ class _Look:
                 continue
             columns = {}
             for name in COUNTERS:
-                stream, told = after[name] - before[name], self._counted[number, name]
-                if stream != told:
-                    columns[name] = (str(stream), str(told))
+                stream, oracle = after[name] - before[name], self._counted[number, name]
+                if stream != oracle:
+                    columns[name] = (str(stream), str(oracle))
             if columns:
-                self._wrong += 1
-                self._keep([Difference(log="counts", partition=number, columns=columns)])
+                self._differences += 1
+                self._collect([Difference(log="counts", partition=number, columns=columns)])
 
     def report(
         self, loop_name: str, versions: Mapping[str, int], seconds: float, *, is_whole: bool
     ) -> AuditReport:
-        """Return what was found."""
+        """Return the result."""
         return AuditReport(
             loop=loop_name,
             versions=dict(versions),
-            records=self._seen["records"],
-            decisions=self._seen["decisions"],
-            feedback=self._seen["feedback"],
-            differences=self._wrong,
+            records=self._checked["records"],
+            decisions=self._checked["decisions"],
+            feedback=self._checked["feedback"],
+            differences=self._differences,
             first=tuple(self._first),
             is_whole=is_whole,
             seconds=seconds,
         )
 
-    def _note(self, loop: Loop, query: str, log: Log) -> None:
-        """Keep the rows of *query*: those that differ, the first of them by name."""
+    def _compare(self, loop: Loop, query: str, log: Log) -> None:
+        """Count the rows of *query*, which are differences, and collect the first of them."""
         ordered = f'SELECT *, count(*) OVER () FROM ({query}) ORDER BY "at", "partition", "offset"'
         rows = self._connection.execute(f"{ordered} LIMIT {self._shown}").fetchall()
-        self._wrong += rows[0][-1] if rows else 0
-        self._keep(
+        self._differences += rows[0][-1] if rows else 0
+        self._collect(
             Difference(
                 log=table_of(log),
                 stream=stream_of(log),
                 partition=partition,
-                offset=offset_of(place),
+                offset=offset_of(position),
                 id=id_,
                 at=at,
-                columns={each["column"]: _told(each, loop.logs) for each in columns},
+                columns={each["column"]: _values(each, loop.logs) for each in columns},
             )
-            for partition, place, id_, at, columns, _count in rows
+            for partition, position, id_, at, columns, _count in rows
         )
 
-    def _keep(self, found: Iterable[Difference]) -> None:
-        """Keep as many of all that was *found* as are shown, the earliest."""
-        self._first = sorted([*self._first, *found], key=by_time)[: self._shown]
+    def _collect(self, differences: Iterable[Difference]) -> None:
+        """Collect *differences*, of which the earliest are shown."""
+        self._first = sorted([*self._first, *differences], key=by_time)[: self._shown]
 
 
-def _told(found: Mapping[str, str | None], logs: Sequence[Log]) -> tuple[str | None, str | None]:
-    """Return what the stream and the audit say of one column, as a person reads it."""
-    told = found["stream"], found["audit"]
-    if found["column"] != "feedback_offsets":
-        return told
-    return shown_positions(told[0], logs), shown_positions(told[1], logs)
+def _values(column: Mapping[str, str | None], logs: Sequence[Log]) -> tuple[str | None, str | None]:
+    """Return the values of one column from the stream and from the audit, for people."""
+    stream, audit = column["stream"], column["audit"]
+    if column["column"] != "feedback_offsets":
+        return stream, audit
+    return shown_positions(stream, logs), shown_positions(audit, logs)

@@ -1,6 +1,6 @@
-"""The oracle beside the lake: every record of which they tell something else.
+"""Every record for which the oracle and the lake differ, in one query.
 
-For tests, and lakes that fit into memory; `audit.py` does it in slices.
+It is for tests, and for lakes that fit into memory; `audit.py` compares in slices.
 """
 
 import duckdb
@@ -13,7 +13,7 @@ from tidemill.schemas.loop.definition import Loop
 def differences(
     connection: duckdb.DuckDBPyConnection, loop: Loop, schema: str, *, idle: bool = True
 ) -> pl.DataFrame:
-    """Return every record of which the lake tells something else than the oracle.
+    """Return every record for which the lake differs from the oracle.
 
     Args:
         connection: has the views of `tidemill.features.sql.views` for *loop*.
@@ -22,9 +22,9 @@ def differences(
         idle: as in `Relations`.
 
     Returns:
-        log, partition, offset, id; state, label, feedback_offsets, revision as they must be and,
-        with ``_found`` behind, as they are; null where one side has no such record. A record the
-        lake has twice is there as often.
+        log, partition, offset, id; state, label, feedback_offsets and revision as they must be
+        and, with the suffix ``_found``, as they are; null where one side has no such record. A
+        record that the lake has twice is returned twice.
     """
     relations = Relations(
         decisions=f"{schema}.decisions",

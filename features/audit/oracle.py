@@ -1,8 +1,8 @@
-"""The join once more, as one DuckDB query over whole logs: what the stream must have written.
+"""The oracle: the join as one DuckDB query over whole logs, to compute what streams must write.
 
-It is written from the rules of docs/guide/joins.md and shares no code with the join. It reads event
-times, not verdicts, from the raw tables; of what the stream wrote it takes only how far each
-partition is closed and, if asked to, where idle logs were moved on.
+It is written from the rules of docs/guide/joins.md. From the raw tables it reads event times, not
+verdicts. Of what the stream wrote it uses only the frontier of each partition and, if asked to, the
+stream times of idle logs that were moved on.
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ _WITHOUT_LABEL = {
 class Relations:
     """What the oracle reads: names of tables or views, or subqueries in brackets.
 
-    *decisions* and *feedback* are raw tables; the offsets of feedback are places, which say the
-    stream it came by. *frontiers* has (partition, frontier): every decision of the partition
-    earlier than that is closed. *examined* has (partition, stream, examined) for a loop with
-    corrections: the place before which feedback of that stream may have corrected closed decisions;
-    of a stream that it does not have, all may. *idle* says that stream times in the raw tables may
-    stand ahead of event times because an idle log was moved on.
+    *decisions* and *feedback* are raw tables; their offsets are positions (`schemas/logs.py`).
+    *frontiers* has (partition, frontier): every decision of the partition before the frontier is
+    closed. *examined* has (partition, stream, examined) for a loop with corrections: the position
+    before which feedback of that stream may have corrected closed decisions; of a stream without a
+    row, all feedback may. *idle* says that stream times in the raw tables may be ahead of event
+    times, because an idle log was moved on.
 
-    *begins* has (partition, log, stream, first, frontier): from which offset of a log on, be it
-    ``decisions`` or a stream of ``feedback``, this version of the loop has judged the partition.
-    Rows before that keep the verdict an earlier version gave them, and what is before that frontier
-    stays closed. None: this version has read everything.
+    *begins* has (partition, log, stream, first, frontier): *first* is the position in a log,
+    ``decisions`` or a stream of ``feedback``, from which on this version of the loop has judged the
+    partition. Rows before it keep the verdict of an earlier version, and decisions before
+    *frontier* stay closed. None: this version has read everything.
     """
 
     decisions: str = "decisions"
@@ -46,12 +46,11 @@ class Relations:
 
 
 def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
-    """Return a query that tells what must have become of every record of all logs.
+    """Return a query for the correct state of every record of all logs.
 
-    Its columns: log ('decisions' or 'feedback'), partition, offset (of feedback: the place), id,
-    state; and for closed
-    decisions label, feedback_offsets in the order of (at, offset), first_feedback_at, revision, all
-    of the newest revision.
+    Its columns: log ('decisions' or 'feedback'), partition, offset (the position), id, state; and
+    for closed decisions label, feedback_offsets in the order of (at, offset), first_feedback_at and
+    revision, all of the newest revision.
 
     Raises:
         LoopError: the label of *loop* is wrong.
@@ -60,18 +59,18 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
         *_judged(loop, relations or Relations()),
         *_joined(loop),
         *_labeled(loop),
-        *_told(loop),
+        *_states(loop),
     ]
     named = ",\n".join(f"{name} AS ({query})" for name, query in parts)
-    return f"WITH {named}\nFROM told_decisions UNION ALL BY NAME FROM told_feedback"
+    return f"WITH {named}\nFROM decision_states UNION ALL BY NAME FROM feedback_states"
 
 
 def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
-    """Each record with the stream time before it, and the verdict that follows."""
+    """Yield the queries for the stream time before each record, and the verdict from it."""
     close, grace = _span(loop.wait + loop.grace), _span(loop.grace)
     late_anyway = _span(loop.early + loop.wait + loop.grace + loop.corrections)
     before = _before(idle=relations.idle)
-    behind = "false" if loop.corrections else "is_behind"  # what is closed may be corrected
+    behind = "false" if loop.corrections else "is_behind"  # closed decisions may be corrected
     yield (
         "windows(kind, early, within)",
         "VALUES "
@@ -131,7 +130,7 @@ def _judged(loop: Loop, relations: Relations) -> Iterator[tuple[str, str]]:
 
 
 def _since_begin(relations: Relations, log: str, loop: Loop) -> str:
-    """Return the records of *log*: who judged them, and whether all that needs them is closed."""
+    """Return the records of *log*, with what earlier versions have judged and closed."""
     table = relations.decisions if log == "decisions" else relations.feedback
     if relations.begins is None:
         more = "NULL::VARCHAR AS given, false AS is_earlier, false AS is_behind"
@@ -147,7 +146,7 @@ def _since_begin(relations: Relations, log: str, loop: Loop) -> str:
 
 
 def _before(*, idle: bool) -> str:
-    """Return an expression for the stream time of a record's own log before it; NULL if none."""
+    """Return an expression for the stream time of a log before a record; NULL if there is none."""
     log = f'PARTITION BY "partition", {stream_sql()} ORDER BY "offset"'
     log += " ROWS BETWEEN UNBOUNDED PRECEDING AND"
     events = f'max("at") OVER ({log} 1 PRECEDING)'
@@ -155,17 +154,17 @@ def _before(*, idle: bool) -> str:
 
 
 def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
-    """Which feedback belongs to which first decision, and the label it makes."""
+    """Yield the queries for the feedback of each first decision."""
     names = [name for kind in loop.feedback.values() for name in kind.values]
     values = "".join(f', f."values"."{name}" AS "{name}"' for name in dict.fromkeys(names))
-    # What an earlier version has closed may be corrected, but nothing is on time for it any more.
-    is_shut = "false" if loop.corrections else "coalesce(d.at < f.closed_before, false)"
+    # Late feedback may correct what an earlier version has closed; none is on time for it.
+    is_final = "false" if loop.corrections else "coalesce(d.at < f.closed_before, false)"
     yield (
-        "right_for",
+        "matched",
         f"""
         SELECT f."partition" AS _partition, d."offset" AS _decision, f.id AS _id,
                f.kind AS kind, f.at AS "at", f."offset" AS "offset", f._stream, d.at AS decision_at,
-               f.open_since > d.at AS _is_late, {is_shut} AS _is_shut{values}
+               f.open_since > d.at AS _is_late, {is_final} AS _is_final{values}
         FROM f JOIN windows USING (kind) JOIN d
           ON d."partition" = f."partition" AND d.id = f.decision_id AND d.judged IS NULL
          AND f.at >= d.at - early AND f.at <= d.at + within AND f.taken_since <= d.at
@@ -174,7 +173,7 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
     yield (
         "joined",
         """
-        FROM right_for WHERE NOT _is_shut QUALIFY row_number() OVER (
+        FROM matched WHERE NOT _is_final QUALIFY row_number() OVER (
             PARTITION BY _partition, _decision, _id, _stream ORDER BY "offset"
         ) = 1""",
     )
@@ -188,7 +187,7 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
 
 
 def _labeled(loop: Loop) -> Iterator[tuple[str, str]]:
-    """Which decisions took effect, and what the rest of their feedback makes of them."""
+    """Yield the queries for activation, and for the label from the other feedback."""
     if loop.activation is None:
         yield "outcomes", "FROM joined"
     else:
@@ -214,11 +213,11 @@ def _labeled(loop: Loop) -> Iterator[tuple[str, str]]:
     )
 
 
-def _told(loop: Loop) -> Iterator[tuple[str, str]]:
-    """The state of every record."""
+def _states(loop: Loop) -> Iterator[tuple[str, str]]:
+    """Yield the queries for the state of every record."""
     state, label = _WITHOUT_LABEL[loop.label.missing].strip("()").split(", ")
     yield (
-        "told_decisions",
+        "decision_states",
         f"""
         SELECT 'decisions' AS log, d."partition" AS "partition", d."offset" AS "offset", d.id AS id,
                CASE WHEN judged IS NOT NULL THEN judged
@@ -243,7 +242,7 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
         "taken",
         """
         SELECT j._partition, j."offset", bool_and(_is_late) AS is_late
-        FROM joined j JOIN told_decisions t
+        FROM joined j JOIN decision_states t
             ON t."partition" = j._partition AND t."offset" = j._decision
         WHERE t.state <> 'open' GROUP BY ALL""",
     )
@@ -255,7 +254,7 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
            AND d.at >= f.at - {_span(_memory(loop))} AND d.at <= f.at + early""",
     )
     yield (
-        "told_feedback",
+        "feedback_states",
         f"""
         SELECT 'feedback' AS log, f."partition" AS "partition", f."offset" AS "offset", f.id AS id,
                CASE WHEN f.is_late THEN 'late'
@@ -264,7 +263,7 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
                     WHEN NOT f.is_examined THEN 'open'
                     WHEN coalesce(f.at + {_span(loop.early)} >= f.frontier, true) THEN 'open'
                     WHEN (f."partition", f."offset") IN
-                         (SELECT _partition, "offset" FROM right_for) THEN 'duplicate'
+                         (SELECT _partition, "offset" FROM matched) THEN 'duplicate'
                     WHEN (f."partition", f."offset") IN (FROM known) THEN 'late'
                     ELSE 'unmatched' END AS state
         FROM f LEFT JOIN taken t
@@ -273,12 +272,12 @@ def _told(loop: Loop) -> Iterator[tuple[str, str]]:
 
 
 def _is_examined(loop: Loop) -> str:
-    """Return whether late feedback was held against closed decisions; it does not matter if not."""
+    """Return an expression: was late feedback compared with closed decisions, if it had to be?"""
     return 'coalesce("offset" < examined, true)' if loop.corrections else "true"
 
 
 def _examined(loop: Loop, relations: Relations) -> str:
-    """Return the join that brings how far each stream of feedback was looked at, if any was."""
+    """Return the SQL join with the position up to which each stream was compared, if needed."""
     if not loop.corrections:
         return ""
     on = 'e."partition" = r."partition" AND e.stream = r._stream'

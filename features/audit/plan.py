@@ -1,8 +1,8 @@
-"""The plan of an audit: its steps, none of which needs more than so many rows at once.
+"""The plan of an audit: steps that each read a bounded number of rows.
 
-A log is looked at in runs of offsets. Event time is looked at in slices; each of them reads back as
-far as its ids are remembered, so a slice is at least as long. A slice with too many rows is taken
-in shares: all records of an id belong to the same share, so a share is as exact as the whole.
+Logs are checked in ranges of offsets, event time in slices. A slice must also read the time before
+it for which ids are remembered, so it is at least as long as that. A slice with too many rows is
+split into shares of ids: a share has all records of its ids, so its result is exact.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,13 +26,13 @@ from tidemill.features.sql.positions import stream_sql
 from tidemill.schemas.logs import Log, first_position, number_of
 from tidemill.schemas.loop.definition import Loop
 
-_BUCKETS = 10_000  # of the time that is looked at; slices are made of whole ones
-_SHORTEST = 1_000_000  # microseconds; a bucket is no shorter
+_BUCKETS = 10_000  # of the audited time; slices consist of whole buckets
+_SHORTEST = 1_000_000  # microseconds; the least length of a bucket
 
 
 @dataclass(frozen=True, slots=True)
 class AuditPlan:
-    """The steps of an audit; *is_whole* unless only a share of the ids is looked at."""
+    """The steps of an audit; *is_whole* is false if only a share of the ids is checked."""
 
     steps: tuple[OffsetRange | AuditSlice, ...]
     is_whole: bool
@@ -44,10 +44,10 @@ class Planner:
 
     Attributes:
         tables: FROM items of the raw tables, by name.
-        bounds: event time to look at, in microseconds.
-        rows: so many records are compared at once.
-        shares: so many shares of each slice are looked at, and so many runs of each log, the
-            newest; None for all.
+        bounds: the event time to check, in microseconds.
+        rows: how many records a step reads, approximately.
+        shares: how many shares of each slice, and how many of the newest ranges of each log, are
+            checked; None for all.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -58,7 +58,7 @@ class Planner:
     shares: int | None
 
     def plan(self, spans: Sequence[AuditSpan]) -> AuditPlan:
-        """Return the steps for *spans*: the logs first, then time from the earliest on."""
+        """Return the steps for *spans*: the logs first, then slices of time in order."""
         runs = {log: list(self._runs(log, spans)) for log in self.loop.logs}
         shares = list(self._shares(spans))
         if self.shares is None:
@@ -70,34 +70,34 @@ class Planner:
 
     def _runs(self, log: Log, spans: Sequence[AuditSpan]) -> Iterator[OffsetRange]:
         begins = {span.partition: span.begin for span in spans}
-        places = {}
+        ranges = {}
         for span in spans:
-            first = span.start.place(log)
-            # a later look goes one row back, so that its first row has one before it
+            first = span.start.position(log)
+            # a later audit starts one row earlier: each row is compared with the one before
             if span.start != span.begin:
                 first = max(first - 1, first_position(log))
-            places[span.partition] = (first, span.end.place(log))
+            ranges[span.partition] = (first, span.end.position(log))
         if self.bounds != (BEGIN, FOREVER):
             query = _positions_sql(self.tables[table_of(log)], number_of(log), *self.bounds)
-            found = self.connection.execute(query).fetchall()
-            inside = {number: (first, behind) for number, first, behind in found}
-            places = {
+            rows = self.connection.execute(query).fetchall()
+            inside = {number: (first, behind) for number, first, behind in rows}
+            ranges = {
                 number: (max(first, inside[number][0]), min(behind, inside[number][1]))
-                for number, (first, behind) in places.items()
+                for number, (first, behind) in ranges.items()
                 if number in inside
             }
-        step = max(1, self.rows // max(1, len(places)))
-        while any(first < behind for first, behind in places.values()):
+        step = max(1, self.rows // max(1, len(ranges)))
+        while any(first < behind for first, behind in ranges.values()):
             yield OffsetRange(
                 log=log,
                 begins=begins,
-                places={
+                ranges={
                     number: (first, min(first + step, behind))
-                    for number, (first, behind) in places.items()
+                    for number, (first, behind) in ranges.items()
                     if first < behind
                 },
             )
-            places = {n: (first + step, behind) for n, (first, behind) in places.items()}
+            ranges = {n: (first + step, behind) for n, (first, behind) in ranges.items()}
 
     def _shares(self, spans: Sequence[AuditSpan]) -> Iterator[AuditSlice]:
         begins = {span.partition: span.begin for span in spans}
@@ -113,7 +113,7 @@ class Planner:
                 continue
             one_in = max(1, -(-loaded // self.rows))
             for number in range(one_in if self.shares is None else min(self.shares, one_in)):
-                # with few of many shares, those of the next slice are others
+                # the next slice begins with another share, so that few shares cover many ids
                 yield AuditSlice(
                     bounds=bounds,
                     begins=begins,
@@ -122,7 +122,7 @@ class Planner:
                 )
 
     def _slices(self, spans: Sequence[AuditSpan]) -> Iterator[tuple[int, int, int]]:
-        """Return (since, until, rows to load) of stretches of time that have rows."""
+        """Yield (since, until, rows to read) of slices of time that have rows."""
         since = max(self.bounds[0], min((span.start.frontier for span in spans), default=FOREVER))
         until = min(self.bounds[1], max((span.end.frontier for span in spans), default=BEGIN))
         if since >= until:
@@ -143,21 +143,21 @@ class Planner:
 def _cut(
     counts: Mapping[int, int], begin: int, step: int, since: int, until: int, reach: int, rows: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Cut [*since*, *until*) where a slice has *rows* and is as long as it reaches back."""
+    """Cut [*since*, *until*) into slices of about *rows* rows, each at least as long as *reach*."""
     start: int | None = None
-    held = 0
+    size = 0
     for bucket, count in sorted(counts.items()):
         low, high = begin + bucket * step, begin + (bucket + 1) * step
         if high <= since:
             continue
-        if start is not None and held >= rows and low - start >= reach:
-            yield start, low, held + _between(counts, begin, step, start - reach, start)
+        if start is not None and size >= rows and low - start >= reach:
+            yield start, low, size + _between(counts, begin, step, start - reach, start)
             start = None
         if start is None:
-            start, held = max(low, since), 0
-        held += count
+            start, size = max(low, since), 0
+        size += count
     if start is not None and start < until:
-        yield start, until, held + _between(counts, begin, step, start - reach, start)
+        yield start, until, size + _between(counts, begin, step, start - reach, start)
 
 
 def _between(counts: Mapping[int, int], begin: int, step: int, since: int, until: int) -> int:
@@ -165,7 +165,7 @@ def _between(counts: Mapping[int, int], begin: int, step: int, since: int, until
 
 
 def _histogram_sql(loop: Loop, tables: Mapping[str, str], since: int, until: int, step: int) -> str:
-    """Return a query for how many records there are in each *step* of time after *since*."""
+    """Return a query for the number of records in each *step* of time after *since*."""
     ahead = micros(loop.early)
     return f"""
         SELECT (at_us - {since}) // {step} AS bucket, count(*) FROM (
@@ -187,7 +187,7 @@ def _earliest_sql(tables: Iterable[str], since: int) -> str:
 
 
 def _positions_sql(table: str, stream: int, since: int, until: int) -> str:
-    """Return a query for the first place, and the one behind the last, in a stretch of time."""
+    """Return a query for the first position, and the one behind the last, in a span of time."""
     return f"""
         SELECT "partition", min("offset"), max("offset") + 1 FROM {table} t
         WHERE {in_time("t", since, until)} AND {stream_sql()} = {stream} GROUP BY ALL"""

@@ -1,8 +1,8 @@
-"""The questions an audit asks DuckDB, as text: which rows differ, in which columns.
+"""The queries of an audit: which rows differ, in which columns.
 
-Three of them. `readings_sql`: was each record judged by the stream time of its own log? That needs
-the record before it and no more. `told_sql`: what must have become of the records of a slice of
-time, by the oracle. `windows_sql`: is that what the stream wrote? They run nothing.
+`raw_differences_sql` compares the verdict of each raw row with the stream time of its log, for
+which it reads one row more. `expected_sql` computes the states of a slice with the oracle.
+`example_differences_sql` compares them with what the stream wrote.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,11 +24,11 @@ from tidemill.features.sql.views import quoted
 from tidemill.schemas.logs import Log, is_feedback, number_of
 from tidemill.schemas.loop.definition import Loop
 
-TOLD = "told"
-"""The temporary table that holds the answer to `told_sql`."""
+EXPECTED = "expected"
+"""The temporary table with the result of `expected_sql`."""
 
-# What an example keeps of its decision, by their names there and here.
-_KEPT = {
+# Columns that an example copies from its decision: their name there, and in the decision.
+_COPIED = {
     "decision_id": "id",
     **{
         name: name
@@ -40,22 +40,22 @@ _KEPT = {
 }
 
 
-# What an example says of its feedback.
-_MADE = ("state", "label", "feedback_offsets", "first_feedback_at")
+# Columns of an example that are computed from its feedback.
+_COMPUTED = ("state", "label", "feedback_offsets", "first_feedback_at")
 
 
-def readings_sql(
+def raw_differences_sql(
     loop: Loop, table: str, run: OffsetRange, last: Mapping[int, tuple[int, int, int | None]]
 ) -> str:
-    """Return a query for the rows of a run that were judged otherwise than their log says.
+    """Return a query for the rows of *run* whose verdict or stream time contradicts their log.
 
     Args:
-        loop: gives the lengths of time.
-        table: a FROM item, the log of the run.
-        run: the places.
-        last: partition -> (place, at, stream time) of the row before the first, where known.
+        loop: the loop, for its durations.
+        table: a FROM item, the raw table of the log.
+        run: the ranges of positions.
+        last: partition -> (position, at, stream time) of the row before the first, if known.
     """
-    log, places = run.log, run.places
+    log, ranges = run.log, run.ranges
     late_anyway = loop.early + loop.wait + loop.grace + loop.corrections
     length = loop.grace if log == "decisions" else late_anyway
     last_use = '"at"' if log == "decisions" else f'"at" + {span_sql(loop.early)}'
@@ -64,7 +64,7 @@ def readings_sql(
         is_late += f" OR {last_use} < make_timestamptz(closed)"
     checks = [
         Check("rows", 'CASE WHEN offset_before = "offset" THEN 2 ELSE 1 END', "1"),
-        # An idle log is moved on by the clock, so a row may stand ahead of what the log says.
+        # An idle log is moved on by the clock, so the stream time may be ahead of the rows.
         Check("stream_time", "stream_time", "greatest(stream_time, reached)"),
         Check(
             "verdict",
@@ -73,10 +73,10 @@ def readings_sql(
         ),
     ]
     wanted = values_sql(
-        (number, *bounds, run.begins[number].frontier) for number, bounds in places.items()
+        (number, *bounds, run.begins[number].frontier) for number, bounds in ranges.items()
     )
     known = values_sql((number, *row) for number, row in last.items()) if last else None
-    first, behind = min(o for o, _ in places.values()), max(o for _, o in places.values())
+    first, behind = min(o for o, _ in ranges.values()), max(o for _, o in ranges.values())
     before = (
         f"""UNION ALL BY NAME
             SELECT "partition", "offset", make_timestamptz("at") AS "at",
@@ -104,10 +104,10 @@ def readings_sql(
         FROM read_ WHERE is_new AND ({any_sql(checks)})"""
 
 
-def last_sql(table: str, places: Mapping[int, tuple[int, int]]) -> str:
-    """Return a query for the last row of each partition in *places*, as `readings_sql` takes."""
-    wanted = values_sql((number, *bounds) for number, bounds in places.items())
-    first, behind = min(o for o, _ in places.values()), max(o for _, o in places.values())
+def last_sql(table: str, ranges: Mapping[int, tuple[int, int]]) -> str:
+    """Return a query for the last row of each partition in *ranges*: `last` of the next range."""
+    wanted = values_sql((number, *bounds) for number, bounds in ranges.items())
+    first, behind = min(o for o, _ in ranges.values()), max(o for _, o in ranges.values())
     return f"""
         WITH wanted("partition", first, behind) AS (VALUES {wanted})
         SELECT r."partition", max(r."offset"), epoch_us(arg_max("at", r."offset")),
@@ -119,10 +119,10 @@ def last_sql(table: str, places: Mapping[int, tuple[int, int]]) -> str:
 
 
 def first_time_sql(loop: Loop, decisions: str, share: AuditSlice) -> str:
-    """Return a query for the earliest stream time that any decision of a slice was judged by.
+    """Return a query for the earliest stream time by which a decision of a slice was judged.
 
-    Copies are told by stream time, which may stand long before the event time of a decision that
-    comes after a pause.
+    Duplicates are recognised by stream time, which may be long before the event time of a decision
+    that follows a pause.
     """
     since = share.since - micros(loop.early + memory(loop))
     return f"""
@@ -131,7 +131,7 @@ def first_time_sql(loop: Loop, decisions: str, share: AuditSlice) -> str:
           AND coalesce(stream_time <= "at" + {span_sql(loop.grace)}, true)"""
 
 
-def told_sql(
+def expected_sql(
     loop: Loop,
     decisions: str,
     feedback: str,
@@ -139,10 +139,10 @@ def told_sql(
     decisions_from: int,
     examined: Mapping[tuple[int, Log], int],
 ) -> str:
-    """Return a query for what must have become of the records of a share, and before it.
+    """Return a query for the correct states of the records of a share, and of records before it.
 
-    *decisions_from* is from when on decisions are read, to know which of them are copies;
-    *examined*, by partition and log, the place before which feedback may have corrected an example.
+    *decisions_from* is the time from which decisions are read, to recognise duplicates. *examined*
+    is, by partition and log, the position before which feedback may have corrected an example.
     """
     ahead = micros(loop.early)
     waits = micros(loop.wait)
@@ -153,7 +153,7 @@ def told_sql(
         return f"(SELECT * FROM {table} t WHERE {wanted})"
 
     frontiers = values_sql((number, until) for number, (_, until) in share.bounds.items())
-    # a stream that a later version has added was none when this one closed its decisions
+    # streams that a later version added did not exist when this one closed its decisions
     numbers = ", ".join(str(number_of(log)) for log in loop.logs if is_feedback(log))
     relations = Relations(
         decisions=part(decisions, "t.id", decisions_from, share.until),
@@ -174,9 +174,9 @@ def told_sql(
     return oracle_sql(loop, relations)
 
 
-def _examined(places: Mapping[tuple[int, Log], int]) -> str:
-    """Return the relation `Relations.examined` asks for."""
-    rows = values_sql((number, number_of(log), place) for (number, log), place in places.items())
+def _examined(positions: Mapping[tuple[int, Log], int]) -> str:
+    """Return the subquery for `Relations.examined`."""
+    rows = values_sql((number, number_of(log), at) for (number, log), at in positions.items())
     none = "" if rows else " WHERE false"
     return (
         f'(SELECT * FROM (VALUES {rows or "(0, 0, 0)"}) AS t("partition", stream, examined){none})'
@@ -184,14 +184,14 @@ def _examined(places: Mapping[tuple[int, Log], int]) -> str:
 
 
 def _begins(share: AuditSlice) -> str | None:
-    """Return the relation `Relations.begins` asks for; None if the version is the first."""
-    known = {number: mark for number, mark in share.begins.items() if mark != NOTHING_READ}
+    """Return the subquery for `Relations.begins`; None if the version is the first."""
+    known = {number: state for number, state in share.begins.items() if state != NOTHING_READ}
     if not known:
         return None
     rows = ", ".join(
-        f"({number}, '{table_of(log)}', {number_of(log)}, {place}, {mark.frontier})"
-        for number, mark in known.items()
-        for log, place in mark.places.items()
+        f"({number}, '{table_of(log)}', {number_of(log)}, {position}, {state.frontier})"
+        for number, state in known.items()
+        for log, position in state.positions.items()
     )
     return (
         '(SELECT "partition", log, stream, first, make_timestamptz(frontier) AS frontier'
@@ -199,54 +199,60 @@ def _begins(share: AuditSlice) -> str | None:
     )
 
 
-def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: AuditSlice) -> str:
-    """Return a query for the decisions of a slice of which the stream wrote something else.
+def example_differences_sql(
+    decisions: str, examples: str, columns: Iterable[str], share: AuditSlice
+) -> str:
+    """Return a query for the decisions of a slice whose examples differ from the table `EXPECTED`.
 
-    *columns* are those of *examples*; the rows of `TOLD` are the measure.
+    *columns* are those of *examples*.
     """
     present = set(columns)
     checks = [
-        # 'late' follows from the stream time alone, and was looked at with it.
-        Check("verdict", "nullif(verdict, 'late')", "CASE WHEN told = 'duplicate' THEN told END"),
+        # 'late' depends on the stream time alone, and is checked by `raw_differences_sql`.
+        Check(
+            "verdict",
+            "nullif(verdict, 'late')",
+            "CASE WHEN expected = 'duplicate' THEN expected END",
+        ),
         Check(
             "rows",
             "coalesce(times, 0)",
-            "CASE WHEN told IS NULL OR told IN ('late', 'duplicate') THEN 0 ELSE 1 END",
+            "CASE WHEN expected IS NULL OR expected IN ('late', 'duplicate') THEN 0 ELSE 1 END",
         ),
         *(
             Check(name, f"e_{name}", f"CASE WHEN is_example THEN must_{name} ELSE e_{name} END")
-            for name in (*_MADE, "revision")
+            for name in (*_COMPUTED, "revision")
         ),
         *(
             Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
-            for name in _KEPT
+            for name in _COPIED
             if name in present
         ),
     ]
-    kept = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in _KEPT.items())
-    made = ", ".join(f"t.{name} AS must_{name}" for name in (*_MADE, "revision"))
+    copied = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in _COPIED.items())
+    computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
     stored = ", ".join(
-        f"e.{quoted(name)} AS e_{name}" for name in (*_KEPT, *_MADE) if name in present
+        f"e.{quoted(name)} AS e_{name}" for name in (*_COPIED, *_COMPUTED) if name in present
     )
-    # Rows of the first release do not say that they are the first of their decision.
+    # Rows of the first release have no revision; they are the first of their decision.
     stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
         must AS (
-            SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS told,
-                   {made}, {kept}
+            SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS expected,
+                   {computed}, {copied}
             FROM {decisions} d JOIN bounds USING ("partition")
-            LEFT JOIN {TOLD} t ON t.log = 'decisions'
+            LEFT JOIN {EXPECTED} t ON t.log = 'decisions'
                  AND t."partition" = d."partition" AND t."offset" = d."offset"
             WHERE {in_slice("d", share)} {in_share("d.id", share)}
         ),
         wrote AS (
             SELECT e."partition", e."offset", e.decision_id, e."at",
-                   count(*) OVER place AS times, {stored}
+                   count(*) OVER same AS times, {stored}
             FROM {examples} e JOIN bounds USING ("partition")
             WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
-            WINDOW place AS (PARTITION BY e."partition", e."offset")
-            QUALIFY row_number() OVER place = 1
+            WINDOW same AS (PARTITION BY e."partition", e."offset")
+            QUALIFY row_number() OVER same = 1
         ),
         both_ AS (
             SELECT coalesce(m."partition", w."partition") AS "partition",
@@ -254,7 +260,7 @@ def windows_sql(decisions: str, examples: str, columns: Iterable[str], share: Au
                    coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
                    m.* EXCLUDE ("partition", "offset", id, "at"),
                    w.* EXCLUDE ("partition", "offset", decision_id, "at"),
-                   times IS NOT NULL AND told NOT IN ('late', 'duplicate') AS is_example
+                   times IS NOT NULL AND expected NOT IN ('late', 'duplicate') AS is_example
             FROM must m FULL JOIN wrote w
               ON w."partition" = m."partition" AND w."offset" = m."offset"
         )
@@ -271,10 +277,10 @@ def compared_sql(decisions: str, share: AuditSlice) -> str:
 
 
 def settled_sql(loop: Loop, feedback: str, share: AuditSlice) -> str:
-    """Return a query that counts, by partition, what became of the feedback of a slice.
+    """Return a query that counts, by partition, the feedback of a slice.
 
-    Columns: partition, how many, and how many of them are late, duplicate, unmatched without a
-    verdict, as the stream counts them.
+    Columns: partition, all of it, and the late, duplicate and unmatched feedback without a verdict,
+    which the stream counts.
     """
     ahead = micros(loop.early)
     counted = ", ".join(
@@ -285,7 +291,7 @@ def settled_sql(loop: Loop, feedback: str, share: AuditSlice) -> str:
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
         SELECT f."partition", count(*), {counted}
         FROM {feedback} f JOIN bounds USING ("partition")
-        JOIN {TOLD} t ON t.log = 'feedback'
+        JOIN {EXPECTED} t ON t.log = 'feedback'
              AND t."partition" = f."partition" AND t."offset" = f."offset"
         WHERE {in_slice("f", share, ahead)} {in_share("f.decision_id", share)}
         GROUP BY ALL"""

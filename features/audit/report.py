@@ -1,7 +1,4 @@
-"""What an audit found: values to print, to count and to compare.
-
-It knows no lake and no query.
-"""
+"""The result of an audit: values to print, to count and to compare."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +9,20 @@ _HINTS = {
     "verdict": "the record was judged by other rules than the loop's, or its row was changed",
     "counts": "feedback was settled twice or not at all: compare with `tidemill ledger`",
 }
-_HINT = "only workers may write to the lake; examples can be made again: `tidemill backfill`"
+_HINT = "only workers may write to the lake; examples can be made again: `tidemill lake backfill`"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One record of which the lake says something else than its logs.
+    """One record for which the lake contradicts its logs.
 
     Attributes:
         log: ``decisions`` or ``feedback``; ``counts`` for feedback that was counted, not written.
-        stream: of feedback the stream it came by, if its kind names one.
-        columns: by name the stream's value and the audit's, as text; None is null. ``rows`` counts
-            the rows the record has, ``verdict`` and ``stream_time`` are columns of the raw table.
+        stream: the stream of the feedback, if its kind has one.
+        columns: by name, the value of the stream and that of the audit, as text; None is null.
+            ``rows`` is the number of rows of the record; ``verdict`` and ``stream_time`` are
+            columns of the raw table.
     """
 
     log: str
@@ -42,7 +40,7 @@ class Difference:
 
     @property
     def record(self) -> str:
-        """Which record it is about."""
+        """The record, as text."""
         if self.offset is None:
             return f"partition {self.partition}"
         what = "decision" if self.log == "decisions" else "feedback"
@@ -52,8 +50,8 @@ class Difference:
     @property
     def hint(self) -> str:
         """What to do about it."""
-        told = _HINTS.get("counts" if self.log == "counts" else self.column, _HINT)
-        return f"{told}; see `tidemill trace {self.id}`" if self.log == "decisions" else told
+        hint = _HINTS.get("counts" if self.log == "counts" else self.column, _HINT)
+        return f"{hint}; see `tidemill trace {self.id}`" if self.log == "decisions" else hint
 
     def __str__(self) -> str:
         stream, audit = self.columns[self.column]
@@ -62,7 +60,7 @@ class Difference:
         return f"{self.record}: {self.column} is {stream}, the audit says {audit}{rest}"
 
     def to_json(self) -> dict[str, object]:
-        """Return all of it as plain values."""
+        """Return it as plain values."""
         return {
             "log": self.log,
             "partition": self.partition,
@@ -79,23 +77,23 @@ class Difference:
 
 
 def by_time(found: Difference) -> tuple[bool, datetime, int, int]:
-    """Return what orders differences: their time, then where they are; counts come last."""
+    """Return the sort key of differences: time, then record; counts come last."""
     at = _EPOCH if found.at is None else found.at
     return found.at is None, at, found.partition, found.offset or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """What was looked at, and what was wrong with it.
+    """What was checked, and the differences.
 
     Attributes:
         versions: of the tables, by name.
-        records: raw rows whose stream time and verdict were looked at.
-        decisions: closed or judged decisions that were compared with the examples.
-        feedback: settled feedback that was compared with the counts, or with the examples.
+        records: how many raw rows had their stream time and verdict checked.
+        decisions: how many closed or judged decisions were compared with the examples.
+        feedback: how much settled feedback was compared with the counts, or with the examples.
         differences: how many records differ.
-        first: the first of them, by time.
-        is_whole: whether all ids were looked at, or a share of them.
+        first: the earliest of them.
+        is_whole: whether all ids were checked, or a share of them.
         seconds: how long it took.
     """
 
@@ -111,11 +109,11 @@ class AuditReport:
 
     @property
     def agrees(self) -> bool:
-        """Whether the lake is what its logs mean, as far as was looked at."""
+        """Whether no difference was found."""
         return self.differences == 0
 
     def to_json(self) -> dict[str, object]:
-        """Return all of it as plain values."""
+        """Return it as plain values."""
         return {
             "loop": self.loop,
             "agrees": self.agrees,

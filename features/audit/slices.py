@@ -1,4 +1,4 @@
-"""The bounds of an audit as SQL: stretches of time, shares of ids, and values in lists."""
+"""The bounds of an audit as SQL: slices of time, shares of ids, and lists of values."""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -7,7 +7,7 @@ from tidemill.features.audit.spans import AuditSlice, micros
 
 
 def in_time(table: str, since: int, until: int | None) -> str:
-    """Return the condition of event times in [*since*, *until*); the date leaves files unread."""
+    """Return the condition of event times in [*since*, *until*); the date lets files be skipped."""
     at, date = f'{table}."at"', f"{table}.event_date"
     parts = [f"{at} >= {_moment(since)}", f"{date} >= {_moment(since)}::DATE"]
     if until is not None:
@@ -20,7 +20,7 @@ def _moment(at: int) -> str:
 
 
 def in_slice(table: str, share: AuditSlice, ahead: int = 0) -> str:
-    """Return the condition of rows whose time, and *ahead*, is in the bounds of its partition."""
+    """Return the condition of rows whose time plus *ahead* is in the bounds of their partition."""
     at = f'{table}."at"'
     return (
         f"{in_time(table, share.since - ahead, share.until - ahead)}"
@@ -30,7 +30,7 @@ def in_slice(table: str, share: AuditSlice, ahead: int = 0) -> str:
 
 
 def in_share(key: str, share: AuditSlice) -> str:
-    """Return the condition of the ids that are looked at; one id is looked at whole or not."""
+    """Return the condition of the ids of a share; all records of an id are in one share."""
     if share.one_in == 1:
         return ""
     return f"AND hash({key}) % {share.one_in} = {share.remainder}"
@@ -42,7 +42,7 @@ def bounds_sql(share: AuditSlice) -> str:
 
 
 def values_sql(rows: Iterable[Sequence[int | None]]) -> str:
-    """Return whole numbers as the body of an SQL VALUES list."""
+    """Return rows of integers as the body of an SQL VALUES list."""
     return ", ".join(
         "(" + ", ".join("NULL" if value is None else str(value) for value in row) + ")"
         for row in rows

@@ -1,8 +1,8 @@
-"""What an audit has to look at: stretches of the logs and of event time, a partition at a time.
+"""The spans of an audit: ranges of positions and of event time, by partition.
 
-Values only. How far a log has come is told as a place: the offset, for streams of feedback with
-their number above it, as in the raw tables. Times are microseconds since the epoch, because an
-event may say that it happened in year 1, and an audit looks back before it.
+How far a log has been read is a position (`schemas/logs.py`), as in the raw tables. Times are
+microseconds since the epoch, because an event may have the year 1, and an audit reads back before
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,52 +27,51 @@ _COUNTED = (LATE, DUPLICATE, UNMATCHED)
 COUNTERS: tuple[str, ...] = _COUNTED
 
 BEGIN, FOREVER = -(2**62), 2**62
-"""Earlier and later than any event; `BEGIN` is the frontier while nothing is closed."""
+"""Earlier and later than any event; `BEGIN` is the frontier before anything is closed."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def micros(value: datetime | timedelta) -> int:
-    """Return a time since the epoch, or a length of time, in whole microseconds."""
+    """Return a time (since the epoch) or a duration in whole microseconds."""
     length = value if isinstance(value, timedelta) else value - _EPOCH
     return length // timedelta(microseconds=1)
 
 
 def memory(loop: Loop) -> timedelta:
-    """Return how long an id is remembered at least, to tell copies."""
+    """Return how long the join remembers an id at least, to recognise duplicates."""
     return max(loop.remember, loop.wait + loop.grace + loop.early)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionState:
-    """How far one partition had come at one version of the lake.
+    """How far one partition had been read and closed at one version of the lake.
 
     Attributes:
         frontier: decisions earlier than this are closed.
-        places: the next place of each log; a log that is not there has not begun.
-        counts: feedback that joined nothing, counted from the start of the log on; None if not
-            known.
+        positions: the next position of each log; a log that is missing has not been read.
+        counts: feedback that joined nothing, since the start of the log; None if unknown.
     """
 
     frontier: int = BEGIN
-    places: Mapping[Log, int] = field(default_factory=dict)
+    positions: Mapping[Log, int] = field(default_factory=dict)
     counts: Mapping[str, int] | None = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
-    def place(self, log: Log) -> int:
-        """Return the next place of *log*."""
-        return self.places.get(log, first_position(log))
+    def position(self, log: Log) -> int:
+        """Return the next position of *log*."""
+        return self.positions.get(log, first_position(log))
 
 
 NOTHING_READ = PartitionState()
-"""The start of a lake."""
+"""The state before anything was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSpan:
-    """One partition from one mark to a later one; what is before *start* is not looked at.
+    """One partition from the state *start* to the later state *end*.
 
-    *begin* is where the version of the loop took the partition over: rows before it were judged by
-    another version, and keep that verdict.
+    *begin* is the state at which the version of the loop took the partition over: rows before it
+    were judged by an earlier version, and keep its verdict.
     """
 
     partition: int
@@ -83,25 +82,25 @@ class AuditSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetRange:
-    """Places of one log to look at: partition -> (first, behind the last).
+    """Ranges of positions of one log: partition -> (first, behind the last).
 
-    *begins* is by partition where the version of the loop took it over.
+    *begins* is, by partition, the state at which the version of the loop took it over.
     """
 
     log: Log
-    places: Mapping[int, tuple[int, int]]
+    ranges: Mapping[int, tuple[int, int]]
     begins: Mapping[int, PartitionState]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditSlice:
-    """A slice of event time to look at, or the records of some of its ids.
+    """A slice of event time, or the records of a share of its ids.
 
     Attributes:
-        bounds: partition -> (since, until); its decisions in it are closed.
-        begins: partition -> where the version of the loop took it over.
-        one_in: look at the ids of one in so many; 1 for all.
-        remainder: which of them.
+        bounds: partition -> (since, until); decisions within are closed.
+        begins: partition -> the state at which the version of the loop took it over.
+        one_in: the share of ids is one in so many; 1 for all.
+        remainder: which of these shares.
     """
 
     bounds: Mapping[int, tuple[int, int]]
@@ -121,11 +120,11 @@ class AuditSlice:
 
 
 def can_be_counted(work: Sequence[tuple[Loop, Sequence[AuditSpan]]]) -> bool:
-    """Whether the feedback counted between two marks is that of the time between them.
+    """Return whether the counts between two states belong to the event time between them.
 
-    Not if windows or grace have changed: feedback of what one version closed is then counted by the
-    rules of the next. And where examples are corrected, late feedback is counted when it is read,
-    so only the counts since the beginning can be told.
+    They do not if windows or grace have changed: the next version then counts, by its own rules,
+    feedback on what the earlier version closed. With corrections, late feedback is counted when it
+    is read, so only the counts since the beginning can be compared.
     """
     if any(loop.corrections for loop, _ in work):
         return len(work) == 1 and all(span.start == NOTHING_READ for span in work[0][1])
@@ -139,7 +138,7 @@ def _windows(loop: Loop) -> tuple[timedelta, dict[str, tuple[timedelta, timedelt
 def read_partition_states(
     lake: Lake, loop: Loop, versions: Mapping[str, int]
 ) -> dict[int, PartitionState]:
-    """Return how far each partition of *loop* had come at *versions* of its tables.
+    """Return the state of each partition of *loop* at *versions* of its tables.
 
     Raises:
         LakeError: the lake cannot be read, or no longer has one of the versions.
@@ -149,7 +148,7 @@ def read_partition_states(
     return {
         number: PartitionState(
             frontier=_or(closed[FRONTIER, number], BEGIN),
-            places={log: position_of(log, read[log, number] or 0) for log in loop.logs},
+            positions={log: position_of(log, read[log, number] or 0) for log in loop.logs},
             counts={name: closed[name, number] or 0 for name in _COUNTED},
         )
         for number in range(loop.partitions)
@@ -159,10 +158,10 @@ def read_partition_states(
 def read_spans(
     lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
 ) -> list[tuple[Loop, list[AuditSpan]]]:
-    """Return all that a lake has closed, by the version of the loop that did it, oldest first.
+    """Return all that a lake has closed, by the version of the loop that closed it, oldest first.
 
-    Workers write down where a version begins. What was closed by one of several versions that an
-    older release had not written down is left out: nobody can tell which rules it followed.
+    Workers record where a version begins. An older release did not: what it closed is left out if
+    it may have followed any of several versions, because the rules are then unknown.
 
     Raises:
         LakeError: the lake cannot be read, or no longer has one of the versions.
@@ -176,7 +175,7 @@ def read_spans(
         marks = [(version, mark) for version, mark in known.items() if mark is not None]
         earlier = [loop.version for loop in definitions if not marks or loop.version < marks[0][0]]
         if len(earlier) == 1:
-            marks.insert(0, (earlier[0], NOTHING_READ))  # of a release that wrote nothing down
+            marks.insert(0, (earlier[0], NOTHING_READ))  # of a release that recorded nothing
         elif not earlier:
             marks[0] = (marks[0][0], NOTHING_READ)
         stops = [*(mark for _, mark in marks[1:]), end]
@@ -188,7 +187,7 @@ def read_spans(
 def _read_begins(
     lake: Lake, definitions: Sequence[Loop], versions: Mapping[str, int]
 ) -> dict[int, dict[int, PartitionState]]:
-    """Return where versions of a loop took partitions over, by version and partition."""
+    """Return the state at which each version took each partition over."""
     begins: dict[int, dict[int, PartitionState]] = {loop.version: {} for loop in definitions}
     for loop in definitions:
         name = begin(loop.version)
@@ -203,7 +202,7 @@ def _read_begins(
             }
             if frontier is not None and len(known) == len(loop.logs):
                 begins[loop.version][number] = PartitionState(
-                    frontier=frontier, places=known, counts=None
+                    frontier=frontier, positions=known, counts=None
                 )
     return begins
 
@@ -211,7 +210,7 @@ def _read_begins(
 def _reached(
     lake: Lake, loop: Loop, name: ProgressName, versions: Mapping[str, int]
 ) -> dict[tuple[Log, int], int | None]:
-    """Return a number of each log of *loop*, by log and partition."""
+    """Return the progress number *name* of each log of *loop*, by log and partition."""
     found: dict[tuple[Log, int], int | None] = {}
     for log in loop.logs:
         own = name.for_log(log)
@@ -223,7 +222,7 @@ def _reached(
 def _numbers(
     lake: Lake, loop: Loop, table: str, names: Sequence[ProgressName], versions: Mapping[str, int]
 ) -> dict[tuple[ProgressName, int], int | None]:
-    """Return numbers that commits of *table* carry, by name and partition."""
+    """Return progress numbers of *table*, by name and partition."""
     numbers = range(loop.partitions)
     ids = [name.key(number) for name in names for number in numbers]
     values = lake.table(loop.loop, table).progress(ids, versions[table])

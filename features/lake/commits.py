@@ -1,6 +1,6 @@
-"""One commit of a Delta table: what moves with it, the files it adds, how the log tells it.
+"""One commit of a Delta table: its swaps of numbers, its files, and its entry in the log.
 
-It knows how a commit reads in the log, not how it gets there: that is `lake.py`.
+`tables.py` writes commits.
 """
 
 import json
@@ -14,7 +14,7 @@ from deltalake.transaction import AddAction
 from tidemill.features.lake.layouts import PARTITION, plain_arrow
 from tidemill.features.lake.storage import Storage
 
-COMMIT_ID = "tidemill.commit"  # our own name for a commit, to find it again after a lost answer
+COMMIT_ID = "tidemill.commit"  # the id of a commit, to find it after a lost answer
 _STATISTICS = ("at", "partition", "offset", "ingested_at", "stream_time")
 
 
@@ -22,7 +22,7 @@ _STATISTICS = ("at", "partition", "offset", "ingested_at", "stream_time")
 class CompareAndSwap:
     """Move the number of *app_id* from *expected* to *new*, or refuse the whole commit.
 
-    None expects that the table has never seen *app_id*. Equal numbers only compare.
+    None expects that there is no number yet. Equal numbers only compare.
     """
 
     app_id: str
@@ -32,7 +32,7 @@ class CompareAndSwap:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit that added rows or moved progress: its *files* below the root, and its numbers."""
+    """One commit that added rows or moved numbers; *files* are paths below the root."""
 
     version: int
     files: tuple[str, ...]
@@ -43,10 +43,10 @@ class Commit:
 def write_files(
     storage: Storage, folder: str, frame: pl.DataFrame, schema: pl.Schema, name: str
 ) -> list[AddAction]:
-    """Write *frame* as one Parquet file a date below *folder* and return how to commit them.
+    """Write *frame* below *folder*, one Parquet file per date; return the actions of the commit.
 
-    Tables whose *schema* has no date get one file. What has been written is removed again if a
-    later file fails.
+    A table whose *schema* has no date gets one file. If one file fails, the earlier ones are
+    removed.
     """
     arrow = plain_arrow(schema)
     actions: list[AddAction] = []
@@ -64,7 +64,7 @@ def write_files(
 
 
 def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
-    """Remove files that no commit names; what cannot be removed now is left to the vacuum."""
+    """Remove files of no commit; the vacuum removes those that cannot be removed now."""
     for path in paths:
         try:
             storage.remove(f"{folder}/{path}")
@@ -73,10 +73,10 @@ def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
 
 
 def _by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]:
-    """Split *frame* by its event date, which files carry in their path and not as a column."""
+    """Split *frame* by its event date, which files have in their path and not as a column."""
     at = frame.get_column("at")
     if at.null_count():
-        raise ValueError("a row without `at` cannot be kept: events always have a time")
+        raise ValueError("a row without `at` cannot be stored: events always have a time")
     first, last = at.min(), at.max()
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         return []
@@ -99,34 +99,34 @@ def _add_action(path: str, size: int, day: date | None, rows: pl.DataFrame) -> A
 
 
 def statistics(rows: pl.DataFrame) -> str:
-    """Return the Delta statistics of one file as JSON, so that readers can leave it unopened."""
+    """Return the Delta statistics of one file as JSON, by which readers skip files."""
     columns = [rows.get_column(name) for name in _STATISTICS if name in rows.columns]
 
-    def told(found: Mapping[str, object]) -> dict[str, object]:
-        return {name: _json_value(value) for name, value in found.items() if value is not None}
+    def known(values: Mapping[str, object]) -> dict[str, object]:
+        return {name: _json_value(value) for name, value in values.items() if value is not None}
 
     return json.dumps(
         {
             "numRecords": rows.height,
-            "minValues": told({column.name: column.min() for column in columns}),
-            "maxValues": told({column.name: column.max() for column in columns}),
+            "minValues": known({column.name: column.min() for column in columns}),
+            "maxValues": known({column.name: column.max() for column in columns}),
             "nullCount": {column.name: column.null_count() for column in columns},
         }
     )
 
 
 def _json_value(value: object) -> object:
-    """Write times the way Delta does: UTC, to the microsecond."""
+    """Return *value* as Delta writes it: a time in UTC, to the microsecond."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return value
 
 
 def read_commit(storage: Storage, folder: str, version: int) -> Commit | None:
-    """Return the commit that made *version*, or None if it moved no rows in (a compaction).
+    """Return the commit of *version*; None if it added no rows and moved no numbers.
 
     Raises:
-        FileNotFoundError: the log does not go back that far, or not forward.
+        FileNotFoundError: the log has no such version, or no longer.
     """
     text = storage.read(f"{folder}/_delta_log/{version:020d}.json").decode()
     files: list[str] = []
@@ -139,6 +139,5 @@ def read_commit(storage: Storage, folder: str, version: int) -> Commit | None:
             case {"txn": {"appId": str(app_id), "version": int(number)}}:
                 numbers[app_id] = number
             case {"commitInfo": {**info}}:
-                told = ((str(key), value) for key, value in info.items())
-                metadata = {key: value for key, value in told if isinstance(value, str)}
+                metadata = {str(k): value for k, value in info.items() if isinstance(value, str)}
     return Commit(version, tuple(files), metadata, numbers) if files or numbers else None

@@ -1,9 +1,9 @@
-"""Fewer, larger files: what a second's commit leaves small is merged by day.
+"""Compaction: merge the small files of commits into fewer, larger ones per day.
 
-Merging changes no row, so the log says `dataChange` is false and whoever tails commits skips it.
-Files that were merged away stay for as long as the table says (TIDEMILL_LAKE_KEEP), for readers of
-older versions; then they are removed, and with them what a refused commit may have left behind.
-Safe beside writers.
+Merging changes no row, so its entry in the log has `dataChange` false, and readers of commits skip
+it. Merged files stay for readers of older versions as long as the table's properties say
+(TIDEMILL_LAKE_KEEP); then they are removed, together with files that a refused commit has left. It
+is safe beside writers.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.storage import lake_errors
 
-FILE_BYTES = 128 * 2**20  # a file of this size is merged no further
-MANY_FILES = 500  # beyond, opening a table and committing to it take noticeably longer
+FILE_BYTES = 128 * 2**20  # a file of this size is not merged again
+MANY_FILES = 500  # with more, opening a table and committing to it take noticeably longer
 _SMALL = WriterProperties(compression="ZSTD", compression_level=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """What was done to one table, in files."""
+    """How many files of one table were merged, made and removed."""
 
     table: str
     merged: int
@@ -31,21 +31,21 @@ class Compaction:
 
 
 def compact(lake: Lake, loop_name: str, *, file_bytes: int = FILE_BYTES) -> list[Compaction]:
-    """Merge and clean the tables of a loop; another writer's commits go on meanwhile.
+    """Merge and clean the tables of a loop, while writers go on.
 
     Raises:
-        LakeError: the storage refuses; no row is touched then.
+        LakeError: the storage refuses; no row is changed then.
     """
     return [compact_table(lake, loop_name, name, file_bytes=file_bytes) for name in TABLES]
 
 
 def maintain(lake: Lake, loop_name: str, *, files: int = MANY_FILES) -> list[Compaction]:
-    """Compact those tables of a loop that have more than *files* files beyond one a day.
+    """Compact the tables of a loop that have more than *files* files beyond one per day.
 
-    Cheap when nothing is due, so whoever has the lake open may call it every few minutes.
+    It is cheap when nothing is due, so a process may call it every few minutes.
 
     Raises:
-        LakeError: the storage refuses; no row is touched then.
+        LakeError: the storage refuses; no row is changed then.
     """
     done = []
     for name in TABLES:
@@ -70,7 +70,7 @@ def compact_table(
             )
             merged, made = int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
         except deltalake.exceptions.CommitFailedError:
-            handle = table.handle()  # two compactions at once: the other one did the work
+            handle = table.handle()  # another compaction at the same time has done the work
         handle.create_checkpoint()
         handle.cleanup_metadata()
         removed = handle.vacuum(dry_run=False, enforce_retention_duration=False, full=True)

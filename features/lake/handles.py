@@ -1,8 +1,8 @@
-"""A Delta table at the version it was last seen at: the only place that opens one.
+"""Handles: open a Delta table and follow it from version to version.
 
-What a version says about progress, and its columns, are kept until the version changes: asking
-`deltalake` again costs a millisecond a number, and a worker has dozens of them in every commit.
-Other writers' commits are followed through the log, so it stays true beside them.
+A handle caches the progress numbers and the columns of its version, because `deltalake` takes a
+millisecond per number and a worker compares dozens in every commit. It reads the commits of other
+writers from the log and updates the cache.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from tidemill.features.lake.commits import COMMIT_ID, Commit, read_commit
 from tidemill.features.lake.layouts import to_polars
 from tidemill.features.lake.storage import Storage
 
-_FOLLOWED = 32  # commits of others since the last look; beyond, numbers are asked for anew
+_FOLLOWED = 32  # commits of others since the last refresh; beyond, the cache is cleared
 
 
 @dataclass(frozen=True, slots=True)
 class LakeLocation:
-    """Where a lake is: its root, the options that reach it, and its small files."""
+    """Where a lake is: its root, the options of its storage, and its small files."""
 
     root: str
     options: dict[str, str] | None
@@ -32,30 +32,30 @@ class LakeLocation:
 
 
 class OpenedTable(DeltaTable):
-    """A Delta table whose file addresses are paths that can be opened, blanks and all."""
+    """A Delta table whose file addresses can be opened, also with blanks in them."""
 
     def file_uris(self, *args: object, **kwargs: object) -> list[str]:
-        """Return the addresses of the files; deltalake writes local paths like URLs."""
-        found: list[str] = super().file_uris(*args, **kwargs)  # type: ignore[arg-type]
-        is_remote = any("://" in path for path in found[:1])
-        return found if is_remote else [unquote(path) for path in found]
+        """Return the addresses of the files; deltalake percent-encodes local paths."""
+        uris: list[str] = super().file_uris(*args, **kwargs)  # type: ignore[arg-type]
+        is_remote = any("://" in uri for uri in uris[:1])
+        return uris if is_remote else [unquote(uri) for uri in uris]
 
 
-def open_table(place: LakeLocation, folder: str, version: int | None = None) -> DeltaTable:
+def open_table(location: LakeLocation, folder: str, version: int | None = None) -> DeltaTable:
     """Return the table in *folder* at *version*, the newest by default.
 
     Raises:
-        LakeError: there is none.
+        LakeError: there is no such table.
     """
-    uri = f"{place.root}/{folder}"
+    uri = f"{location.root}/{folder}"
     try:
-        return OpenedTable(uri, version=version, storage_options=place.options)
+        return OpenedTable(uri, version=version, storage_options=location.options)
     except deltalake.exceptions.TableNotFoundError as error:
-        raise unknown(folder, place.root) from error
+        raise unknown(folder, location.root) from error
 
 
 def unknown(what: str, root: str) -> LakeError:
-    """Return the error for a table or loop that is not there."""
+    """Return the error for a table or loop that the lake does not have."""
     return LakeError(
         f"the lake at {root} has no {what}",
         hint="start a worker for the loop first, or check TIDEMILL_LAKE",
@@ -63,49 +63,49 @@ def unknown(what: str, root: str) -> LakeError:
 
 
 class Handle:
-    """One table, followed from version to version. Not for several threads at once."""
+    """One table, followed from version to version. Not thread-safe."""
 
-    def __init__(self, place: LakeLocation, folder: str) -> None:
-        self._place = place
+    def __init__(self, location: LakeLocation, folder: str) -> None:
+        self._location = location
         self._folder = folder
-        self.delta = open_table(place, folder)
+        self.delta = open_table(location, folder)
         self._numbers: dict[str, int | None] = {}
         self._schema: tuple[str, pl.Schema] | None = None
 
     @property
     def version(self) -> int:
-        """The version it was last seen at."""
+        """The version of the last refresh."""
         return self.delta.version()
 
     @property
     def schema(self) -> pl.Schema:
         """The columns of that version."""
-        found = self.delta.schema()
-        text = found.to_json()  # Schema has no equality of its own
+        schema = self.delta.schema()
+        text = schema.to_json()  # Schema does not define equality
         if self._schema is None or self._schema[0] != text:
-            self._schema = (text, to_polars(found))
+            self._schema = (text, to_polars(schema))
         return self._schema[1]
 
     def number(self, app_id: str) -> int | None:
-        """Return the number of *app_id* at that version."""
+        """Return the number at *app_id* in that version."""
         if app_id not in self._numbers:
             self._numbers[app_id] = self.delta.transaction_version(app_id)
         return self._numbers[app_id]
 
     def refresh(self) -> None:
-        """Go on to the newest version."""
+        """Advance to the newest version."""
         before = self.version
         try:
             self.delta.update_incremental()
-        except deltalake.exceptions.DeltaError:  # so far behind that the log is cut: start anew
-            self.delta = open_table(self._place, self._folder)
+        except deltalake.exceptions.DeltaError:  # the log no longer reaches back: open again
+            self.delta = open_table(self._location, self._folder)
         self._follow(before)
 
     def find(self, before: int, commit_id: str) -> int:
-        """Return the version after *before* that the commit *commit_id* made.
+        """Return the version after *before* that was made by the commit *commit_id*.
 
         Raises:
-            LookupError: there is none; the commit has not landed.
+            LookupError: there is none; the commit was not written.
         """
         for version, commit in self.commits(before):
             if commit is not None and commit.metadata.get(COMMIT_ID) == commit_id:
@@ -113,12 +113,12 @@ class Handle:
         raise LookupError(commit_id)
 
     def commits(self, before: int) -> Iterator[tuple[int, Commit | None]]:
-        """Yield each version after *before* with its commit, up to the version last seen."""
+        """Yield each version after *before* with its commit, up to the current version."""
         for version in range(before + 1, self.version + 1):
             yield version, self._read(version)
 
     def _follow(self, before: int) -> None:
-        """Let the numbers of version *before* follow the commits since, as far as the log goes."""
+        """Update the cached numbers of version *before* from the commits since, or clear them."""
         moved: dict[str, int] = {}
         if self.version - before <= _FOLLOWED:
             with contextlib.suppress(LakeError):
@@ -130,9 +130,9 @@ class Handle:
 
     def _read(self, version: int) -> Commit | None:
         try:
-            return read_commit(self._place.storage, self._folder, version)
+            return read_commit(self._location.storage, self._folder, version)
         except FileNotFoundError as error:
             raise LakeError(
                 f"the log of {self._folder} no longer has version {version}",
-                hint="it was further behind than the log is kept: start it from a full read",
+                hint="the reader is further behind than the log reaches: start it from a full read",
             ) from error

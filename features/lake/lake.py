@@ -1,7 +1,7 @@
 """The lake: Delta tables of every loop, in a local folder or on S3.
 
-Here tables are made, found, and grown by the columns a new loop version adds. Rows get into them,
-and out again, in `tables.py`.
+A `Lake` creates tables, opens them, and adds the columns of new loop versions. `tables.py` writes
+and reads their rows.
 """
 
 import contextlib
@@ -20,18 +20,19 @@ from tidemill.errors import ConfigError, ContractError
 from tidemill.features.lake.commits import Commit, CompareAndSwap
 from tidemill.features.lake.handles import LakeLocation, unknown
 from tidemill.features.lake.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
+from tidemill.features.lake.log_retention import CHECKPOINT_EVERY
 from tidemill.features.lake.storage import lake_errors, open_storage
-from tidemill.features.lake.tables import CHECKPOINT_EVERY, Table
+from tidemill.features.lake.tables import Table
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.durations import parse_duration
 
 __all__ = ["Commit", "CompareAndSwap", "Lake", "LakeConfig", "Table"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHECKPOINTS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
-_KEPT = timedelta(days=1)
-_ATTEMPTS = 5  # two workers may want to add the same column at the same time
+_KEEP = timedelta(days=1)
+_ATTEMPTS = 5  # two workers may add the same column at the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,8 @@ class LakeConfig:
     root: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
     keep: timedelta | None = None
-    """How long log entries and merged files are kept: so far may a learner lag behind. None leaves
-    tables as they are, a day where they are made."""
+    """How long log entries and merged files are kept, and so how far a learner may lag behind. None
+    leaves existing tables as they are; new ones get a day."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -51,8 +52,8 @@ class LakeConfig:
         TIDEMILL_LAKE_KEEP is `keep` as a duration, ``6h``.
 
         Raises:
-            ConfigError: TIDEMILL_LAKE is not set or an address of another kind, or to keep the log
-                for less than an hour is asked.
+            ConfigError: TIDEMILL_LAKE is not set or an address of another kind, or
+                TIDEMILL_LAKE_KEEP is less than an hour.
         """
         root = env.get("TIDEMILL_LAKE", "")
         if not root:
@@ -60,13 +61,13 @@ class LakeConfig:
                 "TIDEMILL_LAKE is not set",
                 hint="point it at the lake, say /var/lib/tidemill or s3://bucket/tidemill",
             )
-        keep = _kept(env.get("TIDEMILL_LAKE_KEEP", ""))
+        keep = _keep(env.get("TIDEMILL_LAKE_KEEP", ""))
         if root.startswith("s3://"):
-            found = {
+            given = {
                 name: value for name, value in env.items() if name.startswith("AWS_") and value
             }
             plain = env.get("AWS_ENDPOINT_URL", "").startswith("http://")
-            options = ({"AWS_ALLOW_HTTP": "true"} if plain else {}) | found
+            options = ({"AWS_ALLOW_HTTP": "true"} if plain else {}) | given
             return cls(root=root, storage_options=options, keep=keep)
         if "://" in root:
             raise ConfigError(
@@ -76,7 +77,7 @@ class LakeConfig:
         return cls(root=root, keep=keep)
 
 
-def _kept(text: str) -> timedelta | None:
+def _keep(text: str) -> timedelta | None:
     """Read TIDEMILL_LAKE_KEEP; None if it is not set."""
     hint = "set it to an hour or more: 6h, 1d"
     if not text:
@@ -100,19 +101,20 @@ class Lake:
         self.root = root
         self.storage_options = dict(config.storage_options)
         self.storage = open_storage(root, self.storage_options)
-        self._place = LakeLocation(root, self._options(), self.storage)
+        self._location = LakeLocation(root, self._options(), self.storage)
 
     def create(self, loop: Loop) -> None:
-        """Make the tables of *loop* that are missing, and the columns that its version adds.
+        """Create the missing tables of *loop*, and the columns that its version adds.
 
         Raises:
-            ContractError: a column would change its type, or the version is known otherwise.
+            ContractError: a column would change its type, or the lake has this version with
+                another content.
             LakeError: the storage refuses.
         """
         with lake_errors(f"create the tables of {loop.loop}", self.root):
             is_new = self._is_new(loop)
             for name, schema in layouts(loop).items():
-                if self.has_table(loop.loop, name):  # refused before any table has changed
+                if self.has_table(loop.loop, name):  # refuse before any table is changed
                     missing_fields(name, self.table(loop.loop, name).schema, schema)
             for name, schema in layouts(loop).items():
                 self._set_properties(self._create_table(loop.loop, name, schema))
@@ -121,7 +123,7 @@ class Lake:
                 self.storage.write(self._path(loop.loop, loop.version), definition)
 
     def create_table(self, loop_name: str, name: str, schema: pl.Schema) -> Table:
-        """Make a table of another room's layout beside the ones of *loop_name*, and return it.
+        """Create a table with the columns *schema* beside the ones of *loop_name*, and return it.
 
         It is partitioned by `event_date` if *schema* has that column, else not at all.
         """
@@ -130,30 +132,28 @@ class Lake:
         return self.table(loop_name, name)
 
     def has_table(self, loop_name: str, name: str) -> bool:
-        """Return whether there is such a table."""
+        """Return whether the lake has the table."""
         with lake_errors(f"look for {loop_name}/{name}", self.root):
             return DeltaTable.is_deltatable(self._uri(loop_name, name), self._options())
 
-    def table(self, loop_name: str, name: str, *, fenced: bool = True) -> Table:
+    def table(self, loop_name: str, name: str) -> Table:
         """Return the table *name* of a loop, at its newest version.
 
-        *fenced* is False only where a test shows what the fence is for.
-
         Raises:
-            LakeError: there is none, or the storage does not answer.
+            LakeError: the lake has no such table, or the storage does not answer.
         """
-        return Table(self._place, f"{loop_name}/{name}", fenced=fenced)
+        return Table(self._location, f"{loop_name}/{name}")
 
     def loops(self) -> list[str]:
-        """Return the names of the loops that have tables here, sorted."""
+        """Return the names of the loops in this lake, sorted."""
         with lake_errors("list the loops", self.root):
             return [name for name in self.storage.names("") if self._versions(name)]
 
     def loop(self, loop_name: str) -> Loop:
-        """Return the newest version of a loop that tables were made for.
+        """Return the newest version of a loop in this lake.
 
         Raises:
-            LakeError: the lake knows no such loop.
+            LakeError: the lake has no such loop.
         """
         with lake_errors(f"read the definition of {loop_name}", self.root):
             versions = self._versions(loop_name)
@@ -162,17 +162,17 @@ class Lake:
             return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
 
     def definitions(self, loop_name: str) -> list[Loop]:
-        """Return every version of a loop that tables were made for, oldest first.
+        """Return every version of a loop in this lake, oldest first.
 
         Raises:
-            LakeError: the lake knows no such loop.
+            LakeError: the lake has no such loop.
         """
         with lake_errors(f"read the definitions of {loop_name}", self.root):
             versions = sorted(self._versions(loop_name))
             if not versions:
                 raise unknown(loop_name, self.root)
-            found = (self.storage.read(self._path(loop_name, version)) for version in versions)
-            return [Loop.model_validate_json(text) for text in found]
+            texts = (self.storage.read(self._path(loop_name, version)) for version in versions)
+            return [Loop.model_validate_json(text) for text in texts]
 
     def _versions(self, loop_name: str) -> list[int]:
         names = self.storage.names(loop_name)
@@ -180,13 +180,13 @@ class Lake:
         return [int(part) for part in parts if part.isdigit()]
 
     def _is_new(self, loop: Loop) -> bool:
-        """Return whether this version of *loop* has never been here."""
+        """Return whether the lake does not have this version of *loop* yet."""
         if loop.version not in self._versions(loop.loop):
             return True
         known = self.storage.read(self._path(loop.loop, loop.version))
         if Loop.model_validate_json(known).digest != loop.digest:
             raise ContractError(
-                f"the lake knows version {loop.version} of {loop.loop} with another content",
+                f"the lake has version {loop.version} of {loop.loop} with another content",
                 hint="a version never changes: raise `version` in the loop file",
             )
         return False
@@ -197,7 +197,7 @@ class Lake:
     def _create_table(self, loop_name: str, name: str, schema: pl.Schema) -> DeltaTable:
         uri = self._uri(loop_name, name)
         if not DeltaTable.is_deltatable(uri, self._options()):
-            with contextlib.suppress(deltalake.exceptions.DeltaError):  # another made it just now
+            with contextlib.suppress(deltalake.exceptions.DeltaError):  # created by another process
                 if "://" not in uri:
                     Path(uri).mkdir(parents=True, exist_ok=True)
                 DeltaTable.create(
@@ -217,19 +217,19 @@ class Lake:
         return table
 
     def _set_properties(self, table: DeltaTable) -> None:
-        """Let a table that was there before have what it lacks, and what was asked for."""
+        """Set the missing properties of an existing table, and the configured ones."""
         for _ in range(_ATTEMPTS):
-            found = table.metadata().configuration
-            wanted = _CHECKPOINTS | found | (self._retention() if self.config.keep else {})
-            if wanted == found:
+            current = table.metadata().configuration
+            wanted = _CHECKPOINTS | current | (self._retention() if self.config.keep else {})
+            if wanted == current:
                 return
-            log.info("%s: its properties are to be %s", table.table_uri, wanted)
+            logger.info("%s: set its properties to %s", table.table_uri, wanted)
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
                 table.alter.set_table_properties(wanted)
             table.update_incremental()
 
     def _retention(self) -> dict[str, str]:
-        keep = self.config.keep or _KEPT
+        keep = self.config.keep or _KEEP
         hours = f"interval {-(-keep // timedelta(hours=1))} hours"  # rounded up
         return {"delta.logRetentionDuration": hours, "delta.deletedFileRetentionDuration": hours}
 

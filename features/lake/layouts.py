@@ -1,7 +1,7 @@
-"""The columns of the lake: which tables a loop has, and their types in Polars and in Delta.
+"""The columns of the lake: the tables of a loop, and their types in Polars and in Delta.
 
-It knows no file and no commit. A loop version may add nullable features and feedback values; what
-else changes a type is refused, so that every row ever written stays readable.
+A loop version may add nullable features and feedback values. Every other change of a type is
+refused, so that every row ever written stays readable.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,27 @@ from deltalake import Field, Schema
 
 from tidemill.errors import ContractError
 from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
-from tidemill.schemas.logs import Log, is_feedback
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
 
-DECISIONS = "decisions"
-FEEDBACK = "feedback"
+__all__ = [
+    "DECISIONS",
+    "EXAMPLES",
+    "FEEDBACK",
+    "PARTITION",
+    "TABLES",
+    "fitted",
+    "layouts",
+    "missing_fields",
+    "plain_arrow",
+    "table_of",
+    "to_delta",
+    "to_polars",
+    "undated",
+]
+
 EXAMPLES = "examples"
-TABLES = (DECISIONS, FEEDBACK, EXAMPLES)
+TABLES = (DECISIONS, FEEDBACK, EXAMPLES)  # the raw tables have the names of the plain logs
 PARTITION = "event_date"
 
 _SOURCE: Mapping[str, pl.DataType] = {
@@ -46,16 +60,18 @@ _OUTCOME: Mapping[str, pl.DataType] = {
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
     """Return the columns of every table of *loop*, by table name."""
     decision = decision_frame_schema(loop)
-    made = {name: kind for name, kind in decision.items() if name != "id"}
+    context = {name: kind for name, kind in decision.items() if name != "id"}
     return {
         DECISIONS: pl.Schema({**decision, **_INTAKE}),
         FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),
-        EXAMPLES: pl.Schema({"decision_id": pl.String(), **made, **_OUTCOME, **_SOURCE, **_DATE}),
+        EXAMPLES: pl.Schema(
+            {"decision_id": pl.String(), **context, **_OUTCOME, **_SOURCE, **_DATE}
+        ),
     }
 
 
-def table_of(log: Log) -> str:
-    """Return the raw table that holds the records of *log*: `feedback` holds those of all streams.
+def table_of(log: Log) -> Log:
+    """Return the raw table of *log*: all logs of feedback share the table `feedback`.
 
     >>> table_of("feedback.orders")
     'feedback'
@@ -75,23 +91,23 @@ def to_polars(schema: Schema) -> pl.Schema:
 
 
 def plain_arrow(schema: pl.Schema, *, partition: bool = False) -> pa.Schema:
-    """Return *schema* in Arrow with plain strings, as every reader knows them, and no views.
+    """Return *schema* in Arrow with plain strings instead of views, which not every reader has.
 
-    The date is left out unless *partition*: files have it in their path.
+    The date is left out unless *partition* is true: files have it in their path.
     """
-    kept = schema if partition else undated(schema)
-    return pl.DataFrame(schema=kept).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    columns = schema if partition else undated(schema)
+    return pl.DataFrame(schema=columns).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
 
 
 def undated(schema: pl.Schema) -> pl.Schema:
-    """Return *schema* without the date, which is made from `at`."""
+    """Return *schema* without the date, which is computed from `at`."""
     return pl.Schema({name: kind for name, kind in schema.items() if name != PARTITION})
 
 
 def missing_fields(table: str, have: pl.Schema, want: pl.Schema) -> list[Field]:
-    """Return what has to be added to *have* so that rows of *want* fit.
+    """Return the fields to add to *have* so that rows of *want* fit.
 
-    Fields that only *have* knows stay: rows of newer versions leave them empty.
+    Fields that only *have* has stay; they are null in rows of newer versions.
 
     Raises:
         ContractError: a column has another type in *want*.
@@ -119,21 +135,21 @@ def _fields(kind: pl.DataType) -> list[pl.Field]:
 
 def _changed(column: str, old: object, new: object) -> ContractError:
     return ContractError(
-        f"the lake keeps {column} as {old}, this loop version says {new}",
+        f"the lake has {column} as {old}, this loop version declares {new}",
         hint="give the field another name, or the loop another name; old rows must stay readable",
     )
 
 
 def fitted(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """Return *frame* in the columns of *schema*: ordered, absent columns and fields as nulls.
+    """Return *frame* with the columns of *schema* in order; absent columns and fields are null.
 
     Raises:
         ValueError: a column of *frame* is unknown to *schema* or has another type.
     """
     odd = [name for name, kind in frame.schema.items() if not _fits(kind, schema.get(name))]
     if odd:
-        told = ", ".join(f"{name} is {frame.schema[name]}, not {schema.get(name)}" for name in odd)
-        raise ValueError(f"the table does not hold such rows: {told}")
+        types = ", ".join(f"{name} is {frame.schema[name]}, not {schema.get(name)}" for name in odd)
+        raise ValueError(f"the rows do not fit the table: {types}")
     return frame.select(
         _column(name, kind, frame.schema.get(name)) for name, kind in schema.items()
     )

@@ -1,8 +1,7 @@
-"""Tables of the lake in this process's memory: the same rows, numbers and fence, and no file.
+"""Tables of the lake in memory, for tests and notebooks: the same rows, numbers and fence.
 
-For tests and notebooks. What a commit promises is held against these tables by the same suite as
-against Delta (tests/features/lake/test_tables.py), so what is proven on one of them is true on
-both.
+The same suite tests them and Delta tables (tests/features/lake/test_tables.py), so what a test
+proves with one holds for the other.
 """
 
 import threading
@@ -19,14 +18,14 @@ from tidemill.schemas.loop.definition import Loop
 
 @dataclass(frozen=True, slots=True)
 class MemoryCommit:
-    """One commit: its rows, and what it told besides."""
+    """One commit: its rows and its metadata."""
 
     rows: pl.DataFrame
     metadata: Mapping[str, str]
 
 
 class MemoryTable:
-    """One table. Whoever shares the object shares the table; safe to share among threads."""
+    """One table, shared by sharing the object. Safe to share among threads."""
 
     def __init__(self, folder: str, schema: pl.Schema) -> None:
         self.folder = folder
@@ -36,7 +35,7 @@ class MemoryTable:
         self._lock = threading.Lock()
 
     def progress(self, app_ids: Iterable[str]) -> dict[str, int | None]:
-        """Return the number of each of *app_ids*; None where there is none."""
+        """Return the number at each of *app_ids*; None where there is none."""
         with self._lock:
             return {app_id: self._numbers.get(app_id) for app_id in app_ids}
 
@@ -71,7 +70,7 @@ class MemoryTable:
         where: pl.Expr | None = None,
         version: int | None = None,
     ) -> pl.DataFrame:
-        """Return the rows that fulfil *where*, of the newest version unless another is named."""
+        """Return the rows for which *where* is true, of the newest version by default."""
         with self._lock:
             frames = [commit.rows for commit in self.commits[:version] if len(commit.rows)]
         rows = pl.concat(frames) if frames else pl.DataFrame(schema=self.schema)
@@ -86,18 +85,18 @@ class MemoryTable:
         *,
         rows: int = 100_000,
     ) -> Iterator[pl.DataFrame]:
-        """Yield the rows that fulfil *where*, *rows* at a time."""
+        """Yield the rows for which *where* is true, *rows* at a time."""
         yield from self.read(columns, where).iter_slices(rows)
 
     def _compare(self, swaps: Sequence[CompareAndSwap]) -> None:
         for swap in swaps:
-            found = self._numbers.get(swap.app_id)
-            if found != swap.expected:
+            number = self._numbers.get(swap.app_id)
+            if number != swap.expected:
                 raise FencedError(
-                    f"{self.folder}: {swap.app_id} is at {found}, this worker expected "
+                    f"{self.folder}: {swap.app_id} is at {number}, this worker expected "
                     f"{swap.expected}",
                     hint="another worker has taken over; drop this one's state and read the "
-                    "progress anew",
+                    "progress again",
                 )
 
     def _fitted(self, frame: pl.DataFrame | None) -> pl.DataFrame:
@@ -109,13 +108,13 @@ class MemoryTable:
 
 
 class MemoryLake:
-    """The tables of loops, by name."""
+    """The tables of all loops by name."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], MemoryTable] = {}
 
     def create(self, loop: Loop) -> None:
-        """Make the tables of *loop* that are missing."""
+        """Create the missing tables of *loop*."""
         for name, schema in layouts(loop).items():
             self._tables.setdefault((loop.loop, name), MemoryTable(f"{loop.loop}/{name}", schema))
 
@@ -123,6 +122,6 @@ class MemoryLake:
         """Return the table *name* of a loop.
 
         Raises:
-            KeyError: nobody has made it.
+            KeyError: it has not been created.
         """
         return self._tables[loop_name, name]

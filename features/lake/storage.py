@@ -1,8 +1,7 @@
-"""Small files of the lake, by name: a local folder or an S3 bucket behind the same five calls.
+"""Files of the lake by name, in a local folder or in an S3 bucket.
 
-It knows no table and no commit. Parquet goes through Polars, the Delta log through `deltalake`;
-what is left (reading the log, keeping loop definitions, removing what a refused commit left) is
-here.
+It writes the Parquet files of commits, reads entries of Delta logs, stores loop definitions, and
+removes the files of refused commits. Everything else is done by `deltalake`, Polars and DuckDB.
 """
 
 import contextlib
@@ -19,27 +18,27 @@ from deltalake._internal import DeltaFileSystemHandler
 from tidemill.errors import LakeError
 
 _COMPRESSION: Final = "snappy"
-"""Of files that are written every second and soon merged: a third less CPU than zstd, every reader
-knows it. Compaction leaves zstd (`compaction.py`)."""
+"""For files that are written every second and soon merged: it takes a third less CPU than zstd, and
+every reader supports it. Compaction writes zstd (`compaction.py`)."""
 
 
 class Storage(Protocol):
     """Files below one root, named by paths with forward slashes."""
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of *path*; FileNotFoundError if there is none."""
+        """Return the bytes of *path*; raise FileNotFoundError if there is no such file."""
 
     def write(self, path: str, data: bytes) -> None:
-        """Make *path* hold *data*, whole or not at all."""
+        """Replace the content of *path* by *data* atomically."""
 
     def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
         """Write *frame* as Parquet with plain strings and return its size in bytes."""
 
     def remove(self, path: str) -> None:
-        """Remove *path*; nothing happens if it is gone already."""
+        """Remove *path*, if it exists."""
 
     def remove_folder(self, path: str) -> None:
-        """Remove everything below *path*; nothing happens if it is gone already."""
+        """Remove everything below *path*, if it exists."""
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*, sorted; none if it does not exist."""
@@ -56,7 +55,7 @@ class LocalFolder:
         return (self._root / path).read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
-        """Write beside *path* first and rename, so that no reader sees half of it."""
+        """Write to a temporary file and rename it, so that no reader gets half of it."""
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
@@ -71,11 +70,11 @@ class LocalFolder:
         return target.stat().st_size
 
     def remove(self, path: str) -> None:
-        """Remove *path* if it is there."""
+        """Remove *path* if it exists."""
         (self._root / path).unlink(missing_ok=True)
 
     def remove_folder(self, path: str) -> None:
-        """Remove the folder at *path* if it is there."""
+        """Remove the folder *path* if it exists."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._root / path)
 
@@ -116,7 +115,7 @@ class S3Folder:
         return self._files.open_input_file(path).size()
 
     def remove(self, path: str) -> None:
-        """Remove *path* if it is there."""
+        """Remove *path* if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_file(path)
 
@@ -127,8 +126,8 @@ class S3Folder:
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""
-        found = self._files.get_file_info_selector(path, allow_not_found=True, recursive=False)
-        return sorted({info.base_name for info in found})
+        infos = self._files.get_file_info_selector(path, allow_not_found=True, recursive=False)
+        return sorted({info.base_name for info in infos})
 
 
 def open_storage(root: str, options: Mapping[str, str]) -> Storage:
@@ -138,7 +137,7 @@ def open_storage(root: str, options: Mapping[str, str]) -> Storage:
 
 @contextlib.contextmanager
 def lake_errors(doing: str, root: str) -> Iterator[None]:
-    """Turn what the libraries raise at *root* while *doing* it into a `LakeError` with a hint."""
+    """Turn errors of the libraries while *doing* something at *root* into a `LakeError`."""
     try:
         yield
     except LakeError:
@@ -148,7 +147,7 @@ def lake_errors(doing: str, root: str) -> Iterator[None]:
 
 
 def _hint(error: Exception, root: str) -> str:
-    """Say what to do about *error*, as far as it can be told."""
+    """Return what to do about *error*, guessed from its text."""
     text = str(error).lower()
     if any(words in text for words in ("no space left", "file too large", "quota exceeded")):
         return f"free disk space for {root}; then start again, nothing is lost"

@@ -1,8 +1,8 @@
-"""Backfills of a loop: which there are, what each is to contain, and how far it has come.
+"""Backfills of a loop: their definitions, their tables, and which of their slices are done.
 
-A backfill is a table of examples of its own, `<loop>/examples@<name>`, beside a file that says by
-which definition and from which raw rows it is made. Each of its slices is one commit, which also
-records that the slice is done. It knows no join and starts no process.
+A backfill is a table `<loop>/examples@<name>`, and a file with the definition and the raw rows it
+is made from. Each of its slices is one commit, which also records that the slice is done.
+`streams/reprocess` computes the rows.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,12 @@ COUNTS: tuple[str, ...] = OF_SLICE
 
 
 class Backfill(BaseModel):
-    """What a backfill is to contain; it never changes once it is begun.
+    """The definition of a backfill; it never changes once the backfill has begun.
 
-    *loop* is the definition, published or not. Decisions made in [*since*, *until*) are joined, of
-    the raw rows before the offsets *ends*. *frontiers* has, by partition, the time in microseconds
-    before which every decision has its whole window in those rows. *cuts* are the bounds of slices.
+    *loop* is the definition of the loop, published or not. Decisions made in [*since*, *until*) are
+    joined, from the raw rows before the offsets *ends*. *frontiers* has, by partition, the time in
+    microseconds before which the whole window of every decision is in those rows. *cuts* are the
+    bounds of the slices.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,17 +51,17 @@ class Backfill(BaseModel):
 
     @property
     def slices(self) -> int:
-        """How many slices it has; they are numbered from 0."""
+        """The number of slices; they are numbered from 0."""
         return len(self.cuts) - 1
 
     def bounds(self, number: int) -> tuple[datetime, datetime]:
-        """Return the stretch of event time of a slice, its end excluded."""
+        """Return the bounds of a slice in event time, the end excluded."""
         return self.cuts[number], self.cuts[number + 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How far a backfill has come: the counts of each slice that is done."""
+    """The progress of a backfill: the counts of each slice that is done."""
 
     slices: Mapping[int, Mapping[str, int]]
     is_complete: bool
@@ -80,7 +81,7 @@ def table_name(name: str) -> str:
 
 
 def view_name(name: str) -> str:
-    """Return the name of the view that shows a backfill once it is complete.
+    """Return the name of the view of a complete backfill.
 
     >>> view_name("wide")
     'examples_wide'
@@ -100,10 +101,10 @@ def backfills(lake: Lake, loop_name: str) -> list[str]:
 
 
 def begin(lake: Lake, backfill: Backfill) -> None:
-    """Make the table of *backfill* and write down what it is to contain; only one process can.
+    """Create the table of *backfill* and write its definition; only one process can.
 
     Raises:
-        RequestError: another process has begun one of that name.
+        RequestError: another process has begun a backfill of this name.
         LakeError: the storage refuses.
     """
     loop, name = backfill.loop, backfill.name
@@ -112,19 +113,19 @@ def begin(lake: Lake, backfill: Backfill) -> None:
         table.append(None, swaps=[CompareAndSwap(BACKFILL_BEGUN, None, 1)])
     except FencedError as error:
         raise RequestError(
-            f"another process is about to begin backfill {name} of {loop.loop}",
+            f"another process is beginning backfill {name} of {loop.loop}",
             hint=f"run the same command again; if that one is dead, first: "
-            f"tidemill backfill {loop.loop} --drop {name}",
+            f"tidemill lake backfill {loop.loop} --drop {name}",
         ) from error
-    with lake_errors(f"write down backfill {name}", lake.root):
+    with lake_errors(f"write the definition of backfill {name}", lake.root):
         lake.storage.write(_path(loop.loop, name), backfill.model_dump_json().encode())
 
 
 def read_backfill(lake: Lake, loop_name: str, name: str) -> Backfill:
-    """Return what a backfill is to contain.
+    """Return the definition of a backfill.
 
     Raises:
-        LakeError: there is none of that name.
+        LakeError: there is no backfill of that name.
     """
     with lake_errors(f"read backfill {name}", lake.root):
         try:
@@ -133,36 +134,36 @@ def read_backfill(lake: Lake, loop_name: str, name: str) -> Backfill:
             known = ", ".join(backfills(lake, loop_name)) or "none"
             raise LakeError(
                 f"{loop_name} has no backfill {name!r} in the lake at {lake.root}",
-                hint=f"there are: {known}; make one with: tidemill backfill {loop_name}",
+                hint=f"there are: {known}; make one with: tidemill lake backfill {loop_name}",
             ) from error
 
 
 def done(lake: Lake, backfill: Backfill) -> Done:
-    """Return how far *backfill* has come.
+    """Return the progress of *backfill*.
 
     Raises:
         LakeError: the lake cannot be read.
     """
     table = lake.table(backfill.loop.loop, table_name(backfill.name))
     numbers = range(backfill.slices)
-    found = table.progress(
+    recorded = table.progress(
         [BACKFILL_COMPLETE, *(count.key(n) for n in numbers for count in OF_SLICE)]
     )
     slices: dict[int, dict[str, int]] = {
-        n: {count: found[count.key(n)] or 0 for count in OF_SLICE}
+        n: {count: recorded[count.key(n)] or 0 for count in OF_SLICE}
         for n in numbers
-        if found[SLICE_EXAMPLES.key(n)] is not None
+        if recorded[SLICE_EXAMPLES.key(n)] is not None
     }
-    return Done(slices, found[BACKFILL_COMPLETE] is not None)
+    return Done(slices, recorded[BACKFILL_COMPLETE] is not None)
 
 
 def slice_swaps(number: int, counts: Mapping[str, int]) -> list[CompareAndSwap]:
-    """Return what records in the commit of slice *number* that it is done; only once."""
+    """Return the swaps that record slice *number* as done; they succeed once."""
     return [CompareAndSwap(count.key(number), None, counts[count]) for count in OF_SLICE]
 
 
 def complete(table: Table) -> None:
-    """Record that every slice is done; a table without that is not shown to anyone."""
+    """Record that every slice is done; before that, no reader gets the table."""
     if not _is_recorded(table):
         table.append(None, swaps=[CompareAndSwap(BACKFILL_COMPLETE, None, 1)])
 
@@ -176,13 +177,13 @@ def complete_table(lake: Lake, loop_name: str, name: str) -> Table:
     """Return the table of a backfill that is complete.
 
     Raises:
-        LakeError: there is none of that name, or slices are missing.
+        LakeError: there is no backfill of that name, or slices are missing.
     """
     read_backfill(lake, loop_name, name)
     if not _is_complete(lake, loop_name, name):
         raise LakeError(
             f"backfill {name} of {loop_name} is not complete",
-            hint="run the command that began it again: it goes on where it was",
+            hint="run the command that began it again: it continues",
         )
     return lake.table(loop_name, table_name(name))
 
@@ -201,7 +202,7 @@ def drop(lake: Lake, loop_name: str, name: str) -> None:
     """Remove a backfill and all its files.
 
     Raises:
-        LakeError: there is none of that name, or the storage refuses.
+        LakeError: there is no backfill of that name, or the storage refuses.
     """
     if not lake.has_table(loop_name, table_name(name)):
         read_backfill(lake, loop_name, name)

@@ -1,4 +1,4 @@
-"""A DuckDB that keeps within a given memory, for questions to a lake of any size."""
+"""A DuckDB connection within a memory limit, for queries over a lake of any size."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from tidemill.features.sql.views import open_duckdb
 def bounded_duckdb(
     doing: str, *, memory_mb: int, threads: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a connection for *doing* something; what does not fit goes to a temporary folder.
+    """Open a connection for *doing* something; it spills to a temporary folder.
 
     Raises:
-        LakeError: in the block, the memory was not enough or a file could not be read.
+        LakeError: the block needs more memory, or a file could not be read.
     """
     with (
         tempfile.TemporaryDirectory(prefix="tidemill-duckdb-") as folder,
@@ -31,10 +31,10 @@ def bounded_duckdb(
         except duckdb.OutOfMemoryException as error:
             raise LakeError(
                 f"{doing} needs more than {memory_mb} MB: {error}",
-                hint="give it more with --memory-mb, or less to do with --from and --to",
+                hint="raise --memory-mb, or narrow the time with --from and --to",
             ) from error
         except duckdb.IOException as error:
             raise LakeError(
                 f"{doing} cannot read the lake: {error}",
-                hint="a file that was merged away may be gone by now: try again",
+                hint="a compaction may have removed a file meanwhile: try again",
             ) from error

@@ -1,6 +1,6 @@
-"""How far partitions are closed, and held against late feedback: the numbers on `examples`.
+"""Progress numbers of `examples` in SQL: how far decisions are closed, and compared again.
 
-It knows what they are called and where they stand; what they mean is the join's.
+`lake/progress_keys.py` says what the numbers mean.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from tidemill.schemas.loop.definition import Loop
 
 
 def frontiers_sql(examples: Table, loop: Loop, version: int) -> str:
-    """Return a query of one row a partition: up to which time its decisions are closed."""
+    """Return a query with one row per partition: the time before which decisions are closed."""
     names = [FRONTIER.key(number) for number in range(loop.partitions)]
-    found = examples.progress(names, version)
-    rows = ", ".join(f"({number}, {_number(found[name])})" for number, name in enumerate(names))
+    numbers = examples.progress(names, version)
+    rows = ", ".join(f"({number}, {_number(numbers[name])})" for number, name in enumerate(names))
     return (
         'SELECT "partition"::INTEGER AS "partition", make_timestamptz(micros::BIGINT) AS frontier'
         f' FROM (VALUES {rows}) AS t("partition", micros)'
@@ -23,13 +23,14 @@ def frontiers_sql(examples: Table, loop: Loop, version: int) -> str:
 
 
 def examined_sql(examples: Table, loop: Loop, version: int) -> str:
-    """Return a query of one row a log of feedback that was held against closed decisions.
+    """Return a query with one row per partition and log of feedback that may correct examples.
 
-    *examined* is the place up to which its feedback may have corrected what is closed.
+    *examined* is the position before which its feedback was compared with closed decisions.
     """
-    found = examined_positions(examples, loop, version)
+    positions = examined_positions(examples, loop, version)
     rows = ", ".join(
-        f"({partition}, {number_of(log)}, {place})" for (partition, log), place in found.items()
+        f"({partition}, {number_of(log)}, {position})"
+        for (partition, log), position in positions.items()
     )
     return (
         'SELECT "partition"::INTEGER AS "partition", stream::INTEGER AS stream,'
@@ -40,7 +41,7 @@ def examined_sql(examples: Table, loop: Loop, version: int) -> str:
 
 
 def examined_positions(examples: Table, loop: Loop, version: int) -> dict[tuple[int, Log], int]:
-    """Return up to which place feedback of each partition and log may have corrected examples.
+    """Return, by partition and log, the position before which feedback may have corrected examples.
 
     Raises:
         LakeError: the lake cannot be read, or no longer has the version.
@@ -50,11 +51,11 @@ def examined_positions(examples: Table, loop: Loop, version: int) -> dict[tuple[
         for log in filter(is_feedback, loop.logs)
         for partition in range(loop.partitions)
     }
-    found = examples.progress(names, version)
+    numbers = examples.progress(names, version)
     return {
         (partition, log): position_of(log, offset)
         for name, (partition, log) in names.items()
-        if (offset := found[name]) is not None
+        if (offset := numbers[name]) is not None
     }
 
 
@@ -63,6 +64,6 @@ def _number(value: int | None) -> str:
 
 
 def unexamined_positions(loop: Loop, partitions: Iterable[int]) -> dict[tuple[int, Log], int]:
-    """Return as `examined_positions` that no feedback has corrected anything."""
+    """Return the result of `examined_positions` if no feedback has corrected an example."""
     logs = [log for log in loop.logs if is_feedback(log)]
     return {(partition, log): first_position(log) for partition in partitions for log in logs}

@@ -1,7 +1,7 @@
-"""Positions as SQL and as people read them.
+"""Positions (`schemas/logs.py`) in SQL, and as text for people.
 
-A position says which stream a row of feedback came by, and at which offset of its topic; more in
-`tidemill.schemas.logs`. Rows of decisions have plain offsets, for which the stream is 0.
+The column "offset" of feedback has positions. Rows of decisions have plain offsets, which are
+positions of stream 0.
 """
 
 import re
@@ -11,11 +11,11 @@ from tidemill.schemas.logs import OFFSET_BITS, OFFSETS, Log, log_of, offset_of, 
 from tidemill.schemas.loop.definition import Loop
 
 KAFKA_OFFSET = "kafka_offset"
-"""The column of views that has the Kafka offset beside the position, in loops that have streams."""
+"""The column of views with the Kafka offset beside the position, in loops with streams."""
 
 
 def has_streams(loop: Loop) -> bool:
-    """Return whether any kind of feedback has a stream: only then positions are no offsets."""
+    """Return whether any kind of feedback has a stream; if none has, positions are offsets."""
     return any(stream_of(log) is not None for log in loop.logs)
 
 
@@ -25,7 +25,7 @@ def stream_sql(table: str = "") -> str:
     >>> stream_sql("f")
     '(f."offset" >> 48)'
     """
-    return f"({_place(table)} >> {OFFSET_BITS})"
+    return f"({_column(table)} >> {OFFSET_BITS})"
 
 
 def offset_sql(table: str = "") -> str:
@@ -34,15 +34,15 @@ def offset_sql(table: str = "") -> str:
     >>> offset_sql()
     '("offset" & 281474976710655)'
     """
-    return f"({_place(table)} & {OFFSETS - 1})"
+    return f"({_column(table)} & {OFFSETS - 1})"
 
 
-def _place(table: str) -> str:
+def _column(table: str) -> str:
     return f'{table}."offset"' if table else '"offset"'
 
 
 def shown_position(position: int, logs: Collection[Log]) -> str:
-    """Return *position* as a person reads it: the offset, behind the stream if there is one.
+    """Return *position* for people: the offset, after the name of the stream if there is one.
 
     >>> shown_position(7, ["decisions", "feedback"])
     '7'
@@ -55,9 +55,9 @@ def shown_position(position: int, logs: Collection[Log]) -> str:
 
 
 def shown_positions(text: str | None, logs: Collection[Log]) -> str | None:
-    """Return *text* with each number in it, a position, as `shown_position` has it.
+    """Return *text* with each number, which is a position, replaced by `shown_position`.
 
     >>> shown_positions("[7, 9]", ["decisions", "feedback"])
     '[7, 9]'
     """
-    return text and re.sub(r"\d+", lambda found: shown_position(int(found[0]), logs), text)
+    return text and re.sub(r"\d+", lambda match: shown_position(int(match[0]), logs), text)

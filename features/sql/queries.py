@@ -1,7 +1,7 @@
-"""One question to the lake in SQL, answered without any right to change anything.
+"""Read-only SQL queries over the lake.
 
-The statement must be a single SELECT (`WITH`, `FROM`, `DESCRIBE`, `SHOW`, `SUMMARIZE` and `VALUES`
-count as such), and DuckDB may open no file but those of the lake. It prints nothing.
+A query must be a single SELECT (`WITH`, `FROM`, `DESCRIBE`, `SHOW`, `SUMMARIZE` and `VALUES` are
+allowed), and DuckDB may open no files but those of the lake.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def ask(lake: Lake, sql: str, *, limit: int) -> QueryResult:
     """Run *sql* over the views of *lake* and return at most *limit* rows.
 
     Raises:
-        RequestError: *sql* is no single SELECT, or DuckDB refuses it.
+        RequestError: *sql* is not a single SELECT, or DuckDB refuses it.
         LakeError: the lake cannot be read.
     """
     with connect(lake) as connection:
@@ -43,7 +43,7 @@ def ask(lake: Lake, sql: str, *, limit: int) -> QueryResult:
         except duckdb.Error as error:
             raise RequestError(
                 f"DuckDB refuses the query: {error}",
-                hint='see which views there are with: tidemill sql "SHOW ALL TABLES"',
+                hint='list the views with: tidemill sql "SHOW ALL TABLES"',
             ) from error
         columns = tuple(column[0] for column in result.description or ())
     return QueryResult(columns, rows[:limit], is_cut=len(rows) > limit)
@@ -52,13 +52,13 @@ def ask(lake: Lake, sql: str, *, limit: int) -> QueryResult:
 def _check(statements: Sequence[duckdb.Statement]) -> None:
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise RequestError(
-            "only one SELECT can be asked; the lake is written by workers alone",
+            "only a single SELECT is allowed; workers alone write to the lake",
             hint="start the query with SELECT, WITH, FROM, DESCRIBE or SUMMARIZE",
         )
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, root: str) -> None:
-    """Leave *connection* nothing but the lake's own files, for good."""
+    """Restrict *connection*, irrevocably, to the files of the lake."""
     if "://" not in root:
         connection.execute("SET allowed_directories = [$root]".replace("$root", _literal(root)))
     connection.execute("SET python_enable_replacements = false")

@@ -1,8 +1,8 @@
-"""Revisions of examples: which rows of the table are the newest of their decision.
+"""Revisions of examples: the newest row of each decision.
 
-`examples` is only ever added to. A row of revision 0 was written at the close of its decision; late
-feedback adds a row of a higher number. Readers want the newest, and a table without revisions, as
-most are, costs them nothing.
+Rows of `examples` are never changed. A row of revision 0 is written when its decision closes; late
+feedback adds a row with a higher revision. Readers want the newest. In a table without revisions,
+as most are, they need not look for it.
 """
 
 import polars as pl
@@ -12,13 +12,13 @@ from tidemill.features.lake.tables import Table
 from tidemill.schemas.loop.definition import Loop
 
 FIRST = pl.col("revision").fill_null(0) == 0
-"""Which rows were written at the close; those of earlier releases do not say."""
+"""True for rows that were written at the close; rows of earlier releases have no revision."""
 
 _KEY = ("partition", "offset")
 
 
 def has_revisions(examples: Table, loop: Loop, version: int | None = None) -> bool:
-    """Return whether *version* of the table, the newest by default, holds any revision.
+    """Return whether *version* of the table, the newest by default, has any revision above 0.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -28,7 +28,7 @@ def has_revisions(examples: Table, loop: Loop, version: int | None = None) -> bo
 
 
 def newest_sql(rows: str) -> str:
-    """Return a FROM item with the newest revision of each decision in *rows*, one itself."""
+    """Return a FROM item with the newest revision of each decision in the FROM item *rows*."""
     return f"""(
         SELECT e.* FROM {rows} e WHERE NOT EXISTS (
             FROM {rows} newer

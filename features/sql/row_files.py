@@ -1,4 +1,4 @@
-"""Which files of a table hold a row: found by the statistics of the log, then looked up."""
+"""The file that holds a row: candidates by the statistics of the log, then a look into them."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -14,47 +14,47 @@ RowLocation = tuple[int, int, datetime]
 
 
 def files_of(
-    table: Table, places: Iterable[RowLocation], version: int
+    table: Table, locations: Iterable[RowLocation], version: int
 ) -> dict[tuple[int, int], str]:
-    """Return the file that holds each row, by (partition, offset), as a path below the lake.
+    """Return, by (partition, offset), the file of each row as a path below the lake.
 
-    A row that is in several files is told with the first of them.
+    Of several files with the same row it is the first.
 
     Raises:
         LakeError: the lake cannot be read.
     """
-    wanted = list(places)
+    wanted = list(locations)
     if not wanted:
         return {}
-    with lake_errors(f"look into the files of {table.folder}", table.place.root):
+    with lake_errors(f"look into the files of {table.folder}", table.location.root):
         actions = pl.DataFrame(pa.table(table.handle(version).get_add_actions(flatten=True)))
         found: dict[tuple[int, int], str] = {}
         for path, inside in _candidates(actions, wanted):
             rows = pl.read_parquet(
-                f"{table.place.root}/{table.folder}/{path}",
+                f"{table.location.root}/{table.folder}/{path}",
                 columns=["partition", "offset"],
-                storage_options=table.place.options,
+                storage_options=table.location.options,
                 hive_partitioning=False,
             )
-            held = rows.filter(pl.col("offset").is_in([offset for _, offset, _ in inside]))
-            for place in held.iter_rows():
-                if place in {(partition, offset) for partition, offset, _ in inside}:
-                    found.setdefault(place, f"{table.folder}/{path}")
+            keys = {(partition, offset) for partition, offset, _ in inside}
+            same_offset = pl.col("offset").is_in([offset for _, offset in keys])
+            for key in rows.filter(same_offset).iter_rows():
+                if key in keys:
+                    found.setdefault(key, f"{table.folder}/{path}")
     return found
 
 
 def _candidates(
     actions: pl.DataFrame, wanted: list[RowLocation]
 ) -> list[tuple[str, list[RowLocation]]]:
-    """Return the files that may hold some of *wanted*, and which."""
+    """Return the files that may hold rows of *wanted*, each with these rows."""
     columns = ("path", "min.at", "max.at", "min.partition", "max.partition")
     found = []
     for path, first, last, low, high in actions.select(columns).iter_rows():
         inside = [
-            place
-            for place in wanted
-            if (first is None or first <= place[2] <= last)
-            and (low is None or low <= place[0] <= high)
+            (partition, offset, at)
+            for partition, offset, at in wanted
+            if (first is None or first <= at <= last) and (low is None or low <= partition <= high)
         ]
         if inside:
             found.append((path, inside))

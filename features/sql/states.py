@@ -1,7 +1,7 @@
-"""What became of every record, as SQL over the views of a loop.
+"""The state of every record, as SQL over the views of a loop.
 
-It runs nothing. `views.py` makes the views `decision_states` and `feedback_states` of it, a trace
-the same over the rows of one id.
+`views.py` defines the views `decision_states` and `feedback_states` by it; `monitor/trace.py` uses
+the same queries for the rows of one id.
 """
 
 from datetime import timedelta
@@ -11,7 +11,7 @@ from tidemill.schemas.loop.definition import Loop
 
 
 def decision_states(schema: str) -> str:
-    """Return the query of what became of every decision record."""
+    """Return the query for the state of every decision record."""
     return f"""
         SELECT d.id, d.topic, d."partition", d."offset", d.at,
                coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets,
@@ -23,9 +23,9 @@ def decision_states(schema: str) -> str:
 
 
 def joined_feedback(schema: str, *, revised: bool) -> str:
-    """Return the query of which feedback is in an example, and since which revision.
+    """Return the query for the feedback of all examples, with the revision that joined it.
 
-    *revised* says whether there is any revision but the first.
+    *revised* says whether there is any revision above 0.
     """
     if not revised:
         return f"""
@@ -40,14 +40,14 @@ def joined_feedback(schema: str, *, revised: bool) -> str:
 
 
 def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
-    """Return the query of what became of every feedback record.
+    """Return the query for the state of every feedback record.
 
-    A record that an example has joined is `corrected` if it came after the close and made a new
-    revision. *revised* says whether there are any.
+    A record of an example is `joined`, or `corrected` if it came after the close and made a new
+    revision. *revised* says whether there is any.
 
-    A record that no example joined has a fate once its time is closed: it is a duplicate if a first
-    decision could have taken it; late if an on-time decision of its id, no older than ids are
-    remembered, is there; and unmatched otherwise.
+    A record of no example is `open` until its time is closed. Then it is `duplicate` if it matches
+    a first decision; `late` if there is an on-time decision of its id within the time for which ids
+    are remembered; and `unmatched` otherwise.
     """
     windows = ", ".join(
         f"('{name}', {_interval(kind.early)}, {_interval(kind.within)})"

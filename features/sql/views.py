@@ -1,10 +1,9 @@
 """The lake as SQL: DuckDB views over all tables of all loops, each pinned to one version.
 
-`connect(lake)` gives a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
-`decisions`, `feedback`, `examples`, and two that tell what became of every record:
-`decision_states` and `feedback_states`; and `examples_<name>` for each backfill that is complete.
-`examples` has the newest revision of each, `example_revisions` all of them. It writes nothing and
-knows no dashboard.
+`connect(lake)` makes a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
+`decisions`, `feedback` and `examples`; `decision_states` and `feedback_states` with the state of
+every record; and `examples_<name>` for each complete backfill. `examples` has the newest revision
+of each example, `example_revisions` has all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +42,7 @@ _DUCK_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TableSource:
-    """One version of a table as DuckDB reads it: a FROM item, and the version it is pinned to."""
+    """One version of a table for DuckDB: a FROM item, and the version it is pinned to."""
 
     sql: str
     version: int
@@ -61,45 +60,45 @@ def schema_name(loop_name: str) -> str:
 def source(
     connection: duckdb.DuckDBPyConnection, table: Table, version: int | None = None
 ) -> TableSource:
-    """Return what to select from to read *version* of *table*, the newest by default.
+    """Return the FROM item of *version* of *table*, the newest by default.
 
-    Local files are read by DuckDB itself. DuckDB's own S3 reader is an extension that cannot be
-    had everywhere, so tables on S3 come as an Arrow dataset, registered under a name of its own.
+    DuckDB reads local files itself. Its S3 reader is an extension that is not available everywhere,
+    so a table on S3 is registered as an Arrow dataset.
     """
     handle = table.handle(version)
-    found, uris = handle.version(), sorted(handle.file_uris())
+    pinned, uris = handle.version(), sorted(handle.file_uris())
     if not uris:
-        return TableSource(f"({_empty(table.schema)})", found)
+        return TableSource(f"({_empty(table.schema)})", pinned)
     if "://" in uris[0]:
-        name = f"{table.folder}@{found}"
+        name = f"{table.folder}@{pinned}"
         connection.register(name, arrow_dataset(table, uris))
-        return TableSource(quoted(name), found)
+        return TableSource(quoted(name), pinned)
     columns = ", ".join(quoted(name) for name in table.schema)
     files = ", ".join(_literal(uri) for uri in uris)
-    # By name costs a look into every file; only a version that added columns makes it necessary.
+    # By name, every file is opened; only a version that added columns makes that necessary.
     by_name = str(_has_grown(table)).lower()
     read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
-    return TableSource(f"(SELECT {columns} FROM {read})", found)
+    return TableSource(f"(SELECT {columns} FROM {read})", pinned)
 
 
 def _has_grown(table: Table) -> bool:
-    """Return whether there may be files that lack columns of today."""
+    """Return whether files may lack columns of the newest version."""
     loop_name = table.folder.split("/")[0]
-    return sum(name.startswith("loop-") for name in table.place.storage.names(loop_name)) > 1
+    return sum(name.startswith("loop-") for name in table.location.storage.names(loop_name)) > 1
 
 
 def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":
-    """Return files of *table* as an Arrow dataset, for engines that read such.
+    """Return files of *table* as an Arrow dataset, for engines that read one.
 
-    deltalake's own dataset promises `column >= null` where the log has no bounds, and filters lose
-    rows by it; this one promises the date and nothing else.
+    deltalake's own dataset asserts `column >= null` where the log has no bounds, so filters lose
+    rows; this dataset asserts only the date.
     """
-    place = table.place
-    import pyarrow.dataset as ds  # brings pandas, 50 MB: workers that only write do without
+    location = table.location
+    import pyarrow.dataset as ds  # imports pandas, 50 MB, which workers do not need
 
-    files = pafs.PyFileSystem(DeltaStorageHandler(place.root, place.options))
+    files = pafs.PyFileSystem(DeltaStorageHandler(location.root, location.options))
     return ds.dataset(
-        [uri.removeprefix(f"{place.root}/") for uri in uris],
+        [uri.removeprefix(f"{location.root}/") for uri in uris],
         schema=plain_arrow(table.schema, partition=True),
         format="parquet",
         partitioning=ds.partitioning(pa.schema([(PARTITION, pa.date32())]), flavor="hive"),
@@ -108,11 +107,11 @@ def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":
 
 
 def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """Return a DuckDB in memory, set up for the lake: times in UTC, footers read once."""
+    """Return a DuckDB in memory with the settings for a lake: UTC, and cached footers."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET parquet_metadata_cache = true")  # files of the lake never change
-    connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
+    connection.execute("SET enable_progress_bar = false")  # it would be printed to logs
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     return connection
@@ -121,7 +120,7 @@ def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
 def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """Return a connection with the views of every loop in *lake*, as of now.
 
-    If there is only one loop its views are at the top level too.
+    The views of an only loop are in the main schema too.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -138,9 +137,9 @@ def views(
     *,
     versions: Mapping[str, Mapping[str, int]] | None = None,
 ) -> None:
-    """Make the views of *loops* on *connection*.
+    """Create the views of *loops* on *connection*.
 
-    *versions* pins tables, by loop and table name; what it leaves out is taken as of now.
+    *versions* pins tables by loop and table name; a loop that it lacks is read as of now.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -189,7 +188,7 @@ def _queries(
 def newest_examples(
     connection: duckdb.DuckDBPyConnection, examples: Table, loop: Loop, version: int | None = None
 ) -> TableSource:
-    """Return what to select from to read the newest revision of each example of *version*."""
+    """Return the FROM item of the newest revision of each example of *version*."""
     every = source(connection, examples, version)
     if not has_revisions(examples, loop, every.version):
         return every
@@ -197,10 +196,10 @@ def newest_examples(
 
 
 def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
-    """Return versions of the tables of *loop* that fit together, by table name.
+    """Return consistent versions of the tables of *loop*, by table name.
 
-    `examples` is read first: each of its rows then has its decision and its feedback in the others,
-    and whatever they have beyond its frontier is open.
+    The version of `examples` is read first. So the decision and the feedback of each of its rows
+    are in the versions of the other tables, and what those have beyond its frontier is open.
     """
     return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
 
@@ -235,4 +234,4 @@ def _instance(kind: object) -> pl.DataType:
         return kind
     if isinstance(kind, type) and issubclass(kind, pl.DataType):
         return kind()
-    raise TypeError(f"{kind!r} is no column type")
+    raise TypeError(f"{kind!r} is not a column type")

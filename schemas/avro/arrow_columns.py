@@ -1,7 +1,7 @@
-"""Columns on their way from cursors to Polars: NumPy arrays that know how to become Arrow.
+"""Columns of NumPy arrays, as cursors fill them, and their conversion to Arrow.
 
-Rows can be left out, or spread among nulls, before Arrow sees them. Texts are not copied: a column
-of them points into the bytes of the batch. It knows no schema and no payload.
+Rows can be dropped, or spread among nulls, before the conversion. Texts are not copied: a column of
+texts points into the bytes of the batch.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Bytes = NDArray[np.generic]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 INLINE = 12
-"""A text of so many bytes lies in its view, a longer one is pointed at."""
+"""The longest text, in bytes, that an Arrow view holds itself; to a longer one it points."""
 _FIRST = np.array([2 ** (8 * min(size, 4)) - 1 for size in range(INLINE + 1)], dtype=np.uint64)
 _REST = np.array([2 ** (8 * max(size - 4, 0)) - 1 for size in range(INLINE + 1)], dtype=np.uint64)
 _HALF = np.uint64(32)
@@ -36,15 +36,15 @@ class Column(Protocol):
         """Return a column of *count* rows that has these values at *rows*, and nulls elsewhere."""
 
     def no_text(self) -> RowIndexes:
-        """Return the rows that hold text that is no UTF-8."""
+        """Return the rows with text that is not valid UTF-8."""
 
     def arrow(self) -> pa.Array:
-        """Return the column for Arrow."""
+        """Return the column as an Arrow array."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Numbers, times, or truth values as 0 and 1; *valid* is None if none is null."""
+    """Numbers, times, or booleans as 0 and 1; *valid* is None if no row is null."""
 
     values: NDArray[np.generic]
     kind: pa.DataType
@@ -60,11 +60,11 @@ class Numbers:
         return replace(self, values=_spread(self.values, rows, count), valid=_valid(rows, count))
 
     def no_text(self) -> RowIndexes:
-        """Return no row."""
+        """Return no row: a number is always legal."""
         return np.empty(0, dtype=np.int64)
 
     def arrow(self) -> pa.Array:
-        """Return the column for Arrow."""
+        """Return the column as an Arrow array."""
         values = np.ascontiguousarray(self.values)
         body = _bits(values != 0) if self.kind == pa.bool_() else pa.py_buffer(values)
         return pa.Array.from_buffers(self.kind, len(values), [_bits(self.valid), body])
@@ -72,7 +72,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts or bytes as Arrow's views (two words each) of *data*."""
+    """Texts or bytes as Arrow views of *data*, two 64-bit words each."""
 
     views: Words
     data: bytes | Bytes
@@ -88,7 +88,7 @@ class Texts:
         data: bytes | Bytes,
         kind: pa.DataType,
     ) -> Self:
-        """Return the texts of *size* bytes from *start* on, which *begin* with these 16 bytes."""
+        """Return the texts of *size* bytes at *start*; *begin* holds the first 16 bytes of each."""
         words = begin.view("<u8").reshape(-1, 2)
         low, high = words[:, 0], words[:, 1]
         short = np.minimum(size, INLINE)
@@ -113,7 +113,7 @@ class Texts:
         return replace(self, views=_spread(self.views, rows, count), valid=_valid(rows, count))
 
     def no_text(self) -> RowIndexes:
-        """Return the rows that hold text that is no UTF-8."""
+        """Return the rows with text that is not valid UTF-8."""
         none = np.empty(0, dtype=np.int64)
         if self.kind != pa.string_view() or self._is_short_ascii():
             return none
@@ -130,14 +130,14 @@ class Texts:
         return not (odd.any() or (low.astype(np.uint32) > INLINE).any())
 
     def arrow(self) -> pa.Array:
-        """Return the column for Arrow."""
+        """Return the column as an Arrow array."""
         buffers = [_bits(self.valid), pa.py_buffer(self.views), pa.py_buffer(self.data)]
         return pa.Array.from_buffers(self.kind, len(self.views), buffers)
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """Lists of texts: how many each row has, and all of them one after the other."""
+    """Lists of texts: the number of items of each row, and the items of all rows in order."""
 
     counts: RowIndexes
     items: Texts
@@ -157,11 +157,11 @@ class Lists:
         return replace(self, counts=_spread(self.counts, rows, count), valid=_valid(rows, count))
 
     def no_text(self) -> RowIndexes:
-        """Return the rows that hold text that is no UTF-8."""
+        """Return the rows with text that is not valid UTF-8."""
         return np.repeat(np.arange(len(self.counts)), self.counts)[self.items.no_text()]
 
     def arrow(self) -> pa.Array:
-        """Return the column for Arrow."""
+        """Return the column as an Arrow array."""
         ends = np.concatenate(([0], np.cumsum(self.counts)))
         buffers = [_bits(self.valid), pa.py_buffer(ends)]
         kind = pa.large_list(self.items.kind)
@@ -170,7 +170,7 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class RecordColumn:
-    """As many records as *count*, none of them null."""
+    """A column of *count* records, none of them null."""
 
     count: int
     fields: dict[str, Column]
@@ -181,15 +181,15 @@ class RecordColumn:
         return replace(self, count=len(rows), fields=fields)
 
     def spread(self, rows: RowIndexes, count: int) -> Self:
-        """Refuse: a record that may be null has no column."""
+        """Refuse: no column type exists for a nullable record."""
         raise NotImplementedError
 
     def no_text(self) -> RowIndexes:
-        """Return the rows that hold text that is no UTF-8."""
+        """Return the rows with text that is not valid UTF-8."""
         return _all_rows([each.no_text() for each in self.fields.values()])
 
     def arrow(self) -> pa.StructArray:
-        """Return the column for Arrow."""
+        """Return the column as an Arrow array."""
         children = [each.arrow() for each in self.fields.values()]
         kind = pa.struct([*zip(self.fields, (child.type for child in children), strict=True)])
         return pa.Array.from_buffers(kind, self.count, [None], children=children)

@@ -1,11 +1,9 @@
-"""Read many payloads at once, byte by byte as the schema says: a cursor for each payload.
+"""Decode many payloads at once: one cursor per payload, one NumPy operation for all cursors.
 
-All cursors move together, one NumPy operation for a thousand payloads, and each leaves a value in
-every column on its way. No cursor ever takes a byte of another payload into account: a payload
-passes if every length, branch and boolean is legal and its cursor ends exactly at its end, and the
-rows of those that do not pass are left out. They are not wrong yet: rare but legal forms (lists in
-several blocks, long lists, large ints) do not pass either, and `scalar_decoder.py` has the last
-word. It knows no store, no prefix and no frame.
+A payload passes if every length, union branch and boolean is legal and its cursor ends exactly at
+its end; the rows of the others are left out. Those are not refused yet: rare but legal forms (lists
+in several blocks, long lists, large ints) do not pass either. `scalar_decoder.py` reads each of
+them again and decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,6 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tidemill.schemas.avro.arrow_columns import (
     INLINE,
@@ -25,119 +22,30 @@ from tidemill.schemas.avro.arrow_columns import (
     RecordColumn,
     Texts,
 )
+from tidemill.schemas.avro.cursors import Cursors, PayloadBytes, Positions, Read
 from tidemill.schemas.avro.primitives import EARLIEST, LATEST
 from tidemill.schemas.avro.types import fields_of, item_of, type_name
 from tidemill.schemas.avro.wire import Schema
 
-PADDING = 80
-"""Bytes that must follow the last payload: cursors look ahead."""
 LONG_LIST = 63
-"""A list of more items does not pass: its length takes two bytes, and its walk holds others up."""
+"""A longer list does not pass: its count takes two bytes, and every step costs all payloads."""
 
-Positions = NDArray[np.int64]
-Read = Callable[["Cursors"], Column]
-
-_CONTINUES = np.uint64(0x8080808080808080)
-_ONE = np.uint64(1)
-_OWN_BYTES = 64  # texts up to here are copied out of the batch; they must fit the padding
-_DOUBLES = 8  # so many neighbours are fetched at once; they must fit the padding
-
-
-class PayloadBytes:
-    """The bytes of a batch, as cursors look at them."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.bytes = np.frombuffer(data, dtype=np.uint8)
-        self.words = cast(NDArray[np.uint64], self.of("<u8"))
-
-    def of(self, kind: str) -> NDArray[np.generic]:
-        """Return the value of type *kind* that begins at each byte."""
-        size = np.dtype(kind).itemsize
-        return np.ndarray((len(self.data) - size + 1,), kind, self.data, strides=(1,))
-
-
-class Cursors:
-    """Where the cursor of each payload stands, and which have failed."""
-
-    def __init__(self, source: PayloadBytes, starts: Positions, ends: Positions) -> None:
-        self.source = source
-        self.at = starts.copy()
-        self.ends = ends
-        self.failed = np.zeros(len(starts), dtype=np.bool_)
-        self._past = ends + 1
-
-    def move(self, by: Positions | int) -> None:
-        """Move on; a cursor that left its payload stays just behind it, so that it cannot pass."""
-        self.at += by
-        np.minimum(self.at, self._past, out=self.at)
-
-    def passed(self) -> Flags:
-        """Return which payloads were walked through to their very end."""
-        there: Flags = self.at == self.ends
-        return there & ~self.failed
-
-    def among(self, rows: Positions, read: Read) -> Column:
-        """Read a value of those *rows* only."""
-        few = Cursors(self.source, self.at[rows], self.ends[rows])
-        column = read(few)
-        self.at[rows] = few.at
-        self.failed[rows] |= few.failed
-        return column
-
-    def byte(self) -> NDArray[np.uint8]:
-        """Return the next byte, and stay."""
-        return self.source.bytes[self.at]
-
-    def number(self) -> Positions:
-        """Return the next zigzag varint of at most ten bytes, and step over it."""
-        first = self.byte()
-        if (first < 0x80).all():
-            self.move(1)
-            small = first.astype(np.int64)
-            return (small >> 1) ^ -(small & 1)
-        word = self.source.words[self.at]
-        ends = ~word & _CONTINUES
-        mask = ends ^ (ends - _ONE)
-        bits = _packed(word & mask & ~_CONTINUES)
-        size = (np.bitwise_count(mask) >> 3).astype(np.int64)
-        if not ends.all():
-            size, bits = self._longest(ends == 0, size, bits)
-        self.move(size)
-        value: Positions = ((bits >> _ONE) ^ (~(bits & _ONE) + _ONE)).view(np.int64)
-        return value
-
-    def _longest(
-        self, more: Flags, size: Positions, bits: NDArray[np.uint64]
-    ) -> tuple[Positions, NDArray[np.uint64]]:
-        """Return *size* and *bits* with those right that take nine or ten bytes."""
-        ninth = self.source.bytes[self.at + 8].astype(np.uint64)
-        tenth = self.source.bytes[self.at + 9].astype(np.uint64)
-        is_ten = ninth > 0x7F
-        self.failed |= more & is_ten & (tenth > 1)
-        high = (ninth & np.uint64(0x7F)) << np.uint64(56)
-        high |= np.where(is_ten, tenth << np.uint64(63), 0)
-        return np.where(more, 9 + is_ten, size), np.where(more, bits | high, bits)
-
-    def length(self) -> Positions:
-        """Return the length that comes next, and step over it; a negative one fails."""
-        size = self.number()
-        self.failed |= size < 0
-        return np.clip(size, 0, len(self.source.data), out=size)  # so that no sum overflows
+_OWN_BYTES = 64  # shorter texts are copied out of the batch; at most `PADDING`
+_DOUBLES = 8  # adjacent fields that are read at once; their bytes are at most `PADDING`
 
 
 def compile_cursors(
     schema: Schema,
 ) -> Callable[[bytes, Positions, Positions], tuple[RecordColumn, Flags]]:
-    """Return the function that reads payloads of *schema*: their columns, and which have passed.
+    """Return the function that decodes payloads of *schema* and says which of them passed.
 
-    Its arguments are the joined bytes, with `PADDING` behind them, and where each body starts and
-    ends; the columns have a row for each that passed, and no text in them that is not UTF-8.
-    *schema* has columns for all its fields (`avrotypes.column_type`).
+    Its arguments are the joined bytes, followed by `PADDING`, and the start and the end of each
+    body. The columns it returns have one row per payload that passed, and all their texts are
+    UTF-8. Every field of *schema* must have a column type (`types.column_type`).
     """
     read = _record(schema)
 
-    def walk(data: bytes, starts: Positions, ends: Positions) -> tuple[RecordColumn, Flags]:
+    def decode(data: bytes, starts: Positions, ends: Positions) -> tuple[RecordColumn, Flags]:
         cursors = Cursors(PayloadBytes(data), starts, ends)
         columns = read(cursors)
         passed = cursors.passed()
@@ -149,7 +57,7 @@ def compile_cursors(
             passed[np.flatnonzero(passed)[broken]] = False
         return columns, passed
 
-    return walk
+    return decode
 
 
 def _record(schema: object) -> Callable[[Cursors], RecordColumn]:
@@ -157,9 +65,9 @@ def _record(schema: object) -> Callable[[Cursors], RecordColumn]:
     for is_double, group in groupby(fields_of(schema), lambda field: _is_double(field["type"])):
         fields = list(group)
         if is_double:
-            cuts = range(0, len(fields), _DOUBLES)
-            few = [fields[cut : cut + _DOUBLES] for cut in cuts]
-            steps += [(_names(part), _doubles(len(part))) for part in few]
+            starts = range(0, len(fields), _DOUBLES)
+            parts = [fields[start : start + _DOUBLES] for start in starts]
+            steps += [(_names(part), _doubles(len(part))) for part in parts]
         else:
             steps += [(_names([field]), _single(_read(field["type"]))) for field in fields]
 
@@ -197,12 +105,12 @@ def _read(kind: object) -> Read:
 
 
 def _nullable(read: Read, null_first: bool) -> Read:
-    there = 2 if null_first else 0
+    present = 2 if null_first else 0
 
     def nullable(cursors: Cursors) -> Column:
         branch = cursors.byte()
         cursors.failed |= (branch & 0xFD) != 0
-        some = branch == there
+        some = branch == present
         cursors.move(1)
         if some.all():
             return read(cursors)
@@ -253,7 +161,7 @@ def _timestamp(cursors: Cursors) -> Column:
 
 
 def _text(kind: pa.DataType, *, shared: bool = False) -> Callable[[Cursors], Texts]:
-    """Return the reader of texts; unless *shared*, they seldom keep the bytes of their batch."""
+    """Return the reader of texts; short ones do not keep the batch in memory unless *shared*."""
 
     def text(cursors: Cursors) -> Texts:
         source = cursors.source
@@ -266,14 +174,14 @@ def _text(kind: pa.DataType, *, shared: bool = False) -> Callable[[Cursors], Tex
             return Texts.at(start, size, begin, source.data, kind)
         if longest <= INLINE:
             return Texts.at(start, size, begin, b"", kind)
-        places = np.arange(len(start)) * longest
-        return Texts.at(places, size, begin, source.of(f"V{longest}")[start], kind)
+        starts = np.arange(len(start)) * longest
+        return Texts.at(starts, size, begin, source.of(f"V{longest}")[start], kind)
 
     return text
 
 
 def _list(item: str) -> Read:
-    """Return the reader of a list of texts that is one block, or empty."""
+    """Return the reader of lists of texts that are empty or one block."""
     kind = _VIEWS[item]
     read = _text(kind, shared=True)
 
@@ -296,18 +204,6 @@ def _list(item: str) -> Read:
     return listed
 
 
-def _packed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Close the gaps in numbers of seven bits a byte."""
-    for low, high, by in _GAPS:
-        bits = bits & low | (bits & high) >> by
-    return bits
-
-
-_GAPS = [
-    (np.uint64(0x007F007F007F007F), np.uint64(0x7F007F007F007F00), np.uint64(1)),
-    (np.uint64(0x00003FFF00003FFF), np.uint64(0x3FFF00003FFF0000), np.uint64(2)),
-    (np.uint64(0x000000000FFFFFFF), np.uint64(0x0FFFFFFF00000000), np.uint64(4)),
-]
 _VIEWS = {"string": pa.string_view(), "bytes": pa.binary_view()}
 _READERS: Mapping[str, Read] = {
     "boolean": _boolean,

@@ -1,10 +1,10 @@
-"""Compile an Avro record schema into the function that encodes a mapping, or its values, with it.
+"""Compile an Avro record schema into a function that encodes a mapping, or its values.
 
-fastavro takes about 20 us for a decision of 16 features, more than a whole decision may take; a
-function generated once for each schema takes two to three, and a third of a microsecond where the
-values are checked and in the schema's order already. It covers the types that loops have
-(`schemas.py`) and refuses what does not fit, naming the field. How one value is written is in
-`primitives.py`. It knows no loop, no wire format and no store.
+fastavro takes about 20 us for a decision of 16 features, more than a whole decision may take. A
+function generated once per schema takes two to three, and a third of a microsecond if the values
+are already checked and in the order of the schema. It supports the types that loops have
+(`events/schemas.py`); an error names the field that does not fit. `primitives.py` writes single
+values.
 """
 
 import struct
@@ -44,14 +44,14 @@ _INLINE_CHECKED: Mapping[str, str] = {  # where somebody else has looked at the 
     "double": "pack({0})",
 }
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, struct.error)
-"""What a value that does not fit makes the generated code raise."""
+"""The exceptions that generated code raises for a value that does not fit."""
 _SOME_DOUBLE = "pack_some(2, {0}) if {0}.__class__ is float else "
 _UNIQUE = frozenset({"id", "decision_id", "entity"})
-"""Texts that do not come back, so that remembering their bytes would be in vain."""
+"""Fields whose texts hardly ever repeat, so that caching their bytes is of no use."""
 
 
 class _Field:
-    """One field of a record, as the generated code sees it."""
+    """One field of a record, as the generated code uses it."""
 
     def __init__(self, field: Mapping[str, object], index: str) -> None:
         self.name = cast(str, field["name"])
@@ -69,14 +69,14 @@ class _Field:
         self.default = field.get("default")
 
     def read(self, source: str) -> str:
-        """Return the code that takes this field out of the mapping *source*."""
+        """Return the code that reads this field from the mapping *source*."""
         if not self.optional:
             return f"{source}[{self.name!r}]"
         fallback = "" if self.default is None else f", {self.default!r}"
         return f"{source}.get({self.name!r}{fallback})"
 
     def write(self, checked: bool) -> str:
-        """Return the expression that is the bytes of this field."""
+        """Return the expression for the bytes of this field."""
         inline = _INLINE_CHECKED if checked else _INLINE
         plain = inline.get(self.kind, f"write_{self.kind}({{0}})").format(self.variable)
         if not self.nullable:
@@ -149,7 +149,7 @@ class _Code:
                         yield from self._record(field.record, field.variable, field.index)
 
     def _doubles(self, run: Sequence[_Field]) -> str:
-        """Pack neighbours at once if all are floats, which is the rule; else write each."""
+        """Pack adjacent fields in one call if all values are floats, as they usually are."""
         form = "<" + "".join("Bd" if field.nullable else "d" for field in run)
         pack = f"pack{run[0].index}"
         self.names[pack] = struct.Struct(form).pack
@@ -169,7 +169,7 @@ def compile_encoder(schema: Schema, prefix: bytes = b"") -> Encode:
 
     Args:
         schema: of a record.
-        prefix: what goes before every event.
+        prefix: the bytes before every event.
 
     Raises:
         ValueError: *schema* has a type that loops do not have.
@@ -179,9 +179,9 @@ def compile_encoder(schema: Schema, prefix: bytes = b"") -> Encode:
 
 
 def compile_values_encoder(schema: Schema) -> EncodeValues:
-    """Return the function that encodes the values of a record, all of them and in its order.
+    """Return the function that encodes the values of a record, given all of them in its order.
 
-    Somebody has checked their types; the function raises `RequestError` for what is left, a text
+    The caller has checked their types. What the function still raises `RequestError` for is a text
     that is not valid Unicode.
 
     Args:

@@ -1,6 +1,6 @@
-"""What the successor of a schema may change, and how the columns of one become those of the other.
+"""Schema evolution: what a new schema may change, and how old columns become those of the new one.
 
-The promise: every event that was ever published stays readable. It knows no store and no payload.
+The promise: every event that was ever published stays readable.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,23 +30,23 @@ _PLAIN = frozenset(
 
 
 def check_successor(subject: str, older: Iterable[Schema], new: Schema) -> None:
-    """Return if events of every schema in *older* can be read as *new*.
+    """Check that events of every schema in *older* can be read as *new*.
 
     Raises:
-        ContractError: some could not; the first is named.
+        ContractError: some cannot; it names the first incompatible change.
     """
     for old in older:
         check_compatible(old, new, subject=subject)
 
 
 def check_compatible(old: Schema, new: Schema, *, subject: str = "") -> None:
-    """Return if events written with *old* can be read as *new*: Avro's BACKWARD compatibility.
+    """Check that events written with *old* can be read as *new*: Avro's BACKWARD compatibility.
 
-    A field may go; a new one needs a default or must be nullable; a type may become wider (int,
-    long, float, double) or nullable, and nothing else.
+    A field may be removed. A new field needs a default or must be nullable. A type may become wider
+    (int, long, float, double) or nullable, and nothing else.
 
     Raises:
-        ContractError: a change breaks that.
+        ContractError: a change is not among these.
     """
     label = subject or str(new.get("name"))
     if full_name(old) != full_name(new):
@@ -102,7 +102,7 @@ def _widens(old: object, new: object) -> bool:
 def _match(
     field: Mapping[str, object], had: Mapping[str, Mapping[str, object]]
 ) -> Mapping[str, object] | None:
-    """Return the writer's field that the reader's *field* takes: by name, else by alias."""
+    """Return the writer's field that matches the reader's *field*: by name, else by alias."""
     aliases = cast(Sequence[str], field.get("aliases", ()))
     for name in (cast(str, field["name"]), *aliases):
         if name in had:
@@ -111,14 +111,14 @@ def _match(
 
 
 def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame:
-    """Return *frame*, read with *writer*, with the columns of *reader* by Avro's rules.
+    """Return *frame*, read with *writer*, in the columns of *reader*, by Avro's rules.
 
-    Fields are matched by name or alias and widened; one that *writer* lacks gets its default. Only
-    inside a nested record, where columns may be null anyway, one without default is null: a later
-    version of the loop has let that feature go.
+    Fields are matched by name or alias and widened. A field that *writer* lacks gets its default.
+    Inside a nested record, whose columns may be null anyway, a field without a default becomes
+    null: a later version of the loop has removed that feature.
 
     Raises:
-        ContractError: a field of *writer* cannot be read as *reader* wants it.
+        ContractError: a field of *writer* cannot be read as *reader* declares it.
     """
     if writer == reader:
         return frame
@@ -128,7 +128,7 @@ def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame
 
 
 def unsure_columns(writer: Schema, reader: Schema) -> list[str]:
-    """Return the columns that *writer* may leave null although *reader* says they never are."""
+    """Return the columns that *writer* may leave null although *reader* declares them not null."""
     had = {cast(str, field["name"]): field for field in fields_of(writer)}
     return [
         cast(str, field["name"])

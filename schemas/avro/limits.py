@@ -1,7 +1,7 @@
-"""Whether a schema may be used at all: no schema can make a reader run away.
+"""Limits of a schema: a schema within them cannot make a reader allocate or recurse without bound.
 
-What may be registered, and what is found in a store that others write to, passes here first. It
-knows no store and no payload.
+Every schema is checked before it is registered, and again after it is read from a schema store,
+because others write to the store too.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,16 @@ from tidemill.schemas.avro.wire import Schema, canonical_json
 
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_DEPTH = 16
-"""How deep types may be nested; a reader recurses as deep."""
+"""How deep types may be nested; a reader recurses once per level."""
 MAX_FIELDS = 4_096
 
 
 def check_schema(schema: Schema) -> None:
-    """Return if *schema* is a record that can be read within limits.
+    """Check that *schema* is a record that can be read within limits.
 
     Raises:
-        ContractError: it is no Avro record, names itself, has items of no size, or is too large.
+        ContractError: it is not an Avro record, contains itself, has items of zero bytes, or is
+            too large.
     """
     if refusal := why_unreadable(schema):
         raise ContractError(
@@ -33,7 +34,7 @@ def check_schema(schema: Schema) -> None:
 
 
 def why_unreadable(schema: Schema) -> tuple[str, str] | None:
-    """Return why *schema* must not be used to read payloads: a reason word and a text; or None."""
+    """Return why *schema* must not be used to read payloads: a reason and a text, or None."""
     if not isinstance(schema, Mapping) or schema.get("type") != "record":
         return "malformed-schema", "is not a record"
     if len(canonical_json(schema)) > MAX_SCHEMA_BYTES:
@@ -55,7 +56,7 @@ class _UnboundedError(Exception):
 
 
 class _Survey:
-    """Walks through a schema once; `visit` returns the least bytes a value of it takes."""
+    """One pass over a schema; `visit` returns the least number of bytes that a value takes."""
 
     def __init__(self) -> None:
         self.names: dict[str, int] = {}

@@ -1,9 +1,8 @@
-"""Read many payloads of one writer schema as columns; those in doubt singly and strictly.
+"""Read many payloads of one writer schema as columns, and those in doubt one by one.
 
-Each payload is read by a cursor of its own (`columnar_decoder.py`), so none can touch its
-neighbours. What a cursor does not walk through to the very end is read by itself
-(`scalar_decoder.py`), and that reader says what is wrong with it, if anything. It knows no loop and
-no store.
+`columnar_decoder.py` reads each payload with a cursor of its own, so no payload affects another.
+A payload that it does not read exactly to the end goes to `scalar_decoder.py`, which either reads
+it or says what is wrong with it.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from tidemill.schemas.avro.wire import Schema
 
 @dataclass(slots=True)
 class PayloadRows:
-    """What was read: frames of the writer's columns, the rows they hold, and what was refused."""
+    """The result: frames in the writer's columns, the rows they hold, and the refused payloads."""
 
     frames: list[pl.DataFrame] = field(default_factory=list)
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
@@ -36,7 +35,7 @@ class PayloadReader:
     """Reads payloads that start with one prefix, and so were written with one schema."""
 
     def __init__(self, writer: Schema, prefix: bytes) -> None:
-        """Prepare for *writer*, which has passed `soundness.check_schema`."""
+        """Prepare for the schema *writer*, which has passed `limits.check_schema`."""
         self.columns = _columns(writer)
         self._skipped = len(prefix)
         in_columns = column_type(writer) is not None
@@ -44,7 +43,7 @@ class PayloadReader:
         self._read_one = compile_reader(writer)
 
     def read(self, payloads: Payloads, rows: NDArray[np.int64]) -> PayloadRows:
-        """Return the columns of those *rows* of *payloads*; all start with the prefix."""
+        """Return the columns of those *rows* of *payloads*, which all start with the prefix."""
         read = PayloadRows()
         if self._walk is not None:
             starts, ends = payloads.starts, payloads.ends
@@ -72,7 +71,7 @@ class PayloadReader:
 
 
 def _columns(schema: Schema) -> pl.Schema:
-    """Return the columns of *schema*; a field whose type columns do not have is left out."""
+    """Return the columns of *schema*, without the fields whose type has no column type."""
     types = {str(each["name"]): column_type(each["type"]) for each in fields_of(schema)}
     return pl.Schema({name: dtype for name, dtype in types.items() if dtype is not None})
 

@@ -1,7 +1,7 @@
-"""The payloads of one fetched batch side by side in memory, and which schema each names.
+"""The payloads of one batch in one buffer, and the schema prefix of each.
 
-They lie in one stretch of bytes, each from a start to an end, with anything between them; no
-object is made of a payload unless somebody asks for it. It knows no store and no loop.
+Each payload is a range of the buffer, and there may be other bytes between two of them. A payload
+becomes a Python object only if somebody asks for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.schemas.avro.arrow_columns import Flags
-from tidemill.schemas.avro.columnar_decoder import PADDING, Positions
+from tidemill.schemas.avro.cursors import PADDING, Positions
 from tidemill.schemas.avro.wire import (
     CONFLUENT,
     CONFLUENT_BYTES,
@@ -23,12 +23,12 @@ from tidemill.schemas.avro.wire import (
 )
 
 NOWHERE = -1
-"""Where a payload ends that is None."""
+"""The end of a payload that is None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A payload that cannot be read: its place in the batch, a reason word, and what is wrong."""
+    """A payload that cannot be read: its index in the batch, a reason, and what is wrong."""
 
     row: int
     reason: str
@@ -37,7 +37,7 @@ class Poison:
 
 @dataclass(frozen=True, slots=True)
 class Payloads:
-    """Payloads in *data*, with `PADDING` bytes behind the last; one that is None ends before 0."""
+    """Ranges of *data*, followed by `PADDING` bytes; a payload that is None ends below 0."""
 
     data: bytes
     starts: Positions
@@ -45,7 +45,7 @@ class Payloads:
 
     @classmethod
     def of(cls, values: Sequence[bytes | None]) -> Self:
-        """Put *values* side by side."""
+        """Return *values* copied into one buffer."""
         kept: Sequence[bytes] = values  # type: ignore[assignment]  # a None has no len
         with suppress(TypeError):
             return cls._of(kept, np.fromiter(map(len, kept), np.int64, len(kept)))
@@ -70,13 +70,13 @@ class Payloads:
         return map(self.__getitem__, range(len(self)))
 
     def prefix(self, row: int) -> bytes:
-        """Return the first bytes of a payload: as many as name a schema, in either format."""
+        """Return the first bytes of a payload, enough to hold the prefix of either wire format."""
         return (self[row] or b"")[:SINGLE_OBJECT_BYTES]
 
     def groups(self) -> tuple[dict[bytes, NDArray[np.int64]], list[Poison]]:
-        """Return the rows that start with each prefix, and those that cannot be read at all.
+        """Return the rows of each schema prefix, and the payloads that cannot be read at all.
 
-        A payload that is empty, too large, or names no schema in either wire format is poison.
+        A payload that is empty, too large, or without a prefix of either wire format is poison.
         """
         sizes = self.ends - self.starts
         poison = list(self._unreadable(sizes))

@@ -1,8 +1,7 @@
 """Write one value as Avro does: the small functions that compiled encoders call.
 
-Each takes what a service may send and returns bytes, or raises `TypeError` or `ValueError` whose
-text goes on after the name of the field ("is not a number"). They know no schema; `encoder.py`
-puts them together.
+Each takes a value as a service may send it and returns bytes, or raises a `TypeError` or
+`ValueError` whose text continues the name of the field ("is not a number").
 """
 
 import struct
@@ -21,13 +20,13 @@ _double = struct.Struct("<d").pack
 
 
 _PAIRS = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(2**14)]
-"""Fourteen bits of a number as the two bytes of a varint that goes on."""
+"""Fourteen bits of a number as two bytes of a varint that continues."""
 _EVEN_PAIRS = _PAIRS[::2]
-"""The same for thirteen bits behind which zigzag has put a zero."""
+"""The same for thirteen bits that zigzag has shifted by one."""
 
 
 def varint(number: int) -> bytes:
-    """Return *number*, of 64 bits, as Avro writes an int or long: zigzag, then seven bits a byte.
+    """Return *number*, of 64 bits, as Avro writes an int or long: zigzag, then 7 bits per byte.
 
     >>> varint(-1).hex(), varint(64).hex()
     ('01', '8001')
@@ -44,21 +43,21 @@ def _unsigned(rest: int) -> bytes:
 
 
 LENGTHS = [varint(length) for length in range(4_096)]
-"""Small numbers, by which lengths are written, with their bytes."""
+"""The bytes of small numbers; lengths are among them."""
 LONGS: dict[int, bytes] = {}
-"""Numbers that were written before, with their bytes."""
+"""Cache: the bytes of numbers that were written before."""
 INTS: dict[int, bytes] = {}
-"""The same for those of 32 bits."""
+"""The same for numbers of 32 bits."""
 TEXTS: dict[str, bytes] = {}
 """The same for short texts."""
 _TAILS: dict[int, bytes] = {}
 _HIGHS: dict[int, bytes] = {}
 REMEMBERED = 8_192
-"""How many numbers, and how many texts, are kept with their bytes; most come back."""
+"""How many numbers, and how many texts, each cache holds; most values repeat."""
 
 
 def write_long(value: object) -> bytes:
-    """Write a whole number of 64 bits; a bool is none."""
+    """Write an integer of 64 bits; a bool is not one."""
     number = _whole(value)
     if not -(2**63) <= number < 2**63:
         raise ValueError("is beyond 64 bits")
@@ -69,7 +68,7 @@ def write_long(value: object) -> bytes:
 
 
 def write_int(value: object) -> bytes:
-    """Write a whole number of 32 bits; a bool is none."""
+    """Write an integer of 32 bits; a bool is not one."""
     number = _whole(value)
     if not -(2**31) <= number < 2**31:
         raise ValueError("is beyond 32 bits")
@@ -100,11 +99,11 @@ def write_timestamp(value: object) -> bytes:
 
 
 def _seldom_timestamp(micros: int) -> bytes:
-    """Write a time, and remember what the 134 seconds around it have in common."""
+    """Write a time, and cache the bytes that all times of its 134 seconds share."""
     if not EARLIEST <= micros <= LATEST:
         raise ValueError("is outside the years 1 to 9999")
     high = micros >> 27
-    if 0 < high < LATEST >> 27:  # so that whatever is remembered is in range
+    if 0 < high < LATEST >> 27:  # whatever is cached must be in range
         if len(_HIGHS) >= REMEMBERED:
             _HIGHS.clear()
         _HIGHS[high] = _unsigned(high)
@@ -122,7 +121,7 @@ def _microseconds(value: object) -> int:
 
 
 def write_double(value: object) -> bytes:
-    """Write a number as eight bytes; NaN and infinity are numbers, a bool is none."""
+    """Write a number as eight bytes; NaN and infinity are allowed, a bool is not."""
     if value.__class__ is not float and (
         isinstance(value, bool | str | bytes) or not hasattr(value, "__float__")
     ):
@@ -140,7 +139,7 @@ def write_boolean(value: object) -> bytes:
 
 
 def write_string(value: object) -> bytes:
-    """Write a text as UTF-8 behind its length in bytes."""
+    """Write a text as its length in bytes, then UTF-8."""
     if not isinstance(value, str):
         raise TypeError("is not a text")
     body = value.encode()
@@ -149,7 +148,7 @@ def write_string(value: object) -> bytes:
 
 
 def write_category(value: object) -> bytes:
-    """Write a text that is likely to come back, and remember its bytes."""
+    """Write a text that is likely to repeat, and cache its bytes."""
     body = write_string(value)
     if len(body) <= 64 and len(TEXTS) < REMEMBERED:
         TEXTS[cast(str, value)] = body

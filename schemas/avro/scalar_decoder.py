@@ -1,9 +1,8 @@
-"""Read one payload by itself, strictly and within limits: the way of every payload in doubt.
+"""Decode one payload strictly and within limits: the fallback of `columnar_decoder.py`.
 
-What cursors (`columnar_decoder.py`) do not walk through to its end is read here message by message.
-A reader is compiled from the schema once; it checks every length, index and encoding before it
-takes a byte, so no payload can make it allocate, recurse or run beyond the payload's own size.
-fastavro is the oracle of its tests; it has no limits of its own. It knows no loop and no store.
+A reader is compiled from the schema once. It checks every length, index and encoding before it
+reads on, so no payload can make it allocate, recurse or run beyond the payload's own size. fastavro
+is the oracle of its tests; it cannot be used itself, because it has no such limits.
 """
 
 import struct
@@ -19,14 +18,14 @@ from tidemill.schemas.avro.wire import Schema
 
 ReadValue = Callable[["Body"], object]
 MAX_VALUES = MAX_FIELDS * (LONG_LIST + 1)
-"""How many list items and records one payload may hold: as many as cursors may let pass."""
+"""How many list items and records one payload may hold: no fewer than cursors let pass."""
 
 _float = struct.Struct("<f")
 _double = struct.Struct("<d")
 
 
 class Body:
-    """The bytes of one payload and how far they have been read."""
+    """The bytes of one payload, and the position up to which they have been read."""
 
     __slots__ = ("data", "end", "position", "values")
 
@@ -64,7 +63,7 @@ class Body:
         return (bits >> 1) ^ -(bits & 1)
 
     def count(self, values: int = 1) -> None:
-        """Count *values* more.
+        """Add *values* to the count of values.
 
         Raises:
             PayloadError: there are too many.
@@ -75,15 +74,15 @@ class Body:
 
 
 def refused(reason: str, what: str) -> PayloadError:
-    """Return the error that sends a payload to the dead letters."""
+    """Return the error for a payload that becomes a dead letter."""
     return PayloadError(what, hint="look at the producer of this payload", reason=reason)
 
 
 def compile_reader(schema: Schema) -> Callable[[bytes, int], dict[str, object]]:
     """Return the function that reads a payload of *schema* from a position to its end.
 
-    *schema* has passed `soundness.check_schema`. Times come as microseconds since 1970. The
-    function raises `PayloadError` for a payload that is not exactly one value.
+    *schema* has passed `limits.check_schema`. Times are microseconds since 1970. The function
+    raises `PayloadError` for a payload that is not exactly one value.
     """
     read = _compile(schema, "", {})
 

@@ -1,6 +1,6 @@
-"""Small questions to an Avro schema: its name, its fields, the column its values become.
+"""Accessors for an Avro schema: its name, its fields, the type of column for its values.
 
-A schema is what JSON gives: a text, a list for a union, a mapping for all else.
+A schema is parsed JSON: a text, a list for a union, a mapping for everything else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ _COLUMNS: Mapping[str, pl.DataType] = {
 
 
 def full_name(schema: Mapping[str, object], namespace: str = "") -> str:
-    """Return the name of a named type with its namespace; *namespace* is the one around it.
+    """Return the name of a named type with its namespace; *namespace* is the enclosing one.
 
     Raises:
-        ValueError: it has no name.
+        ValueError: the type has no name.
     """
     name = schema.get("name")
     if not isinstance(name, str):
@@ -46,14 +46,14 @@ def item_of(schema: object) -> object:
 
 
 def optional(schema: object) -> tuple[bool, object]:
-    """Return whether *schema* is a union of null and one type, and that type."""
+    """Return whether *schema* is a union of null with one type, and that type."""
     if isinstance(schema, list) and len(schema) == 2 and "null" in schema:
         return True, schema[1] if schema[0] == "null" else schema[0]
     return False, schema
 
 
 def type_name(schema: object) -> str:
-    """Return one word for the type *schema*; a logical type that columns keep is a type too."""
+    """Return one word for the type *schema*: of a logical type that columns support, its name."""
     if isinstance(schema, list):
         return "union"
     if isinstance(schema, Mapping):
@@ -65,9 +65,9 @@ def type_name(schema: object) -> str:
 
 
 def column_type(schema: object) -> pl.DataType | None:
-    """Return the type of the column that values of *schema* become, or None if columns have none.
+    """Return the type of column for values of *schema*, or None if there is none.
 
-    Null is allowed in any column, so a nullable type is the type itself.
+    Every column may hold nulls, so a nullable type has the column type of the type itself.
     """
     nullable, plain = optional(schema)
     name = type_name(plain)

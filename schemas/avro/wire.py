@@ -1,8 +1,7 @@
-"""How a payload names its writer's schema: Avro single-object encoding, or Confluent's framing.
+"""Wire formats: how a payload names its writer's schema.
 
-Both put a short prefix before the Avro body; a *prefix* is all the rest of tidemill needs to know,
-for it maps to exactly one schema in the store (`choose.py`). This module knows no store and no
-loop.
+Avro's single-object encoding and Confluent's framing both put a short *prefix* before the Avro
+body. A prefix maps to exactly one schema in a schema store (`registry/`).
 """
 
 import json
@@ -19,7 +18,7 @@ from fastavro.schema import (
 from tidemill.errors import ContractError
 
 Schema = Mapping[str, object]
-"""An Avro record schema as JSON gives it."""
+"""An Avro record schema as parsed JSON."""
 
 SINGLE_OBJECT = b"\xc3\x01"
 """The marker of Avro's single-object encoding; eight bytes of fingerprint follow."""

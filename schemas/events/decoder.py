@@ -1,9 +1,9 @@
 """Decode a batch of event payloads to columns: `EventDecoder`.
 
-Payloads of one writer schema are decoded together (`columnar_decoder.py`), those in doubt singly
-(`scalar_decoder.py`), and older or newer events are brought to the loop's own columns
-(`evolution.py`). Every payload ends in exactly one of `Decoded.frame` and
-`Decoded.poison`, and which one depends on nothing but its bytes and its schema.
+Payloads of one writer schema are decoded together and those in doubt one by one
+(`avro/payload_reader.py`); events of older or newer schemas are converted to the loop's columns
+(`avro/evolution.py`). Every payload ends in exactly one of `Decoded.frame` and `Decoded.poison`;
+its bytes and its schema alone decide in which.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,18 +28,18 @@ from tidemill.schemas.events.schemas import (
 )
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.registry.choose import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 __all__ = ["Decoded", "EventDecoder", "Poison"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of a batch.
+    """The result of decoding one batch.
 
-    *frame* has the columns of `decision_frame_schema` or `feedback_frame_schema` behind a first
-    column ``row`` (UInt32), the index of the payload in the batch, ascending. *poison* has the
-    rest, ascending too. *slowly_read* counts the payloads that had to be read singly.
+    *frame* has a first column ``row`` (UInt32), the index of the payload in the batch, ascending,
+    and then the columns of `decision_frame_schema` or `feedback_frame_schema`. *poison* has the
+    payloads that cannot be read, ascending too. *slowly_read* counts those read one by one.
     """
 
     frame: pl.DataFrame
@@ -52,7 +52,7 @@ Shape = Callable[[pl.DataFrame], pl.DataFrame]
 
 @dataclass(frozen=True, slots=True)
 class _ReadPlan:
-    """How payloads of one prefix become rows of the topic's frame."""
+    """How payloads with one prefix become rows of the log's frame."""
 
     reader: PayloadReader
     shape: Shape
@@ -62,19 +62,20 @@ class _ReadPlan:
 
 @dataclass(frozen=True, slots=True)
 class _RefusedPrefix:
-    """Why no payload of one prefix is read."""
+    """Why no payload with one prefix is read."""
 
     reason: str
     detail: str
 
 
 class EventDecoder:
-    """Decodes one log of a loop; the schemas it meets are looked up once and remembered."""
+    """Decodes one log of a loop; it looks up each writer schema once."""
 
     def __init__(self, loop: Loop, log: Log, store: SchemaStore) -> None:
-        """Read *log* of *loop* with the schemas of *store*; feedback of any kind on any log of it.
+        """Decode *log* of *loop* with the schemas of *store*.
 
-        A kind may move to another stream; what was produced before lies where it lay.
+        A log of feedback is read for every kind, because a kind may move to another stream while
+        its older events stay on the former log.
         """
         self._store = store
         self._plans: dict[bytes, _ReadPlan | _RefusedPrefix] = {}
@@ -94,10 +95,10 @@ class EventDecoder:
                 )
 
     def decode(self, values: Payloads | Sequence[bytes | None]) -> Decoded:
-        """Return the columns and the poison of *values*, the payloads of one batch.
+        """Return the columns and the poison of the payloads *values* of one batch.
 
         Raises:
-            BrokerError: a schema is not known here and the store does not answer.
+            BrokerError: a schema is looked up for the first time and the store does not answer.
         """
         payloads = values if isinstance(values, Payloads) else Payloads.of(values)
         groups, poison = payloads.groups()
@@ -157,7 +158,7 @@ class EventDecoder:
 
 
 def _shaped(plan: _ReadPlan, read: PayloadRows, poison: list[Poison]) -> Iterator[pl.DataFrame]:
-    """Return the frames of *read* in the topic's columns, each row with its number."""
+    """Return the frames of *read* in the columns of the log, each row with its index."""
     for frame, numbers in zip(read.frames, read.numbers, strict=True):
         column = pl.Series("row", numbers.astype(np.uint32))
         resolved = plan.resolve(frame).insert_column(0, column)
@@ -174,7 +175,7 @@ def _same(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _feedback(kind: str, values: Collection[str], schema: pl.Schema) -> Shape:
-    """Return the step that puts feedback of one *kind* into the frame of all kinds."""
+    """Return the function that converts feedback of one *kind* to the columns of all kinds."""
     listed = cast(pl.Struct, schema["values"]).fields
     source = pl.col("values").struct
     struct = pl.struct(

@@ -1,8 +1,7 @@
-"""The events of a loop: their Avro schemas, the frames they become, and their encoders.
+"""The events of a loop: their Avro schemas, their columns, and their encoders.
 
-A loop has one decision event and one feedback event for each kind; all are generated from the loop
-definition and nothing else, so a service in any language can produce them from the published
-schemas. Reading them back, in batches, is in `decoder.py`.
+A loop has one decision event, and one feedback event per kind. Their schemas are generated from the
+loop definition alone, so a service in any language can produce events from the published schemas.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +15,12 @@ from tidemill.schemas.avro.encoder import Encode, compile_encoder
 from tidemill.schemas.avro.primitives import EPOCH, MICROSECOND
 from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.loop.definition import Feature, FieldType, Loop
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 TIME = pl.Datetime("us", "UTC")
 NO_VALUES: Mapping[str, pl.DataType] = {"_": pl.Boolean()}
-"""What the struct of feedback values holds in a loop whose feedback carries none: Parquet and Delta
-have no struct without fields. Always null; no value of a loop can have this name."""
+"""The only field of the struct ``values`` in a loop whose feedback has no values, because Parquet
+and Delta have no struct without fields. It is always null, and no value can have its name."""
 
 _TIMESTAMP = {"type": "long", "logicalType": "timestamp-micros"}
 _STRINGS = {"type": "array", "items": "string"}
@@ -97,7 +96,7 @@ def feedback_schema(loop: Loop, kind: str) -> Schema:
 
 
 def event_schemas(loop: Loop) -> dict[str, Schema]:
-    """Return all event schemas of *loop* by subject, the name they are registered under."""
+    """Return all event schemas of *loop* by subject, the name under which each is registered."""
     return {
         decision_subject(loop): decision_schema(loop),
         **{feedback_subject(loop, kind): feedback_schema(loop, kind) for kind in loop.feedback},
@@ -112,13 +111,13 @@ def decision_subject(loop: Loop) -> str:
 def feedback_subject(loop: Loop, kind: str) -> str:
     """Return the subject of the feedback events of *kind*, say ``ad.feedback/Feedback_click``.
 
-    It begins with the topic that they are produced to: producers of others look there for it.
+    It begins with the topic of the events, where serialisers of other languages look for it.
     """
     return f"{topics.feedback(loop.loop, loop.feedback[kind].stream)}/Feedback_{kind}"
 
 
 def decision_frame_schema(loop: Loop) -> pl.Schema:
-    """Return names and types of the columns that decision events become."""
+    """Return the names and types of the columns of decision events."""
     features = {name: _POLARS[feature.type] for name, feature in loop.features.items()}
     return pl.Schema(
         {
@@ -138,10 +137,10 @@ def decision_frame_schema(loop: Loop) -> pl.Schema:
 
 
 def feedback_frame_schema(loop: Loop) -> pl.Schema:
-    """Return names and types of the columns that feedback events become, all kinds together.
+    """Return the names and types of the columns of feedback events, all kinds together.
 
-    The struct ``values`` has the values of every kind; those of other kinds are null. A loop whose
-    feedback carries no values at all has `NO_VALUES` there.
+    The struct ``values`` has the values of every kind; in a row, those of other kinds are null. A
+    loop whose feedback has no values has `NO_VALUES` there.
     """
     values = {
         name: _POLARS[value.type]
@@ -160,10 +159,10 @@ def feedback_frame_schema(loop: Loop) -> pl.Schema:
 
 
 class DecisionEncoder:
-    """Encodes the decisions of one loop; its schema is registered when this is made.
+    """Encodes the decisions of one loop; the constructor registers their schema.
 
     Raises:
-        ContractError: an earlier schema of the loop forbids this one.
+        ContractError: events of an earlier schema of the loop could not be read with this one.
         BrokerError: the schema store does not answer.
     """
 
@@ -173,9 +172,9 @@ class DecisionEncoder:
         self._encode = compile_encoder(schema, prefix)
 
     def encode(self, decision: Mapping[str, object]) -> bytes:
-        """Return the payload for Kafka of *decision*, a mapping of the schema's names to values.
+        """Return the payload for Kafka of *decision*, a mapping from field names to values.
 
-        Times are aware datetimes or microseconds since 1970; nullable fields and those with a
+        Times are aware datetimes or microseconds since 1970. Nullable fields and fields with a
         default may be left out.
 
         Raises:
@@ -185,10 +184,10 @@ class DecisionEncoder:
 
 
 class FeedbackEncoder:
-    """Encodes the feedback of one loop, all kinds; their schemas are registered when this is made.
+    """Encodes the feedback of one loop, all kinds; the constructor registers their schemas.
 
     Raises:
-        ContractError: an earlier schema of the loop forbids one of these.
+        ContractError: events of an earlier schema of the loop could not be read with one of these.
         BrokerError: the schema store does not answer.
     """
 
@@ -200,7 +199,7 @@ class FeedbackEncoder:
             self._kinds[kind] = compile_encoder(schema, prefix)
 
     def encode(self, kind: str, feedback: Mapping[str, object]) -> bytes:
-        """Return the payload for Kafka of *feedback*, a mapping of the schema's names to values.
+        """Return the payload for Kafka of *feedback*, a mapping from field names to values.
 
         Raises:
             RequestError: there is no such kind, or a field is unknown, missing or of a wrong type.

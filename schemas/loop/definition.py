@@ -1,9 +1,10 @@
 """The loop definition: one decision point, from its features to its label, as immutable values.
 
-Data engineers write it as YAML (`loop_file.py` reads that) or as these classes in Python; both are
-the same values. An existing value is a legal value: what does not fit together is refused when it
-is made, with a hint. It knows no file, no Avro and no Kafka. What an expression in SQL may say is
-checked in `labels.py`.
+Data engineers write it as YAML (`loop_file.py`) or as these classes in Python; the values are the
+same. An existing value is a legal value: the constructor refuses parts that contradict each other,
+with a hint. Only the SQL of the label is checked elsewhere (`labels.py`).
+
+Longer than 300 lines because it is the vocabulary of loop files, which is read from top to bottom.
 """
 
 import hashlib
@@ -42,20 +43,20 @@ __all__ = [
 ]
 
 ADDED_SETTINGS = ("activation", "corrections", "max_bad", "memory")
-"""Settings later than the first release. Left at their defaults they are not in `Loop.canonical`:
-what was published stays equal to itself, and older releases read what needs no newer one. The same
-holds for the `stream` of a kind."""
+"""Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
+that loops published before stay equal to themselves, and older releases can read loops that do not
+use them. The same holds for the `stream` of a kind."""
 
 RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
-"""Columns that stand beside the values of a feedback where its label is computed."""
+"""Columns that the SQL of a label has beside the values of a feedback."""
 
 
 class Feedback(Value):
-    """One kind of feedback: how long it counts after a decision, and what it carries.
+    """One kind of feedback: how long it counts after a decision, and its values.
 
     A feedback counts from *early* before its decision (clocks differ) to *within* after it, both
-    ends included. Kinds with a *stream* are produced to a topic of its name,
-    ``<loop>.feedback.<stream>``; those without one share ``<loop>.feedback``.
+    bounds included. Kinds with a *stream* are produced to the topic ``<loop>.feedback.<stream>``,
+    kinds without one to ``<loop>.feedback``.
     """
 
     within: Duration
@@ -68,12 +69,12 @@ class Feedback(Value):
         if not self.within:
             raise wrong(
                 "within is zero, so no feedback could ever count",
-                hint="set it to the time people have to react, say 30m",
+                hint="set it to the time users have to react, say 30m",
                 at=("within",),
             )
         for name in self.values.keys() & RESERVED_VALUES:
             raise wrong(
-                f"{name!r} is a name of tidemill's own column",
+                f"{name!r} is the name of a column of tidemill",
                 hint=f"call the value something else, say {name}_value",
                 at=("values", name),
             )
@@ -81,15 +82,15 @@ class Feedback(Value):
 
     @property
     def log(self) -> Log:
-        """The log that events of this kind are in."""
+        """The log of the events of this kind."""
         return feedback_log(self.stream)
 
 
 class Label(Value):
     """How the feedback of one decision becomes its label; *sql* aggregates its feedback rows.
 
-    *missing* says what a decision without a label is once its window has closed: ``negative``
-    (label 0), ``censored`` (we cannot know) or ``dropped`` (not an example).
+    *missing* says what a decision without a label becomes when its window closes: ``negative``
+    (label 0), ``censored`` (the label is unknown) or ``dropped`` (not an example).
     """
 
     sql: str = Field(min_length=1, max_length=4_000)
@@ -98,7 +99,7 @@ class Label(Value):
 
 
 class Decision(Value):
-    """The shape of the answer, and what is answered while nothing better is known."""
+    """The type of the answer, and the answer while there is no model."""
 
     type: Literal["bool", "choice", "float", "ranking"]
     actions: list[str] = Field(default_factory=list)
@@ -122,7 +123,7 @@ class Decision(Value):
             )
         elif len(set(self.actions)) < len(self.actions) or not all(self.actions):
             raise wrong(
-                f"actions repeat themselves or are empty: {names}",
+                f"actions are repeated or empty: {names}",
                 hint="name each action once",
                 at=("actions",),
             )
@@ -153,11 +154,11 @@ class Decision(Value):
 class Policy(Value):
     """How a score becomes an action.
 
-    threshold: bool or a choice of two; the model predicts the label, *above* is taken when the
-    score is at least *threshold*, else *below*. Left out, *below* is the decision's default.
-    greedy: choice or ranking; the model scores each action (it enters the model as feature
-    ``action``); the best is taken, or with probability *epsilon* one at random.
-    value: float; the score is the action, clipped to [*low*, *high*].
+    threshold: for bool, or a choice of two. The model predicts the label; the action is *above* if
+    the score is at least *threshold*, else *below*. The default of *below* is the decision's.
+    greedy: for choice or ranking. The model scores each action, which it reads as the feature
+    ``action``; the best one is taken, or with probability *epsilon* one at random.
+    value: for float. The score, clipped to [*low*, *high*], is the action.
     """
 
     version: int = Field(default=1, ge=1, lt=2**31)
@@ -180,7 +181,7 @@ class Policy(Value):
         for kind, is_used in used.items():
             if is_used and kind != self.kind:
                 raise wrong(
-                    f"{settings.get(kind, 'low and high')} mean nothing to a {self.kind} policy",
+                    f"{settings.get(kind, 'low and high')} have no effect on a {self.kind} policy",
                     hint=f"leave them out, or make the policy kind: {kind}",
                 )
         if self.low is not None and self.high is not None and self.low >= self.high:
@@ -191,7 +192,7 @@ class Policy(Value):
 
 
 class Retrain(Value):
-    """When the batch learner trains again: after so many new labels, or after so long."""
+    """When the batch learner trains again: after *new_labels* labels, or *every* so long."""
 
     new_labels: int = Field(default=10_000, ge=1)
     every: Duration | None = None
@@ -210,7 +211,7 @@ class Batch(Value):
 
 
 class Online(Value):
-    """The online learner: River, one example at a time, in commit order."""
+    """The online learner: River, one example at a time, in the order of commits."""
 
     learner: Literal["logistic_regression", "linear_regression"] = "logistic_regression"
     learning_rate: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
@@ -219,14 +220,14 @@ class Online(Value):
 
 
 class Models(Value):
-    """Which learners compete for the live slot; write null to switch one off."""
+    """The learners that compete for the live slot; null switches one off."""
 
     batch: Batch | None = Batch()
     online: Online | None = None
 
 
 class Gate(Value):
-    """What a candidate has to prove on rows later than those it learned from."""
+    """What a candidate must prove on rows later than those it was trained on."""
 
     metric: Literal["log_loss", "mse"] = "log_loss"
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -234,9 +235,9 @@ class Gate(Value):
 
 
 class MaxBad(Value):
-    """When a worker stops rather than read on: more than *share* of *of* records are unreadable.
+    """When a worker stops: if more than *share* of the last *of* records are unreadable.
 
-    A share of 1 switches it off: everything unreadable goes to the dead letters.
+    A share of 1 switches it off: every unreadable record becomes a dead letter.
     """
 
     share: float = Field(default=0.5, ge=0.0, le=1.0, allow_inf_nan=False)
@@ -247,9 +248,9 @@ class Loop(Value):
     """One decision point. A version never changes once it is published.
 
     *activation* names the kind of feedback that says that the decision took effect (the banner was
-    shown, the mail was opened). A decision that never did is no example, whatever came of it.
-    *corrections* is how long after its close feedback may still revise an example; 0 for never.
-    *memory*, in bytes, is what the open windows of this loop may take in one worker.
+    shown, the mail was opened). A decision without it is not an example. *corrections* is how long
+    after the close of an example late feedback may revise it; 0 for never. *memory*, in bytes, is
+    the budget of the open windows of this loop in one worker.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -276,7 +277,7 @@ class Loop(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        # A frozen value is completed once, before anybody has seen it.
+        # A frozen value is completed once, before anybody can use it.
         for name, part in (
             ("policy", validation.completed_policy(self)),
             ("gate", validation.completed_gate(self)),
@@ -289,28 +290,28 @@ class Loop(Value):
 
     @property
     def wait(self) -> timedelta:
-        """How long after a decision its feedback counts at most: the largest `within`."""
+        """The largest `within`: how long after a decision any feedback can count."""
         return max(kind.within for kind in self.feedback.values())
 
     @property
     def early(self) -> timedelta:
-        """How long before a decision its feedback counts at most: the largest `early`."""
+        """The largest `early`: how long before a decision any feedback can count."""
         return max(kind.early for kind in self.feedback.values())
 
     @property
     def logs(self) -> tuple[Log, ...]:
-        """The logs that the join reads: decisions, then those of feedback in the order of kinds."""
+        """The logs that the join reads: decisions, then feedback in the order of the kinds."""
         return tuple(dict.fromkeys((DECISIONS, *(kind.log for kind in self.feedback.values()))))
 
     @property
     def canonical(self) -> str:
-        """The definition as one line of JSON; features keep their order, models depend on it."""
-        told = self.model_dump(mode="json", exclude=self._left_at_default())
-        return json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+        """The definition as one line of JSON; features keep their order, because models need it."""
+        value = self.model_dump(mode="json", exclude=self._left_at_default())
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of `canonical`; two equal definitions have equal digests."""
+        """SHA-256 of `canonical`; equal definitions have equal digests."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()
 
     def _left_at_default(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Turn what pydantic found wrong into sentences for people: what it is, and what to do about it."""
+"""Diagnostics for people from the errors of pydantic: what is wrong, and what to do about it."""
 
 import difflib
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ class Diagnostic:
 
 
 def diagnostics(error: ValidationError, value: object) -> list[Diagnostic]:
-    """Return every mistake of *error*, which came of validating *value* as a loop."""
+    """Return one diagnostic per error of *error*, the result of validating *value* as a loop."""
     found = [_diagnostic(dict(one), value) for one in error.errors(include_url=False)]
     unique: dict[tuple[str, ...], Diagnostic] = {}
-    for mistake in found:  # a union reports once per member; the first says enough
-        unique.setdefault(mistake.path, mistake)
+    for each in found:  # a union reports an error per member; the first is enough
+        unique.setdefault(each.path, each)
     return list(unique.values())
 
 
@@ -72,7 +72,7 @@ def _diagnostic(error: Mapping[str, Any], value: object) -> Diagnostic:
 
 def _existing(path: tuple[str, ...], value: object, kind: str) -> tuple[str, ...]:
     """Drop the parts that pydantic adds to a path for union members and keys."""
-    kept: list[str] = []
+    existing: list[str] = []
     for part in path:
         if isinstance(value, Mapping) and part in value:
             value = value[part]
@@ -80,8 +80,8 @@ def _existing(path: tuple[str, ...], value: object, kind: str) -> tuple[str, ...
             value = value[int(part)]
         elif not (kind == "missing" and part == path[-1]):
             continue
-        kept.append(part)
-    return tuple(kept)
+        existing.append(part)
+    return tuple(existing)
 
 
 def _known_keys(path: tuple[str, ...]) -> list[str]:
@@ -91,7 +91,7 @@ def _known_keys(path: tuple[str, ...]) -> list[str]:
         if isinstance(model, type) and issubclass(model, BaseModel):
             field = model.model_fields.get(part)
             model = field.annotation if field else None
-        else:  # a name inside of a map: what follows is the map's values
+        else:  # a key of a map: go on with the type of its values
             model = get_args(model)[1] if len(get_args(model)) == 2 else None
         members = [one for one in get_args(model) if isinstance(one, type)]
         models = [one for one in members if issubclass(one, BaseModel)]

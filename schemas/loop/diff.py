@@ -1,10 +1,10 @@
-"""What changed between two versions of a loop, and whether what was logged stays readable.
+"""What changed between two versions of a loop, and whether logged events stay readable.
 
-Two readers meet at a change: older events read as the newer version, and models trained on the
-older one. The first decides whether a change is compatible, the second is told as a note.
+A change affects older events, which are read as the newer version, and models trained on the older
+version. The first decides whether the change is compatible; the second is only noted.
 
 All versions of a loop share the columns of one lake, and a column never changes its type. Avro
-reads an int as a float, but no column becomes one: that is refused like any other change of type.
+could read an int as a float, but the column could not change, so that is refused too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,12 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import Feature
 
 RETRAINS = ("label", "policy", "models", "gate")
-"""Parts that no event carries: a change of them is felt from now on, and reads nothing anew."""
+"""Parts that no event contains: a change of them takes effect from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference: *path* went from *old* to *new*; *problem* and *hint* if it may not."""
+    """One difference: *path* changes from *old* to *new*; a *problem* if that is refused."""
 
     path: str
     old: object
@@ -31,14 +31,14 @@ class Change:
 
     @property
     def is_compatible(self) -> bool:
-        """Whether events of the older version stay readable as the newer one."""
+        """Whether events of the older version can be read as the newer one."""
         return not self.problem
 
 
 def diff_loops(old: Loop, new: Loop) -> list[Change]:
-    """Return what differs, in the order of a loop file; empty if the definitions are equal.
+    """Return the differences in the order of a loop file; empty if the definitions are equal.
 
-    Values of feedback are compared by their name across kinds, which share one namespace.
+    Values of feedback are compared by name across kinds, because kinds share one namespace.
     """
     if old.loop != new.loop:
         return [
@@ -66,11 +66,11 @@ def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
     """Check that *new* may be published beside the *known* versions of its loop.
 
     Returns:
-        Whether there is anything to publish; False if this very definition is there already.
+        Whether it has to be published; False if the same definition is published already.
 
     Raises:
-        ContractError: the version stands and says something else, is older than the newest, or
-            events of any known version could not be read, or kept in the lake, as this one.
+        ContractError: its version is published with another content, or is older than the newest;
+            or events of a known version could not be read, or stored in the lake, as this one.
     """
     same = known.get(new.version)
     if same is not None and same.digest == new.digest:
@@ -82,7 +82,7 @@ def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
         what = ", ".join(change.path for change in changes)
         raise ContractError(
             f"{name} is published and never changes, but this file differs in {what}",
-            hint=f"write version: {newest + 1}, or take the changes back",
+            hint=f"write version: {newest + 1}, or undo the changes",
         )
     if new.version < newest:
         raise ContractError(
@@ -137,7 +137,7 @@ def _fields(
     new: Mapping[str, Feature],
     elsewhere: Mapping[str, Feature],
 ) -> Iterator[Change]:
-    """Yield what differs; *elsewhere* are the fields that share a column with those of *new*."""
+    """Yield the differences; *elsewhere* are the fields that share a column with those of *new*."""
     for name in dict.fromkeys([*old, *new]):
         place = f"{path}.{name}"
         if name not in new:
@@ -198,7 +198,7 @@ def _changed(place: str, name: str, old: Feature, new: Feature) -> Change:
 
 
 def _logs(old: Loop, new: Loop) -> Iterator[Change]:
-    """Yield the topics of feedback that come or go; one with records in it may not go."""
+    """Yield the topics of feedback that are added or removed; a topic with records must stay."""
     for log in new.logs:
         if log not in old.logs:
             yield Change("topics", None, topic_of(new.loop, log))

@@ -8,12 +8,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 MICROS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-LONGEST = timedelta(days=3_660)  # ten years; what is longer is a slip, and overflows dates
+LONGEST = timedelta(days=3_660)  # ten years; a longer one is a typing error, and overflows dates
 _PATTERN = r"^\s*(\d{1,18}(\.\d{1,9})?)\s*(ms|s|m|h|d)\s*$"
 
 
 def parse_duration(value: object) -> timedelta:
-    """Turn ``"90s"``, ``"8h"`` or ``"7d"`` into a timedelta; leave a timedelta alone.
+    """Return the timedelta of ``"90s"``, ``"8h"`` or ``"7d"``, or a timedelta unchanged.
 
     Raises:
         ValueError: it has no unit, is below zero or is longer than ten years.
@@ -34,7 +34,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Return the shortest text that `parse_duration` reads back as *value*.
+    """Return the shortest text that `parse_duration` turns back into *value*.
 
     >>> format_duration(timedelta(minutes=90))
     '90m'
@@ -50,7 +50,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def told_duration(value: timedelta) -> str:
-    """Return *value* as people say it, to the millisecond.
+    """Return *value* in units for people, to the millisecond.
 
     >>> told_duration(timedelta(minutes=481))
     '8h1m'

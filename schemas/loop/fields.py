@@ -1,7 +1,4 @@
-"""Features and feedback values: what one field of an event may hold, and how a wrong one is told.
-
-It knows no loop. `definition.py` puts fields together, `loop_file.py` finds their lines.
-"""
+"""Features and feedback values: what a field of an event may hold, and the error of a wrong one."""
 
 import math
 from datetime import datetime
@@ -19,13 +16,13 @@ LONG = 2**63
 
 
 def wrong(what: str, *, hint: str, at: tuple[str, ...] = ()) -> PydanticCustomError:
-    """Return the error of a validator: *what*, a *hint*, and its path below the value."""
+    """Return an error for a validator to raise: *what*, a *hint*, and its path below the value."""
     context: dict[str, Any] = {"what": what, "hint": hint, "at": at}
     return PydanticCustomError("loop", "{what}\n  hint: {hint}", context)
 
 
 class Value(BaseModel):
-    """An immutable part of a loop definition; unknown keys and lax conversions are refused."""
+    """An immutable part of a loop definition; it refuses unknown keys and lax conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -60,7 +57,7 @@ def is_timestamp(text: str) -> bool:
 
 
 def fits(value: object, kind: FieldType) -> bool:
-    """Return whether *value*, as YAML or JSON gives it, can be held by a field of type *kind*."""
+    """Return whether *value*, from YAML or JSON, is legal for a field of type *kind*."""
     match kind:
         case FieldType.FLOAT:
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -79,10 +76,10 @@ def fits(value: object, kind: FieldType) -> bool:
 
 
 class Feature(Value):
-    """One input of the model, known when the decision is asked for; or one value of a feedback.
+    """One input of the model, known when the decision is requested; or one value of a feedback.
 
-    ``distance: float`` in YAML is short for ``distance: {type: float}``. *default* stands in for a
-    value that is not sent, and lets newer code read events older than the field.
+    ``distance: float`` in YAML is short for ``distance: {type: float}``. *default* replaces a value
+    that is not sent, and lets newer code read events older than the field.
     """
 
     type: FieldType = Field(strict=False)

@@ -1,12 +1,11 @@
-"""The JSON Schema of loop files, for editors: completion, help on hover, mistakes while typing.
+"""The JSON Schema of loop files, for editors: completion, help on hover, errors while typing.
 
-`loop.schema.json` beside this file is this function's result, written down; a test compares them.
-It says less than `tidemill check`, which also knows what has to fit together.
+`loop.schema.json` beside this file is the result of `loop_json_schema_text`; a test compares them.
+An editor finds less than `tidemill check`, which also compares parts of a loop with each other.
 """
 
 import json
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -36,13 +35,8 @@ def loop_json_schema_text() -> str:
     return json.dumps(loop_json_schema(), indent=2) + "\n"
 
 
-def packaged_text() -> str:
-    """Return the text of the file that ships with the package."""
-    return files("tidemill.schemas.loop").joinpath(FILE).read_text(encoding="utf-8")
-
-
 def _tidy(node: object) -> None:
-    """Drop titles (editors show the names already), close maps, write durations as people do."""
+    """Drop titles (editors show names), close maps, and write durations as in loop files."""
     if isinstance(node, dict):
         if isinstance(node.get("title"), str):
             del node["title"]

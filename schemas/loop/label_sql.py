@@ -1,8 +1,8 @@
-"""What SQL a label may be made of, and how it is made a function of the rows alone.
+"""The SQL subset of labels, and the rewriting that makes a label depend on its rows alone.
 
-DuckDB parses the expression; this module walks the tree with an allow-list, so that what is not
-known to be pure is refused. On the way it orders what depends on order, and makes what could fail
-on one bad value NULL instead. It knows columns and their types, and no loop.
+DuckDB parses the expression. This module walks the tree with an allow-list and refuses every
+function that is not known to be pure. It adds an order to aggregates that depend on one, and wraps
+expressions that can fail on a bad value, so that they give NULL.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.fields import FieldType
 
-Node = dict[str, Any]  # an expression as DuckDB's json_serialize_sql gives it
+Node = dict[str, Any]  # an expression in the format of DuckDB's json_serialize_sql
 
 
 def _names(text: str) -> frozenset[str]:
@@ -27,7 +27,7 @@ ORDER_FREE = _names(
     """
 )
 EXACT_OVER_INTEGERS = frozenset({"sum", "avg", "mean"})
-"""Adding floats in another order can change the last bit; adding integers cannot."""
+"""Their result on floats depends on the order of rows, in the last bit; on integers it does not."""
 ORDERED = _names(
     """
     first last any_value arbitrary list array_agg string_agg group_concat listagg arg_max
@@ -50,7 +50,7 @@ FALLIBLE = _names(
     exp ln log log2 log10 sqrt pow power ** ^
     """
 )
-"""Pure, but an error for some values; inside of an aggregate the error becomes NULL."""
+"""Pure, but with an error for some values; inside an aggregate the error becomes NULL."""
 OPERATORS = _names(
     """
     OPERATOR_NOT OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL OPERATOR_COALESCE OPERATOR_NULLIF
@@ -77,7 +77,7 @@ REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns a label may read with their types, and names it may not, with the reason."""
+    """The columns a label may read, with their types; and the forbidden names, with the reason."""
 
     types: Mapping[str, FieldType]
     forbidden: Mapping[str, str]
@@ -91,7 +91,7 @@ class LabelTree:
         self.aggregates = 0
 
     def visit(self, node: Node, *, inside: bool = False) -> None:
-        """Refuse what *node* may not be; *inside* says that an aggregate is around it."""
+        """Check and rewrite *node*; *inside* says whether it is within an aggregate."""
         self._visit(node, inside=inside)
         if not inside and node["class"] == "FUNCTION" and node["function_name"] in ("+", "-", "*"):
             for argument in node["arguments"]:
@@ -113,7 +113,7 @@ class LabelTree:
             case "OPERATOR" if node["type"] not in OPERATORS:
                 raise _not_allowed(node["type"].removeprefix("OPERATOR_").lower())
             case "CAST":
-                node["try_cast"] = True  # one text that is no number must not stop a partition
+                node["try_cast"] = True  # one text that is not a number must not stop a partition
                 self._each(node, inside=inside)
             case _ if kind in CHILDREN:
                 self._each(node, inside=inside)
@@ -193,7 +193,7 @@ class LabelTree:
         return [_ascending(column("at")), _ascending(column("offset"))]
 
     def _is_whole(self, node: Node) -> bool:
-        """Return whether *node*, outside of aggregates, can be a whole number of any size."""
+        """Return whether *node*, outside aggregates, can be a whole number of any size."""
         if node["class"] in ("COMPARISON", "CAST", "CONSTANT"):
             return False
         if node["class"] == "FUNCTION" and node["function_name"].lower() in AGGREGATES:
@@ -219,7 +219,7 @@ class LabelTree:
 
 
 def as_double(node: Node) -> Node:
-    """Return *node* as a float."""
+    """Return *node*, cast to a float."""
     name = {"type_name": "DOUBLE", "qualified_name": {"path": ["DOUBLE"]}}
     kind = {**_bare("TYPE", "TYPE"), "catalog": "", "schema": "", "children": [], **name}
     return {**_bare("CAST", "OPERATOR_CAST"), "child": node, "try_cast": True, "type_expr": kind}
@@ -248,7 +248,7 @@ def can_fail(node: Node) -> bool:
 
 
 def tried(node: Node) -> Node:
-    """Return *node* so that an error of one row is NULL."""
+    """Return *node*, wrapped so that an error in one row gives NULL."""
     return {**_bare("OPERATOR", "OPERATOR_TRY"), "children": [node]}
 
 

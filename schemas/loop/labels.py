@@ -1,8 +1,8 @@
 """Labels: the SQL of a loop, checked and compiled to an aggregate that depends on its rows alone.
 
-The expression sees one row per joined feedback: ``kind``, ``at``, ``offset``, ``decision_at`` and
-every value by its name, NULL for other kinds. Seconds to the first feedback, for example, are
-``min(epoch(at) - epoch(decision_at))``. `label_sql.py` says what is allowed. It reads no data.
+The expression reads one row per joined feedback: ``kind``, ``at``, ``offset``, ``decision_at`` and
+every value by its name, NULL for other kinds. The seconds to the first feedback, for example, are
+``min(epoch(at) - epoch(decision_at))``. `label_sql.py` defines what is allowed.
 """
 
 import json
@@ -45,7 +45,7 @@ DECISION_FIELDS = (
     "loop_version",
 )
 NUMERIC = re.compile(r"^(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*)$")
-# Texts and comments stay as they are; of the rest, the two columns that are words of SQL.
+# The first group is literals and comments, the second the two columns that are SQL keywords.
 _RESERVED = re.compile(
     r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/)|\b(offset|at(?!\s+time\s+zone\b))\b""",
     re.IGNORECASE | re.DOTALL,
@@ -53,9 +53,9 @@ _RESERVED = re.compile(
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """Return an in-memory connection that gives the same label everywhere.
+    """Return an in-memory connection that computes the same label on every machine.
 
-    One thread, UTC, and no way out to files or extensions.
+    It has one thread, UTC, and no access to files or extensions.
     """
     connection = duckdb.connect(":memory:", config={"threads": 1})
     connection.execute("SET TimeZone = 'UTC'")
@@ -66,9 +66,9 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def label_columns(loop: Loop) -> dict[str, FieldType]:
-    """Return the columns that the label of *loop* may read, own columns first.
+    """Return the columns that the label of *loop* may read, those of tidemill first.
 
-    An activation is no outcome: its rows and values are not among what a label sees.
+    A label does not read the rows and values of an activation, which is not an outcome.
     """
     values = {
         name: value.type
@@ -83,15 +83,15 @@ def label_columns(loop: Loop) -> dict[str, FieldType]:
 def compile_label(loop: Loop) -> str:
     """Return the label of *loop* as a DuckDB aggregate: BOOLEAN, or DOUBLE for a float label.
 
-    What depends on the order of rows is ordered by (at, offset). A value that cannot be computed
-    (a text that is no number, an overflow in one row) is NULL, not an error; so is a float label
-    that is not finite.
+    Aggregates that depend on the order of rows are ordered by (at, offset). A value that cannot be
+    computed (a text that is not a number, an overflow in one row) is NULL, not an error; so is a
+    float label that is not finite.
 
     Raises:
-        LoopError: the SQL is wrong, reads what a label may not read, or gives the wrong type.
+        LoopError: the SQL is wrong, reads a column it may not read, or has the wrong type.
 
     >>> from tidemill.schemas.loop.loop_file import load_loop
-    >>> compile_label(load_loop("examples/flights/loop.yaml"))
+    >>> compile_label(load_loop("deploy/demo/flights.yaml"))
     '(max(arr_delay) > 15)'
     """
     connection = connect()
@@ -120,7 +120,7 @@ def check_label(read: LoopFile) -> None:
     """Check the label of a loop file.
 
     Raises:
-        LoopError: as in `compile_label`, with file and line.
+        LoopError: as `compile_label`, with file and line.
     """
     try:
         compile_label(read.loop)
@@ -146,7 +146,7 @@ def _forbidden(loop: Loop) -> dict[str, str]:
 
 
 def quoted(sql: str) -> str:
-    r"""Return *sql* with the columns ``at`` and ``offset`` quoted: both are words of SQL.
+    r"""Return *sql* with the columns ``at`` and ``offset`` quoted: both are SQL keywords.
 
     >>> quoted("min(at) - 'at'")
     'min("at") - \'at\''

@@ -1,7 +1,6 @@
-"""Loop files: YAML in, a `Loop` out, every mistake told with its file, line, and what to do.
+"""Loop files: read YAML into a `Loop`; every diagnostic has its file, its line and a hint.
 
-The YAML is plain: one document, no tags, yes and no are words, and a file can neither be huge nor
-grow when its aliases are expanded. It does not know SQL; `labels.py` checks that.
+The YAML is a subset (`yaml_subset.py`). The SQL of the label is checked in `labels.py`.
 """
 
 from collections.abc import Mapping
@@ -20,27 +19,27 @@ MAX_BYTES = 256 * 1024  # a loop file of a thousand features has 60 kB
 
 
 class LoopFileError(LoopError):
-    """A loop file is wrong; *mistakes* are all that were found, the error itself is the first."""
+    """A loop file is wrong; *diagnostics* are all errors in it, of which this one is the first."""
 
-    def __init__(self, found: list[LoopError]) -> None:
-        first = found[0]
+    def __init__(self, errors: list[LoopError]) -> None:
+        first = errors[0]
         super().__init__(first.what, hint=first.hint, file=first.file, line=first.line)
-        self.mistakes = found
+        self.diagnostics = errors
 
     def __str__(self) -> str:
-        return "\n".join(str(mistake) for mistake in self.mistakes)
+        return "\n".join(str(error) for error in self.diagnostics)
 
 
 @dataclass(frozen=True, slots=True)
 class LoopFile:
-    """A legal loop, and where its file says what."""
+    """A legal loop, with the line of every part of its file."""
 
     loop: Loop
     file: str
     lines: Mapping[tuple[str, ...], int]
 
     def line(self, *path: str) -> int:
-        """Return the line of *path*, or of the nearest part of the file above it."""
+        """Return the line of *path*, or of its nearest parent in the file."""
         return YamlTree(None, dict(self.lines)).line(path)
 
 
@@ -48,7 +47,7 @@ def parse_loop(text: str, *, file: str = "loop.yaml") -> Loop:
     """Return the loop that *text* defines.
 
     Raises:
-        LoopError: it defines none; a `LoopFileError` with every mistake, each with its line.
+        LoopError: it defines none; a `LoopFileError` has all diagnostics, each with its line.
     """
     return read_text(text, file=file).loop
 
@@ -63,7 +62,7 @@ def load_loop(path: Path | str) -> Loop:
 
 
 def read_file(path: Path | str) -> LoopFile:
-    """Return the loop of the file at *path* with its lines; errors as in `load_loop`."""
+    """Return the loop of the file at *path* with its lines; raises as `load_loop`."""
     file = str(path)
     try:
         with Path(path).open("rb") as stream:
@@ -87,7 +86,7 @@ def read_file(path: Path | str) -> LoopFile:
 
 
 def read_text(text: str, *, file: str) -> LoopFile:
-    """Return the loop of *text* with its lines; errors as in `parse_loop`."""
+    """Return the loop of *text* with its lines; raises as `parse_loop`."""
     if len(text) > MAX_BYTES:
         raise LoopError(
             f"is larger than {MAX_BYTES // 1024} kB",
@@ -99,17 +98,17 @@ def read_text(text: str, *, file: str) -> LoopFile:
         loop = Loop.model_validate(tree.value)
     except ValidationError as error:
         found = [
-            LoopError(mistake.what, hint=mistake.hint, file=file, line=tree.line(mistake.path))
-            for mistake in diagnostics(error, tree.value)
+            LoopError(each.what, hint=each.hint, file=file, line=tree.line(each.path))
+            for each in diagnostics(error, tree.value)
         ]
-        # A misspelt key is also a missing one: say the misspelling first.
+        # A misspelt key is also a missing one: show the misspelling first.
         found.sort(key=lambda one: (one.what.endswith("is missing"), one.line or 0))
         raise LoopFileError(found) from error
     return LoopFile(loop, file, tree.lines)
 
 
 def dump_loop(loop: Loop) -> str:
-    """Return *loop* as the YAML of a loop file; `parse_loop` reads it back as an equal value."""
+    """Return *loop* as the text of a loop file; `parse_loop` turns it into an equal value."""
     value = loop.model_dump(mode="json", exclude_defaults=True)
     value = {"loop": loop.loop, "version": loop.version, **value}
     groups = [value["features"], *(kind.get("values", {}) for kind in value["feedback"].values())]

@@ -12,7 +12,7 @@ _PATTERN = r"^\s*(\d{1,15}(\.\d{1,9})?)\s*(kB|MB|GB)\s*$"
 
 
 def parse_size(value: object) -> int:
-    """Turn ``"512MB"`` into bytes; leave a whole number alone.
+    """Return the bytes of ``"512MB"``, or a whole number unchanged.
 
     Raises:
         ValueError: it has no unit, or is not between one byte and a petabyte.
@@ -33,7 +33,7 @@ def parse_size(value: object) -> int:
 
 
 def format_size(value: int) -> str:
-    """Return the shortest text that `parse_size` reads back as *value*.
+    """Return the shortest text that `parse_size` turns back into *value*.
 
     >>> format_size(512_000_000)
     '512MB'

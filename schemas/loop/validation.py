@@ -1,6 +1,7 @@
-"""What has to fit together across the parts of one loop, and what follows from the other parts.
+"""Checks across the parts of one loop, and the defaults of a part that depend on other parts.
 
-Each check takes a whole loop and raises the first thing that is wrong, with a hint and its place.
+Each check takes a whole loop and raises an error for the first contradiction, with a hint and its
+path in the definition.
 """
 
 from datetime import timedelta
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
     from tidemill.schemas.loop.definition import Gate, Loop, Models, Policy
 
 RESERVED_LOOPS = frozenset({"tidemill", "main", "temp", "system"})
-"""Names that would collide with tidemill's own topics or with DuckDB's schemas."""
+"""Loop names that would collide with topics of tidemill or schemas of DuckDB."""
 RESERVED_FEATURES = frozenset({"action", "label", "at", "decision_id"})
-"""Columns that stand beside the features in a training set."""
+"""Columns that a training set has beside the features."""
 
 ACTIVATED_AT = "activated_at"
-"""What labels read the time of the first activation by, in loops that have one."""
+"""The column with the time of the first activation, in labels of loops that have one."""
 
 _POLICIES = {
     "bool": ("threshold",),
@@ -31,7 +32,7 @@ _ONLINE = {"bool": "logistic_regression", "float": "linear_regression"}
 
 
 def completed_policy(loop: "Loop") -> "Policy":
-    """Return the policy with the *above* and *below* that follow from the decision, if they do."""
+    """Return the policy with defaults for *above* and *below*, where the decision implies them."""
     policy, decision = loop.policy, loop.decision
     if policy.kind != "threshold" or (policy.above is not None and policy.below is not None):
         return policy
@@ -49,14 +50,14 @@ def completed_policy(loop: "Loop") -> "Policy":
 
 
 def completed_gate(loop: "Loop") -> "Gate":
-    """Return the gate with the metric of the label's type, if none was asked for."""
+    """Return the gate with the metric for the type of the label, unless one is given."""
     if "metric" in loop.gate.model_fields_set:
         return loop.gate
     return loop.gate.model_copy(update={"metric": _METRICS[loop.label.type][0]})
 
 
 def completed_models(loop: "Loop") -> "Models":
-    """Return the models with the online learner of the label's type, if none was asked for."""
+    """Return the models with the online learner for the type of the label, unless one is given."""
     online = loop.models.online
     if online is None or "learner" in online.model_fields_set:
         return loop.models
@@ -65,7 +66,7 @@ def completed_models(loop: "Loop") -> "Models":
 
 
 def check_names(loop: "Loop") -> None:
-    """Refuse names that tidemill uses itself."""
+    """Refuse names that tidemill uses."""
     if loop.loop in RESERVED_LOOPS:
         raise wrong(
             f"{loop.loop!r} is a name of tidemill itself",
@@ -82,7 +83,7 @@ def check_names(loop: "Loop") -> None:
 
 
 def check_values(loop: "Loop") -> None:
-    """Refuse two kinds of feedback that carry values of one name and different types."""
+    """Refuse two kinds of feedback that have a value of the same name with different types."""
     types: dict[str, tuple[str, FieldType]] = {}
     for kind, feedback in loop.feedback.items():
         for name, value in feedback.values.items():
@@ -96,7 +97,7 @@ def check_values(loop: "Loop") -> None:
 
 
 def check_streams(loop: "Loop") -> None:
-    """Refuse streams whose records could not be told apart, or not be found."""
+    """Refuse streams with a reserved name, or with the same number as another stream."""
     numbers: dict[int, str] = {}
     for kind, feedback in loop.feedback.items():
         stream, at = feedback.stream, ("feedback", kind, "stream")
@@ -108,15 +109,15 @@ def check_streams(loop: "Loop") -> None:
         other = numbers.setdefault(number_of(feedback_log(stream)), stream)
         if other != stream:
             raise wrong(
-                f"streams {other!r} and {stream!r} have the same number, which the lake tells "
-                "their records apart by",
+                f"streams {other!r} and {stream!r} have the same number, by which the lake "
+                "distinguishes their records",
                 hint=f"give one of them another name, say {stream}-events",
                 at=at,
             )
 
 
 def check_activation(loop: "Loop") -> None:
-    """Refuse an activation that no feedback can bring, or that leaves the label nothing to see."""
+    """Refuse an activation that is no kind of feedback, or the only kind."""
     name = loop.activation
     if name is None:
         return
@@ -129,21 +130,21 @@ def check_activation(loop: "Loop") -> None:
         )
     if not others:
         raise wrong(
-            f"{name!r} is the only kind of feedback, so nothing tells what came of a decision",
+            f"{name!r} is the only kind of feedback, so no feedback is left for the label",
             hint="declare the feedback that the label is made of as another kind",
             at=("activation",),
         )
     for kind, feedback in loop.feedback.items():
         if ACTIVATED_AT in feedback.values:
             raise wrong(
-                f"{ACTIVATED_AT!r} is a name of tidemill's own column where there is an activation",
+                f"{ACTIVATED_AT!r} is the name of a column of tidemill in loops with an activation",
                 hint=f"call the value something else, say {kind}_{ACTIVATED_AT}",
                 at=("feedback", kind, "values", ACTIVATED_AT),
             )
 
 
 def check_policy(loop: "Loop") -> None:
-    """Refuse a policy that cannot give the decision's answers."""
+    """Refuse a policy that cannot produce the answers of the decision."""
     policy, decision = loop.policy, loop.decision
     fitting = _POLICIES[decision.type]
     if policy.kind not in fitting:
@@ -166,7 +167,7 @@ def check_policy(loop: "Loop") -> None:
 
 
 def check_threshold(loop: "Loop") -> None:
-    """Refuse a threshold whose two sides are not the two answers of the decision."""
+    """Refuse a threshold whose two sides are not the two actions of the decision."""
     policy, decision = loop.policy, loop.decision
     if decision.type == "choice" and len(decision.actions) != 2:
         raise wrong(
@@ -198,7 +199,7 @@ def check_threshold(loop: "Loop") -> None:
 
 
 def check_models(loop: "Loop") -> None:
-    """Refuse a metric or a learner made for another type of label."""
+    """Refuse a metric or a learner for another type of label."""
     label = loop.label.type
     if loop.gate.metric not in _METRICS[label]:
         raise wrong(
@@ -216,7 +217,7 @@ def check_models(loop: "Loop") -> None:
 
 
 def check_times(loop: "Loop") -> None:
-    """Refuse waits of zero where zero would mean never or always."""
+    """Refuse durations of zero where zero would mean never or always."""
     waits: dict[tuple[str, ...], timedelta] = {
         ("idle_after",): loop.idle_after,
         ("max_skew",): loop.max_skew,

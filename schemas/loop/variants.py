@@ -1,6 +1,6 @@
 """A variant of a loop: the same decision point with another label or other windows.
 
-It is never published. Backfill asks what a loop would have learned from it.
+A variant is never published. Backfills use one to make the examples that it would have given.
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ def variant(
     early: Mapping[str, str] | None = None,
     grace: str | None = None,
 ) -> Loop:
-    """Return *loop* with what is given changed; lengths of time are texts, by kind of feedback.
+    """Return *loop* with the given changes; *within* and *early* are durations by kind of feedback.
 
     Raises:
         RequestError: *loop* has no such kind of feedback.
-        LoopError: the result is no legal loop, or its label is wrong.
+        LoopError: the result is not a legal loop, or its label is wrong.
     """
     tree: dict[str, Any] = loop.model_dump(mode="json")
     for name, value in (("sql", label), ("type", label_type), ("missing", missing)):
@@ -44,7 +44,7 @@ def variant(
             tree["feedback"][kind][name] = length
     if grace is not None:
         tree["grace"] = grace
-    if tree["label"]["type"] != loop.label.type:  # what was completed from the type, is anew
+    if tree["label"]["type"] != loop.label.type:  # these defaults depend on the type
         tree["gate"].pop("metric")
         (tree["models"]["online"] or {}).pop("learner", None)
     changed = _validated(tree)

@@ -1,7 +1,8 @@
-"""Plain YAML with line numbers: the part of YAML that means the same to everyone.
+"""The YAML subset of loop files, with line numbers: only what every reader understands alike.
 
-Texts, numbers, true, false, null, lists and maps with text keys. Not: tags, several documents,
-merge keys, keys given twice, or aliases that grow. It knows nothing of loops.
+It has texts, numbers, true, false, null, lists, and maps with text keys; yes, no and dates are
+texts. It refuses tags, several documents, merge keys, duplicate keys, and files that are huge or
+become huge when aliases are expanded.
 """
 
 import re
@@ -30,13 +31,13 @@ _RESOLVERS = (
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Resolve plain scalars as YAML 1.2 does: yes, no, on, off and dates are texts."""
+    """Resolves plain scalars as YAML 1.2 does: yes, no, on, off and dates are texts."""
 
     yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012  # as PyYAML declares it
 
 
 class PlainDumper(yaml.SafeDumper):
-    """Quote exactly what `PlainLoader` would read as something else."""
+    """Quotes exactly the texts that `PlainLoader` would not read as texts."""
 
     yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012  # as PyYAML declares it
 
@@ -54,7 +55,7 @@ class YamlTree:
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def line(self, path: tuple[str, ...]) -> int:
-        """Return the line of *path*, or of the nearest part above it that the text has."""
+        """Return the line of *path*, or of its nearest parent in the text."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -64,7 +65,7 @@ def read_tree(text: str, *, file: str) -> YamlTree:
     """Return the value of the YAML *text* with its lines.
 
     Raises:
-        LoopError: it is not YAML, not plain, not a map, or grows too large; with its line.
+        LoopError: it is not YAML, not in the subset, not a map, or too large; with its line.
     """
     reader = _YamlReader(file)
     try:
@@ -95,14 +96,14 @@ def read_tree(text: str, *, file: str) -> YamlTree:
 
 
 class _YamlPosition(Protocol):
-    """Where PyYAML saw something; its two scanners have a class each."""
+    """A position in the text; each of the two scanners of PyYAML has a class for it."""
 
     @property
     def line(self) -> int: ...
 
 
 class _YamlReader:
-    """Builds values under a budget, so that neither depth nor aliases can hurt."""
+    """Builds values within a budget, so that neither nesting nor aliases exhaust memory."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -114,7 +115,7 @@ class _YamlReader:
         return LoopError(what, hint=hint, file=self._file, line=line)
 
     def check_size(self, text: str) -> None:
-        """Refuse nesting before anything recurses over it, and several documents."""
+        """Refuse deep nesting, before any code recurses into it."""
         depth = 0
         for event in yaml.parse(text, Loader=PlainLoader):
             self._spend(event.start_mark)
@@ -124,7 +125,7 @@ class _YamlReader:
                 depth -= 1
             if depth > MAX_DEPTH:
                 what = f"is nested deeper than {MAX_DEPTH} levels"
-                raise self._wrong(event.start_mark, what, "a loop needs six; check the brackets")
+                raise self._wrong(event.start_mark, what, "a loop has six; check the brackets")
         self._left = MAX_NODES
 
     def _spend(self, mark: _YamlPosition | None) -> None:
@@ -134,7 +135,7 @@ class _YamlReader:
             raise self._wrong(mark, what, "write the values out, or split the loop")
 
     def value(self, node: yaml.Node, path: tuple[str, ...], depth: int) -> object:
-        """Return the plain value of *node*, and note the lines of all that is in it."""
+        """Return the value of *node*, and record the line of everything in it."""
         self._spend(node.start_mark)
         self.lines.setdefault(path, node.start_mark.line + 1 if path else 1)
         if depth > MAX_DEPTH:

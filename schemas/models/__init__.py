@@ -1,1 +1,8 @@
-"""schemas.models."""
+"""What trainers publish and workers load: signed manifests, payloads, and features as numbers.
+
+Read `signing`, `manifest` and `assembler` (the protocol of the model topic), then
+`feature_signature` and `river_state` (what a payload means). It imports `loop` only: no Kafka, no
+lake, no River, no clock; records come in as bytes.
+
+Proved elsewhere: `manifest` by `tests/schemas/models/test_assembler.py`.
+"""

@@ -1,11 +1,11 @@
-"""The inbox: put the records of the model topic together to verified models, or refuse them.
+"""The model assembler: it joins the records of the model topic to verified models, or refuses them.
 
-Feed it every record of the topic in order. It believes nothing: chunks are held under a limit
-until a signed announcement names their digest, and what does not verify is refused with a reason.
-It knows no Kafka and no clock.
+Feed it every record of the topic in order. It trusts no record: it buffers chunks up to a limit
+until a signed manifest names their digest, and refuses with a reason what it cannot verify.
 
-What it cannot know: a worker that starts from an emptied topic has no memory of what it served
-before, so someone who may write to the topic can show it an older announcement of a trusted key.
+One attack it cannot detect: a worker that starts on an emptied topic does not know what it served
+before, so someone with the right to write to the topic can replay an older manifest of a trusted
+key.
 """
 
 from collections import OrderedDict
@@ -27,21 +27,21 @@ from tidemill.schemas.models.manifest import (
 )
 from tidemill.schemas.models.signing import TrustedKeys
 
-HELD_BYTES = 2 * MAX_PAYLOAD_BYTES  # one payload that serves next and one that is being written
-_MAX_PLACES = 10_000
+BUFFER_BYTES = 2 * MAX_PAYLOAD_BYTES  # a complete payload and one that is being written
+_MAX_SLOTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A model that was announced by a trusted key and has arrived whole."""
+    """A complete model whose manifest was signed by a trusted key."""
 
-    announcement: ModelManifest
+    manifest: ModelManifest
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An announcement that must not serve. Version and digest are empty where none was readable."""
+    """A manifest that must not serve. Version and digest are empty if they were not readable."""
 
     loop: str
     slot: str
@@ -55,12 +55,12 @@ Chunks = dict[int, bytes]
 
 
 class ModelAssembler:
-    """Turn the records of the model topic into deliveries and refusals.
+    """Turns the records of the model topic into deliveries and refusals.
 
     Args:
-        trusted: whose signatures count.
-        wants: which loops to look at; every record of others is passed over.
-        slots: which slots to look at; learners keep their own state in slots of their own.
+        trusted: the keys whose signatures are accepted.
+        wants: returns whether to read a loop; records of other loops are skipped.
+        slots: the slots to read; learners store their state in slots of their own.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ class ModelAssembler:
         self._slots = frozenset(slots)
         self._wants = wants or (lambda _loop: True)
         self._chunks: OrderedDict[tuple[str, str], Chunks] = OrderedDict()
-        self.held_bytes = 0  # of chunks; never over HELD_BYTES after a call
+        self.buffered_bytes = 0  # of chunks; at most BUFFER_BYTES after a call
         self._newest: dict[tuple[str, str], ModelManifest] = {}
         self._rereading: set[tuple[str, str]] = set()
         self._waiting: dict[tuple[str, str], ModelManifest] = {}
 
     def feed(self, key: bytes | None, value: bytes | None) -> Delivery | Refusal | None:
-        """Take one record; return what it completed, or None if nothing is decided by it."""
-        place = parse_chunk_key(key or b"")
-        if place:
-            return self._take_chunk(*place, value) if self._wants(place[0]) else None
+        """Take one record; return the model it completes or the refusal it causes, else None."""
+        chunk = parse_chunk_key(key or b"")
+        if chunk:
+            return self._take_chunk(*chunk, value) if self._wants(chunk[0]) else None
         loop, separator, slot = (key or b"").decode("utf-8", "replace").partition("/")
         if not separator or slot not in self._slots or not self._wants(loop):
             return None
@@ -91,103 +91,104 @@ class ModelAssembler:
             self._waiting.pop((loop, slot), None)
             return None
         try:
-            return self._take_announcement(loop, slot, value)
+            return self._take_manifest(loop, slot, value)
         except RefusedError as error:
             return Refusal(loop=loop, slot=slot, reason=error.reason, detail=error.what)
 
     def rewind(self) -> None:
         """Expect the topic from its beginning again, as after a lost connection.
 
-        What was superseded then comes once more; it is passed over until what stands now has come.
+        Superseded manifests then arrive again; they are skipped until the newest one has arrived.
         """
         self._rereading = set(self._newest)
 
     def pending(self) -> list[Refusal]:
-        """Return the announcements whose payload has not arrived whole, as refusals.
+        """Return a refusal for each manifest whose payload is incomplete.
 
-        Ask once the topic is read to its end: chunks come before their announcement, so what is
-        missing then is missing. A chunk that comes later still completes it.
+        Call it when the topic has been read to its end: chunks are written before their manifest,
+        so a chunk that is not there by then is missing. If it arrives later, it still completes the
+        model.
         """
         return [
             _refusal(item, "missing-chunk", f"chunks {self._missing(item)} are not on the topic")
             for item in self._waiting.values()
         ]
 
-    def _take_announcement(self, loop: str, slot: str, value: bytes) -> Delivery | Refusal | None:
-        announcement, payload = verify(value, self._trusted)
-        if announcement.key != manifest_key(loop, slot):
-            found = announcement.key.decode()
-            return _refusal(announcement, "misplaced", f"{found} stands under {loop}/{slot}")
+    def _take_manifest(self, loop: str, slot: str, value: bytes) -> Delivery | Refusal | None:
+        manifest, payload = verify(value, self._trusted)
+        if manifest.key != manifest_key(loop, slot):
+            signed = manifest.key.decode()
+            return _refusal(manifest, "misplaced", f"{signed} was written under {loop}/{slot}")
         before = self._newest.get((loop, slot))
         if before is not None:
-            if announcement == before:
+            if manifest == before:
                 self._rereading.discard((loop, slot))
-                return None  # the same once more: read again after a reconnect, or signed anew
-            if announcement.sequence < before.sequence and (loop, slot) in self._rereading:
+                return None  # a duplicate: read again after a reconnect, or signed again
+            if manifest.sequence < before.sequence and (loop, slot) in self._rereading:
                 return None
-            if announcement.sequence <= before.sequence:
-                detail = f"sequence {announcement.sequence} after {before.sequence}"
-                return _refusal(announcement, "replayed", detail)
-            if announcement.number < before.number and not announcement.rollback:
-                detail = f"number {announcement.number} after {before.number} without rollback"
-                return _refusal(announcement, "replayed", detail)
-        elif len(self._newest) >= _MAX_PLACES:
-            return _refusal(announcement, "oversize", f"over {_MAX_PLACES} loops and slots")
-        self._newest[loop, slot] = announcement
+            if manifest.sequence <= before.sequence:
+                detail = f"sequence {manifest.sequence} after {before.sequence}"
+                return _refusal(manifest, "replayed", detail)
+            if manifest.number < before.number and not manifest.rollback:
+                detail = f"number {manifest.number} after {before.number} without rollback"
+                return _refusal(manifest, "replayed", detail)
+        elif len(self._newest) >= _MAX_SLOTS:
+            return _refusal(manifest, "oversize", f"over {_MAX_SLOTS} loops and slots")
+        self._newest[loop, slot] = manifest
         self._rereading.discard((loop, slot))
         self._waiting.pop((loop, slot), None)
         if payload is not None:
-            return Delivery(announcement, payload)
-        self._waiting[loop, slot] = announcement
-        return self._complete(announcement)
+            return Delivery(manifest, payload)
+        self._waiting[loop, slot] = manifest
+        return self._complete(manifest)
 
     def _take_chunk(
         self, loop: str, digest: str, index: int, value: bytes | None
     ) -> Delivery | Refusal | None:
         group = self._chunks.setdefault((loop, digest), {})
-        self.held_bytes -= len(group.pop(index, b""))
+        self.buffered_bytes -= len(group.pop(index, b""))
         if value is None or index >= chunk_count(MAX_PAYLOAD_BYTES) or len(value) > CHUNK_BYTES:
             if not group:
                 del self._chunks[loop, digest]
             return None
         group[index] = value
-        self.held_bytes += len(value)
+        self.buffered_bytes += len(value)
         self._chunks.move_to_end((loop, digest))
-        while self.held_bytes > HELD_BYTES:
+        while self.buffered_bytes > BUFFER_BYTES:
             self._drop(next(iter(self._chunks)))
         for waiting in self._waiting.values():
             if (waiting.loop, waiting.digest) == (loop, digest):
                 return self._complete(waiting)
         return None
 
-    def _complete(self, announcement: ModelManifest) -> Delivery | Refusal | None:
-        if self._missing(announcement):
+    def _complete(self, manifest: ModelManifest) -> Delivery | Refusal | None:
+        if self._missing(manifest):
             return None
-        where = (announcement.loop, announcement.digest)
-        group = self._chunks[where]
-        payload = b"".join(group[index] for index in range(announcement.chunks))
-        self._drop(where)
+        key = (manifest.loop, manifest.digest)
+        group = self._chunks[key]
+        payload = b"".join(group[index] for index in range(manifest.chunks))
+        self._drop(key)
         try:
-            check_payload(announcement, payload)
+            check_payload(manifest, payload)
         except RefusedError as error:
-            return _refusal(announcement, error.reason, error.what)
-        del self._waiting[announcement.loop, announcement.slot]
-        return Delivery(announcement, payload)
+            return _refusal(manifest, error.reason, error.what)
+        del self._waiting[manifest.loop, manifest.slot]
+        return Delivery(manifest, payload)
 
-    def _missing(self, announcement: ModelManifest) -> list[int]:
-        group = self._chunks.get((announcement.loop, announcement.digest), {})
-        return [index for index in range(announcement.chunks) if index not in group]
+    def _missing(self, manifest: ModelManifest) -> list[int]:
+        group = self._chunks.get((manifest.loop, manifest.digest), {})
+        return [index for index in range(manifest.chunks) if index not in group]
 
-    def _drop(self, where: tuple[str, str]) -> None:
-        self.held_bytes -= sum(map(len, self._chunks.pop(where, {}).values()))
+    def _drop(self, key: tuple[str, str]) -> None:
+        self.buffered_bytes -= sum(map(len, self._chunks.pop(key, {}).values()))
 
 
-def _refusal(announcement: ModelManifest, reason: Reason, detail: str) -> Refusal:
+def _refusal(manifest: ModelManifest, reason: Reason, detail: str) -> Refusal:
     return Refusal(
-        loop=announcement.loop,
-        slot=announcement.slot,
-        version=announcement.version,
-        digest=announcement.digest,
+        loop=manifest.loop,
+        slot=manifest.slot,
+        version=manifest.version,
+        digest=manifest.digest,
         reason=reason,
         detail=detail,
     )

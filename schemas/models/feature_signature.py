@@ -1,13 +1,12 @@
 """The feature signature: which numbers, in which order, a model was trained to read.
 
-A model carries its signature wherever it goes, so a worker turns a decision's features into exactly
-the numbers the trainer saw: `FeatureSignature.encode_row` at serving and
-`FeatureSignature.encode_frame` at training agree bit for bit. It knows no model, no lake and no
-Kafka.
+The signature is published with the model, so a worker encodes the features of a decision to exactly
+the numbers of the training: `FeatureSignature.encode_row` (serving) and
+`FeatureSignature.encode_frame` (training) agree bit for bit.
 
-How values become numbers (float64): a float or int is itself, a bool is 0 or 1, a timestamp is
-seconds since 1970, a category is its place in the sorted vocabulary, a list of categories is one
-0/1 column for each item of its vocabulary. Null, and a category outside the vocabulary, is NaN.
+The encoding to float64: a float or int is itself, a bool is 0 or 1, a timestamp is seconds since
+1970, a category is its index in the sorted vocabulary, a list of categories is one 0/1 column per
+item of its vocabulary. Null is NaN, and so is a category outside the vocabulary.
 """
 
 import hashlib
@@ -26,12 +25,12 @@ from numpy.typing import NDArray
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType, Loop
 
-ACTION = "action"  # the pseudo feature of a greedy policy: the action that is scored
-MAX_CATEGORIES = 4_096  # a longer vocabulary keeps its most frequent words
-MAX_ITEMS = 256  # the same for a list of categories, where each word is a column
-MAX_WORD_BYTES = 256  # a longer word is free text, not a category; the model does not know it
+ACTION = "action"  # the extra feature under a greedy policy: the action that is scored
+MAX_CATEGORIES = 4_096  # of a vocabulary; the most frequent ones are taken
+MAX_ITEMS = 256  # the same for a list of categories, each of which is a column
+MAX_WORD_BYTES = 256  # a longer word is free text and not in the vocabulary
 MAX_FEATURES = 4_096
-MAX_JSON_BYTES = 400_000  # what fits into an announcement beside everything else
+MAX_JSON_BYTES = 400_000  # what fits into a manifest beside everything else
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 _NAN = math.nan
@@ -42,7 +41,7 @@ RowEncoder = Callable[[FeatureRow], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class SignatureField:
-    """One feature: its name, its type, and for categories the words it knows, sorted."""
+    """One feature: its name, its type, and for categories the sorted vocabulary."""
 
     name: str
     type: FieldType
@@ -60,7 +59,7 @@ class SignatureField:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns the model sees for this feature."""
+        """The names of the model's input columns for this feature."""
         if self.type is FieldType.CATEGORIES:
             return [f"{self.name}.{i}" for i in range(len(self.vocabulary))]
         return [self.name]
@@ -89,7 +88,7 @@ class FeatureSignature:
 
     @classmethod
     def of_loop(cls, loop: Loop) -> Self:
-        """Return the signature of *loop* with empty vocabularies: what `fit` starts from."""
+        """Return the signature of *loop* with empty vocabularies, on which to call `fit`."""
         fields = [SignatureField(name, item.type) for name, item in loop.features.items()]
         if loop.policy.kind == "greedy":
             fields.append(SignatureField(ACTION, FieldType.CATEGORY))
@@ -98,8 +97,8 @@ class FeatureSignature:
     def fit(self, frame: pl.DataFrame) -> "FeatureSignature":
         """Return this signature with the vocabularies of *frame*, flat feature columns by name.
 
-        Past `MAX_CATEGORIES` (`MAX_ITEMS` for lists) the most frequent words stay, and fewer where
-        all of them together would not fit into an announcement.
+        Beyond `MAX_CATEGORIES` (`MAX_ITEMS` for lists) only the most frequent words are taken, and
+        fewer if all vocabularies together would not fit into a manifest.
         """
         limit = MAX_CATEGORIES
         while True:
@@ -115,19 +114,19 @@ class FeatureSignature:
 
     @cached_property
     def categorical(self) -> list[int]:
-        """The places of the columns that hold category numbers, to be told to the learner."""
+        """The indexes of the columns of category numbers, which the learner must know."""
         kinds = {item.name for item in self.fields if item.type is FieldType.CATEGORY}
-        return [place for place, name in enumerate(self.columns) if name in kinds]
+        return [index for index, name in enumerate(self.columns) if name in kinds]
 
     def encode_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the float64 columns the model sees for *frame*, flat feature columns by name."""
+        """Return the model's input columns (float64) for *frame*, flat feature columns by name."""
         encoded: list[pl.Expr] = []
         for item in self.fields:
             encoded.extend(_expressions(item))
         return frame.select(encoded)
 
     def encode_frame(self, frame: pl.DataFrame) -> NDArray[np.float64]:
-        """Return the matrix the model sees: shape (rows, columns), the same bits as `encode_row`.
+        """Return the model's input, shape (rows, columns), with the same bits as `encode_row`.
 
         Raises:
             polars.exceptions.ColumnNotFoundError: *frame* lacks a feature.
@@ -135,7 +134,7 @@ class FeatureSignature:
         return self.encode_columns(frame).to_numpy()
 
     def to_json(self) -> str:
-        """Return the canonical JSON; `from_json` reads it back."""
+        """Return the canonical JSON; `from_json` turns it back into an equal value."""
         fields = [
             {"name": item.name, "type": item.type.value, "vocabulary": list(item.vocabulary)}
             for item in self.fields
@@ -251,9 +250,9 @@ def _items(vocabulary: Sequence[str]) -> Callable[[object], list[float]]:
 
 
 def _row_encoder(fields: Sequence[SignatureField]) -> RowEncoder:
-    """Compile one expression for all features: a loop over 16 of them would cost twice as much.
+    """Compile one expression for all features; a loop over 16 of them would take twice as long.
 
-    Names never enter the source as text but as constants of the namespace, so no name can be code.
+    Names enter the source only as constants of the namespace, so no name can become code.
     """
     scope: dict[str, object] = {"nan": _NAN, "seconds": seconds}
     terms = []

@@ -1,9 +1,8 @@
-"""Announcements: what a trainer says about a model, signed, and how its bytes travel beside it.
+"""Model manifests: what a trainer publishes about a model, signed, and the chunks of its payload.
 
-The protocol of the model topic. An announcement is the value of key ``<loop>/<slot>``; a payload
-over `INLINE_BYTES` travels before it in chunks under ``<loop>/payload/<digest>/<i>``. Only the
-announcement is signed; it names the payload's digest. It knows no Kafka and no model;
-`assembler.py` puts the records together again.
+This is the protocol of the model topic. A manifest is the value of key ``<loop>/<slot>``. A payload
+over `INLINE_BYTES` is written before it in chunks under ``<loop>/payload/<digest>/<i>``. Only the
+manifest is signed; it contains the digest of the payload. `assembler.py` joins the records again.
 """
 
 import hashlib
@@ -41,19 +40,19 @@ _UNREADABLE = (
 )
 
 Reason = Literal[
-    "malformed",  # not an announcement, or one that contradicts itself
+    "malformed",  # not a manifest, or one that contradicts itself
     "oversize",  # claims or carries more bytes than the protocol allows
     "untrusted-key",  # signed by a key this worker does not trust
     "bad-signature",  # the bytes were changed after they were signed
-    "misplaced",  # a valid announcement under the key of another loop or slot
-    "replayed",  # older than what was announced before
+    "misplaced",  # a valid manifest under the key of another loop or slot
+    "replayed",  # older than a manifest that was read before
     "missing-chunk",  # a part of the payload is not on the topic
-    "digest-mismatch",  # the payload is not the one that was announced
+    "digest-mismatch",  # the payload is not the one of the manifest
 ]
 
 
 class RefusedError(ModelError):
-    """An announcement that must not serve; *reason* is one of the words of the protocol."""
+    """A manifest that must not serve; *reason* is one of the protocol's."""
 
     def __init__(self, reason: Reason, what: str) -> None:
         super().__init__(what, hint="publish the model again; the live one goes on serving")
@@ -108,12 +107,12 @@ class ModelManifest:
 
     @property
     def key(self) -> bytes:
-        """The key of the record that carries it."""
+        """The key of its record."""
         return manifest_key(self.loop, self.slot)
 
 
 def manifest_key(loop: str, slot: str = LIVE) -> bytes:
-    """Return the key under which the announcement of *slot* stands."""
+    """Return the key of the manifest of *slot*."""
     return f"{loop}/{slot}".encode()
 
 
@@ -134,7 +133,7 @@ def chunk_count(size: int) -> int:
 
 
 def chunked(payload: bytes, limit: int = CHUNK_BYTES) -> list[bytes]:
-    """Cut *payload* into pieces of at most *limit* bytes, in order."""
+    """Return *payload* in chunks of at most *limit* bytes, in order."""
     return [payload[start : start + limit] for start in range(0, len(payload), limit)]
 
 
@@ -143,32 +142,32 @@ def payload_digest(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def sign(announcement: ModelManifest, key: SigningKey, *, payload: bytes | None = None) -> bytes:
-    """Return the record value: the announcement in Avro with its signature.
+def sign(manifest: ModelManifest, key: SigningKey, *, payload: bytes | None = None) -> bytes:
+    """Return the record value: the manifest in Avro with its signature.
 
     Args:
-        announcement: what to sign.
-        key: who signs.
-        payload: the model itself where ``chunks`` is 0, else None.
+        manifest: what to sign.
+        key: the key to sign with.
+        payload: the model if ``chunks`` is 0, else None.
     """
-    if (payload is not None) != (announcement.chunks == 0):
-        raise ValueError(f"{announcement.version} has {announcement.chunks} chunks")
-    body = _encode("Announcement", asdict(announcement))
+    if (payload is not None) != (manifest.chunks == 0):
+        raise ValueError(f"{manifest.version} has {manifest.chunks} chunks")
+    body = _encode("Announcement", asdict(manifest))
     value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
     return _encode("Signed", value)
 
 
 def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | None]:
-    """Return the announcement of a record value, and its payload where that is inline.
+    """Return the manifest of a record value, and its payload if that is inline.
 
-    The signature is checked before anything of the announcement is read. The digest of an inline
-    payload is checked too.
+    The signature is checked before any field of the manifest is read, and the digest of an inline
+    payload too.
 
     Raises:
         RefusedError: with the reason.
     """
     if len(value) > MAX_RECORD_BYTES:
-        raise RefusedError("oversize", f"an announcement of {len(value)} bytes")
+        raise RefusedError("oversize", f"a manifest of {len(value)} bytes")
     signed = _decode("Signed", value)
     key, body, payload = signed["key_id"], signed["body"], signed["payload"]
     if key not in trusted.keys:
@@ -176,30 +175,30 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | N
             "untrusted-key", f"signed by key {str(key)[:32]!r}, which is not trusted"
         )
     if not trusted.verify(key, signed["signature"], body):
-        raise RefusedError("bad-signature", f"the announcement is not what key {key} signed")
-    announcement = ModelManifest(**_decode("Announcement", body))
-    if announcement.chunks == 0:
-        check_payload(announcement, payload or b"")
+        raise RefusedError("bad-signature", f"the manifest is not what key {key} signed")
+    manifest = ModelManifest(**_decode("Announcement", body))
+    if manifest.chunks == 0:
+        check_payload(manifest, payload or b"")
     elif payload is not None:
-        raise RefusedError("malformed", f"{announcement.version} has chunks and an inline payload")
-    return announcement, payload
+        raise RefusedError("malformed", f"{manifest.version} has chunks and an inline payload")
+    return manifest, payload
 
 
-def check_payload(announcement: ModelManifest, payload: bytes) -> None:
-    """Refuse a payload that is not the announced one.
+def check_payload(manifest: ModelManifest, payload: bytes) -> None:
+    """Refuse a payload that is not the one of *manifest*.
 
     Raises:
         RefusedError: with reason ``digest-mismatch``.
     """
-    if len(payload) != announcement.payload_bytes or payload_digest(payload) != announcement.digest:
+    if len(payload) != manifest.payload_bytes or payload_digest(payload) != manifest.digest:
         raise RefusedError(
-            "digest-mismatch", f"the payload of {announcement.version} is not the announced one"
+            "digest-mismatch", f"the payload of {manifest.version} is not the one of its manifest"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """What a worker answers on topic ``tidemill.acks``, key ``<worker>/<loop>``."""
+    """What a worker reports on topic ``tidemill.acks``, key ``<worker>/<loop>``."""
 
     worker: str
     loop: str
@@ -212,7 +211,7 @@ class Ack:
 
     @property
     def key(self) -> bytes:
-        """The key of the record that carries it."""
+        """The key of its record."""
         return f"{self.worker}/{self.loop}".encode()
 
     def to_json(self) -> bytes:
@@ -252,10 +251,10 @@ def _encode(name: str, value: Mapping[str, object]) -> bytes:
 
 
 def _decode(name: str, data: bytes) -> dict[str, Any]:
-    """Decode one datum; only bytes that encode to themselves again are one.
+    """Decode one datum; refuse bytes that do not encode to themselves again.
 
-    The round trip refuses trailing bytes, lengths below zero and every other reading of fastavro
-    that is more generous than the Avro specification.
+    The round trip refuses trailing bytes, negative lengths and whatever else fastavro accepts
+    beyond the Avro specification.
     """
     try:
         value = fastavro.schemaless_reader(io.BytesIO(data), _schema(name), None)
@@ -267,5 +266,5 @@ def _decode(name: str, data: bytes) -> dict[str, Any]:
 
 
 def utc_now() -> datetime:
-    """Return the present time with its zone; the default clock of the shells."""
+    """Return the present time in UTC: the default clock."""
     return datetime.now(UTC)

@@ -1,12 +1,13 @@
-"""The state of an online model as an explicit value, and the prediction it stands for.
+"""The state of an online model as an explicit value, and the prediction from it.
 
-The trainer turns a River model into a `LinearState` and back, the worker predicts from the same
-state in plain Python; both give the same bits. Doubles travel as doubles, so nothing is rounded.
-It knows neither River nor Kafka.
+The trainer converts a River model to a `LinearState` and back; the worker predicts from the same
+state in plain Python. Both compute the same bits. Doubles are stored as doubles, so nothing is
+rounded.
 
-A row of features becomes numbers by `RowMapping`: floats, ints, bools and timestamps are scaled,
-each category is a flag ``feature=word`` that is not (a scaler would turn a flag that is only seen
-as 1 into 0). A null, NaN, or number past 1e100 is a missing key: it neither scores nor teaches.
+`RowMapping` turns a row of features into numbers: floats, ints, bools and timestamps are scaled;
+each category is a flag ``feature=word``, which is not scaled (a scaler would turn a flag that is
+only ever 1 into 0). A null, NaN, or number beyond 1e100 is a missing key: the model neither scores
+it nor learns from it.
 """
 
 import io
@@ -31,15 +32,15 @@ from tidemill.schemas.models.feature_signature import (
     seconds,
 )
 
-MAX_NAMES = 200_000  # of flags and numbers together; the learner stops taking new words there
-MAX_NUMBER = 1e100  # the square of a larger one would make the variance infinite for ever
+MAX_NAMES = 200_000  # of flags and numbers together; the learner takes no new words beyond
+MAX_NUMBER = 1e100  # the square of a larger one would make the variance infinite forever
 MAX_STATE_BYTES = 16 * 2**20
 LEARNERS = ("logistic_regression", "linear_regression")
 _UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 
 
 class RowMapping:
-    """Turn a decision's features into the numbers and flags a linear model reads, in fixed order.
+    """Turns a decision's features into the numbers and flags of a linear model, in fixed order.
 
     >>> mapping = RowMapping([
     ...     SignatureField("carrier", FieldType.CATEGORY), SignatureField("hour", FieldType.INT),
@@ -107,7 +108,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearState:
-    """All that an online linear model is; the fields are explained in ``river_state.avsc``."""
+    """The whole state of an online linear model; ``river_state.avsc`` explains the fields."""
 
     learner: str
     learning_rate: float
@@ -136,14 +137,14 @@ class LinearState:
             raise ValueError("a count or a variance is negative")
 
     def to_bytes(self) -> bytes:
-        """Return the state in Avro (``river_state.avsc``); `from_bytes` restores the same bits."""
+        """Return the state in Avro (``river_state.avsc``); `from_bytes` restores it bit for bit."""
         out = io.BytesIO()
         fastavro.schemaless_writer(out, _schema(), asdict(self))
         return out.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` wrote, and nothing else: the bytes must encode to themselves again.
+        """Read what `to_bytes` wrote; refuse bytes that do not encode to themselves again.
 
         Raises:
             ModelError: it is not such a state, larger than `MAX_STATE_BYTES`, or not finite.
@@ -168,7 +169,7 @@ class LinearState:
 
 
 class LinearPredictor:
-    """Score rows with a `LinearState`, the same bits as the River model it was taken from.
+    """Scores rows with a `LinearState`, to the same bits as the River model it was taken from.
 
     Args:
         state: the model.

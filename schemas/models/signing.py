@@ -1,7 +1,6 @@
-"""Who may publish models: Ed25519 keys, their files, and what they sign.
+"""Who may publish models: Ed25519 keys, their files, and signatures of bytes.
 
-A trainer holds one `SigningKey`; a worker holds the public halves it trusts as `TrustedKeys`. It
-knows no announcement: what is signed are bytes.
+A trainer has one `SigningKey`; a worker has the public keys it trusts as `TrustedKeys`.
 """
 
 import base64
@@ -23,7 +22,7 @@ from tidemill.errors import ConfigError
 SIGNING_KEY = "TIDEMILL_SIGNING_KEY"  # the file of the private key, for trainers
 TRUSTED_KEYS = "TIDEMILL_TRUSTED_KEYS"  # the file of the public keys, for workers
 _MAKE = "make a pair with `tidemill keys init DIR`"
-_CONTEXT = b"tidemill.models.1\n"  # a signature made for anything else is of no use here
+_CONTEXT = b"tidemill.models.1\n"  # signatures for other purposes are not valid here
 
 
 def key_id(public: bytes) -> str:
@@ -33,7 +32,7 @@ def key_id(public: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The private half: signs announcements. Its file is readable by its owner alone."""
+    """The private key, which signs manifests. Only the owner may read its file."""
 
     _key: Ed25519PrivateKey
 
@@ -88,12 +87,12 @@ class SigningKey:
 
     @property
     def public(self) -> bytes:
-        """The public half, 32 bytes."""
+        """The public key, 32 bytes."""
         return self._key.public_key().public_bytes_raw()
 
     @property
     def id(self) -> str:
-        """The short name of the public half."""
+        """The short name of the public key."""
         return key_id(self.public)
 
     def sign(self, body: bytes) -> bytes:
@@ -103,24 +102,24 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustedKeys:
-    """The public halves whose signatures a worker believes, by their short names."""
+    """The public keys whose signatures a worker accepts, by their short names."""
 
     keys: Mapping[str, bytes]
 
     @classmethod
     def of(cls, publics: Iterable[bytes]) -> Self:
         """Return the set of these public keys of 32 bytes each."""
-        held = {key_id(public): public for public in publics}
-        for public in held.values():
+        keys = {key_id(public): public for public in publics}
+        for public in keys.values():
             Ed25519PublicKey.from_public_bytes(public)
-        return cls(held)
+        return cls(keys)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file with one key a line: ``ed25519 BASE64 [comment]``; ``#`` starts a comment.
 
         Raises:
-            ConfigError: there is no such file, a line is no key, or there is no key in it.
+            ConfigError: there is no such file, a line is not a key, or the file has no key.
         """
         publics: list[bytes] = []
         for number, line in enumerate(_read(path, "trusted keys").decode("utf-8").splitlines(), 1):
@@ -150,7 +149,7 @@ class TrustedKeys:
         _write_new(path, "".join(lines).encode(), 0o644)
 
     def verify(self, key: str, signature: bytes, body: bytes) -> bool:
-        """Say whether the trusted key with this short name signed *body*."""
+        """Return whether the trusted key with this short name signed *body*."""
         public = self.keys.get(key)
         if public is None:
             return False
@@ -172,7 +171,7 @@ def init_keys(folder: Path) -> tuple[Path, Path]:
         if path.exists():
             raise ConfigError(
                 f"{path} exists already; a new pair would make every published model untrusted",
-                hint="name another folder, or remove both files if you mean it",
+                hint="name another folder, or remove both files to replace the pair",
             )
     folder.mkdir(parents=True, exist_ok=True)
     key = SigningKey.generate()
@@ -205,11 +204,11 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
 
 
-def _public(words: list[str], place: str) -> bytes:
+def _public(words: list[str], line: str) -> bytes:
     try:
         public = base64.b64decode(words[1], validate=True) if words[0] == "ed25519" else b""
     except (IndexError, binascii.Error):
         public = b""
     if len(public) != 32:
-        raise ConfigError(f"{place}: not a line 'ed25519 BASE64'", hint=_MAKE)
+        raise ConfigError(f"{line}: not a line 'ed25519 BASE64'", hint=_MAKE)
     return public

@@ -1,14 +1,12 @@
-"""Where event schemas live: a store maps the prefix of a payload to its writer's schema.
-
-One port, three places: this process, the topic ``tidemill.schemas``, a Confluent registry.
-"""
+"""Which schema store a process uses: the topic ``tidemill.schemas``, or a Confluent registry."""
 
 from collections.abc import Mapping
 
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.registry.confluent import ConfluentSchemaStore
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
-from tidemill.schemas.registry.memory import MemorySchemaStore, SchemaStore
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 __all__ = [
     "ConfluentSchemaStore",
@@ -23,10 +21,10 @@ __all__ = [
 def schema_store(config: KafkaConfig, env: Mapping[str, str]) -> SchemaStore:
     """Return the registry at SCHEMA_REGISTRY_URL if *env* has it, else the topic of *config*.
 
-    With a registry, events written before it came are still read by the schemas of the topic.
+    With a registry, events written before it was set up are still read by the schemas of the topic.
 
     Raises:
-        ConfigError: SCHEMA_REGISTRY_URL is not an address.
+        ConfigError: SCHEMA_REGISTRY_URL is not an HTTP address.
     """
     topic = KafkaSchemaStore(config)
     url = env.get("SCHEMA_REGISTRY_URL", "").strip()
@@ -34,12 +32,12 @@ def schema_store(config: KafkaConfig, env: Mapping[str, str]) -> SchemaStore:
 
 
 def writer_store(config: KafkaConfig, env: Mapping[str, str]) -> SchemaStore | None:
-    """Return where a writer of events gets its prefixes: a registry if *env* has one, else None.
+    """Return the store from which a writer of events gets prefixes: the registry of *env*, or None.
 
-    None: single-object prefixes follow from the schemas themselves, so no broker has to answer
-    before the first event is written.
+    None: single-object prefixes are computed from the schemas, so no broker has to answer before
+    the first event is written.
 
     Raises:
-        ConfigError: SCHEMA_REGISTRY_URL is not an address.
+        ConfigError: SCHEMA_REGISTRY_URL is not an HTTP address.
     """
     return schema_store(config, env) if env.get("SCHEMA_REGISTRY_URL", "").strip() else None

@@ -1,9 +1,9 @@
-"""Event schemas in a registry that speaks Confluent's REST protocol, by plain HTTP.
+"""The schema store in a registry with Confluent's REST protocol, over plain HTTP.
 
-A registry numbers schemas, so payloads start with a zero byte and that number. Subjects follow
-Confluent's TopicRecordNameStrategy, ``<topic>-<full name of the record>``, so that its own
-serialisers in any language find and produce the same. What may change is judged by
-`evolution.py` as everywhere, and by the registry as well.
+A registry numbers schemas, and payloads start with a zero byte and that number. Subjects follow
+Confluent's TopicRecordNameStrategy, ``<topic>-<full name of the record>``, so that its serialisers
+in any language use the same ones. `avro/evolution.py` decides what may change, as for every store,
+and so does the registry.
 
 Source: Confluent, "Schema Registry API reference" and "Formats, Serializers, and Deserializers".
 """
@@ -24,28 +24,28 @@ from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
 from tidemill.schemas.avro.types import full_name
 from tidemill.schemas.avro.wire import Schema, canonical_json, confluent_id, confluent_prefix
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 
 MAX_ANSWER_BYTES = 4 * 2**20
 UNKNOWN_FOR_S = 5.0
-"""How long a number that the registry did not know is not asked for again: junk is no load."""
+"""How long a number unknown to the registry is not requested again, so that junk makes no load."""
 
 _CONTENT = "application/vnd.schemaregistry.v1+json"
 
 
 class ConfluentSchemaStore:
-    """Keeps schemas in a registry at a URL, and what was asked for in memory."""
+    """A `SchemaStore` in a registry at a URL; it caches what it has looked up."""
 
     def __init__(
         self, url: str, *, older: SchemaStore | None = None, timeout_s: float = 10.0
     ) -> None:
-        """Speak to the registry at *url*, which may hold a user and password.
+        """Use the registry at *url*, which may contain a user and a password.
 
-        Payloads written before the registry came, in single-object encoding, are looked up in
+        Single-object prefixes, of payloads written before the registry was set up, are looked up in
         *older*.
 
         Raises:
-            ConfigError: *url* is none.
+            ConfigError: *url* is not an HTTP address.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -56,8 +56,8 @@ class ConfluentSchemaStore:
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
-        place = parts.netloc.rpartition("@")[2]
-        self._url = urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
+        host = parts.netloc.rpartition("@")[2]
+        self._url = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
         self._older = older
         self._timeout_s = timeout_s
         self._known: dict[bytes, Schema] = {}
@@ -65,10 +65,11 @@ class ConfluentSchemaStore:
         self._lock = threading.Lock()
 
     def register(self, subject: str, schema: Schema) -> bytes:
-        """Return the prefix of payloads written with *schema*, once the registry has numbered it.
+        """Register *schema*; return the prefix of its payloads once the registry has numbered it.
 
         Raises:
-            ContractError: *schema* is not fit for events, or what *subject* had before forbids it.
+            ContractError: *schema* is beyond `limits`, or older events of *subject* could not be
+                read with it.
             BrokerError: the registry does not answer.
         """
         check_schema(schema)
@@ -78,7 +79,7 @@ class ConfluentSchemaStore:
         body = {"schema": canonical_json(schema), "schemaType": "AVRO"}
         answer = self._ask("POST", f"/subjects/{name}/versions", body)
         if answer is None or not isinstance(answer.get("id"), int):
-            raise self._strange(f"an answer without id to a new schema of {subject}")
+            raise self._unexpected(f"an answer without id to a new schema of {subject}")
         prefix = confluent_prefix(cast(int, answer["id"]))
         with self._lock:
             self._known[prefix] = schema
@@ -88,7 +89,7 @@ class ConfluentSchemaStore:
     def _versions(self, name: str) -> list[Schema]:
         numbers = self._request("GET", f"/subjects/{name}/versions") or []
         if not isinstance(numbers, list):
-            raise self._strange(f"{numbers!r} for the versions of {name}")
+            raise self._unexpected(f"{numbers!r} for the versions of {name}")
         answers = [self._ask("GET", f"/subjects/{name}/versions/{number}") for number in numbers]
         return [self._schema(answer) for answer in answers if answer is not None]
 
@@ -97,10 +98,10 @@ class ConfluentSchemaStore:
         return self.lookup_all([prefix]).get(prefix)
 
     def lookup_all(self, prefixes: Collection[bytes]) -> dict[bytes, Schema]:
-        """Return the schemas of those *prefixes* that are known.
+        """Return the schemas of the registered ones among *prefixes*.
 
         Raises:
-            BrokerError: one is not known here and the registry does not answer.
+            BrokerError: a prefix is not in the cache and the registry does not answer.
         """
         found: dict[bytes, Schema] = {}
         others = [prefix for prefix in prefixes if confluent_id(prefix) is None]
@@ -132,7 +133,7 @@ class ConfluentSchemaStore:
             schema = json.loads(str(answer.get("schema")))
         except ValueError:
             schema = None
-        # another type of schema is not ours to read: what it frames is refused as unreadable
+        # payloads with a schema that is not Avro are refused as unreadable
         avro = answer.get("schemaType", "AVRO") == "AVRO" and isinstance(schema, dict)
         return cast(Schema, schema) if avro else {"type": "not-avro"}
 
@@ -141,13 +142,13 @@ class ConfluentSchemaStore:
     ) -> Mapping[str, object] | None:
         answer = self._request(method, path, body)
         if answer is not None and not isinstance(answer, dict):
-            raise self._strange(f"{type(answer).__name__} for {path}")
+            raise self._unexpected(f"{type(answer).__name__} for {path}")
         return answer
 
     def _request(
         self, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> object | None:
-        """Return the JSON answer, or None if the registry has no such thing."""
+        """Return the JSON answer; None if the registry answers 404."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self._url + path, data=data, headers=self._headers, method=method
@@ -163,10 +164,10 @@ class ConfluentSchemaStore:
         except (OSError, http.client.HTTPException) as error:
             raise BrokerError(
                 f"the schema registry at {self._url} does not answer: {error}",
-                hint="look whether it is up and SCHEMA_REGISTRY_URL is right; then try again",
+                hint="check that it is up and that SCHEMA_REGISTRY_URL is right; then try again",
             ) from error
         except ValueError as error:
-            raise self._strange(f"no JSON for {path}") from error
+            raise self._unexpected(f"no JSON for {path}") from error
 
     def _refusal(self, error: urllib.error.HTTPError, path: str) -> ContractError | BrokerError:
         with error:
@@ -174,12 +175,12 @@ class ConfluentSchemaStore:
         if error.code in (409, 422):
             return ContractError(
                 f"the schema registry refuses {path}: {text}",
-                hint="change the loop so that older events stay readable: tidemill diff",
+                hint="change the loop so that older events stay readable: tidemill loop diff",
             )
-        return self._strange(f"{error.code} for {path}: {text}")
+        return self._unexpected(f"{error.code} for {path}: {text}")
 
-    def _strange(self, what: str) -> BrokerError:
+    def _unexpected(self, what: str) -> BrokerError:
         return BrokerError(
             f"the schema registry at {self._url} answers {what}",
-            hint="look whether SCHEMA_REGISTRY_URL leads to a registry, and at its log",
+            hint="check that SCHEMA_REGISTRY_URL is the address of a registry, and read its log",
         )

@@ -1,7 +1,7 @@
-"""Event schemas on the compacted topic ``tidemill.schemas``: a store that needs only Kafka.
+"""The schema store on the compacted topic ``tidemill.schemas``; it needs Kafka only.
 
-The key of a record is ``<subject>/<fingerprint>``, the fingerprint in hex as it stands on the wire,
-and the value is the schema as JSON; that is all a service in another language needs to know.
+A record's key is ``<subject>/<fingerprint>``, with the fingerprint in hex in the byte order of the
+wire; its value is the schema as JSON. A service in another language needs no more than that.
 """
 
 import json
@@ -16,11 +16,11 @@ from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
 from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KafkaSchemaStore:
-    """Keeps schemas on a compacted topic, and what was read of it in memory."""
+    """A `SchemaStore` on a compacted topic; it caches what it has read."""
 
     def __init__(self, config: KafkaConfig, *, timeout_s: float = 30.0) -> None:
         self._config = config
@@ -28,16 +28,17 @@ class KafkaSchemaStore:
         self._subjects: dict[str, dict[bytes, Schema]] = {}
         self._known: dict[bytes, Schema] = {}
         self._ends = TopicEnds(config, topics.SCHEMAS)
-        self._read_to: tuple[int, ...] | None = None  # where the topic ended before it was read
+        self._read_to: tuple[int, ...] | None = None  # the ends before the last read
         self._lock = threading.Lock()
 
     def register(self, subject: str, schema: Schema) -> bytes:
-        """Return the prefix of payloads written with *schema*, once it stands on the topic.
+        """Register *schema*; return the prefix of its payloads once it is on the topic.
 
-        Of two writers that register what does not go together, the later one is refused.
+        If two writers register incompatible schemas, the later one is refused.
 
         Raises:
-            ContractError: *schema* is not fit for events, or what *subject* had before forbids it.
+            ContractError: *schema* is beyond `limits`, or older events of *subject* could not be
+                read with it.
             BrokerError: Kafka does not answer.
         """
         check_schema(schema)
@@ -56,12 +57,12 @@ class KafkaSchemaStore:
     def _withdraw_unless_first(
         self, subject: str, prefix: bytes, schema: Schema, key: bytes
     ) -> None:
-        """Look again: another writer may have come between our look and our write."""
+        """Check again: another writer may have registered a schema after our read."""
         earlier = []
-        for other, theirs in self._refresh(subject).items():
-            if other == prefix:
+        for other_prefix, other in self._refresh(subject).items():
+            if other_prefix == prefix:
                 break
-            earlier.append(theirs)
+            earlier.append(other)
         try:
             check_successor(subject, earlier, schema)
         except ContractError:
@@ -74,14 +75,14 @@ class KafkaSchemaStore:
         return self.lookup_all([prefix]).get(prefix)
 
     def lookup_all(self, prefixes: Collection[bytes]) -> dict[bytes, Schema]:
-        """Return the schemas of those *prefixes* that are known, reading the topic at most once.
+        """Return the schemas of the registered ones among *prefixes*; read the topic at most once.
 
-        For one that is not known here it is asked where the topic ends; it is read again only if
-        it has grown. A flood of unknown prefixes costs a question a batch, and nothing that was
-        registered before the call is overlooked.
+        If a prefix is not in the cache, the ends of the topic are requested, and the topic is read
+        again only if it has grown. So many unknown prefixes cost one request per batch, and every
+        schema that was registered before the call is found.
 
         Raises:
-            BrokerError: one is not known here and Kafka does not answer.
+            BrokerError: a prefix is not in the cache and Kafka does not answer.
         """
         with self._lock:
             unknown = (prefix for prefix in prefixes if prefix not in self._known)
@@ -102,10 +103,10 @@ class KafkaSchemaStore:
                 schema = json.loads(value)
                 prefix = single_object_prefix(schema)
             except (ValueError, ContractError) as error:
-                log.warning("schema ignored: key=%r error=%s", key, error)
+                logger.warning("schema ignored: key=%r error=%s", key, error)
                 continue
             if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
-                log.warning("schema ignored: key=%r is not the fingerprint of its value", key)
+                logger.warning("schema ignored: key=%r is not the fingerprint of its value", key)
                 continue
             subjects.setdefault(name, {})[prefix] = schema
         self._subjects = subjects

@@ -1,7 +1,7 @@
-"""Answers leave in one piece: head and body of a response in one call of the operating system.
+"""Sends head and body of a response in one system call.
 
-uvicorn writes them one after the other, and uvloop sends each at once. That second call is a tenth
-of what a decision over HTTP costs a core. It knows nothing of HTTP but that protocol's class.
+uvicorn writes them one after the other, and uvloop sends each write at once. The second system call
+is a tenth of the CPU time of a decision over HTTP.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class CoalescingWriter(asyncio.Transport):
-    """A transport that sends all that is written in one turn of the event loop together."""
+    """A transport that sends all writes of one iteration of the event loop together."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class CoalescingWriter(asyncio.Transport):
         self._waiting: list[bytes] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send *data* at the end of this turn."""
+        """Send *data* at the end of this iteration."""
         if not self._waiting:
             self._loop.call_soon(self._send)
         self._waiting.append(bytes(data))
@@ -32,12 +32,12 @@ class CoalescingWriter(asyncio.Transport):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Send what waits, then close."""
+        """Send the waiting data, then close."""
         self._send()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what waits is lost."""
+        """Close at once and drop the waiting data."""
         self._waiting.clear()
         self._transport.abort()
 
@@ -46,26 +46,26 @@ class CoalescingWriter(asyncio.Transport):
         return self._transport.is_closing()
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        """Return what the transport below knows."""
+        """Return the info of the transport below."""
         return self._transport.get_extra_info(name, default)
 
     def pause_reading(self) -> None:
-        """Receive nothing for now."""
+        """Stop receiving."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Receive again."""
+        """Go on receiving."""
         self._transport.resume_reading()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Hand what is received to *protocol* from now on."""
+        """Pass received data to *protocol* from now on."""
         self._transport.set_protocol(protocol)
 
 
 class CoalescingProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP over a transport that sends each answer at once."""
+    """The HTTP protocol of uvicorn over a coalescing transport."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a new connection."""
+        """Wrap the transport of a new connection."""
         below = cast(asyncio.Transport, transport)  # uvloop's is one, but not by class
         super().connection_made(CoalescingWriter(below, self.loop))

@@ -1,8 +1,8 @@
-"""The HTTP API of a worker: one ASGI function, without a framework in the way of a decision.
+"""The HTTP API of a worker: one ASGI function without a framework, which would slow decisions.
 
-Paths and bodies are those of docs/guide/serving.md. Every refusal is JSON with ``what`` and
-``hint``: 400 for a body that does not fit, 404 for what does not exist, 405, 413, and 503 for
-feedback that the buffer before Kafka has no room for. It knows no Kafka.
+docs/guide/serving.md has paths and bodies. Every refusal is JSON with ``what`` and ``hint``: 400
+for a body that does not fit the loop, 404 for an unknown path, loop or kind of feedback, 405 for a
+wrong method, 413 for a body that is too large, and 503 for feedback while the buffer is full.
 """
 
 import time
@@ -37,8 +37,8 @@ class Reply(NamedTuple):
     kind: tuple[bytes, bytes] = _JSON
 
 
-class HttpRefusal(Exception):  # noqa: N818  # an answer rather than an error of ours
-    """A request that is answered with *status* and the words of *error*."""
+class HttpRefusal(Exception):  # noqa: N818  # an answer rather than an error
+    """A refused request; the answer has *status*, and what and hint of *error*."""
 
     def __init__(self, status: int, error: TidemillError) -> None:
         super().__init__(error.what)
@@ -97,7 +97,7 @@ class _Api:
         self._posts = {"decisions": _decide, "feedback": _take_feedback}
 
     def answer(self, method: str, path: str, body: bytes, started_s: float) -> Reply:
-        """Return the answer to one request; raise `HttpRefusal` for one that cannot be met."""
+        """Return the answer to one request; raise `HttpRefusal` if it is refused."""
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None
         if post is None:
@@ -158,7 +158,7 @@ def _take_feedback(decider: Decider, body: bytes, started_s: float) -> Reply:
 
 
 def _described(decider: Decider) -> dict[str, object]:
-    """Return what a client has to know of a loop before it can answer in a worker's place."""
+    """Describe a loop to a client, which answers with the default if no worker does."""
     loop = decider.loop
     return {
         "loop": loop.loop,

@@ -1,6 +1,6 @@
-"""What a worker has counted, for Prometheus and for its health page.
+"""The metrics of a worker for Prometheus, and its health page.
 
-Nothing here is touched by a decision: deciders count in plain ints, and this reads them when asked.
+Decisions run none of this code: deciders count in plain ints, which are read on request.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tidemill.serving.worker import Worker
 
 
 class _Collector:
-    """Reads the counts of a worker whenever Prometheus asks."""
+    """Reads the counters of a worker at each scrape."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -61,13 +61,13 @@ def _of_loops(worker: Worker) -> Iterator[Metric]:
         "tidemill_model_info", "The model that decides", labels=["loop", "loop_version", "version"]
     )
     for name, decider in list(worker.follower.deciders.items()):
-        tally = decider.tally
-        for source, count in tally.decisions.items():
+        counters = decider.counters
+        for source, count in counters.decisions.items():
             decisions.add_metric([name, source], count)
-        feedback.add_metric([name], tally.feedback)
-        failed.add_metric([name], tally.failed)
-        late.add_metric([name], tally.over_budget)
-        latency.add_metric([name], _buckets(tally), tally.latency_s)
+        feedback.add_metric([name], counters.feedback)
+        failed.add_metric([name], counters.failed)
+        late.add_metric([name], counters.over_budget)
+        latency.add_metric([name], _buckets(counters), counters.latency_s)
         if (live := decider.model) is not None:
             model.add_metric([name, str(decider.loop.version), live.version], 1)
     yield from (decisions, feedback, failed, late, latency, model)
@@ -83,17 +83,17 @@ def _of_events(worker: Worker) -> Iterator[Metric]:
     yield GaugeMetricFamily("tidemill_events_waiting", "Events in the buffer", events.waiting)
 
 
-def _buckets(tally: DecisionCounters) -> list[tuple[str, float]]:
+def _buckets(counters: DecisionCounters) -> list[tuple[str, float]]:
     total, rows = 0, []
     bounds = [*(str(bound / 1e6) for bound in BOUNDS_US), "+Inf"]
-    for bound, count in zip(bounds, tally.latency, strict=True):
+    for bound, count in zip(bounds, counters.latency, strict=True):
         total += count
         rows.append((bound, float(total)))
     return rows
 
 
 def registry_of(worker: Worker) -> CollectorRegistry:
-    """Return a registry that reads *worker* whenever it is asked."""
+    """Return a registry that reads the counters of *worker* at each scrape."""
     registry = CollectorRegistry()
     registry.register(_Collector(worker))
     return registry
@@ -105,7 +105,7 @@ def exposition(registry: CollectorRegistry) -> bytes:
 
 
 def health(worker: Worker) -> dict[str, object]:
-    """Return what the health page says: plain counts, and the troubles in words."""
+    """Return the health page: counters, and the troubles in words."""
     events = worker.log
     return {
         "worker": worker.config.name,
@@ -122,10 +122,10 @@ def health(worker: Worker) -> dict[str, object]:
             name: {
                 "version": decider.loop.version,
                 "model": decider.model.version if decider.model else None,
-                "decisions": dict(decider.tally.decisions),
-                "feedback": decider.tally.feedback,
-                "model_failures": decider.tally.failed,
-                "over_budget": decider.tally.over_budget,
+                "decisions": dict(decider.counters.decisions),
+                "feedback": decider.counters.feedback,
+                "model_failures": decider.counters.failed,
+                "over_budget": decider.counters.over_budget,
             }
             for name, decider in list(worker.follower.deciders.items())
         },

@@ -1,7 +1,7 @@
-"""Run a worker behind HTTP in this process, until it is told to stop.
+"""Runs a worker behind HTTP in this process, until SIGTERM or SIGINT.
 
-SIGTERM or SIGINT: no new connection is taken, requests under way are answered, the last events are
-delivered, and the exit status is 0 if all of them were.
+After the signal it takes no new connection, answers the requests under way and delivers the last
+events. The exit status is 0 if all events were delivered.
 """
 
 import logging
@@ -13,12 +13,12 @@ from types import FrameType
 
 import uvicorn
 
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.api.coalesce import CoalescingProtocol
 from tidemill.serving.api.http import app_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8700
     stop_s: float = 5.0
-    """How long requests under way may take once the server was told to stop."""
+    """How long requests under way may take after the signal to stop."""
 
 
 def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int:
@@ -37,10 +37,10 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
 
     Args:
         config: the worker, and where it listens.
-        store: a schema registry, where the events are framed for one; else None.
+        store: the schema registry that the events are framed for, if any.
 
     Returns:
-        0, or 1 if the port could not be had or some events could not be delivered.
+        0, or 1 if the port could not be bound or some events could not be delivered.
     """
     worker = Worker(config.worker, store=store)
     worker.start()
@@ -55,7 +55,7 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
             lifespan="off",
             access_log=False,
             log_config=None,
-            proxy_headers=False,  # nobody asks who the client is
+            proxy_headers=False,  # the address of the client is not used
             server_header=False,
             date_header=False,
             backlog=2048,
@@ -67,16 +67,16 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
         try:
             server.run()
         except SystemExit:  # uvicorn could not bind, and has logged why
-            log.error("port %d of %s cannot be had: is it in use?", config.port, config.host)
+            logger.error("port %d of %s cannot be bound: is it in use?", config.port, config.host)
     undelivered = worker.close()
     if undelivered:
-        log.error("%d events could not be delivered before the stop", undelivered)
+        logger.error("%d events could not be delivered before the stop", undelivered)
     return int(bool(undelivered) or not server.started)
 
 
 @contextmanager
 def _signals_survived() -> Iterator[None]:
-    """Let the process live on after uvicorn, which raises the signal that stopped it once more."""
+    """Ignore the signals meanwhile: uvicorn raises the one that stopped it again at its end."""
 
     def ignore(_number: int, _frame: FrameType | None) -> None:
         return None

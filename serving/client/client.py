@@ -1,9 +1,10 @@
-"""The client of a service: ask for a decision, later say what came of it.
+"""The client of a service: it asks for decisions and logs feedback about them.
 
-`Client(url)` talks to workers over HTTP, `Client.embedded(...)` runs a worker inside this process;
-both are used the same way and by any number of threads. A decision never waits longer than the
-client's budget: when no worker has answered by then, the loop's default is returned, marked as
-``fallback``. Nobody has logged that one, so it never becomes an example; `unanswered` counts them.
+`Client(url)` calls workers over HTTP, `Client.embedded(...)` runs a worker inside this process. All
+calls are the same for both, and for any number of threads. A decision never takes longer than the
+budget of the client: if no worker has answered by then, the client returns the default of the loop
+with the source ``fallback``. Such a decision is not logged and never becomes an example;
+`unanswered` counts them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.loop.definition import Loop
     from tidemill.schemas.models.signing import TrustedKeys
-    from tidemill.schemas.registry.memory import SchemaStore
+    from tidemill.schemas.registry.port import SchemaStore
 
 Asked = Mapping[str, object]
 """One decision to ask for: ``features`` and, if known, ``entity``, ``id`` and ``at``."""
@@ -29,10 +30,10 @@ _ASKED = frozenset({"features", "entity", "id", "at"})
 
 
 class ClientTransport(Protocol):
-    """Through which a client reaches a worker."""
+    """How a client reaches its workers."""
 
     unanswered: int
-    """How many decisions no worker has answered in time."""
+    """How many decisions no worker answered in time."""
 
     def decide(
         self,
@@ -60,9 +61,9 @@ class Client:
     """Reaches the workers; `loop` gives the calls for one decision point.
 
     Args:
-        urls: the address of a worker, or of several that serve the same loops: they take turns,
-            and one that does not answer is skipped.
-        budget_ms: how long a call may take at most, all attempts together.
+        urls: the address of a worker, or those of several that serve the same loops: calls go to
+            each in turn, and a worker that does not answer is skipped.
+        budget_ms: how long a call may take at most, with all attempts.
 
     >>> client = Client("http://localhost:8700", budget_ms=200)
     >>> client.loop("flight-delay").name
@@ -70,19 +71,19 @@ class Client:
     """
 
     def __init__(self, urls: str | Iterable[str], *, budget_ms: float = 1_000.0) -> None:
-        """Connect to nothing yet: the first call does.
+        """Keep the addresses; the first call connects.
 
         Raises:
-            ConfigError: a URL is none, or there is no URL.
+            ConfigError: a URL is invalid, or there is none.
         """
         listed = [urls] if isinstance(urls, str) else list(urls)
-        self._door: ClientTransport = HttpTransport(listed, budget_ms=budget_ms)
+        self._transport: ClientTransport = HttpTransport(listed, budget_ms=budget_ms)
 
     @classmethod
-    def through(cls, door: ClientTransport) -> Self:
-        """Return a client that reaches its worker through *door*."""
+    def through(cls, transport: ClientTransport) -> Self:
+        """Return a client that reaches its worker through *transport*."""
         client = cls.__new__(cls)
-        client._door = door
+        client._transport = transport
         return client
 
     @classmethod
@@ -99,22 +100,22 @@ class Client:
         env: Mapping[str, str] | None = None,
         store: "SchemaStore | None" = None,
     ) -> Self:
-        """Run a worker inside this process: no HTTP, no other process, a few microseconds a call.
+        """Run a worker inside this process, where a call takes a few microseconds.
 
-        Make it after the process has forked, if it does: threads do not survive a fork.
+        If the process forks, call this afterwards: threads do not survive a fork.
 
         Args:
             kafka: the brokers.
-            loops: which loops to serve; all that are published if empty.
-            definitions: loops known without Kafka, for a start while it is away.
-            trusted: whose models may serve; None: nobody's, the defaults answer.
-            name: how the worker calls itself in acknowledgements; None: by host and process.
-            seed: of the policies' chance; None: of the system's.
-            ready_s: how long to wait for the topics to be read. Not waited for where
-                *definitions* already say what to decide.
-            env: hand in ``os.environ`` where the loops were published to a schema registry: with
+            loops: the loops to serve; empty for all published ones.
+            definitions: loops that are served at once, even while no broker answers.
+            trusted: the keys whose models may serve; None for no model, so defaults answer.
+            name: the name of the worker in acknowledgements; None for host and process.
+            seed: the seed of the policies; None for a random one.
+            ready_s: how long to wait until the topics are read; with *definitions* there is no
+                wait.
+            env: pass ``os.environ`` if the loops were published to a schema registry: with
                 SCHEMA_REGISTRY_URL in it, events are framed for that registry.
-            store: that registry itself, instead of *env*.
+            store: the registry itself, instead of *env*.
 
         Raises:
             BrokerError: the topics could not be read in that time, and there are no definitions; or
@@ -123,10 +124,10 @@ class Client:
         """
         from tidemill.schemas.registry.choose import writer_store
         from tidemill.serving.client.embedded import (
-            open_transport,  # not before it is wanted: it needs Polars
+            open_transport,  # imported only here, because it needs Polars
         )
 
-        door = open_transport(
+        transport = open_transport(
             kafka,
             loops=tuple(loops),
             definitions=tuple(definitions),
@@ -136,20 +137,20 @@ class Client:
             ready_s=ready_s,
             store=store or writer_store(kafka, env or {}),
         )
-        return cls.through(door)
+        return cls.through(transport)
 
     def loop(self, name: str) -> "LoopClient":
-        """Return the calls for the loop *name*; nothing is sent by that."""
-        return LoopClient(self._door, name)
+        """Return the calls for the loop *name*; this sends nothing."""
+        return LoopClient(self._transport, name)
 
     @property
     def unanswered(self) -> int:
         """How many decisions got the default because no worker answered in time."""
-        return self._door.unanswered
+        return self._transport.unanswered
 
     def close(self) -> None:
         """Close the connections; an embedded worker delivers its last events."""
-        self._door.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -166,9 +167,9 @@ class Client:
 class LoopClient:
     """The calls for one loop; safe to share between threads."""
 
-    def __init__(self, door: ClientTransport, name: str) -> None:
+    def __init__(self, transport: ClientTransport, name: str) -> None:
         self.name = name
-        self._door = door
+        self._transport = transport
 
     def get_decision(
         self,
@@ -182,16 +183,16 @@ class LoopClient:
 
         Args:
             features: the loop's features by name; nullable ones may be left out.
-            entity: whom or what it is about, say a user's id; to find its decisions again.
-            id: the decision's id; one is made if None. The same id twice counts once.
-            at: when the decision is made, with its time zone; now if None.
+            entity: what the decision is about, say the id of a user; to find its decisions.
+            id: the id of the decision; None for a new one. The same id twice counts once.
+            at: the time of the decision, with a time zone; now if None.
 
         Raises:
             RequestError: a feature is missing, unknown or of another type, or there is no such
                 loop.
-            BrokerError: no worker has answered yet, so not even the default is known.
+            BrokerError: no worker has ever answered, so the default is not known either.
         """
-        return self._door.decide(self.name, features, entity, id, at)
+        return self._transport.decide(self.name, features, entity, id, at)
 
     def get_decisions(self, asked: Iterable[Asked]) -> list[DecisionResult]:
         """Return many decisions with one call, in order; see `get_decision`.
@@ -207,7 +208,7 @@ class LoopClient:
                     f"item {place} has {', '.join(map(str, item)) or 'nothing'}",
                     hint="each has features and may have entity, id and at",
                 )
-        return self._door.decide_all(self.name, listed) if listed else []
+        return self._transport.decide_all(self.name, listed) if listed else []
 
     def log_feedback(
         self,
@@ -218,20 +219,20 @@ class LoopClient:
         at: datetime | None = None,
         **values: object,
     ) -> str:
-        """Say what came of a decision; return the id of the feedback.
+        """Log feedback about a decision; return the id of the feedback.
 
         Args:
             decision_id: the `DecisionResult.id`.
             kind: one of the loop's kinds of feedback.
-            id: the feedback's id; one is made if None. The same id twice counts once, so a
+            id: the id of the feedback; None for a new one. The same id twice counts once, so a
                 feedback that may not have arrived can be sent again.
-            at: when it happened, with its time zone; now if None.
-            values: what the kind carries, by name.
+            at: the time of the feedback, with a time zone; now if None.
+            values: the values of that kind, by name.
 
         Raises:
             RequestError: a value is missing, unknown or of another type, or there is no such kind.
             BrokerError: no worker took it in time; send it again with the same id.
         """
         feedback_id = id or new_id()
-        self._door.give(self.name, decision_id, kind, values, feedback_id, at)
+        self._transport.give(self.name, decision_id, kind, values, feedback_id, at)
         return feedback_id

@@ -1,7 +1,6 @@
 """One HTTP connection of the client, kept open between calls, with a deadline on every call.
 
-The standard library's client takes 150 us a call, mostly to read headers; httptools takes a
-few. It knows no JSON and no loop.
+The standard library's client takes 150 us a call, mostly to read headers; httptools takes a few.
 """
 
 import socket
@@ -18,26 +17,26 @@ _READ_BYTES = 65_536
 
 
 class ConnectionLostError(OSError):
-    """The other side closed the connection before it answered."""
+    """The worker closed the connection before it answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a worker answers."""
+    """The address of a worker."""
 
     url: str
     host: str
     port: int
     is_secure: bool
     prefix: str
-    """What stands before the paths of the API, for a worker behind a proxy."""
+    """The path before those of the API, for a worker behind a proxy."""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
         """Read ``http://host:port`` or ``https://host/prefix``.
 
         Raises:
-            ConfigError: it is no such address.
+            ConfigError: *url* is not such an address.
         """
         try:
             parts = urlsplit(url)
@@ -53,7 +52,7 @@ class Address:
 
 
 class _HttpAnswer:
-    """Collects what the parser finds."""
+    """Collects the body that the parser finds."""
 
     def __init__(self) -> None:
         self.body: list[bytes] = []
@@ -67,7 +66,7 @@ class _HttpAnswer:
 
 
 class Connection:
-    """One open connection to a worker; for one thread at a time."""
+    """One open connection to a worker, for one thread at a time."""
 
     def __init__(self, address: Address, deadline: float) -> None:
         """Connect before *deadline*, by `time.monotonic`; OSError if that fails."""
@@ -85,7 +84,7 @@ class Connection:
         """Send one request; return status, body, and whether the connection may be used again.
 
         Raises:
-            OSError: no answer before *deadline*, or the connection broke; it is of no more use.
+            OSError: no answer before *deadline*, or the connection broke; close it then.
         """
         start = f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode()
         self._socket.settimeout(_left(deadline))

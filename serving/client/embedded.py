@@ -1,4 +1,4 @@
-"""A worker inside the process of a service: the same calls as over HTTP, without HTTP."""
+"""The transport to a worker inside this process: the same calls as over HTTP, without HTTP."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from tidemill.errors import BrokerError, RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.requests import MAX_BATCH, DecisionRequest
 from tidemill.serving.decision.results import DecisionResult
@@ -37,7 +37,7 @@ class EmbeddedTransport:
         return decider.decide(decider.decisions.check(features, entity, id, at))
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
-        """Return the decisions of the worker; none is made unless all of them are legal."""
+        """Return the decisions of the worker; none is made unless all requests are valid."""
         decider = self.worker.decider(loop)
         if len(asked) > MAX_BATCH:
             raise RequestError(
@@ -66,7 +66,7 @@ class EmbeddedTransport:
 
 def _checked(decider: Decider, place: int, item: Mapping[str, object]) -> DecisionRequest:
     try:
-        return decider.decisions.check(**item)  # type: ignore[arg-type]  # that is what it checks
+        return decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks its arguments itself
     except RequestError as error:
         raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
 
@@ -82,7 +82,7 @@ def open_transport(
     ready_s: float,
     store: SchemaStore | None = None,
 ) -> EmbeddedTransport:
-    """Start a worker and return the door to it; see `Client.embedded`."""
+    """Start a worker and return the transport to it; see `Client.embedded`."""
     config = ServingWorkerConfig(
         kafka=kafka,
         name=name or f"{socket.gethostname()}-{os.getpid()}-embedded",

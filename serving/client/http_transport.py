@@ -1,4 +1,4 @@
-"""A client's way to its workers over HTTP: connections kept open, turns, failover, a budget."""
+"""The transport to workers over HTTP: open connections, round robin, failover, a time budget."""
 
 import itertools
 import threading
@@ -16,7 +16,7 @@ from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.decision.values import plain
 
-_SKIPPED_S = 1.0  # how long a worker that did not answer has its turns taken by the others
+_SKIPPED_S = 1.0  # how long a worker that did not answer is tried only after the others
 
 
 class _AnswerBatch(msgspec.Struct):
@@ -24,7 +24,7 @@ class _AnswerBatch(msgspec.Struct):
 
 
 class _Default(msgspec.Struct):
-    """What a client remembers of a loop, to answer when no worker does."""
+    """The default of a loop, which the client answers with if no worker does."""
 
     default: bool | float | str | list[str]
     policy_version: int
@@ -51,7 +51,7 @@ _refused = msgspec.json.Decoder(_Refused)
 
 
 class _Host:
-    """One worker, the connections to it that are free, and since when it does not answer."""
+    """One worker, its free connections, and until when it is skipped."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -70,7 +70,7 @@ class HttpTransport:
             )
         self.unanswered = 0
         self._hosts = [_Host(Address.parse(url)) for url in urls]
-        self._turn = itertools.count()
+        self._next_host = itertools.count()
         self._budget_s = budget_ms / 1_000
         self._defaults: dict[str, _Default] = {}
         self._lock = threading.Lock()
@@ -103,14 +103,14 @@ class HttpTransport:
     def _decisions(
         self, loop: str, body: Mapping[str, object], asked: Sequence[Mapping[str, object]]
     ) -> bytes | list[DecisionResult]:
-        """Return a worker's answer, or what stands in its place."""
+        """Return the answer of a worker, or the defaults if none answers."""
         deadline = time.monotonic() + self._budget_s
         path = _path(loop)
         try:
             self._learn(loop, deadline)
             return self._call("POST", f"{path}/decisions", _body(body), deadline)
         except BrokerError as error:
-            return self._in_its_place(loop, asked, error)
+            return self._defaults_of(loop, asked, error)
 
     def give(
         self,
@@ -133,12 +133,12 @@ class HttpTransport:
                 host.free.pop().close()
 
     def _learn(self, loop: str, deadline: float) -> None:
-        """Ask once what to answer in a worker's place."""
+        """Ask a worker for the default of *loop*, once."""
         if loop not in self._defaults:
             answer = self._call("GET", _path(loop), b"", deadline)
             self._defaults[loop] = _default.decode(answer)
 
-    def _in_its_place(
+    def _defaults_of(
         self, loop: str, asked: Sequence[Mapping[str, object]], error: BrokerError
     ) -> list[DecisionResult]:
         known = self._defaults.get(loop)
@@ -161,11 +161,11 @@ class HttpTransport:
         ]
 
     def _call(self, method: str, path: str, body: bytes, deadline: float) -> bytes:
-        """Return the body of a good answer from the first worker that gives one.
+        """Return the body of the first answer with a status below 300.
 
         Raises:
             RequestError: a worker refused the request.
-            BrokerError: none answered before *deadline*, or none had room for the event.
+            BrokerError: none answered before *deadline*, or the buffers of all are full.
         """
         trouble: Exception | None = None
         hosts = self._in_turn()
@@ -188,22 +188,22 @@ class HttpTransport:
         tried = ", ".join(host.address.url for host in self._hosts)
         raise BrokerError(
             f"no worker of {tried} answered in {self._budget_s * 1e3:g} ms: {trouble}",
-            hint="are they up? `tidemill serve` starts one; budget_ms= gives them more time",
+            hint="are they up? `tidemill serve` starts one; budget_ms= sets a longer time",
         ) from trouble
 
     def _in_turn(self) -> list[_Host]:
-        """Return the workers in the order of this call, those that did not answer last."""
+        """Return the workers in the order of this call: those that are skipped come last."""
         hosts = self._hosts
         if len(hosts) == 1:
             return hosts
-        first = next(self._turn) % len(hosts)
+        first = next(self._next_host) % len(hosts)
         now = time.monotonic()
         return sorted(hosts[first:] + hosts[:first], key=lambda host: host.skip_until > now)
 
     def _try(
         self, host: _Host, method: str, path: str, body: bytes, deadline: float
     ) -> tuple[int, bytes]:
-        """Call one worker; over a new connection if a kept one turns out to be closed."""
+        """Call one worker, over a new connection if its free ones turn out to be closed."""
         while True:
             try:
                 connection, is_fresh = host.free.pop(), False

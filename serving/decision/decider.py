@@ -1,9 +1,8 @@
-"""The walk of one decision inside a worker: check, score, choose, log, answer.
+"""One decision inside a worker: score, choose, log, answer.
 
-A decision never waits and never fails once its request is legal: without a model the loop's default
-answers, with a model that fails or takes longer than the loop's budget it answers too, marked as
-fallback. It knows no HTTP and no model topic; the subscriber gives it its model by assigning one
-attribute.
+A decision never waits, and never fails if its request is valid. Without a model the default of the
+loop answers. If the model fails or exceeds the budget of the loop, the default answers too, with
+the source ``fallback``. The follower swaps a model by assigning `Decider.model`.
 """
 
 from random import Random
@@ -15,7 +14,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import FeedbackEncoder
 from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import decision_encoder
 from tidemill.serving.decision.event_log import EventLog
@@ -36,8 +35,8 @@ from tidemill.serving.decision.requests import (
 from tidemill.serving.decision.results import DecisionResult
 
 MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
-_SLOW_IN_A_ROW = 3  # one decision over budget may be the machine's fault, three are the model's
-_REST_S = 1.0  # how long a slow model is not asked
+_SLOW_IN_A_ROW = 3  # one slow decision may be due to the machine, three are due to the model
+_REST_S = 1.0  # how long a slow model is not called
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
 
 
@@ -53,10 +52,10 @@ class Decider:
 
     Args:
         loop: what to decide.
-        store: where the schemas of the events get their prefix from.
-        log: where the events go.
-        random: the chance of the policy.
-        tally: what counts its decisions; None: one of its own.
+        store: gives the schemas of the events their prefix.
+        log: takes the events.
+        random: the random generator of the policy.
+        counters: count its decisions; None for new counters.
     """
 
     def __init__(
@@ -66,12 +65,12 @@ class Decider:
         store: SchemaStore,
         log: EventLog,
         random: Random,
-        tally: DecisionCounters | None = None,
+        counters: DecisionCounters | None = None,
     ) -> None:
         self.loop = loop
-        self.model: LiveModel | None = None  # assigned by the subscriber, read once a decision
+        self.model: LiveModel | None = None  # assigned by the follower, read once for each decision
         self.last_failure: str | None = None
-        self.tally = tally or DecisionCounters()
+        self.counters = counters or DecisionCounters()
         self.decisions = DecisionReader(loop)
         self.feedback = FeedbackReader(loop)
         self._choice = policy_of(loop, random).choose
@@ -92,11 +91,11 @@ class Decider:
         """Decide, log the decision, and return it.
 
         Args:
-            request: what `decisions` has read or checked.
-            started_s: when the budget started to run, by `time.perf_counter`; now if None.
+            request: one that `decisions` has read or checked.
+            started_s: the start of the budget, by `time.perf_counter`; now if None.
 
         Raises:
-            RequestError: the request cannot be written as an event, or only as too large a one.
+            RequestError: the request cannot be written as an event, or the event is too large.
         """
         asked_s = perf_counter()
         if started_s is None:
@@ -117,10 +116,10 @@ class Decider:
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
         self._write(self._topic, key, payload)
-        noted = self.tally.took_s[source]
+        noted = self.counters.took_s[source]
         noted.append(perf_counter() - started_s)
         if len(noted) >= NOTED:
-            self.tally.count()
+            self.counters.count()
         action, score, propensity = choice
         return DecisionResult(
             decision_id,
@@ -136,26 +135,26 @@ class Decider:
     def _choose(
         self, features: Features, started_s: float, now_s: float
     ) -> tuple[Choice, str, str | None]:
-        """Return choice, source and model version: the model's where it is there and in time."""
+        """Return choice, source and model version: the model's if it answers in time."""
         model = self.model
         if model is None:
             return self._default, "default", None
         version, score = model
         deadline_s = started_s + self._budget_s
         if now_s > deadline_s or now_s < self._rest_until_s:
-            self.tally.over_budget += 1
+            self.counters.over_budget += 1
             return self._default, "fallback", None
         try:
             choice = self._choice(score, features)
         except _MODEL_FAILURES as error:
-            self.tally.failed += 1
+            self.counters.failed += 1
             self.last_failure = f"{version}: {error}"
             return self._default, "fallback", None
         now_s = perf_counter()
         if now_s <= deadline_s:
             self._slow = 0
             return choice, "model", version
-        self.tally.over_budget += 1
+        self.counters.over_budget += 1
         self._slow += 1
         if self._slow >= _SLOW_IN_A_ROW:
             self._rest_until_s = now_s + _REST_S
@@ -165,8 +164,8 @@ class Decider:
         """Log one feedback and return its id.
 
         Raises:
-            RequestError: a text of the request is not valid Unicode, or it is too large.
-            BrokerError: the buffer before the broker is full; the feedback is not taken.
+            RequestError: a text of the request is not valid Unicode, or the event is too large.
+            BrokerError: the buffer for the broker is full; the feedback is not logged.
         """
         feedback_id = request.id or new_id()
         payload = self._encode_feedback(
@@ -183,10 +182,10 @@ class Decider:
         topic = self._feedback_topics[request.kind]
         if not self._write(topic, request.decision_id.encode(), payload):
             raise BrokerError(
-                "the feedback was not taken: the buffer before Kafka is full",
-                hint="send it again later with the same id; look whether the brokers are up",
+                "the feedback was not logged: the buffer for Kafka is full",
+                hint="send it again later with the same id; check whether the brokers are up",
             )
-        self.tally.feedback += 1
+        self.counters.feedback += 1
         return feedback_id
 
 

@@ -1,7 +1,8 @@
-"""The bytes of a decision event, put together from parts of which most come back again and again.
+"""Encodes decision events, with a cache for the parts that many events share.
 
-The same bytes as `schemas/events/schemas.py` makes for the same decision, in half its time: what
-follows the score (source, versions) takes few values, so its bytes are remembered.
+The bytes are those that `schemas/events/schemas.py` makes for the same decision, in half the time:
+the fields after the score (propensity, source, versions) have few values, so their bytes are
+cached.
 """
 
 import struct
@@ -23,21 +24,21 @@ from tidemill.schemas.avro.primitives import (
 from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.schemas import decision_schema, decision_subject
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.registry.memory import SchemaStore
+from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.policy import Choice, Features
 
 _NULL = b"\x00"
 _SOME = b"\x02"
 _some_double = struct.Struct("<Bd").pack
-_REMEMBERED = 1_000  # ends of events: sources x models x propensities
+_REMEMBERED = 1_000  # cached ends: sources x models x propensities
 
 Write = Callable[[object], bytes]
 EncodeDecision = Callable[[bytes, object, str | None, Choice, str, str | None, Features], bytes]
-"""Takes a decision and returns its payload for Kafka. In this order: its id in UTF-8, as it is the
-record's key as well; when, as an aware datetime or microseconds since 1970; whom or what it is
-about, if known; what was decided; who decided; which model, if one did; all features of the loop in
-its order, as `DecisionReader` has checked them. Raises ValueError where a text is not valid
-Unicode, or the time not of the years 1 to 9999."""
+"""Takes a decision and returns its payload for Kafka. The arguments are, in this order: its id in
+UTF-8, which is the key of the record too; its time, as an aware datetime or microseconds since
+1970; its entity, if known; its choice; its source; its model version, if a model decided; all
+features of the loop, in the order of the loop, as `DecisionReader` has checked them. Raises
+ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
 
 
 def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
@@ -83,7 +84,7 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
         )
 
     def remember(end: tuple[float | None, str, str | None]) -> bytes:
-        """Return and remember what stands between score and features."""
+        """Return the bytes between score and features, and cache them."""
         if len(ends) >= _REMEMBERED:
             ends.clear()
         ends[end] = written = _end(*end) + versions
@@ -93,7 +94,7 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
 
 
 def _action_writer(loop: Loop) -> Write:
-    """Return what writes an action of *loop*; there are few of them, or any number or list."""
+    """Return the function that writes an action of *loop*."""
     if loop.decision.type == "bool":
         return cast(Write, {action: write_boolean(action) for action in (True, False)}.__getitem__)
     if loop.decision.type == "choice":

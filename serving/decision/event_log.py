@@ -1,6 +1,7 @@
-"""Where a worker leaves its events. Writing never waits: what does not fit is dropped and counted.
+"""Where a worker writes its events, without ever waiting.
 
-`tidemill.kafka.Writer` is the log of a real worker, with a bounded buffer before the broker.
+An event is dropped and counted if the buffer has no room for it. A deployed worker uses
+`tidemill.kafka.Writer`, which has a bounded buffer for the broker.
 """
 
 import threading
@@ -8,26 +9,26 @@ from typing import NamedTuple, Protocol
 
 
 class EventLog(Protocol):
-    """The write side of the event topics, as a worker sees it."""
+    """The write side of the event topics."""
 
     dropped: int
     """How many events were refused because the buffer was full."""
     failed: int
-    """How many events the broker, or the client for it, refused for good."""
+    """How many events the broker or its client refused for good."""
 
     @property
     def delivered(self) -> int:
-        """How many events are safe."""
+        """How many events the broker has acknowledged."""
 
     @property
     def waiting(self) -> int:
         """How many events are still in the buffer."""
 
     def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
-        """Take one event and return at once; False if it was not taken."""
+        """Take one event and return at once; False if it was dropped."""
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all events are safe; return how many are not after *timeout_s*."""
+        """Wait until all events are acknowledged; return how many are not after *timeout_s*."""
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Flush for at most *timeout_s* and stop."""
@@ -42,9 +43,9 @@ class Event(NamedTuple):
 
 
 class MemoryEventLog:
-    """Keeps the newest events in this process, at most *capacity* until they are taken away.
+    """Keeps at most *capacity* events in this process, for tests and for trying a loop out.
 
-    For tests and for trying a loop out. Clear `events` to make room, as a broker would.
+    Clear `events` to make room for more.
     """
 
     def __init__(self, capacity: int = 100_000) -> None:
@@ -56,16 +57,16 @@ class MemoryEventLog:
 
     @property
     def delivered(self) -> int:
-        """How many events are kept."""
+        """How many events it holds."""
         return len(self.events)
 
     @property
     def waiting(self) -> int:
-        """None ever waits: they are all kept."""
+        """Always 0: an event is delivered at once."""
         return 0
 
     def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
-        """Keep one event; False if there is no room."""
+        """Take one event; False if *capacity* is reached."""
         with self._lock:
             if len(self.events) >= self._capacity:
                 self.dropped += 1

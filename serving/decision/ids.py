@@ -1,10 +1,10 @@
-"""Ids for decisions and feedback that come without one: random, and sorted by time."""
+"""New ids for decisions and feedback: random, and sorted by time."""
 
 import os
 import time
 from random import Random
 
-_random = Random(os.urandom(16))  # unique is enough; nobody is kept from guessing
+_random = Random(os.urandom(16))  # ids have to be unique, not hard to guess
 _COUNTED = [f"{number:03x}" for number in range(4096)]
 _tails: list[str] = []
 _stamp = (0, "")  # the latest millisecond with its digits; one tuple, so that threads see both
@@ -13,11 +13,11 @@ _stamp = (0, "")  # the latest millisecond with its digits; one tuple, so that t
 def new_id(now_ns: int | None = None) -> str:
     """Return a UUID of version 7 as 32 hex digits: milliseconds since 1970, then 74 bits.
 
-    Of those 62 are random, drawn anew for every 4,096 ids, and 12 count within them (RFC 9562,
-    section 6.2, has both): a random part for each id would take three times as long.
+    Of the 74 bits, 62 are random and new for every 4,096 ids, and 12 count those ids, as RFC 9562,
+    section 6.2, allows. New random bits for each id would take three times as long.
 
     Args:
-        now_ns: nanoseconds since 1970, for a caller that has just asked the clock.
+        now_ns: nanoseconds since 1970, if the caller has just read the clock.
 
     >>> import uuid
     >>> uuid.UUID(new_id()).version
@@ -35,7 +35,7 @@ def new_id(now_ns: int | None = None) -> str:
 
 
 def _more_tails() -> str:
-    """Make the digits behind the time: version and 12 random bits, variant and 50, then a count."""
+    """Make the digits after the time: version, 12 random bits, variant, 50 random bits, count."""
     bits = _random.getrandbits(62)
     fixed = f"7{bits >> 50:03x}{bits & (1 << 50) - 1 | 1 << 51:013x}"
     made = [fixed + counted for counted in _COUNTED]
@@ -44,7 +44,7 @@ def _more_tails() -> str:
 
 
 def _forked() -> None:
-    """Let a forked process have chances of its own, or it would repeat its parent's ids."""
+    """Seed a forked process anew, or it would repeat the ids of its parent."""
     _random.seed(os.urandom(16))
     _tails.clear()
 

@@ -1,9 +1,8 @@
-"""Policies: how a model's score becomes an action, and how likely that action was.
+"""Policies: they turn the score of a model into an action with its propensity.
 
-The propensity is the probability with which the policy takes the very action it took, given the
-features. It is 1 for a policy without chance, and None where it says nothing: the actions of a
-value policy are a continuum, and a ranking without epsilon is never any other. Chance comes from
-the random generator that is handed in. It knows no model and no Kafka.
+The propensity is the probability, given the features, that the policy takes the action it took. It
+is 1 for a policy without randomness. It is None where it has no meaning: for a value policy, whose
+actions are continuous, and for a ranking without epsilon. Callers pass the random generator.
 """
 
 import math
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
 
 Action = bool | float | str | list[str]
 Features = tuple[object, ...]
-"""The checked features of one decision, all of the loop's and in its order. A score that is asked
-for an action gets it behind them, where a greedy model's signature has it."""
+"""The checked features of one decision: all features of the loop, in its order. To score an action,
+the action is appended, as in the signature of a greedy model."""
 ScoreFunction = Callable[[Features], float]
 
 Choice = tuple[Action, float | None, float | None]
-"""Action, score (of the action; of the first one in a ranking) and propensity. A plain tuple: a
-named one would take 0.2 us of the few that a decision has."""
+"""Action, score (in a ranking that of the first action) and propensity. It is a plain tuple because
+a named one takes 0.2 us more, of the few a decision takes."""
 
 
 class ActionPolicy(Protocol):
     """Turns scores into an action."""
 
     def choose(self, score: ScoreFunction, features: Features) -> Choice:
-        """Return the action for *features*, which *score* can be asked about.
+        """Return the action for *features*, by what *score* returns for them.
 
         Raises:
             ModelError: the model's score is not a finite number.
@@ -39,7 +38,7 @@ class ActionPolicy(Protocol):
 
 
 class ThresholdPolicy:
-    """Takes *above* from a score of *threshold* on, else *below*."""
+    """Takes *above* if the score is at least *threshold*, else *below*."""
 
     def __init__(self, threshold: float, above: bool | str, below: bool | str) -> None:
         self.threshold = threshold
@@ -47,7 +46,7 @@ class ThresholdPolicy:
         self.below = below
 
     def choose(self, score: ScoreFunction, features: Features) -> Choice:
-        """Ask for one score; the propensity is 1."""
+        """Choose by one score; the propensity is 1."""
         found = score(features)
         if found - found != 0.0:
             raise _not_finite(found)
@@ -62,7 +61,7 @@ class ValuePolicy:
         self.high = high
 
     def choose(self, score: ScoreFunction, features: Features) -> Choice:
-        """Ask for one score; it is logged as it was before clipping, without a propensity."""
+        """Choose by one score; the logged score is not clipped, and there is no propensity."""
         found = score(features)
         if found - found != 0.0:
             raise _not_finite(found)
@@ -70,10 +69,10 @@ class ValuePolicy:
 
 
 class GreedyPolicy:
-    """Takes the action with the best score, or with probability *epsilon* any one of them.
+    """Takes the action with the best score, or with probability *epsilon* a random one.
 
-    The best may also come up by chance, so with n actions its propensity is
-    1 - epsilon + epsilon / n, and that of each other action is epsilon / n.
+    The random action may be the best one, so of n actions the best one has the propensity
+    1 - epsilon + epsilon / n, and each other action has epsilon / n.
     """
 
     def __init__(self, actions: list[str], epsilon: float, random: Random) -> None:
@@ -82,7 +81,7 @@ class GreedyPolicy:
         self._random = random
 
     def choose(self, score: ScoreFunction, features: Features) -> Choice:
-        """Ask for the score of each action; of equal ones the first in the loop file is best."""
+        """Score each action and choose; of equal scores the first action in the loop file wins."""
         scores = action_scores(score, features, self.actions)
         best = max(self.actions, key=scores.__getitem__)
         by_chance = self.epsilon / len(self.actions)
@@ -94,10 +93,10 @@ class GreedyPolicy:
 
 
 class RankingPolicy:
-    """Ranks all actions by their scores, or with probability *epsilon* shuffles them evenly.
+    """Ranks all actions by their scores, or with probability *epsilon* in a random order.
 
-    Each of the n! orders may come up by chance, so the sorted one has propensity
-    1 - epsilon + epsilon / n! and every other one epsilon / n!; without epsilon it is None.
+    The random order may be any of n!, so the sorted one has the propensity
+    1 - epsilon + epsilon / n!, and every other one has epsilon / n!. Without epsilon it is None.
     """
 
     def __init__(self, actions: list[str], epsilon: float, random: Random) -> None:
@@ -107,7 +106,7 @@ class RankingPolicy:
         self._random = random
 
     def choose(self, score: ScoreFunction, features: Features) -> Choice:
-        """Ask for the score of each action; equal ones keep the order of the loop file."""
+        """Score each action and rank; actions with equal scores keep the order of the loop file."""
         scores = action_scores(score, features, self.actions)
         ranked = sorted(self.actions, key=lambda action: -scores[action])
         if not self.epsilon:
@@ -120,7 +119,7 @@ class RankingPolicy:
 
 
 def policy_of(loop: "Loop", random: Random) -> ActionPolicy:
-    """Return the policy that *loop* names; *random* is where epsilon gets its chance from."""
+    """Return the policy of *loop*; it explores with the help of *random*."""
     settings = loop.policy
     if settings.kind == "value":
         low = -math.inf if settings.low is None else settings.low
@@ -135,21 +134,21 @@ def policy_of(loop: "Loop", random: Random) -> ActionPolicy:
 
 
 def default_choice(loop: "Loop") -> Choice:
-    """Return what *loop* answers without a model: no score, and nothing left to chance."""
+    """Return the default action of *loop*, without a score."""
     certain = 1.0 if loop.decision.type in ("bool", "choice") else None
     return (loop.decision.default, None, certain)
 
 
 def action_scores(score: ScoreFunction, features: Features, actions: list[str]) -> dict[str, float]:
-    """Return the score of each action, asked for as one more feature behind the others.
+    """Return the score of each action, which is appended to the features.
 
     Raises:
-        ModelError: one of them is not a finite number.
+        ModelError: a score is not a finite number.
     """
     scores = {}
     for action in actions:
         scores[action] = found = score((*features, action))
-        if found - found != 0.0:  # NaN and infinity, without the price of a call
+        if found - found != 0.0:  # NaN and infinity, without the cost of a call
             raise _not_finite(found)
     return scores
 

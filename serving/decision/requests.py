@@ -1,7 +1,7 @@
-"""Requests: what a service may send, as JSON or in this process, checked by its loop.
+"""Requests for decisions and feedback, from JSON or from this process, checked against the loop.
 
-Features and feedback values are checked in `values.py`; here is what goes around them, one by one
-or in batches. It knows no HTTP and no model.
+`values.py` checks features and feedback values. This module checks the fields around them, for one
+request or a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class UnknownError(RequestError):
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, gc=False):
-    """A checked request for one decision; every feature of the loop is there, in its order."""
+    """A checked request for one decision, with every feature of the loop in its order."""
 
     features: Features
     entity: str | None = None
@@ -38,7 +38,7 @@ class DecisionRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True, gc=False):
-    """A checked feedback; every value of its kind is there."""
+    """A checked feedback, with every value of its kind."""
 
     decision_id: str
     kind: str
@@ -85,10 +85,10 @@ class DecisionReader:
         id: str | None = None,
         at: datetime | None = None,
     ) -> DecisionRequest:
-        """Return a request made in this process, checked like one that came as JSON.
+        """Check a request made in this process as one that came as JSON, and return it.
 
         Raises:
-            RequestError: it is not what the loop expects.
+            RequestError: it does not fit the loop.
         """
         if not (entity is None or isinstance(entity, str)):
             raise RequestError(f"entity {entity!r:.100} is no text", hint="send a text")
@@ -98,10 +98,10 @@ class DecisionReader:
         return DecisionRequest(astuple(self.record.check(features)), entity, id, at)
 
     def read(self, body: bytes) -> DecisionRequest | list[DecisionRequest]:
-        """Return the request in *body*, or all of them where it is ``{"batch": [...]}``.
+        """Return the request in *body*, or the list of them if it is ``{"batch": [...]}``.
 
         Raises:
-            RequestError: one of them is not what the loop expects, so none of them counts.
+            RequestError: a request does not fit the loop; then none of them counts.
         """
         return _one_or_many(body, _ITEM, self._check)
 
@@ -111,7 +111,7 @@ class DecisionReader:
 
 
 class FeedbackReader:
-    """Reads feedback of one loop, each with the values of its kind."""
+    """Reads feedback of one loop, with the values of each kind."""
 
     def __init__(self, loop: Loop) -> None:
         self.records = {
@@ -123,11 +123,11 @@ class FeedbackReader:
         }
 
     def read(self, body: bytes) -> FeedbackRequest | list[FeedbackRequest]:
-        """Return the feedback in *body*, or all of it where it is ``{"batch": [...]}``.
+        """Return the feedback in *body*, or the list of it if it is ``{"batch": [...]}``.
 
         Raises:
             UnknownError: the loop has no feedback of that kind.
-            RequestError: one of them is not what the loop expects, so none of them counts.
+            RequestError: a feedback does not fit the loop; then none of them counts.
         """
         return _one_or_many(body, _FEEDBACK, self._check)
 
@@ -139,11 +139,11 @@ class FeedbackReader:
         id: str | None = None,
         at: datetime | None = None,
     ) -> FeedbackRequest:
-        """Return a feedback made in this process, checked like one that came as JSON.
+        """Check a feedback made in this process as one that came as JSON, and return it.
 
         Raises:
             UnknownError: the loop has no feedback of that kind.
-            RequestError: it is not what the loop expects.
+            RequestError: it does not fit the loop.
         """
         checked = asdict(self.record(kind).check(values))
         if decision_id is None:
@@ -154,7 +154,7 @@ class FeedbackReader:
         return FeedbackRequest(decision_id, kind, checked, id, at)
 
     def record(self, kind: str) -> RequestValues:
-        """Return what a feedback of *kind* carries.
+        """Return the values of a feedback of *kind*.
 
         Raises:
             UnknownError: the loop has no feedback of that kind.
@@ -203,7 +203,7 @@ def _one_or_many(
 
 
 def _batch(body: bytes) -> list[msgspec.Raw] | None:
-    """Return the items of a batch; None if *body* is none."""
+    """Return the items of a batch; None if *body* is no batch."""
     try:
         if "batch" not in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
             return None

@@ -1,4 +1,4 @@
-"""What a service gets back: the decision, and what it needs to be traced."""
+"""The answer to a request for a decision."""
 
 import msgspec
 
@@ -7,15 +7,15 @@ class DecisionResult(msgspec.Struct, frozen=True, gc=False):
     """One decision as it was logged.
 
     Attributes:
-        id: by which feedback names it.
+        id: the id of the decision; feedback names it.
         action: what to do: a bool, one of the loop's actions, a number, or a list of actions.
-        score: what the model said; None where no model decided.
-        propensity: how likely the policy was to take this action; None where that says nothing.
-        source: ``model``, ``default`` (there is no model yet) or ``fallback`` (it failed, or there
-            was no time left).
-        model_version: which model decided; None where none did.
-        policy_version: of the policy in the loop file.
-        loop_version: of the loop file.
+        score: the score of the model; None if no model decided.
+        propensity: the probability that the policy takes this action; None if it has no meaning.
+        source: ``model``, ``default`` (there is no model yet) or ``fallback`` (the model failed, or
+            there was no time left).
+        model_version: the model that decided; None if none did.
+        policy_version: the version of the policy in the loop file.
+        loop_version: the version of the loop file.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""The values of a request by name: features, or the values of one kind of feedback, as a type.
+"""Checks named values of a request: features, or the values of one kind of feedback.
 
-msgspec compiles the checks from a type that is made here from the loop's fields, and what does not
-fit is told in the words of the loop. It knows no request and no JSON beyond msgspec's.
+`RequestValues` makes a type from the fields of the loop, and msgspec compiles the checks from it.
+Errors name the field and the type as the loop file does.
 """
 
 import math
@@ -31,7 +31,7 @@ class RequestValues:
     """The values of one mapping, as a type: features, or the values of one kind of feedback."""
 
     def __init__(self, noun: str, fields: Mapping[str, Feature]) -> None:
-        self.noun = noun  # what one of them is called in an error
+        self.noun = noun  # the word for one value in an error
         self.types = {name: str(field.type) for name, field in fields.items()}
         self.struct = msgspec.defstruct(
             "RequestValues",
@@ -43,14 +43,14 @@ class RequestValues:
 
     @property
     def hint(self) -> str:
-        """What to send, for the hint of an error."""
+        """The hint of an error: what to send."""
         listed = ", ".join(f"{name} ({kind})" for name, kind in self.types.items())
         return f"send {listed}" if listed else f"send no {self.noun}s"
 
     def check(self, values: Mapping[str, object]) -> msgspec.Struct:
-        """Return *values* with what was left out filled in; numpy's numbers become Python's.
+        """Return *values* with defaults filled in, in the order of the loop file.
 
-        The fields of what it returns are in the order of the loop file.
+        Numbers of numpy become those of Python.
 
         Raises:
             RequestError: a value is missing, unknown or of another type.
@@ -70,7 +70,7 @@ class RequestValues:
 
 
 def plain(value: object) -> object:
-    """Return numpy's scalars as Python's and NaN as None; leave every other value alone."""
+    """Return *value*: a numpy scalar as Python's, NaN as None, a tuple or set as a list."""
     item = getattr(value, "item", None)
     if item is not None and getattr(value, "shape", None) == ():
         value = item()
@@ -91,7 +91,7 @@ def _struct_field(name: str, field: Feature) -> tuple[str, object] | tuple[str, 
 
 
 def reworded(message: str, noun: str) -> str:
-    """Return msgspec's *message* about one *noun* as a clause of our own.
+    """Return the *message* of msgspec in the words of the loop file; *noun* names a value.
 
     >>> reworded("Expected `float`, got `str` - at `$.distance`", "feature")
     "feature 'distance' is str, not float"

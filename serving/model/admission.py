@@ -1,9 +1,9 @@
 """Admission: what a delivered model has to pass before it may decide anything.
 
-Its signature and digest are checked already (`schemas/models/assembler.py`). Here: the features it
-reads are the loop's, its structure is sound, and a child process has loaded it and scored probe
-rows with it within limits of time and memory. A model that crashes or hangs takes the child with
-it, not the worker. It knows no Kafka.
+`schemas/models/assembler.py` has checked its signature and digest. Admission checks that the model
+reads the features of the loop, that its structure is sound, and that a child process loads it and
+scores probe rows with it within limits of time and memory. A model that crashes or hangs ends the
+child, not the worker.
 """
 
 import logging
@@ -27,16 +27,16 @@ from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
 from tidemill.serving.model.trial import REFUSED, TrialRequest
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PROBES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialLimits:
-    """What the child process may use; past it, the model is refused."""
+    """What the child process may use; beyond it the model is refused."""
 
-    time_s: float = 20.0  # starting Python and loading 64 MB of trees, with a lot of room
+    time_s: float = 20.0  # ample for starting Python and loading 64 MB of trees
     memory_bytes: int = 2**30
     score_ms: float = 50.0  # of one probe, on average
 
@@ -47,26 +47,26 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
     Raises:
         ModelError: the model is for other features, is broken, or did not survive its trial.
     """
-    announcement = delivery.announcement
-    signature = FeatureSignature.from_json(announcement.features)
+    manifest = delivery.manifest
+    signature = FeatureSignature.from_json(manifest.features)
     signature.check(loop)
-    if announcement.label_type != loop.label.type:
+    if manifest.label_type != loop.label.type:
         raise ModelError(
-            f"{announcement.version} predicts a {announcement.label_type} label, "
+            f"{manifest.version} predicts a {manifest.label_type} label, "
             f"{loop.loop} version {loop.version} has a {loop.label.type} one",
             hint=f"train a model for this version: tidemill train {loop.loop} --once",
         )
-    if announcement.learner == "lightgbm":
+    if manifest.learner == "lightgbm":
         nullable = {name for name, feature in loop.features.items() if feature.nullable}
-        return _admit_text(announcement.version, delivery.payload, signature, limits).scorer(
+        return _admit_text(manifest.version, delivery.payload, signature, limits).scorer(
             signature, nullable
         )
-    if announcement.learner in LEARNERS:
+    if manifest.learner in LEARNERS:
         return _by_name(
             LinearPredictor(LinearState.from_bytes(delivery.payload), signature), signature
         )
     raise ModelError(
-        f"{announcement.version} was trained by {announcement.learner!r}, unknown to this worker",
+        f"{manifest.version} was trained by {manifest.learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
     )
 
@@ -91,7 +91,9 @@ def _admit_text(
     if forest.is_built():
         model: RowModel = forest.Forest(trees, columns)
     else:
-        log.warning("trees.c was not compiled: %s is served by LightGBM's longer way", version)
+        logger.warning(
+            "trees.c was not compiled: %s is scored by LightGBM itself, which is slower", version
+        )
         model = LightGbmModel(text, columns)
     for row, score in zip(rows, scores, strict=True):
         found = model.predict(row)
@@ -129,7 +131,7 @@ def _probe(field: SignatureField, random: Random) -> object:
 
 
 def try_in_child(
-    text: str, rows: list[list[float]], limits: TrialLimits, *, is_checked: bool = True
+    text: str, rows: list[list[float]], limits: TrialLimits
 ) -> tuple[list[float], bytes]:
     """Check *text* in a process of its own; return its scores of *rows*, and the trees packed.
 
@@ -137,16 +139,20 @@ def try_in_child(
         ModelError: the text is not sound, or the process crashed, hung, took too much memory or
             was too slow.
     """
-    packed = [struct.pack(f"{len(row)}d", *row) for row in rows]
+    return run_trial([sys.executable, "-m", "tidemill.serving.model.trial"], text, rows, limits)
+
+
+def run_trial(
+    command: list[str], text: str, rows: list[list[float]], limits: TrialLimits
+) -> tuple[list[float], bytes]:
+    """Run *command* as the trial of *text*; see `try_in_child`."""
     trial = TrialRequest(
         text=text,
-        rows=packed,
+        rows=[struct.pack(f"{len(row)}d", *row) for row in rows],
         memory_bytes=limits.memory_bytes,
         score_ms=limits.score_ms,
         time_s=math.ceil(limits.time_s),
-        is_checked=is_checked,
     )
-    command = [sys.executable, "-m", "tidemill.serving.model.trial"]
     try:
         done = subprocess.run(
             command, input=msgspec.msgpack.encode(trial), capture_output=True, timeout=limits.time_s
@@ -165,10 +171,7 @@ def try_in_child(
 
 
 def _failed(how: str) -> ModelError:
-    return ModelError(
-        f"the trial of the model in a child process {how}",
-        hint=_HINT,
-    )
+    return ModelError(f"the trial of the model in a child process {how}", hint=_HINT)
 
 
 _HINT = "the model is broken or too large for serving: train it again, with fewer leaves"

@@ -1,8 +1,8 @@
-"""What a worker makes of the loop topic and the model topic: what it decides, and by which model.
+"""Installs loops and models in a worker, from the records of the loop topic and the model topic.
 
-Feed it the records; it installs loops, admits models and swaps them in by one assignment. A model
-that is not fit is refused with a reason, and the one before it goes on. It knows no Kafka and no
-thread: `subscriber.py` brings the records.
+`Follower` installs the newest version of each loop, admits models, and swaps them in by one
+assignment. A model that is not fit is refused with a reason, and the one before it goes on
+deciding. `subscriber.py` reads the topics and passes the records.
 """
 
 import logging
@@ -20,16 +20,16 @@ from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider, LiveModel
 from tidemill.serving.decision.policy import ScoreFunction
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 KeyValue = tuple[bytes | None, bytes | None]
 Admit = Callable[[Delivery, Loop], ScoreFunction]
-_KEPT = 3  # deliveries of a loop to fall back on while none of them serves
+_CANDIDATES = 3  # the newest models of a loop that are tried while none serves
 
 
 @dataclass(slots=True)
 class Followed:
-    """What a worker knows of one loop: its decider, and the models that came for it."""
+    """One loop in a worker: its decider, and the models that have arrived for it."""
 
     decider: Decider | None = None
     serving: Delivery | None = None
@@ -40,12 +40,12 @@ class Follower:
     """Keeps the deciders of a worker up to date with the two topics.
 
     Args:
-        name: how the worker calls itself in acknowledgements.
-        make: makes the decider of a loop; the tally is that of the version before.
-        admit: returns the scores of a delivered model, or raises `ModelError`.
+        name: the name of the worker in acknowledgements.
+        make: makes the decider of a loop; it gets the counters of the version before.
+        admit: returns the score function of a delivered model, or raises `ModelError`.
         acknowledge: sends an acknowledgement.
-        trusted: whose models may serve.
-        wants: the loops to serve; all that are published if empty.
+        trusted: the keys whose models may serve.
+        wants: the loops to serve; empty for all published ones.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Follower:
         self._admit = admit
         self._acknowledge = acknowledge
         self._wanted = frozenset(wants)
-        self._inbox = ModelAssembler(trusted, self._wants)
+        self._assembler = ModelAssembler(trusted, self._wants)
         self._loops: dict[str, Followed] = {}
         self._unmade: dict[str, Loop] = {}
         self._reported: set[tuple[str, str]] = set()
@@ -84,7 +84,7 @@ class Follower:
             try:
                 loops = parse_all({key or b"": value})
             except (LoopError, RecursionError) as error:
-                log.error("a record of the loop topic is passed over: %s", error)
+                logger.error("a record of the loop topic is skipped: %s", error)
                 continue
             for loop in loops.values():
                 self.install(loop)
@@ -92,7 +92,7 @@ class Follower:
     def install(self, loop: Loop) -> None:
         """Decide *loop* from now on, unless this or a newer version of it is installed.
 
-        The model of the version before goes with it where it fits.
+        The model of the version before is admitted again for the new one.
         """
         followed = self._loops.setdefault(loop.loop, Followed())
         before = followed.decider
@@ -100,10 +100,14 @@ class Follower:
             return
         self._unmade.pop(loop.loop, None)
         try:
-            decider = self._make(loop, before.tally if before is not None else DecisionCounters())
+            decider = self._make(
+                loop, before.counters if before is not None else DecisionCounters()
+            )
         except TidemillError as error:
-            log.error("loop %s version %d cannot be served: %s", loop.loop, loop.version, error)
-            if isinstance(error, BrokerError):  # the schema registry is away
+            logger.error("loop %s version %d cannot be served: %s", loop.loop, loop.version, error)
+            if isinstance(
+                error, BrokerError
+            ):  # the schema registry does not answer: `settle` tries again
                 self._unmade[loop.loop] = loop
             return
         followed.decider = decider
@@ -112,24 +116,25 @@ class Follower:
         self.deciders[loop.loop] = decider
 
     def rewind(self) -> None:
-        """Expect both topics from their beginnings, again if they have been read before."""
-        self._inbox.rewind()
+        """Expect both topics from their beginnings, for the first time or once more."""
+        self._assembler.rewind()
 
     def take_models(self, records: Iterable[KeyValue]) -> None:
-        """Put *records* of the model topic together; `settle` admits what has arrived."""
+        """Assemble models from *records* of the model topic; `settle` admits them."""
         for key, value in records:
-            match self._inbox.feed(key, value):
-                case Delivery() as delivery if delivery.announcement.slot == LIVE:
-                    followed = self._loops.setdefault(delivery.announcement.loop, Followed())
-                    followed.arrived = [*followed.arrived[1 - _KEPT :], delivery]
+            match self._assembler.feed(key, value):
+                case Delivery() as delivery if delivery.manifest.slot == LIVE:
+                    followed = self._loops.setdefault(delivery.manifest.loop, Followed())
+                    followed.arrived = [*followed.arrived[1 - _CANDIDATES :], delivery]
                 case Refusal() as refusal:
                     self._refuse(refusal, f"{refusal.reason}: {refusal.detail}")
 
     def settle(self) -> None:
-        """Admit the newest model of each loop; call when the records up to now are all taken.
+        """Admit the newest model of each loop; call it once all records so far are taken.
 
-        Where nothing serves yet and the newest is refused, the ones before it are tried. A model of
-        a newer loop version than is installed waits for that: the two topics are read apart.
+        If the newest is refused and no model serves, the ones before it are tried. A model of a
+        newer loop version waits until that version is installed, because the two topics are read
+        independently.
         """
         for loop in list(self._unmade.values()):
             self.install(loop)
@@ -137,37 +142,37 @@ class Follower:
             if followed.decider is None:
                 continue
             version = followed.decider.loop.version
-            early = [one for one in followed.arrived if one.announcement.loop_version > version]
-            due = [one for one in followed.arrived if one not in early]
+            waiting = [one for one in followed.arrived if one.manifest.loop_version > version]
+            due = [one for one in followed.arrived if one not in waiting]
             while due:
                 served = self._try(followed, due.pop())
                 if served or followed.serving is not None:
                     due.clear()
-            followed.arrived = early
-        for refusal in self._inbox.pending():
+            followed.arrived = waiting
+        for refusal in self._assembler.pending():
             if (refusal.loop, refusal.digest) not in self._reported:
                 self._reported.add((refusal.loop, refusal.digest))
                 self._refuse(refusal, f"{refusal.reason}: {refusal.detail}")
 
     def _try(self, followed: Followed, delivery: Delivery) -> bool:
-        decider, announcement = followed.decider, delivery.announcement
+        decider, manifest = followed.decider, delivery.manifest
         if decider is None:
             return False
         try:
             score = self._admit(delivery, decider.loop)
         except ModelError as error:
-            self._refuse(announcement, error.what)
+            self._refuse(manifest, error.what)
             return False
-        decider.model = LiveModel(announcement.version, score)  # the swap
+        decider.model = LiveModel(manifest.version, score)  # swaps the model
         followed.serving = delivery
-        log.info("%s serves %s", announcement.loop, announcement.version)
-        self._answer(announcement, "serving")
+        logger.info("%s serves %s", manifest.loop, manifest.version)
+        self._answer(manifest, "serving")
         return True
 
     def _refuse(self, model: ModelManifest | Refusal, reason: str) -> None:
         self.refused += 1
         self.last_refusal = f"{model.loop} {model.version or '(unread)'}: {reason}"
-        log.error("refused a model of %s", self.last_refusal)
+        logger.error("refused a model of %s", self.last_refusal)
         self._answer(model, "refused", reason)
 
     def _answer(

@@ -1,8 +1,8 @@
-"""The trees of a LightGBM model as `trees.c` walks them: the same scores, bit for bit, sooner.
+"""Scores the trees of a LightGBM model with `trees.c`: the same bits as LightGBM, faster.
 
-LightGBM's own call takes half of a decision's time. The trees of a checked text are packed here, in
-the child process of a trial, and walked in the worker, once they have given the probes of the trial
-the bits that the library gave them in the child (`admission.py`).
+A call of LightGBM takes half the time of a decision. The child process of a trial packs the trees
+of a checked text. The worker scores with them once they give the probe rows the bits that LightGBM
+gave them in the child (`admission.py`).
 """
 
 import ctypes
@@ -16,15 +16,15 @@ from tidemill.errors import ModelError
 from tidemill.serving.model.model_text import Splits, TextTree, TreeModel
 from tidemill.serving.model.predictor import RowModel
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # of trees.c, which may be that of an earlier installation
+_FORMAT = 2  # must be that of trees.c, which an earlier installation may have compiled
 _MODULE = "tidemill.serving.model._trees"
 _HEAD = Struct("=6I")  # columns, nodes, trees, sets, words, transform
 _NODE = Struct("=dII")  # threshold, place, child
 _ROOT = Struct("=I")
 _SET = Struct("=3I")  # column, first word, how many words further the last one
-_PROBABILITY, _EXPONENT = 1, 2  # what becomes of the sum of the leaves: a transform
+_PROBABILITY, _EXPONENT = 1, 2  # transforms of the sum of the leaves
 _TRANSFORMS = {
     "binary sigmoid:1": _PROBABILITY,
     "cross_entropy": _PROBABILITY,
@@ -39,10 +39,10 @@ _MISSING = {0: (0, 0), 1: (4, 3), 2: (2, 1), 3: (0, 0)}
 
 
 class Forest(RowModel):
-    """The trees of a model in memory of C, a copy of what they were packed to."""
+    """The trees of a model in the memory of C."""
 
     def __init__(self, packed: bytes, columns: int) -> None:
-        """Take what `pack` has returned for a model that reads *columns* numbers a row.
+        """Copy *packed*, which `pack` returned for a model that reads *columns* numbers a row.
 
         Raises:
             ModelError: *packed* is something else.
@@ -63,12 +63,12 @@ class Forest(RowModel):
 
 
 def is_built() -> bool:
-    """Tell whether `trees.c`, as it is now, was compiled when tidemill was installed."""
+    """Return whether the installed tidemill has compiled `trees.c`, in its current format."""
     return _library() is not None
 
 
 def pack(model: TreeModel) -> bytes:
-    """Return the trees of *model* as `Forest` takes them, in the byte order of this machine."""
+    """Pack the trees of *model* for `Forest`, in the byte order of this machine."""
     packing = _Packing(model.columns)
     for tree in model.trees:
         packing.add(tree)
@@ -76,7 +76,7 @@ def pack(model: TreeModel) -> bytes:
 
 
 class _Packing:
-    """What grows with each tree."""
+    """The packed parts, to which each tree is added."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -87,7 +87,7 @@ class _Packing:
         self.numbers: dict[tuple[int, tuple[int, ...]], int] = {}  # of the sets
 
     def packed(self, transform: int) -> bytes:
-        """Return the whole of it."""
+        """Return all parts as one block."""
         sizes = len(self.nodes), len(self.roots), len(self.sets), len(self.words)
         words = Struct(f"={len(self.words)}I").pack(*self.words)
         head = _HEAD.pack(self.columns, *sizes, transform)
@@ -101,7 +101,7 @@ class _Packing:
             level = self._add_level(tree, level)
 
     def _add_level(self, tree: TextTree, level: list[int]) -> list[int]:
-        """Add the nodes of *level*; return those of the level below it."""
+        """Add the nodes of *level*; return the nodes of the next level."""
         below: list[int] = []
         start = len(self.nodes)
         for place, node in enumerate(level, start):
@@ -114,7 +114,7 @@ class _Packing:
         return below
 
     def _compared(self, splits: Splits, node: int, sets: list[list[int]]) -> tuple[float, int]:
-        """Return threshold and place of a split: it goes left if what is there is at most that."""
+        """Return threshold and place of a split; a value up to the threshold goes left."""
         column, kind = splits.features[node], splits.kinds[node]
         threshold = splits.thresholds[node]
         if kind & _CATEGORICAL:
@@ -124,17 +124,17 @@ class _Packing:
         return threshold, 1 + _VIEWS * column + view
 
     def _number(self, column: int, words: tuple[int, ...]) -> int:
-        """Return the number of a set of categories; the same one in two trees is there once."""
+        """Return the number of a set of categories; equal sets of two trees share one number."""
         if (column, words) not in self.numbers:
             self.numbers[column, words] = len(self.sets)
             self.sets.append(_SET.pack(column, len(self.words), len(words)))
-            self.words += *words, 0  # for the categories that the set says nothing of
+            self.words += *words, 0  # for categories beyond the set
         return self.numbers[column, words]
 
 
 @cache
 def _library() -> ctypes.PyDLL | None:
-    """Return the compiled `trees.c`, whose calls hold the interpreter's lock: they are short."""
+    """Return the compiled `trees.c`; its calls are short and hold the interpreter's lock."""
     spec = importlib.util.find_spec(_MODULE)
     if spec is None or spec.origin is None:
         return None
@@ -143,7 +143,7 @@ def _library() -> ctypes.PyDLL | None:
         if lib.forest_format() != _FORMAT:
             return None
     except (OSError, AttributeError) as error:
-        log.warning("%s cannot be used: %s", spec.origin, error)
+        logger.warning("%s cannot be used: %s", spec.origin, error)
         return None
     lib.forest_open.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     lib.forest_open.restype = ctypes.c_void_p

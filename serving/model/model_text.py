@@ -1,9 +1,8 @@
-"""The structure check of a LightGBM model text, before the library may see it.
+"""Checks the structure of a LightGBM model text before the library loads it.
 
-The library trusts its input: a count that does not fit its array, or a child that points back, ends
-in a crash or an endless loop of the whole process. Every line the library would read is read here
-first, with limits; what is not understood is refused. It loads nothing and predicts nothing, but
-returns the trees that it has read, for `forest.py` to pack.
+The library trusts its input: a count that does not match its array, or a child that points back,
+crashes the process or loops forever. `read_text` reads every line that the library would read, with
+limits, and refuses unknown ones. It returns the trees, which `forest.py` packs.
 """
 
 import math
@@ -44,19 +43,19 @@ _OBJECTIVES = {
     "gamma",
 }
 _PER_NODE = ("split_feature", "split_gain", "threshold", "decision_type", "left_child")
-_PER_NODE_TOO = ("right_child", "internal_value", "internal_weight", "internal_count")
+_PER_NODE_REST = ("right_child", "internal_value", "internal_weight", "internal_count")
 _PER_LEAF = ("leaf_value", "leaf_weight", "leaf_count")
 _CATEGORICAL = ("num_cat", "cat_boundaries", "cat_threshold")
 _TREE = {"num_leaves", "is_linear", "shrinkage"}.union(
-    _PER_NODE, _PER_NODE_TOO, _PER_LEAF, _CATEGORICAL
+    _PER_NODE, _PER_NODE_REST, _PER_LEAF, _CATEGORICAL
 )
 
 
 class Splits(NamedTuple):
     """The splits of one tree: one entry each, the first for the root.
 
-    A child is the place of another split, or ``~leaf``. A split of *kinds* ``kind & 1`` asks
-    whether a category is in a set, and its threshold is the place of the set.
+    A child is the index of another split, or ``~leaf``. A split with ``kind & 1`` asks whether a
+    category is in a set, and its threshold is the index of the set.
     """
 
     features: list[int]
@@ -67,15 +66,15 @@ class Splits(NamedTuple):
 
 
 class TextTree(NamedTuple):
-    """One tree; sets of categories have a bit for each, in words of 32."""
+    """One tree; a set of categories has one bit for each, in words of 32 bits."""
 
     leaves: list[float]
-    splits: Splits | None  # where it is one leaf
+    splits: Splits | None  # None for a tree of one leaf
     sets: list[list[int]]
 
 
 class TreeModel(NamedTuple):
-    """What a text says of the scores."""
+    """A checked model text: its objective, its number of columns and its trees."""
 
     objective: str
     columns: int
@@ -83,14 +82,15 @@ class TreeModel(NamedTuple):
 
 
 class _TextError(ValueError):
-    """What is wrong with the text; `read_text` turns it into a `ModelError`."""
+    """An error of the text; `read_text` turns it into a `ModelError`."""
 
 
 def read_text(text: str, columns: int) -> TreeModel:
-    """Return what stands in *text*, a LightGBM model that reads *columns* numbers a row.
+    """Read *text*, a LightGBM model that reads *columns* numbers a row.
 
     Raises:
-        ModelError: the text is not a whole, finite, acyclic model of one output and that width.
+        ModelError: the text is not a complete, finite, acyclic model with one output and so many
+            columns.
     """
     try:
         return _read_model(text, columns)
@@ -113,13 +113,13 @@ def _read_model(text: str, columns: int) -> TreeModel:
     if not trees or not 1 <= len(sizes) <= MAX_TREES:
         raise _TextError(f"it has {len(sizes)} trees; 1 to {MAX_TREES} are allowed")
     found: list[TextTree] = []
-    start, room = len(head) + 2, MAX_LEAVES
+    start, leaves_left = len(head) + 2, MAX_LEAVES
     for number, size in enumerate(sizes):
         block = text[start : start + size]
         if not block.startswith(f"Tree={number}\n"):
             raise _TextError(f"tree {number} does not start where tree_sizes says")
-        found.append(_read_tree(block, number, columns, room))
-        room -= len(found[-1].leaves)
+        found.append(_read_tree(block, number, columns, leaves_left))
+        leaves_left -= len(found[-1].leaves)
         start += size
     if not text.startswith(END, start):
         raise _TextError("the trees do not end where tree_sizes says")
@@ -144,18 +144,20 @@ def _check_header(header: dict[str, str], columns: int) -> None:
             raise _TextError(f"{key} has {found} entries, not {columns}")
 
 
-def _read_tree(block: str, number: int, columns: int, room: int) -> TextTree:
-    """Return one tree, of at most *room* leaves."""
+def _read_tree(block: str, number: int, columns: int, leaves_left: int) -> TextTree:
+    """Return one tree, with at most *leaves_left* leaves."""
     try:
         if not block.endswith("\n\n"):  # the library reads on until there is an empty line
             raise _TextError("no empty line ends it")
         tree = _pairs(block.rstrip("\n").split("\n")[1:], _TREE)
-        leaves = _integers(tree, "num_leaves", 1, room, size=1)[0]
+        leaves = _integers(tree, "num_leaves", 1, leaves_left, size=1)[0]
         if tree.get("is_linear", "0") != "0":
             raise _TextError("it has linear leaves")
         values = _floats(tree, "leaf_value", leaves)
         if any(map(math.isinf, [*values, *_floats(tree, "shrinkage", 1)])):
-            raise _TextError("a leaf value is infinite")  # a threshold may be: it parts the missing
+            raise _TextError(
+                "a leaf value is infinite"
+            )  # a threshold may be: it separates missing values
         _check_sizes(tree, leaves)
         sets = _integers(tree, "num_cat", 0, 10_000_000, size=1)[0]
         if leaves == 1:
@@ -167,9 +169,9 @@ def _read_tree(block: str, number: int, columns: int, room: int) -> TextTree:
 
 
 def _check_sizes(tree: dict[str, str], leaves: int) -> None:
-    """Check the arrays that a prediction does not use; the library reads them all the same."""
+    """Check the arrays that a prediction does not use; the library reads them too."""
     unused = {"leaf_weight": leaves, "leaf_count": leaves}
-    unused |= dict.fromkeys(("split_gain", *_PER_NODE_TOO[1:]), leaves - 1)
+    unused |= dict.fromkeys(("split_gain", *_PER_NODE_REST[1:]), leaves - 1)
     for key, size in unused.items():
         if tree.get(key) or (key in tree and leaves > 1):
             _floats(tree, key, size)
@@ -195,7 +197,7 @@ def _read_splits(tree: dict[str, str], leaves: int, columns: int) -> Splits:
 
 
 def _read_sets(tree: dict[str, str], splits: Splits, count: int) -> list[list[int]]:
-    """Return the sets of categories; each that a split names is there."""
+    """Return the sets of categories, after checking that they include those the splits name."""
     used = [t for t, kind in zip(splits.thresholds, splits.kinds, strict=True) if kind & 1]
     if any(not place.is_integer() or not 0 <= place < count for place in used):
         raise _TextError(f"a split names a set of categories outside the {count} there are")

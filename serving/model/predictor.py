@@ -1,10 +1,9 @@
-"""Predictors: one row of numbers in, one score out, fast enough for the path of a decision.
+"""Predictors: they score one row of numbers, fast enough for a decision.
 
-LightGBM is called through its C API without the Python package around it: one call a row, the same
-bits as `Booster.predict`. It trusts its input, so a text goes through `modeltext.read_text` and a
-trial in a child process first (`admission.py`). A worker scores with `forest.py` instead, where
-that was built. River's models need no more than `schemas/models/river_state.py`, whose predictor
-reads features by name. It knows no loop and no Kafka.
+`LightGbmModel` calls the C API of LightGBM without its Python package: one call for each row, with
+the same bits as `Booster.predict`. The library trusts its input, so `model_text.read_text` checks a
+text and a child process tries it first (`admission.py`). A worker scores with `forest.py` instead
+if that was compiled. Models of River are scored by `schemas/models/river_state.py`.
 """
 
 import ctypes
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tidemill.errors import ModelError
 from tidemill.serving.model.model_text import END
 
-if TYPE_CHECKING:  # the trial in a child process needs neither, and starts faster without
+if TYPE_CHECKING:  # the child process of a trial needs neither and starts faster without
     from tidemill.schemas.models.feature_signature import FeatureSignature
     from tidemill.serving.decision.policy import ScoreFunction
 
@@ -43,7 +42,7 @@ class RowModel:
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
-        self.lock = threading.Lock()  # a row and its score belong to one thread at a time
+        self.lock = threading.Lock()  # one thread at a time uses the row and its score
         self.row = (ctypes.c_double * columns)()
         self.score = (ctypes.c_double * 1)()
         self.fill = partial(struct.Struct(f"{columns}d").pack_into, self.row, 0)
@@ -57,13 +56,13 @@ class RowModel:
         return self._scorer(self._fill_row)(row)
 
     def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "ScoreFunction":
-        """Return the function that scores features; see `rows.row_filler` for the arguments."""
-        from tidemill.serving.model.row_filler import row_filler  # see above
+        """Return the function that scores features; see `row_filler` for the arguments."""
+        from tidemill.serving.model.row_filler import row_filler  # see TYPE_CHECKING above
 
         return self._scorer(row_filler(signature, nullable, self.fill))
 
     def error(self) -> ModelError:
-        """Return what went wrong in the last call."""
+        """Return the error of the last call."""
         raise NotImplementedError
 
     def _fill_row(self, row: Sequence[float]) -> None:
@@ -72,7 +71,7 @@ class RowModel:
     def _scorer(self, fill: Callable[[T], None]) -> Callable[[T], float]:
         lock, out, arguments, call = self.lock, self.score, self.arguments, self.call
 
-        def score(value: T, model: RowModel = self) -> float:  # keeps what is in C alive
+        def score(value: T, model: RowModel = self) -> float:  # keeps the memory of C alive
             with lock:
                 try:
                     fill(value)
@@ -94,11 +93,11 @@ class LightGbmModel(RowModel):
     def __init__(self, text: str, columns: int) -> None:
         """Load *text*, a model in LightGBM's own format that reads *columns* numbers a row.
 
-        Only what stands before ``end of trees`` is given to the library; the parameters that
-        follow it are of no use to a prediction.
+        The library gets the text up to ``end of trees``; the parameters after it are not needed
+        for a prediction.
 
         Raises:
-            ModelError: the library refuses the text, or its number of features is another.
+            ModelError: the library refuses the text, or it reads another number of features.
         """
         super().__init__(columns)
         lib = _library()
@@ -137,7 +136,7 @@ class LightGbmModel(RowModel):
         )
 
     def error(self) -> ModelError:
-        """Return what the library says of its last call."""
+        """Return the error of the last call, in the words of the library."""
         return _library_error()
 
 
@@ -149,10 +148,10 @@ def _free(booster: ctypes.c_void_p, fast: ctypes.c_void_p) -> None:
 
 @cache
 def _call() -> Callable[..., int]:
-    """Return the prediction itself, which holds the interpreter's lock.
+    """Return the function that predicts; it holds the interpreter's lock.
 
     Releasing the lock costs more than the few microseconds of a prediction, and the decision would
-    have to wait until another thread gives it back.
+    have to wait until it gets the lock back.
     """
     call = ctypes.PyDLL(_path()).LGBM_BoosterPredictForMatSingleRowFast
     call.argtypes = [ctypes.c_void_p] * 4
@@ -162,7 +161,7 @@ def _call() -> Callable[..., int]:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Return all the rest of the library, which lets other threads run meanwhile."""
+    """Return the library for all other calls, which release the interpreter's lock."""
     lib = ctypes.CDLL(_path())
     lib.LGBM_GetLastError.restype = ctypes.c_char_p
     return lib

@@ -1,8 +1,8 @@
-"""Fill a row for a model straight from a decision's features, without a list in between.
+"""Fills the row of a model from the features of a decision, without a list in between.
 
-The same numbers, bit for bit, as `FeatureSignature.encode_row`, in a third of its time: the
-features of a decision are checked and in the signature's order already, so a number needs no
-conversion and only a nullable one a look.
+The numbers are those of `FeatureSignature.encode_row`, bit for bit, in a third of the time: the
+features of a decision are already checked and in the order of the signature, so numbers need no
+conversion, and only nullable ones need a test for None.
 """
 
 from collections.abc import Callable, Collection
@@ -18,9 +18,9 @@ _NAN = float("nan")
 def row_filler(
     signature: FeatureSignature, nullable: Collection[str], pack: Callable[..., None]
 ) -> Fill:
-    """Return the function that hands a decision's numbers to *pack*, in the signature's order.
+    """Return the function that passes the numbers of a decision to *pack*.
 
-    No name of a feature is in the source that is compiled here, so no name can be code.
+    The source compiled here contains no feature name, so a name cannot become code.
 
     Args:
         signature: what the model reads; the function takes one value for each of its fields.

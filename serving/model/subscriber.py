@@ -1,24 +1,18 @@
-"""The thread that reads the loop topic and the model topic for a worker, from their beginnings on.
+"""Reads the loop topic and the model topic for a worker, from their beginnings on.
 
 Delivery: at least once. A worker keeps nothing on disk; each start reads both topics again. While
-Kafka is away the thread waits for it and what is installed goes on deciding.
+Kafka is away the installed loops and models go on deciding.
 """
 
 import logging
 import threading
-from contextlib import closing
 
 from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, Record, Tail
+from tidemill.kafka import KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
 from tidemill.serving.model.follower import Follower, KeyValue
 
-log = logging.getLogger(__name__)
-
-_POLL_S = 0.1
-_AGAIN_S = 1.0
-_LOOKUP_S = 3.0  # of the topics
-_CLOSE_S = 5.0
+logger = logging.getLogger(__name__)
 
 
 class Subscriber:
@@ -26,53 +20,51 @@ class Subscriber:
 
     Attributes:
         ready: set once both topics have been read to the end they had at the start.
-        trouble: what keeps it from reading, or None.
     """
 
     def __init__(self, config: KafkaConfig, follower: Follower) -> None:
         self.ready = threading.Event()
-        self.trouble: str | None = None
-        self._config = config
         self._follower = follower
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
+        self._thread = TailThread(
+            config,
+            {
+                topics.LOOPS: lambda records: follower.take_loops(_pairs(records)),
+                topics.MODELS: lambda records: follower.take_models(_pairs(records)),
+            },
+            name="subscriber",
+            consequence="models cannot be read",
+            on_rewind=follower.rewind,
+            on_caught_up=self._settle,
+            on_failure=self._start_again,
+        )
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the subscriber from reading, or None."""
+        match self._thread.error:
+            case None:
+                return None
+            case BrokerError() as error:
+                return error.what
+            case error:
+                return f"the subscriber failed: {error!r}"
 
     def start(self) -> None:
         """Begin to read; return at once."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reading; a model that is on trial just now is not waited for."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(_CLOSE_S)
+        """Stop reading; the trial of a model is not waited for."""
+        self._thread.close()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._follow()
-            except BrokerError as error:
-                if self.trouble is None:
-                    log.warning("models cannot be read: %s", error)
-                self.trouble = error.what
-            except Exception as error:  # the outermost loop of this thread: the worker goes on
-                log.exception("the subscriber failed and starts again")
-                self.trouble = f"the subscriber failed: {error!r}"
-            self._stopped.wait(_AGAIN_S)
+    def _settle(self) -> None:
+        self._follower.settle()
+        self.ready.set()
 
-    def _follow(self) -> None:
-        with (
-            closing(Tail(self._config, topics.LOOPS, timeout_s=_LOOKUP_S)) as loops,
-            closing(Tail(self._config, topics.MODELS, timeout_s=_LOOKUP_S)) as models,
-        ):
-            self.trouble = None
-            self._follower.rewind()
-            while not self._stopped.is_set():
-                self._follower.take_loops(_pairs(loops.poll(_POLL_S)))
-                self._follower.take_models(_pairs(models.poll(_POLL_S)))
-                if loops.caught_up and models.caught_up:
-                    self._follower.settle()
-                    self.ready.set()
+    def _start_again(self, _error: Exception) -> bool:
+        """Read again after an error of the follower: the worker goes on with what it has."""
+        logger.error("the subscriber starts again")
+        return True
 
 
 def _pairs(records: list[Record]) -> list[KeyValue]:

@@ -1,15 +1,16 @@
 """The child process in which a model is loaded for the first time: ``python -m`` this module.
 
-Reads a `TrialRequest` from standard input, limits itself, checks the text, loads it, and writes the scores
-of the rows as doubles and then its trees as `forest.py` packs them. Whatever goes wrong here goes
-wrong here only; and reading megabytes of numbers in Python, which the check is, does not hold up
-the decisions of the worker.
+It reads a `TrialRequest` from standard input, limits its own time and memory, checks the text and
+loads it. To standard output it writes the scores of the rows as doubles, then the trees as
+`forest.py` packs them. A crash ends only this process; and the check, which reads megabytes of
+numbers in Python, does not delay the decisions of the worker.
 """
 
 import os
 import struct
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -27,19 +28,27 @@ class TrialRequest(msgspec.Struct):
     memory_bytes: int
     score_ms: float
     time_s: int
-    is_checked: bool = True  # False only to show what the check is for
 
 
 REFUSED = 3  # exit status: the reason stands on standard error in words; 1 is a traceback
 
 
-def main() -> int:
-    """Carry out one trial; return 0 if the model survived it."""
+def checked_trees(text: str, columns: int) -> bytes:
+    """Return the trees of *text*, packed.
+
+    Raises:
+        ModelError: the text is not a sound model of *columns* columns.
+    """
+    return pack(read_text(text, columns))
+
+
+def main(trees_of: Callable[[str, int], bytes] = checked_trees) -> int:
+    """Carry out the trial that standard input asks for; return 0 if the model survived it."""
     trial = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=TrialRequest)
     rows = [struct.unpack(f"{len(row) // 8}d", row) for row in trial.rows]
     _limit(trial)
     try:
-        trees = pack(read_text(trial.text, len(rows[0]))) if trial.is_checked else b""
+        trees = trees_of(trial.text, len(rows[0]))
         model = LightGbmModel(trial.text, len(rows[0]))
         started = time.perf_counter()
         scores = [model.predict(row) for row in rows]
@@ -55,7 +64,7 @@ def main() -> int:
 
 
 def _limit(trial: TrialRequest) -> None:
-    """Give the rest of this process so much memory and time; not on Windows, which has no way."""
+    """Limit the memory and time of the rest of this process; Windows cannot, so it does nothing."""
     try:
         import resource
     except ImportError:
@@ -68,7 +77,7 @@ def _limit(trial: TrialRequest) -> None:
         with open("/proc/self/statm", encoding="ascii") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
-        pass  # no /proc: the whole process gets what the model may take
+        pass  # there is no /proc: the limit then covers the whole process, not the model alone
     limit = used + trial.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

@@ -1,6 +1,10 @@
-"""tidemill: the open end-to-end loop for product decisions on Kafka."""
+"""tidemill: the open end-to-end loop for product decisions on Kafka.
 
-__version__ = "0.1.0"
+The public names are here; each package says in its `__init__` what it holds. Read `errors`, then
+`schemas`. It imports what a service needs, and no lake and no trainer.
+"""
+
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it
 
 from tidemill.errors import TidemillError
 from tidemill.schemas.loop.definition import Loop

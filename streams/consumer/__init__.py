@@ -6,6 +6,6 @@ Read `batches` and `records` (the values), `record_batches` (Kafka's format), `p
 
 Proved elsewhere: `fetch_thread` by `tests/streams/consumer/test_prefetch.py`.
 Proved elsewhere: `log_position` by `tests/streams/consumer/test_transport.py`.
-Proved elsewhere: `memory_log` by `tests/streams/test_conformance.py`.
+Proved elsewhere: `memory_log` by `tests/streams/test_schedules.py`.
 Proved elsewhere: `records` by `tests/streams/consumer/test_record_batches.py`.
 """

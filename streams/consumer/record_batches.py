@@ -21,7 +21,7 @@ import polars as pl
 from aiokafka.record.default_records import DefaultRecordBatch
 from polars.exceptions import PanicException, PolarsError
 
-from tidemill.schemas.avro.columnar_decoder import PADDING, Cursors, PayloadBytes
+from tidemill.schemas.avro.cursors import PADDING, Cursors, PayloadBytes
 from tidemill.schemas.avro.payloads import NOWHERE, Payloads
 from tidemill.schemas.avro.primitives import varint
 from tidemill.streams.consumer.records import Records

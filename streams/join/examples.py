@@ -6,11 +6,12 @@ The windows were applied before: each row of feedback comes with the decision it
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from tidemill.schemas.loop.validation import ACTIVATED_AT
-from tidemill.streams.join.labels import GROUP, Floats, Labels
+from tidemill.streams.join.labels import GROUP, Labels
 from tidemill.streams.units import Int64s
 
 Missing = Literal["negative", "censored", "dropped"]
@@ -79,7 +80,9 @@ def _activated(
     return at, rest.with_columns(at.gather(rest[GROUP]).alias(ACTIVATED_AT))
 
 
-def _labels(decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels) -> Floats:
+def _labels(
+    decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels
+) -> npt.NDArray[np.float64]:
     """Return one label for each of *decisions*, nan for none."""
     if joined is None:
         return np.full(len(decisions), np.nan)
@@ -88,7 +91,7 @@ def _labels(decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels
 
 
 def _state_and_label(
-    label: Floats, missing: Missing, activated: pl.Series | None
+    label: npt.NDArray[np.float64], missing: Missing, activated: pl.Series | None
 ) -> list[pl.Series]:
     """Return the columns state and label."""
     without = np.isnan(label)

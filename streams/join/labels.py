@@ -15,8 +15,6 @@ from tidemill.schemas.loop.labels import connect
 GROUP = "_decision"
 """The column with the number of the decision; a value of a loop cannot start with an underscore."""
 
-Floats = npt.NDArray[np.float64]
-
 
 class Labels:
     """Evaluates one label expression, with a single-threaded DuckDB connection of its own.
@@ -33,7 +31,7 @@ class Labels:
         self._connection = connect()
         self.failed = 0
 
-    def of(self, joined: pl.DataFrame, decisions: int) -> Floats:
+    def of(self, joined: pl.DataFrame, decisions: int) -> npt.NDArray[np.float64]:
         """Return one label for each decision, nan where the expression gives none.
 
         Args:
@@ -52,7 +50,7 @@ class Labels:
         labels[~np.isfinite(labels)] = np.nan
         return labels
 
-    def _fill(self, labels: Floats, joined: pl.DataFrame) -> None:
+    def _fill(self, labels: npt.NDArray[np.float64], joined: pl.DataFrame) -> None:
         """Evaluate the groups of *joined*; bisect them until each group that fails is alone."""
         try:
             self._connection.register("joined", joined.to_arrow())

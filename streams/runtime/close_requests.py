@@ -6,18 +6,16 @@ which decision the logs have ended; every worker of the loop hears it, now or wh
 
 import json
 import logging
-import threading
 from datetime import UTC, datetime
 from typing import Protocol
 
-from tidemill.errors import BrokerError, RequestError
-from tidemill.kafka import KafkaConfig, Tail, write_all
+from tidemill.errors import RequestError
+from tidemill.kafka import KafkaConfig, Record, TailThread, write_all
 from tidemill.schemas import topics
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _KEY = "close/"
-_POLL_S = 0.25
 
 
 def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
@@ -54,39 +52,40 @@ class CloseRequests:
         Raises:
             BrokerError: there is no control topic, or no answer.
         """
-        self._tail = Tail(config, topics.CONTROL)
         self._until: dict[str, datetime] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="close-requests", daemon=True)
+        self._thread = TailThread(
+            config,
+            {topics.CONTROL: self._take},
+            name="close-requests",
+            consequence="requests to close are not heard",
+        )
+        self._thread.open()
         self._thread.start()
 
     def wanted(self, loop_name: str) -> datetime | None:
-        """Return up to which decision the logs of a loop have ended, if anyone said so."""
+        """Return up to which decision the logs of a loop have ended, if anyone said so.
+
+        Raises:
+            RuntimeError: the thread has ended by an error, so requests would go unheard.
+        """
+        self._thread.check()
         return self._until.get(loop_name)
 
     def close(self) -> None:
         """Stop reading."""
-        self._stopped.set()
-        self._thread.join(2 * _POLL_S)
+        self._thread.close()
 
-    def _read(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                records = self._tail.poll(_POLL_S)
-            except BrokerError as error:
-                log.warning("requests to close are not heard: %s", error)
-                self._stopped.wait(_POLL_S)
-                continue
-            for record in records:
-                if record.key is not None and record.key.startswith(_KEY.encode()):
-                    self._hear(record.key.decode().removeprefix(_KEY), record.value)
-        self._tail.close()
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            key = (record.key or b"").decode(errors="replace")
+            if key.startswith(_KEY):
+                self._hear(key.removeprefix(_KEY), record.value)
 
     def _hear(self, loop_name: str, value: bytes | None) -> None:
         try:
             until = datetime.fromisoformat(json.loads(value or b"{}")["until"])
         except (ValueError, KeyError, TypeError):
-            log.warning("a request to close %s is unreadable: %r", loop_name, value)
+            logger.warning("a request to close %s is unreadable: %r", loop_name, value)
             return
         if until.tzinfo is not None:
             self._until[loop_name] = max(until, self._until.get(loop_name, until))

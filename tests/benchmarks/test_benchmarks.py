@@ -58,6 +58,7 @@ SIZES = (
 )
 
 
+@pytest.mark.soak
 @pytest.mark.kafka
 def test_every_figure_of_the_report_comes_from_a_real_run(
     kafka: KafkaConfig, tmp_path: Path

@@ -192,7 +192,7 @@ def test_tidemill_kafka_prints_its_address_and_ends_at_ctrl_c(
     assert process.stdout.readline().startswith("Kafka (embedded) answers after")
     assert process.stdout.readline().startswith("export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, "")
 
 

@@ -225,7 +225,7 @@ def deliveries(sample: Sample, records: Iterable[Record] | None = None) -> list[
     for record in sample.records(topics.MODELS) if records is None else records:
         match inbox.feed(record.key, record.value):
             case Delivery() as delivery:
-                said = delivery.announcement
+                said = delivery.manifest
                 newest_of[said.loop, said.slot] = delivery
             case None:
                 pass
@@ -240,7 +240,7 @@ def published_scores(sample: Sample) -> dict[str, list[str]]:
     """Return the bits of the scores of every published model, after its admission."""
     published, found = loops_of(sample), {}
     for delivery in deliveries(sample):
-        said = delivery.announcement
+        said = delivery.manifest
         loop = published[said.loop, said.loop_version]
         score, reader = admit(delivery, loop, UNHURRIED), DecisionReader(loop)
         asked = (reader.check(row).features for row in rows_for(loop))
@@ -291,7 +291,7 @@ def models(sample: Sample) -> dict[str, object]:
             "trained_on_rows": said.trained_on_rows,
             "features_digest": said.features_digest,
         }
-        for said in (delivery.announcement for delivery in deliveries(sample))
+        for said in (delivery.manifest for delivery in deliveries(sample))
     }
 
 

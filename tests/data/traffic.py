@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.streams.rig import PlainProducer
 
-from tidemill.schemas.logs import topic_of
+from tidemill.schemas.logs import DECISIONS, topic_of
 from tidemill.schemas.loop.definition import Loop
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -263,7 +263,7 @@ class Service:
         return each.event is not None and each.event.get("loop_version") == 1
 
     def _topic(self, loop: Loop, each: Arrival) -> str:
-        return topic_of(loop.loop, loop.feedback[each.kind].log if each.kind else "decisions")
+        return topic_of(loop.loop, loop.feedback[each.kind].log if each.kind else DECISIONS)
 
 
 def _payload(producer: PlainProducer, each: Arrival) -> bytes:

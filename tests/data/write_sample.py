@@ -149,7 +149,7 @@ def _continued(kafka: KafkaConfig, sample: Sample, folder: Path) -> dict[str, ob
 def _train(kafka: KafkaConfig, lake: Lake, loop: Loop) -> None:
     publisher = Publisher(KafkaModelTopic(kafka), loop.loop, KEY)
     cycle = TrainingCycle(loop, lake, publisher, clock=lambda: TRAINED)
-    for model in cycle.turn(force=True):
+    for model in cycle.run(force=True):
         print(f"{loop.loop} {model.version}: {model.reason}")
 
 
@@ -159,7 +159,7 @@ def _publish_in_chunks(kafka: KafkaConfig, lake: Lake) -> None:
     model = cycle.registry.newest("lightgbm")
     assert model is not None, "no model was trained in batch"
     payload = cycle.registry.payload(model)
-    said = cycle.registry.announcement(model, len(payload), "chunked")
+    said = cycle.registry.manifest(model, len(payload), "chunked")
     Publisher(KafkaModelTopic(kafka), OFFERS.loop, KEY).publish(replace(said, chunks=1), payload)
 
 

@@ -1,19 +1,12 @@
 """What the lake's tests share: a loop, rows of it, and a lake on each kind of storage."""
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import polars as pl
 import pytest
 
-from tidemill.deploy.local.jars import cache_dir
-from tidemill.deploy.local.s3 import embedded_s3
-from tidemill.errors import TidemillError
 from tidemill.features.lake.lake import Lake, LakeConfig, Table
 from tidemill.features.lake.layouts import layouts
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
@@ -60,27 +53,10 @@ def grown(loop: Loop) -> Loop:
     return Loop.model_validate(dumped)
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeConfig]:
-    """A real S3 server; skipped on a laptop that cannot have it, missed in CI."""
-    with contextlib.ExitStack() as running:
-        try:
-            data = tmp_path_factory.mktemp("s3")
-            config = running.enter_context(embedded_s3(cache_dir(os.environ), data))
-        except TidemillError as error:
-            if os.environ.get("CI"):
-                pytest.fail(f"no S3 server could be started: {error}", pytrace=False)
-            pytest.skip(f"no S3 server could be started: {error}")
-        yield config
+S3 = pytest.param("s3", marks=pytest.mark.slow)
 
 
-@pytest.fixture
-def s3(s3_server: LakeConfig) -> LakeConfig:
-    """A prefix of its own in the bucket of the S3 server."""
-    return replace(s3_server, root=f"{s3_server.root}/{uuid4().hex}")
-
-
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", S3])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """An empty lake on each kind of storage in turn."""
     if request.param == "local":
@@ -89,7 +65,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return Lake(config)
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(params=["memory", "local", S3])
 def any_lake(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryLake | Lake:
     """An empty lake on each kind of storage in turn, this process's memory among them."""
     if request.param == "memory":

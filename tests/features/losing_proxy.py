@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
         if not (self.raw_requestline and self.parse_request()):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        upstream = http.client.HTTPConnection(SERVER, timeout=30)
+        upstream = http.client.HTTPConnection(SERVER, timeout=120)
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             upstream.putheader(name, value)

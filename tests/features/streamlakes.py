@@ -19,7 +19,7 @@ from tidemill.schemas.logs import Log, first_position, is_feedback, position_of,
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.streams.units import micros
 
-ORDERS = "feedback.orders"
+ORDERS = Log("feedback.orders")
 BUY = LOOP.feedback["buy"]
 SHOP = LOOP.model_copy(
     update={
@@ -97,7 +97,7 @@ def examples() -> pl.DataFrame:
         feedback_offsets=pl.Series(list(JOINED.values()), dtype=pl.List(pl.Int64)),
         first_feedback_at=pl.Series([START + 2 * SECOND, START + 5 * SECOND]),
         revision=pl.lit(0, dtype=pl.Int32),
-        topic=pl.lit(topic_of(SHOP.loop, "decisions")),
+        topic=pl.lit(topic_of(SHOP.loop, Log("decisions"))),
         partition=pl.lit(PARTITION, dtype=pl.Int32),
     )
 

@@ -12,6 +12,8 @@ import pytest
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.schemas.loop.definition import Loop
 
+pytestmark = pytest.mark.slow  # on a real S3 server
+
 Rows = Callable[..., pl.DataFrame]
 PROXY = Path(__file__).with_name("losing_proxy.py")
 

@@ -1,18 +1,16 @@
 """The real flights in a lake, joined by the very join that workers run, but without Kafka."""
 
-import importlib.util
 import io
-import sys
 import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 
+from tidemill.deploy.demo.flights import LOOP_FILE, data_folder, load_flights
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.streams.join.checkpoints import Closed
@@ -20,38 +18,25 @@ from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
 
-FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 PLACE = {"topic": pl.lit("flights"), "partition": pl.lit(0, dtype=pl.Int32)}
-
-
-def flights_module() -> ModuleType:
-    """Return the example's module, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("flights_of_lakes", FOLDER / "flights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def flights_loop() -> Loop:
     """Return the example's loop."""
-    return load_loop(FOLDER / "loop.yaml")
+    return load_loop(LOOP_FILE)
 
 
 def at_the_gate(days: int | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return decisions and arrivals as the demo plays them: feedback when the doors open."""
-    flights = flights_module().load_flights()
+    flights = load_flights()
     flights = flights if days is None else flights.first_days(days)
     return flights.decisions, flights.arrivals
 
 
 def on_the_ground() -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the same, but feedback after departure delay and air time: without taxiing."""
-    module = flights_module()
-    flights = module.load_flights()
-    with zipfile.ZipFile(module.data_folder() / "flights.csv.zip") as archive:
+    flights = load_flights()
+    with zipfile.ZipFile(data_folder() / "flights.csv.zip") as archive:
         rows = pl.read_csv(io.BytesIO(archive.read("flights.csv")), null_values="NA")
     date = [pl.col(name).cast(pl.String).str.zfill(2) for name in ("month", "day")]
     lags = rows.select(
@@ -77,12 +62,12 @@ def write_flights(folder: Path, decisions: pl.DataFrame, arrivals: pl.DataFrame)
     lake = Lake(LakeConfig(root=str(folder)))
     lake.create(loop)
     join = PartitionJoin(rules)
-    raw: dict[Log, list[pl.DataFrame]] = {"decisions": [], "feedback": []}
+    raw: dict[Log, list[pl.DataFrame]] = {DECISIONS: [], FEEDBACK: []}
     closed: list[Closed] = []
     frames = {"decisions": _decisions(decisions, rules), "feedback": _feedback(arrivals, rules)}
     for part in _days(frames["decisions"], frames["feedback"]):
-        raw["decisions"].append(join.take_decisions(part[0]))
-        raw["feedback"].append(join.take_feedback(part[1]))
+        raw[DECISIONS].append(join.take_decisions(part[0]))
+        raw[FEEDBACK].append(join.take_feedback(part[1]))
         closed += [each] if (each := join.close()) is not None else []
     last = frames["decisions"]["at"].max()
     for log in raw:

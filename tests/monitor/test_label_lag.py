@@ -30,6 +30,7 @@ def shares(curve: LabelLag) -> dict[timedelta, float]:
     return {point.delay: point.share for point in curve.points}
 
 
+@pytest.mark.slow
 def test_four_hours_keep_79_56_percent_of_the_flights_and_eight_99_47(year: Lake) -> None:
     """Figures that were counted from the file itself, departure delay and air time."""
     (curve,) = label_lags(year, year.loop(FLIGHTS))
@@ -42,6 +43,7 @@ def test_four_hours_keep_79_56_percent_of_the_flights_and_eight_99_47(year: Lake
     assert curve.longest == timedelta(minutes=1_941)
 
 
+@pytest.mark.slow
 def test_the_chart_marks_the_window_that_is_set(
     year: Lake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +59,7 @@ def test_the_chart_marks_the_window_that_is_set(
     assert any("p50 2h20m" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_json_has_the_curve(
     year: Lake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +74,7 @@ def test_json_has_the_curve(
     assert curve["within_s"] == 8 * 3600
 
 
+@pytest.mark.slow
 def test_the_join_of_a_year_is_what_the_audit_says(year: Lake) -> None:
     """Real times, real gaps, real delays: 664,122 records, each of them compared."""
     report = audit(year, FLIGHTS, effort=Effort(threads=1))

@@ -143,7 +143,7 @@ def member(read: Read) -> Iterator[Consumer]:
     settings = read.config.client(group_id=f"{read.group}-new", enable_auto_commit=False)
     consumer = Consumer(settings)
     consumer.subscribe([read.topic])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not consumer.assignment():
         assert time.monotonic() < deadline
         consumer.poll(0.1)

@@ -13,6 +13,7 @@ from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
 from tidemill.features.lake.progress_keys import DEAD_LETTERS, OFFSET
 from tidemill.monitor.ledger import Account, is_balanced, ledger
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -128,7 +129,7 @@ def test_a_partition_without_records_is_balanced(lake: Lake) -> None:
 
 def test_what_has_not_been_read_is_no_loss(lake: Lake) -> None:
     """The end of the log is ahead while events come in."""
-    accounts = ledger(lake, LOOP, ends={("decisions", 0): 11})
+    accounts = ledger(lake, LOOP, ends={(DECISIONS, 0): 11})
     unread = {(account.log, account.partition): account.unread for account in accounts}
     assert unread[("decisions", 0)] == 3
     assert unread[("feedback", 0)] is None
@@ -205,7 +206,7 @@ def test_a_decision_that_was_not_activated_has_ended(lake: Lake) -> None:
     assert account.is_balanced
 
 
-def _streams(folder: Path, ends: Mapping[tuple[str, int], int] | None = None) -> Account:
+def _streams(folder: Path, ends: Mapping[tuple[Log, int], int] | None = None) -> Account:
     """Return the feedback account of the lake of three streams, where its rows are."""
     lake = Lake(LakeConfig(root=str(folder)))
     accounts = ledger(lake, SHOP, ends=ends)
@@ -226,15 +227,15 @@ def test_feedback_of_all_streams_is_one_account(tmp_path: Path) -> None:
 def test_what_is_unread_is_told_by_log(tmp_path: Path) -> None:
     """One topic that nobody fills says whose events are missing."""
     write_streams(tmp_path)
-    ends = {("feedback", PARTITION): len(CLICKS), (ORDERS, PARTITION): len(BUYS) + 7}
+    ends = {(FEEDBACK, PARTITION): len(CLICKS), (ORDERS, PARTITION): len(BUYS) + 7}
     account = _streams(tmp_path, ends)
     assert account.unread == 7
     assert account.unread_by_log == {"feedback": 0, ORDERS: 7}
-    assert _streams(tmp_path, {("feedback", PARTITION): 5}).unread is None, "not known of one"
+    assert _streams(tmp_path, {(FEEDBACK, PARTITION): 5}).unread is None, "not known of one"
 
 
-@pytest.mark.parametrize("log", ["feedback", ORDERS])
-def test_a_hole_in_one_stream_is_seen(tmp_path: Path, log: str) -> None:
+@pytest.mark.parametrize("log", [FEEDBACK, ORDERS])
+def test_a_hole_in_one_stream_is_seen(tmp_path: Path, log: Log) -> None:
     """More rows in the other stream do not fill it, and its own dead letters do."""
     table = write_streams(tmp_path).table(SHOP.loop, "feedback")
     offset, dead = (name.for_log(log).key(PARTITION) for name in (OFFSET, DEAD_LETTERS))

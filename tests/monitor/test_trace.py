@@ -14,6 +14,7 @@ from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, seco
 from tidemill.cli.app import main
 from tidemill.features.lake.lake import Lake
 from tidemill.monitor.trace import Trace, trace
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.models.manifest import payload_digest
 from tidemill.streams.join.rules import JoinRules, default_bucket
 from tidemill.trainers.registry import ModelVersion, Registry
@@ -29,7 +30,7 @@ def a_life(folder: Path) -> Lake:
         *(F("f3", "a", 7), F("x", "nobody", 7), F("f4", "b", 22), F("f5", "a", 1)),
     ]
     stream = Shell(Logs(decisions, feedback))
-    for log in ("decisions", "feedback"):
+    for log in (DECISIONS, FEEDBACK):
         stream.poll(log, 100)
     stream.commit()
     return write_lake(stream, folder)
@@ -156,9 +157,9 @@ def test_an_example_that_was_corrected_shows_every_revision(tmp_path: Path) -> N
     loop = LOOP.model_copy(update={"corrections": 20 * SECOND})
     feedback = [F("w", "z", 15), F("x", "a", 1, value=4.0), F("y", "a", 2, value=1.0)]
     stream = Shell(Logs([D("a", 0), D("b", 0), D("z", 15)], feedback), JoinRules.of(loop))
-    stream.poll("decisions", 3)
+    stream.poll(DECISIONS, 3)
     for _ in feedback:
-        stream.poll("feedback", 1)
+        stream.poll(FEEDBACK, 1)
         stream.commit()
     lake = write_lake(stream, tmp_path, loops=[loop])
     add_model(lake, "lightgbm-1", "lightgbm", 1)

@@ -13,6 +13,7 @@ from tests.schemas.loops import minimal
 from tidemill.kafka import KafkaConfig, Record, Tail
 from tidemill.schemas import topics
 from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
 
@@ -30,7 +31,7 @@ def all_records(config: KafkaConfig, topic: str) -> list[Record]:
     """Return what is on *topic*."""
     tail = Tail(config, topic)
     records: list[Record] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not tail.caught_up and time.monotonic() < deadline:
         records += tail.poll(0.1)
     tail.close()
@@ -51,14 +52,14 @@ def test_a_service_needs_only_what_is_published(kafka: KafkaConfig, tmp_path: Pa
     script = tmp_path / "producer.py"
     script.write_text(program())
     command = [sys.executable, "-I", str(script), kafka.bootstrap, loop.loop]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr
 
     store = KafkaSchemaStore(kafka)
     shown = all_records(kafka, topics.decisions(loop.loop))
     told = all_records(kafka, topics.feedback(loop.loop))
-    decisions = EventDecoder(loop, "decisions", store).decode([each.value for each in shown])
-    feedback = EventDecoder(loop, "feedback", store).decode([each.value for each in told])
+    decisions = EventDecoder(loop, DECISIONS, store).decode([each.value for each in shown])
+    feedback = EventDecoder(loop, FEEDBACK, store).decode([each.value for each in told])
     assert decisions.poison == feedback.poison == []
     decision, click = decisions.frame.to_dicts()[0], feedback.frame.to_dicts()[0]
     assert decision["features"] == {"country": "PT", "visits": 3}

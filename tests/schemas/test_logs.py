@@ -10,6 +10,7 @@ from tidemill.schemas.logs import (
     FEEDBACK,
     OFFSETS,
     STREAMS,
+    Log,
     feedback_log,
     first_position,
     is_feedback,
@@ -52,13 +53,20 @@ def test_an_offset_that_would_be_another_place_is_refused(offset: int) -> None:
 
 def test_the_number_of_a_stream_never_changes() -> None:
     """It is in every lake: another rule for it would be another meaning of their rows."""
-    assert [number_of(log) for log in (DECISIONS, FEEDBACK, "feedback.orders")] == [0, 0, 18514]
+    assert [number_of(log) for log in (DECISIONS, FEEDBACK, Log("feedback.orders"))] == [
+        0,
+        0,
+        18514,
+    ]
 
 
 def test_a_place_of_an_unknown_stream_belongs_to_no_log() -> None:
     """Nobody may take it for a record of a stream that is there."""
     assert (
-        log_of(position_of("feedback.orders", 7), (DECISIONS, FEEDBACK, "feedback.returns")) is None
+        log_of(
+            position_of(Log("feedback.orders"), 7), (DECISIONS, FEEDBACK, Log("feedback.returns"))
+        )
+        is None
     )
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the serving room share: keys, a worker without Kafka, and a real server."""
+"""What the tests of the serving package share: keys, a worker without Kafka, and a real server."""
 
 import socket
 import threading
@@ -64,7 +64,7 @@ def serve() -> Iterator[Callable[[Worker], str]]:
     yield start
     for server, thread in running:
         server.should_exit = True
-        thread.join(10)
+        thread.join(120)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Loops and models that the tests of the serving room start from."""
+"""Loops and models that the tests of the serving package start from."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -111,7 +111,7 @@ def river_state() -> bytes:
     ).to_bytes()
 
 
-def announcement(payload: bytes, number: int = 1, **changes: object) -> ModelManifest:
+def manifest(payload: bytes, number: int = 1, **changes: object) -> ModelManifest:
     """Return what a trainer would say of *payload*, with *changes* to it."""
     made = ModelManifest(
         loop="banner",
@@ -138,7 +138,7 @@ def announcement(payload: bytes, number: int = 1, **changes: object) -> ModelMan
 
 def records(key: SigningKey, payload: bytes, said: ModelManifest | None = None) -> list[Item]:
     """Return the records that publish *payload*."""
-    said = said or announcement(payload)
+    said = said or manifest(payload)
     if said.chunks == 0:
         return [(said.key, sign(said, key, payload=payload))]
     pieces: Sequence[bytes] = chunked(payload)

@@ -17,6 +17,7 @@ from tidemill.features.lake.layouts import layouts
 from tidemill.kafka import KafkaConfig, Tail
 from tidemill.schemas import topics
 from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
@@ -59,7 +60,7 @@ def score(features: Features) -> float:
 
 def read_topic(kafka: KafkaConfig, topic: str, count: int) -> Sequence[bytes | None]:
     """Return the first *count* values of *topic*."""
-    tail, deadline = Tail(kafka, topic), time.monotonic() + 30
+    tail, deadline = Tail(kafka, topic), time.monotonic() + 300
     found: list[bytes | None] = []
     try:
         while len(found) < count:
@@ -93,7 +94,7 @@ def test_an_action_of_every_shape_arrives_as_it_was_decided(shape: str, kafka: K
     assert (first.action, first.source) == (plain, "default")
     assert (second.action, second.source, second.score) == (modelled, "model", 0.75)
     values = read_topic(kafka, topics.decisions(loop.loop), 2)
-    found = EventDecoder(loop, "decisions", KafkaSchemaStore(kafka)).decode(values)
+    found = EventDecoder(loop, DECISIONS, KafkaSchemaStore(kafka)).decode(values)
     assert not found.poison
     assert found.frame.schema["action"] == kind
     logged = {row["id"]: row["action"] for row in found.frame.to_dicts()}
@@ -110,7 +111,7 @@ def test_an_action_of_every_shape_comes_back_from_the_lake(shape: str, tmp_path:
     first = maker.decide(request)
     maker.model = LiveModel("lightgbm-1", score)
     second = maker.decide(request)
-    decoded = EventDecoder(loop, "decisions", store).decode([event.value for event in log.events])
+    decoded = EventDecoder(loop, DECISIONS, store).decode([event.value for event in log.events])
     source = {"topic": "t", "partition": 0, "ingested_at": AT, "stream_time": AT, "verdict": None}
     rows = (
         decoded.frame.drop("row")

@@ -91,12 +91,12 @@ class Course:
         for number in range(ROUNDS):
             before = committed(self.rig)
             with self._sending(range(number * share, (number + 1) * share), seed=number):
-                until(lambda before=before: committed(self.rig) > before, "it reads", 180)  # type: ignore[misc]
+                until(lambda before=before: committed(self.rig) > before, "it reads")  # type: ignore[misc]
                 fault()
             sent = sum(self.rig.ends().values())
-            until(lambda sent=sent: committed(self.rig) >= sent, "it has gone on", 180)  # type: ignore[misc]
+            until(lambda sent=sent: committed(self.rig) >= sent, "it has gone on")  # type: ignore[misc]
         self.rig.close(self.last + 10 * SECOND)  # feedback of `early` is open for longer
-        until(self.rig.is_done, "everything is closed", 180)
+        until(self.rig.is_done, "everything is closed")
 
     @contextmanager
     def _sending(self, numbers: range, seed: int) -> Iterator[None]:

@@ -15,7 +15,15 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-from tidemill.schemas.logs import OFFSET_BITS, Log, first_position, is_feedback, position_of
+from tidemill.schemas.logs import (
+    DECISIONS,
+    FEEDBACK,
+    OFFSET_BITS,
+    Log,
+    first_position,
+    is_feedback,
+    position_of,
+)
 from tidemill.schemas.loop.definition import Decision, Feedback, Label, Loop, Policy
 from tidemill.schemas.loop.fields import Feature, FieldType
 from tidemill.streams.join.corrections import Recall, Recalled
@@ -25,8 +33,8 @@ from tidemill.streams.join.rules import JoinRules, read_back
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-LOGS: tuple[Log, Log] = ("decisions", "feedback")
-ORDERS: Log = "feedback.orders"
+LOGS: tuple[Log, Log] = (DECISIONS, FEEDBACK)
+ORDERS: Log = Log("feedback.orders")
 THREE: tuple[Log, ...] = (*LOGS, ORDERS)
 
 
@@ -189,7 +197,7 @@ def naive(
     on_time_at: dict[str, list[int]] = {}  # times of on-time decisions by id
     first: dict[int, D] = {}
     states, examples, outcomes, revisions = {}, {}, {}, {}
-    for offset, before in enumerate(befores("decisions", [d.at for d in logs.decisions])):
+    for offset, before in enumerate(befores(DECISIONS, [d.at for d in logs.decisions])):
         d = logs.decisions[offset]
         if before > d.at + grace:
             states[offset] = "late"
@@ -392,7 +400,7 @@ class Shell:
         examples: dict[int, Example] = {}
         outcomes: dict[int, str] = {}
         revisions: dict[tuple[int, int], tuple[str, Example]] = {}
-        for offset, verdict in _verdicts(self.rows("decisions")):
+        for offset, verdict in _verdicts(self.rows(DECISIONS)):
             states[offset] = verdict or "open"
         for offset, verdict in _verdicts(self.answers()):
             outcomes[offset] = verdict or "unjoined"
@@ -426,7 +434,7 @@ class Shell:
         feedback = filter(is_feedback, self.rules.logs)
         begun: Mapping[Log, int] = dict.fromkeys(feedback, 0) if self.rules.corrections else {}
         examined = last.examined if last else begun
-        decisions = self.rows("decisions")
+        decisions = self.rows(DECISIONS)
         ids = _since(decisions, since.decisions, (None, "duplicate"))
         times: dict[Log, datetime | None] = {}
         for log in self.rules.logs:
@@ -474,8 +482,8 @@ def assert_agrees(shell: Shell) -> None:
     """Compare what *shell* committed with the oracle, and check that nothing is lost or doubled."""
     frontier = seconds(shell.closed[-1].frontier) if shell.closed else -math.inf
     end = shell.logs._replace(
-        decisions=shell.logs.decisions[: shell.offsets["decisions"]],
-        feedback=shell.logs.feedback[: shell.offsets.get("feedback", 0)],
+        decisions=shell.logs.decisions[: shell.offsets[DECISIONS]],
+        feedback=shell.logs.feedback[: shell.offsets.get(FEEDBACK, 0)],
         orders=shell.logs.orders[: shell.offsets.get(ORDERS, 0)],
     )
     begun = dict.fromkeys(filter(is_feedback, shell.rules.logs), 0)
@@ -510,8 +518,8 @@ def assert_agrees(shell: Shell) -> None:
 
 def assert_conserved(shell: Shell) -> None:
     """Check that every record read is terminal or open, for all logs, at any time."""
-    states = [verdict for frame in shell.raw["decisions"] for verdict in frame["verdict"]]
-    states += [verdict for frame in shell.taken["decisions"] for verdict in frame["verdict"]]
+    states = [verdict for frame in shell.raw[DECISIONS] for verdict in frame["verdict"]]
+    states += [verdict for frame in shell.taken[DECISIONS] for verdict in frame["verdict"]]
     closed = sum(int((closed.examples["revision"] == 0).sum()) for closed in shell.closed)
     judged = len(states) - states.count(None)
     assert len(states) == judged + closed + shell.join.open_decisions

@@ -41,17 +41,18 @@ from tidemill.kafka import KafkaConfig
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_schema, feedback_schema
-from tidemill.schemas.logs import topic_of
+from tidemill.schemas.logs import Log, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics, publish_loop
 from tidemill.streams.runtime.close_requests import request_close
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
 WORKER = """
 import logging, os, sys
-from tidemill.streams.runtime.worker import WorkerConfig, run_worker
+from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-sys.exit(run_worker(WorkerConfig.from_env(os.environ, sys.argv[1:])))
+sys.exit(run_worker(StreamsWorkerConfig.from_env(os.environ, sys.argv[1:])))
 """
 
 
@@ -73,7 +74,7 @@ def new_loop(**changes: object) -> Loop:
     )
 
 
-def until(true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
+def until(true: Callable[[], object], what: str, timeout_s: float = 300.0) -> None:
     """Return as soon as *true* holds; fail after *timeout_s*."""
     deadline = time.monotonic() + timeout_s
     while not true():
@@ -230,7 +231,7 @@ class Rig:
         until(lambda: self.answers(process), "the worker answers")
         return process
 
-    def ended(self, timeout_s: float = 60.0, **more: str) -> int:
+    def ended(self, timeout_s: float = 300.0, **more: str) -> int:
         """Start a worker that ends by itself; return its exit code."""
         process = self._started(**more)
         try:
@@ -256,7 +257,7 @@ class Rig:
         assert worker.poll() is None, self.log()[-3000:]
         try:
             address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
-            urllib.request.urlopen(address, timeout=5).close()
+            urllib.request.urlopen(address, timeout=60).close()
         except OSError:
             return False
         return True
@@ -269,7 +270,7 @@ class Rig:
         """Return the sum of a metric of *worker*; 0 if it does not answer."""
         try:
             address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(address, timeout=60) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return 0
@@ -294,12 +295,12 @@ class Rig:
             return 0
         return self.lake.table(self.loop.loop, table).read(["offset"]).height
 
-    def ends(self) -> dict[tuple[str, int], int]:
+    def ends(self) -> dict[tuple[Log, int], int]:
         """Return the end of each log, asked of the broker."""
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
-        names = {str(log): topic for log, topic in joined_topics(self.loop).items()}
+        names = joined_topics(self.loop)
         found = {
-            (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=120)
             for log, topic in names.items()
             for number in range(self.loop.partitions)
         }
@@ -392,13 +393,18 @@ def assert_exact(rig: Rig, *, idle: bool = False) -> None:
     assert wrong.is_empty(), wrong.head(10).to_dicts()
 
 
+def path_with(folder: Path) -> str:
+    """Return the search path of child processes with *folder* in front."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def end(process: subprocess.Popen[bytes]) -> int:
     """End a worker in good order and return its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
         process.terminate()
     try:
-        return process.wait(20)
+        return process.wait(120)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

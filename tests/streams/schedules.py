@@ -34,23 +34,24 @@ from tests.streams.workers_in_memory import (
 )
 
 from tidemill.errors import FencedError, LakeError
+from tidemill.schemas import logs
 from tidemill.schemas.logs import Log
 
 MANY = 10**9
 NEVER = 10**6  # seconds; later than anything a schedule produces
 STEPS = 8
 BLOCK = 1_000  # schedules of one seed: Hypothesis keeps what it has seen, and that grows
-DECISIONS = [Event("decisions", id, at, 0) for at in range(-4, 7) for id in "abcd"]
+DECISIONS = [Event(logs.DECISIONS, id, at, 0) for at in range(-4, 7) for id in "abcd"]
 FEEDBACK = [
-    Event("feedback", id, at, 0, own, kind, float(ord(own) - 119 + at))
+    Event(logs.FEEDBACK, id, at, 0, own, kind, float(ord(own) - 119 + at))
     for at in (-20, -16, -13, -11, *range(-4, 7))  # the first four for what is long closed
     for kind in ("click", "buy")
     for own in "uvw"
     for id in "abcde"
 ]
-LOGS: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
+LOGS: tuple[Log, ...] = (logs.DECISIONS, logs.FEEDBACK, Log("feedback.orders"))
 BROKEN = [Event(log, id, 0, 0, "u", is_broken=True) for log in LOGS[:2] for id in "ab"]
-BROKEN += [Event("feedback", id, 0, 0, "u", "buy", is_broken=True) for id in "ab"]
+BROKEN += [Event(logs.FEEDBACK, id, 0, 0, "u", "buy", is_broken=True) for id in "ab"]
 ALL = [*DECISIONS * 6, *FEEDBACK, *BROKEN * 2]
 EVENTS = st.integers(0, len(ALL) - 1).map(lambda number: ALL[number])
 ANY = st.integers(0, 3)
@@ -122,7 +123,7 @@ class Workers(RuleBasedStateMachine):
     def poll(self, who: int, log: Log, most: int, plan: Planned) -> None:
         """Let a worker, or a zombie, read one log; it commits if that is much."""
         process, known = self.pick(who), self.w.rules.logs
-        read = log if log in known else "feedback"
+        read = log if log in known else logs.FEEDBACK
         if not self.let(process, lambda process: process.poll(read, most), plan):
             self.end(process)
 
@@ -281,7 +282,7 @@ class Workers(RuleBasedStateMachine):
                 case "poll" if (
                     self.w.commit_rows == MANY
                 ):  # else it would wait for this very commit
-                    self.meanwhile(process.poll("feedback", 3))
+                    self.meanwhile(process.poll(logs.FEEDBACK, 3))
 
         return Plan(step, before, happens)
 

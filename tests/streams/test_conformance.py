@@ -33,7 +33,7 @@ from tests.streams.join_logs import (
 from tests.streams.tight import TightShell
 
 from tidemill.errors import ContractError
-from tidemill.schemas.logs import position_of
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, position_of
 from tidemill.schemas.loop.definition import Label
 from tidemill.schemas.loop.diff import check_successor
 from tidemill.streams.join.partition_join import Counts
@@ -77,8 +77,8 @@ def test_case_1_no_no_feedback_for_a_decision_that_was_matched() -> None:
 def test_case_2_no_early_no_feedback_for_an_out_of_order_decision_inside_grace() -> None:
     """A decision that comes a little late, after its successors, still waits its whole window."""
     shell = Shell(Logs([D("b", 2), D("a", 0)], [F("y", "b", 5), F("x", "a", 8, "buy")]))
-    shell.poll("decisions", 2)
-    shell.poll("feedback", 1)
+    shell.poll(DECISIONS, 2)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert shell.examples().is_empty()
     shell.finish()
@@ -103,10 +103,10 @@ def test_case_3_exactly_one_result_per_decision_at_close() -> None:
 def test_case_4_feedback_read_before_its_decision_joins() -> None:
     """Which log is polled first is the network's choice."""
     shell = Shell(Logs([D("a", 0)], [F("x", "a", 1)]))
-    shell.poll("feedback", 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert shell.join.open_feedback == 1
-    shell.poll("decisions", 1)
+    shell.poll(DECISIONS, 1)
     shell.finish()
     assert states(shell) == {"a": "labeled"}
 
@@ -114,10 +114,10 @@ def test_case_4_feedback_read_before_its_decision_joins() -> None:
 def test_case_5_an_idle_log_beside_a_busy_one_closes() -> None:
     """A loop without any feedback yet must still produce examples."""
     shell = Shell(Logs([D("a", 0), D("b", 60)], []))
-    shell.poll("decisions", 2)
+    shell.poll(DECISIONS, 2)
     shell.commit()
     assert not shell.closed, "nobody has said that no answers are on their way"
-    shell.advance("feedback", 60)
+    shell.advance(FEEDBACK, 60)
     shell.commit()
     assert states(shell) == {"a": "no_feedback"}
     assert_agrees(shell)
@@ -126,8 +126,8 @@ def test_case_5_an_idle_log_beside_a_busy_one_closes() -> None:
 def test_case_5_two_idle_logs_close_by_the_clock() -> None:
     """The last window of a quiet topic closes without a next event."""
     shell = Shell(Logs([D("a", 0)], [F("x", "a", 1)]))
-    shell.poll("decisions", 1)
-    shell.poll("feedback", 1)
+    shell.poll(DECISIONS, 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert shell.examples().is_empty()
     for log in LOGS:
@@ -140,15 +140,15 @@ def test_case_5_two_idle_logs_close_by_the_clock() -> None:
 def test_case_5_an_advance_is_remembered_by_a_restart() -> None:
     """Records after an idle advance are judged by it, by the next process too."""
     shell = Shell(Logs([D("a", 0), D("b", 9)], [F("x", "a", 1), F("y", "a", 2), F("z", "b", 9)]))
-    shell.poll("decisions", 1)
-    shell.poll("feedback", 1)
+    shell.poll(DECISIONS, 1)
+    shell.poll(FEEDBACK, 1)
     for log in LOGS:
         shell.advance(log, 30)
     shell.commit()
     shell.start()
     shell.finish()
-    assert shell.rows("decisions")["verdict"].to_list() == [None, "late"]
-    assert shell.rows("feedback")["verdict"].to_list() == [None, "late", "late"]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, "late"]
+    assert shell.rows(FEEDBACK)["verdict"].to_list() == [None, "late", "late"]
     assert_agrees(shell)
 
 
@@ -158,8 +158,8 @@ def test_case_6_catching_up_after_an_outage_skips_no_join() -> None:
     feedback = [F(f"f{hour}", f"d{hour}", hour * 3600 + 3) for hour in range(50)]
     slowly, at_once = Shell(Logs(decisions, feedback)), played(decisions, feedback)
     for _ in range(50):
-        slowly.poll("decisions", 1)
-        slowly.poll("feedback", 1)
+        slowly.poll(DECISIONS, 1)
+        slowly.poll(FEEDBACK, 1)
         slowly.commit()
     slowly.finish()
     assert joined(slowly) == joined(at_once) == {f"d{hour}": [hour] for hour in range(50)}
@@ -207,6 +207,7 @@ def test_case_7_state_is_empty_after_close_also_of_spilled_rows() -> None:
     assert [piece.nbytes for piece in state.spillables] == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> None:
     """A week of open decisions exceeds the budget; memory does not, and no example differs."""
     month = [D(f"d{number}", number * 300) for number in range(30 * DAY // 300)]
@@ -263,8 +264,8 @@ def test_case_9_pressure_never_drops_silently() -> None:
 def test_case_10_a_crash_between_poll_and_write_loses_nothing(step: int) -> None:
     """Whatever was not committed is read again; whatever was, is not."""
     shell = Shell(Logs([D("a", 0), D("b", 20)], [F("x", "a", 1), F("y", "b", 20)]))
-    shell.poll("decisions", 2)
-    shell.poll("feedback", 2)
+    shell.poll(DECISIONS, 2)
+    shell.poll(FEEDBACK, 2)
     shell.commit(crash_after=step)
     shell.finish()
     assert joined(shell) == {"a": [0], "b": [1]}
@@ -283,13 +284,13 @@ def test_case_12_a_rebalance_inside_a_window_leaves_no_gap_and_no_double() -> No
     """A partition that moves to another worker continues from the offsets of the lake."""
     shell = Shell(Logs([D("a", 0), D("a", 0), D("b", 4)], [F("x", "a", 1), F("x", "a", 1)]))
     for _ in range(3):
-        shell.poll("decisions", 1)
-        shell.poll("feedback", 1)
+        shell.poll(DECISIONS, 1)
+        shell.poll(FEEDBACK, 1)
         shell.commit()
         shell.start()
     shell.finish()
     assert joined(shell) == {"a": [0], "b": []}
-    assert shell.rows("decisions")["verdict"].to_list() == [None, "duplicate", None]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, "duplicate", None]
     assert shell.closed[-1].counts == Counts(duplicate=1)
 
 
@@ -352,7 +353,7 @@ def test_case_15_duplicates_change_nothing() -> None:
     decisions, feedback = [D("a", 0), D("b", 1)], [F("x", "a", 1), F("y", "b", 2, value=3.0)]
     once, twice = played(decisions, feedback), played(decisions * 2, feedback * 2)
     assert once.examples().equals(twice.examples())
-    assert twice.rows("decisions")["verdict"].to_list() == [None, None, "duplicate", "duplicate"]
+    assert twice.rows(DECISIONS)["verdict"].to_list() == [None, None, "duplicate", "duplicate"]
     assert twice.closed[-1].counts == Counts(duplicate=2)
 
 
@@ -379,7 +380,7 @@ def test_case_16_both_ends_of_a_window_are_inside(kind: str, at: int, is_inside:
 def test_case_17_a_decision_is_on_time_up_to_its_grace(ahead: int, verdict: str | None) -> None:
     """A producer whose clock is behind is late by exactly more than the grace."""
     shell = played([D("first", ahead), D("behind", 0)], [])
-    assert shell.rows("decisions")["verdict"].to_list() == [None, verdict]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, verdict]
 
 
 @pytest.mark.parametrize(("reached", "is_joined"), [(10, True), (11, False)])
@@ -392,7 +393,7 @@ def test_case_17_feedback_is_on_time_up_to_the_close(reached: int, is_joined: bo
 def test_case_17_a_clock_ahead_makes_others_late_but_breaks_nothing() -> None:
     """One service in the future costs the others, visibly, and not silently."""
     shell = played([D("a", 0), D("future", 3600), D("b", 1)], [F("x", "b", 1), F("y", "a", 1)])
-    assert shell.rows("decisions")["verdict"].to_list() == [None, None, "late"]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, None, "late"]
     assert joined(shell) == {"a": [1], "future": []}
 
 
@@ -472,7 +473,7 @@ def test_three_streams_in_one_join_whichever_is_read_first(seed: int) -> None:
     rng = random.Random(seed)
     logs = random_logs(rng, 60, streams=True)
     chosen = STREAMS if seed % 2 else rules(logs=THREE, corrections=timedelta(seconds=20))
-    orders = [THREE, THREE[::-1], (ORDERS, "decisions", "feedback")]
+    orders = [THREE, THREE[::-1], (ORDERS, DECISIONS, FEEDBACK)]
     found = []
     for order in orders:
         shell = Shell(logs, chosen)
@@ -493,8 +494,8 @@ def test_three_streams_in_one_join_wait_for_the_slowest() -> None:
     shell = Shell(
         Logs([D("a", 0), D("z", 60)], [F("x", "z", 60)], [F("y", "a", 8, "buy")]), STREAMS
     )
-    shell.poll("decisions", 2)
-    shell.poll("feedback", 1)
+    shell.poll(DECISIONS, 2)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert not shell.closed
     shell.poll(ORDERS, 1)

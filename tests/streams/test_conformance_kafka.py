@@ -42,7 +42,7 @@ def test_case_5_an_idle_partition_closes_by_the_clock(kafka: KafkaConfig, tmp_pa
     producer.feed("a", START + SECOND)
     producer.flush()
     with rig.worker():
-        until(rig.is_done, "the windows close without a next event", 60)
+        until(rig.is_done, "the windows close without a next event")
     assert states(rig) == {"a": "labeled", "b": "no_feedback"}
     assert_exact(rig, idle=True)
 
@@ -192,6 +192,7 @@ def test_case_12_a_rebalance_inside_a_window_leaves_no_gap_and_no_double(
     assert_exact(rig)
 
 
+@pytest.mark.soak
 def test_case_20_shuffled_delivery_any_batches_any_crashes_give_the_same_rows(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def meaning(rig: Rig) -> pl.DataFrame:
     return rig.examples().select("decision_id", "at", "state", "label", "first_feedback_at", joined)
 
 
+@pytest.mark.soak
 def test_three_streams_in_one_join_whatever_is_killed(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Clicks and orders come to topics of two teams; their rows are those of the oracle."""
     orders = FEEDBACK["buy"] | {"stream": "orders"}

@@ -17,7 +17,7 @@ import pytest
 from confluent_kafka import KafkaException
 from tests.streams.faults import OFTEN, Course, Supervised, two_kinds
 from tests.streams.resetting_proxy import ResettingProxy
-from tests.streams.rig import Rig, until
+from tests.streams.rig import ROOT, Rig, path_with, until
 from tests.streams.unguarded import GUARDS
 
 from tidemill.deploy.local.jars import cache_dir
@@ -29,15 +29,14 @@ from tidemill.kafka import KafkaConfig
 
 pytestmark = pytest.mark.kafka
 
-IS_CI = bool(os.environ.get("CI"))  # a laptop runs a tenth
-DECISIONS = 60_000 if IS_CI else 6_000
-RECORDS = 100_000 if IS_CI else 10_000  # with feedback, copies and strays there are more than that
-ROOT = Path(__file__).parents[2]
+DECISIONS = 60_000
+RECORDS = 100_000  # with feedback, copies and strays there are more than that
 FROZEN_S = 8.0  # longer than the session of a worker
 Signal = Literal["SIGKILL", "SIGTERM", "SIGSTOP"]
 SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGTERM", "SIGSTOP")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_worker_gets_a_signal_in_each_round(
     kafka: KafkaConfig, tmp_path: Path, name: Signal
@@ -65,7 +64,7 @@ def hit_worker(rig: Rig, supervised: Supervised, name: Signal) -> None:
             until(lambda: claims(rig) >= before + rig.loop.partitions, "another one owns it all")
             victim.send_signal(signal.SIGCONT)
     else:
-        until(lambda: supervised.current is not victim, "a new worker is there", 60)
+        until(lambda: supervised.current is not victim, "a new worker is there")
 
 
 def claims(rig: Rig) -> int:
@@ -75,6 +74,7 @@ def claims(rig: Rig) -> int:
     return sum(number or 0 for number in owners.values())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_broker_gets_a_signal_in_each_round(
     own_kafka: EmbeddedKafka, tmp_path: Path, name: Signal
@@ -122,6 +122,7 @@ def bad_network() -> Iterator[tuple[EmbeddedKafka, ResettingProxy]]:
             yield broker, proxy
 
 
+@pytest.mark.soak
 def test_connections_are_reset_in_each_round(
     bad_network: tuple[EmbeddedKafka, ResettingProxy], tmp_path: Path
 ) -> None:
@@ -140,10 +141,11 @@ def reset_connections(proxy: ResettingProxy) -> None:
     """Reset connections until it were ten."""
     before = proxy.resets
     proxy.is_bad = True
-    until(lambda: proxy.resets >= before + 10, "connections are reset", 60)
+    until(lambda: proxy.resets >= before + 10, "connections are reset")
     proxy.is_bad = False
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("guard", GUARDS)
 def test_without_a_guard_the_checker_goes_red(
     kafka: KafkaConfig, tmp_path: Path, guard: str
@@ -156,11 +158,6 @@ def test_without_a_guard_the_checker_goes_red(
         course.run(lambda: None)
     with pytest.raises(AssertionError):
         course.check()
-
-
-def path_with(folder: Path) -> str:
-    """Return the search path of child processes with *folder* in front."""
-    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture(scope="module")

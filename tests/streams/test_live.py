@@ -22,11 +22,12 @@ EFFORT = Effort(threads=1, memory_mb=256)
 def metric(rig: Rig, pid: int, name: str) -> float:
     """Return a counter of a worker; 0 before it has counted."""
     address = f"http://127.0.0.1:{rig.ports[pid]}/metrics"
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    with urllib.request.urlopen(address, timeout=60) as answer:
         found = re.search(rf"^{name}{{.*}} (\S+)$", answer.read().decode(), re.M)
     return float(found[1]) if found else 0.0
 
 
+@pytest.mark.soak
 def test_ledger_and_audit_are_true_while_a_worker_writes(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:

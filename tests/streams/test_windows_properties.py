@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.deep import deep, examples_now
 from tests.streams.join_logs import (
     LOGS,
     ORDERS,
@@ -34,6 +35,7 @@ from tests.streams.join_logs import (
     shared_labels,
 )
 
+from tidemill.schemas import logs
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.join.corrections import Recall
@@ -133,11 +135,11 @@ class Worker(RuleBasedStateMachine):
             assert (self.shell.join.open_decisions, self.shell.join.open_feedback) == (0, 0)
 
 
-TestWorker = Worker.TestCase
-TestWorker.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+TestWorker = pytest.mark.deep(Worker.TestCase)
+TestWorker.settings = settings(max_examples=examples_now(120), stateful_step_count=30)
 
 
-@settings(max_examples=100, deadline=None)
+@deep(100)
 @given(st.lists(DECISIONS, max_size=25), st.lists(FEEDBACK, max_size=25), STEPS)
 def test_how_the_logs_are_polled_does_not_matter(
     decisions: list[D], feedback: list[F], steps: list[tuple[Log, int]]
@@ -174,7 +176,7 @@ def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
 
 class _ByDecisionsAlone(StreamTimes):
     def reached(self) -> int:
-        return self.at["decisions"] if self.at["feedback"] != NEVER else NEVER
+        return self.at[logs.DECISIONS] if self.at[logs.FEEDBACK] != NEVER else NEVER
 
 
 class ClosesByDecisionsAlone(PartitionJoin):
@@ -385,6 +387,7 @@ def agrees(
     return True
 
 
+@pytest.mark.slow
 def test_the_join_agrees_with_the_oracle() -> None:
     """The comparison that every control below has to fail."""
     assert agrees(PartitionJoin)
@@ -410,11 +413,13 @@ def test_without_a_guard_the_comparison_goes_red(broken: type[PartitionJoin]) ->
     assert not agrees(broken)
 
 
+@pytest.mark.slow
 def test_the_join_with_corrections_agrees_with_the_oracle() -> None:
     """The comparison that every control below has to fail."""
     assert agrees(PartitionJoin, chosen=CORRECTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [
@@ -433,6 +438,7 @@ def test_without_a_guard_of_corrections_the_comparison_goes_red(
     assert not agrees(broken, chosen=CORRECTED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [STREAMS, CORRECTED_STREAMS])
 def test_the_join_of_three_logs_agrees_with_the_oracle(chosen: JoinRules) -> None:
     """The comparison that every control below has to fail."""

@@ -19,7 +19,7 @@ from tidemill.features.lake.progress_keys import (
     UNMATCHED,
     join_time,
 )
-from tidemill.schemas.logs import Log, is_feedback
+from tidemill.schemas.logs import DECISIONS, Log, is_feedback
 from tidemill.streams.commit.ownership import Lease, number_names
 from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
@@ -69,7 +69,7 @@ class TightShell(Shell):
         tables = {name: RowsTable(self.table(name)) for name in TABLES}
         lease = self.lease()
         self.raw_decisions = RawTableSpillStore(tables["decisions"], 0, self.rules)
-        self.raw_decisions.committed = self.offsets["decisions"]
+        self.raw_decisions.committed = self.offsets[DECISIONS]
         spill_files = self.spill_files or MemorySpillStore()
         stores = SpillStores(decisions=self.raw_decisions, feedback=spill_files, ids=spill_files)
         state = OpenState(stores, segment_rows=self.segment_rows, spill_rows=self.spill_rows)
@@ -96,7 +96,7 @@ class TightShell(Shell):
         """Commit, and close what is due in small portions, each with a commit of its own."""
         super().commit(crash_after)
         self.raw_decisions.table = RowsTable(self.table("decisions"))
-        self.raw_decisions.committed = self.offsets["decisions"]
+        self.raw_decisions.committed = self.offsets[DECISIONS]
         self.enforce()
         self.most_bytes = max(self.most_bytes, self.eviction.nbytes)
         before = self.join.frontier

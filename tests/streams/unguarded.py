@@ -17,7 +17,8 @@ from tests.streams.unfenced import UnfencedTable
 
 from tidemill.features.lake.lake import Lake
 from tidemill.schemas.avro.arrow_columns import RecordColumn
-from tidemill.schemas.avro.columnar_decoder import Cursors, PayloadBytes, _record
+from tidemill.schemas.avro.columnar_decoder import _record
+from tidemill.schemas.avro.cursors import Cursors, PayloadBytes
 from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.decoder import EventDecoder, _ReadPlan, _RefusedPrefix
 from tidemill.schemas.logs import Log, stream_of

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import fastavro
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from tests.streams.join_logs import LOOP, SECOND, START
 from tests.streams.schedule_oracle import SKEW, Event, Jump
@@ -33,7 +34,7 @@ from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
-from tidemill.streams.join.labels import GROUP, Floats, Labels
+from tidemill.streams.join.labels import GROUP, Labels
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.runtime.loop_runner import LoopRunner
@@ -56,7 +57,7 @@ class QuickLabels(Labels):
     def __init__(self) -> None:
         self.failed = 0
 
-    def of(self, joined: pl.DataFrame, decisions: int) -> Floats:
+    def of(self, joined: pl.DataFrame, decisions: int) -> npt.NDArray[np.float64]:
         """Return the sum of all values, and a thousand times the first."""
         labels = np.full(decisions, np.nan)
         for group, weight, amount in joined.select(GROUP, "weight", "amount").iter_rows():

@@ -1,5 +1,6 @@
 """What the tests of the trainers share: a small loop, and a lake whose examples grow on demand."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 StartTrainer = Callable[..., TrainerProcess]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_loop() -> MakeLoop:
     """Make a loop with both learners; keywords replace its parts."""
 
@@ -56,7 +57,7 @@ def make_loop() -> MakeLoop:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rows() -> MakeRows:
     """Make examples whose label follows the features; *signal* 0 makes it a coin's."""
 
@@ -125,7 +126,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(LakeConfig(root=str(tmp_path / "lake")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def grow() -> Grow:
     """Commit rows to the examples as a worker does; return the version."""
 
@@ -153,3 +154,23 @@ def start_trainer(lake: Lake, tmp_path: Path) -> Iterator[StartTrainer]:
     yield start
     for trainer in started:
         trainer.kill()
+
+
+@pytest.fixture(scope="module")
+def grown_once(
+    make_loop: MakeLoop, make_rows: MakeRows, grow: Grow, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a lake with 3,000 labelled rows in six commits."""
+    root = tmp_path_factory.mktemp("grown") / "lake"
+    lake = Lake(LakeConfig(root=str(root)))
+    lake.create(make_loop())
+    for start in range(0, 3_000, 500):
+        grow(lake, make_rows(500, first=start))
+    return root
+
+
+@pytest.fixture
+def grown(grown_once: Path, tmp_path: Path) -> Lake:
+    """A copy of that lake for one test alone."""
+    shutil.copytree(grown_once, tmp_path / "lake")
+    return Lake(LakeConfig(root=str(tmp_path / "lake")))

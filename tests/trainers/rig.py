@@ -1,4 +1,4 @@
-"""What the tests of the trainer process share: commits, processes, and what is expected of both."""
+"""Helpers for tests of the trainer process: commits, processes, and the expected learner."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ from tidemill.trainers.learners.online import OnlineLearner
 from tidemill.trainers.registry import ModelVersion, Registry
 
 KEY = SigningKey.generate()
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 ONLINE_LEARNER = "logistic_regression"
 
 
@@ -37,15 +37,15 @@ def commit(lake: Lake, loop: Loop, rows: pl.DataFrame) -> int:
 def received(
     kafka: KafkaConfig, loop: Loop, key: SigningKey = KEY, slot: str = LIVE
 ) -> list[Delivery]:
-    """What a worker that starts now makes of one slot of the model topic."""
-    inbox = ModelAssembler(
+    """Return the models a worker that starts now would assemble from one slot of the topic."""
+    assembler = ModelAssembler(
         TrustedKeys.of([key.public]), lambda name: name == loop.loop, slots=[slot]
     )
     tail, found = Tail(kafka, topics.MODELS), list[Delivery]()
     try:
         while not tail.caught_up:
             for record in tail.poll(0.2):
-                out = inbox.feed(record.key, record.value)
+                out = assembler.feed(record.key, record.value)
                 if isinstance(out, Delivery):
                     found.append(out)
     finally:
@@ -62,13 +62,13 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 
 def online_models(lake: Lake, loop: Loop) -> list[ModelVersion]:
-    """What the online learner has offered."""
+    """Return the versions that the online learner has offered."""
     found = Registry(lake, loop.loop).models()
     return [model for model in found if model.learner == ONLINE_LEARNER]
 
 
 def is_taught(lake: Lake, loop: Loop, rows: int) -> bool:
-    """Whether the online learner has offered what it knows of so many rows."""
+    """Whether the online learner has offered a state after so many rows."""
     return any(model.trained_on_rows == rows for model in online_models(lake, loop))
 
 
@@ -118,20 +118,20 @@ class TrainerProcess:
 
     @property
     def out(self) -> str:
-        """What it has printed."""
+        """Its standard output."""
         return self._out.read_text()
 
     @property
     def errors(self) -> str:
-        """What it has logged."""
+        """Its log."""
         return self._errors.read_text()
 
     def end(self) -> int:
-        """Ask it to end (SIGTERM); return its exit status."""
+        """Send SIGTERM, wait for its end, and return its exit status."""
         self.process.terminate()
         return self.process.wait(DEADLINE_S)
 
     def kill(self) -> None:
-        """End it as a power cut would (SIGKILL); nothing happens if it has ended."""
+        """Send SIGKILL, as abrupt as a power cut; do nothing if it has ended."""
         self.process.kill()
         self.process.wait()

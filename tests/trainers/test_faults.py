@@ -1,4 +1,4 @@
-"""The trainer process while the broker is away or the disk is full: late, but nothing twice."""
+"""The trainer process without a broker or with a full disk: late, but nothing happens twice."""
 
 import resource
 from collections.abc import Callable
@@ -54,8 +54,8 @@ def test_a_version_made_while_the_broker_is_away_is_published_once_when_it_is_ba
     own_kafka.kill()
     commit(lake, loop, make_rows(800, first=800))
     wait_for(lambda: is_taught(lake, loop, 1_600))
-    wait_for(lambda: "what was made waits" in trainer.errors)
-    assert "hint: " in trainer.errors.split("what was made waits", 1)[1].splitlines()[0]
+    wait_for(lambda: "new models wait in the lake" in trainer.errors)
+    assert "hint: " in trainer.errors.split("new models wait in the lake", 1)[1].splitlines()[0]
     assert trainer.process.poll() is None
     own_kafka.restart()
     wait_for(lambda: len(received(own_kafka.config, loop, slot=ONLINE)) > 1)
@@ -66,7 +66,7 @@ def test_a_version_made_while_the_broker_is_away_is_published_once_when_it_is_ba
         (ONLINE, models),
         (LIVE, [model for model in models if model.promoted]),
     ):
-        told = [one.announcement.digest for one in received(own_kafka.config, loop, slot=slot)]
+        told = [one.manifest.digest for one in received(own_kafka.config, loop, slot=slot)]
         assert told == [model.digest for model in expected]
 
 
@@ -89,5 +89,5 @@ def test_a_full_disk_ends_the_process_and_with_room_the_next_makes_the_version_o
     wait_for(lambda: is_taught(lake, loop, 1_600))
     assert second.end() == 0
     assert_learned_once(lake, loop, [800, 1_600])
-    told = [one.announcement.trained_on_rows for one in received(kafka, loop, slot=ONLINE)]
+    told = [one.manifest.trained_on_rows for one in received(kafka, loop, slot=ONLINE)]
     assert told == [800, 1_600]

@@ -1,4 +1,4 @@
-"""A trainer that tidies the lake between two versions, and learns nothing twice by it."""
+"""Compaction between two versions: it is done, and makes no learner learn a row twice."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def files(lake: Lake, loop: Loop) -> int:
 def test_it_looks_at_once_and_then_every_few_minutes(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows
 ) -> None:
-    """A turn a second must not open three tables a second."""
+    """A cycle each second must not open three tables each second."""
     loop, now = make_loop(), [100.0]
     lake.create(loop)
     tidy = Maintenance(lake, loop.loop, every_s=300.0, files=2, clock=lambda: now[0])
@@ -60,7 +60,7 @@ def test_it_looks_at_once_and_then_every_few_minutes(
         now[0] = float(second)
         for _ in range(4):
             commit(lake, loop, make_rows(1))
-        tidy.look()
+        tidy.run_if_due()
         counted.append(files(lake, loop))
     assert counted == [1, 5, 1, 5]
 
@@ -68,7 +68,7 @@ def test_it_looks_at_once_and_then_every_few_minutes(
 def test_a_lake_that_is_gone_is_no_quiet_failure(lake: Lake, make_loop: MakeLoop) -> None:
     """The process ends by it, as by any other error of the lake."""
     with pytest.raises(LakeError):
-        Maintenance(lake, make_loop().loop).look()
+        Maintenance(lake, make_loop().loop).run_if_due()
 
 
 def test_merged_files_are_learned_once(
@@ -81,10 +81,10 @@ def test_merged_files_are_learned_once(
     for start in range(0, 1_600, 100):
         commit(lake, loop, make_rows(100, first=start))
         if start % 200 == 0:
-            tidy.look()
+            tidy.run_if_due()
         if start % 300 == 0:
-            cycle.turn()
-    cycle.turn()
+            cycle.run()
+    cycle.run()
     assert files(lake, loop) <= 4  # two days of examples
     assert_learned_once(lake, loop, [700, 1_400])
 
@@ -96,7 +96,7 @@ def test_rows_that_wait_for_the_next_version_survive_a_cut_log(
     loop = make_loop(models=ONLINE_ONLY)
     cycle = cycle_of(loop, lake)
     commit(lake, loop, make_rows(500))
-    cycle.turn()  # 500 rows are learned, no version is due
+    cycle.run()  # 500 rows are learned, no version is due
     for owner in (None, 1):  # a day of commits without rows
         lake.table(loop.loop, "examples").append(
             None, swaps=[CompareAndSwap("owner/0", owner, (owner or 0) + 1)]
@@ -106,11 +106,12 @@ def test_rows_that_wait_for_the_next_version_survive_a_cut_log(
     for entry in sorted(log.glob("*.json"))[:-1]:
         entry.unlink()
     commit(lake, loop, make_rows(100, first=500))
-    cycle.turn()
-    assert cycle.course is not None
-    assert cycle.course.learner.rows == 600
+    cycle.run()
+    assert cycle.online_run is not None
+    assert cycle.online_run.learner.rows == 600
 
 
+@pytest.mark.soak
 @pytest.mark.kafka
 def test_a_trainer_merges_many_small_files_and_learns_each_example_once(
     start_trainer: StartTrainer,
@@ -119,7 +120,7 @@ def test_a_trainer_merges_many_small_files_and_learns_each_example_once(
     lake: Lake,
     make_rows: MakeRows,
 ) -> None:
-    """Nobody else may be there to do it: `tidemill up` runs no cron."""
+    """No other process may do it: `tidemill up` runs no cron."""
     loop = make_loop(loop=f"late-{uuid4().hex[:8]}", models=ONLINE_ONLY)
     publish_loop(kafka, loop)
     lake.create(loop)

@@ -1,4 +1,4 @@
-"""The publisher, one contract for every model topic: whatever reads it gets whole models."""
+"""The publisher, one contract for every model topic: every reader gets whole models."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ ReadLog = Callable[[], Iterable[KeyedRecord]]
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
 def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ModelTopic, ReadLog]]:
-    """Each model topic there is, and how to read all of its log."""
+    """Each model topic in turn, with a function that reads its whole log."""
     if request.param == "memory":
         memory = MemoryModelTopic()
         yield memory, lambda: memory.log
@@ -62,7 +62,7 @@ def _kafka_log(config: KafkaConfig, name: str) -> list[KeyedRecord]:
 
 
 def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer") -> ModelManifest:
-    """An announcement of *payload*."""
+    """Return a manifest of *payload*."""
     return ModelManifest(
         loop=loop,
         loop_version=1,
@@ -87,9 +87,9 @@ def model(payload: bytes, number: int, *, slot: str = LIVE, loop: str = "offer")
 
 
 def deliveries(items: Iterable[KeyedRecord]) -> list[Delivery | Refusal]:
-    """What a worker makes of the log."""
-    inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
-    return [out for key, value in items if (out := inbox.feed(key, value)) is not None]
+    """Return what a worker assembles from the log."""
+    assembler = ModelAssembler(TrustedKeys.of([KEY.public]))
+    return [out for key, value in items if (out := assembler.feed(key, value)) is not None]
 
 
 def test_what_is_published_arrives_in_order(opened: tuple[ModelTopic, ReadLog]) -> None:
@@ -104,7 +104,7 @@ def test_what_is_published_arrives_in_order(opened: tuple[ModelTopic, ReadLog]) 
     ]
 
 
-def test_no_announcement_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLog]) -> None:
+def test_no_manifest_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLog]) -> None:
     """A reader at any point of the log sees a whole model or none."""
     topic, log = opened
     publisher = Publisher(topic, "offer", KEY)
@@ -112,10 +112,10 @@ def test_no_announcement_is_ahead_of_its_chunks(opened: tuple[ModelTopic, ReadLo
     publisher.publish(model(BIGGER, 2), BIGGER)
     items = list(log())
     for end in range(len(items) + 1):
-        inbox = ModelAssembler(TrustedKeys.of([KEY.public]))
+        assembler = ModelAssembler(TrustedKeys.of([KEY.public]))
         for key, value in items[:end]:
-            inbox.feed(key, value)
-        assert inbox.pending() == []
+            assembler.feed(key, value)
+        assert assembler.pending() == []
 
 
 def test_old_chunks_are_removed_and_the_newest_model_stays(
@@ -136,14 +136,14 @@ def test_old_chunks_are_removed_and_the_newest_model_stays(
 
 
 def test_other_loops_are_left_alone(opened: tuple[ModelTopic, ReadLog]) -> None:
-    """One topic carries all loops; a trainer sweeps before its own door."""
+    """One topic carries all loops; a trainer removes only chunks of its own loop."""
     topic, _ = opened
     Publisher(topic, "price", KEY).publish(model(BIG, 1, loop="price"), BIG)
     publisher = Publisher(topic, "offer", KEY)
     publisher.publish(model(BIGGER, 1), BIGGER)
     publisher.publish(model(SMALL, 2), SMALL)
     found = deliveries(topic.read().items())
-    assert {out.announcement.loop for out in found if isinstance(out, Delivery)} == {
+    assert {out.manifest.loop for out in found if isinstance(out, Delivery)} == {
         "price",
         "offer",
     }
@@ -156,7 +156,7 @@ def test_publishing_again_writes_nothing(opened: tuple[ModelTopic, ReadLog]) -> 
     before = list(log())
     again = Publisher(topic, "offer", KEY)
     assert not again.publish(model(BIG, 1), BIG)
-    assert again.announced(LIVE) == model(BIG, 1)
+    assert again.manifest(LIVE) == model(BIG, 1)
     assert list(log()) == before
 
 
@@ -174,17 +174,17 @@ def test_a_lost_chunk_is_written_again(opened: tuple[ModelTopic, ReadLog]) -> No
 def test_a_trainer_that_was_overtaken_does_not_publish(
     opened: tuple[ModelTopic, ReadLog],
 ) -> None:
-    """Two trainers on two lakes would take turns in front of the users."""
+    """Two trainers on two lakes would replace each other's models."""
     topic, log = opened
     Publisher(topic, "offer", KEY).publish(model(SMALL, 5), SMALL)
     before = list(log())
-    with pytest.raises(ModelError, match="lightgbm-5 stands"):
+    with pytest.raises(ModelError, match="already has lightgbm-5"):
         Publisher(topic, "offer", KEY).publish(model(BIG, 4), BIG)
     assert list(log()) == before
 
 
-def test_what_a_foreign_key_announced_is_replaced(opened: tuple[ModelTopic, ReadLog]) -> None:
-    """A forged record in the slot does not keep the trainer from its own."""
+def test_a_manifest_of_a_foreign_key_is_replaced(opened: tuple[ModelTopic, ReadLog]) -> None:
+    """A forged record in the slot does not stop the trainer from publishing."""
     topic, _ = opened
     Publisher(topic, "offer", SigningKey.generate()).publish(model(SMALL, 9), SMALL)
     topic.write([(b"offer/live", b"garbage"), (b"offer/online", b"\xff" * 40)])
@@ -199,7 +199,7 @@ class BrokenTopic:
         self._inner, self._left = inner, records
 
     def write(self, items: Iterable[KeyedRecord]) -> None:
-        """Write what still goes through, one by one."""
+        """Write until the broker goes away."""
         for item in items:
             if self._left == 0:
                 raise BrokerError("the broker is away", hint="wait for it")
@@ -207,7 +207,7 @@ class BrokenTopic:
             self._inner.write([item])
 
     def read(self) -> Mapping[bytes, bytes]:
-        """Read as ever."""
+        """Read the topic."""
         return self._inner.read()
 
 
@@ -218,13 +218,11 @@ def test_a_crash_between_any_two_records_is_repaired_by_publishing_again(records
     Publisher(topic, "offer", KEY).publish(model(BIG, 1), BIG)
     broken = Publisher(BrokenTopic(topic, records), "offer", KEY)
     new = model(BIGGER, 2)
-    with contextlib.suppress(BrokerError):  # 3 chunks, the announcement, 2 old chunks
+    with contextlib.suppress(BrokerError):  # 3 chunks, the manifest, 2 old chunks
         broken.publish(new, BIGGER)
     seen = deliveries(topic.read().items())
     assert len([out for out in seen if isinstance(out, Delivery)]) == 1
     Publisher(topic, "offer", KEY).publish(new, BIGGER)
     assert deliveries(topic.read().items()) == [Delivery(new, BIGGER)]
-    numbers = [
-        out.announcement.number for out in deliveries(topic.log) if isinstance(out, Delivery)
-    ]
+    numbers = [out.manifest.number for out in deliveries(topic.log) if isinstance(out, Delivery)]
     assert numbers == [1, 2]

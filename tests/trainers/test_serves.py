@@ -1,4 +1,4 @@
-"""What the trainer makes is what a worker takes, also where the data is odd."""
+"""Workers admit the models of the trainer, even if the data is odd."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ Grow = Callable[[Lake, pl.DataFrame], int]
 Odd = Callable[[pl.DataFrame], pl.DataFrame]
 
 
-def announced(trained: Trained, loop: Loop) -> ModelManifest:
-    """What the publisher would say."""
+def manifest(trained: Trained, loop: Loop) -> ModelManifest:
+    """Return the manifest the publisher would write."""
     return ModelManifest(
         loop=loop.loop,
         loop_version=loop.version,
@@ -77,7 +77,7 @@ def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     rows = LabeledRows.of(training_set(lake, loop), loop)
     assert loop.models.batch is not None
     trained = train(rows, loop, loop.models.batch)
-    score = admit(Delivery(announced(trained, loop), trained.payload), loop, TrialLimits())
+    score = admit(Delivery(manifest(trained, loop), trained.payload), loop, TrialLimits())
     expected = LightGBM.of(trained).predict(rows.features)[:100]
     asked = rows.features.select(field.name for field in trained.signature.fields)
     found = [score(row) for row in asked[:100].iter_rows()]

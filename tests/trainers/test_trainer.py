@@ -1,4 +1,4 @@
-"""The trainer as a process on a real broker: examples in, a model that a worker believes out."""
+"""The trainer as a process on a real broker: examples in, a model that a worker trusts out."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def config(kafka: KafkaConfig, loop: Loop, lake: Lake) -> TrainerConfig:
 def test_examples_become_a_model_that_a_worker_verifies(
     config: TrainerConfig, kafka: KafkaConfig, loop: Loop, lake: Lake, make_rows: MakeRows
 ) -> None:
-    """The whole walk of a model, from the lake over a real topic to a prediction."""
+    """The whole way of a model, from the lake over a real topic to a prediction."""
     for start in range(0, 3_000, 1_000):
         commit(lake, loop, make_rows(1_000, first=start))
     made: list[ModelVersion] = []
@@ -61,8 +61,8 @@ def test_examples_become_a_model_that_a_worker_verifies(
     live = Registry(lake, loop.loop).live()
     newest = received(kafka, loop)[-1]
     assert live is not None
-    assert newest.announcement.version == live.version
-    assert newest.announcement.snapshot == live.snapshot
+    assert newest.manifest.version == live.version
+    assert newest.manifest.snapshot == live.snapshot
     predicted = load_model(live, newest.payload).predict(make_rows(5).unnest("features"))
     assert ((predicted > 0) & (predicted < 1)).all()
     assert received(kafka, loop, SigningKey.generate()) == []
@@ -108,7 +108,7 @@ def test_a_process_follows_the_lake_survives_kill_9_and_ends_clean(
     assert told <= {model.version for model in Registry(lake, loop.loop).models()}
     live = Registry(lake, loop.loop).live()
     assert live is not None
-    assert received(kafka, loop)[-1].announcement.version == live.version
+    assert received(kafka, loop)[-1].manifest.version == live.version
 
 
 def test_the_settings_come_from_the_environment(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Trials: the later rows a candidate is judged by, and what everyone predicts for them.
+"""Evaluation sets: later rows, and what the candidate and the live model predict for them.
 
-A batch model is judged by the rows that were held out, an online learner by what its states would
-have served (`prequential.py`). The live model is asked for the same rows: a batch model anew, an
-online one by those predictions, because it has learned the rows since. It knows no gate and no
-topic.
+A batch model is judged by the rows held out from it, an online learner by the predictions its
+earlier states would have served (`prequential.py`). The live model is compared on the same rows: a
+live batch model predicts them again; for a live online model the served predictions count, because
+it has learned the rows meanwhile.
 """
 
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows
 
 RowNumbers = NDArray[np.integer]
-WINDOW_ROWS = 50_000  # an online model is judged by at most so many of the newest rows
+WINDOW_ROWS = 50_000  # an online model is judged by the newest rows, so many at most
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationWindow:
-    """The rows an online learner is judged by: its predictions, and the base rate known before."""
+    """The rows an online learner is judged by: its predictions, and the base rate before them."""
 
     predictions: pl.DataFrame
     base_rate: float
 
 
 def load_model(model: ModelVersion, payload: bytes) -> LightGBM | FrozenLinear:
-    """Return what predicts as *model* does.
+    """Return the model with its *payload*, ready to predict frames.
 
     Raises:
         ModelError: the payload or the signature cannot be read.
@@ -51,13 +51,13 @@ def load_model(model: ModelVersion, payload: bytes) -> LightGBM | FrozenLinear:
 
 
 class EvaluationSets:
-    """Set up trials against what is live.
+    """Makes the evaluation sets of candidates against the live model.
 
     Args:
         loop: whose models.
         lake: where the rows are.
         registry: where the models are.
-        predictions: of the online learner; None if the loop has none.
+        predictions: those of the online learner; None if the loop has none.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class EvaluationSets:
         self._predictions = predictions
 
     def of_batch(self, trained: Trained, later: LabeledRows, version: str) -> Evaluation:
-        """Return the trial of a batch model by the rows held out from it."""
+        """Return the evaluation of a batch model on the rows held out from it."""
         live, note = self._live()
         own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
         if live is not None:
-            places, its = self._asked(live, later)
-            own, label = own[places], label[places]
+            indices, its = self._predicted_by(live, later)
+            own, label = own[indices], label[indices]
         return Evaluation(
             label=label,
             candidate=Candidate(trained.learner, version, own),
@@ -84,7 +84,7 @@ class EvaluationSets:
     def of_online(
         self, learner: str, window: EvaluationWindow, version: str, snapshot: int
     ) -> Evaluation:
-        """Return the trial of an online learner by what it would have served."""
+        """Return the evaluation of an online learner by the predictions it would have served."""
         live, note = self._live()
         own = window.predictions.get_column("predicted").to_numpy()
         label, its, continued = window.predictions.get_column("label").to_numpy(), None, ""
@@ -92,8 +92,8 @@ class EvaluationSets:
             continued, live = live.version, None
         elif live is not None and label.size:
             rows = self._rows(window.predictions, snapshot)
-            places, its = self._asked(live, rows)
-            own, label = own[places], label[places]
+            indices, its = self._predicted_by(live, rows)
+            own, label = own[indices], label[indices]
         return Evaluation(
             label=label,
             candidate=Candidate(learner, version, own),
@@ -124,7 +124,7 @@ class EvaluationSets:
         return EvaluationWindow(found, float(rate or 0.0))
 
     def _live(self) -> tuple[ModelVersion | None, str]:
-        """Return the live model if it reads this loop's features, else a note that it does not."""
+        """Return the live model, or None and the reason why no live model can be compared."""
         live = self._registry.live()
         if live is None:
             return None, "nothing was live"
@@ -135,7 +135,7 @@ class EvaluationSets:
         return live, ""
 
     def _is_learning(self, live: ModelVersion) -> bool:
-        """Say whether *live* is a state of the very learner that goes on learning."""
+        """Say whether *live* is an earlier state of the learner that is learning now."""
         online = self._loop.models.online
         return online is not None and (live.learner, live.params) == (
             online.learner,
@@ -143,29 +143,29 @@ class EvaluationSets:
         )
 
     def _unseen_from(self, live: ModelVersion) -> datetime | None:
-        """Return the decision time from which on *live* has learned nothing; None if unknown."""
+        """Return the decision time from which on *live* has learned no row; None if unknown."""
         return live.later_from if live.learner == LIGHTGBM else live.until
 
-    def _asked(self, live: ModelVersion, rows: LabeledRows) -> tuple[RowNumbers, Floats]:
-        """Return which of *rows* the live model can be judged by, and what it predicts for them."""
+    def _predicted_by(self, live: ModelVersion, rows: LabeledRows) -> tuple[RowNumbers, Floats]:
+        """Return the indices of the *rows* that can judge the live model, and its predictions."""
         if self._is_learning(live):
             known = self._served(rows)
-            return known.get_column("place").to_numpy(), known.get_column("predicted").to_numpy()
+            return known.get_column("index").to_numpy(), known.get_column("predicted").to_numpy()
         unseen = self._unseen_from(live)
         start = 0 if unseen is None else rows.since(unseen)
         model = load_model(live, self._registry.payload(live))
         return np.arange(start, len(rows)), model.predict(rows.features[start:])
 
     def _served(self, rows: LabeledRows) -> pl.DataFrame:
-        """Return place and prediction of those of *rows* that the online learner has served."""
-        places = pl.DataFrame({"decision_id": rows.ids}).with_row_index("place")
+        """Return index and prediction of the *rows* that the online learner has served."""
+        indexed = pl.DataFrame({"decision_id": rows.ids}).with_row_index("index")
         if self._predictions is None:
-            return places.clear().with_columns(pl.lit(0.0).alias("predicted"))
+            return indexed.clear().with_columns(pl.lit(0.0).alias("predicted"))
         saved = self._predictions.read(since=rows.at[0] if len(rows) else None)
-        return places.join(saved, on="decision_id", how="inner").sort("place")
+        return indexed.join(saved, on="decision_id", how="inner").sort("index")
 
     def _rows(self, predictions: pl.DataFrame, snapshot: int) -> LabeledRows:
-        """Return the predicted decisions with their features, row for row."""
+        """Return the decisions of *predictions* with their features, in the same order."""
         since = predictions.get_column("at")[0]
         training = training_set(self._lake, self._loop, version=snapshot, since=since)
         found = LabeledRows.of(training, self._loop)

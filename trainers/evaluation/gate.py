@@ -1,16 +1,16 @@
-"""The gate: what a candidate has to prove before it decides anything, and the sentence it gets.
+"""The gate: decides whether a candidate is promoted to live, with a sentence that says why.
 
-A candidate must be better than the base rate and than the live model, more than chance explains,
-and the actions it leads to must not cost more than the loop's default alone; all on the same rows,
-later than those it learned from. It knows no lake, no topic and no learner.
+A candidate must have a lower loss than the base rate and than the live model, by more than chance
+explains, and its actions must not cost more than the loop's default action alone. All are compared
+on the same rows, which are later than those the candidate learned.
 
 The cost of deciding, where the shape of the decision allows it:
 
-- threshold: one wrong action costs 1 at threshold 0.5. A threshold of t says that a needless
-  ``above`` is worth t and a missing one 1 - t, so those cost 2t and 2(1 - t).
+- threshold: at threshold 0.5 a wrong action costs 1. A threshold of t implies that a needless
+  ``above`` costs t to a missing one's 1 - t, so they cost 2t and 2(1 - t).
 - value: the squared distance of the action from the label.
-- greedy: not judged here; what another action would have brought is not in the log. That takes
-  propensities and is the business of off-policy estimates.
+- greedy: not judged, because the log does not say what another action would have brought. That
+  takes off-policy estimates with propensities.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ from tidemill.trainers.evaluation.metrics import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a candidate goes live, and why, in a sentence for people."""
+    """Whether a candidate is promoted, and why, in a sentence for people."""
 
     promoted: bool
     reason: str
@@ -48,10 +48,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The rows to judge by, in order of time, and what everyone predicts for them.
+    """The rows to judge by, in order of time, and all predictions for them.
 
-    ``continues`` says that the live model is an earlier state of the same online learner: it has
-    no predictions of its own to beat, its successor only has to keep its footing.
+    ``continues`` names the live model if it is an earlier state of the same online learner. It has
+    no predictions of its own, so the candidate is compared with the base rate alone.
     """
 
     label: Floats
@@ -63,50 +63,51 @@ class Evaluation:
 
 
 def metric_of(loop: Loop) -> Metric:
-    """Return the gate's metric; a label that is a number is always judged by squared error."""
+    """Return the metric of the gate; for a label that is a number always the squared error."""
     return loop.gate.metric if loop.label.type == "bool" else "mse"
 
 
-def judge(loop: Loop, trial: Evaluation) -> Verdict:
-    """Return whether the candidate of *trial* may go live under the gate of *loop*."""
-    gate, rows = loop.gate, trial.label.size
+def judge(loop: Loop, evaluation: Evaluation) -> Verdict:
+    """Return whether the gate of *loop* promotes the candidate of *evaluation*."""
+    gate, rows = loop.gate, evaluation.label.size
     if rows < gate.min_rows:
         return _refused(f"only {rows:,} later rows, the gate wants {gate.min_rows:,}", rows=rows)
-    if not np.isfinite(trial.candidate.predicted).all():
+    if not np.isfinite(evaluation.candidate.predicted).all():
         return _refused("some predictions are not numbers", rows=rows)
     metric = metric_of(loop)
-    base = Candidate("base rate", "", np.full(rows, trial.base_rate))
-    rivals = [base] if trial.live is None else [base, trial.live]
+    base = Candidate("base rate", "", np.full(rows, evaluation.base_rate))
+    rivals = [base] if evaluation.live is None else [base, evaluation.live]
     scores = [
-        score(one, metric, trial.label, gate.confidence) for one in (trial.candidate, *rivals)
+        score(one, metric, evaluation.label, gate.confidence)
+        for one in (evaluation.candidate, *rivals)
     ]
-    costs = _costs(loop, trial, gate.confidence)
-    metrics = _metrics(loop, trial, scores, costs)
-    told = (*scores, *costs)
+    costs = _costs(loop, evaluation, gate.confidence)
+    metrics = _metrics(loop, evaluation, scores, costs)
+    every_score = (*scores, *costs)
     for rival, its in zip(rivals, scores[1:], strict=True):
-        problem = _not_better(loop, trial, rival, scores[0], its)
+        problem = _not_better(loop, evaluation, rival, scores[0], its)
         if problem:
-            return _refused(problem, rows=rows, scores=told, metrics=metrics)
+            return _refused(problem, rows=rows, scores=every_score, metrics=metrics)
     if costs and costs[0].value.mean > costs[1].value.mean:
         problem = (
             f"deciding by it costs {costs[0].value.mean:.4f} a decision, always "
             f"{loop.decision.default!r} costs {costs[1].value.mean:.4f} on {rows:,} later rows"
         )
-        return _refused(problem, rows=rows, scores=told, metrics=metrics)
+        return _refused(problem, rows=rows, scores=every_score, metrics=metrics)
     return Verdict(
         promoted=True,
-        reason=_praise(trial, scores, costs),
+        reason=_reason(evaluation, scores, costs),
         rows=rows,
-        scores=told,
+        scores=every_score,
         metrics=metrics,
     )
 
 
 def _not_better(
-    loop: Loop, trial: Evaluation, rival: Candidate, own: MetricScore, its: MetricScore
+    loop: Loop, evaluation: Evaluation, rival: Candidate, own: MetricScore, its: MetricScore
 ) -> str | None:
     """Return why the candidate is not better than *rival*, or None."""
-    gap = _gap(loop, trial, rival, own.metric)
+    gap = _gap(loop, evaluation, rival, own.metric)
     name = METRIC_NAMES[own.metric]
     whom = "the base rate's" if rival.name == "base rate" else f"the live {rival.version}'s"
     if own.value.mean >= its.value.mean:
@@ -123,20 +124,20 @@ def _not_better(
     return None
 
 
-def _gap(loop: Loop, trial: Evaluation, rival: Candidate, metric: Metric) -> Interval:
-    own = losses(metric, trial.label, trial.candidate.predicted)
-    its = losses(metric, trial.label, rival.predicted)
+def _gap(loop: Loop, evaluation: Evaluation, rival: Candidate, metric: Metric) -> Interval:
+    own = losses(metric, evaluation.label, evaluation.candidate.predicted)
+    its = losses(metric, evaluation.label, rival.predicted)
     return difference(own, its, loop.gate.confidence)
 
 
-def _costs(loop: Loop, trial: Evaluation, confidence: float) -> list[MetricScore]:
+def _costs(loop: Loop, evaluation: Evaluation, confidence: float) -> list[MetricScore]:
     """Return the cost of deciding by the candidate and by the default alone; none if unknown."""
-    by_candidate = policy_cost(loop, trial.label, trial.candidate.predicted)
-    by_default = default_cost(loop, trial.label)
+    by_candidate = policy_cost(loop, evaluation.label, evaluation.candidate.predicted)
+    by_default = default_cost(loop, evaluation.label)
     if by_candidate is None or by_default is None:
         return []
     named = (
-        (trial.candidate.name, trial.candidate.version, by_candidate),
+        (evaluation.candidate.name, evaluation.candidate.version, by_candidate),
         ("default", "", by_default),
     )
     return [
@@ -152,7 +153,7 @@ def _costs(loop: Loop, trial: Evaluation, confidence: float) -> list[MetricScore
 
 
 def policy_cost(loop: Loop, label: Floats, predicted: Floats) -> Floats | None:
-    """Return what each action costs that the policy takes by *predicted*; None if not judged."""
+    """Return the cost of the policy's action for each prediction; None if it is not judged."""
     policy = loop.policy
     if policy.kind == "threshold" and loop.label.type == "bool":
         return _action_cost(loop, label, predicted >= policy.threshold)
@@ -162,7 +163,7 @@ def policy_cost(loop: Loop, label: Floats, predicted: Floats) -> Floats | None:
 
 
 def default_cost(loop: Loop, label: Floats) -> Floats | None:
-    """Return what each row costs if the loop always takes its default; None if not judged."""
+    """Return the cost of the default action for each row; None if it is not judged."""
     policy, default = loop.policy, loop.decision.default
     if policy.kind == "threshold" and loop.label.type == "bool":
         above = True if policy.above is None else policy.above
@@ -179,20 +180,20 @@ def _action_cost(loop: Loop, label: Floats, above: NDArray[np.bool_]) -> Floats:
 
 
 def _metrics(
-    loop: Loop, trial: Evaluation, scores: list[MetricScore], costs: list[MetricScore]
+    loop: Loop, evaluation: Evaluation, scores: list[MetricScore], costs: list[MetricScore]
 ) -> dict[str, float]:
-    """Return the numbers that travel with the model."""
+    """Return the metrics for registry and manifest."""
     metric = scores[0].metric
     found = {
         metric: scores[0].value.mean,
         f"{metric}_low": scores[0].value.low,
         f"{metric}_high": scores[0].value.high,
         f"base_{metric}": scores[1].value.mean,
-        "later_rows": float(trial.label.size),
+        "later_rows": float(evaluation.label.size),
     }
     if loop.label.type == "bool":
-        found["auc"] = roc_auc(trial.label, trial.candidate.predicted)
-    if trial.live is not None:
+        found["auc"] = roc_auc(evaluation.label, evaluation.candidate.predicted)
+    if evaluation.live is not None:
         found[f"live_{metric}"] = scores[2].value.mean
     if costs:
         found["policy_cost"] = costs[0].value.mean
@@ -200,20 +201,20 @@ def _metrics(
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _praise(trial: Evaluation, scores: list[MetricScore], costs: list[MetricScore]) -> str:
+def _reason(evaluation: Evaluation, scores: list[MetricScore], costs: list[MetricScore]) -> str:
     own = scores[0]
     parts = [f"{METRIC_NAMES[own.metric]} {own.value.mean:.4f} on {own.rows:,} later rows"]
     parts.append(f"base rate {scores[1].value.mean:.4f}")
-    if trial.live is not None:
-        parts.append(f"live {trial.live.version} {scores[2].value.mean:.4f}")
+    if evaluation.live is not None:
+        parts.append(f"live {evaluation.live.version} {scores[2].value.mean:.4f}")
     if costs:
         parts.append(f"policy cost {costs[0].value.mean:.4f}, default {costs[1].value.mean:.4f}")
     else:
         parts.append("against the default not judged: this policy's actions leave no such evidence")
-    if trial.continues:
-        parts.append(f"it continues the live {trial.continues}")
-    if trial.live_note:
-        parts.append(trial.live_note)
+    if evaluation.continues:
+        parts.append(f"it continues the live {evaluation.continues}")
+    if evaluation.live_note:
+        parts.append(evaluation.live_note)
     return "promoted: " + "; ".join(parts)
 
 

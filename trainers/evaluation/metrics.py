@@ -1,11 +1,10 @@
-"""Compare predictions on the same rows: one metric with an interval, used by everyone who judges.
+"""Compares predictions on the same rows: a loss as a metric, with a confidence interval.
 
-Rows are handed in ordered by time. It knows no model, no lake and no policy; those who call it
-decide what is compared.
+Callers pass the rows in order of time.
 
-Intervals are by batch means: the rows are cut into 30 runs that follow each other in time, and the
-spread of the runs' means, not of single rows, says how sure the mean is. Decisions of the same hour
-share their weather and their outages, so single rows would claim far too much certainty.
+Intervals are by batch means: the rows are divided into 30 consecutive runs, and the spread of the
+means of the runs gives the interval. Decisions of the same hour share causes, say an outage, so
+the spread of single rows would give an interval that is far too narrow.
 Source: A. M. Law, "Simulation Modeling and Analysis", 5th ed., section 9.5.3 (batch means).
 """
 
@@ -24,13 +23,13 @@ METRIC_NAMES: Mapping[str, str] = {
     "mse": "squared error",
     "policy_cost": "policy cost",
 }
-RUNS = 30  # enough for a t-interval, few enough that a run spans what neighbours share
-_TINY = 1e-15  # a probability of exactly 0 or 1 that is wrong costs 34.5, not infinity
+RUNS = 30  # enough for a t-interval; few enough that a run outlasts causes that neighbours share
+_TINY = 1e-15  # a wrong probability of exactly 0 or 1 costs 34.5, not infinity
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and the bounds it has with the confidence that was asked for."""
+    """A mean and the bounds of its confidence interval."""
 
     mean: float
     low: float
@@ -39,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricScore:
-    """What one model is worth on some rows. Every metric here is a loss: less is better."""
+    """The metric of one model on some rows. Every metric is a loss: less is better."""
 
     name: str
     version: str
@@ -50,7 +49,7 @@ class MetricScore:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that predicts: its name, its version, and its predictions of the same rows."""
+    """A model or the base rate: its name, its version, and its predictions for the rows."""
 
     name: str
     version: str
@@ -86,7 +85,7 @@ def interval(values: Floats, confidence: float) -> Interval:
         confidence: share of such intervals that hold the true mean, in (0, 1).
 
     Returns:
-        Infinite bounds where fewer than two values are known.
+        The mean; its bounds are infinite if there are fewer than two values.
     """
     if values.size == 0:
         raise ValueError("no rows: a mean of nothing is not a number")
@@ -103,7 +102,7 @@ def interval(values: Floats, confidence: float) -> Interval:
 
 
 def score(candidate: Candidate, metric: Metric, label: Floats, confidence: float) -> MetricScore:
-    """Return what *candidate* is worth on the rows with this *label*."""
+    """Return the *metric* of *candidate* on the rows with this *label*."""
     lost = losses(metric, label, candidate.predicted)
     return MetricScore(
         name=candidate.name,
@@ -126,7 +125,7 @@ def roc_auc(label: Floats, predicted: Floats) -> float:
     """Return the chance that a row labelled 1 is predicted above one labelled 0; ties count half.
 
     Returns:
-        nan if only one of the two labels is there.
+        A number in [0, 1]; nan if all labels are the same.
     """
     positive = label > 0.5
     above, below = int(positive.sum()), int((~positive).sum())

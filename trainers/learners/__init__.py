@@ -1,1 +1,5 @@
-"""trainers.learners."""
+"""The learners: LightGBM in batch, River online, and the predictions that judge the latter.
+
+Read `batch`, then `online` (the learner), `prequential` (served predictions) and `online_run`,
+which joins the two. A learner may not import the gate, the publisher or the trainer.
+"""

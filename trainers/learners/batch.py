@@ -1,7 +1,7 @@
-"""The batch learner: LightGBM on one snapshot, the same inputs giving the same model digest.
+"""The batch learner: LightGBM on one snapshot; the same inputs give the same model digest.
 
-Categories are kept as categories, rows are split by time, and all that a model depends on is in
-its `Trained`. It knows no lake, no gate and no topic.
+Features of type category go to LightGBM as categories. `Trained` holds the model and everything it
+depends on.
 """
 
 import platform
@@ -14,32 +14,32 @@ from typing import Self
 import lightgbm
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
-from tidemill.trainers.evaluation.metrics import Floats
 from tidemill.trainers.rows import LabeledRows
 
 LIGHTGBM = "lightgbm"
-THREADS = 1  # beside busy workers two threads took ten times as long as one; `params` may say more
+THREADS = 1  # on a busy machine two threads took ten times as long as one; `params` may set more
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What making a model took: seconds of the clock, and of all cores together."""
+    """What training a model took: seconds of wall clock, and CPU seconds of all cores."""
 
     wall_s: float
     cpu_s: float
 
     def plus(self, other: "Cost") -> "Cost":
-        """Return what both took together."""
+        """Return the sum of both."""
         return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
 
 
 class Stopwatch:
-    """Measures the cost of what happens from its making to `read`."""
+    """Measures wall clock and CPU seconds from its creation on."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -51,7 +51,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A model and all that it depends on."""
+    """A trained model and everything it depends on."""
 
     learner: str
     payload: bytes
@@ -71,11 +71,11 @@ class Trained:
 
 
 class LightGBM:
-    """A trained booster that predicts whole frames; one row at a time is the business of serving.
+    """A trained booster that predicts whole frames; `serving` predicts single rows.
 
     Raises:
-        ModelError: the text is not one that LightGBM reads. Only hand in what was trained here or
-            verified: malformed text can end the process.
+        ModelError: LightGBM cannot read the text. Pass only text that was trained here or
+            verified: malformed text can crash the process.
     """
 
     def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
@@ -90,10 +90,10 @@ class LightGBM:
 
     @classmethod
     def of(cls, trained: Trained) -> Self:
-        """Return the predictor of what was just trained."""
+        """Return the booster of a model just trained."""
         return cls(trained.payload, trained.signature)
 
-    def predict(self, features: pl.DataFrame) -> Floats:
+    def predict(self, features: pl.DataFrame) -> NDArray[np.float64]:
         """Return the score of each row of *features*, columns by name."""
         matrix = self._signature.encode_frame(features)
         if not len(matrix):
@@ -102,7 +102,7 @@ class LightGBM:
 
 
 def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
-    """Return the model that *batch* makes of *rows*.
+    """Train on *rows* with the settings of *batch* and return the model.
 
     Raises:
         ModelError: there are no rows, or LightGBM refuses the parameters of the loop.
@@ -137,7 +137,7 @@ def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
 
 
 def parameters(loop: Loop, batch: Batch) -> dict[str, bool | int | float | str]:
-    """Return LightGBM's parameters: the loop's own, under those that make a run repeatable."""
+    """Return LightGBM's parameters: the loop's, overridden by those that make runs repeatable."""
     return {
         "num_threads": THREADS,
         **batch.params,
@@ -150,7 +150,7 @@ def parameters(loop: Loop, batch: Batch) -> dict[str, bool | int | float | str]:
 
 
 def software(*packages: str) -> dict[str, str]:
-    """Return the versions a model was made with."""
+    """Return the versions of Python, tidemill and *packages*."""
     found = {name: version(name) for name in ("tidemill", *packages)}
     return {"python": platform.python_version()} | found
 

@@ -1,8 +1,8 @@
 """The online learner: a scaled linear model of River that learns each example once, as it closes.
 
-It predicts before it learns (prequential evaluation). All of its state goes into a `LinearState`
-and comes back bit for bit, so a learner that was killed is the same learner after it has gone
-through the commits again. It knows no lake and no topic; rows are handed in commit by commit.
+It predicts each row before it learns it (prequential evaluation). A `LinearState` holds its whole
+state and restores it bit for bit. A learner that was killed is the same one again after it has
+restored its last state and learned the commits since.
 
 Source of the evaluation: J. Gama, R. Sebastiao, P. P. Rodrigues, "On evaluating stream learning
 algorithms", Machine Learning 90(3), 2013.
@@ -15,6 +15,7 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 from river.utils import VectorDict
 
@@ -29,7 +30,6 @@ from tidemill.schemas.models.river_state import (
     Scale,
     Weight,
 )
-from tidemill.trainers.evaluation.metrics import Floats
 from tidemill.trainers.rows import scored_action
 
 _TINY = 1e-15
@@ -37,10 +37,10 @@ _TINY = 1e-15
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one commit taught.
+    """The examples of one commit, as they were learned.
 
-    *predictions* has a row an example, in the order they were learned: ``decision_id``, ``at``,
-    ``label``, and ``prequential``, what was predicted before the label was learned; *rows* are
+    *predictions* has one row for each example, in the order they were learned: ``decision_id``,
+    ``at``, ``label``, and ``prequential``, the prediction before the label was learned. *rows* are
     their features.
     """
 
@@ -50,13 +50,13 @@ class Learned:
 
 
 class OnlineLearner:
-    """A scaled logistic or linear regression that goes on learning from where its state stands.
+    """A scaled logistic or linear regression that continues from a state.
 
     Args:
         loop: whose features and label it learns.
-        online: which learner, and how fast.
-        state: where to go on; a fresh learner if None. A state of another learner or rate than
-            *online* says is not continued either: what it would learn is not what the loop asks.
+        online: which learner, with which rates.
+        state: where to continue; None for a fresh learner. A state of another learner or other
+            rates than those of *online* is ignored.
     """
 
     def __init__(self, loop: Loop, online: Online, state: LinearState | None = None) -> None:
@@ -82,15 +82,15 @@ class OnlineLearner:
         self._model.optimizer.n_iterations = state.iterations
 
     def restart(self) -> None:
-        """Forget everything but how far the examples have been gone through."""
+        """Forget everything learned, but not which commits were learned."""
         self._scaler, self._model = preprocessing.StandardScaler(), _model(self._online)
         self.rows, self.loss_sum = 0, 0.0
 
     def state(self) -> LinearState:
-        """Return all of the learner as a value.
+        """Return the whole state of the learner as a value.
 
         Raises:
-            ModelError: it has diverged, some number is not finite.
+            ModelError: it has diverged: a number is not finite.
         """
         scaler, online = self._scaler, self._online
         try:
@@ -119,8 +119,8 @@ class OnlineLearner:
         """Predict and learn each labelled row of one commit, in the order of its log.
 
         Args:
-            version: the commit's; a commit that was learned already is passed over.
-            examples: the rows it added, columns of the table ``examples``.
+            version: that of the commit; a commit that was learned already is skipped.
+            examples: the rows the commit added, with the columns of the table ``examples``.
         """
         labelled = examples.filter(pl.col("label").is_not_null()).sort("partition", "offset")
         if version <= self.learned_until:
@@ -130,16 +130,16 @@ class OnlineLearner:
         predicted = [self._learn_one(row, label) for row, label in zip(rows, labels, strict=True)]
         self.learned_until = max(version, self.learned_until)
         self.rows += len(labels)
-        told = labelled.select(
+        predictions = labelled.select(
             "decision_id", "at", "label", pl.Series("prequential", predicted, dtype=pl.Float64)
         )
-        newest = told.get_column("at").max()
+        newest = predictions.get_column("at").max()
         if isinstance(newest, datetime):
             self.until = newest if self.until is None else max(newest, self.until)
-        return Learned(version, told, rows)
+        return Learned(version, predictions, rows)
 
     def _learn_one(self, row: Mapping[str, object], label: float) -> float:
-        """Return what was predicted for *row* before its label was learned."""
+        """Learn *label* for *row*; return the prediction before that."""
         numbers, flags = self._mapping(row)
         if len(self._model._weights) + len(numbers) + len(flags) > MAX_NAMES:
             flags = [flag for flag in flags if flag in self._model._weights]
@@ -168,7 +168,7 @@ class OnlineLearner:
         return -math.log(chance) if label > 0.5 else -math.log1p(-chance)
 
     def predict_one(self, row: Mapping[str, object]) -> float:
-        """Return the score of one row, as River computes it; nothing is learned."""
+        """Return the score of one row, as River computes it, and learn nothing."""
         numbers, flags = self._mapping(row)
         x = self._scaler.transform_one(numbers)
         for flag in flags:
@@ -177,24 +177,24 @@ class OnlineLearner:
 
 
 class FrozenLinear:
-    """A published online model that predicts whole frames and no longer learns."""
+    """A published state of an online model, which predicts whole frames and does not learn."""
 
     def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
         self._predictor = LinearPredictor(LinearState.from_bytes(payload), signature)
 
-    def predict(self, features: pl.DataFrame) -> Floats:
+    def predict(self, features: pl.DataFrame) -> NDArray[np.float64]:
         """Return the score of each row of *features*, columns by name."""
         scores = map(self._predictor.score, features.iter_rows(named=True))
         return np.fromiter(scores, dtype=np.float64, count=features.height)
 
 
 def settings_of(online: Online) -> dict[str, bool | int | float | str]:
-    """Return what makes the learner this one; with another rate it learns everything anew."""
+    """Return the settings that identify a learner; with another rate it learns from the start."""
     return {"learning_rate": online.learning_rate, "l2": online.l2}
 
 
 def continues(online: Online, state: LinearState) -> bool:
-    """Say whether *state* is one that *online* would have learned itself."""
+    """Say whether *state* has the learner and the rates of *online*."""
     asked = (online.learner, online.learning_rate, online.l2)
     return asked == (state.learner, state.learning_rate, state.l2)
 

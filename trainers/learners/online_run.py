@@ -1,7 +1,7 @@
-"""The course of the online learner: commit by commit, what it would have served, what it offers.
+"""The run of an online learner: it learns commit by commit, predicts, and offers its states.
 
-Joins the learner with the states it has offered and the predictions that are kept of them, and
-brings all three back from the lake after a kill. It knows no gate and no topic.
+`OnlineRun` joins the learner, the states it has offered to the gate, and the predictions stored of
+them. It restores all three from the lake when the trainer starts again.
 """
 
 import logging
@@ -21,17 +21,17 @@ from tidemill.trainers.learners.online import OnlineLearner, continues, settings
 from tidemill.trainers.learners.prequential import MAX_STATES, OfferedStates, Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class OnlineRun:
-    """The online learner of one loop, from where the registry says it stood.
+    """The online learner of one loop, continued from its newest state in the registry.
 
     Args:
         loop: whose learner.
         online: which learner.
-        lake: where examples are read and predictions are kept.
-        registry: where its states are.
+        lake: where examples are read and predictions are stored.
+        registry: where its offered states are.
     """
 
     def __init__(self, loop: Loop, online: Online, lake: Lake, registry: Registry) -> None:
@@ -44,7 +44,7 @@ class OnlineRun:
         self._offered_rows = self.learner.rows
 
     def _resumed(self, registry: Registry) -> OnlineLearner:
-        """Return the learner of the newest state it offered; the older ones judge what comes."""
+        """Return the learner of its newest offered state; older states predict later rows too."""
         state, until = None, None
         made = [model for model in registry.models() if model.learner == self._online.learner]
         for model in made[-MAX_STATES:]:
@@ -66,31 +66,31 @@ class OnlineRun:
         return self.learner.rows - self._offered_rows
 
     def follow(self) -> Iterator[int]:
-        """Learn every new commit, yielding its version after each; stop asking to stop."""
+        """Learn each new commit when asked for the next, and yield its version."""
         start = self.learner.learned_until
         for version, rows in commits_after(
             self._examples, start, lambda: self.predictions.learned_ids(start)
         ):
             watch = Stopwatch()
             learned = self.learner.learn(version, rows)
-            told = learned.predictions
-            times: list[datetime] = told.get_column("at").to_list()
+            predictions = learned.predictions
+            times: list[datetime] = predictions.get_column("at").to_list()
             served = pl.Series("predicted", self._offered.predict(times, learned.rows), pl.Float64)
-            self.predictions.add(version, told.with_columns(served))
+            self.predictions.add(version, predictions.with_columns(served))
             self._spent = self._spent.plus(watch.read())
             yield version
 
     def save(self) -> None:
-        """Keep the predictions of what was learned so far."""
+        """Store the predictions of the rows learned so far."""
         self.predictions.save()
 
     def candidate(self, base_rate: float) -> Trained | None:
-        """Return the learner's state as a model; None if it has diverged, it then starts anew."""
+        """Return the learner's state as a model; None if it has diverged and starts from zero."""
         learner, online = self.learner, self._online
         try:
             payload = learner.state().to_bytes()
         except ModelError as error:
-            log.warning("%s; it starts anew: %s", error.what, error.hint)
+            logger.warning("%s; it starts from zero: %s", error.what, error.hint)
             learner.restart()
             self._offered_rows = 0
             return None
@@ -107,8 +107,8 @@ class OnlineRun:
             cost=self._spent,
         )
 
-    def kept(self, model: ModelVersion, payload: bytes) -> None:
-        """Note that *model* is in the registry: from now on it is what would have been served."""
+    def registered(self, model: ModelVersion, payload: bytes) -> None:
+        """Let *model*, which is in the registry, predict the rows that follow."""
         self._offer(LinearState.from_bytes(payload), model)
         self._offered_rows = self.learner.rows
         self._spent = Cost(0.0, 0.0)

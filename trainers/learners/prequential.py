@@ -1,13 +1,13 @@
-"""What the online learner would have served for each example, kept in the lake: how it is judged.
+"""The predictions an online learner would have served for each example, by which it is judged.
 
-There are no later rows to a learner that has learned all there is. Its last prediction before it
-learned a row is no substitute: labels come late, and when the decision was made the learner did not
-know what came of the decisions just before it. So each row gets the prediction of the newest state
-that had been offered, and whose labels were known, when the decision was made. One Delta table,
-``online_predictions``. It knows no gate and no topic.
+An online learner has learned all rows, so there are no later ones to judge it by. Its prediction
+just before it learned a row is no substitute: labels come late, and at the time of the decision the
+learner did not yet know the labels of the decisions just before. So each row gets the prediction of
+the newest state that was offered, and whose labels were known, when the decision was made. The
+Delta table ``online_predictions`` stores them.
 
-Delivery: exactly once. The version of ``examples`` learned up to moves in the commit that adds the
-predictions; a learner that goes through commits again adds nothing twice.
+Delivery: exactly once. The commit that adds predictions also moves the version of ``examples``
+learned so far by compare-and-swap, so commits that are learned again add nothing twice.
 
 Source of the delay: M. Grzenda, H. M. Gomes, A. Bifet, "Delayed labelling evaluation for data
 streams", Data Mining and Knowledge Discovery 34(5), 2020.
@@ -39,11 +39,11 @@ _SCHEMA = pl.Schema(
         "event_date": pl.Date(),
     }
 )
-MAX_STATES = 64  # a decision whose state is no longer among them is not judged
+MAX_STATES = 64  # a decision that was made under an older state is not judged
 
 
 class OfferedStates:
-    """The states a learner has offered, each known from a moment of event time on.
+    """The states a learner has offered, each with the event time from which it could serve.
 
     Args:
         maturity: how long after its decision a label is known.
@@ -54,13 +54,13 @@ class OfferedStates:
         self._states: list[tuple[datetime, LinearPredictor]] = []
 
     def add(self, until: datetime, predictor: LinearPredictor) -> None:
-        """Take a state whose newest row was decided at *until*; the oldest may be forgotten."""
+        """Add a state whose newest row was decided at *until*; the oldest state may be dropped."""
         self._states.append((until + self._maturity, predictor))
         self._states.sort(key=lambda state: state[0])
         del self._states[:-MAX_STATES]
 
     def score(self, at: datetime, row: Mapping[str, object]) -> float | None:
-        """Return what was served for *row* at *at*; None if nothing had been offered by then."""
+        """Return the score of *row* at *at*; None if no state could serve at that time."""
         for known_at, predictor in reversed(self._states):
             if known_at <= at:
                 return predictor.score(row)
@@ -69,17 +69,17 @@ class OfferedStates:
     def predict(
         self, times: Iterable[datetime], rows: Iterable[Mapping[str, object]]
     ) -> list[float | None]:
-        """Return what was served for each of *rows*."""
+        """Return the score of each of *rows* at its time; see `score`."""
         return [self.score(at, row) for at, row in zip(times, rows, strict=True)]
 
 
 def learner_name(online: Online) -> str:
-    """Return the name under which predictions are kept: another rate is another learner."""
+    """Return the name predictions are stored under: another rate is another learner."""
     return f"{online.learner} rate={online.learning_rate!r} l2={online.l2!r}"
 
 
 class Predictions:
-    """The predictions of one online learner; what `add` takes is kept by the next `save`."""
+    """The predictions of one online learner; `save` stores those of all `add` calls."""
 
     def __init__(self, lake: Lake, loop_name: str, online: Online) -> None:
         self._table = lake.create_table(loop_name, PREDICTIONS, _SCHEMA)
@@ -88,15 +88,15 @@ class Predictions:
         self._waiting: list[pl.DataFrame] = []
         self._newest = -1
 
-    def add(self, version: int, told: pl.DataFrame) -> None:
-        """Take what one commit taught; it is in memory until `save`.
+    def add(self, version: int, predictions: pl.DataFrame) -> None:
+        """Add the predictions of one commit; they are in memory until `save`.
 
         Args:
-            version: of ``examples``.
-            told: ``decision_id``, ``at``, ``label``, ``predicted``, ``prequential``.
+            version: that of ``examples``.
+            predictions: ``decision_id``, ``at``, ``label``, ``predicted``, ``prequential``.
         """
         self._waiting.append(
-            told.with_columns(
+            predictions.with_columns(
                 pl.lit(self._learner).alias("learner"),
                 pl.lit(version, dtype=pl.Int64).alias("snapshot"),
             )
@@ -104,7 +104,7 @@ class Predictions:
         self._newest = max(self._newest, version)
 
     def save(self) -> None:
-        """Keep everything taken so far, once.
+        """Store everything added so far, exactly once.
 
         Raises:
             FencedError: another trainer of this loop has saved meanwhile.
@@ -122,8 +122,8 @@ class Predictions:
     def read(self, since: datetime | None = None) -> pl.DataFrame:
         """Return the saved predictions of decisions not before *since*, by (at, decision_id).
 
-        Columns ``decision_id``, ``at``, ``label``, ``predicted``. Rows for which nothing had been
-        offered yet are left out.
+        Columns ``decision_id``, ``at``, ``label``, ``predicted``. Rows that no state could serve
+        are left out.
         """
         return self._table.read(_COLUMNS, self._wanted(since)).sort("at", "decision_id")
 
@@ -147,7 +147,7 @@ class Predictions:
     def learned_ids(self, up_to: int) -> pl.Series:
         """Return the decision ids learned from versions of ``examples`` up to *up_to*.
 
-        Those that wait for the next `save` are among them.
+        Rows that wait for the next `save` are included.
         """
         wanted = (pl.col("learner") == self._learner) & (pl.col("snapshot") <= up_to)
         saved = self._table.read(["decision_id"], wanted)

@@ -1,12 +1,23 @@
-"""The thin Kafka client that all rooms share: topics, a writer, and a groupless reader.
+"""The thin Kafka client that all packages share: topics, writers, and a reader without a group.
 
-It is the only place that knows how a librdkafka client is set up. It knows no loop, no schema and
-no model; keys and values are bytes. Consumer groups live in `streams/`, which has Faust for them.
+Read `config`, `topics`, `tail`, `tail_thread` and `ends` (reading), `writer` and `transactions`
+(writing). It is the only package that configures a librdkafka client; keys and values are bytes.
+It imports no other package of tidemill, only `errors`. Consumer groups are in `streams/consumer`,
+which uses Faust.
+
+Proved elsewhere: `config` by `tests/test_kafka.py`.
+Proved elsewhere: `ends` by `tests/schemas/registry/test_choose.py`.
+Proved elsewhere: `groups` by `tests/streams/deadletters/test_redrive.py`.
+Proved elsewhere: `tail` by `tests/test_kafka.py`.
+Proved elsewhere: `topics` by `tests/test_kafka.py`.
+Proved elsewhere: `transactions` by `tests/test_kafka.py`.
+Proved elsewhere: `writer` by `tests/test_kafka.py`.
 """
 
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
+from tidemill.kafka.tail_thread import TailThread
 from tidemill.kafka.topics import Topic, ensure_topics, partition_count
 from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
@@ -16,6 +27,7 @@ __all__ = [
     "Record",
     "Setting",
     "Tail",
+    "TailThread",
     "Topic",
     "TopicEnds",
     "TransactionalWriter",

@@ -1,4 +1,4 @@
-"""Where the brokers are, and how their errors reach a person. It opens no connection."""
+"""The address of the brokers, and their errors as errors for people."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,8 @@ from tidemill.errors import BrokerError, ConfigError
 Setting = str | int | float | bool
 
 client_log = logging.getLogger("tidemill.librdkafka")
-"""Where every librdkafka client of ours logs to, instead of to stderr. It tells each failed attempt
-to connect as an error, so the command line shows it only when asked for more."""
+"""The logger of every librdkafka client, instead of stderr. librdkafka logs each failed attempt to
+connect as an error, so the command line shows this logger only with --verbose."""
 
 _ENV_OPTIONS = {
     "KAFKA_SECURITY_PROTOCOL": "security.protocol",
@@ -28,7 +28,7 @@ _ENV_OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class KafkaConfig:
-    """Where the brokers are, and what librdkafka needs besides to reach them."""
+    """The address of the brokers, and the librdkafka options needed to reach them."""
 
     bootstrap: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a password
@@ -50,11 +50,11 @@ class KafkaConfig:
         return cls(bootstrap, options)
 
     def client(self, **extra: Setting) -> dict[str, Setting]:
-        """Return a librdkafka configuration; in *extra*, ``_`` stands for the ``.`` of a name."""
+        """Return a librdkafka configuration; ``_`` in a name of *extra* stands for ``.``."""
         named = {key.replace("_", "."): value for key, value in extra.items()}
         return {
             "bootstrap.servers": self.bootstrap,
-            "reconnect.backoff.max.ms": 1000,  # a broker that returns is found within a second
+            "reconnect.backoff.max.ms": 1000,  # reconnect within a second
             "log.connection.close": False,
             **self.options,
             **named,
@@ -67,7 +67,7 @@ def broker_errors(
 ) -> Iterator[None]:
     """Turn a `KafkaException` into a `BrokerError` that says *what* could not be done.
 
-    What *client* has kept for the log, say that a password is wrong, is logged before that.
+    Messages that *client* has queued, say that a password is wrong, are logged first.
     """
     try:
         yield
@@ -77,6 +77,6 @@ def broker_errors(
         reason = error.args[0].str() if isinstance(error.args[0], KafkaError) else str(error)
         raise BrokerError(
             f"{what} at {config.bootstrap}: {reason}",
-            hint="is that broker up and reachable from here? --verbose tells each attempt; "
+            hint="is that broker up and reachable from here? --verbose shows each attempt; "
             "`tidemill kafka` starts a local one",
         ) from error

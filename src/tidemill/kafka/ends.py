@@ -1,4 +1,4 @@
-"""Where a topic ends, asked again and again over one connection: has anything been written?"""
+"""The end offsets of a topic, read repeatedly over one connection: has anything been written?"""
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -6,7 +6,7 @@ from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
 
 class TopicEnds:
-    """Asks for the end of each partition of one topic; a question takes one round trip."""
+    """Reads the end offset of each partition of one topic, with one round trip per partition."""
 
     def __init__(self, config: KafkaConfig, topic: str) -> None:
         self._config = config
@@ -15,10 +15,10 @@ class TopicEnds:
         self._partitions: list[int] = []
 
     def read(self, timeout_s: float) -> tuple[int, ...]:
-        """Return the offset behind the last record of each partition; empty if there is no topic.
+        """Return the end offset of each partition; empty if there is no such topic.
 
         Raises:
-            BrokerError: no answer in *timeout_s*.
+            BrokerError: the broker does not answer within *timeout_s*.
         """
         if self._consumer is None:
             settings = self._config.client(group_id="tidemill-ends", enable_auto_commit=False)
@@ -28,14 +28,14 @@ class TopicEnds:
             if not self._partitions:
                 found = self._consumer.list_topics(self._topic, timeout=timeout_s)
                 self._partitions = sorted(found.topics[self._topic].partitions)
-            places = (TopicPartition(self._topic, number) for number in self._partitions)
+            partitions = (TopicPartition(self._topic, number) for number in self._partitions)
             return tuple(
-                self._consumer.get_watermark_offsets(place, timeout=timeout_s)[1]
-                for place in places
+                self._consumer.get_watermark_offsets(partition, timeout=timeout_s)[1]
+                for partition in partitions
             )
 
     def close(self) -> None:
-        """Leave the broker; the next question connects again."""
+        """Disconnect; the next `read` connects again."""
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None

@@ -1,4 +1,4 @@
-"""Reading a whole topic without a consumer group, as its compacted content or on and on."""
+"""Read a whole topic without a consumer group: its compacted content, or its tail without end."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from confluent_kafka import (
 from tidemill.errors import BrokerError
 from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _REFUSALS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -32,7 +32,7 @@ _UNSETTLED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One record as read; *timestamp_ms* is the broker's, in milliseconds since the epoch."""
+    """One record; *timestamp_ms* is the broker's, in milliseconds since the epoch."""
 
     topic: str
     partition: int
@@ -44,32 +44,34 @@ class Record:
 
 
 class Tail:
-    """Read all partitions of a topic from the beginning, on and on, in no consumer group.
+    """Reads all partitions of a topic from the beginning, without end and without a consumer group.
 
-    For compacted topics. A broker that goes away is waited for; reading goes on when it returns.
+    It is made for compacted topics. If the broker goes away, it waits and goes on when it returns.
     """
 
     def __init__(self, config: KafkaConfig, topic: str, *, timeout_s: float = 30.0) -> None:
-        """Find the partitions and their ends.
+        """Find the partitions and their end offsets.
 
         Raises:
-            BrokerError: there is no such topic, or no answer in *timeout_s*.
+            BrokerError: there is no such topic, or the broker does not answer within *timeout_s*.
         """
         self._config = config
         settings = config.client(
-            group_id="tidemill-tail",  # demanded by the client, never used
+            group_id="tidemill-tail",  # required by the client, never used
             enable_auto_commit=False,
             enable_partition_eof=True,
             auto_offset_reset="earliest",
             fetch_wait_max_ms=100,
         )
         self._refusal: KafkaError | None = None
+        self._is_open = False
         self._consumer = Consumer({**settings, "error_cb": self._on_error}, logger=client_log)
         try:
-            self._behind = self._assign(topic, timeout_s)
+            self._unread_to = self._assign(topic, timeout_s)
         except BrokerError:
             self._consumer.close()
             raise
+        self._is_open = True
 
     def _assign(self, topic: str, timeout_s: float) -> dict[int, int]:
         """Start at the beginning; return the end offset of each partition that is not empty."""
@@ -80,40 +82,40 @@ class Tail:
                     f"there is no topic {topic} at {self._config.bootstrap}",
                     hint="publish a loop first (tidemill publish LOOP.yaml): it makes the topics",
                 )
-            places = [
+            partitions = [
                 TopicPartition(topic, number, OFFSET_BEGINNING) for number in found.partitions
             ]
-            self._consumer.assign(places)
-            behind = {}
-            for place in places:
-                low, high = self._watermarks(place, time.monotonic() + timeout_s)
+            self._consumer.assign(partitions)
+            ends = {}
+            for partition in partitions:
+                low, high = self._watermarks(partition, time.monotonic() + timeout_s)
                 if high > low:
-                    behind[place.partition] = high
-        return behind
+                    ends[partition.partition] = high
+        return ends
 
-    def _watermarks(self, place: TopicPartition, deadline: float) -> tuple[int, int]:
-        """Return the first offset and the end; wait for a leader where one is being chosen."""
+    def _watermarks(self, partition: TopicPartition, deadline: float) -> tuple[int, int]:
+        """Return the first offset and the end; wait while a leader is being elected."""
         while True:
             left = max(0.1, deadline - time.monotonic())
             try:
-                low, high = self._consumer.get_watermark_offsets(place, timeout=left)
+                low, high = self._consumer.get_watermark_offsets(partition, timeout=left)
             except KafkaException as error:
                 if error.args[0].code() not in _UNSETTLED or time.monotonic() > deadline:
                     raise
-                time.sleep(0.05)  # a topic just made: the broker says so itself, there is no event
+                time.sleep(0.05)  # a new topic: there is no event to wait for
             else:
                 return low, high
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything that was there when this reader was made has been returned."""
-        return not self._behind
+        """Whether all records that existed when this reader was made have been returned."""
+        return not self._unread_to
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Return what has arrived, waiting at most *timeout_s* for the first record.
+        """Return the records that have arrived; wait at most *timeout_s* for the first.
 
         Raises:
-            BrokerError: the broker refuses for good, say for want of a right.
+            BrokerError: the broker refuses permanently, say because a right is missing.
         """
         first = self._consumer.poll(timeout_s)
         refusal, self._refusal = self._refusal, None
@@ -127,16 +129,15 @@ class Tail:
         topic = message.topic()
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
-                self._behind.pop(
-                    partition or 0, None
-                )  # the last records may be a transaction's marks
+                # the last offsets may be control records of a transaction
+                self._unread_to.pop(partition or 0, None)
             elif error.fatal() or error.code() in _REFUSALS:
                 raise self._refused(error)
             return None
         if topic is None or partition is None or offset is None:
             return None
-        if self._behind.get(partition, offset + 2) <= offset + 1:
-            del self._behind[partition]
+        if self._unread_to.get(partition, offset + 2) <= offset + 1:
+            del self._unread_to[partition]
         return Record(
             topic=topic,
             partition=partition,
@@ -148,13 +149,14 @@ class Tail:
         )
 
     def _on_error(self, error: KafkaError) -> None:
-        """Hear what concerns no partition; called by the client from within a poll."""
+        """Take an error that concerns no partition; the client calls it within a poll."""
         if error.fatal() or error.code() in _REFUSALS:
             self._refusal = error
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:  # said once for each outage
-            log.warning(
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._is_open:
+            # Reported once per outage; whoever opens a tail gets the error instead.
+            logger.warning(
                 "no broker of %s answers; waiting for one\n"
-                "  hint: look whether the brokers are up; nothing is lost meanwhile",
+                "  hint: check that the brokers are up; nothing is lost meanwhile",
                 self._config.bootstrap,
             )
 
@@ -165,7 +167,7 @@ class Tail:
         )
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Disconnect."""
         self._consumer.close()
 
 
@@ -178,10 +180,10 @@ def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
 def read_compacted(
     config: KafkaConfig, topic: str, *, timeout_s: float = 30.0
 ) -> dict[bytes, bytes]:
-    """Return the newest value of each key, up to the end offsets at the call; no tombstones.
+    """Return the newest value of each key up to the end offsets at the call, without tombstones.
 
     Raises:
-        BrokerError: there is no such topic, or its end was not reached in *timeout_s*.
+        BrokerError: there is no such topic, or its end was not reached within *timeout_s*.
     """
     deadline = time.monotonic() + timeout_s
     newest: dict[bytes, bytes] = {}
@@ -191,12 +193,12 @@ def read_compacted(
             if time.monotonic() > deadline:
                 raise BrokerError(
                     f"topic {topic} at {config.bootstrap} was not read to its end in {timeout_s} s",
-                    hint="look whether the broker is up; then try again",
+                    hint="check that the broker is up; then try again",
                 )
             for record in tail.poll(0.1):
                 if record.key is None:
                     continue
-                newest.pop(record.key, None)  # keep the order of the log
+                newest.pop(record.key, None)  # keys in the order of their newest record
                 if record.value is not None:
                     newest[record.key] = record.value
     finally:

@@ -1,4 +1,4 @@
-"""Topics: what one should be, making those that are missing, and counting partitions."""
+"""Topics: their settings, creation of missing ones, and their numbers of partitions."""
 
 import time
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """What a topic should be. Its records always carry the broker's time (LogAppendTime)."""
+    """The settings of a topic. Its records always have the broker's time (LogAppendTime)."""
 
     name: str
     partitions: int = 1
@@ -23,7 +23,7 @@ class Topic:
     retention: timedelta | None = None  # None: the broker's default
 
     def settings(self) -> dict[str, str]:
-        """Return the topic's configuration as Kafka names it."""
+        """Return the topic's configuration by Kafka's names."""
         settings = {
             "message.timestamp.type": "LogAppendTime",
             "cleanup.policy": "compact" if self.compacted else "delete",
@@ -34,7 +34,7 @@ class Topic:
 
 
 def ensure_topics(config: KafkaConfig, topics: Iterable[Topic], *, timeout_s: float = 30.0) -> None:
-    """Create those of *topics* that are missing, and return when each has its leaders.
+    """Create the missing ones of *topics*; return when every partition has a leader.
 
     Raises:
         BrokerError: the broker does not answer within *timeout_s*, or refuses.

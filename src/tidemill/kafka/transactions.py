@@ -1,8 +1,8 @@
-"""Writing records in transactions: all of one are there for readers, or none of them.
+"""Write records in transactions: readers get all records of a transaction, or none.
 
-Delivery: exactly once, for readers of committed records. Who opens a writer under a name ends the
-transaction of whoever had it before and shuts them out, a zombie or a process killed in the middle
-included. Offsets of a consumer group can be part of a transaction.
+Delivery: exactly once, for readers of committed records. Opening a writer under a name aborts the
+transaction of its former owner and fences it, whether that is a zombie or a process that was killed
+in the middle. Offsets of a consumer group can be part of a transaction.
 """
 
 import logging
@@ -14,9 +14,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from tidemill.errors import BrokerError, FencedError
 from tidemill.kafka.config import KafkaConfig, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-MAX_BYTES = 64 * 2**20  # of one record; topics have limits of their own
+MAX_BYTES = 64 * 2**20  # of one record; each topic has its own limit
 _FENCED = {
     KafkaError._FENCED,
     KafkaError.PRODUCER_FENCED,
@@ -25,13 +25,13 @@ _FENCED = {
 
 
 class TransactionalWriter:
-    """Writes in transactions under a name that only one process has at a time. Not thread-safe."""
+    """Writes in transactions under a name that one process owns at a time. Not thread-safe."""
 
     def __init__(self, config: KafkaConfig, name: str, *, timeout_s: float = 30.0) -> None:
-        """Take over *name*, and return when the transaction of its last owner has ended.
+        """Take over *name*; return when the transaction of its former owner has ended.
 
         Raises:
-            BrokerError: the broker does not answer in *timeout_s*, or refuses.
+            BrokerError: the broker does not answer within *timeout_s*, or refuses.
         """
         self._config = config
         self._name = name
@@ -39,7 +39,7 @@ class TransactionalWriter:
         self._offsets_of: Consumer | None = None
         settings = config.client(
             transactional_id=name,
-            partitioner="murmur2_random",  # as the Java clients: a key has the same place for all
+            partitioner="murmur2_random",  # as the Java clients, so that a key has one partition
             compression_type="lz4",
             linger_ms=5,
             transaction_timeout_ms=int(timeout_s * 1000),
@@ -53,11 +53,11 @@ class TransactionalWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what the block writes, or nothing of it if the block ends by an error.
+        """Commit what the block writes, or nothing if the block raises.
 
         Raises:
-            FencedError: somebody has opened a writer of the same name since.
-            BrokerError: it could not be committed; nothing of it will be seen.
+            FencedError: another process has opened a writer of the same name.
+            BrokerError: it could not be committed; readers will get nothing of it.
         """
         try:
             with self._errors("was not committed"):
@@ -65,7 +65,7 @@ class TransactionalWriter:
                 yield
                 self._producer.commit_transaction(self._timeout_s)
         except BaseException:
-            with suppress(KafkaException):  # who is fenced cannot, and need not
+            with suppress(KafkaException):  # a fenced writer cannot, and need not
                 self._producer.abort_transaction(self._timeout_s)
             raise
 
@@ -78,7 +78,7 @@ class TransactionalWriter:
         headers: Sequence[tuple[str, bytes]] = (),
         partition: int = -1,
     ) -> None:
-        """Write one record of the transaction; a *partition* of -1 means: by the key."""
+        """Write one record of the transaction; -1 means the partition of the key."""
         while True:
             try:
                 self._producer.produce(topic, value, key, partition, headers=list(headers))
@@ -89,14 +89,14 @@ class TransactionalWriter:
     def move(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
         """Make *offsets* of a consumer *group* part of the transaction.
 
-        They are the next ones to read, by topic and partition.
+        They are the next offsets to read, by topic and partition.
         """
         places = [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
         metadata = self._group(group).consumer_group_metadata()
         self._producer.send_offsets_to_transaction(places, metadata, self._timeout_s)
 
     def offsets(self, group: str, topic: str, partitions: Sequence[int]) -> dict[int, int]:
-        """Return the next offset of each of *partitions* of which *group* has committed one.
+        """Return the next offset of those of *partitions* for which *group* has committed one.
 
         Raises:
             BrokerError: the broker does not answer.
@@ -113,7 +113,7 @@ class TransactionalWriter:
         return self._offsets_of
 
     def close(self) -> None:
-        """Leave the broker."""
+        """Disconnect."""
         if self._offsets_of is not None:
             self._offsets_of.close()
             self._offsets_of = None
@@ -135,7 +135,7 @@ class TransactionalWriter:
             ) from error
 
     def _cause(self, error: KafkaError) -> KafkaError:
-        """Return what made the client give up for good, where *error* only says that it did."""
+        """Return the first error of a client that failed, where *error* only says that it did."""
         if error.code() == KafkaError._FATAL:
             try:
                 self._producer.abort_transaction(self._timeout_s)

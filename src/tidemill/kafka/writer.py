@@ -1,4 +1,4 @@
-"""Writing records: without ever waiting (`Writer`), or until all are safe (`write_all`)."""
+"""Write records: without ever blocking (`Writer`), or until all are durable (`write_all`)."""
 
 import logging
 import threading
@@ -9,12 +9,12 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from tidemill.errors import BrokerError
 from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
     settings = config.client(
-        partitioner="murmur2_random",  # as the Java clients: a key has the same partition for all
+        partitioner="murmur2_random",  # as the Java clients, so that a key has one partition
         compression_type="lz4",
         acks="all",
     )
@@ -22,10 +22,10 @@ def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
 
 
 class Writer:
-    """Send records without ever waiting; safe to share between threads.
+    """Sends records without ever blocking; safe to share among threads.
 
-    At most *queue_messages* records wait for the broker, for as long as it takes. When that buffer
-    is full the newest record is refused and counted. A thread of its own serves the client.
+    At most *queue_messages* records wait for the broker, for as long as it takes. When the buffer
+    is full, the newest record is refused and counted. A thread of its own polls the client.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Writer:
             "queue.buffering.max.messages": queue_messages,
             "linger.ms": linger_ms,
             "enable.idempotence": True,
-            "message.timeout.ms": 0,  # the buffer is the limit, not the time
+            "message.timeout.ms": 0,  # the buffer is the limit, not a timeout
             "delivery.report.only.error": True,  # a Python call for each success would cost 1 us
             "on_delivery": self._on_failure,
         }
@@ -58,10 +58,10 @@ class Writer:
         headers: Sequence[tuple[str, bytes]] | None = None,
         partition: int = -1,
     ) -> bool:
-        """Hand one record to the client; False if it was not taken.
+        """Hand one record to the client; return False if it was refused.
 
-        A full buffer counts as `dropped`; a record the client itself refuses, say one over its
-        size limit, counts as `failed`. A *partition* of -1 means: by the key.
+        With a full buffer it counts as `dropped`; a record that the client refuses, say one over
+        its size limit, counts as `failed`. A *partition* of -1 means the partition of the key.
         """
         try:
             if headers:
@@ -80,33 +80,33 @@ class Writer:
 
     @property
     def delivered(self) -> int:
-        """How many records the broker has acknowledged; exact once `flush` returned 0."""
+        """How many records the broker has acknowledged; exact once `flush` has returned 0."""
         with self._lock:
             return max(0, self._accepted - self._lost - len(self._producer))
 
     @property
     def waiting(self) -> int:
-        """How many records wait in the buffer or for their acknowledgement."""
+        """How many records are in the buffer or not yet acknowledged."""
         return len(self._producer)
 
     def flush(self, timeout_s: float) -> int:
-        """Wait for the acknowledgements; return the number of records still without one."""
+        """Wait for the acknowledgements; return how many records have none yet."""
         return int(self._producer.flush(timeout_s))
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Flush for at most *timeout_s* and stop; what is undelivered then is lost, and logged."""
+        """Flush for at most *timeout_s* and stop; log how many records were not delivered."""
         waiting = self.flush(timeout_s)
         self._closed.set()
         self._server.join()
         if waiting:
-            log.error("%d records were never acknowledged and are lost", waiting)
+            logger.error("%d records were never acknowledged and are lost", waiting)
 
     def _on_failure(self, error: KafkaError, message: Message | None) -> None:
         with self._lock:
             self.failed += 1
             if message is not None:
                 self._lost += 1
-        log.error("a record was not delivered: %s", error)
+        logger.error("a record was not delivered: %s", error)
 
     def _serve(self) -> None:
         while not self._closed.is_set():
@@ -120,12 +120,12 @@ def write_all(
     *,
     timeout_s: float = 30.0,
 ) -> None:
-    """Write key-value pairs in their order and return when each is acknowledged.
+    """Write key-value pairs in their order; return when each is acknowledged.
 
-    After a lost answer of the broker a record may be there twice.
+    If an answer of the broker is lost, a record may be written twice.
 
     Raises:
-        BrokerError: one of them was refused, or not acknowledged in *timeout_s*; some may be there.
+        BrokerError: one was refused, or not acknowledged within *timeout_s*; others may be written.
     """
     errors: list[str] = []
 
@@ -152,5 +152,5 @@ def write_all(
         raise BrokerError(
             f"{len(errors) + waiting} records for {topic} were not acknowledged by "
             f"{config.bootstrap}: {errors[0] if errors else f'no answer in {timeout_s} s'}",
-            hint="see that the brokers are up and the topic exists, then do it again",
+            hint="check that the brokers are up and the topic exists; then try again",
         )

@@ -60,9 +60,9 @@ def test_a_difference_ends_with_1_and_is_named(capsys: pytest.CaptureFixture[str
 def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     """For a program: both values of every column that differs."""
     assert main(["audit", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    (report,) = told["audits"]
-    assert (told["agrees"], report["agrees"], report["differences"]) == (False, False, 1)
+    document = json.loads(capsys.readouterr().out)
+    (report,) = document["audits"]
+    assert (document["agrees"], report["agrees"], report["differences"]) == (False, False, 1)
     (found,) = report["first"]
     assert float(found["columns"]["label"]["stream"]) % 1 == 0.5
     assert float(found["columns"]["label"]["audit"]) % 1 == 0.0

@@ -76,9 +76,9 @@ def test_sql_refuses_to_write(lake: Lake, capsys: pytest.CaptureFixture[str]) ->
 def test_ledger_ends_with_0_if_balanced(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     """A script after a fault asks this first."""
     assert main(["ledger", "ads", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["balanced"] is True
-    assert told["accounts"][0]["open"] == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["balanced"] is True
+    assert document["accounts"][0]["open"] == 2
     assert main(["ledger"]) == 0
     assert "balanced" in capsys.readouterr().out
 
@@ -108,7 +108,7 @@ def test_a_lake_that_is_not_there_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A typing error in the address must not be told as balanced."""
+    """A typing error in the address must not read as balanced."""
     monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path / "absent"))
     assert main(command.split()) == 2
     captured = capsys.readouterr()

@@ -36,9 +36,9 @@ def test_what_init_writes_is_legal(run: Run, tmp_path: Path) -> None:
     """The first thing a person sees must work."""
     path = tmp_path / "shop" / "free-shipping.yaml"
     assert run("init", path)[0] == 0
-    status, said, _ = run("check", path)
+    status, out, _ = run("check", path)
     assert status == 0
-    assert "free-shipping version 1 is legal" in said
+    assert "free-shipping version 1 is legal" in out
     assert (path.parent / "loop.schema.json").exists()
 
 
@@ -54,10 +54,10 @@ def test_init_overwrites_nothing_unasked(run: Run, banner: Path) -> None:
 def test_check_tells_every_mistake_and_fails(run: Run, banner: Path) -> None:
     """It runs in pipelines, where the exit status is all that counts."""
     banner.write_text(MINIMAL.replace("30m", "soon").replace("visits: int", "visits: whole"))
-    status, _, said = run("check", banner)
+    status, _, errors = run("check", banner)
     assert status == 1
-    assert f"{banner}:5" in said
-    assert f"{banner}:8" in said
+    assert f"{banner}:5" in errors
+    assert f"{banner}:8" in errors
     status, output, _ = run("check", "--json", banner)
     assert status == 1
     assert [mistake["line"] for mistake in json.loads(output)["mistakes"]] == [5, 8]
@@ -66,10 +66,10 @@ def test_check_tells_every_mistake_and_fails(run: Run, banner: Path) -> None:
 def test_check_looks_into_the_label(run: Run, banner: Path) -> None:
     """SQL is where data engineers make their mistakes."""
     banner.write_text(MINIMAL.replace("count(*)", "max(visits)"))
-    status, _, said = run("check", banner)
+    status, _, errors = run("check", banner)
     assert status == 1
-    assert "'visits', a feature" in said
-    assert f"{banner}:13" in said
+    assert "'visits', a feature" in errors
+    assert f"{banner}:13" in errors
 
 
 def test_diff_shows_changes_and_fails_where_events_would_become_unreadable(
@@ -78,9 +78,9 @@ def test_diff_shows_changes_and_fails_where_events_would_become_unreadable(
     """A reviewer sees what a newer version does to what is logged."""
     newer = tmp_path / "newer.yaml"
     newer.write_text(MINIMAL.replace("30m", "1h") + "version: 2\n")
-    status, said, _ = run("loop", "diff", banner, newer)
+    status, out, _ = run("loop", "diff", banner, newer)
     assert status == 0
-    assert "feedback.clicked.within" in said
+    assert "feedback.clicked.within" in out
     newer.write_text(MINIMAL.replace("visits: int", "visits: bool") + "version: 2\n")
     status, output, _ = run("loop", "diff", "--json", banner, newer)
     assert status == 1
@@ -110,24 +110,24 @@ def test_check_tells_times_and_label_as_people_write_them(run: Run, banner: Path
     """A person compares it with the file; 481m and what SQL is compiled to are no help in that."""
     sql = "count(*) filter (where seconds > 3) > 0"
     banner.write_text(MINIMAL.replace("30m", "8h").replace("count(*) > 0", sql) + "grace: 1m\n")
-    said = run("check", banner)[1]
-    assert "closes     8h1m of event time" in said
-    assert f"label      {sql}  (bool)" in said
-    assert "count_star" not in said
+    out = run("check", banner)[1]
+    assert "closes     8h1m of event time" in out
+    assert f"label      {sql}  (bool)" in out
+    assert "count_star" not in out
     shown = "  shown: {within: 1h}\nlabel:"
     banner.write_text(MINIMAL.replace("label:", shown) + "activation: shown\ncorrections: 7d\n")
-    said = run("check", banner)[1]
-    assert "counts     once there is shown feedback" in said
-    assert "after each decision, corrected up to 7d later" in said
+    out = run("check", banner)[1]
+    assert "counts     once there is shown feedback" in out
+    assert "after each decision, corrected up to 7d later" in out
 
 
 def test_check_names_every_topic_and_which_kind_comes_by_a_stream(run: Run, banner: Path) -> None:
     """Whoever runs the brokers is told what to expect before anything is published."""
     bought = "  bought: {within: 7d, stream: orders}\nlabel:"
     banner.write_text(MINIMAL.replace("label:", bought))
-    said = run("check", banner)[1]
-    assert "feedback   clicked within 30m, bought within 7d by stream orders" in said
-    assert "topics     banner.decisions, banner.feedback, banner.feedback.orders" in said
+    out = run("check", banner)[1]
+    assert "feedback   clicked within 30m, bought within 7d by stream orders" in out
+    assert "topics     banner.decisions, banner.feedback, banner.feedback.orders" in out
 
 
 def test_the_schema_can_be_handed_to_an_editor(run: Run) -> None:
@@ -168,8 +168,8 @@ def test_published_once_then_unchanged(
     text = MINIMAL.replace("loop: banner", "loop: commands-banner").replace("label:", bought)
     banner.write_text(text)
     assert json.loads(run("publish", "--json", banner)[1])["new"] is True
-    said = run("publish", banner)[1]
-    assert "nothing changed" in said
-    assert "commands-banner.feedback and commands-banner.feedback.orders, 4 partitions" in said
+    out = run("publish", banner)[1]
+    assert "nothing changed" in out
+    assert "commands-banner.feedback and commands-banner.feedback.orders, 4 partitions" in out
     assert partition_count(kafka, "commands-banner.feedback.orders") == 4
     assert "no difference" in run("loop", "diff", banner)[1]

@@ -20,6 +20,8 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.backfills import Backfill, done, read_backfill, table_name
 from tidemill.schemas.loop.loop_file import dump_loop
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Lake:
@@ -40,13 +42,13 @@ def test_two_processes_make_what_the_live_worker_made(
     """One command, all cores, and a summary that a script can read."""
     arguments = ["lake", "backfill", LOOP.loop, "--name", "same", "--processes", "2", "--json"]
     assert main(arguments) == 0
-    told = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
     assert examples(lake, table_name("same")) == examples(lake)
-    assert told["examples"] == len(examples(lake))
-    assert told["view"] == "examples_same"
-    assert told["late"] + told["duplicate"] > 0
+    assert document["examples"] == len(examples(lake))
+    assert document["view"] == "examples_same"
+    assert document["late"] + document["duplicate"] > 0
     assert main(arguments) == 0
-    assert json.loads(capsys.readouterr().out)["examples"] == told["examples"]
+    assert json.loads(capsys.readouterr().out)["examples"] == document["examples"]
     assert examples(lake, table_name("same")) == examples(lake), "nothing is made twice"
 
 
@@ -61,8 +63,8 @@ def test_another_label_is_asked_for_and_compared_in_sql(
         SELECT count(*) AS both, count(*) FILTER (WHERE a.label IS DISTINCT FROM b.label) AS other
         FROM examples a JOIN examples_sums b USING ("partition", "offset")"""
     assert main(["sql", "--json", query]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert 0 < told["other"] <= told["both"]
+    document = json.loads(capsys.readouterr().out)
+    assert 0 < document["other"] <= document["both"]
 
 
 def test_a_changed_loop_file_needs_no_publishing(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tidemill.deploy.demo.demo import DemoConfig, flights_folder, load_past, run_demo
+from tidemill.deploy.demo.demo import DemoConfig, load_past, run_demo
+from tidemill.deploy.demo.flights import LOOP_FILE
 from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 
@@ -17,7 +18,7 @@ DAYS = 5
 
 def small_loop(folder: Path) -> Path:
     """Write the flights' loop with learners that are content with few rows."""
-    text = (flights_folder() / "loop.yaml").read_text()
+    text = LOOP_FILE.read_text()
     for old, new in [
         ("loop: flight-delay", f"loop: flights-{uuid.uuid4().hex[:8]}"),
         ("min_labels: 15000", "min_labels: 1000"),
@@ -34,7 +35,7 @@ def small_loop(folder: Path) -> Path:
 
 @pytest.mark.kafka
 def test_a_short_demo_turns_the_whole_loop(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """If any room does not fit the others, this is where it shows."""
+    """If any package does not fit the others, this is where it shows."""
     config = DemoConfig(
         folder=tmp_path / "demo",
         report=tmp_path / "report.json",
@@ -44,7 +45,7 @@ def test_a_short_demo_turns_the_whole_loop(kafka: KafkaConfig, tmp_path: Path) -
     )
     run_demo(config, Console(width=160))
     report = json.loads(config.report.read_text())
-    past = load_past(flights_folder(), DAYS)
+    past = load_past(DAYS)
     assert report["kafka"]["kind"] == "env"
     assert report["decisions"] == past.decisions.height
     assert report["feedback"] == past.feedback.height

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
-from tests.serving.models import announcement
+from tests.serving.models import manifest
 
 from tidemill.deploy.demo.model_watcher import Journeys
 from tidemill.kafka import Record
@@ -18,10 +18,15 @@ KEY = SigningKey.generate()
 
 def published(number: int, ms: int, *, key: SigningKey = KEY) -> Record:
     """Return the record that announces a version at *ms*."""
-    said = announcement(b"model", number)
-    value = sign(said, key, payload=b"model")
+    published_model = manifest(b"model", number)
+    value = sign(published_model, key, payload=b"model")
     return Record(
-        topic=topics.MODELS, partition=0, offset=0, key=said.key, value=value, timestamp_ms=ms
+        topic=topics.MODELS,
+        partition=0,
+        offset=0,
+        key=published_model.key,
+        value=value,
+        timestamp_ms=ms,
     )
 
 
@@ -86,3 +91,14 @@ def test_refusals_forgeries_and_other_loops_are_no_swaps() -> None:
     assert list(journeys.by_version) == ["lightgbm-1"]
     assert journeys.by_version["lightgbm-1"].swap_s(2) is None
     assert journeys.by_version["lightgbm-1"].refused == {"b": "bad-signature"}
+
+
+def test_topics_that_are_read_again_change_nothing() -> None:
+    """After an error of the broker the topics are read from their beginnings."""
+    journeys = Journeys("banner", TrustedKeys.of([KEY.public]))
+    second, again = published(2, 2_000), published(1, 3_000)
+    log = [*RECORDS, second, again]
+    for record in [*log, RECORDS[0], second]:
+        journeys.take(record)
+    assert list(journeys.by_version) == ["lightgbm-2", "lightgbm-1"]
+    assert journeys.by_version["lightgbm-1"].published_ms == 3_000

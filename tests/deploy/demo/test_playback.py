@@ -39,7 +39,7 @@ def serving(loop: Loop, log: MemoryEventLog, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{opened.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(120)
 
 
 def past(count: int, **features: object) -> Past:
@@ -93,7 +93,7 @@ def test_a_worker_that_is_away_is_asked_again() -> None:
     thread = threading.Thread(target=lambda: result.append(playback.run().again))
     thread.start()
     with serving(LOOP, log, port):
-        thread.join(30)
+        thread.join(120)
     assert not thread.is_alive()
     assert result
     assert len(log.events) == 6

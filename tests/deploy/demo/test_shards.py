@@ -45,7 +45,7 @@ def test_every_event_is_in_exactly_one_shard_and_in_order(
 ) -> None:
     """A feedback before its decision, or on another partition, is no playback of what happened."""
     played = past(minutes)
-    seen: list[str] = []
+    ids: list[str] = []
     for shard in played.shards(partitions):
         events = [event for day in played.days() for event in shard.day(day)]
         assert [event.at for event in events] == sorted(event.at for event in events)
@@ -56,8 +56,8 @@ def test_every_event_is_in_exactly_one_shard_and_in_order(
                 assert partition_of(event.id.encode(), partitions) == shard.partition
             else:
                 assert event.decision_id in decided
-        seen += [event.id for event in events]
-    assert len(seen) == len(set(seen)) == played.events == 2 * len(minutes)
+        ids += [event.id for event in events]
+    assert len(ids) == len(set(ids)) == played.events == 2 * len(minutes)
 
 
 def test_events_carry_what_the_client_sends() -> None:

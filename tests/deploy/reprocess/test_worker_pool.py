@@ -29,7 +29,7 @@ def test_no_jobs_need_no_children() -> None:
 
 
 def test_a_child_that_dies_is_noticed() -> None:
-    """Short of memory, the kernel kills children; the parent has to say what is kept."""
+    """Short of memory, the kernel kills children; the parent has to say what to do."""
     command = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(9)"]
     with pytest.raises(LakeError, match="status 9") as caught:
         list(answers(command, [{"slice": 0}, {"slice": 1}], processes=2, env={}))

@@ -18,10 +18,13 @@ from tidemill.features.lake.lake import LakeConfig
 from tidemill.features.lake.progress_keys import NOTHING_CLOSED
 from tidemill.monitor.label_lag import label_lags
 from tidemill.monitor.trace import trace
+from tidemill.schemas import logs
 from tidemill.schemas.logs import OFFSETS
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
+
+pytestmark = pytest.mark.slow  # each makes a lake and audits it
 
 TINY = Effort(rows=40, threads=1, memory_mb=256)
 WHOLE = Effort(threads=1, memory_mb=256)
@@ -56,7 +59,7 @@ def test_what_a_stream_wrote_is_right(seed: int, loop: Loop, tmp_path: Path) -> 
         assert report.agrees, [str(found) for found in report.first]
         assert report.is_whole
         assert report.records == sum(stream.offsets.values())
-        assert report.decisions == stream.offsets["decisions"]
+        assert report.decisions == stream.offsets[logs.DECISIONS]
         assert report.feedback == report.records - report.decisions
 
 
@@ -68,7 +71,7 @@ def test_what_is_open_is_not_compared(tmp_path: Path) -> None:
     stream.commit(crash_after=2)
     report = audit(write_lake(stream, tmp_path), LOOP.loop, effort=WHOLE)
     assert report.agrees
-    assert 0 < report.decisions < stream.offsets["decisions"]
+    assert 0 < report.decisions < stream.offsets[logs.DECISIONS]
 
 
 def test_a_large_log_is_compared_in_shares_of_its_ids(tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_a_large_log_is_compared_in_shares_of_its_ids(tmp_path: Path) -> None:
         lake, LOOP.loop, effort=effort, on_step=lambda done, of: steps.append((done, of))
     )
     assert report.agrees
-    assert report.decisions == stream.offsets["decisions"]
+    assert report.decisions == stream.offsets[logs.DECISIONS]
     assert [done for done, _ in steps] == list(range(len(steps)))
     assert steps[-1] == (len(steps) - 1, len(steps) - 1)
     part = audit(lake, LOOP.loop, effort=Effort(rows=1_500, shares=1, threads=1, memory_mb=256))
@@ -280,7 +283,7 @@ def test_each_row_is_measured_by_the_version_that_judged_it(tmp_path: Path) -> N
         right = write_lake(stream, tmp_path / f"{seed}", loops=loops, begins=begins)
         report = audit(right, LOOP.loop, effort=WHOLE)
         assert report.agrees, (seed, [str(found) for found in report.first])
-        assert report.decisions == stream.offsets["decisions"]
+        assert report.decisions == stream.offsets[logs.DECISIONS]
         lost = {"decisions": {"begin/1": 0, "begin/2": 0}, "feedback": begins["feedback"]}
         lost["examples"] = {"begin/1": NOTHING_CLOSED, "begin/2": NOTHING_CLOSED}
         wrong = write_lake(stream, tmp_path / f"{seed}-lost", loops=loops, begins=lost)
@@ -324,7 +327,9 @@ def test_a_stream_that_a_version_adds_is_measured_from_its_first_record(
         for _ in range(rng.randint(2, 12)):
             stream.poll(rng.choice(LOGS), rng.choice((5, 20)))
             stream.commit()
-        begins = {log: {"begin/1": 0, "begin/2": at} for log, at in stream.offsets.items()}
+        begins: dict[str, dict[str, int]] = {
+            log: {"begin/1": 0, "begin/2": at} for log, at in stream.offsets.items()
+        }
         begins[ORDERS] = {"begin/2": 0}
         reached = micros(stream.closed[-1].frontier) if stream.closed else NOTHING_CLOSED
         begins["examples"] = {"begin/1": NOTHING_CLOSED, "begin/2": reached}

@@ -30,7 +30,15 @@ from tidemill.features.audit.oracle import Relations, oracle_sql
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.sql import views
 from tidemill.features.sql.positions import stream_sql
-from tidemill.schemas.logs import Log, first_position, is_feedback, number_of, position_of
+from tidemill.schemas.logs import (
+    DECISIONS,
+    FEEDBACK,
+    Log,
+    first_position,
+    is_feedback,
+    number_of,
+    position_of,
+)
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import connect
 from tidemill.streams.join.rules import JoinRules
@@ -53,7 +61,7 @@ def told(
     for log in filter(is_feedback, loop.logs):
         tables["feedback"].append(feedback_frame(logs.answers(log), first_position(log)))
     if stream:
-        stored = {"decisions": stream.rows("decisions"), "feedback": stream.answers()}
+        stored = {DECISIONS: stream.rows(DECISIONS), FEEDBACK: stream.answers()}
         tables = {name: [rows] if len(rows) else tables[name] for name, rows in stored.items()}
     for name, frames in tables.items():
         frame = pl.concat(frames)
@@ -96,6 +104,7 @@ def newest(outcome: Outcome) -> Outcome:
     return outcome._replace(revisions={place: outcome.revisions[place] for place in last.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("three", [False, True], ids=["two logs", "three logs"])
 @pytest.mark.parametrize("seed", range(30))
 def test_both_oracles_tell_the_same(seed: int, three: bool) -> None:
@@ -121,6 +130,7 @@ def test_both_oracles_tell_the_same(seed: int, three: bool) -> None:
     assert told(logs, loop, START + frontier * SECOND, examined=examined) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("three", [False, True], ids=["two logs", "three logs"])
 @pytest.mark.parametrize("seed", range(20))
 def test_the_stream_wrote_what_the_oracle_tells(seed: int, three: bool) -> None:
@@ -188,6 +198,7 @@ def large_logs(rng: random.Random, size: int) -> Logs:
     return Logs(decisions, feedback)
 
 
+@pytest.mark.slow
 def test_logs_of_many_batches_agree_as_well() -> None:
     """What is split into shelves and runs, merged and forgotten, must not be lost on the way."""
     rng = random.Random(3)
@@ -311,7 +322,7 @@ def test_what_closed_before_a_stream_was_added_stays_as_it_is(
     connection = connect()
     raw = {
         "decisions": decision_frame([D("a", 0)]),
-        "feedback": feedback_frame([F("x", "a", 8, "buy")], first_position(ORDERS)),
+        FEEDBACK: feedback_frame([F("x", "a", 8, "buy")], first_position(ORDERS)),
     }
     for name, frame in raw.items():
         rows = frame.with_columns(

@@ -114,6 +114,7 @@ def test_a_file_that_is_being_committed_is_not_taken_for_litter(
     assert table.read().height == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(

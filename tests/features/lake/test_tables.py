@@ -18,15 +18,15 @@ import pytest
 
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig, Table
+from tidemill.features.lake.log_retention import CHECKPOINT_EVERY, CLEAN_EVERY
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
-from tidemill.features.lake.tables import CHECKPOINT_EVERY, CLEANED_EVERY
 from tidemill.features.sql.views import arrow_dataset
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
 AnyTable = MemoryTable | Table  # held to the same promises
 AnyLake = MemoryLake | Lake
-RACER = Path(__file__).with_name("racer.py")
+RACER = "tests.features.lake.racer"
 START = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
 
@@ -141,10 +141,11 @@ def test_a_commit_replays_a_few_entries_of_the_log_not_a_hundred(table: Table, r
     """Each commit reads all since the last checkpoint: at a hundred it costs six times as much."""
     for number in range(25):
         table.append(rows("decisions", 1, offset=number), swaps=[])
-    told = json.loads(table.place.storage.read(f"{table.folder}/_delta_log/_last_checkpoint"))
+    told = json.loads(table.location.storage.read(f"{table.folder}/_delta_log/_last_checkpoint"))
     assert table.version() - told["version"] <= CHECKPOINT_EVERY
 
 
+@pytest.mark.slow
 def test_a_writer_alone_forgets_expired_entries_of_the_log(
     tmp_path: Path, loop: Loop, rows: Rows
 ) -> None:
@@ -153,43 +154,45 @@ def test_a_writer_alone_forgets_expired_entries_of_the_log(
     lake.create(loop)
     table = lake.table(loop.loop, "decisions")
     log = tmp_path / loop.loop / "decisions" / "_delta_log"
-    for number in range(CLEANED_EVERY - 1):
+    for number in range(CLEAN_EVERY - 1):
         table.append(rows("decisions", 1, offset=number), swaps=[])
         if number == 2 * CHECKPOINT_EVERY:
             for entry in log.iterdir():
                 os.utime(entry, (0, 0))
-    assert len(list(log.glob("*.json"))) == CLEANED_EVERY, "the next commit is the hundredth"
-    table.append(rows("decisions", 1, offset=CLEANED_EVERY - 1), swaps=[])
+    assert len(list(log.glob("*.json"))) == CLEAN_EVERY, "the next commit is the hundredth"
+    table.append(rows("decisions", 1, offset=CLEAN_EVERY - 1), swaps=[])
     left = {int(entry.stem) for entry in log.glob("*.json")}
     assert not left & set(range(CHECKPOINT_EVERY))
-    assert left >= set(range(2 * CHECKPOINT_EVERY + 2, CLEANED_EVERY + 1))
-    assert len(table.read()) == CLEANED_EVERY
+    assert left >= set(range(2 * CHECKPOINT_EVERY + 2, CLEAN_EVERY + 1))
+    assert len(table.read()) == CLEAN_EVERY
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_thinned_and_every_version_stays(table: Table, rows: Rows) -> None:
     """Each names all files of a day: kept all, they would take more room than the rows."""
-    for number in range(2 * CLEANED_EVERY):
+    for number in range(2 * CLEAN_EVERY):
         told = rows("decisions", 1, offset=number) if number < 30 else None
         table.append(
             told, swaps=[CompareAndSwap("offset/0", number - 1 if number else None, number)]
         )
-    names = table.place.storage.names(f"{table.folder}/_delta_log")
+    names = table.location.storage.names(f"{table.folder}/_delta_log")
     kept = [int(name[:20]) for name in names if name.endswith(".checkpoint.parquet")]
-    assert kept == list(range(CLEANED_EVERY - 1, 2 * CLEANED_EVERY, CHECKPOINT_EVERY))
+    assert kept == list(range(CLEAN_EVERY - 1, 2 * CLEAN_EVERY, CHECKPOINT_EVERY))
     assert table.read(version=15).height == 15
-    assert table.handle().version() == 2 * CLEANED_EVERY
+    assert table.handle().version() == 2 * CLEAN_EVERY
 
 
+@pytest.mark.slow
 def test_checkpoints_stay_where_the_log_begins_with_one(table: Table, rows: Rows) -> None:
     """What expired before them is gone, so the versions behind them start from nothing else."""
-    for number in range(2 * CLEANED_EVERY - 1):
+    for number in range(2 * CLEAN_EVERY - 1):
         told = rows("decisions", 1, offset=number) if number < 30 else None
         table.append(
             told, swaps=[CompareAndSwap("offset/0", number - 1 if number else None, number)]
         )
     for expired in range(15):
-        table.place.storage.remove(f"{table.folder}/_delta_log/{expired:020d}.json")
-    last = 2 * CLEANED_EVERY - 1
+        table.location.storage.remove(f"{table.folder}/_delta_log/{expired:020d}.json")
+    last = 2 * CLEAN_EVERY - 1
     table.append(None, swaps=[CompareAndSwap("offset/0", last - 1, last)])
     assert table.read(version=25).height == 25
 
@@ -298,15 +301,16 @@ def _files(lake: Lake, table: Table) -> int:
     return sum(len(lake.storage.names(f"{table.folder}/{day}")) for day in days)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fence", ["fenced", "unfenced"])
 def test_two_processes_race_and_nothing_comes_twice(
     lake: Lake, tmp_path: Path, loop: Loop, rows: Rows, fence: str
 ) -> None:
-    """The fence is the compare in the log itself; switched off, the same race doubles rows."""
+    """The fence is the compare in the log itself; without it, the same race doubles rows."""
     lake.create(loop)
     frame = tmp_path / "row.arrow"
     rows("decisions", 1).write_ipc(frame)
-    arguments = [sys.executable, str(RACER), loop.loop, str(frame), fence]
+    arguments = [sys.executable, "-m", RACER, loop.loop, str(frame), fence]
     env = {**os.environ, **lake.storage_options, "TIDEMILL_LAKE": lake.root}
     racers = [
         subprocess.Popen(
@@ -326,7 +330,7 @@ def test_two_processes_race_and_nothing_comes_twice(
         racer.stdin.write("go\n")
         racer.stdin.flush()
     for racer in racers:
-        racer.communicate(timeout=120)
+        racer.communicate(timeout=300)
         assert racer.returncode == 0
     table = lake.table(loop.loop, "decisions")
     offsets = sorted(table.read(["offset"])["offset"])

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from tidemill.features.lake.lake import Lake
-from tidemill.features.sql.datasets import label_count, training_batches, training_set
+from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -40,7 +40,7 @@ def test_what_has_no_label_is_left_out(filled: Lake, loop: Loop) -> None:
     """A censored example is no negative one."""
     made = training_set(filled, loop)
     assert made.table["label"].null_count == 0
-    assert label_count(filled, loop) == made.table.num_rows == 7
+    assert made.table.num_rows == 7
 
 
 def test_time_splits_are_exact_to_the_row(filled: Lake, loop: Loop) -> None:
@@ -50,7 +50,6 @@ def test_time_splits_are_exact_to_the_row(filled: Lake, loop: Loop) -> None:
     after = training_set(filled, loop, since=middle)
     assert before.table["decision_id"].to_pylist() == ["0-0", "0-1", "0-2", "0-3"]
     assert after.table["decision_id"].to_pylist() == ["0-4", "0-5", "0-6"]
-    assert label_count(filled, loop, since=middle) == 3
 
 
 def test_a_version_gives_the_same_rows_for_ever(filled: Lake, loop: Loop, rows: Rows) -> None:
@@ -60,14 +59,6 @@ def test_a_version_gives_the_same_rows_for_ever(filled: Lake, loop: Loop, rows: 
     again = training_set(filled, loop, version=first.version)
     assert again.table.equals(first.table)
     assert training_set(filled, loop).table.num_rows == 12
-
-
-def test_a_large_set_comes_in_batches(filled: Lake, loop: Loop) -> None:
-    """What does not fit into memory is streamed, in the same order."""
-    streamed = training_batches(filled, loop, rows=3)
-    whole = training_set(filled, loop)
-    assert streamed.version == whole.version
-    assert streamed.reader.read_all().equals(whole.table)
 
 
 def test_a_time_without_a_zone_is_refused(filled: Lake, loop: Loop) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.schemas.sample_events import by_fastavro, same
 
-from tidemill.schemas.avro.columnar_decoder import LONG_LIST, PADDING, compile_cursors
+from tidemill.schemas.avro.columnar_decoder import LONG_LIST, compile_cursors
+from tidemill.schemas.avro.cursors import PADDING
 from tidemill.schemas.avro.payload_reader import PayloadReader
 from tidemill.schemas.avro.payloads import Payloads, Poison
 from tidemill.schemas.avro.primitives import varint

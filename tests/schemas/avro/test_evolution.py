@@ -14,6 +14,7 @@ from tidemill.schemas.avro.evolution import check_compatible
 from tidemill.schemas.avro.wire import Schema, single_object_prefix
 from tidemill.schemas.events.decoder import EventDecoder
 from tidemill.schemas.events.schemas import DecisionEncoder, decision_schema
+from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import MemorySchemaStore
 
@@ -58,7 +59,7 @@ def test_an_older_event_reads_as_avro_says(case: tuple[Loop, Loop, dict[str, obj
     store = MemorySchemaStore()
     payload = DecisionEncoder(old, store).encode(decision(1, features=features))
     DecisionEncoder(new, store)
-    decoded = EventDecoder(new, "decisions", store).decode([payload])
+    decoded = EventDecoder(new, DECISIONS, store).decode([payload])
     assert decoded.poison == []
     writer, reader = (fastavro.parse_schema(dict(decision_schema(each))) for each in (old, new))
     expected = fastavro.schemaless_reader(io.BytesIO(payload[10:]), writer, reader)
@@ -78,7 +79,7 @@ def test_a_worker_that_is_not_restarted_yet_reads_newer_events_if_types_allow(
     DecisionEncoder(old, store)
     features = {name: VALUES[each.type.value] for name, each in new.features.items()}
     payload = DecisionEncoder(new, store).encode(decision(1, features=features))
-    decoded = EventDecoder(old, "decisions", store).decode([payload])
+    decoded = EventDecoder(old, DECISIONS, store).decode([payload])
     narrowed = [
         name
         for name, each in old.features.items()
@@ -168,7 +169,7 @@ def test_a_null_where_none_may_be_is_poison() -> None:
     prefix = store.register("x", loose)
     encode = compile_encoder(loose)
     payloads = [prefix + encode(decision(1, id=name)) for name in ("a", None, "b")]
-    decoded = EventDecoder(loop, "decisions", store).decode(payloads)
+    decoded = EventDecoder(loop, DECISIONS, store).decode(payloads)
     assert [(each.row, each.reason) for each in decoded.poison] == [(1, "wrong-type")]
     assert decoded.frame["id"].to_list() == ["a", "b"]
 
@@ -195,7 +196,7 @@ def test_fields_of_types_that_have_no_columns_are_stepped_over() -> None:
     extra = {"more_0": {"k": "v"}, "more_1": "B", "more_2": [[1], []], "more_3": b"1234"}
     more_schema = fastavro.parse_schema({"type": "record", "name": "M", "fields": more})
     fastavro.schemaless_writer(out, more_schema, extra)
-    decoded = EventDecoder(loop, "decisions", store).decode([prefix + base + out.getvalue()])
+    decoded = EventDecoder(loop, DECISIONS, store).decode([prefix + base + out.getvalue()])
     assert decoded.poison == []
     assert decoded.slowly_read == 1
     assert decoded.frame["id"].to_list() == ["d000001"]

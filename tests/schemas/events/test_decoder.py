@@ -32,14 +32,15 @@ from tidemill.schemas.events.schemas import (
     decision_schema,
     event_schemas,
 )
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.registry.choose import MemorySchemaStore
 
 LOOP = everything()
 STORE = MemorySchemaStore()
 SCHEMA = decision_schema(LOOP)
 ENCODER = DecisionEncoder(LOOP, STORE)
-DECODER = EventDecoder(LOOP, "decisions", STORE)
-FEEDBACK = EventDecoder(LOOP, "feedback", STORE)
+DECODER = EventDecoder(LOOP, DECISIONS, STORE)
+FEEDBACK_DECODER = EventDecoder(LOOP, FEEDBACK, STORE)
 PREFIX = len(single_object_prefix(SCHEMA))
 STRICTLY = compile_reader(SCHEMA)
 PAYLOADS = decision_payloads(LOOP, 50)
@@ -251,7 +252,7 @@ def shifting() -> list[bytes]:
 
 def test_a_short_payload_does_not_shift_its_neighbour() -> None:
     """A shifted neighbour is silent: it would be a sound row that nobody ever sent."""
-    decoded = EventDecoder(LOOP, "feedback", STORE).decode(shifting())
+    decoded = EventDecoder(LOOP, FEEDBACK, STORE).decode(shifting())
     assert [(each.row, each.reason) for each in decoded.poison] == [(0, "truncated")]
     assert decoded.frame["id"].to_list() == [INNOCENT, "last"]
 
@@ -265,7 +266,7 @@ def test_feedback_of_all_kinds_comes_in_one_frame_in_order() -> None:
         PAYLOADS[0],
         feedback_payload(LOOP, "paid", STORE, amount=2.5),
     ]
-    decoded = FEEDBACK.decode(payloads)
+    decoded = FEEDBACK_DECODER.decode(payloads)
     assert decoded.poison == [
         Poison(3, "wrong-type", "tidemill.all_types.Decision is no event of this topic")
     ]
@@ -274,7 +275,7 @@ def test_feedback_of_all_kinds_comes_in_one_frame_in_order() -> None:
     values = decoded.frame["values"].to_list()
     assert [each["amount"] for each in values] == [1.5, None, None, 2.5]
     assert values[2]["value_categories"] == ["x"]
-    assert decoded.frame.schema == {"row": pl.UInt32, **FEEDBACK.frame_schema}
+    assert decoded.frame.schema == {"row": pl.UInt32, **FEEDBACK_DECODER.frame_schema}
 
 
 def test_a_batch_of_nothing_has_the_columns_of_any_other() -> None:
@@ -325,7 +326,7 @@ def test_payloads_of_a_schema_that_must_not_be_used_are_poison(
     """Whoever may write to the schema topic must not be able to stop or crash a worker."""
     schema = change(dict(SCHEMA))
     prefix = single_object_prefix(schema)
-    decoder = EventDecoder(LOOP, "decisions", _Fixed({prefix: schema}))
+    decoder = EventDecoder(LOOP, DECISIONS, _Fixed({prefix: schema}))
     decoded = decoder.decode([prefix + bytes(50), PAYLOADS[0]])
     assert [each.reason for each in decoded.poison] == [reason, "unknown-schema"]
 
@@ -349,12 +350,12 @@ class _Away(MemorySchemaStore):
 def test_an_outage_of_the_store_is_no_poison() -> None:
     """Good events would end in the dead letters because something else was down."""
     with pytest.raises(BrokerError):
-        EventDecoder(LOOP, "decisions", _Away()).decode(PAYLOADS)
+        EventDecoder(LOOP, DECISIONS, _Away()).decode(PAYLOADS)
 
 
 def test_all_schemas_of_a_loop_have_columns() -> None:
     """A type without columns would send every event of a loop the slow way, unseen."""
     for payload in (PAYLOADS[0], feedback_payload(LOOP, "told", STORE)):
-        decoder = DECODER if payload is PAYLOADS[0] else FEEDBACK
+        decoder = DECODER if payload is PAYLOADS[0] else FEEDBACK_DECODER
         assert decoder.decode([payload]).slowly_read == 0
     assert len(event_schemas(LOOP)) == 4

@@ -12,7 +12,7 @@ from tidemill.schemas.loop.definition import Feedback, Label
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.loop.loop_file import LoopFileError, dump_loop, load_loop, parse_loop
 
-FLIGHTS = Path(__file__).parents[3] / "examples" / "flights" / "loop.yaml"
+FLIGHTS = Path(__file__).parents[3] / "deploy" / "demo" / "flights.yaml"
 
 
 def mistake(text: str) -> LoopError:
@@ -55,7 +55,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
     """Ten mistakes should not take ten runs."""
     error = mistake(MINIMAL.replace("int", "integer").replace("30m", "soon"))
     assert isinstance(error, LoopFileError)
-    assert [one.line for one in error.mistakes] == [5, 8]
+    assert [one.line for one in error.diagnostics] == [5, 8]
     assert "banner.yaml:8" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""The inbox: whatever is on the model topic, only whole models of trusted keys come out."""
+"""The assembler: whatever is on the model topic, only whole models of trusted keys come out."""
 
 import os
 from dataclasses import replace
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.schemas.loop.definition import FieldType
-from tidemill.schemas.models.assembler import HELD_BYTES, Delivery, ModelAssembler, Refusal
+from tidemill.schemas.models.assembler import BUFFER_BYTES, Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import (
     INLINE_BYTES,
@@ -54,7 +54,7 @@ BIG = os.urandom(2_000_000)
 
 
 def announce(payload: bytes, number: int, *, sequence: int | None = None) -> ModelManifest:
-    """An announcement of *payload*, all else as in `TEMPLATE`."""
+    """A manifest of *payload*, all else as in `TEMPLATE`."""
     return replace(
         TEMPLATE,
         version=f"lightgbm-{number}",
@@ -66,19 +66,19 @@ def announce(payload: bytes, number: int, *, sequence: int | None = None) -> Mod
     )
 
 
-def records(announcement: ModelManifest, payload: bytes, key: SigningKey = KEY) -> Records:
+def records(manifest: ModelManifest, payload: bytes, key: SigningKey = KEY) -> Records:
     """What a publisher writes for it, in order."""
-    if announcement.chunks == 0:
-        return [(announcement.key, sign(announcement, key, payload=payload))]
+    if manifest.chunks == 0:
+        return [(manifest.key, sign(manifest, key, payload=payload))]
     pieces = enumerate(chunked(payload))
-    loop, digest = announcement.loop, announcement.digest
+    loop, digest = manifest.loop, manifest.digest
     chunks: Records = [(chunk_key(loop, digest, index), piece) for index, piece in pieces]
-    return [*chunks, (announcement.key, sign(announcement, key))]
+    return [*chunks, (manifest.key, sign(manifest, key))]
 
 
-def feed(inbox: ModelAssembler, items: Records) -> list[Delivery | Refusal]:
+def feed(assembler: ModelAssembler, items: Records) -> list[Delivery | Refusal]:
     """Everything that *items* decide."""
-    return [out for key, value in items if (out := inbox.feed(key, value)) is not None]
+    return [out for key, value in items if (out := assembler.feed(key, value)) is not None]
 
 
 def only_refusal(outs: list[Delivery | Refusal]) -> Refusal:
@@ -91,10 +91,10 @@ def only_refusal(outs: list[Delivery | Refusal]) -> Refusal:
 @pytest.mark.parametrize("payload", [b"tree", BIG], ids=["inline", "chunked"])
 def test_a_signed_model_arrives_whole(payload: bytes) -> None:
     """The way every model takes."""
-    announcement = announce(payload, 1)
-    inbox = ModelAssembler(TRUSTED)
-    assert feed(inbox, records(announcement, payload)) == [Delivery(announcement, payload)]
-    assert inbox.pending() == []
+    manifest = announce(payload, 1)
+    assembler = ModelAssembler(TRUSTED)
+    assert feed(assembler, records(manifest, payload)) == [Delivery(manifest, payload)]
+    assert assembler.pending() == []
 
 
 @given(st.data())
@@ -146,30 +146,30 @@ def test_a_signature_under_the_name_of_a_trusted_key_is_checked() -> None:
 def test_an_older_announcement_does_not_come_back() -> None:
     """A record that was good once is still good to replay; its number tells."""
     old, new = announce(b"old", 1), announce(b"new", 2)
-    inbox = ModelAssembler(TRUSTED)
-    feed(inbox, records(old, b"old") + records(new, b"new"))
-    out = only_refusal(feed(inbox, records(old, b"old")))
+    assembler = ModelAssembler(TRUSTED)
+    feed(assembler, records(old, b"old") + records(new, b"new"))
+    out = only_refusal(feed(assembler, records(old, b"old")))
     assert (out.reason, out.version) == ("replayed", "lightgbm-1")
 
 
 def test_a_lower_number_needs_the_word_rollback() -> None:
     """Going back is an act of a person, signed, not an accident of two trainers."""
-    inbox = ModelAssembler(TRUSTED)
-    feed(inbox, records(announce(b"new", 7), b"new"))
+    assembler = ModelAssembler(TRUSTED)
+    feed(assembler, records(announce(b"new", 7), b"new"))
     silent = announce(b"old", 3, sequence=8)
-    assert only_refusal(feed(inbox, records(silent, b"old"))).reason == "replayed"
+    assert only_refusal(feed(assembler, records(silent, b"old"))).reason == "replayed"
     meant = replace(silent, rollback=True)
-    assert feed(inbox, records(meant, b"old")) == [Delivery(meant, b"old")]
-    assert only_refusal(feed(inbox, records(announce(b"new", 7), b"new"))).reason == "replayed"
+    assert feed(assembler, records(meant, b"old")) == [Delivery(meant, b"old")]
+    assert only_refusal(feed(assembler, records(announce(b"new", 7), b"new"))).reason == "replayed"
 
 
 def test_the_same_record_once_more_changes_nothing() -> None:
     """After a reconnect the topic may be read from its beginning."""
     items = records(announce(BIG, 1), BIG)
-    inbox = ModelAssembler(TRUSTED)
-    assert len(feed(inbox, items)) == 1
-    assert feed(inbox, items) == []
-    assert inbox.pending() == []
+    assembler = ModelAssembler(TRUSTED)
+    assert len(feed(assembler, items)) == 1
+    assert feed(assembler, items) == []
+    assert assembler.pending() == []
 
 
 def test_a_topic_read_again_from_its_beginning_refuses_nothing() -> None:
@@ -179,47 +179,47 @@ def test_a_topic_read_again_from_its_beginning_refuses_nothing() -> None:
         for number, payload in enumerate((BIG, b"two", b"three"), 1)
         for item in records(announce(payload, number), payload)
     ]
-    inbox = ModelAssembler(TRUSTED)
-    assert len(feed(inbox, items)) == 3
-    inbox.rewind()
-    assert feed(inbox, items) == []
-    assert inbox.pending() == []
-    assert only_refusal(feed(inbox, items[-2:-1])).reason == "replayed"  # now it is one again
-    inbox.rewind()
+    assembler = ModelAssembler(TRUSTED)
+    assert len(feed(assembler, items)) == 3
+    assembler.rewind()
+    assert feed(assembler, items) == []
+    assert assembler.pending() == []
+    assert only_refusal(feed(assembler, items[-2:-1])).reason == "replayed"  # now it is one again
+    assembler.rewind()
     newer = announce(b"four", 4)
-    assert feed(inbox, items + records(newer, b"four")) == [Delivery(newer, b"four")]
+    assert feed(assembler, items + records(newer, b"four")) == [Delivery(newer, b"four")]
 
 
 def test_a_missing_chunk_is_pending_until_it_comes() -> None:
     """A compacted topic can have lost one; the worker says which, and serves on."""
-    announcement = announce(BIG, 1)
-    items = records(announcement, BIG)
-    inbox = ModelAssembler(TRUSTED)
-    assert feed(inbox, items[:1] + items[2:]) == []
-    [refusal] = inbox.pending()
+    manifest = announce(BIG, 1)
+    items = records(manifest, BIG)
+    assembler = ModelAssembler(TRUSTED)
+    assert feed(assembler, items[:1] + items[2:]) == []
+    [refusal] = assembler.pending()
     assert (refusal.reason, refusal.detail) == (
         "missing-chunk",
         "chunks [1] are not on the topic",
     )
-    assert feed(inbox, items[1:2]) == [Delivery(announcement, BIG)]
+    assert feed(assembler, items[1:2]) == [Delivery(manifest, BIG)]
 
 
 def test_a_tombstoned_chunk_is_gone() -> None:
     """The publisher removes the chunks of old models so."""
     items = records(announce(BIG, 1), BIG)
-    inbox = ModelAssembler(TRUSTED)
-    assert feed(inbox, [*items[:-1], (items[0][0], None), items[-1]]) == []
-    assert inbox.pending()[0].reason == "missing-chunk"
+    assembler = ModelAssembler(TRUSTED)
+    assert feed(assembler, [*items[:-1], (items[0][0], None), items[-1]]) == []
+    assert assembler.pending()[0].reason == "missing-chunk"
 
 
 def test_a_changed_chunk_is_a_digest_mismatch() -> None:
     """Chunks are not signed; the announced digest covers them."""
     items = records(announce(BIG, 1), BIG)
     changed = [items[0], (items[1][0], bytes(900_000)), *items[2:]]
-    inbox = ModelAssembler(TRUSTED)
-    out = only_refusal(feed(inbox, changed))
+    assembler = ModelAssembler(TRUSTED)
+    out = only_refusal(feed(assembler, changed))
     assert (out.reason, out.version) == ("digest-mismatch", "lightgbm-1")
-    assert feed(inbox, items) == [Delivery(announce(BIG, 1), BIG)]  # published again, it serves
+    assert feed(assembler, items) == [Delivery(announce(BIG, 1), BIG)]  # published again, it serves
 
 
 def test_a_changed_inline_payload_is_a_digest_mismatch() -> None:
@@ -254,35 +254,35 @@ def test_a_chunk_count_that_does_not_fit_its_size_is_malformed() -> None:
 
 def test_chunks_nobody_announced_are_held_under_a_limit() -> None:
     """A flood of chunks evicts the oldest, not the worker."""
-    inbox = ModelAssembler(TRUSTED)
+    assembler = ModelAssembler(TRUSTED)
     flood = bytes(900_000)
-    for index in range(2 * HELD_BYTES // len(flood)):
+    for index in range(2 * BUFFER_BYTES // len(flood)):
         digest = payload_digest(index.to_bytes(4, "big"))
-        inbox.feed(chunk_key("flight-delay", digest, 0), flood)
-    assert inbox.held_bytes <= HELD_BYTES
-    assert len(feed(inbox, records(announce(BIG, 1), BIG))) == 1
+        assembler.feed(chunk_key("flight-delay", digest, 0), flood)
+    assert assembler.buffered_bytes <= BUFFER_BYTES
+    assert len(feed(assembler, records(announce(BIG, 1), BIG))) == 1
 
 
 def test_an_oversize_chunk_is_not_held() -> None:
     """The protocol cuts at 900 kB; more is not of it."""
-    inbox = ModelAssembler(TRUSTED)
-    inbox.feed(chunk_key("flight-delay", TEMPLATE.digest, 0), bytes(900_001))
-    inbox.feed(chunk_key("flight-delay", TEMPLATE.digest, 999_999), b"x")
-    assert inbox.held_bytes == 0
+    assembler = ModelAssembler(TRUSTED)
+    assembler.feed(chunk_key("flight-delay", TEMPLATE.digest, 0), bytes(900_001))
+    assembler.feed(chunk_key("flight-delay", TEMPLATE.digest, 999_999), b"x")
+    assert assembler.buffered_bytes == 0
 
 
 def test_other_loops_are_passed_over() -> None:
     """A worker for one loop does not hold the models of a hundred."""
-    inbox = ModelAssembler(TRUSTED, wants=lambda loop: loop == "offer")
-    assert feed(inbox, records(announce(BIG, 1), BIG)) == []
-    assert inbox.held_bytes == 0
+    assembler = ModelAssembler(TRUSTED, wants=lambda loop: loop == "offer")
+    assert feed(assembler, records(announce(BIG, 1), BIG)) == []
+    assert assembler.buffered_bytes == 0
 
 
 def test_verification_comes_before_reading() -> None:
     """What no trusted key signed is never parsed."""
     value = sign(replace(TEMPLATE, loop="other"), KEY, payload=b"tree")
-    announcement, payload = verify(value, TRUSTED)
-    assert (announcement.loop, payload) == ("other", b"tree")
+    manifest, payload = verify(value, TRUSTED)
+    assert (manifest.loop, payload) == ("other", b"tree")
     with pytest.raises(RefusedError):
         verify(value, TrustedKeys.of([SigningKey.generate().public]))
 

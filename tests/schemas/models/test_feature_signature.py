@@ -57,7 +57,7 @@ def test_a_row_and_a_frame_are_encoded_to_the_same_bits(
 
 @given(learned=ROWS)
 def test_json_gives_the_same_signature_back(learned: list[dict[str, object]]) -> None:
-    """It travels in the announcement; the worker compares digests."""
+    """It travels in the manifest; the worker compares digests."""
     signature = EMPTY.fit(pl.DataFrame(learned, schema=SCHEMA))
     read = FeatureSignature.from_json(signature.to_json())
     assert read == signature

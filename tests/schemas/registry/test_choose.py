@@ -16,6 +16,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import CONFLUENT, SINGLE_OBJECT, Schema, single_object_prefix
 from tidemill.schemas.events.decoder import EventDecoder
 from tidemill.schemas.events.schemas import DecisionEncoder, event_schemas
+from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Feature, FieldType
 from tidemill.schemas.published import register
 from tidemill.schemas.registry.choose import (
@@ -156,7 +157,7 @@ def test_events_travel_by_any_store(again: Again) -> None:
     """The wire format is the store's business alone: encoder and decoder do not know it."""
     loop = everything(loop=f"loop-{uuid.uuid4().hex[:8]}")
     payload = DecisionEncoder(loop, again()).encode(decision(7))
-    decoded = EventDecoder(loop, "decisions", again()).decode([payload])
+    decoded = EventDecoder(loop, DECISIONS, again()).decode([payload])
     assert decoded.poison == []
     assert decoded.frame["id"].to_list() == ["d000007"]
 
@@ -176,7 +177,7 @@ def test_an_older_event_gets_the_default_of_a_newer_loop(again: Again) -> None:
     )
     payload = DecisionEncoder(old, again()).encode(decision(1, features={"n": 3}))
     DecisionEncoder(new, again())
-    decoded = EventDecoder(new, "decisions", again()).decode([payload])
+    decoded = EventDecoder(new, DECISIONS, again()).decode([payload])
     assert decoded.frame["features"].to_list() == [{"n": 3.0, "country": "other", "hint": None}]
 
 
@@ -297,7 +298,7 @@ def test_events_from_before_the_registry_stay_readable(registry: tuple[str, Regi
     old = DecisionEncoder(loop, topic).encode(decision(1))
     store = ConfluentSchemaStore(registry[0], older=topic)
     new = DecisionEncoder(loop, store).encode(decision(2))
-    decoded = EventDecoder(loop, "decisions", store).decode([old, new])
+    decoded = EventDecoder(loop, DECISIONS, store).decode([old, new])
     assert decoded.frame["id"].to_list() == ["d000001", "d000002"]
 
 

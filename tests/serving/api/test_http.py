@@ -22,7 +22,7 @@ Answer = tuple[int, object]
 
 def call(url: str, method: str, path: str, body: bytes | None = None) -> Answer:
     """Send one request as it is; return status and the JSON, or text, of the answer."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -141,7 +141,7 @@ def test_a_wrong_method_is_refused(method: str, url: str) -> None:
 def test_a_body_past_the_limit_does_not_break_the_next_request(url: str) -> None:
     """The connection is closed after 413: the rest of the body is not a new request."""
     netloc = urlsplit(url).netloc
-    connection = http.client.HTTPConnection(netloc, timeout=10)
+    connection = http.client.HTTPConnection(netloc, timeout=120)
     connection.request("POST", DECISIONS, b"x" * (MAX_BODY_BYTES * 3))
     answer = connection.getresponse()
     assert answer.status == 413
@@ -215,6 +215,7 @@ NEARLY = st.fixed_dictionaries(
 ).map(lambda value: json.dumps(value).encode())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     deadline=None,

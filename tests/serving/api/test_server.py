@@ -38,7 +38,7 @@ def test_the_example_of_a_service_runs(
     serve: Callable[[Worker], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is the first code of ours that anybody copies."""
-    flights = load_loop(ROOT / "examples/flights/loop.yaml")
+    flights = load_loop(ROOT / "deploy/demo/flights.yaml")
     log = MemoryEventLog()
     config = ServingWorkerConfig(kafka=NOWHERE, name="w", definitions=(flights,))
     url = serve(Worker(config, event_log=log))

@@ -13,20 +13,20 @@ def test_every_decision_is_in_the_first_bucket_that_holds_its_time(
     noted: list[tuple[str, float]],
 ) -> None:
     """A bound belongs to its bucket, as Prometheus has it."""
-    tally = DecisionCounters()
+    counters = DecisionCounters()
     for number, (source, took_s) in enumerate(noted):
-        tally.took_s[source].append(took_s)
+        counters.took_s[source].append(took_s)
         if number % 7 == 0:
-            tally.count()
+            counters.count()
     bounds_s = [*(bound / 1e6 for bound in BOUNDS_US), float("inf")]
     buckets = [min(i for i, bound in enumerate(bounds_s) if took <= bound) for _, took in noted]
-    assert tally.latency == [buckets.count(place) for place in range(len(bounds_s))]
-    assert sum(tally.decisions.values()) == len(noted)
-    assert abs(tally.latency_s - sum(took for _, took in noted)) < 1e-9
+    assert counters.latency == [buckets.count(place) for place in range(len(bounds_s))]
+    assert sum(counters.decisions.values()) == len(noted)
+    assert abs(counters.latency_s - sum(took for _, took in noted)) < 1e-9
 
 
 def test_looking_twice_counts_once() -> None:
     """Prometheus and the health page both look."""
-    tally = DecisionCounters()
-    tally.took_s["model"].append(1e-5)
-    assert tally.decisions == tally.decisions == {"model": 1, "default": 0, "fallback": 0}
+    counters = DecisionCounters()
+    counters.took_s["model"].append(1e-5)
+    assert counters.decisions == counters.decisions == {"model": 1, "default": 0, "fallback": 0}

@@ -9,6 +9,7 @@ from tests.serving.models import FEATURES, NULLABLE, SIGNATURE, banner, booster,
 
 from tidemill.errors import BrokerError, ModelError, RequestError
 from tidemill.schemas.events.decoder import EventDecoder
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import register
 from tidemill.schemas.registry.memory import MemorySchemaStore
@@ -38,7 +39,7 @@ def logged(log: MemoryEventLog, topic: str, loop: Loop | None = None) -> Rows:
     store = MemorySchemaStore()
     register(loop or banner(), store)
     reader = EventDecoder(
-        loop or banner(), "decisions" if topic.endswith(".decisions") else "feedback", store
+        loop or banner(), DECISIONS if topic.endswith(".decisions") else FEEDBACK, store
     )
     found = reader.decode([event.value for event in log.events if event.topic == topic])
     assert not found.poison
@@ -128,7 +129,7 @@ def test_a_model_that_fails_falls_back(error: Exception) -> None:
     result = decide(maker)
     assert (result.action, result.source, result.model_version) == ("hide", "fallback", None)
     assert logged(log, "banner.decisions")[0]["source"] == "fallback"
-    assert maker.tally.failed == 1
+    assert maker.counters.failed == 1
     assert maker.last_failure is not None
     assert "m-1" in maker.last_failure
 
@@ -145,7 +146,7 @@ def test_a_model_over_budget_falls_back() -> None:
     maker = decider(banner(budget_ms=1.0))
     maker.model = LiveModel("m-1", slow(0.003))
     assert decide(maker).source == "fallback"
-    assert maker.tally.over_budget == 1
+    assert maker.counters.over_budget == 1
 
 
 def test_a_model_that_is_slow_again_and_again_is_not_asked_for_a_while() -> None:
@@ -160,7 +161,7 @@ def test_a_model_that_is_slow_again_and_again_is_not_asked_for_a_while() -> None
     maker.model = LiveModel("m-1", score)
     assert {decide(maker).source for _ in range(50)} == {"fallback"}
     assert len(calls) == 3
-    assert maker.tally.over_budget == 50
+    assert maker.counters.over_budget == 50
 
 
 def test_a_request_that_waited_too_long_is_not_scored() -> None:
@@ -183,9 +184,9 @@ def test_a_full_buffer_drops_the_event_and_not_the_decision() -> None:
 def test_feedback_that_has_no_room_is_not_taken() -> None:
     """Unlike a decision it can be sent again, so the service is told."""
     maker = decider(log=MemoryEventLog(capacity=0))
-    with pytest.raises(BrokerError, match="was not taken"):
+    with pytest.raises(BrokerError, match="was not logged"):
         maker.take_feedback(FeedbackRequest("d", "left", {}))
-    assert maker.tally.feedback == 0
+    assert maker.counters.feedback == 0
 
 
 def test_feedback_is_logged_under_its_decision() -> None:

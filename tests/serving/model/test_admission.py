@@ -1,4 +1,4 @@
-"""A model passes every guard before it decides, and each guard catches what it is for."""
+"""A model passes all checks before it decides, and each check refuses what it is for."""
 
 import json
 import math
@@ -13,9 +13,9 @@ from tests.serving.models import (
     FEATURES,
     SIGNATURE,
     VALUES,
-    announcement,
     banner,
     booster,
+    manifest,
     river_state,
     text,
 )
@@ -27,16 +27,19 @@ from tidemill.schemas.models.feature_signature import FeatureSignature, Signatur
 from tidemill.schemas.models.manifest import ModelManifest
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState
 from tidemill.serving.model import admission, forest
-from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, try_in_child
+from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, run_trial, try_in_child
 from tidemill.serving.model.forest import pack
 from tidemill.serving.model.model_text import read_text
 
+pytestmark = pytest.mark.slow  # each model is tried in a process of its own
+
 LIMITS = TrialLimits()
+UNCHECKED = [sys.executable, str(Path(__file__).with_name("unchecked_trial.py"))]
 
 
 def delivery(payload: bytes, **changes: object) -> Delivery:
-    """Return *payload* as the inbox delivers it."""
-    return Delivery(announcement(payload, **changes), payload)  # type: ignore[arg-type]
+    """Return *payload* as the assembler delivers it."""
+    return Delivery(manifest(payload, **changes), payload)  # type: ignore[arg-type]
 
 
 def test_a_sound_model_scores_as_it_was_trained() -> None:
@@ -104,11 +107,11 @@ def test_a_payload_that_is_no_model_is_refused(payload: bytes) -> None:
 
 @pytest.mark.parametrize("case", ["a node that is its own child", "a feature out of range"])
 def test_without_the_structure_check_the_child_still_protects_the_worker(case: str) -> None:
-    """Two guards stand one behind the other; each holds alone."""
+    """There are two guards, and each protects the worker by itself."""
     rows = probe_rows(SIGNATURE)
     limits = TrialLimits(time_s=2.0)
     try:
-        scores, trees = try_in_child(HOSTILE[case](), rows, limits, is_checked=False)
+        scores, trees = run_trial(UNCHECKED, HOSTILE[case](), rows, limits)
     except ModelError:
         return
     # An index past the row may read harmless memory; the worker compares the scores again.
@@ -119,7 +122,7 @@ def test_without_the_structure_check_the_child_still_protects_the_worker(case: s
 def test_trees_that_score_otherwise_than_the_library_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The walk of our own serves only what it scores with the library's very bits."""
+    """A worker serves with `trees.c` only if its scores have the bits of the library."""
 
     def with_a_tree_less(*asked: object) -> tuple[list[float], bytes]:
         scores, _ = try_in_child(*asked)  # type: ignore[arg-type]  # as they come
@@ -130,7 +133,7 @@ def test_trees_that_score_otherwise_than_the_library_are_refused(
         admit(delivery(text().encode()), banner(), LIMITS)
 
 
-def test_where_the_walk_was_not_built_the_library_serves(
+def test_without_compiled_trees_the_library_serves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An installation without a compiler decides all the same, and says what it lacks."""
@@ -152,7 +155,7 @@ def test_a_child_that_hangs_is_given_up() -> None:
     """An endless prediction would otherwise hold the subscriber for ever."""
     cycle = HOSTILE["a node that is its own child"]()
     with pytest.raises(ModelError, match=r"hung|ended with status"):
-        try_in_child(cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5), is_checked=False)
+        run_trial(UNCHECKED, cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5))
 
 
 def test_a_model_that_takes_too_much_memory_is_refused() -> None:
@@ -183,7 +186,7 @@ def test_probes_reach_every_kind_of_value() -> None:
     assert json.dumps(rows) == json.dumps(probe_rows(SIGNATURE))
 
 
-def test_the_announcement_is_not_trusted_about_its_features() -> None:
+def test_the_manifest_is_not_trusted_about_its_features() -> None:
     """The text has its own idea of how many numbers it reads."""
     short = FeatureSignature((*SIGNATURE.fields[:-2], SIGNATURE.fields[-1]))
     loop = banner(
@@ -197,7 +200,7 @@ def test_the_announcement_is_not_trusted_about_its_features() -> None:
         }
     )
     said: ModelManifest = replace(
-        announcement(text().encode()), features=short.to_json(), features_digest=short.digest
+        manifest(text().encode()), features=short.to_json(), features_digest=short.digest
     )
     with pytest.raises(ModelError, match="max_feature_idx"):
         admit(Delivery(said, text().encode()), loop, LIMITS)

@@ -1,15 +1,15 @@
-"""Only a whole, signed, fitting model serves; all else is refused, told, and changes nothing."""
+"""Only a complete, signed, fitting model serves; others are refused and acknowledged so."""
 
 import json
 from dataclasses import replace
 
 import pytest
 from tests.serving.conftest import NOWHERE
+from tests.serving.model.bad_models import BAD, PAYLOAD, hostile, replayed
 from tests.serving.models import (
     FEATURES,
-    SIGNATURE,
-    announcement,
     banner,
+    manifest,
     records,
     river_state,
     text,
@@ -23,7 +23,7 @@ from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
-PAYLOAD = text().encode()
+pytestmark = pytest.mark.slow  # each model is tried in a process of its own
 
 
 def acks(log: MemoryEventLog) -> list[Ack]:
@@ -57,13 +57,13 @@ def test_a_published_model_serves_and_is_acknowledged(
     assert decide(worker).model_version == "lightgbm-1"
     (ack,) = acks(log)
     assert (ack.worker, ack.loop, ack.status, ack.reason) == ("w-1", "banner", "serving", "")
-    assert ack.digest == announcement(PAYLOAD).digest
+    assert ack.digest == manifest(PAYLOAD).digest
 
 
 def test_a_model_in_chunks_serves_once_it_is_whole(
     worker: Worker, log: MemoryEventLog, key: SigningKey
 ) -> None:
-    """Chunks stand before their announcement; compaction may have shuffled them."""
+    """Chunks stand before their manifest; compaction may have shuffled them."""
     large = text(400).encode()
     assert len(large) > INLINE_BYTES
     *chunks, said = records(key, large)
@@ -79,9 +79,7 @@ def test_the_newest_of_many_serves_without_trying_the_others(
 ) -> None:
     """A worker that starts reads a year of models in one go."""
     items = [
-        item
-        for number in range(1, 30)
-        for item in records(key, PAYLOAD, announcement(PAYLOAD, number))
+        item for number in range(1, 30) for item in records(key, PAYLOAD, manifest(PAYLOAD, number))
     ]
     feed(worker, *items)
     assert answered(log) == [("lightgbm-29", "serving")]
@@ -92,7 +90,7 @@ def test_a_model_of_the_next_loop_version_waits_for_it(
 ) -> None:
     """The model topic may be read ahead of the loop topic; refused once it would never serve."""
     feed(worker, *records(key, PAYLOAD))
-    feed(worker, *records(key, PAYLOAD, announcement(PAYLOAD, 2, loop_version=2)))
+    feed(worker, *records(key, PAYLOAD, manifest(PAYLOAD, 2, loop_version=2)))
     assert answered(log) == [("lightgbm-1", "serving")]
     newer = banner(version=2)
     worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
@@ -106,9 +104,7 @@ def test_a_topic_read_again_after_a_lost_connection_refuses_nothing(
 ) -> None:
     """The models before the live one are still there; an operator must not read 'refused'."""
     items = [
-        item
-        for number in range(1, 5)
-        for item in records(key, PAYLOAD, announcement(PAYLOAD, number))
+        item for number in range(1, 5) for item in records(key, PAYLOAD, manifest(PAYLOAD, number))
     ]
     feed(worker, *items)
     worker.follower.rewind()
@@ -122,86 +118,13 @@ def test_an_online_model_takes_over_and_back(
 ) -> None:
     """Both learners publish to the same slot; the gate decides which."""
     state = river_state()
-    online = announcement(state, 2, version="river-1", learner="logistic_regression")
+    online = manifest(state, 2, version="river-1", learner="logistic_regression")
     feed(worker, *records(key, PAYLOAD))
     feed(worker, *records(key, state, online))
     assert decide(worker).model_version == "river-1"
-    feed(worker, *records(key, PAYLOAD, announcement(PAYLOAD, 3)))
+    feed(worker, *records(key, PAYLOAD, manifest(PAYLOAD, 3)))
     assert decide(worker).model_version == "lightgbm-3"
     assert [status for _, status in answered(log)] == ["serving"] * 3
-
-
-def forged(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """Signed by somebody else."""
-    del key
-    return records(SigningKey.generate(), PAYLOAD, announcement(PAYLOAD, 2))
-
-
-def tampered(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """One bit of the record changed on its way."""
-    ((name, value),) = records(key, PAYLOAD, announcement(PAYLOAD, 2))
-    assert value is not None
-    place = value.index(b"lightgbm-2")
-    return [(name, value[:place] + b"L" + value[place + 1 :])]
-
-
-def truncated(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """The end of the record is missing."""
-    ((name, value),) = records(key, PAYLOAD, announcement(PAYLOAD, 2))
-    assert value is not None
-    return [(name, value[:-100])]
-
-
-def swapped_payload(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true announcement with the payload of another model."""
-    other = text(5).encode()
-    ((name, value),) = records(key, PAYLOAD, announcement(PAYLOAD, 2))
-    assert value is not None
-    return [(name, value.replace(PAYLOAD, other + b" " * (len(PAYLOAD) - len(other))))]
-
-
-def misplaced(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true announcement of another loop's model."""
-    said = announcement(PAYLOAD, 2, loop="other")
-    ((_, value),) = records(key, PAYLOAD, said)
-    return [(b"banner/live", value)]
-
-
-def replayed(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A true announcement from before."""
-    return records(key, PAYLOAD, announcement(PAYLOAD, 0))
-
-
-def hostile(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A trusted key signs a text that would crash the library."""
-    broken = PAYLOAD.replace(b"num_leaves=15", b"num_leaves=99999999", 1)
-    return records(key, broken, announcement(broken, 2))
-
-
-def mismatching(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """A model of other features."""
-    other = type(SIGNATURE)(SIGNATURE.fields[1:])
-    said = announcement(PAYLOAD, 2, features=other.to_json(), features_digest=other.digest)
-    return records(key, PAYLOAD, said)
-
-
-def junk(key: SigningKey) -> list[tuple[bytes, bytes | None]]:
-    """Bytes that are nothing."""
-    del key
-    return [(b"banner/live", b"\x00" * 40), (b"banner/live", b"")]
-
-
-BAD = [
-    forged,
-    tampered,
-    truncated,
-    swapped_payload,
-    misplaced,
-    replayed,
-    hostile,
-    mismatching,
-    junk,
-]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.__name__)
@@ -318,7 +241,7 @@ def test_a_worker_looks_at_its_own_loops_only(
     for name in ("mine", "banner"):
         loop = banner(loop=name)
         worker.follower.take_loops([(key_of(loop), loop.canonical.encode())])
-        said = replace(announcement(PAYLOAD), loop=name)
+        said = replace(manifest(PAYLOAD), loop=name)
         feed(worker, *records(key, PAYLOAD, said))
     assert list(worker.follower.deciders) == ["mine"]
     assert [ack.loop for ack in acks(log)] == ["mine"]
@@ -330,4 +253,4 @@ def test_counts_go_on_over_a_new_version(worker: Worker) -> None:
     newer = banner(version=2)
     worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
     decide(worker)
-    assert worker.decider("banner").tally.decisions["default"] == 2
+    assert worker.decider("banner").counters.decisions["default"] == 2

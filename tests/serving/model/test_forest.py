@@ -1,4 +1,4 @@
-"""The walk of our own takes the very path through each tree that LightGBM takes."""
+"""`trees.c` takes the same path through each tree as LightGBM."""
 
 import importlib.machinery
 import importlib.util
@@ -29,7 +29,7 @@ ZERO = float(np.float32(1e-35))  # up to here a number is zero for LightGBM
 ODD = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-35, -1e-35, 1e-300, -0.5, -1.0, 3.7]
 ODD += [ZERO, -ZERO, math.nextafter(ZERO, 1.0), math.nextafter(-ZERO, -1.0)]
 ODD += [31.0, 32.0, 39.0, 40.0, 64.0, 1e9, 2.0**31, 2.0**32, 2.0**63, 1e300, -1e300]
-"""What a comparison, a cast to an integer or a look for missing values may stumble over."""
+"""Values at which comparisons, integer casts or tests for missing values may go wrong."""
 
 
 def trained(**chosen: object) -> lgb.Booster:

@@ -1,4 +1,4 @@
-"""The C API and the walk of our own give the same bits as the Python package, from any thread."""
+"""The C API and `trees.c` give the same bits as the Python package, from any thread."""
 
 import gc
 from collections.abc import Callable

@@ -22,6 +22,7 @@ from tests.streams.join_logs import (
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
+from tidemill.schemas import logs
 from tidemill.schemas.logs import position_of
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
 from tidemill.streams.commit.open_windows import OpenWindows
@@ -44,11 +45,11 @@ FEEDBACK = [F("w", "z", 15), F("x", "a", 1, value=4.0), F("y", "a", 2), F("v", "
 def lake(tmp_path: Path) -> Lake:
     """A lake in which `a` has two revisions, and the last feedback was not examined yet."""
     stream = Shell(Logs([D("a", 0), D("b", 0), D("z", 15)], FEEDBACK), CORRECTED)
-    stream.poll("decisions", 3)
+    stream.poll(logs.DECISIONS, 3)
     for _ in range(3):
-        stream.poll("feedback", 1)
+        stream.poll(logs.FEEDBACK, 1)
         stream.commit()
-    stream.poll("feedback", 1)
+    stream.poll(logs.FEEDBACK, 1)
     stream.commit(crash_after=2)
     return write_lake(stream, tmp_path)
 
@@ -159,7 +160,7 @@ def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Pa
     for _ in range(2):
         leases = claim(mine, [PARTITION, 2])
         begin_examining(mine, leases)
-        found = [leases[number].examined["feedback"] for number in (PARTITION, 2)]
+        found = [leases[number].examined[logs.FEEDBACK] for number in (PARTITION, 2)]
         assert found == [2, 0]
     assert claim(mine, [PARTITION])[PARTITION].examined == {"feedback": 2}
 

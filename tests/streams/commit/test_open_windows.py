@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import pytest
+from tests.deep import examples_now
 from tests.streams.schedules import Workers, run
 from tests.streams.workers_in_memory import METRICS, World
 
@@ -13,7 +15,7 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import MemorySpillStore
 
-SCHEDULES = 150
+SCHEDULES = examples_now(150)
 
 
 class TightRunner(LoopRunner):
@@ -53,6 +55,7 @@ def returned() -> float:
     return sum(sample.value for sample in samples if sample.name.endswith("_total"))
 
 
+@pytest.mark.deep
 def test_schedules_of_workers_without_memory_leave_the_lake_as_the_logs_say() -> None:
     """The result of crashes, rebalances and zombies must not depend on where the open rows are."""
     before = returned()

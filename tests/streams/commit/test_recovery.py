@@ -26,6 +26,7 @@ from tests.streams.rig import new_loop
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.memory_tables import MemoryLake
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.ownership import claim
 from tidemill.streams.commit.recovery import resume_of
@@ -84,11 +85,11 @@ def test_a_restart_with_corrections_does_not_open_what_was_examined_long_ago(
     chosen = rules(corrections=20 * SECOND, logs=THREE)
     clicks = [F("w", "z", 15), F("x", "a", 1), F("v", "b", 1)]
     shell = Shell(Logs([D("a", 0), D("b", 0), D("z", 15)], clicks, [F("o", "z", 15)]), chosen)
-    shell.poll("decisions", 3)
-    shell.poll("feedback", 2)
+    shell.poll(DECISIONS, 3)
+    shell.poll(FEEDBACK, 2)
     shell.poll(ORDERS, 1)
     shell.commit()
-    shell.poll("feedback", 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit(crash_after=2)
     lake = write_lake(shell, tmp_path)
     feedback = lake.table(LOOP.loop, "feedback")
@@ -123,7 +124,7 @@ def test_all_unexamined_feedback_is_read_back_whatever_the_rules_were(
         for log in THREE:
             shell.poll(log, rng.choice((3, 10)))
         shell.commit()
-    shell.poll("feedback", 30)
+    shell.poll(FEEDBACK, 30)
     shell.poll(ORDERS, 30)
     shell.rules = rules(corrections=rng.choice((0, 1, 5)) * SECOND, logs=THREE)
     shell.commit(crash_after=2)

@@ -10,12 +10,12 @@ from tests.streams.unfenced import UnfencedTable
 from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.commit.ownership import Lease, claim
 from tidemill.streams.commit.progress_table import ProgressTable, patient
 from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
 
-THREE: tuple[Log, ...] = ("decisions", "feedback", "feedback.orders")
+THREE: tuple[Log, ...] = (DECISIONS, FEEDBACK, Log("feedback.orders"))
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_the_numbers_of_each_log_are_compared_and_swapped(
         commit("feedback", mine, [ProgressUpdate(behind, [], {"offset@orders": 9})])
     found = claim(tables(), [0], logs=THREE)[0]
     assert [found.offset(log) for log in THREE] == [0, 5, 7]
-    assert found.of("feedback.orders", "time") == 3
-    assert found.of("feedback", "time") is None
+    assert found.of(Log("feedback.orders"), "time") == 3
+    assert found.of(FEEDBACK, "time") is None
 
 
 def test_a_version_with_a_new_log_begins_it_at_its_start(

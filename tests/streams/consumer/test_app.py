@@ -57,8 +57,9 @@ def test_a_stop_that_is_left_half_done_hides_no_error(
         asyncio.run(run_app(crashed_app(tmp_path, ends), lambda: False))
 
 
+@pytest.mark.slow
 def test_a_consumer_that_was_never_stopped_keeps_no_process_alive() -> None:
     """A supervisor starts a worker again when it has ended, and only then."""
-    ended = subprocess.run([sys.executable, "-c", THREAD], capture_output=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", THREAD], capture_output=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert BatchThread.Worker(None).daemon

@@ -289,7 +289,7 @@ def test_a_replay_killed_at_any_moment_sends_each_dead_letter_once(
     ends = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "unused"})
 
     def end() -> int:
-        high: int = ends.get_watermark_offsets(TopicPartition(topic, 1), timeout=10)[1]
+        high: int = ends.get_watermark_offsets(TopicPartition(topic, 1), timeout=120)[1]
         return high
 
     for _ in range(2):

@@ -24,6 +24,7 @@ from tests.streams.join_logs import (
     states,
 )
 
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.partition_join import Counts, PartitionJoin
 from tidemill.streams.join.rules import JoinRules, read_back
 
@@ -39,8 +40,8 @@ def numbered(shell: Shell) -> list[tuple[str, int, list[int]]]:
 def after_the_close(feedback: list[F], join_rules: JoinRules = CORRECTED) -> Shell:
     """Return a shell in which decision `a` of second 0 is closed, and *feedback* not read yet."""
     shell = Shell(Logs([D("a", 0), D("z", 15)], [F("w", "z", 15), *feedback]), join_rules)
-    shell.poll("decisions", 2)
-    shell.poll("feedback", 1)
+    shell.poll(DECISIONS, 2)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert states(shell) == {"a": "no_feedback"}
     return shell
@@ -50,7 +51,7 @@ def test_feedback_after_the_close_writes_a_revision_and_leaves_the_first() -> No
     """A learner that used the first must be able to read it again; others want the newest."""
     shell = after_the_close([F("x", "a", 1, value=4.0)])
     first = shell.examples()
-    shell.poll("feedback", 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert shell.revisions().filter(revision=0).equals(first)
     newest = shell.examples().row(0, named=True)
@@ -68,10 +69,10 @@ _OUTCOME = ("state", "label", "feedback_offsets", "first_feedback_at", "revision
 def test_without_corrections_late_stays_late() -> None:
     """Off is the default: then nothing is compared, recalled or remembered longer."""
     shell = after_the_close([F("x", "a", 1)], RULES)
-    shell.poll("feedback", 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     shell.finish()
-    assert shell.rows("feedback")["verdict"].to_list() == [None, "late"]
+    assert shell.rows(FEEDBACK)["verdict"].to_list() == [None, "late"]
     assert not any(closed.examined for closed in shell.closed)
     frontier = shell.closed[-1].frontier
     assert (
@@ -86,7 +87,7 @@ def test_corrections_end_with_the_stream_time_that_the_loop_says(
 ) -> None:
     """Both ends are included, as everywhere: the close at 10, and 20 seconds after it."""
     shell = after_the_close([F("v", "z", reached), F("x", "a", 1)])
-    shell.poll("feedback", 2)
+    shell.poll(FEEDBACK, 2)
     shell.finish()
     assert joined(shell)["a"] == ([2] if is_taken else [])
     assert_agrees(shell)
@@ -102,10 +103,10 @@ def test_each_late_feedback_is_a_revision_with_all_that_is_known() -> None:
         ),
         CORRECTED,
     )  # fmt: skip
-    shell.poll("decisions", 1)
-    shell.advance("decisions", 15)
+    shell.poll(DECISIONS, 1)
+    shell.advance(DECISIONS, 15)
     for _ in range(4):
-        shell.poll("feedback", 1)
+        shell.poll(FEEDBACK, 1)
         shell.commit()
     assert numbered(shell) == [("a", 0, [0]), ("a", 1, [0, 2]), ("a", 2, [3, 0, 2])]
     assert shell.revisions()["label"].to_list() == [1001.0, 1003.0, 3006.0]
@@ -118,9 +119,9 @@ def test_of_several_between_two_commits_the_last_is_written_under_its_number() -
     late = [F("x", "a", 1), F("y", "a", 2), F("u", "a", 3)]
     one_by_one, at_once = after_the_close(late), after_the_close(late)
     for _ in late:
-        one_by_one.poll("feedback", 1)
+        one_by_one.poll(FEEDBACK, 1)
         one_by_one.commit()
-    at_once.poll("feedback", 3)
+    at_once.poll(FEEDBACK, 3)
     at_once.commit()
     assert [number for _, number, _ in numbered(one_by_one)] == [0, 1, 2, 3]
     assert [number for _, number, _ in numbered(at_once)] == [0, 3]
@@ -130,10 +131,10 @@ def test_of_several_between_two_commits_the_last_is_written_under_its_number() -
 def test_late_feedback_read_before_the_close_revises_at_the_close() -> None:
     """The network decides which log is ahead; the feedback's own log decides what is late."""
     shell = Shell(Logs([D("a", 0)], [F("v", "z", 15), F("x", "a", 1)]), CORRECTED)
-    shell.poll("feedback", 2)
+    shell.poll(FEEDBACK, 2)
     shell.commit()
-    shell.poll("decisions", 1)
-    shell.advance("decisions", 15)
+    shell.poll(DECISIONS, 1)
+    shell.advance(DECISIONS, 15)
     shell.commit()
     assert numbered(shell) == [("a", 0, []), ("a", 1, [1])]
     assert_agrees(shell)
@@ -146,10 +147,10 @@ def test_a_copy_corrects_nothing() -> None:
                            F("x", "a", 2)]),
         CORRECTED,
     )  # fmt: skip
-    shell.poll("decisions", 1)
-    shell.advance("decisions", 15)
+    shell.poll(DECISIONS, 1)
+    shell.advance(DECISIONS, 15)
     for _ in range(5):
-        shell.poll("feedback", 1)
+        shell.poll(FEEDBACK, 1)
         shell.commit()
     assert numbered(shell) == [("a", 0, [0]), ("a", 1, [0, 3])]
     shell.finish()
@@ -173,12 +174,12 @@ def test_late_feedback_may_activate_a_decision() -> None:
     shell = Shell(
         Logs([D("a", 0)], [F("x", "a", 1), F("v", "z", 15), F("y", "a", 1, "buy")]), shown
     )
-    shell.poll("decisions", 1)
-    shell.advance("decisions", 15)
-    shell.poll("feedback", 2)
+    shell.poll(DECISIONS, 1)
+    shell.advance(DECISIONS, 15)
+    shell.poll(FEEDBACK, 2)
     shell.commit()
     assert states(shell) == {"a": "not_activated"}
-    shell.poll("feedback", 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
     assert states(shell) == {"a": "labeled"}
     assert_agrees(shell)
@@ -188,7 +189,7 @@ def test_late_feedback_may_activate_a_decision() -> None:
 def test_a_crash_around_a_correction_loses_and_doubles_nothing(step: int) -> None:
     """Raw feedback may be committed before its revision is; the next process writes it."""
     shell = after_the_close([F("x", "a", 1), F("y", "a", 2)])
-    shell.poll("feedback", 1)
+    shell.poll(FEEDBACK, 1)
     shell.commit(crash_after=step)
     shell.finish()
     assert shell.examples().filter(decision_id="a")["feedback_offsets"].to_list() == [[1, 2]]
@@ -250,10 +251,10 @@ def test_thousands_of_late_ones_in_one_commit_are_one_revision_each() -> None:
     end = [F("end", "z", 15)]
     late = [F(f"f{number}", f"d{number % 2_000}", 1) for number in range(6_000)]
     shell = Shell(Logs([*decisions, D("z", 15)], [*end, *late]), CORRECTED)
-    shell.poll("decisions", 3_000)
-    shell.poll("feedback", 1)
+    shell.poll(DECISIONS, 3_000)
+    shell.poll(FEEDBACK, 1)
     shell.commit()
-    shell.poll("feedback", 6_000)
+    shell.poll(FEEDBACK, 6_000)
     shell.commit()
     thirds = shell.revisions().filter(revision=3)
     assert len(thirds) == 2_000

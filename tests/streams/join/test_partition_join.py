@@ -24,6 +24,7 @@ from tests.streams.join_logs import (
     seconds,
 )
 
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.partition_join import Counts, PartitionJoin, Resume
 from tidemill.streams.join.rules import JoinRules
 
@@ -39,7 +40,7 @@ def test_feedback_is_joined_in_the_order_of_its_time_and_then_its_offset() -> No
 def test_the_first_copy_on_time_counts_also_when_the_first_copy_was_late() -> None:
     """A late copy is no decision, so it cannot make the next one a duplicate."""
     shell = played([D("z", 10), D("a", 0), D("a", 9)], [F("x", "a", 9)])
-    assert shell.rows("decisions")["verdict"].to_list() == [None, "late", None]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, "late", None]
     assert joined(shell)["a"] == [0]
 
 
@@ -64,7 +65,7 @@ def test_an_id_may_come_back_when_it_is_forgotten() -> None:
         [D("a", 0), D("t", 15), D("a", 15), D("t2", 40), D("a", 40)],
         [F("x", "a", 1), F("y", "a", 40)],
     )
-    verdicts = shell.rows("decisions")["verdict"].to_list()
+    verdicts = shell.rows(DECISIONS)["verdict"].to_list()
     assert verdicts == [None, None, "duplicate", None, None]
     assert shell.examples().filter(decision_id="a")["feedback_offsets"].to_list() == [[0], [1]]
 
@@ -111,9 +112,9 @@ def test_the_width_of_buckets_changes_when_and_not_what() -> None:
 def test_a_close_without_decisions_still_moves_the_frontier() -> None:
     """Feedback alone, or a pause in the traffic, must not hold time back."""
     shell = Shell(Logs([], [F("x", "nobody", 1)]))
-    shell.poll("feedback", 1)
-    shell.advance("decisions", 100)
-    shell.advance("feedback", 100)
+    shell.poll(FEEDBACK, 1)
+    shell.advance(DECISIONS, 100)
+    shell.advance(FEEDBACK, 100)
     shell.commit()
     assert shell.closed[0].examples.is_empty()
     assert shell.closed[0].examples.columns == list(played([D("a", 0)], []).examples().columns)
@@ -122,10 +123,10 @@ def test_a_close_without_decisions_still_moves_the_frontier() -> None:
 def test_each_row_has_the_stream_time_before_it() -> None:
     """The oracle and an audit judge a row by the column, not by the memory of a worker."""
     join = PartitionJoin(RULES)
-    assert join.stream_time("decisions") is None
+    assert join.stream_time(DECISIONS) is None
     frame = join.take_decisions(decision_frame([D("a", 3), D("b", 1), D("c", 5)]))
     assert frame["stream_time"].to_list() == [None, START + 3 * SECOND, START + 3 * SECOND]
-    assert join.stream_time("decisions") == START + 5 * SECOND
+    assert join.stream_time(DECISIONS) == START + 5 * SECOND
 
 
 def test_batches_out_of_order_are_a_programming_error() -> None:
@@ -144,7 +145,7 @@ def test_a_clock_that_was_never_set_stops_no_worker() -> None:
     for _ in range(2):
         for log in LOGS:
             shell.poll(log, 1)
-        shell.advance("feedback", 1)
+        shell.advance(FEEDBACK, 1)
         shell.commit()
         shell.start()
     shell.finish()
@@ -164,8 +165,8 @@ def test_a_loop_version_that_waits_longer_opens_nothing_that_is_closed() -> None
     for log in LOGS:
         shell.poll(log, 1)
     shell.commit()
-    assert shell.rows("decisions")["verdict"].to_list() == [None, "late"]
-    assert shell.rows("feedback")["verdict"].to_list() == [None, "late"]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, "late"]
+    assert shell.rows(FEEDBACK)["verdict"].to_list() == [None, "late"]
     assert_conserved(shell)
 
 
@@ -181,7 +182,7 @@ def test_the_closing_time_closes_the_last_decision() -> None:
     """`tidemill close --until` has to close every window of the decisions it names."""
     for until in (0, 1, 7):
         shell = Shell(Logs([D("a", until)], []), JoinRules.of(LOOP))
-        shell.poll("decisions", 1)
+        shell.poll(DECISIONS, 1)
         for log in LOGS:
             shell.join.advance(log, RULES.closing_time(START + until * SECOND))
         closed = shell.join.close()
@@ -197,7 +198,7 @@ def test_a_restart_reads_rows_that_other_loop_versions_wrote() -> None:
     newer = pl.struct(pl.lit("red").alias("colour"), pl.col("features").struct.field("price"))
     older = pl.struct(pl.col("values").struct.field("weight"))
     resume = Resume(
-        offsets={"decisions": 1, "feedback": 1},
+        offsets={DECISIONS: 1, FEEDBACK: 1},
         stream_times={log: join.stream_time(log) for log in LOGS},
         decisions=decisions.with_columns(features=newer),
         feedback=feedback.with_columns(values=older),
@@ -216,11 +217,11 @@ def test_the_example_of_the_guide() -> None:
     decisions = [D("a", 0), D("b", 4), D("a", 0), D("b", 4)]
     feedback = [F("u", "a", 3), F("v", "a", 8, "buy"), F("w", "b", 2), F("x", "b", 9)]
     shell = Shell(Logs(decisions, [*feedback, F("y", "a", 7, "buy")]))
-    shell.poll("decisions", 4)
-    shell.poll("feedback", 4)
-    shell.advance("feedback", 11)
+    shell.poll(DECISIONS, 4)
+    shell.poll(FEEDBACK, 4)
+    shell.advance(FEEDBACK, 11)
     shell.finish()
-    assert shell.rows("decisions")["verdict"].to_list() == [None, None, "late", "duplicate"]
+    assert shell.rows(DECISIONS)["verdict"].to_list() == [None, None, "late", "duplicate"]
     assert joined(shell) == {"a": [0, 1], "b": [2]}
     assert shell.closed[-1].counts == Counts(late=2)
     assert_agrees(shell)

@@ -24,10 +24,13 @@ from tidemill.features.sql.backfills import (
 )
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.views import connect
+from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.variants import variant
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.backfill import plan, run_slice
+
+pytestmark = pytest.mark.slow  # each joins a history again
 
 SECOND = timedelta(seconds=1)
 
@@ -106,7 +109,7 @@ def test_with_other_windows_it_gives_what_a_fresh_worker_writes(
         total += len(wanted)
     counts = done(written, made)
     assert counts.total("examples") == total > 0
-    read = sum(shell.offsets["decisions"] for shell in shells)
+    read = sum(shell.offsets[DECISIONS] for shell in shells)
     assert sum(counts.total(count) for count in ("examples", "late", "duplicate", "open")) == read
 
 

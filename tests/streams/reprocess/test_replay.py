@@ -14,6 +14,7 @@ from tidemill.cli.app import main
 from tidemill.deploy.local.supervisor import tidemill_command
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
+from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
 
@@ -131,7 +132,7 @@ def test_records_that_kafka_has_deleted_are_reported(
         AdminClient({"bootstrap.servers": kafka.bootstrap}),
         topics.decisions(rig.loop.loop),
     )
-    whole = rig.ends()["decisions", 1]
+    whole = rig.ends()[DECISIONS, 1]
     places = [TopicPartition(topic, 0, 3), TopicPartition(topic, 1, whole)]
     for done in admin.delete_records(places).values():
         done.result(10)

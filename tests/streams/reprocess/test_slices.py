@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.deep import deep
 from tests.streams.join_logs import (
     ORDERS,
     RULES,
@@ -25,7 +26,7 @@ from tests.streams.join_logs import (
     with_shared_labels,
 )
 
-from tidemill.schemas.logs import DECISIONS
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.idleness import frontier_at
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.slices import RawLogs, SliceResult, join_slice
@@ -134,7 +135,7 @@ RULE_SETS = st.builds(
 CUTS = st.lists(st.integers(0, 110), max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@deep(100)
 @given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans())
 def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
     seed: int, chosen: JoinRules, bounds: list[int], unchanged: bool
@@ -156,8 +157,8 @@ def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
 def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -> None:
     """Every decision read is late, a duplicate, open or an example; the oracle says which."""
     read = shell.logs._replace(
-        decisions=shell.logs.decisions[: shell.offsets["decisions"]],
-        feedback=shell.logs.feedback[: shell.offsets["feedback"]],
+        decisions=shell.logs.decisions[: shell.offsets[DECISIONS]],
+        feedback=shell.logs.feedback[: shell.offsets[FEEDBACK]],
         orders=shell.logs.orders[: shell.offsets.get(ORDERS, 0)],
     )
     frontier = raw_logs(shell, chosen).frontiers.get(0)
@@ -227,11 +228,13 @@ def everything_is_closed(raw: RawLogs, _since: int, _until: int) -> RawLogs:
     return replace(raw, frontiers={0: 2**62})
 
 
+@pytest.mark.slow
 def test_the_comparison_holds_with_everything() -> None:
     """The comparison that every control below has to fail."""
     assert agrees(everything, schedules=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [
@@ -249,6 +252,7 @@ def test_without_one_of_its_inputs_a_slice_is_wrong(
     assert not agrees(broken)
 
 
+@pytest.mark.slow
 def test_a_backfill_by_a_definition_without_a_stream_does_not_see_it() -> None:
     """A version from before the stream was added gives what a worker of that version wrote."""
     for seed in range(20):

@@ -4,11 +4,11 @@ import pytest
 from faust.types import TP
 
 from tidemill.errors import ContractError
-from tidemill.schemas.logs import Log
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.runtime.agents import complete_partitions
 
-TWO: dict[Log, str] = {"decisions": "t.decisions", "feedback": "t.feedback"}
-THREE: dict[Log, str] = TWO | {"feedback.orders": "t.feedback.orders"}
+TWO: dict[Log, str] = {DECISIONS: "t.decisions", FEEDBACK: "t.feedback"}
+THREE: dict[Log, str] = TWO | {Log("feedback.orders"): "t.feedback.orders"}
 
 
 def partitions(**numbers: list[int]) -> list[TP]:

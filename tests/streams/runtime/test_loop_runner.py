@@ -6,7 +6,7 @@ import pytest
 from tests.streams.schedule_oracle import Event
 from tests.streams.workers_in_memory import RUNNER, Process, World
 
-from tidemill.schemas.logs import position_of
+from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, position_of
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def process() -> Process:
 def read(process: Process, records: int) -> None:
     """Let *process* take so many decisions of different ids."""
     for number in range(records):
-        process.world.produce(Event("decisions", string.ascii_letters[number], 0, 0))
-    RUNNER.run_until_complete(process.poll("decisions", 1_000))
+        process.world.produce(Event(DECISIONS, string.ascii_letters[number], 0, 0))
+    RUNNER.run_until_complete(process.poll(DECISIONS, 1_000))
 
 
 def is_due(process: Process, *, is_caught_up: bool = True) -> bool:
@@ -52,11 +52,11 @@ def test_the_rest_of_a_backlog_does_not_wait(process: Process) -> None:
 def test_records_that_wait_to_be_taken_are_received(process: Process) -> None:
     """A commit cycle takes them first, so they are part of it."""
     run = process.run
-    received = [run.position("decisions", number).received for number in (0, 9)]
+    received = [run.position(DECISIONS, number).received for number in (0, 9)]
     assert received == [0, None]
     read(process, 6)
-    assert run.position("decisions", 0).taken == 0, "it waits for more, to be taken at once"
-    assert run.position("decisions", 0).received == 3
+    assert run.position(DECISIONS, 0).taken == 0, "it waits for more, to be taken at once"
+    assert run.position(DECISIONS, 0).received == 3
 
 
 def test_nothing_is_due_where_nothing_was_read(process: Process) -> None:
@@ -69,25 +69,25 @@ def test_a_log_waits_for_each_that_is_behind_by_more_than_the_grace() -> None:
     """More rows of it would only fill memory: windows close with the slowest of all logs."""
     worker = Process(World(stream="orders"))
     RUNNER.run_until_complete(worker.claim([0, 1]))
-    assert worker.run.behind("decisions", 0) == []
-    worker.world.produce(Event("decisions", "b", 9, 9))
-    worker.world.produce(Event("feedback", "b", 8, 9, "u", "click"))
+    assert worker.run.behind(DECISIONS, 0) == []
+    worker.world.produce(Event(DECISIONS, "b", 9, 9))
+    worker.world.produce(Event(FEEDBACK, "b", 8, 9, "u", "click"))
     RUNNER.run_until_complete(worker.round(10))
-    assert worker.run.behind("decisions", 0) == ["feedback.orders"]
-    worker.world.produce(Event("feedback", "b", 6, 9, "u", "buy"))
+    assert worker.run.behind(DECISIONS, 0) == [Log("feedback.orders")]
+    worker.world.produce(Event(FEEDBACK, "b", 6, 9, "u", "buy"))
     RUNNER.run_until_complete(worker.round(10))
-    assert worker.run.behind("decisions", 0) == ["feedback.orders"]
-    assert worker.run.behind("feedback", 0) == []
-    assert worker.run.behind("feedback.orders", 0) == []
-    assert worker.run.behind("decisions", 1) == [], "nothing was read there"
+    assert worker.run.behind(DECISIONS, 0) == [Log("feedback.orders")]
+    assert worker.run.behind(FEEDBACK, 0) == []
+    assert worker.run.behind(Log("feedback.orders"), 0) == []
+    assert worker.run.behind(DECISIONS, 1) == [], "nothing was read there"
 
 
 def test_a_new_version_reads_a_new_stream_from_its_first_record() -> None:
     """Purchases produced before the version was published count like any others."""
     world = World()
     for name, at in (("b", 0), ("d", 30)):
-        world.produce(Event("decisions", name, at, at))
-        world.produce(Event("feedback", name, at + 1, at + 1, "u", "click", 1.0))
+        world.produce(Event(DECISIONS, name, at, at))
+        world.produce(Event(FEEDBACK, name, at + 1, at + 1, "u", "click", 1.0))
     old = Process(world)
     RUNNER.run_until_complete(old.claim([0]))
     RUNNER.run_until_complete(old.round(10))
@@ -98,14 +98,14 @@ def test_a_new_version_reads_a_new_stream_from_its_first_record() -> None:
         later.events[tp] += events
     new = Process(later)
     for at, name in ((2, "b"), (31, "d")):
-        later.produce(Event("feedback", name, at, at, "v", "buy", 2.0))
+        later.produce(Event(FEEDBACK, name, at, at, "v", "buy", 2.0))
     RUNNER.run_until_complete(new.claim([0]))
     assert [new.run.position(log, 0).taken for log in new.run.loop.logs] == [2, 2, 0]
     RUNNER.run_until_complete(new.round(10))
     new.end_logs(100)
     RUNNER.run_until_complete(new.run.commit())
     rows = later.rows("examples", ("state", "label", "feedback_offsets"))[0]
-    positions = [[0], [1, position_of("feedback.orders", 1)]]
+    positions = [[0], [1, position_of(Log("feedback.orders"), 1)]]
     assert rows == [("labeled", 1001.0, positions[0]), ("labeled", 1003.0, positions[1])]
 
 
@@ -113,8 +113,8 @@ def test_a_new_stream_without_a_record_does_not_stop_corrections() -> None:
     """Windows that an earlier version closed are revised before the new stream has a record."""
     world = World(corrections=60)
     for at, name in ((0, "b"), (20, "d")):
-        world.produce(Event("decisions", name, at, at))
-        world.produce(Event("feedback", name, at + 1, at + 1, "u", "click", 1.0))
+        world.produce(Event(DECISIONS, name, at, at))
+        world.produce(Event(FEEDBACK, name, at + 1, at + 1, "u", "click", 1.0))
     old = Process(world)
     RUNNER.run_until_complete(old.claim([0]))
     RUNNER.run_until_complete(old.round(10))
@@ -124,7 +124,7 @@ def test_a_new_stream_without_a_record_does_not_stop_corrections() -> None:
         later.events[tp] += events
     new = Process(later)
     RUNNER.run_until_complete(new.claim([0]))
-    later.produce(Event("feedback", "b", 2, 22, "v", "click", 1.0))
+    later.produce(Event(FEEDBACK, "b", 2, 22, "v", "click", 1.0))
     RUNNER.run_until_complete(new.round(10))
     rows = later.rows("examples", ("revision", "feedback_offsets"))[0]
     assert rows == [(0, [0]), (1, [0, 2])]

@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.deep import deep
 from tests.streams.join_logs import (
     SECOND,
     Shell,
@@ -22,7 +23,7 @@ from tidemill.errors import LakeError
 from tidemill.streams.state.spill_files import SpillFiles
 
 
-@settings(max_examples=150, deadline=None)
+@deep(150)
 @given(
     seed=st.integers(0, 2**32),
     budget=st.sampled_from([0, 0, 0, 3_000, 10_000, 10**9]),

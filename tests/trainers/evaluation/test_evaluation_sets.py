@@ -1,4 +1,4 @@
-"""Trials: everyone is judged by the same rows, and nobody by rows it has learned from."""
+"""Evaluation sets: all models are judged by the same rows, and none by rows it has learned."""
 
 from collections.abc import Callable
 
@@ -24,9 +24,9 @@ BATCH: dict[str, object] = {
 
 
 def train(loop: Loop, lake: Lake) -> list[ModelVersion]:
-    """Start a trainer, take a turn, and return what it made."""
+    """Run one training cycle and return its versions."""
     publisher = Publisher(MemoryModelTopic(), loop.loop, SigningKey.generate())
-    return TrainingCycle(loop, lake, publisher).turn(force=True)
+    return TrainingCycle(loop, lake, publisher).run(force=True)
 
 
 @pytest.fixture
@@ -40,10 +40,11 @@ def grow_to(lake: Lake, make_rows: MakeRows, grow: Grow) -> Callable[[int, int],
     return commit
 
 
+@pytest.mark.slow
 def test_a_longer_holdout_does_not_judge_the_live_model_by_rows_it_knows(
     lake: Lake, make_loop: MakeLoop, grow_to: Callable[[int, int], None]
 ) -> None:
-    """It would win by memory: only the rows that are later for both count."""
+    """It would win by memory: only rows that neither model has learned count."""
     first = make_loop(models={"batch": BATCH, "online": None})
     lake.create(first)
     grow_to(0, 3_000)
@@ -59,7 +60,7 @@ def test_a_longer_holdout_does_not_judge_the_live_model_by_rows_it_knows(
 def test_a_live_state_of_another_rate_is_asked_as_it_stands(
     lake: Lake, make_loop: MakeLoop, grow_to: Callable[[int, int], None]
 ) -> None:
-    """What the new learner would have served says nothing about the old one that is live."""
+    """The predictions of the new learner say nothing about the old one that is live."""
     slow = make_loop(
         models={"batch": None, "online": {"learning_rate": 0.02, "publish_every": 1_000}}
     )
@@ -82,10 +83,11 @@ def test_a_live_state_of_another_rate_is_asked_as_it_stands(
     assert "live_log_loss" in batch.metrics
 
 
+@pytest.mark.slow
 def test_the_online_learner_is_judged_by_the_rows_it_served(
     lake: Lake, make_loop: MakeLoop, grow_to: Callable[[int, int], None]
 ) -> None:
-    """The first offer has served nothing; the second is judged by what the first would have."""
+    """The first offer has served nothing; the second is judged by the predictions of the first."""
     loop = make_loop(models={"batch": None, "online": {"publish_every": 1_000}})
     lake.create(loop)
     grow_to(0, 3_000)

@@ -33,7 +33,7 @@ GOOD = Evaluation(label=LABEL, candidate=candidate(TRUTH), base_rate=RATE)
 
 
 def test_a_model_that_knows_something_is_promoted(make_loop: MakeLoop) -> None:
-    """The way in: better than the base rate, and no dearer than the default."""
+    """What is enough: better than the base rate, and no more costly than the default."""
     verdict = judge(make_loop(), GOOD)
     assert verdict.promoted
     assert verdict.reason.startswith("promoted: log loss 0.")
@@ -45,7 +45,7 @@ def test_a_model_that_knows_something_is_promoted(make_loop: MakeLoop) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_not_promoted(make_loop: MakeLoop, seed: int) -> None:
-    """Negative control: predictions that know nothing, near the base rate."""
+    """Negative control: random predictions near the base rate."""
     noise = np.clip(RATE + np.random.default_rng(seed).normal(0.0, 0.02, ROWS), 0.01, 0.99)
     assert not judge(make_loop(), replace(GOOD, candidate=candidate(noise))).promoted
 

@@ -1,4 +1,4 @@
-"""The evaluator: one way to compare, used by everyone, and honest about chance."""
+"""Metrics: one way to compare models, with intervals that allow for chance."""
 
 import math
 

@@ -120,7 +120,7 @@ def test_it_is_river_s_own_pipeline(make_loop: MakeLoop, make_rows: MakeRows) ->
 
 
 def test_it_predicts_before_it_learns(make_loop: MakeLoop, make_rows: MakeRows) -> None:
-    """The first prediction knows nothing; on pure noise it never gets better than a coin."""
+    """The first prediction is made before any label; on pure noise none is better than a coin."""
     loop = make_loop()
     learned = OnlineLearner(loop, online_of(loop)).learn(1, make_rows(50))
     assert learned.predictions["prequential"][0] == 0.5

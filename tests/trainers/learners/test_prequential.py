@@ -1,4 +1,4 @@
-"""What an online learner would have served: the evidence it is judged by."""
+"""The predictions an online learner would have served, by which it is judged."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ def told(first: int, count: int, predicted: float | None = 0.5) -> pl.DataFrame:
 
 
 def test_a_state_serves_once_its_labels_were_known() -> None:
-    """A decision of noon cannot use what came of the decisions of eleven, if that takes 8 hours."""
+    """If labels take 8 hours, a decision at noon cannot use those of the decisions at eleven."""
     states = OfferedStates(8 * HOUR)
     states.add(START, predictor(1.0))
     states.add(START + 10 * HOUR, predictor(2.0))
@@ -68,7 +68,7 @@ def test_only_the_newest_states_are_remembered() -> None:
 
 
 def test_saved_predictions_come_back_in_order_of_time(lake: Lake, make_loop: MakeLoop) -> None:
-    """Rows for which nothing was served are kept, but judge nobody."""
+    """Rows that no state could serve are stored, but judge no model."""
     lake.create(make_loop())
     kept = Predictions(lake, "late-train", ONLINE)
     kept.add(2, told(30, 10))
@@ -101,7 +101,7 @@ def test_commits_gone_through_again_add_nothing(lake: Lake, make_loop: MakeLoop)
 
 
 def test_another_learner_has_predictions_of_its_own(lake: Lake, make_loop: MakeLoop) -> None:
-    """Another rate learns everything anew; its evidence is not mixed with the old one's."""
+    """Another rate starts from zero; its predictions do not mix with those of the old one."""
     lake.create(make_loop())
     slow, fast = (
         Predictions(lake, "late-train", Online(learning_rate=rate)) for rate in (0.01, 0.5)

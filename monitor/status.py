@@ -1,15 +1,12 @@
-"""The monitor as a process: reads lag, freshness and ledger again and again, and serves them.
+"""Serves the status of the monitor over HTTP.
 
-`/metrics` for Prometheus, `/status` for people and programs, `/healthz` for supervisors. It needs
-only DESCRIBE and READ on Kafka and reads the lake; what it cannot read it reports and tries again.
+`/metrics` for Prometheus, `/status` for people and programs, `/healthz` for supervisors.
 """
 
 import json
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,90 +14,9 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tidemill.errors import TidemillError
-from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.kafka import KafkaConfig
-from tidemill.monitor.chain import Chain, read_acks, read_chain
-from tidemill.monitor.lag import GroupLag, LagReader
-from tidemill.monitor.ledger import Account, ledger
-from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.published import fetch_loops, newest
+from tidemill.monitor.observer import MonitorConfig, Observer, Status
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorConfig:
-    """What to watch, and where to tell it."""
-
-    kafka: KafkaConfig
-    lake: LakeConfig
-    loops: Sequence[str] = ()  # empty: every published loop
-    host: str = "127.0.0.1"  # it needs no credentials to be read, so it stays on this machine
-    port: int = 8790
-    every_s: float = 5.0
-    ledger_every_s: float = 60.0  # it reads all tables
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """One reading of everything; *problem* says what could not be read, else it is None."""
-
-    read_at_s: float = 0.0
-    chains: Sequence[Chain] = ()
-    lags: Sequence[GroupLag] = ()
-    accounts: Sequence[Account] = ()
-    problem: str | None = "nothing has been read yet"
-
-    def to_json(self) -> dict[str, object]:
-        """Return it as plain values."""
-        return {
-            "read_at_s": self.read_at_s,
-            "problem": self.problem,
-            "loops": [chain.to_json() for chain in self.chains],
-            "groups": [
-                {"group": lag.group, "members": lag.members, "messages": lag.messages}
-                | {"seconds": round(lag.seconds, 3), "lost": lag.lost}
-                for lag in self.lags
-            ],
-            "ledger": [account.to_json() for account in self.accounts],
-        }
-
-
-class Readings:
-    """Reads one `Status` after another; the ledger, which reads all tables, less often."""
-
-    def __init__(self, config: MonitorConfig) -> None:
-        self._config = config
-        self._lake = Lake(config.lake)
-        self._reader = LagReader(config.kafka)
-        self._accounts: list[Account] = []
-        self._ledger_due_s = 0.0
-
-    def read(self) -> Status:
-        """Return what is so now.
-
-        Raises:
-            TidemillError: Kafka or the lake does not answer.
-        """
-        loops = self._loops()
-        acks = read_acks(self._config.kafka)
-        chains = [read_chain(loop, self._lake, self._reader, acks) for loop in loops]
-        lags = self._reader.read()
-        if time.monotonic() >= self._ledger_due_s:
-            self._accounts = [row for loop in loops for row in self._account(loop)]
-            self._ledger_due_s = time.monotonic() + self._config.ledger_every_s
-        return Status(
-            read_at_s=time.time(), chains=chains, lags=lags, accounts=self._accounts, problem=None
-        )
-
-    def _loops(self) -> list[Loop]:
-        published = fetch_loops(self._config.kafka)
-        names = self._config.loops or sorted({name for name, _ in published})
-        return [newest(published, name) for name in names]
-
-    def _account(self, loop: Loop) -> Iterable[Account]:
-        return ledger(self._lake, loop) if self._lake.has_table(loop.loop, EXAMPLES) else ()
+logger = logging.getLogger(__name__)
 
 
 def as_metrics(status: Status) -> bytes:
@@ -142,18 +58,18 @@ def as_metrics(status: Status) -> bytes:
 
 
 def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:
-    """Read and serve until *stop* is set; return 0.
+    """Observe and serve until *stop* is set; return 0.
 
     Raises:
         OSError: the port is taken.
     """
-    readings = Readings(config)
+    observer = Observer(config)
     current = Status()
     server = ThreadingHTTPServer((config.host, config.port), _handler(lambda: current))
     threading.Thread(target=server.serve_forever, name="monitor-http", daemon=True).start()
     try:
         while not stop.is_set():
-            current = _next(readings, current)
+            current = _next(observer, current)
             stop.wait(config.every_s)
     finally:
         server.shutdown()
@@ -161,12 +77,12 @@ def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:
     return 0
 
 
-def _next(readings: Readings, last: Status) -> Status:
-    """Return a new reading, or the last one with what went wrong."""
+def _next(observer: Observer, last: Status) -> Status:
+    """Return a new status, or the last one with the problem that came up."""
     try:
-        return readings.read()
+        return observer.read()
     except TidemillError as error:
-        log.warning("not read: %s", error)
+        logger.warning("not read: %s", error)
         return Status(
             read_at_s=last.read_at_s,
             chains=last.chains,
@@ -202,6 +118,6 @@ def _handler(current: Callable[[], Status]) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            log.debug(format, *args)
+            logger.debug(format, *args)
 
     return Handler

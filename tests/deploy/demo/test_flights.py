@@ -1,64 +1,39 @@
 """The flights as two streams: nothing in a decision is later than the decision."""
 
-import importlib.util
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 import pytest
 
+from tidemill.deploy.demo.flights import LOOP_FILE, WEATHER, Flights, load_flights, prepare
 from tidemill.schemas.events.schemas import decision_frame_schema
 from tidemill.schemas.loop.loop_file import load_loop
 
-FOLDER = Path(__file__).parents[2] / "examples" / "flights"
-
 
 @pytest.fixture(scope="module")
-def flights() -> ModuleType:
-    """The example's module, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("flights_example", FOLDER / "flights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def year(flights: ModuleType) -> object:
+def year() -> Flights:
     """All of 2013."""
-    return flights.load_flights()
+    return load_flights()
 
 
-def frame(year: object, name: str) -> pl.DataFrame:
-    """Return one of the two streams."""
-    found = getattr(year, name)
-    assert isinstance(found, pl.DataFrame)
-    return found
-
-
-def test_every_flight_of_the_year_is_there_once(year: object) -> None:
+def test_every_flight_of_the_year_is_there_once(year: Flights) -> None:
     """The demo's figures are checked against those of the data set."""
-    decisions, arrivals = frame(year, "decisions"), frame(year, "arrivals")
+    decisions, arrivals = year.decisions, year.arrivals
     assert decisions.height == decisions["id"].n_unique() == 336_776
     assert arrivals.height == 336_776 - 9_430
     assert arrivals["arr_delay"].gt(15).mean() == pytest.approx(0.2371, abs=1e-4)
 
 
-def test_both_streams_are_in_event_time(year: object) -> None:
+def test_both_streams_are_in_event_time(year: Flights) -> None:
     """The playback sends them as they come."""
-    assert frame(year, "decisions")["at"].is_sorted()
-    assert frame(year, "arrivals")["at"].is_sorted()
+    assert year.decisions["at"].is_sorted()
+    assert year.arrivals["at"].is_sorted()
 
 
-def test_the_features_are_those_of_the_loop(year: object) -> None:
+def test_the_features_are_those_of_the_loop(year: Flights) -> None:
     """A feature that is misspelt here is refused by every worker, 336,776 times."""
-    loop = load_loop(FOLDER / "loop.yaml")
-    decisions = frame(year, "decisions")
+    loop = load_loop(LOOP_FILE)
+    decisions = year.decisions
     assert set(decisions.columns) == {"id", "at", "entity", *loop.features}
     features = decision_frame_schema(loop)["features"]
     assert isinstance(features, pl.Struct)
@@ -69,10 +44,10 @@ def test_the_features_are_those_of_the_loop(year: object) -> None:
     assert decisions.select(required).null_count().sum_horizontal().item() == 0
 
 
-def test_arrivals_come_when_planes_land(year: object) -> None:
+def test_arrivals_come_when_planes_land(year: Flights) -> None:
     """Clock times at the destination cross midnight, zones and the change to summer time."""
-    both = frame(year, "arrivals").join(
-        frame(year, "decisions").select(decision_id="id", decided="at"), on="decision_id"
+    both = year.arrivals.join(
+        year.decisions.select(decision_id="id", decided="at"), on="decision_id"
     )
     lag = (both["at"] - both["decided"]).dt.total_minutes()
     assert lag.min() >= 15  # type: ignore[operator]  # no flight is shorter
@@ -81,7 +56,7 @@ def test_arrivals_come_when_planes_land(year: object) -> None:
     assert (lag <= 8 * 60).mean() == pytest.approx(0.992, abs=0.002)
 
 
-def known(flights: ModuleType, minute: int, reports: list[tuple[int, float]]) -> float | None:
+def known(minute: int, reports: list[tuple[int, float]]) -> float | None:
     """Return the temperature known to a flight *minute* after ten, given *reports* by hour."""
     flight = pl.DataFrame(
         {
@@ -107,11 +82,11 @@ def known(flights: ModuleType, minute: int, reports: list[tuple[int, float]]) ->
     weather = pl.DataFrame(
         [
             {"origin": "EWR", "time_hour": f"2013-07-01T{hour:02}:00:00Z", "temp": temp}
-            | dict.fromkeys(set(flights.WEATHER) - {"temp"}, 0.0)
+            | dict.fromkeys(set(WEATHER) - {"temp"}, 0.0)
             for hour, temp in reports
         ]
     )
-    prepared = flights.prepare(flight, weather, {"SFO": "America/Los_Angeles"})
+    prepared = prepare(flight, weather, {"SFO": "America/Los_Angeles"})
     value = prepared.decisions["temp"].item()
     return None if value is None else float(value)
 
@@ -127,17 +102,19 @@ def known(flights: ModuleType, minute: int, reports: list[tuple[int, float]]) ->
     ],
 )
 def test_the_weather_is_the_last_one_known_and_never_a_later_one(
-    flights: ModuleType, minute: int, reports: list[tuple[int, float]], temperature: float | None
+    minute: int, reports: list[tuple[int, float]], temperature: float | None
 ) -> None:
     """A model that has seen the next hour's storm looks clever until it is deployed."""
-    assert known(flights, minute, reports) == temperature
+    assert known(minute, reports) == temperature
 
 
-def test_the_first_days_keep_all_that_came_of_them(flights: ModuleType, year: object) -> None:
+def test_the_first_days_keep_all_that_came_of_them(year: Flights) -> None:
     """A short run must be balanced too."""
-    fortnight = year.first_days(14)  # type: ignore[attr-defined]  # loaded by its path
+    fortnight = year.first_days(14)
     start = datetime(2013, 1, 1, 10, 15, tzinfo=UTC)
     assert fortnight.decisions["at"].min() == start
-    assert fortnight.decisions["at"].max() < start + timedelta(days=14)
+    last = fortnight.decisions["at"].max()
+    assert isinstance(last, datetime)
+    assert last < start + timedelta(days=14)
     assert set(fortnight.arrivals["decision_id"]) <= set(fortnight.decisions["id"])
     assert fortnight.arrivals.height > 0.95 * fortnight.decisions.height

@@ -1,4 +1,4 @@
-"""The monitor sees each link of the chain when it is there, and says so when it cannot look."""
+"""The monitor shows each link of the chain once it is there, and says what it cannot read."""
 
 import json
 import socket
@@ -18,7 +18,8 @@ from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.monitor.chain import Chain
-from tidemill.monitor.service import MonitorConfig, Readings, run_monitor
+from tidemill.monitor.observer import MonitorConfig, Observer
+from tidemill.monitor.status import run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -59,7 +60,7 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
 
 def chain(config: MonitorConfig) -> Chain:
     """Read once and return the one chain."""
-    (found,) = Readings(config).read().chains
+    (found,) = Observer(config).read().chains
     return found
 
 
@@ -131,7 +132,7 @@ def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig)
 def get(url: str) -> tuple[int, bytes]:
     """Return status and body of *url*; 0 while nobody listens."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

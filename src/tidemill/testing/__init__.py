@@ -1,0 +1,10 @@
+"""Pytest fixtures for users and for tidemill's own tests: a real Kafka and a real S3 server.
+
+Read kafka.py, then s3.py; docker.py runs both in containers where a Docker engine answers. Product
+code does not import this package: it needs pytest, which is not among the dependencies.
+
+Proved elsewhere: `docker` by `tests/deploy/local/test_kafka_contract.py`.
+Proved elsewhere: `kafka` by `tests/deploy/local/test_kafka_contract.py`.
+Proved elsewhere: `missing` by `tests/deploy/local/test_kafka_contract.py`.
+Proved elsewhere: `s3` by `tests/deploy/local/test_s3_contract.py`.
+"""
