@@ -102,7 +102,7 @@ def _with_kafka(
         if "peers" in parts:
             try:
                 report["peers"] = rounded(measure_peers(kafka, filled, say))
-            except (TidemillError, RuntimeError, TimeoutError) as error:  # the rest is worth having
+            except (TidemillError, RuntimeError, TimeoutError) as error:  # continue with the rest
                 say(f"[bold red]peers are left out:[/] {error}")
     if "two_workers" in parts:
         report["two_workers"] = rounded(

@@ -1,4 +1,4 @@
-"""What a peer's examples topic holds, compared with the one right answer of the workload."""
+"""The examples topic of a peer, compared with the one right answer of the workload."""
 
 import time
 from collections.abc import Callable
@@ -18,20 +18,20 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How the rows of one system compare with what they should be: one right row a decision."""
+    """The rows of one system compared with the right answer: one right row for each decision."""
 
     rows: int
-    wrong: int  # say a label that is not, or not at the end, the decision's
-    doubled: int  # right ones after the first of a decision
+    wrong: int  # rows with a label that is not the decision's final one
+    doubled: int  # right rows after the first of a decision
     missing: int  # decisions without a right row
 
 
-def judged(
+def compare(
     numbers: npt.NDArray[np.int64], labels: npt.NDArray[np.float64], decisions: int
 ) -> Answer:
     """Compare rows, each the number of its decision and its label (0 or 1), with the right answer.
 
-    Rows of decisions from *decisions* on are the marks behind the workload; they do not count.
+    Rows of decisions from *decisions* on only close the last windows; they do not count.
     """
     asked = numbers < decisions
     numbers, labels = numbers[asked], labels[asked]
@@ -46,7 +46,7 @@ def judged(
 
 
 def read_answer(kafka: KafkaConfig, topic: str, decisions: int, label: Label) -> Answer:
-    """Read all committed rows of *topic*, keyed by decision id, and judge them.
+    """Read all committed rows of *topic*, keyed by decision id, and compare them.
 
     Raises:
         TimeoutError: the broker sent nothing for a while before the end of the topic.
@@ -64,7 +64,7 @@ def read_answer(kafka: KafkaConfig, topic: str, decisions: int, label: Label) ->
         consumer.assign([TopicPartition(topic, place, OFFSET_BEGINNING) for place in partitions])
         left = set(partitions)
         while left:
-            messages = consumer.consume(AT_ONCE, timeout=0.5)  # it waits so long for so many
+            messages = consumer.consume(AT_ONCE, timeout=0.5)  # at most 0.5 s for AT_ONCE records
             if messages:
                 heard_s = time.monotonic()
             elif time.monotonic() - heard_s > TIMEOUT_S:
@@ -77,4 +77,4 @@ def read_answer(kafka: KafkaConfig, topic: str, decisions: int, label: Label) ->
                 labels.append(label(message.value() or b""))
     finally:
         consumer.close()
-    return judged(np.array(numbers, np.int64), np.array(labels, np.float64), decisions)
+    return compare(np.array(numbers, np.int64), np.array(labels, np.float64), decisions)

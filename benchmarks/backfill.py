@@ -1,4 +1,4 @@
-"""What a backfill costs: rows of the raw tables joined again, by one process and by two."""
+"""The cost of a backfill: rows of the raw tables joined again, by one process and by two."""
 
 import tempfile
 import time

@@ -1,8 +1,8 @@
 """From the close of a window to an example that can be read, under live traffic.
 
-A window closes at the broker's time of the record with which stream time has passed its close in
-both logs; an example can be read once a reader that polls the table has its row in hand. Nothing in
-between is left out: fetching, decoding, the wait for the next commit, the commit, the reading.
+The measured time begins with the broker's time of the record with which the stream times of both
+logs have passed the close, and ends when a reader that polls the table has the row. It includes
+fetching, decoding, the wait for the next commit cycle, the commit and the reading.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ Int64s = npt.NDArray[np.int64]
 LOGS = ("decisions", "feedback")
 WITHIN, GRACE = timedelta(seconds=10), timedelta(seconds=1)
 POLL_S = 0.02
-TAIL_S = 3.0  # what is committed after the last event is waited for
+TAIL_S = 3.0  # how long to wait for commits after the last event
 
 
 def measure_delay(

@@ -1,4 +1,4 @@
-"""The figures of a run: what was promised of them, how a person reads them, where they are kept."""
+"""The figures of a run: their promised bounds, their table for a terminal, and their JSON file."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rich.table import Table
 Figures = dict[str, Union[float, "Figures"]]
 Flat = dict[str, float]
 
-TARGETS = {  # what the product promises, each (part, figure): (bound, is it a least value?)
+TARGETS = {  # the promises of the product, (part, figure): (bound, whether it is a minimum)
     ("join", "events_per_second"): (280_000.0, True),
     ("join", "cpu_s_per_million"): (3.5, False),
     ("join", "peak_mb"): (700.0, False),
@@ -58,7 +58,7 @@ def compared(report: Mapping[str, Figures], part: str) -> Flat:
 
 
 def missed(report: Mapping[str, Figures]) -> list[tuple[str, str]]:
-    """Return the figures of *report* that are not what was promised."""
+    """Return the figures of *report* that miss their promise."""
     return [
         (part, name)
         for (part, name), (bound, is_least) in TARGETS.items()
@@ -71,7 +71,7 @@ def _misses(value: float, bound: float, *, is_least: bool) -> bool:
 
 
 def table(report: Mapping[str, Figures]) -> Table:
-    """Return the figures as a person reads them, what is missed in red."""
+    """Return the figures as a table for a terminal, missed promises in red."""
     made = Table("part", "figure", "value", "promised", box=None)
     red = missed(report)
     for part in report:
@@ -91,7 +91,7 @@ def rounded(figures: Mapping[str, object]) -> Figures:
 
 
 def write(path: Path, report: Mapping[str, Figures], order: tuple[str, ...]) -> None:
-    """Put *report* into the JSON file at *path*; parts that were not run stay as they are there."""
+    """Write *report* to the JSON file at *path*; parts that were not run stay in the file."""
     before = json.loads(path.read_text()) if path.exists() else {}
     both = {**before, **report}
     kept = {part: both[part] for part in order if part in both}

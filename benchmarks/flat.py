@@ -1,4 +1,4 @@
-"""Whether an event costs the same among 20 million as among one: runs of several sizes."""
+"""Whether the cost of an event is the same for 20 million events as for one: several sizes."""
 
 import tempfile
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""A load generator: so many connections, each sending its next request when it has its answer.
+"""A load generator: each connection sends its next request when the answer to the last is there.
 
-It reads of an answer only what it needs to know that it is whole and right, so that one core is
-enough to load a server on another.
+It reads only as much of an answer as it needs to check it, so one core is enough to load a server
+on another.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Load:
-    """What all connections have seen since the warm-up ended."""
+    """The results of all connections since the end of the warm-up."""
 
     requests: Sequence[bytes]
     expected: bytes  # what an answer should hold
@@ -67,7 +67,7 @@ class _Connection(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a server did under load."""
+    """The performance of a server under load."""
 
     per_second: float
     p99_ms: float

@@ -1,7 +1,7 @@
 """The join of 1 M decisions and 0.5 M feedback in a 60 s window, by a real streams worker.
 
-Measured is the process `tidemill worker` from its start to its last examples: raw tables, commits,
-labels and examples included, on one core; the broker has another. Beside it a naive join, one
+It measures the process `tidemill worker` on one core from its start to its last examples, with raw
+tables, commits, labels and examples; the broker has another core. For comparison a naive join, one
 event at a time, reads the same topics (`naive.py`).
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.answers import judged
+from benchmarks.answers import compare
 from benchmarks.processes import Measured, Usage, module_command
 from benchmarks.workload import Filled
 from tidemill.deploy.local.kafka_settings import free_port
@@ -32,8 +32,8 @@ class Run:
     """One run of the worker."""
 
     events: int
-    seconds: float  # from holding the partitions to the last examples
-    start_cpu_s: float  # before that; counted for neither of the two that are compared
+    seconds: float  # from the claim of the partitions to the last examples
+    start_cpu_s: float  # before the claim; not counted for either of the two that are compared
     usage: Usage
 
 
@@ -108,7 +108,7 @@ def check_examples(folder: Path, filled: Filled) -> None:
     examples = Lake(LakeConfig(root=str(folder))).table(filled.loop.loop, "examples")
     frame = examples.read(["decision_id", "label"])
     numbers = frame["decision_id"].str.slice(8).str.to_integer(base=16).to_numpy()
-    answer = judged(numbers, frame["label"].to_numpy(), filled.decisions)
+    answer = compare(numbers, frame["label"].to_numpy(), filled.decisions)
     if (answer.wrong, answer.doubled, answer.missing) != (0, 0, 0):
         raise RuntimeError(
             f"{filled.loop.loop}: the examples are not what they should be: {answer}"

@@ -1,8 +1,8 @@
 """Kafka Streams as a peer: `LeftJoin.java` compiled and run on the Java of the embedded Kafka.
 
-The jars come from Maven Central, the first time; the compiler is Eclipse's, which needs no JDK. The
-settings are Kafka's documented ones for throughput: lz4, large batches, stores on RocksDB with
-their changelogs. One thread, as it has one core.
+The jars are downloaded from Maven Central the first time; the compiler is Eclipse's, which needs no
+JDK. The settings are those that Kafka documents for throughput: lz4, large batches, state in
+RocksDB with changelogs. It has one core, so it runs one thread.
 """
 
 import json
@@ -58,7 +58,7 @@ def compiled(folder: Path) -> Jars:
         jars.command(compiler, *options, str(SOURCE)), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise BrokerError(f"{SOURCE.name} does not compile: {done.stderr}", hint="mend it")
+        raise BrokerError(f"{SOURCE.name} does not compile: {done.stderr}", hint="correct it")
     return Jars(jars.java, (folder, *jars.paths))
 
 

@@ -1,7 +1,7 @@
-"""The join as one would first write it: a Faust agent a topic, fastavro, a dict. For comparison.
+"""A first version of the join, for comparison: one Faust agent for each topic, fastavro, a dict.
 
-It writes nothing, keeps no offsets and forgets all in a crash; every simplification is in its
-favour. It reads so many events, prints what they cost without its start, and ends.
+It writes nothing, stores no offsets and loses everything in a crash; every simplification is in its
+favour. It reads a number of events, prints their cost without its start, and ends.
 """
 
 import io
@@ -36,7 +36,7 @@ class NaiveJoin:
         self.examples = {"labeled": 0, "no_feedback": 0}
 
     def take_decision(self, event: dict[str, object]) -> None:
-        """Wait for feedback, and let go what waited long enough."""
+        """Add a decision, and drop those that have waited long enough."""
         at, key = event["at"], str(event["id"])
         if not isinstance(at, datetime):
             raise TypeError(f"at is {at!r}")
@@ -73,7 +73,7 @@ class Meter:
             spent_s = _cpu_s() - self.started_s
             result = json.dumps({"events": self.events, "cpu_s": spent_s})
             os.write(STDOUT, f"{result}\n".encode())  # sys.stdout is Faust's log by now
-            os._exit(0)  # nothing of it is worth a clean stop
+            os._exit(0)  # a clean stop is not needed
 
 
 def _cpu_s() -> float:

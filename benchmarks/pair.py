@@ -1,8 +1,8 @@
 """Two workers on two cores against one worker on one, over the same topics.
 
-The topics are filled in one transaction while the two wait, each holding its partitions; its commit
-is their starting gun. The broker may use both cores in either run, and so takes time from two
-workers that it does not take from one. `broker_cpu_s_per_million` says how much.
+The topics are filled in one transaction while the two wait, each with its partitions claimed; the
+commit of the transaction starts both. The broker may use both cores in either run, so it takes time
+from two workers that it does not take from one; `broker_cpu_s_per_million` says how much.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ from tidemill.schemas.published import publish_loop
 Say = Callable[[str], None]
 TIMEOUT_S = 600.0
 SETTLE_S = 20.0
-"""A virtual machine gives memory that was freed back to its host, some seconds later, and the first
-write to a page then costs much more. One worker should not inherit warm pages from two."""
+"""A virtual machine returns freed memory to its host some seconds later, and then the first write
+to a page takes much longer. So one worker must not inherit pages from two."""
 
 
 class Gate:
@@ -155,8 +155,8 @@ def _run_two(
         filled = Filled(loop=bench, decisions=decisions, clicks=clicks)
         say(f"two workers: {filled.events:,} events wait for them")
         workers = [
-            stack.enter_context(started_worker(kafka, bench, folder, port, cores=core(place)))
-            for port, place in zip(ports, (MEASURED, LOAD), strict=True)
+            stack.enter_context(started_worker(kafka, bench, folder, port, cores=core(index)))
+            for port, index in zip(ports, (MEASURED, LOAD), strict=True)
         ]
         workers[0].until(lambda: _are_sharing(bench, ports), timeout_s=120)
         used_s = [worker.usage().cpu_s for worker in workers]
@@ -183,5 +183,5 @@ def _run_two(
 
 
 def _are_sharing(bench: Loop, ports: list[int]) -> bool:
-    """Return whether each worker holds half of the partitions."""
+    """Return whether each worker owns half of the partitions."""
     return all(metric(port, PARTITIONS) == bench.partitions / len(ports) for port in ports)

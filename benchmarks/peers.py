@@ -1,7 +1,7 @@
-"""Other stream processors over the same topics: what they cost, and what they get wrong.
+"""Other stream processors over the same topics: their cost, and their errors.
 
-Each joins all that is on the topics, in one process on one core, into a topic of its own. It is
-measured from the outside: from holding its partitions to its last row.
+Each joins all events of the topics, in one process on one core, into a topic of its own. It is
+measured from outside: from the assignment of its partitions to its last row.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 Say = Callable[[str], None]
 Figures = dict[str, float]
 START_S = 120.0
-QUIET_S = 10.0  # so long without a new row means that no more will come
+QUIET_S = 10.0  # after so long without a new row there will be none
 
 
 class _Labelled(msgspec.Struct):
@@ -37,7 +37,7 @@ _read_json = msgspec.json.Decoder(_Labelled).decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a peer was at some moment."""
+    """The progress of a peer at some moment."""
 
     rows: int
     at_s: float
@@ -117,7 +117,7 @@ def _measure(
 
 
 def costs(seen: list[Progress], events: int) -> Figures:
-    """Return what a run cost, from its first to its last row, and the second half by itself.
+    """Return the cost of a run from its first to its last row, and of its second half alone.
 
     The second half tells what remains of the cost once a just-in-time compiler has warmed up.
     """
@@ -135,7 +135,7 @@ def costs(seen: list[Progress], events: int) -> Figures:
 
 
 def _is_assigned(admin: AdminClient, group: str) -> bool:
-    """Return whether the members of *group* hold partitions."""
+    """Return whether the members of *group* have partitions assigned."""
     described = admin.describe_consumer_groups([group])[group].result()
     held = [
         member.assignment and member.assignment.topic_partitions for member in described.members
@@ -144,16 +144,16 @@ def _is_assigned(admin: AdminClient, group: str) -> bool:
 
 
 class _Rows:
-    """Counts what is on a topic, marks of transactions included."""
+    """Counts the records of a topic, control batches included."""
 
     def __init__(self, kafka: KafkaConfig, topic: str, partitions: int) -> None:
         self._consumer = Consumer(kafka.client(group_id="bench-rows"))
-        self._places = [TopicPartition(topic, number) for number in range(partitions)]
+        self._tps = [TopicPartition(topic, number) for number in range(partitions)]
         self._count = 0
 
     def count(self) -> int:
         with contextlib.suppress(KafkaException):  # a new topic may not be known everywhere yet
-            ends = [self._consumer.get_watermark_offsets(place)[1] for place in self._places]
+            ends = [self._consumer.get_watermark_offsets(tp)[1] for tp in self._tps]
             self._count = sum(ends)
         return self._count
 

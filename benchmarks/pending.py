@@ -1,8 +1,8 @@
 """Windows longer than memory: 20 million decisions pending in windows of seven days.
 
-Measured is a worker without Kafka (`pendingjoin.py`): it fills a window, goes on for a tenth of it
-with decisions closing at the other end, then closes everything. Here the lake it leaves is held
-against the logs, decision by decision.
+It measures a worker without Kafka (`pendingjoin.py`), which fills a window, continues for a tenth
+of it while the oldest decisions close, then closes everything. This module compares the resulting
+lake with the logs, decision by decision.
 """
 
 import tempfile

@@ -1,6 +1,6 @@
 """The process that `pending` measures: `python -m benchmarks.pendingjoin FOLDER PENDING MEMORY`.
 
-It is a worker without Kafka: joins, budget, stores, rounds of commits are those of production, and
+It is a worker without Kafka: joins, budget, stores, commit cycles are those of production, and
 so is the lake; rows come as columns instead of payloads. It prints figures of its phases as JSON.
 """
 
@@ -37,7 +37,7 @@ from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.units import micros, moment
 
 NAME = "bench-pending"
-AT_ONCE = 100_000  # decisions of a round; as many events as a worker commits at once, or so
+AT_ONCE = 100_000  # decisions of a commit cycle; about as many events as a worker commits at once
 
 
 class Worker:
@@ -64,7 +64,7 @@ class Worker:
             join=join,
             patience_s=30.0,
         )
-        self.rounds = CommitCycle(NAME, tables, MemoryDeadLetters(), self.metrics, 30.0)
+        self.cycle = CommitCycle(NAME, tables, MemoryDeadLetters(), self.metrics, 30.0)
         self.leases = claim(tables, range(PARTITIONS), 1)
         self.joins = self.windows.recover(self.leases)
         self.frames: dict[tuple[Log, int], list[pl.DataFrame]] = {}
@@ -85,11 +85,15 @@ class Worker:
 
     def _take(self, log: Log, number: int, rows: pl.DataFrame) -> None:
         join, start = self.joins[number], self.next[log, number]
-        placed = rows.with_columns(
+        positioned = rows.with_columns(
             pl.int_range(start, start + pl.len(), dtype=pl.Int64).alias("offset"),
             pl.col("at").alias("ingested_at"),
         )
-        judged = join.take_decisions(placed) if log == "decisions" else join.take_feedback(placed)
+        judged = (
+            join.take_decisions(positioned)
+            if log == "decisions"
+            else join.take_feedback(positioned)
+        )
         topic = topics.decisions(NAME) if log == "decisions" else topics.feedback(NAME)
         self.frames.setdefault((log, number), []).append(
             judged.with_columns(pl.lit(topic).alias("topic"))
@@ -97,18 +101,20 @@ class Worker:
         self.next[log, number] = start + rows.height
 
     async def commit(self) -> bool:
-        """Commit what was taken and what is due; return whether anything closed."""
+        """Commit the taken rows and close what is due; return whether anything closed."""
         before = {number: join.frontier for number, join in self.joins.items()}
         limits = await self.windows.closing()
-        cuts = [self._cut(number, join, limits[number]) for number, join in self.joins.items()]
+        snapshots = [
+            self._snapshot(number, join, limits[number]) for number, join in self.joins.items()
+        ]
         self.frames = {}
-        self.rounds.write(self.leases, cuts)
+        self.cycle.write(self.leases, snapshots)
         self.windows.committed(self.leases)
         taken = self.metrics.registry.get_sample_value("tidemill_stream_open_bytes", {"loop": NAME})
         self.most_bytes = max(self.most_bytes, taken or 0)
         return before != {number: join.frontier for number, join in self.joins.items()}
 
-    def _cut(self, number: int, join: PartitionJoin, limit: int) -> PartitionSnapshot:
+    def _snapshot(self, number: int, join: PartitionJoin, limit: int) -> PartitionSnapshot:
         closed = join.close(limit)
         times = {log: join.stream_time(log) for log in self.rules.logs}
         at = {log: None if time is None else micros(time) for log, time in times.items()}
@@ -123,7 +129,7 @@ class Worker:
         )
 
     async def feed(self, first: int, last: int) -> dict[str, float]:
-        """Take decisions *first* to *last*, round by round; return what that cost."""
+        """Take decisions *first* to *last* in commit cycles; return the cost."""
         started_s, started_cpu_s, events = time.perf_counter(), time.process_time(), 0
         for start in range(first, last, AT_ONCE):
             events += self.take(start, min(start + AT_ONCE, last))
@@ -151,7 +157,7 @@ def _figures(events: int, started_s: float, started_cpu_s: float) -> dict[str, f
 
 
 async def run(folder: Path, pending: int, memory: str) -> dict[str, float]:
-    """Fill a window with *pending* decisions, go on for a tenth of it, and close everything."""
+    """Fill a window with *pending* decisions, continue for a tenth of it, and close everything."""
     worker = Worker(folder, pending, memory)
     found = {f"filling_{name}": value for name, value in (await worker.feed(0, pending)).items()}
     away = sum(sum(join.state.spilled.values()) for join in worker.joins.values())

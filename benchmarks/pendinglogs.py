@@ -1,8 +1,8 @@
 """The logs of `pending`: decisions of a week, evenly spread, and clicks up to a week after them.
 
 Every third decision gets a click, after one of a thousand delays from nothing to the whole window,
-so the clicks of any one minute's decisions are spread over the whole week: the hardest case for a
-join that has let them leave memory. Everything follows from a decision's number.
+so the clicks for the decisions of any minute are spread over the whole week: the hardest case for a
+join that has spilled them. Everything follows from a decision's number.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -14,12 +14,12 @@ from typing import Self
 
 import psutil
 
-MEASURED, LOAD = 0, -1  # places in the list of cores this process may use
+MEASURED, LOAD = 0, -1  # indices in the list of cores this process may use
 
 
-def core(place: int) -> set[int]:
-    """Return the core at *place* of those this process was started with."""
-    return {_CORES[place]}
+def core(index: int) -> set[int]:
+    """Return the core at *index* of those this process was started with."""
+    return {_CORES[index]}
 
 
 _CORES = sorted(os.sched_getaffinity(0))
@@ -33,7 +33,7 @@ def stay_out_of_the_way() -> None:
 
 @contextlib.contextmanager
 def on_all_cores() -> Iterator[None]:
-    """Let this process, and those it starts in the block, have every core."""
+    """Allow this process, and those it starts in the block, every core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, ALL_CORES)
     try:
@@ -60,14 +60,14 @@ def run_on(processes: Sequence[psutil.Process], cores: set[int]) -> None:
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """Return what *processes* have used so far."""
+    """Return the resources that *processes* have used so far."""
     times = [process.cpu_times() for process in processes]
     return sum(one.user + one.system for one in times)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used since it was started."""
+    """The resources that a process has used since it was started."""
 
     cpu_s: float
     peak_mb: float
@@ -112,7 +112,7 @@ class Measured:
             self.process.wait()
 
     def usage(self) -> Usage:
-        """Return what it has used so far, its start included."""
+        """Return the resources it has used so far, its start included."""
         times = psutil.Process(self.process.pid).cpu_times()
         return Usage(times.user + times.system, peak_mb(self.process.pid))
 

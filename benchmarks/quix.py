@@ -1,6 +1,6 @@
-"""Quix Streams as a peer: `quixjoin.py` in a virtual environment of its own, made when needed.
+"""Quix Streams as a peer: `quixjoin.py` in a virtual environment of its own, created when needed.
 
-It is no dependency of this project, not even of its tests; pip fetches it for the benchmark alone.
+It is no dependency of this project or of its tests; pip installs it for the benchmark only.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The join of the benchmark in Quix Streams, run in a virtual environment that has it.
 
-It imports nothing of ours. `join_interval(how="left")` says null at once and the match again later;
-there is no way to ask for one answer at close. Decisions have at most one click here, so no
-aggregation follows. Stores on RocksDB with their changelogs, at least once.
+It imports nothing from this project. `join_interval(how="left")` returns null at once and the match
+later; it cannot return one answer at the close. Decisions have at most one click here, so there is
+no aggregation. State is in RocksDB with changelogs, with at-least-once delivery.
 """
 
 import io
@@ -18,7 +18,7 @@ PREFIX_BYTES = 10  # of an Avro single object
 
 
 class AvroEvent(Deserializer):  # type: ignore[misc]  # Quix is not installed where types are checked
-    """Decodes an event with fastavro; times become microseconds, as the state store keeps JSON."""
+    """Decodes an event with fastavro; times become microseconds, as the state store needs JSON."""
 
     def __init__(self, path: str) -> None:
         super().__init__()

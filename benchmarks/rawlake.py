@@ -1,6 +1,6 @@
-"""A lake as a worker leaves it, without a broker: the events of `workload.py` in columns.
+"""Fills a lake like a worker does, without a broker, from the events of `workload.py` in columns.
 
-The join and the commits are the worker's own; only decoding is left out.
+The join and the commits are those of the worker; only decoding is left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,37 +30,39 @@ def fill(lake: Lake, bench: Loop, decisions: int, *, at_once: int = _AT_ONCE) ->
     """Write *decisions* of the workload, their clicks, and the examples of all closed windows."""
     lake.create(bench)
     tables = {name: lake.table(bench.loop, name) for name in TABLES}
-    holdings = claim(tables, range(bench.partitions))
-    joins = {number: PartitionJoin(JoinRules.of(bench)) for number in holdings}
-    offsets = {(log, number): 0 for log in bench.logs for number in holdings}
+    leases = claim(tables, range(bench.partitions))
+    joins = {number: PartitionJoin(JoinRules.of(bench)) for number in leases}
+    offsets = {(log, number): 0 for log in bench.logs for number in leases}
     for frames in _events(bench, decisions, at_once):
         for log in bench.logs:
-            moves = []
-            for number, holding in holdings.items():
+            updates = []
+            for number, lease in leases.items():
                 rows = frames[log].filter(pl.col("partition") == number)
-                move = _move(joins[number], holding, log, rows, offsets[log, number], bench)
+                update = _raw_update(joins[number], lease, log, rows, offsets[log, number], bench)
                 offsets[log, number] += len(rows)
-                moves.append(move)
-            commit(log, tables[log], moves)
-        closed = [_closed(joins[number], holding, bench) for number, holding in holdings.items()]
-        commit("examples", tables["examples"], [move for move in closed if move is not None])
+                updates.append(update)
+            commit(log, tables[log], updates)
+        closed = [_examples_update(joins[number], lease, bench) for number, lease in leases.items()]
+        commit("examples", tables["examples"], [update for update in closed if update is not None])
 
 
-def _move(
-    join: PartitionJoin, holding: Lease, log: Log, rows: pl.DataFrame, offset: int, bench: Loop
+def _raw_update(
+    join: PartitionJoin, lease: Lease, log: Log, rows: pl.DataFrame, offset: int, bench: Loop
 ) -> ProgressUpdate:
-    placed = rows.with_columns(
+    positioned = rows.with_columns(
         pl.int_range(offset, offset + pl.len(), dtype=pl.Int64).alias("offset"),
         pl.col("at").alias("ingested_at"),
     )
-    judged = join.take_decisions(placed) if log == "decisions" else join.take_feedback(placed)
+    judged = (
+        join.take_decisions(positioned) if log == "decisions" else join.take_feedback(positioned)
+    )
     topic = topics.decisions(bench.loop) if log == "decisions" else topics.feedback(bench.loop)
     time = join.stream_time(log)
     numbers = raw_numbers(offset + len(rows), None if time is None else micros(time), 0)
-    return ProgressUpdate(holding, [judged.with_columns(pl.lit(topic).alias("topic"))], numbers)
+    return ProgressUpdate(lease, [judged.with_columns(pl.lit(topic).alias("topic"))], numbers)
 
 
-def _closed(join: PartitionJoin, holding: Lease, bench: Loop) -> ProgressUpdate | None:
+def _examples_update(join: PartitionJoin, lease: Lease, bench: Loop) -> ProgressUpdate | None:
     closed = join.close()
     if closed is None:
         return None
@@ -70,9 +72,9 @@ def _closed(join: PartitionJoin, holding: Lease, bench: Loop) -> ProgressUpdate 
     numbers: dict[str, int] = {FRONTIER: micros(closed.frontier), **times}
     examples = closed.examples.with_columns(
         pl.lit(topics.decisions(bench.loop)).alias("topic"),
-        pl.lit(holding.partition, pl.Int32).alias("partition"),
+        pl.lit(lease.partition, pl.Int32).alias("partition"),
     )
-    return ProgressUpdate(holding, [examples], numbers)
+    return ProgressUpdate(lease, [examples], numbers)
 
 
 def _events(bench: Loop, decisions: int, at_once: int) -> Iterator[Mapping[Log, pl.DataFrame]]:

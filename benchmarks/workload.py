@@ -50,9 +50,9 @@ def fill(kafka: KafkaConfig, name: str, decisions: int) -> Filled:
 
 
 def empty(kafka: KafkaConfig, filled: Filled) -> None:
-    """Delete the topics of *filled*, for the disk's sake."""
+    """Delete the topics of *filled*, to free the disk."""
     names = [topics.decisions(filled.loop.loop), topics.feedback(filled.loop.loop)]
-    admin = AdminClient(kafka.client())  # held, or it ends before its answers come
+    admin = AdminClient(kafka.client())  # a reference, or it ends before its answers arrive
     for deleted in admin.delete_topics(names).values():
         deleted.result()
 
@@ -114,7 +114,7 @@ def decision(number: int, at: datetime, chance: random.Random) -> dict[str, obje
 
 
 def decision_id(number: int) -> str:
-    """Return the id of decision *number*; it starts with what looks random, as ids do."""
+    """Return the id of decision *number*; its beginning looks random, as in real ids."""
     return f"{number * 2654435761 % 2**32:08x}{number:024x}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.answers import Answer, judged
+from benchmarks.answers import Answer, compare
 from benchmarks.delay import delays
 from benchmarks.figures import Figures, flat, missed, write
 from benchmarks.peers import Progress, costs
@@ -139,7 +139,7 @@ def test_wrong_doubled_and_missing_rows_are_told_apart() -> None:
     """Decision 1 has a click and 0 and 2 have none; 4 is a mark behind the workload."""
     numbers = np.array([1, 1, 1, 2, 3, 4])
     labels = np.array([0.0, 1.0, 1.0, 0.0, np.nan, 1.0])
-    assert judged(numbers, labels, 4) == Answer(rows=5, wrong=2, doubled=1, missing=2)
+    assert compare(numbers, labels, 4) == Answer(rows=5, wrong=2, doubled=1, missing=2)
 
 
 def test_what_a_peer_costs_once_it_is_warm_is_told_too() -> None:

@@ -35,7 +35,7 @@ def two_kinds(kafka: KafkaConfig, folder: Path) -> Rig:
 
 
 def committed(rig: Rig) -> int:
-    """Return how many records the lake has moved past."""
+    """Return how many records are committed to the lake."""
     if not rig.lake.has_table(rig.loop.loop, "examples"):
         return 0
     found = 0
@@ -47,7 +47,7 @@ def committed(rig: Rig) -> int:
 
 
 class Supervised:
-    """A worker that is started again when it ends, as in production."""
+    """A worker that is restarted when it ends, as in production."""
 
     def __init__(self, rig: Rig, **settings: str) -> None:
         self._rig = rig
@@ -118,15 +118,15 @@ class Course:
                 self.broken.add(key.encode())
                 some = range(start, min(start + 1_000, numbers.stop))
                 self.last = max(self.last, send_traffic(producer, some, seed=seed * 1_000 + start))
-        except BaseException as error:  # told where the thread is joined
+        except BaseException as error:  # raised where the thread is joined
             self.failed.append(error)
 
     def check(self) -> None:
-        """Fail if the lake has lost, doubled or made up a record, or joined it wrongly."""
+        """Fail if the lake has lost, doubled or invented a record, or joined it wrongly."""
         assert_exact(self.rig)
         sent = {f"d{number}" for number in range(self.decisions // ROUNDS * ROUNDS)}
         found = self.rig.lake.table(self.rig.loop.loop, "decisions").read(["id"])["id"]
         assert set(found) == sent
         dead = sum(account.ends["dead_letter"] for account in self.rig.accounts())
         assert dead >= len(self.broken), "a retry of a producer may write one twice"
-        assert {letter.told["key"].encode() for letter in self.rig.dead_letters()} == self.broken
+        assert {letter.fields["key"].encode() for letter in self.rig.dead_letters()} == self.broken

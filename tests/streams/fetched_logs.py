@@ -1,4 +1,4 @@
-"""A broker that answers aiokafka's own fetcher from memory, and is as difficult as brokers are."""
+"""A broker in memory that answers aiokafka's own fetcher, with the difficulties of real brokers."""
 
 import asyncio
 import random
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
-from tests.streams.record_batches import ABORT, COMMIT, Sent, mark, record_batch
+from tests.streams.record_batches import ABORT, COMMIT, Sent, control_batch, record_batch
 
 NOT_LEADER, OUT_OF_RANGE = 6, 1
 COMMITTING, ABORTING = 7, 9  # producers, by how their transactions end
 
 
 class Stored(NamedTuple):
-    """A record batch, and which offsets of it readers are to see."""
+    """A record batch, and the offsets of it that readers have to get."""
 
     next: int
     data: bytes
@@ -22,7 +22,7 @@ class Stored(NamedTuple):
 
 
 class MemoryLog:
-    """One partition: it grows by events, marks and aborted transactions, and is cut."""
+    """One partition: it grows by events, control batches and aborted transactions; old ones go."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw
@@ -31,10 +31,10 @@ class MemoryLog:
         self.low = self.end = 0
 
     def grow(self) -> None:
-        """Add a few records, or a mark, or a transaction that is aborted."""
-        kind = self._draw.choice(["events", "events", "events", "mark", "aborted"])
-        if kind == "mark":
-            self._add(mark(self.end, COMMITTING, COMMIT), 1, visible=False)
+        """Add a few records, or a control batch, or a transaction that is aborted."""
+        kind = self._draw.choice(["events", "events", "events", "control", "aborted"])
+        if kind == "control":
+            self._add(control_batch(self.end, COMMITTING, COMMIT), 1, visible=False)
             return
         count = self._draw.randint(1, 4)
         records = [Sent(self.end + number, 1, b"k", b"v") for number in range(count)]
@@ -43,15 +43,15 @@ class MemoryLog:
             return
         self.aborted.append((ABORTING, self.end))
         self._add(record_batch(self.end, records, producer=ABORTING), count, visible=False)
-        self._add(mark(self.end, ABORTING, ABORT), 1, visible=False)
+        self._add(control_batch(self.end, ABORTING, ABORT), 1, visible=False)
 
     def _add(self, data: bytes, count: int, *, visible: bool) -> None:
         offsets = list(range(self.end, self.end + count)) if visible else []
         self.batches.append(Stored(self.end + count, data, offsets))
         self.end += count
 
-    def cut(self) -> None:
-        """Delete some of the oldest."""
+    def delete_oldest(self) -> None:
+        """Delete some of the oldest records."""
         if self.batches:
             self.low = self._draw.choice(self.batches).next
             self.batches = [batch for batch in self.batches if batch.next > self.low]
@@ -68,7 +68,7 @@ class MemoryLog:
 
 
 class MemoryCluster:
-    """What aiokafka's fetcher needs of a client: two nodes that take turns in leading."""
+    """The client that aiokafka's fetcher needs, with two nodes that take turns as leader."""
 
     _metadata_max_age_ms = 1_000_000
 
@@ -82,26 +82,26 @@ class MemoryCluster:
         )
 
     def force_metadata_update(self) -> "asyncio.Future[None]":
-        """Find out that others lead."""
-        for place in self._leaders:
-            self._leaders[place] = self._draw.choice([1, 2])
+        """Change the leaders."""
+        for tp in self._leaders:
+            self._leaders[tp] = self._draw.choice([1, 2])
         done = self._loop.create_future()
         done.set_result(None)
         return done
 
     async def send(self, _node: int, request: object) -> SimpleNamespace:
-        """Answer a request for records, or for the begin of logs, after some turns of the loop."""
+        """Answer a request for records, or for the first offsets, after some turns of the loop."""
         for _ in range(self._draw.randint(0, 5)):
             await asyncio.sleep(0)
         if isinstance(request, FetchRequest):
             found = [
-                (name, [self._log(name, at).answer(at, offset) for at, offset, _ in places])
-                for name, places in request.topics
+                (name, [self._log(name, at).answer(at, offset) for at, offset, _ in offsets])
+                for name, offsets in request.topics
             ]
             return SimpleNamespace(topics=found, API_VERSION=4)
         lows = [
-            (name, [(at, 0, 0, self._log(name, at).low) for at, _ in places])
-            for name, places in request._topics  # type: ignore[attr-defined]  # of aiokafka
+            (name, [(at, 0, 0, self._log(name, at).low) for at, _ in offsets])
+            for name, offsets in request._topics  # type: ignore[attr-defined]  # of aiokafka
         ]
         return SimpleNamespace(topics=lows, API_VERSION=1)
 

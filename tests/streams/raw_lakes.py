@@ -1,4 +1,4 @@
-"""Lakes for tests of what reads raw tables: the logs of `join_logs.py`, one partition each."""
+"""Lakes for tests of readers of raw tables: the logs of `join_logs.py`, one partition each."""
 
 import random
 from collections.abc import Sequence
@@ -68,33 +68,36 @@ def write(folder: Path, shells: Sequence[Shell]) -> Lake:
     for number, shell in enumerate(shells):
         for log in loop.logs:
             table = lake.table(loop.loop, table_of(log))
-            rows = _placed(shell.rows(log), number, topic_of(loop.loop, log))
+            rows = _with_positions(shell.rows(log), number, topic_of(loop.loop, log))
             for third in (rows[number::3] for number in range(3)):
                 table.append(third, swaps=[])
             time = shell.times[log]
-            told = {OFFSET: shell.offsets[log], STREAM_TIME: None if time is None else micros(time)}
+            numbers = {
+                OFFSET: shell.offsets[log],
+                STREAM_TIME: None if time is None else micros(time),
+            }
             swaps = [
                 CompareAndSwap(name.for_log(log).key(number), None, at)
-                for name, at in told.items()
+                for name, at in numbers.items()
                 if at is not None
             ]
             table.append(None, swaps=swaps)
         if shell.closed:
             topic = topics.decisions(loop.loop)
             examples = shell.examples().with_columns(pl.lit(topic).alias("topic"))
-            told = {FRONTIER: micros(shell.closed[-1].frontier)}
-            told |= {join_time(k): micros(t) for k, t in shell.closed[-1].stream_times.items()}
+            numbers = {FRONTIER: micros(shell.closed[-1].frontier)}
+            numbers |= {join_time(k): micros(t) for k, t in shell.closed[-1].stream_times.items()}
             examples = examples.with_columns(pl.lit(number, pl.Int32).alias("partition"))
             swaps = [
                 CompareAndSwap(name.key(number), None, at)
-                for name, at in told.items()
+                for name, at in numbers.items()
                 if at is not None
             ]
             lake.table(loop.loop, "examples").append(examples, swaps=swaps)
     return lake
 
 
-def _placed(frame: pl.DataFrame, partition: int, topic: str) -> pl.DataFrame:
+def _with_positions(frame: pl.DataFrame, partition: int, topic: str) -> pl.DataFrame:
     return frame.with_columns(
         pl.lit(partition, pl.Int32).alias("partition"),
         pl.lit(topic).alias("topic"),

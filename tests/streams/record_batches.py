@@ -34,7 +34,7 @@ def record_batch(
     appended_ms: int | None = None,
     control: bool = False,
 ) -> bytes:
-    """Return a record batch of magic 2 as a broker keeps it, at offset *base*.
+    """Return a record batch of magic 2 as a broker stores it, at offset *base*.
 
     With a *producer* it is part of a transaction; with *appended_ms* it has the broker's time.
     """
@@ -54,13 +54,13 @@ def record_batch(
 
 
 def with_checksum(made: bytearray) -> bytes:
-    """Return *made* with the checksum of what it holds."""
+    """Return *made* with the checksum of its bytes."""
     struct.pack_into(">I", made, CRC_AT, calc_crc32c(bytes(made[ATTRIBUTES_AT:])))
     return bytes(made)
 
 
-def mark(offset: int, producer: int, kind: int) -> bytes:
-    """Return the mark that ends a transaction of *producer*."""
+def control_batch(offset: int, producer: int, kind: int) -> bytes:
+    """Return the control batch that ends a transaction of *producer*."""
     key, value = struct.pack(">hh", 0, kind), struct.pack(">hi", 0, 0)
     return record_batch(offset, [Sent(offset, 5, key, value)], producer=producer, control=True)
 

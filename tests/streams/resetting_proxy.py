@@ -1,4 +1,4 @@
-"""A proxy before a broker that does what a bad network does: it resets connections, anywhere.
+"""A proxy before a broker that resets connections at any point, like a bad network.
 
 Each connection gets a number of bytes it may carry and a time it may live, drawn from a seed; then
 both of its sides are reset (RST, not FIN), in the middle of a request or of an answer. A thread of
@@ -20,7 +20,7 @@ LONGEST_S = 1.0  # a connection on which little happens is reset as well
 
 
 class ResettingProxy:
-    """Carries bytes between a port of its own and *target*; resets while `is_bad`."""
+    """Carries bytes between its own port and *target*; resets connections while `is_bad`."""
 
     def __init__(self, target: int, *, seed: int, most_bytes: int) -> None:
         """Prepare for the port *target*; a connection carries at most so many bytes."""

@@ -57,7 +57,7 @@ sys.exit(run_worker(StreamsWorkerConfig.from_env(os.environ, sys.argv[1:])))
 
 
 def new_loop(**changes: object) -> Loop:
-    """Return a loop of a name nobody else has: clicks within a minute, four partitions."""
+    """Return a loop with a new name: clicks within a minute, four partitions."""
     return Loop.model_validate(
         {
             "loop": f"t-{uuid.uuid4().hex[:10]}".replace("-0", "-a"),
@@ -165,7 +165,7 @@ class PlainProducer:
         self.send(topic, self.feedback_key(key), value)
 
     def feedback_key(self, decision_id: str) -> str:
-        """Return what feedback on a decision is keyed by."""
+        """Return the key of feedback on a decision."""
         return decision_id
 
     def send(self, topic: str, key: str, value: bytes | None, partition: int = -1) -> None:
@@ -183,17 +183,17 @@ class PlainProducer:
 
 
 @dataclass(frozen=True)
-class Letter:
-    """A dead letter as any Kafka tool sees it: its headers as text, its key and its value."""
+class WrittenDeadLetter:
+    """A dead letter as any Kafka tool reads it: its headers as text, its key and its value."""
 
-    told: Mapping[str, str]
+    fields: Mapping[str, str]
     key: bytes | None
     value: bytes | None
 
     @property
     def offset(self) -> int:
-        """Where the record was that could not be read."""
-        return int(self.told["offset"])
+        """The offset of the record that could not be read."""
+        return int(self.fields["offset"])
 
 
 @dataclass
@@ -253,7 +253,7 @@ class Rig:
         return process
 
     def answers(self, worker: subprocess.Popen[bytes]) -> bool:
-        """Whether *worker* has started; fails if it has ended instead."""
+        """Return whether *worker* has started; fail if it has ended instead."""
         assert worker.poll() is None, self.log()[-3000:]
         try:
             address = f"http://127.0.0.1:{self.ports[worker.pid]}/metrics"
@@ -263,7 +263,7 @@ class Rig:
         return True
 
     def taken(self, worker: subprocess.Popen[bytes]) -> int:
-        """Return how many records *worker* says it has read."""
+        """Return how many records *worker* has counted as read."""
         return int(self.metric(worker, "tidemill_stream_records_total"))
 
     def metric(self, worker: subprocess.Popen[bytes], name: str) -> float:
@@ -286,7 +286,7 @@ class Rig:
             end(process)
 
     def log(self) -> str:
-        """Return what workers have said so far."""
+        """Return the log of all workers so far."""
         return (self.folder / "worker.log").read_text()
 
     def rows(self, table: str) -> int:
@@ -296,7 +296,7 @@ class Rig:
         return self.lake.table(self.loop.loop, table).read(["offset"]).height
 
     def ends(self) -> dict[tuple[Log, int], int]:
-        """Return where each log ends now, asked of the broker."""
+        """Return the end of each log, asked of the broker."""
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
         names = joined_topics(self.loop)
         found = {
@@ -312,13 +312,13 @@ class Rig:
         return ledger(self.lake, self.loop, ends=self.ends())
 
     def is_done(self) -> bool:
-        """Whether everything is read and nothing is open."""
+        """Return whether everything is read and nothing is open."""
         if not self.lake.has_table(self.loop.loop, "examples"):
             return False
         return all(account.unread == 0 and account.open == 0 for account in self.accounts())
 
     def is_read(self) -> bool:
-        """Whether everything is read and committed."""
+        """Return whether everything is read and committed."""
         if not self.lake.has_table(self.loop.loop, "examples"):
             return False
         return all(account.unread == 0 for account in self.accounts())
@@ -327,8 +327,8 @@ class Rig:
         """Return all examples, by decision id."""
         return self.lake.table(self.loop.loop, "examples").read().sort("decision_id")
 
-    def dead_letters(self) -> list[Letter]:
-        """Return the dead letters of this loop, by offset, without marks of replays and strays."""
+    def dead_letters(self) -> list[WrittenDeadLetter]:
+        """Return the dead letters of this loop, by offset, without the records of replays."""
         found = []
         reader = Consumer(
             {
@@ -345,9 +345,9 @@ class Rig:
             if error is not None:
                 assert error.code() == KafkaError._PARTITION_EOF
                 break
-            told = {name: str(value, "utf-8") for name, value in _headers(message)}
-            if told.get("topic", "").startswith(f"{self.loop.loop}.") and "reason" in told:
-                found.append(Letter(told, message.key(), message.value()))
+            fields = {name: str(value, "utf-8") for name, value in _headers(message)}
+            if fields.get("topic", "").startswith(f"{self.loop.loop}.") and "reason" in fields:
+                found.append(WrittenDeadLetter(fields, message.key(), message.value()))
         reader.close()
         return sorted(found, key=lambda letter: letter.offset)
 
@@ -359,18 +359,18 @@ class Rig:
 def _headers(message: Message) -> list[tuple[str, bytes]]:
     found = message.headers() or []
     pairs = found.items() if isinstance(found, dict) else found
-    return [(name, told) for name, told in pairs if isinstance(told, bytes)]
+    return [(name, fields) for name, fields in pairs if isinstance(fields, bytes)]
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
 def raise_limit(kafka: KafkaConfig, topic: str) -> None:
-    """Let *topic* take messages of 8 MB."""
+    """Allow *topic* messages of 8 MB."""
     entry = ConfigEntry("max.message.bytes", "8000000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
@@ -412,7 +412,7 @@ def end(process: subprocess.Popen[bytes]) -> int:
 
 
 def new_rig(kafka: KafkaConfig, folder: Path, **changes: object) -> Rig:
-    """Publish a new loop and return what is around it."""
+    """Publish a new loop and return its rig."""
     loop = new_loop(**changes)
     publish_loop(kafka, loop)
     return Rig(kafka, loop, folder)
@@ -432,11 +432,11 @@ def send_traffic(
         jitter = timedelta(seconds=draw.uniform(-5, 5))
         last = max(last, at + jitter)
         key = f"d{number}"
-        fate = draw.random()
-        if fate < 0.01:
+        chance = draw.random()
+        if chance < 0.01:
             jitter -= timedelta(seconds=30)  # late
         producer.decide(key, at + jitter, hour=number % 24)
-        if 0.01 < fate < 0.02:
+        if 0.01 < chance < 0.02:
             producer.decide(key, at + jitter, hour=23)  # twice
         if draw.random() < 0.66:
             delay = timedelta(seconds=draw.uniform(-2, 70))

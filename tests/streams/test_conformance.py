@@ -68,7 +68,7 @@ def test_each_of_the_twenty_cases_has_a_test_of_its_number() -> None:
 
 
 def test_case_1_no_no_feedback_for_a_decision_that_was_matched() -> None:
-    """A decision that got its answer must not be counted as silence as well."""
+    """A decision with feedback must not be counted as one without as well."""
     shell = played([D("a", 0), D("b", 0)], [F("x", "a", 1)])
     assert shell.examples()["decision_id"].to_list() == ["a", "b"]
     assert states(shell) == {"a": "labeled", "b": "no_feedback"}
@@ -138,7 +138,7 @@ def test_case_5_two_idle_logs_close_by_the_clock() -> None:
 
 
 def test_case_5_an_advance_is_remembered_by_a_restart() -> None:
-    """What comes after an idle advance is judged by it, also by the process that comes next."""
+    """Records after an idle advance are judged by it, by the next process too."""
     shell = Shell(Logs([D("a", 0), D("b", 9)], [F("x", "a", 1), F("y", "a", 2), F("z", "b", 9)]))
     shell.poll(DECISIONS, 1)
     shell.poll(FEEDBACK, 1)
@@ -166,7 +166,7 @@ def test_case_6_catching_up_after_an_outage_skips_no_join() -> None:
 
 
 def test_case_7_state_is_empty_after_close_with_no_new_input() -> None:
-    """What is closed is in the lake; keeping it in memory would be a leak."""
+    """Closed rows are in the lake; if they stayed in memory, that would be a leak."""
     shell = Shell(Logs([D("a", 0), D("b", 1)], [F("x", "a", 1), F("y", "nobody", 1)]))
     for log in LOGS:
         shell.poll(log, 10)
@@ -175,7 +175,7 @@ def test_case_7_state_is_empty_after_close_with_no_new_input() -> None:
     assert (shell.join.open_decisions, shell.join.open_feedback) == (0, 0)
 
 
-def test_case_8_windows_of_days_keep_in_memory_what_is_open_and_no_more() -> None:
+def test_case_8_windows_of_days_have_only_open_rows_in_memory() -> None:
     """A month of traffic must not cost more memory than the week that is open."""
     month = [D(f"d{hour}", hour * 3600) for hour in range(30 * 24)]
     answers = [F(f"f{hour}", d.id, d.at + 3600, "buy") for hour, d in enumerate(month)]
@@ -191,8 +191,8 @@ def test_case_8_windows_of_days_keep_in_memory_what_is_open_and_no_more() -> Non
     assert states(shell) == dict.fromkeys((d.id for d in month), "labeled")
 
 
-def test_case_7_state_is_empty_after_close_also_away_from_memory() -> None:
-    """What left memory for a store has to be forgotten there as well."""
+def test_case_7_state_is_empty_after_close_also_of_spilled_rows() -> None:
+    """Spilled rows have to be removed as well."""
     logs = random_logs(random.Random(5), 200)
     shell = TightShell(logs)
     play(shell, random.Random(5))
@@ -209,7 +209,7 @@ def test_case_7_state_is_empty_after_close_also_away_from_memory() -> None:
 
 @pytest.mark.slow
 def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> None:
-    """A week of open decisions is more than the budget; memory is not, and no example differs."""
+    """A week of open decisions exceeds the budget; memory does not, and no example differs."""
     month = [D(f"d{number}", number * 300) for number in range(30 * DAY // 300)]
     answers = [F(f"f{d.id}", d.id, d.at + 3600, "buy") for d in month]
     ample, tight = (
@@ -231,10 +231,10 @@ def test_case_8_windows_of_days_under_load_stay_inside_the_memory_budget() -> No
     assert joined(tight) == {d.id: [number] for number, d in enumerate(month)}
 
 
-def test_case_9_pressure_that_nothing_can_relieve_drops_nothing_either(
+def test_case_9_pressure_without_evictable_rows_drops_nothing_either(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Rows not yet committed cannot leave memory. They stay, over budget, and it is told."""
+    """Uncommitted rows cannot be spilled. They stay, over budget, and a warning is logged."""
     burst = [D(f"d{number}", 0) for number in range(300)]
     shell = TightShell(Logs(burst, [F("x", "d7", 1)]))
     for log in LOGS:
@@ -281,7 +281,7 @@ def test_case_11_the_first_start_reads_from_the_beginning() -> None:
 
 
 def test_case_12_a_rebalance_inside_a_window_leaves_no_gap_and_no_double() -> None:
-    """A partition that moves to another worker goes on where the lake ends."""
+    """A partition that moves to another worker continues from the offsets of the lake."""
     shell = Shell(Logs([D("a", 0), D("a", 0), D("b", 4)], [F("x", "a", 1), F("x", "a", 1)]))
     for _ in range(3):
         shell.poll(DECISIONS, 1)
@@ -302,18 +302,18 @@ def test_case_13_late_feedback_is_counted() -> None:
 
 
 def test_case_14_the_largest_of_negative_values_is_negative() -> None:
-    """An answer of minus two is not the same as no answer."""
+    """Feedback of minus two is not the same as no feedback."""
     shell = Shell(Logs([D("a", 0)], [F("x", "a", 1, value=-2.0)]), rules(label_sql="max(weight)"))
     shell.finish()
     assert shell.examples()["label"].to_list() == [-2.0]
 
 
 def test_case_13_late_feedback_corrects_where_the_loop_wants_it() -> None:
-    """What was counted as silence becomes a click, in a row of its own beside the first."""
+    """An example without feedback gets its click, in a row of its own beside the first."""
     decisions, feedback = [D("a", 0)], [F("w", "z", 15), F("x", "a", 2)]
     shell = played(decisions, feedback, rules(corrections=timedelta(seconds=20)))
-    told = shell.revisions().select("revision", "state", "feedback_offsets").rows()
-    assert told == [(0, "no_feedback", []), (1, "labeled", [1])]
+    written = shell.revisions().select("revision", "state", "feedback_offsets").rows()
+    assert written == [(0, "no_feedback", []), (1, "labeled", [1])]
     assert shell.closed[-1].counts == Counts(unmatched=1)
 
 
@@ -349,7 +349,7 @@ def test_case_14_any_and_how_many_are_bools(sql: str, label: float) -> None:
 
 
 def test_case_15_duplicates_change_nothing() -> None:
-    """Producers and brokers deliver again; re-delivery is not a second decision or click."""
+    """Producers and brokers deliver again; a copy is not a second decision or click."""
     decisions, feedback = [D("a", 0), D("b", 1)], [F("x", "a", 1), F("y", "b", 2, value=3.0)]
     once, twice = played(decisions, feedback), played(decisions * 2, feedback * 2)
     assert once.examples().equals(twice.examples())

@@ -27,7 +27,7 @@ BEFORE, MEANWHILE, LATE = 300, 6_000, 7
 
 
 def test_each_case_about_delivery_has_a_test_of_its_number() -> None:
-    """What the pure core keeps, the way to it must not lose."""
+    """What the pure core guarantees must hold with real Kafka around it."""
     found = re.findall(r"^def test_case_(\d+)_", Path(__file__).read_text(), re.MULTILINE)
     assert {int(number) for number in found} == {5, 6, 9, 10, 11, 12, 13, 20}
 
@@ -49,7 +49,7 @@ def test_case_5_an_idle_partition_closes_by_the_clock(kafka: KafkaConfig, tmp_pa
 
 @dataclass(frozen=True)
 class Outage:
-    """A loop whose worker was away, came back to a backlog, and then heard of late clicks."""
+    """A loop whose worker was down, came back to a backlog, and then got late clicks."""
 
     rig: Rig
     before_late: pl.DataFrame
@@ -83,7 +83,7 @@ def outage(kafka: KafkaConfig, tmp_path_factory: pytest.TempPathFactory) -> Outa
 
 
 def send_backlog(producer: PlainProducer) -> datetime:
-    """Send what comes while nobody reads: feedback of old decisions, and five minutes of new."""
+    """Send events while nobody reads: feedback of old decisions, and five minutes of new ones."""
     for number in range(0, BEFORE, 2):
         producer.feed(f"d{number}", START + (number / 10 + 1) * SECOND)
     at = START
@@ -98,7 +98,7 @@ def send_backlog(producer: PlainProducer) -> datetime:
 
 
 def first_examples(rig: Rig) -> pl.DataFrame:
-    """Return the examples of the decisions from before the outage."""
+    """Return the examples of the decisions made before the outage."""
     ours = pl.col("decision_id").str.starts_with("d")
     return rig.examples().filter(ours).select("decision_id", "state", "label", "feedback_offsets")
 
@@ -118,7 +118,7 @@ def test_case_6_catching_up_after_an_outage_skips_no_join(outage: Outage) -> Non
 
 
 def test_case_9_pressure_never_drops_silently(outage: Outage) -> None:
-    """However little is read at once, what the broker has and what the lake has are one number."""
+    """However little is read at once, broker and lake have the same number of records."""
     ends = outage.rig.ends()
     accounts = outage.rig.accounts()
     assert {(each.log, each.partition): each.read for each in accounts} == ends
@@ -132,15 +132,15 @@ def test_case_13_late_feedback_is_visible_with_counts(outage: Outage) -> None:
     assert total(outage.rig.accounts(), "feedback", "late") == LATE
 
 
-def total(accounts: list[Account], log: str, fate: str) -> int:
+def total(accounts: list[Account], log: str, end: str) -> int:
     """Return how many records of *log* ended so, over all partitions."""
-    return sum(each.ends[fate] for each in accounts if each.log == log)
+    return sum(each.ends[end] for each in accounts if each.log == log)
 
 
 def test_case_10_a_crash_between_poll_and_write_loses_nothing(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """What was read and not yet written is gone with the process: it is read again."""
+    """Records that were read and not written are lost with the process, and read again."""
     rig = two_kinds(kafka, tmp_path)
     last = send_traffic(rig.producer(), range(4_000), seed=7)
     worker = rig.start(**NEVER)
@@ -157,7 +157,7 @@ def test_case_10_a_crash_between_poll_and_write_loses_nothing(
 def test_case_11_the_first_start_reads_from_the_beginning(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """A loop lives before its first worker: what came before must count."""
+    """A loop has events before its first worker starts, and they count."""
     rig = new_rig(kafka, tmp_path, partitions=1)
     producer = rig.producer()
     producer.decide("first", START)
@@ -245,7 +245,7 @@ def send(rig: Rig, some: list[tuple[float, str, str, float]]) -> None:
 
 
 def meaning(rig: Rig) -> pl.DataFrame:
-    """Return what examples say, without where their records lie in the logs."""
+    """Return the examples without the positions of their records in the logs."""
     joined = pl.col("feedback_offsets").list.len().alias("joined")
     return rig.examples().select("decision_id", "at", "state", "label", "first_feedback_at", joined)
 
@@ -272,18 +272,18 @@ def test_three_streams_in_one_join_whatever_is_killed(kafka: KafkaConfig, tmp_pa
         until(rig.is_done, "everything is closed")
     assert_exact(rig)
     joined = rig.examples()["feedback_offsets"].explode().drop_nulls()
-    streams = {log_of(place, rig.loop.logs) for place in joined}
+    streams = {log_of(position, rig.loop.logs) for position in joined}
     assert streams == {"feedback", "feedback.orders"}
     (letter,) = rig.dead_letters()
-    assert letter.told["topic"] == f"{rig.loop.loop}.feedback.orders"
+    assert letter.fields["topic"] == f"{rig.loop.loop}.feedback.orders"
     ends = [end for (log, _), end in rig.ends().items() if log == "feedback.orders"]
-    assert letter.offset < max(ends), "where a Kafka tool would find it, not its place"
+    assert letter.offset < max(ends), "the Kafka offset, not the log position"
 
 
-def test_a_version_that_adds_a_stream_is_taken_up_by_all_workers(
+def test_a_version_that_adds_a_stream_is_adopted_by_all_workers(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """While they change over one after the other, some read a log that others do not know yet."""
+    """While they restart one after the other, some read a log that others do not read yet."""
     rig = two_kinds(kafka, tmp_path)
     send_traffic(rig.producer(), range(1_000), seed=5)
     with rig.worker() as first, rig.worker() as second:

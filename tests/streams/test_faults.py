@@ -41,7 +41,7 @@ SIGNALS: tuple[Signal, ...] = ("SIGKILL", "SIGTERM", "SIGSTOP")
 def test_a_worker_gets_a_signal_in_each_round(
     kafka: KafkaConfig, tmp_path: Path, name: Signal
 ) -> None:
-    """Killed it repeats what was not committed; frozen it is replaced, and wakes up a zombie."""
+    """A killed worker repeats uncommitted work; a frozen one is replaced, and wakes as a zombie."""
     rig = two_kinds(kafka, tmp_path)
     course = Course(rig, DECISIONS)
     with Supervised(rig, **OFTEN) as supervised:
@@ -55,7 +55,7 @@ def test_a_worker_gets_a_signal_in_each_round(
 
 
 def hit_worker(rig: Rig, supervised: Supervised, name: Signal) -> None:
-    """Send a signal to the worker; a frozen one is replaced first, and then goes on."""
+    """Send a signal to the worker; a frozen one is replaced first, and then continues."""
     victim = supervised.current
     victim.send_signal(signal.Signals[name])
     if name == "SIGSTOP":
@@ -68,7 +68,7 @@ def hit_worker(rig: Rig, supervised: Supervised, name: Signal) -> None:
 
 
 def claims(rig: Rig) -> int:
-    """Return how often a partition was claimed, as the table tells that is claimed last."""
+    """Return how often a partition was claimed, by the table that is claimed last."""
     table = rig.lake.table(rig.loop.loop, "examples")
     owners = table.progress(OWNER.key(number) for number in range(rig.loop.partitions))
     return sum(number or 0 for number in owners.values())
@@ -79,7 +79,7 @@ def claims(rig: Rig) -> int:
 def test_a_broker_gets_a_signal_in_each_round(
     own_kafka: EmbeddedKafka, tmp_path: Path, name: Signal
 ) -> None:
-    """A broker that goes away for a while is an outage of reading, never a loss."""
+    """A broker that fails for a while stops the reading, and loses nothing."""
     rig = two_kinds(own_kafka.config, tmp_path)
     course = Course(rig, DECISIONS)
     with Supervised(rig, **OFTEN):
@@ -89,7 +89,7 @@ def test_a_broker_gets_a_signal_in_each_round(
 
 
 def hit_broker(kafka: EmbeddedKafka, rig: Rig, name: Signal) -> None:
-    """Take the broker away, and bring it back, until it leads its partitions again."""
+    """Signal the broker, and restart it, until it leads its partitions again."""
     match name:
         case "SIGKILL":
             kafka.kill()
@@ -105,7 +105,7 @@ def hit_broker(kafka: EmbeddedKafka, rig: Rig, name: Signal) -> None:
 
 
 def leads(rig: Rig) -> bool:
-    """Return whether the broker tells where logs end; one that was away does not at once."""
+    """Return whether the broker returns the ends of logs; after a restart it takes a while."""
     try:
         return bool(rig.ends())
     except KafkaException:
@@ -114,7 +114,7 @@ def leads(rig: Rig) -> bool:
 
 @pytest.fixture
 def bad_network() -> Iterator[tuple[EmbeddedKafka, ResettingProxy]]:
-    """A broker, and a proxy that workers find it behind."""
+    """A broker, and a proxy through which workers reach it."""
     behind = free_port()
     with ResettingProxy(behind, seed=7, most_bytes=100_000) as proxy:
         broker = EmbeddedKafka(cache=cache_dir(os.environ), behind=(behind, proxy.port))
@@ -126,7 +126,7 @@ def bad_network() -> Iterator[tuple[EmbeddedKafka, ResettingProxy]]:
 def test_connections_are_reset_in_each_round(
     bad_network: tuple[EmbeddedKafka, ResettingProxy], tmp_path: Path
 ) -> None:
-    """A connection may end in the middle of a request or of an answer: neither was heard then."""
+    """A connection may end in the middle of a request or of an answer, and both are lost then."""
     broker, proxy = bad_network
     rig = two_kinds(broker.config, tmp_path)
     course = Course(rig, DECISIONS)
@@ -138,7 +138,7 @@ def test_connections_are_reset_in_each_round(
 
 
 def reset_connections(proxy: ResettingProxy) -> None:
-    """Let the network be bad until ten connections were reset."""
+    """Reset connections until it were ten."""
     before = proxy.resets
     proxy.is_bad = True
     until(lambda: proxy.resets >= before + 10, "connections are reset")
@@ -150,7 +150,7 @@ def reset_connections(proxy: ResettingProxy) -> None:
 def test_without_a_guard_the_checker_goes_red(
     kafka: KafkaConfig, tmp_path: Path, guard: str
 ) -> None:
-    """A matrix that is green whatever workers do proves nothing."""
+    """A matrix that passes whatever workers do proves nothing."""
     rig = two_kinds(kafka, tmp_path)
     rig.program = ("-m", "tests.streams.unguarded", guard)
     course = Course(rig, 1_500)
@@ -162,7 +162,7 @@ def test_without_a_guard_the_checker_goes_red(
 
 @pytest.fixture(scope="module")
 def sound(kafka: KafkaConfig, tmp_path_factory: pytest.TempPathFactory) -> Course:
-    """A finished course without any fault, for others to damage copies of its lake."""
+    """A finished course without any fault; tests damage copies of its lake."""
     course = Course(two_kinds(kafka, tmp_path_factory.mktemp("sound")), 1_500)
     with course.rig.worker():
         course.run(lambda: None)
@@ -193,14 +193,14 @@ def pair_wrongly(lake: Lake, loop: str) -> None:
 
 
 def change_a_state(lake: Lake, loop: str) -> None:
-    """Call one example silent that had an answer."""
+    """Give one labeled example the state without feedback."""
     examples = lake.table(loop, "examples")
     one = examples.read(where=pl.col("state") == "labeled")["decision_id"].sort()[0]
     examples.handle().update(predicate=f"decision_id = '{one}'", updates={"state": "'no_feedback'"})
 
 
 def forget_a_verdict(lake: Lake, loop: str) -> None:
-    """Leave a late decision out of every account."""
+    """Drop the verdict of one late decision."""
     table = lake.table(loop, "decisions")
     one = table.read(where=pl.col("verdict") == "late")["id"].sort()[0]
     table.handle().update(

@@ -31,7 +31,7 @@ def metric(rig: Rig, pid: int, name: str) -> float:
 def test_ledger_and_audit_are_true_while_a_worker_writes(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """An operator looks at them in the middle of the work, and after a crash most of all."""
+    """An operator reads them in the middle of the work, and above all after a crash."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     often = {"TIDEMILL_COMMIT_S": "0.1", "TIDEMILL_AUDIT_S": "0.5", "TIDEMILL_FETCH_RECORDS": "500"}
     worker = rig.start(**often)

@@ -1,7 +1,7 @@
 """The join against an oracle of dictionaries: any logs, any polls, any crashes, any idleness.
 
-Each guard of the join is also switched off here, and then the same comparison has to fail: a check
-that cannot go red proves nothing.
+Each guard of the join is also switched off here, and then the same comparison has to fail: a test
+that cannot fail proves nothing.
 """
 
 import random
@@ -100,14 +100,14 @@ class Worker(RuleBasedStateMachine):
 
     @rule(log=ANY_LOG, count=COUNTS)
     def poll(self, log: Log, count: int) -> None:
-        """Read on in one log."""
+        """Read some records of one log."""
         self.shell.poll(log, count)
 
     @rule(log=ANY_LOG, by=st.integers(0, 20))
     def idle(self, log: Log, by: int) -> None:
-        """Let time go on in one log."""
-        stands = self.shell.join.stream_time(log)
-        self.shell.advance(log, by + (seconds(stands) if stands else 0))
+        """Advance the time of one log."""
+        time = self.shell.join.stream_time(log)
+        self.shell.advance(log, by + (seconds(time) if time else 0))
 
     @rule()
     def commit(self) -> None:
@@ -117,12 +117,12 @@ class Worker(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 2))
     def crash(self, step: int) -> None:
-        """Die within a round of commits, and start again."""
+        """Crash within a commit cycle, and start again."""
         self.shell.commit(crash_after=step)
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """Hold the ledger at any time."""
+        """Check the ledger at any time."""
         if hasattr(self, "shell"):
             assert_conserved(self.shell)
 
@@ -162,7 +162,7 @@ def test_how_the_logs_are_polled_does_not_matter(
 def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
     """A dataset has to be reproducible from the topics, down to the last bit."""
     logs = random_logs(random.Random(7), 300)
-    found = []
+    results = []
     for chosen in (size, 10**6):
         shell = Shell(logs)
         for _ in range(0, 300, chosen):
@@ -170,8 +170,8 @@ def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
                 shell.poll(log, chosen)
             shell.commit()
         shell.finish()
-        found.append(as_bytes(shell))
-    assert found[0] == found[1]
+        results.append(as_bytes(shell))
+    assert results[0] == results[1]
 
 
 class _ByDecisionsAlone(StreamTimes):
@@ -201,10 +201,10 @@ class ForgetsTheThirdLog(PartitionJoin):
 
 class _IdsOfOneStream(OpenFeedback):
     def _first_copies(self, pairs: Pairs) -> Pairs:
-        found = self._rows.frame(pairs.rows)
-        if found is None:
+        rows = self._rows.frame(pairs.rows)
+        if rows is None:
             return pairs
-        frame = found.select("id", "offset", decision=pl.Series(pairs.decision))
+        frame = rows.select("id", "offset", decision=pl.Series(pairs.decision))
         is_first = pl.col("offset") == pl.col("offset").min().over("decision", "id")
         return pairs.filter(frame.select(is_first).to_series().to_numpy())
 
@@ -246,7 +246,7 @@ class TakesFeedbackWheneverItComes(PartitionJoin):
 
 
 class ForgetsFeedbackAtItsTime(PartitionJoin):
-    """Feedback dropped once stream time has passed it, with windows still open."""
+    """Feedback is dropped once stream time has passed it, although windows are still open."""
 
     def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
         times = self._times
@@ -294,29 +294,29 @@ class TakesEveryCopyOfFeedback(PartitionJoin):
 
 
 class ForgetsWhatIsJoined(PartitionJoin):
-    """A restart that does not know what examples have already."""
+    """A restart that does not read which feedback examples have already."""
 
     def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
-        """Keep what is joined already."""
+        """Add feedback that is joined already too."""
         super().recall_feedback(raw)
 
 
 class ForgetsDuplicatesAtARestart(PartitionJoin):
-    """A restart that reads back open decisions only, not the ids that were seen."""
+    """A restart that reads back open decisions only, not the remembered ids."""
 
     def _resume(self, resume: Resume) -> None:
         super()._resume(replace(resume, remembered=None))
 
 
 class ForgetsStreamTimeAtARestart(PartitionJoin):
-    """A restart that judges what comes next by what comes next alone."""
+    """A restart that judges later records without the stream time before them."""
 
     def _resume(self, resume: Resume) -> None:
         super()._resume(replace(resume, stream_times={}))
 
 
 class ForgetsIdleAdvances(PartitionJoin):
-    """A restart that has only the event times of the log to go by."""
+    """A restart that has only the event times of the log."""
 
     def _resume(self, resume: Resume) -> None:
         times = {}
@@ -326,7 +326,7 @@ class ForgetsIdleAdvances(PartitionJoin):
 
 
 class ForgetsWhatWasNotExamined(PartitionJoin):
-    """A restart that takes all feedback it finds for held against what is closed."""
+    """A restart that treats all feedback as compared with closed decisions."""
 
     def _resume(self, resume: Resume) -> None:
         super()._resume(replace(resume, examined=_of_feedback(resume.offsets)))
@@ -342,7 +342,7 @@ class _AlwaysInTime(Lateness):
 
 
 class CorrectsForEver(PartitionJoin):
-    """Late truth without an end."""
+    """Corrections without an end."""
 
     def _new_lateness(self) -> Lateness:
         return _AlwaysInTime(self._spans)
@@ -354,14 +354,14 @@ class _OnTimeAsLongAsCorrected(Lateness):
 
 
 class CorrectsBeforeTheClose(PartitionJoin):
-    """Feedback that is late, and counted as if it had been on time."""
+    """Late feedback is treated as if it had been on time."""
 
     def _new_lateness(self) -> Lateness:
         return _OnTimeAsLongAsCorrected(self._spans)
 
 
 class CountsRevisionsAnew(PartitionJoin):
-    """A restart that does not know which revisions there are."""
+    """A restart that does not read which revisions exist."""
 
     def _revise(self) -> list[pl.DataFrame]:
         first = pl.lit(1, dtype=pl.Int32).alias("revision")
@@ -371,14 +371,14 @@ class CountsRevisionsAnew(PartitionJoin):
 def agrees(
     join: Callable[..., PartitionJoin], *, schedules: int = 150, chosen: JoinRules = RULES
 ) -> bool:
-    """Return whether *join* gives what the oracle says on all of so many random schedules."""
+    """Return whether *join* agrees with the oracle on *schedules* random schedules."""
 
-    def made(chosen: JoinRules, resume: Resume | None, recall: Recall) -> PartitionJoin:
+    def new_join(chosen: JoinRules, resume: Resume | None, recall: Recall) -> PartitionJoin:
         return join(chosen, resume, labels=shared_labels(chosen), recall=recall)
 
     for seed in range(schedules):
         rng = random.Random(seed)
-        shell = Shell(random_logs(rng, 40, streams=ORDERS in chosen.logs), chosen, made)
+        shell = Shell(random_logs(rng, 40, streams=ORDERS in chosen.logs), chosen, new_join)
         try:
             play(shell, rng)
             assert_agrees(shell)
@@ -409,7 +409,7 @@ def test_the_join_agrees_with_the_oracle() -> None:
     ],
 )
 def test_without_a_guard_the_comparison_goes_red(broken: type[PartitionJoin]) -> None:
-    """Each rule is there for a reason, and the tests would see it go."""
+    """Each rule has a reason, and the tests detect when it is missing."""
     assert not agrees(broken)
 
 
@@ -434,7 +434,7 @@ def test_the_join_with_corrections_agrees_with_the_oracle() -> None:
 def test_without_a_guard_of_corrections_the_comparison_goes_red(
     broken: type[PartitionJoin],
 ) -> None:
-    """Late truth has rules of its own, and the tests would see each of them go."""
+    """Corrections have rules of their own, and the tests detect when one is missing."""
     assert not agrees(broken, chosen=CORRECTED)
 
 
@@ -457,5 +457,5 @@ def test_the_join_of_three_logs_agrees_with_the_oracle(chosen: JoinRules) -> Non
     ],
 )
 def test_without_a_guard_of_streams_the_comparison_goes_red(broken: type[PartitionJoin]) -> None:
-    """What is said of each log has to hold for a third one too."""
+    """The rules for each log have to hold for a third one too."""
     assert not agrees(broken, schedules=60, chosen=STREAMS)

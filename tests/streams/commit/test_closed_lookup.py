@@ -1,4 +1,4 @@
-"""Closed decisions come back from real tables: the newest revision, and the feedback it has."""
+"""Closed decisions are recalled from real tables: the newest revision, and its feedback."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -60,7 +60,7 @@ def tables(lake: Lake) -> dict[str, ProgressTable]:
 
 
 def test_the_newest_revision_is_recalled_with_its_feedback(lake: Lake) -> None:
-    """The next revision goes on from the last one, not from the first."""
+    """The next revision continues from the last one, not from the first."""
     wanted = pl.DataFrame({"decision_id": ["a", "b"], "at": [START, START + SECOND]})
     found = recall_from(tables(lake), PARTITION, CORRECTED)(
         wanted.with_columns(pl.col("at").cast(_TIME))
@@ -70,7 +70,7 @@ def test_the_newest_revision_is_recalled_with_its_feedback(lake: Lake) -> None:
 
 
 def test_a_decision_without_feedback_is_recalled_as_well(lake: Lake) -> None:
-    """Most corrections are of a silence that was none."""
+    """Most corrections are of examples without feedback."""
     wanted = pl.DataFrame({"decision_id": ["b"], "at": [START]}, schema_overrides={"at": _TIME})
     found = recall_from(tables(lake), PARTITION, CORRECTED)(wanted)
     assert found.examples.select("decision_id", "revision").rows() == [("b", 0)]
@@ -89,14 +89,14 @@ def test_decisions_of_many_times_are_recalled_in_one_read(tmp_path: Path) -> Non
 
 
 def test_files_of_other_times_are_not_opened_where_streams_are_mixed(tmp_path: Path) -> None:
-    """Places of two streams in one file span nearly all places: only time rules such a file out."""
+    """A file of two streams spans nearly all log positions: only its times can exclude it."""
     lake = mixed(tmp_path)
     feedback = lake.table(LOOP.loop, "feedback")
-    kept, rows = set(feedback.uris()), feedback.read().drop("event_date")
+    before, rows = set(feedback.uris()), feedback.read().drop("event_date")
     for later in (-HOUR, HOUR):
         moved = rows.with_columns(pl.col("at") + later, pl.col("offset") + 1)
         feedback.append(moved, swaps=[])
-    for uri in set(feedback.uris()) - kept:
+    for uri in set(feedback.uris()) - before:
         Path(uri).write_bytes(b"not opened, so not missed")
     wanted = lake.table(LOOP.loop, "examples").read(["decision_id", "at"])
     found = recall_from(tables(lake), PARTITION, CORRECTED)(wanted)
@@ -107,7 +107,7 @@ def test_files_of_other_times_are_not_opened_where_streams_are_mixed(tmp_path: P
 def test_what_a_version_with_other_windows_has_joined_is_recalled_whole(
     tmp_path: Path, within: int, early: int
 ) -> None:
-    """A revision made of half the feedback would be a wrong label, and nobody would notice."""
+    """A revision with half of the feedback would have a wrong label, and nobody would notice."""
     lake = mixed(tmp_path)
     wanted = lake.table(LOOP.loop, "examples").read(["decision_id", "at"])
     shorter = rules(
@@ -127,7 +127,7 @@ def mixed(folder: Path) -> Lake:
 
 
 def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> None:
-    """Raw feedback is safe before its revision is; it must not be taken for examined."""
+    """Raw feedback is committed before its revision; it must not be treated as examined."""
     mine = tables(lake)
     leases = claim(mine, [PARTITION])
     resume = resume_of(leases[PARTITION])
@@ -153,7 +153,7 @@ def test_a_restart_examines_what_the_process_before_only_read(lake: Lake) -> Non
 
 
 def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Path) -> None:
-    """What had ended as late before is counted as late, and must not end a second time."""
+    """Feedback that was late before is counted as late, and must not be counted again."""
     stream = Shell(Logs([D("a", 0)], [F("x", "a", 1), F("y", "a", 2)]))
     stream.finish()
     mine = tables(write_lake(stream, tmp_path))
@@ -166,7 +166,7 @@ def test_examining_begins_where_the_loop_first_asks_for_corrections(tmp_path: Pa
 
 
 def test_a_stream_that_is_added_is_examined_from_its_first_record(tmp_path: Path) -> None:
-    """The other logs go on from where they are: their late feedback is counted already."""
+    """The other logs continue from their offsets: their late feedback is counted already."""
     stream = Shell(Logs([D("a", 0)], [F("x", "a", 1), F("y", "a", 2)]), CORRECTED)
     stream.finish()
     mine = tables(write_lake(stream, tmp_path))

@@ -1,4 +1,4 @@
-"""An app of Faust ends its process, whatever becomes of Faust's own stop."""
+"""A Faust app ends its process, even if Faust's own stop fails."""
 
 import asyncio
 import subprocess
@@ -30,7 +30,7 @@ asyncio.run(main())
 
 
 def crashed_app(folder: Path, ends: type[BaseException] | None) -> object:
-    """Return an app that another worker has fenced, and whose stop *ends* so, or never."""
+    """Return an app that another worker has fenced, and whose stop raises *ends*, or never ends."""
     app = new_app(KafkaConfig("127.0.0.1:1"), GroupConfig(group="g", data=folder))
 
     async def start() -> None:
@@ -51,7 +51,7 @@ def crashed_app(folder: Path, ends: type[BaseException] | None) -> object:
 def test_a_stop_that_is_left_half_done_hides_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: type[BaseException] | None
 ) -> None:
-    """The operator reads who has taken over, and the supervisor gets an exit code."""
+    """The operator reads which error ended the worker, and the supervisor gets an exit code."""
     monkeypatch.setattr(module, "STOP_S", 0.1)
     with pytest.raises(FencedError, match="another owns it"):
         asyncio.run(run_app(crashed_app(tmp_path, ends), lambda: False))

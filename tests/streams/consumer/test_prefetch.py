@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.streams.consumer.test_record_batches import Row, rows
 from tests.streams.fetched_logs import MemoryCluster, MemoryLog
-from tests.streams.record_batches import ABORT, COMMIT, Sent, mark, record_batch, sent
+from tests.streams.record_batches import ABORT, COMMIT, Sent, control_batch, record_batch, sent
 
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.streams.consumer.batches import FetchedBatch
@@ -98,7 +98,7 @@ def test_the_records_are_those_of_aiokafka(parts: list[Part], position: int) -> 
         data += record_batch(offset, moved, codec=3, producer=-1 if producer is None else producer)
         first, offset = offset, moved[-1].offset + 1
         if producer is not None:
-            data += mark(offset, producer, ABORT if aborts else COMMIT)
+            data += control_batch(offset, producer, ABORT if aborts else COMMIT)
             offset += 1
             aborted += [(producer, first)] * aborts
     expected = by_aiokafka(data, aborted, position)
@@ -119,7 +119,7 @@ def test_control_batches_belong_to_the_records_they_follow() -> None:
     """Records that ended before a control batch would leave a gap, and lag for ever."""
     records = [Sent(0, 1, b"k", b"v")]
     fetched = partition_records(
-        record_batch(0, records, producer=7) + mark(1, 7, COMMIT), [], 0, keeps=True
+        record_batch(0, records, producer=7) + control_batch(1, 7, COMMIT), [], 0, keeps=True
     )
     fetched_records = FetchedRecords(0)
     for part in record_batches(fetched):
@@ -341,7 +341,7 @@ async def fetch_and_compare(draw: random.Random) -> None:
                 tp = draw.choice(tps)
                 seek(tp, draw.randint(logs[tp].low, max(logs[tp].low, readings[tp].at)))
             elif step < 0.09:
-                logs[draw.choice(tps)].cut()
+                logs[draw.choice(tps)].delete_oldest()
             else:
                 await read(draw.choice([tps, tps[:1], tps[1:]]))
         while not all(map(is_read, tps)):
@@ -506,12 +506,14 @@ def test_all_records_are_handed_out_once_in_any_order_of_events(steps: list[str]
 def test_control_batches_at_the_end_stay_known_until_records_follow() -> None:
     """A caller that skips them must not skip the records behind them."""
     partition = Partition()
-    partition.answer(record_batch(0, [Sent(0, 1, b"k", b"v")], producer=7) + mark(1, 7, COMMIT))
+    partition.answer(
+        record_batch(0, [Sent(0, 1, b"k", b"v")], producer=7) + control_batch(1, 7, COMMIT)
+    )
     assert partition.hand_out() == [0]
     assert (partition.results.control_batches(PARTITION), partition.position) == (None, 2), (
         "they go with it"
     )
-    partition.answer(mark(2, 7, COMMIT))
+    partition.answer(control_batch(2, 7, COMMIT))
     partition.answer(partition.events(3))
     assert partition.hand_out() == []
     assert (partition.results.control_batches(PARTITION), partition.position) == ((2, 3), 3)
@@ -523,11 +525,11 @@ def test_control_batches_at_the_end_stay_known_until_records_follow() -> None:
 def test_records_deleted_behind_control_batches_are_not_skipped_with_them() -> None:
     """Kafka has deleted them before they were read, so the worker counts them as lost."""
     partition = Partition()
-    partition.answer(mark(0, 7, COMMIT))
+    partition.answer(control_batch(0, 7, COMMIT))
     assert partition.hand_out() == []
     partition.state.await_reset(-2)
     partition.state.reset_to(100)
-    partition.answer(mark(100, 7, COMMIT) + partition.events(101))
+    partition.answer(control_batch(100, 7, COMMIT) + partition.events(101))
     assert partition.results[PARTITION].getall().start == 100
 
 
@@ -605,7 +607,7 @@ def test_nothing_stays_after_a_lost_assignment_or_a_seek() -> None:
     for forget in (WholeBatches.clear, partial(WholeBatches.forget, tps=[PARTITION])):
         partition = Partition()
         partition.answer(record_batch(0, [Sent(0, 1, b"k", b"v")]))
-        partition.answer(mark(1, 7, COMMIT))
+        partition.answer(control_batch(1, 7, COMMIT))
         partition.hand_out()
         partition.hand_out()
         partition.answer(partition.events(2))

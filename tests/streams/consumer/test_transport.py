@@ -1,4 +1,4 @@
-"""Batches through a real broker: no hole, no overlap; and what is assumed of Faust inside."""
+"""Batches through a real broker: no gap, no overlap; and what Faust is assumed to do inside."""
 
 import asyncio
 import inspect
@@ -49,8 +49,8 @@ OVERRIDDEN: list[tuple[type, Callable[..., object], list[str]]] = [
 ]
 
 
-class Kept:
-    """What the app has kept in its database."""
+class Stored:
+    """The batches that the app has stored in its database."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,12 +66,12 @@ class Kept:
             return []
 
     def records(self) -> int:
-        """Return how many records are in the batches kept."""
+        """Return how many records the stored batches have."""
         rows = self.query("select coalesce(sum(records), 0) from batches")
         return rows[0][0] if rows else 0
 
     def has_more_than(self, records: int) -> bool:
-        """Whether more than *records* are kept."""
+        """Return whether more than *records* are stored."""
         return self.records() > records
 
 
@@ -120,9 +120,9 @@ def fill(kafka: KafkaConfig, topics: list[str], records: int) -> None:
 
 
 def consumer_at(read_to: int | None, end: int | None, records_end: int) -> BatchConsumer:
-    """Return a consumer whose thread has handed out so much, of a log that ends there.
+    """Return a consumer whose thread has handed out everything before *read_to*.
 
-    The last records of that end before *records_end*, behind it are marks.
+    The records among it end before *records_end*; the rest are control batches.
     """
     passed_and_end = None if read_to is None else (read_to, end)
     consumer = BatchConsumer.__new__(BatchConsumer)
@@ -153,7 +153,7 @@ def test_a_log_is_received_once_nothing_of_it_is_on_its_way(
     received: int | None,
     is_received: bool,
 ) -> None:
-    """A commit cycle that leaves out what is on its way leaves it for an interval."""
+    """Records on their way that miss a commit cycle wait for another interval."""
     consumer = consumer_at(passed, end, fetched)
     consumer._delivered = consumer._expected = {TP("t", 0): handed_out}
     position = replace(consumer.position_of(TP("t", 0)), received=received)
@@ -174,7 +174,7 @@ def test_a_log_whose_records_are_all_deleted_is_received() -> None:
 def test_a_log_is_not_at_its_end_while_records_are_under_way(
     expected: int | None, ends: dict[TP, tuple[int, int]]
 ) -> None:
-    """Time would go on without them, and they would be late."""
+    """Time would advance without them, and they would be late."""
     consumer = consumer_at(read_to=12, end=12, records_end=10)
     consumer._expected = {} if expected is None else {TP("t", 0): expected}
     consumer._delivered = {}
@@ -191,52 +191,52 @@ def test_a_log_is_not_at_its_end_while_records_are_under_way(
 
 @pytest.mark.kafka
 def test_batches_tile_the_log_whoever_is_killed(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """A hole or an overlap here would be lost or doubled events whatever the rooms above do."""
+    """A gap or an overlap here would lose or double events, whatever the packages above do."""
     topics = [f"{uuid.uuid4().hex}-{side}" for side in ("a", "b")]
     ensure_topics(kafka, [Topic(name=name, partitions=4) for name in topics])
-    group, database = uuid.uuid4().hex, tmp_path / "kept.db"
+    group, database = uuid.uuid4().hex, tmp_path / "stored.db"
     processes = Processes(kafka.bootstrap, group, str(database), ",".join(topics), cwd=tmp_path)
-    kept = Kept(database)
+    stored = Stored(database)
     draw = random.Random(5)
     try:
         processes.start()
-        for round in range(1, 4):
-            before = kept.records()
+        for number in range(1, 4):
+            before = stored.records()
             fill(kafka, topics, 60_000)
-            until(partial(kept.has_more_than, before), "the app reads")
-            if round == 2:
+            until(partial(stored.has_more_than, before), "the app reads")
+            if number == 2:
                 processes.start()
             victim = draw.choice(processes.running)
             victim.send_signal(signal.SIGKILL)
             victim.wait()
             processes.running.remove(victim)
             processes.start()
-        until(lambda: kept.records() >= 180_000, "everything is read")
+        until(lambda: stored.records() >= 180_000, "everything is read")
         last = processes.running[-1]
         until(partial(handles_sigterm, last.pid), "the app has started")
         last.terminate()
         assert last.wait(120) == 0, "it ends in good order"
     finally:
         processes.end()
-    assert kept.records() == 180_000
-    gaps = kept.query(
+    assert stored.records() == 180_000
+    gaps = stored.query(
         "select count(*) from (select start, coalesce(lag(next) over "
         "(partition by topic, part order by start), 0) as expected from batches) "
         "where start <> expected"
     )
     assert gaps == [(0,)]
-    assert kept.query("select max(records) > 1 from batches") == [(1,)], "they are batches"
+    assert stored.query("select max(records) > 1 from batches") == [(1,)], "they are batches"
 
 
 @pytest.mark.kafka
 def test_the_group_commits_positions_so_that_lag_ends_at_zero(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """Operators' tools see the group's offsets and nothing else; a lag of one for ever misleads."""
+    """Operators' tools read only the group's offsets; a constant lag of one would mislead."""
     topics = [f"{uuid.uuid4().hex}-{side}" for side in ("a", "b")]
     ensure_topics(kafka, [Topic(name=name, partitions=2) for name in topics])
     fill(kafka, topics, 1000)
-    group, database = uuid.uuid4().hex, tmp_path / "kept.db"
+    group, database = uuid.uuid4().hex, tmp_path / "stored.db"
     processes = Processes(kafka.bootstrap, group, str(database), ",".join(topics), cwd=tmp_path)
     reader = PlainConsumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
     places = [TopicPartition(topic, number) for topic in topics for number in range(2)]
@@ -255,7 +255,7 @@ def test_the_group_commits_positions_so_that_lag_ends_at_zero(
 
 
 def test_the_versions_whose_private_names_are_overridden() -> None:
-    """An upgrade is a decision: read what changed in these names, then pin anew."""
+    """Before an upgrade, read what changed in these names, then pin the new versions."""
     assert version("faust-streaming") == "0.15.3"
     assert version("aiokafka") == "0.14.0"
 
@@ -264,7 +264,7 @@ def test_the_versions_whose_private_names_are_overridden() -> None:
 def test_private_names_still_have_the_shape_that_is_overridden(
     ours: type, theirs: Callable[..., object], parameters: list[str]
 ) -> None:
-    """An override of a name that is gone would never be called, without a word."""
+    """An override of a name that is gone would silently never be called."""
     assert list(inspect.signature(theirs).parameters) == parameters
     assert getattr(ours, theirs.__name__) is not theirs
 
@@ -283,7 +283,7 @@ def calls(function: Callable[..., object], *names: str) -> bool:
 
 
 def test_faust_still_does_things_in_the_order_this_relies_on() -> None:
-    """Claim before seek, seek before fetch, commit after the streams are still: nothing else."""
+    """Claim before seek, seek before fetch, commit after the streams have stopped."""
     assert calls(
         Recovery._resume_streams, "on_rebalance_complete.send", "perform_seek", "resume_flow"
     )
@@ -302,7 +302,7 @@ def test_faust_still_does_things_in_the_order_this_relies_on() -> None:
 
 
 def test_the_attributes_that_are_used_are_there() -> None:
-    """What Faust sets in constructors has no signature to compare."""
+    """Attributes that Faust sets in constructors have no signature to compare."""
     source = inspect.getsource(Consumer)
     names = ("_acked", "_acked_index", "_committed_offset", "_buffered_partitions", "flow_active")
     for name in names:

@@ -1,4 +1,4 @@
-"""A Faust app over `batch://` that keeps each batch in SQLite; run as a process that may be killed.
+"""A Faust app over `batch://` that stores each batch in SQLite; run as a process to be killed.
 
 Arguments: bootstrap, group, database, topics (comma separated). The database stands where the lake
 stands in the product: offsets and rows land in one transaction, compared with what was there.
@@ -25,7 +25,7 @@ create table if not exists batches (
 
 
 class SqliteProgress:
-    """The next offset of each partition, kept with the batches themselves."""
+    """The next offset of each partition, stored with the batches themselves."""
 
     def __init__(self, path: str) -> None:
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
@@ -33,32 +33,32 @@ class SqliteProgress:
         self._db.execute(SETUP)
 
     def next(self, topic: str, partition: int) -> int | None:
-        """Return the offset after the last batch kept."""
+        """Return the offset after the last stored batch."""
         query = "select max(next) from batches where topic = ? and part = ?"
         found: int | None = self._db.execute(query, (topic, partition)).fetchone()[0]
         return found
 
     async def positions(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
-        """Where each partition goes on."""
+        """Return the next offset of each partition."""
         return {tp: self.next(tp.topic, tp.partition) for tp in tps}
 
     def attach(self, fetches: FetchState) -> None:
-        """Nothing is asked of the transport."""
+        """Do nothing: the fetched positions are not needed."""
 
     def committed(self, tp: TP) -> int | None:
-        """Everything kept is safe."""
+        """Return the next offset: every stored batch is committed."""
         return self.next(tp.topic, tp.partition)
 
     def has_to_wait(self, tp: TP) -> bool:
-        """No partition waits for another."""
+        """Return False: no partition waits for another."""
         return False
 
     def lost(self, tp: TP, records: int) -> None:
-        """Nothing is deleted in these tests."""
+        """Do nothing: no record is deleted in these tests."""
         raise AssertionError(f"{records} records of {tp} are gone")
 
     def keep(self, batch: FetchedBatch, worker: int) -> bool:
-        """Keep *batch* if it starts where the last one ended; False if another has kept it."""
+        """Store *batch* if it starts at the end of the last one; False if it was stored already."""
         self._db.execute("begin immediate")
         if (self.next(batch.topic, batch.partition) or 0) != batch.start:
             self._db.execute("rollback")
@@ -70,7 +70,7 @@ class SqliteProgress:
 
 
 def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> faust.App:
-    """Return an app whose one agent keeps batches."""
+    """Return an app whose one agent stores batches."""
     app = faust.App(
         group,
         broker=f"batch://{bootstrap}",

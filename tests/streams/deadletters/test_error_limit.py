@@ -12,7 +12,7 @@ from tidemill.streams.deadletters.writer import DeadLetter
 HALF_OF_TEN = MaxBad(share=0.5, of=10)
 
 
-def letter(offset: int, reason: str = "truncated") -> DeadLetter:
+def dead_letter(offset: int, reason: str = "truncated") -> DeadLetter:
     """Return a letter about the record at *offset*."""
     return DeadLetter(
         topic="t.decisions",
@@ -39,7 +39,7 @@ def stops_at(bad: list[bool], sizes: list[int], limit: MaxBad, *, restart: bool)
         if restart:
             share = ErrorLimit(limit, next=start, bad=share.bad)
         try:
-            share.take(rows[-1], [letter(row) for row in rows if bad[row]])
+            share.take(rows[-1], [dead_letter(row) for row in rows if bad[row]])
         except ContractError as error:
             return int(error.what.split("from offset ")[1].split()[0]) // limit.of
         start = rows[-1] + 1
@@ -78,7 +78,7 @@ def test_a_limit_made_stricter_judges_what_comes_not_what_was_let_through() -> N
     share = ErrorLimit(HALF_OF_TEN, next=15, bad=9)
     share.take(16, [])
     with pytest.raises(ContractError):
-        share.take(17, [letter(17)])
+        share.take(17, [dead_letter(17)])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_limit_made_stricter_judges_what_comes_not_what_was_let_through() -> N
 )
 def test_the_error_says_what_is_likely_wrong(reason: str, hint: str) -> None:
     """Whoever is woken at night needs the place, the count, the reasons and what to look at."""
-    dead_letters = [letter(20), *(letter(row, reason) for row in range(21, 27))]
+    dead_letters = [dead_letter(20), *(dead_letter(row, reason) for row in range(21, 27))]
     with pytest.raises(ContractError) as caught:
         ErrorLimit(HALF_OF_TEN, next=20).take(29, dead_letters)
     assert caught.value.what.startswith("t.decisions/3: ")

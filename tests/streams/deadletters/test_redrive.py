@@ -40,9 +40,9 @@ DAY = timedelta(days=1)
 SKEW = frozenset({"skew"})
 
 
-def letter(loop: str, offset: int, **changes: object) -> DeadLetter:
-    """Return a letter about a decision of *loop* in partition 1."""
-    told: dict[str, object] = {
+def dead_letter(loop: str, offset: int, **changes: object) -> DeadLetter:
+    """Return a dead letter about a decision of *loop* in partition 1."""
+    fields: dict[str, object] = {
         "topic": f"{loop}.decisions",
         "partition": 1,
         "offset": offset,
@@ -52,7 +52,7 @@ def letter(loop: str, offset: int, **changes: object) -> DeadLetter:
         "key": f"k{offset}".encode(),
         "value": b"\xc3\x01" + offset.to_bytes(8, "big"),
     }
-    return DeadLetter(**(told | changes))  # type: ignore[arg-type]
+    return DeadLetter(**(fields | changes))  # type: ignore[arg-type]
 
 
 def name() -> str:
@@ -61,7 +61,7 @@ def name() -> str:
 
 
 def write(kafka: KafkaConfig, dead_letters: Sequence[DeadLetter]) -> None:
-    """Put *dead_letters* where a worker would."""
+    """Write *dead_letters* like a worker."""
     ensure_topics(kafka, SHARED_TOPICS)
     writer = DeadLetterWriter(kafka)
     writer.write(dead_letters)
@@ -91,11 +91,13 @@ def records(
         found.append(message)
 
 
-def test_a_letter_written_twice_or_in_parts_is_shown_once_and_whole(kafka: KafkaConfig) -> None:
-    """A crash between letter and commit writes it again; an oversize one is several records."""
+def test_a_dead_letter_written_twice_or_in_parts_is_shown_once_and_whole(
+    kafka: KafkaConfig,
+) -> None:
+    """A crash before the commit writes it again; an oversize one is several records."""
     loop = name()
-    huge = letter(loop, 3, reason="oversize", value=os.urandom(2 * PART_BYTES + 7))
-    dead_letters = [letter(loop, 1), letter(loop, 2, value=None, key=None), huge]
+    huge = dead_letter(loop, 3, reason="oversize", value=os.urandom(2 * PART_BYTES + 7))
+    dead_letters = [dead_letter(loop, 1), dead_letter(loop, 2, value=None, key=None), huge]
     write(kafka, [dead_letters[0]])
     write(kafka, dead_letters)
     write(kafka, [huge])
@@ -112,12 +114,12 @@ def test_a_letter_written_twice_or_in_parts_is_shown_once_and_whole(kafka: Kafka
     )
 
 
-def test_letters_are_chosen_by_loop_topic_reason_time_and_place(kafka: KafkaConfig) -> None:
-    """A thousand letters of yesterday must not hide the one of today."""
+def test_dead_letters_are_chosen_by_loop_topic_reason_time_and_source(kafka: KafkaConfig) -> None:
+    """A thousand dead letters of yesterday must not hide the one of today."""
     loop = name()
-    feedback = letter(loop, 5, topic=f"{loop}.feedback", reason="truncated")
-    dead_letters = [letter(loop, 1), letter(loop, 2), feedback]
-    write(kafka, [*dead_letters, letter(f"{loop}-more", 1)])
+    feedback = dead_letter(loop, 5, topic=f"{loop}.feedback", reason="truncated")
+    dead_letters = [dead_letter(loop, 1), dead_letter(loop, 2), feedback]
+    write(kafka, [*dead_letters, dead_letter(f"{loop}-more", 1)])
     for wanted, found in (
         (Wanted(loop=loop), dead_letters),
         (Wanted(topic=feedback.topic), [feedback]),
@@ -149,16 +151,18 @@ def judge(kafka: KafkaConfig) -> Judge:
     return Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
 
 
-def test_letters_go_back_once_their_schema_is_registered(
+def test_dead_letters_are_sent_again_once_their_schema_is_registered(
     kafka: KafkaConfig, unregistered: tuple[Loop, Loop, list[bytes]]
 ) -> None:
-    """Before that nothing is sent; after it each event once, as it was, where it was."""
+    """Before that nothing is sent; after it each event once, unchanged, to its partition."""
     loop, following, events = unregistered
     topic = topics.decisions(loop.loop)
-    dead_letters = [letter(loop.loop, number, value=event) for number, event in enumerate(events)]
+    dead_letters = [
+        dead_letter(loop.loop, number, value=event) for number, event in enumerate(events)
+    ]
     ahead = PlainProducer(kafka, loop).decision("f", datetime.now(UTC) + timedelta(hours=1))
-    dead_letters.append(letter(loop.loop, 900, value=ahead, reason="skew"))
-    dead_letters.append(letter(loop.loop, 901, value=b"junk", reason="unknown-schema"))
+    dead_letters.append(dead_letter(loop.loop, 900, value=ahead, reason="skew"))
+    dead_letters.append(dead_letter(loop.loop, 901, value=b"junk", reason="unknown-schema"))
     write(kafka, dead_letters)
     wanted = Wanted(loop=loop.loop)
     early, counts = RedriveCounts(), RedriveCounts()
@@ -205,7 +209,7 @@ class Interrupted(Judge):
         self.portions = 0
 
     def judge(self, dead_letters: Sequence[DeadLetter]) -> list[Opinion]:
-        """Judge; but in the second portion another process takes over, or a person ends it."""
+        """Judge; but in the second portion another process begins, or a person ends this one."""
         self.portions += 1
         if self.portions == 2 and self._what is not None:
             raise self._what
@@ -217,7 +221,7 @@ class Interrupted(Judge):
 @pytest.mark.parametrize(
     ("what", "raised"), [(None, FencedError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
-def test_an_interrupted_replay_goes_on_with_the_rest(
+def test_an_interrupted_replay_continues_with_the_rest(
     kafka: KafkaConfig,
     unregistered: tuple[Loop, Loop, list[bytes]],
     what: BaseException | None,
@@ -227,7 +231,7 @@ def test_an_interrupted_replay_goes_on_with_the_rest(
     loop, following, events = unregistered
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
-    write(kafka, [letter(loop.loop, number, value=each) for number, each in enumerate(events)])
+    write(kafka, [dead_letter(loop.loop, number, value=each) for number, each in enumerate(events)])
     counts, wanted = RedriveCounts(), Wanted(loop=loop.loop)
     with pytest.raises(raised):
         redrive(DeadLetterReader(kafka), wanted, Interrupted(kafka, what), counts, every=False)
@@ -250,8 +254,8 @@ with writer.transaction():
 """
 
 
-def test_what_a_killed_process_had_not_committed_was_never_there(kafka: KafkaConfig) -> None:
-    """The next one of its name takes over at once. A reader of all records sees the difference."""
+def test_the_open_transaction_of_a_killed_process_is_never_read(kafka: KafkaConfig) -> None:
+    """The next process with its id can write at once; only a reader of all records sees both."""
     topic = name()
     ensure_topics(kafka, [Topic(name=topic)])
     command = [sys.executable, "-c", KILLED, kafka.bootstrap, topic, topic]
@@ -267,7 +271,7 @@ def test_what_a_killed_process_had_not_committed_was_never_there(kafka: KafkaCon
     assert len(records(kafka, topic, 0, committed=False)) == 2
 
 
-def test_a_replay_killed_at_any_moment_sends_each_letter_once(
+def test_a_replay_killed_at_any_moment_sends_each_dead_letter_once(
     kafka: KafkaConfig, unregistered: tuple[Loop, Loop, list[bytes]]
 ) -> None:
     """The whole command as a process, killed again and again, then run to its end."""
@@ -275,7 +279,7 @@ def test_a_replay_killed_at_any_moment_sends_each_letter_once(
     for subject, schema in event_schemas(following).items():
         KafkaSchemaStore(kafka).register(subject, schema)
     dead_letters = [
-        letter(loop.loop, number, value=events[number % 700]) for number in range(4_000)
+        dead_letter(loop.loop, number, value=events[number % 700]) for number in range(4_000)
     ]
     write(kafka, dead_letters)
     command = "import sys; from tidemill.cli.app import main; sys.exit(main(sys.argv[1:]))"
@@ -295,7 +299,7 @@ def test_a_replay_killed_at_any_moment_sends_each_letter_once(
         process.kill()
         process.wait()
     ends.close()
-    told = json.loads(
+    output = json.loads(
         subprocess.run(
             [sys.executable, "-c", command, *arguments],
             env=environment,
@@ -303,7 +307,7 @@ def test_a_replay_killed_at_any_moment_sends_each_letter_once(
             check=True,
         ).stdout
     )
-    assert told["sent"].get("unknown-schema", 0) + told["before"]["unknown-schema"] == 4_000
+    assert output["sent"].get("unknown-schema", 0) + output["before"]["unknown-schema"] == 4_000
     assert [each.key() for each in records(kafka, topic, 1)] == [each.key for each in dead_letters]
 
 
@@ -312,23 +316,23 @@ def test_the_command_shows_and_says_what_it_would_do(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An operator at night: one table, no byte a terminal acts on, and nothing done by accident."""
+    """An operator needs one table, no control characters, and nothing done by accident."""
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
     monkeypatch.setenv("COLUMNS", "200")
     loop = new_loop(partitions=2)
     publish_loop(kafka, loop)
     good = PlainProducer(kafka, loop).decision("d", START)
-    evil = letter(loop.loop, 1, value=b"\x1b[2J[red]x", detail="\x1b[31m[bold]no")
-    write(kafka, [evil, letter(loop.loop, 2, value=good)])
+    evil = dead_letter(loop.loop, 1, value=b"\x1b[2J[red]x", detail="\x1b[31m[bold]no")
+    write(kafka, [evil, dead_letter(loop.loop, 2, value=good)])
     assert main(["dead-letters", "show", "--loop", loop.loop]) == 0
     shown = capsys.readouterr().out
     assert f"{loop.loop}.decisions/1/2" in shown
     assert "\\x1b[2J[red]x" in shown
     assert "\x1b[2J" not in shown
     assert main(["dead-letters", "show", "--letter", evil.source, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["reasons"] == {"unknown-schema": {"waiting": 1, "resent": 0}}
-    assert told["letters"][0]["value"] == "\\x1b[2J[red]x"
+    output = json.loads(capsys.readouterr().out)
+    assert output["reasons"] == {"unknown-schema": {"waiting": 1, "resent": 0}}
+    assert output["letters"][0]["value"] == "\\x1b[2J[red]x"
     assert main(["dead-letters", "replay", "--loop", loop.loop]) == 1
     shown = capsys.readouterr().out
     assert "would be sent again" in shown
@@ -340,7 +344,7 @@ def test_the_command_shows_and_says_what_it_would_do(
     assert main(["dead-letters", "replay", "--since", "yesterday"]) == 2
 
 
-def test_a_running_worker_takes_what_is_sent_again(
+def test_a_running_worker_reads_the_records_that_are_sent_again(
     kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A schema was registered too late: its events become examples, and every record is counted."""

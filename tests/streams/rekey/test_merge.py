@@ -1,4 +1,4 @@
-"""Several logs as one: what was on time in its own log is on time in the common one."""
+"""Merged logs: rows that were on time in their own log are on time in the merged one."""
 
 from itertools import accumulate
 
@@ -10,7 +10,7 @@ from tidemill.streams.units import NEVER
 
 TIMES = st.integers(0, 50)
 LOGS = st.lists(st.lists(TIMES, max_size=15), min_size=1, max_size=4)
-Row = tuple[int, int, int]  # log, place in it, event time
+Row = tuple[int, int, int]  # log, row in it, event time
 
 
 def handed_out(logs: list[list[int]], sizes: list[int], most: int) -> list[Row]:
@@ -23,7 +23,7 @@ def handed_out(logs: list[list[int]], sizes: list[int], most: int) -> list[Row]:
     while any(position < len(log) for position, log in zip(read, logs, strict=True)):
         log = turns % len(logs)
         size = sizes[turns % len(sizes)] if sizes else 1
-        rows = [(log, place, at) for place, at in enumerate(logs[log])][read[log] :][:size]
+        rows = [(log, row, at) for row, at in enumerate(logs[log])][read[log] :][:size]
         ordering.take(log, [(row[2], row) for row in rows])
         read[log] += len(rows)
         ended = {number for number, each in enumerate(logs) if read[number] == len(each)}
@@ -43,10 +43,10 @@ def stream_times(times: list[int]) -> list[int]:
 def test_each_row_comes_once_and_in_the_order_of_its_log(
     logs: list[list[int]], sizes: list[int], most: int
 ) -> None:
-    """The internal topic must be a shuffle of the source, no more and no less."""
+    """The internal topic must have the records of the source in another order, and nothing else."""
     found = handed_out(logs, sizes, most)
     for number, log in enumerate(logs):
-        mine = [(place, at) for each, place, at in found if each == number]
+        mine = [(row, at) for each, row, at in found if each == number]
         assert mine == list(enumerate(log))
 
 
@@ -55,8 +55,8 @@ def test_no_row_is_later_than_it_was(logs: list[list[int]], sizes: list[int], mo
     """A partition that is read first must not make the others' rows late, in any backlog."""
     found = handed_out(logs, sizes, most)
     before = stream_times([at for _log, _place, at in found])
-    for (log, place, at), time in zip(found, before, strict=True):
-        own = stream_times(logs[log])[place]
+    for (log, row, at), time in zip(found, before, strict=True):
+        own = stream_times(logs[log])[row]
         assert time <= max(own, at)
 
 
@@ -69,7 +69,7 @@ def test_reading_one_log_after_the_other_would_make_rows_late() -> None:
 
 
 def test_a_log_with_nothing_yet_holds_the_others_back_until_it_has_ended() -> None:
-    """What it has may be earlier than anything that was read."""
+    """Its rows may be earlier than any that were read."""
     ordering: StreamTimeMerge[str] = StreamTimeMerge()
     ordering.watch([0, 1])
     ordering.take(0, [(7, "a"), (NEVER, "unreadable"), (9, "b")])

@@ -172,7 +172,7 @@ def test_feedback_of_other_keys_and_partitions_is_rekeyed_exactly_once(
 
 
 def test_a_frozen_worker_that_wakes_doubles_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """It believes that it owns partition 0 still; its transactional name is another's by now."""
+    """It believes that it owns partition 0, but another process has its transactional id."""
     rig = foreign_rig(kafka, tmp_path, 3)
     producer = ForeignProducer(kafka, rig.loop)
     with rig.worker() as frozen:
@@ -193,7 +193,7 @@ def test_a_frozen_worker_that_wakes_doubles_nothing(kafka: KafkaConfig, tmp_path
     assert_exact(rig)
 
 
-def test_what_names_no_decision_is_a_dead_letter_and_goes_back_the_whole_way(
+def test_a_record_without_a_decision_is_a_dead_letter_and_is_sent_to_its_source_again(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
     """The ledger counts it with all others, and a replay has it keyed by its decision."""
@@ -208,8 +208,8 @@ def test_what_names_no_decision_is_a_dead_letter_and_goes_back_the_whole_way(
         rig.close(START + SECOND)
         until(rig.is_done, "everything is closed")
     (letter,) = rig.dead_letters()
-    assert letter.told["topic"] == topics.rekeyed(rig.loop.loop)
-    assert (letter.told["key"], letter.value) == ("user-1", b"no feedback at all")
+    assert letter.fields["topic"] == topics.rekeyed(rig.loop.loop)
+    assert (letter.fields["key"], letter.value) == ("user-1", b"no feedback at all")
     assert sum(account.ends["dead_letter"] for account in rig.accounts()) == 1
     assert rig.examples()["state"].to_list() == ["labeled"]
     assert_exact(rig)
@@ -244,14 +244,17 @@ def test_each_stream_of_feedback_is_rekeyed_by_itself(kafka: KafkaConfig, tmp_pa
     assert sorted(sources(found)) == wanted
     assert rig.rows("feedback") == len(wanted) - 1
     assert_exact(rig)
-    places = rig.examples()["feedback_offsets"].explode().drop_nulls()
-    assert {log_of(place, loop.logs) for place in places} == {"feedback", "feedback.orders"}
+    positions = rig.examples()["feedback_offsets"].explode().drop_nulls()
+    assert {log_of(position, loop.logs) for position in positions} == {
+        "feedback",
+        "feedback.orders",
+    }
     (letter,) = rig.dead_letters()
-    assert letter.told["topic"] == topics.rekeyed(loop.loop, "orders")
+    assert letter.fields["topic"] == topics.rekeyed(loop.loop, "orders")
     judge = Judge(fetch_loops(kafka), KafkaSchemaStore(kafka))
     redrive(DeadLetterReader(kafka), Wanted(loop=loop.loop), judge, RedriveCounts(), every=True)
     grown = sorted([*produced(rig, 3), *produced(rig, 6, "orders")])
-    assert {place.split("/")[0] for place in set(grown) - set(wanted)} == {orders}
+    assert {position.split("/")[0] for position in set(grown) - set(wanted)} == {orders}
 
 
 def test_feedback_that_waits_to_be_rekeyed_keeps_windows_open(
@@ -272,16 +275,16 @@ def test_feedback_that_waits_to_be_rekeyed_keeps_windows_open(
     for producer in producers:
         producer.decide("d", START)
         producer.flush()
-    held = TransactionalWriter(kafka, rig.loop.loop)
-    with rig.worker(), held.transaction():
+    open_transaction = TransactionalWriter(kafka, rig.loop.loop)
+    with rig.worker(), open_transaction.transaction():
         click = producers[0].click("d", START + SECOND)
-        held.write(topics.feedback(rig.loop.loop), b"user-1", click)
-        held._producer.flush()  # it is there, but nobody may read it yet
+        open_transaction.write(topics.feedback(rig.loop.loop), b"user-1", click)
+        open_transaction._producer.flush()  # it is there, but nobody may read it yet
         until(lambda: rig.rows("decisions") == 1, "the decision is read")
         with other.worker():
             until(other.is_done, "a window closes by the clock")
     assert rig.rows("examples") == 0
-    held.close()
+    open_transaction.close()
     with rig.worker():
         until(rig.is_done, "and now this one")
     assert rig.examples()["state"].to_list() == ["labeled"]
@@ -297,7 +300,7 @@ class DyingWriter(TransactionalWriter):
     alive = True
 
     def move(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Die before anything is moved."""
+        """Crash before any offset is written."""
         if DyingWriter.alive:
             self._producer.flush()
             DyingWriter.alive = False
@@ -306,11 +309,11 @@ class DyingWriter(TransactionalWriter):
 
 
 class CarelessWriter(DyingWriter):
-    """The same without transactions: what was sent stays."""
+    """The same without transactions: sent records stay."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write what there is, whatever happens after it."""
+        """Write the records at once, whatever happens later."""
         self._producer.begin_transaction()
         try:
             yield

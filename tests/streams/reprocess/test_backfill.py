@@ -1,4 +1,4 @@
-"""Backfills of a lake: planned, cut into slices, each done once, equal to what a worker wrote."""
+"""Backfills of a lake: planned, sliced, each slice done once, equal to a worker's examples."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -60,7 +60,7 @@ def run(lake: Lake, loop: Loop, name: str, cuts: list[datetime] | None = None) -
 
 
 def test_with_unchanged_rules_it_gives_the_live_examples_row_by_row(written: Lake) -> None:
-    """The first thing to try with it, and the ground for believing the rest."""
+    """It is the first thing to try, and the reason to trust the rest."""
     run(written, shop(3), "same", [START + 100 * SECOND, START + 333 * SECOND])
     live, again = examples(written), examples(written, table_name("same"))
     assert len(live) > 100
@@ -68,7 +68,7 @@ def test_with_unchanged_rules_it_gives_the_live_examples_row_by_row(written: Lak
 
 
 def test_three_streams_are_joined_again_row_by_row(tmp_path: Path) -> None:
-    """Each stream ends at an offset of its own, and the slowest says what is whole."""
+    """Each stream ends at an offset of its own, and the slowest one limits what is complete."""
     lake = write(tmp_path, [worked(seed, streams=True) for seed in (4, 5)])
     run(lake, shop(2, "orders"), "same", [START + 200 * SECOND])
     live, again = examples(lake), examples(lake, table_name("same"))
@@ -79,8 +79,8 @@ def test_three_streams_are_joined_again_row_by_row(tmp_path: Path) -> None:
     assert "decisions, feedback, feedback.orders" in caught.value.hint
 
 
-def test_a_stream_is_not_left_out_without_a_word(tmp_path: Path) -> None:
-    """Purchases have moved to a stream of their own; the file of the version before knows none."""
+def test_a_stream_is_not_left_out_silently(tmp_path: Path) -> None:
+    """Purchases have moved to a stream of their own, which the file of the old version lacks."""
     lake = write(tmp_path, [worked(4, streams=True)])
     with pytest.raises(ContractError, match=r"no log feedback\.orders") as caught:
         plan(lake, shop(1), "before")
@@ -127,7 +127,7 @@ def test_another_label_changes_the_label_and_nothing_else(written: Lake) -> None
 
 
 def test_a_slice_is_committed_once_whoever_does_it(written: Lake) -> None:
-    """Two processes may believe that the same slice is theirs, or does it again."""
+    """Two processes may work on the same slice, or one may do it again."""
     made = plan(written, shop(3), "twice")
     begin(written, made)
     assert run_slice(written, made, 0)["examples"] > 0
@@ -136,7 +136,7 @@ def test_a_slice_is_committed_once_whoever_does_it(written: Lake) -> None:
 
 
 def test_only_decisions_of_the_time_asked_for_are_joined(written: Lake) -> None:
-    """Both logs go on outside of it: windows near its end need feedback behind it."""
+    """Both logs continue outside of it: windows near its end need feedback behind it."""
     since, until = START + 55 * SECOND, START + 317 * SECOND
     made = plan(written, shop(3), "part", since=since, until=until)
     assert (made.cuts[0], made.cuts[-1]) == (since, until)
@@ -149,12 +149,12 @@ def test_only_decisions_of_the_time_asked_for_are_joined(written: Lake) -> None:
 
 
 def test_rows_that_come_later_do_not_belong_to_it(tmp_path: Path) -> None:
-    """A backfill that is resumed tomorrow must be the one that was begun today."""
+    """A backfill that is resumed tomorrow must have the same rows as today."""
     early, late = worked(5), worked(5)
-    cut = {log: late.offsets[log] * 2 // 3 for log in LOGS}
+    end_at = {log: late.offsets[log] * 2 // 3 for log in LOGS}
     early = Shell(late.logs)
     for log in LOGS:
-        early.poll(log, cut[log])
+        early.poll(log, end_at[log])
     early.commit()
     before = write(tmp_path / "before", [early])
     made = plan(before, shop(1), "now")
@@ -171,7 +171,7 @@ def test_rows_that_come_later_do_not_belong_to_it(tmp_path: Path) -> None:
     assert of_both[0] == of_both[1] == [row["offset"] for row in rows_of(fresh(early, chosen))]
 
 
-def test_slices_hold_about_as_many_rows_as_asked_for(written: Lake) -> None:
+def test_slices_have_about_as_many_rows_as_asked_for(written: Lake) -> None:
     """Memory is bounded by the slice, not by the table."""
     made = plan(written, shop(3), "cut", slice_rows=1)
     assert made.cuts == sorted(set(made.cuts))
@@ -179,8 +179,8 @@ def test_slices_hold_about_as_many_rows_as_asked_for(written: Lake) -> None:
     assert made.slices >= len(minutes)
 
 
-def test_what_cannot_be_is_refused_with_a_hint(written: Lake) -> None:
-    """Before any slice is begun."""
+def test_an_impossible_backfill_is_refused_with_a_hint(written: Lake) -> None:
+    """It is refused before any slice is begun."""
     with pytest.raises(RequestError, match="no decisions between"):
         plan(written, shop(3), "none", since=START + timedelta(days=400))
     with pytest.raises(ContractError, match="3 partitions, not 4"):
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused_with_a_hint(written: Lake) -> None:
 
 
 def test_it_is_shown_when_it_is_complete_and_gone_when_it_is_dropped(written: Lake) -> None:
-    """Half a table looks like a whole one to whoever counts its rows."""
+    """A reader who counts its rows cannot see that half of a table is missing."""
     made = plan(written, shop(3), "shown")
     begin(written, made)
     views = "SELECT view_name FROM duckdb_views() WHERE view_name = 'examples_shown'"

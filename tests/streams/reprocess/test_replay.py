@@ -1,4 +1,4 @@
-"""Replays over a real broker: equal to what the live worker wrote, and unnoticed by it."""
+"""Replays over a real broker: equal to the live worker's lake, and without effect on it."""
 
 import signal
 import subprocess
@@ -25,7 +25,7 @@ STREAMS = {
     "click": {"within": "60s", **AMOUNT},
     "buy": {"within": "4s", "stream": "orders", **AMOUNT},
 }
-"""Three topics: a replay reads each to where it ended."""
+"""Three topics: a replay reads each to its end."""
 
 
 def replayed(rig: Rig, folder: Path, *more: str) -> Rig:
@@ -58,7 +58,7 @@ def test_a_replay_gives_the_tables_of_the_live_worker(kafka: KafkaConfig, tmp_pa
 
 
 def abort(rig: Rig) -> None:
-    """Leave the mark of an aborted transaction at the end of a log: an offset without a record."""
+    """Write an aborted transaction at the end of a log: its offsets have no record to read."""
     producer = Producer(
         {"bootstrap.servers": rig.kafka.bootstrap, "transactional.id": f"{rig.loop.loop}-aborted"}
     )
@@ -92,10 +92,10 @@ def test_a_backfill_gives_what_a_replay_by_the_new_version_gives(
     assert 0 < len(found) < len(of_replay), "only the end of the replay has closed the last windows"
 
 
-def test_a_replay_that_is_ended_goes_on_and_a_worker_takes_it_up(
+def test_an_interrupted_replay_continues_and_a_worker_can_use_its_lake(
     kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By Ctrl-C and by `kill -9`. What it leaves is a lake as any, good to work on."""
+    """It was ended by Ctrl-C and by `kill -9`. The result is a lake like any other."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     last = send_traffic(rig.producer(), range(8_000), seed=6)
     again = Rig(kafka, rig.loop, tmp_path / "again")
@@ -111,7 +111,7 @@ def test_a_replay_that_is_ended_goes_on_and_a_worker_takes_it_up(
     assert again.rows("decisions") < 8_000, "it was not at its end"
     replayed(rig, again.folder)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
-    assert main(command[3:]) == 2, "it is whole, and nobody's to replay into any more"
+    assert main(command[3:]) == 2, "it is complete, and no target of a replay any more"
     last = max(last, send_traffic(again.producer(), range(8_000, 9_000), seed=7))
     with again.worker():
         again.close(last)
@@ -119,7 +119,7 @@ def test_a_replay_that_is_ended_goes_on_and_a_worker_takes_it_up(
     assert_exact(again)
 
 
-def test_records_that_kafka_has_deleted_are_told(
+def test_records_that_kafka_has_deleted_are_reported(
     kafka: KafkaConfig,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -55,7 +55,7 @@ def live(rng: random.Random, *, streams: bool = False) -> Shell:
 
 
 def raw_rows(shell: Shell, table: str) -> pl.DataFrame:
-    """Return what *shell* has of a raw table, as a lake gives it: in no order."""
+    """Return the rows that *shell* has of a raw table, in no order, like a lake."""
     rows = shell.rows(DECISIONS) if table == DECISIONS else shell.answers()
     if not len(rows):
         schema = RULES.decisions if table == DECISIONS else RULES.feedback
@@ -79,9 +79,9 @@ def raw_logs(shell: Shell, chosen: JoinRules) -> RawLogs:
     )
 
 
-def backfill(raw: RawLogs, chosen: JoinRules, cuts: Sequence[int]) -> list[SliceResult]:
-    """Return the slices between *cuts*, in seconds after START."""
-    times = [START + cut * SECOND for cut in cuts]
+def backfill(raw: RawLogs, chosen: JoinRules, bounds: Sequence[int]) -> list[SliceResult]:
+    """Return the slices between *bounds*, in seconds after START."""
+    times = [START + bound * SECOND for bound in bounds]
     return [
         join_slice(chosen, raw, since, until, labels=shared_labels(chosen))
         for since, until in pairwise(times)
@@ -104,12 +104,12 @@ def fresh(shell: Shell, chosen: JoinRules) -> pl.DataFrame:
 
 
 def offset_of(row: Mapping[str, object]) -> int:
-    """Return where the decision of an example is in its log."""
+    """Return the offset of an example's decision in its log."""
     return int(str(row["offset"]))
 
 
 def rows_of(frame: pl.DataFrame) -> list[dict[str, object]]:
-    """Return rows by offset, without the partition, which only a lake knows."""
+    """Return rows by offset, without the partition, which only a lake has."""
     return frame.drop("partition", strict=False).sort("offset").to_dicts() if len(frame) else []
 
 
@@ -138,12 +138,12 @@ CUTS = st.lists(st.integers(0, 110), max_size=4)
 @deep(100)
 @given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans())
 def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
-    seed: int, chosen: JoinRules, cuts: list[int], unchanged: bool
+    seed: int, chosen: JoinRules, bounds: list[int], unchanged: bool
 ) -> None:
     """The promise of a backfill: as if the loop had been defined that way from the first day."""
     shell = live(random.Random(seed), streams=seed % 3 == 0)
     chosen = shell.rules if unchanged else replace(chosen, logs=shell.rules.logs)
-    results = backfill(raw_logs(shell, chosen), chosen, [-50, *sorted(set(cuts)), END])
+    results = backfill(raw_logs(shell, chosen), chosen, [-50, *sorted(set(bounds)), END])
     found = [row for result in results for row in rows_of(result.examples)]
     assert sorted(found, key=offset_of) == rows_of(fresh(shell, chosen))
     assert_counts(shell, chosen, results)
@@ -171,15 +171,15 @@ def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -
 
 
 def agrees(broken: Callable[[RawLogs, int, int], RawLogs], *, schedules: int = 150) -> bool:
-    """Return whether slices that see what *broken* leaves of the raw rows equal a fresh stream."""
+    """Return whether slices over the raw rows that *broken* returns equal a fresh stream."""
     for seed in range(schedules):
         shell = live(random.Random(seed))
         chosen = rules(within={"click": 12 * SECOND, "buy": 30 * SECOND})
         raw = raw_logs(shell, chosen)
         found = [
             row
-            for cuts in pairwise((-50, 10, 25, 60, END))
-            for result in backfill(broken(raw, *cuts), chosen, cuts)
+            for bounds in pairwise((-50, 10, 25, 60, END))
+            for result in backfill(broken(raw, *bounds), chosen, bounds)
             for row in rows_of(result.examples)
         ]
         if sorted(found, key=offset_of) != rows_of(fresh(shell, chosen)):
@@ -192,18 +192,18 @@ def in_slice(since: int, until: int) -> pl.Expr:
     return pl.col("at").is_between(START + since * SECOND, START + until * SECOND, closed="left")
 
 
-def whole(raw: RawLogs, _since: int, _until: int) -> RawLogs:
-    """Leave everything."""
+def everything(raw: RawLogs, _since: int, _until: int) -> RawLogs:
+    """Return all rows."""
     return raw
 
 
 def only_its_decisions(raw: RawLogs, since: int, until: int) -> RawLogs:
-    """Leave no decision before or after the slice, so none can be a copy of one."""
+    """Drop the decisions before and after the slice, so no copy of one is there."""
     return replace(raw, decisions=raw.decisions.filter(in_slice(since, until)))
 
 
 def only_its_feedback(raw: RawLogs, since: int, until: int) -> RawLogs:
-    """Leave no feedback before or after the slice."""
+    """Drop the feedback before and after the slice."""
     return replace(raw, feedback=raw.feedback.filter(in_slice(since, until)))
 
 
@@ -218,20 +218,20 @@ def no_stream_times(raw: RawLogs, _since: int, _until: int) -> RawLogs:
 
 
 def old_verdicts(raw: RawLogs, _since: int, _until: int) -> RawLogs:
-    """Believe what the rows were judged by the old rules."""
+    """Use the verdicts that rows have from the old rules."""
     first, useful = pl.col("verdict").is_null(), pl.col("verdict").is_null()
     return replace(raw, decisions=raw.decisions.filter(first), feedback=raw.feedback.filter(useful))
 
 
 def everything_is_closed(raw: RawLogs, _since: int, _until: int) -> RawLogs:
-    """Take decisions whose windows are not over for decided."""
+    """Treat decisions as closed whose windows are not complete."""
     return replace(raw, frontiers={0: 2**62})
 
 
 @pytest.mark.slow
 def test_the_comparison_holds_with_everything() -> None:
     """The comparison that every control below has to fail."""
-    assert agrees(whole, schedules=40)
+    assert agrees(everything, schedules=40)
 
 
 @pytest.mark.slow

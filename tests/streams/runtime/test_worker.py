@@ -40,7 +40,7 @@ SECOND = timedelta(seconds=1)
 
 
 def is_past(rig: Rig, records: int) -> bool:
-    """Whether the lake has moved past more than *records*."""
+    """Return whether more than *records* are committed to the lake."""
     return committed(rig) > records
 
 
@@ -50,13 +50,13 @@ def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
 ) -> None:
     """The one promise everything else rests on: each event once, whatever happens to processes."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
-    chunks = [range(start, start + 22_500) for start in range(0, 180_000, 22_500)]
+    parts = [range(start, start + 22_500) for start in range(0, 180_000, 22_500)]
     last = START
     workers = [rig.start()]
     try:
-        for number, chunk in enumerate(chunks):
+        for number, part in enumerate(parts):
             before = committed(rig)
-            last = max(last, send_traffic(rig.producer(), chunk, seed=number))
+            last = max(last, send_traffic(rig.producer(), part, seed=number))
             until(partial(is_past, rig, before), "a commit")
             if number < 5:
                 victim = workers.pop()
@@ -78,7 +78,7 @@ def test_workers_are_killed_added_and_removed_and_the_lake_is_exact(
 
 @contextmanager
 def zombie(rig: Rig, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker that took rows, slept past its session, and woke when all was another's."""
+    """A worker that took rows and was frozen until another worker owned its partitions."""
     send_traffic(rig.producer(), range(5_000), seed=1)
     workers = [rig.start(**NEVER, **settings)]
     try:
@@ -94,7 +94,7 @@ def zombie(rig: Rig, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """A worker that was frozen past its session wakes up believing that it still owns its rows."""
+    """A worker that was frozen past its session still believes that it owns its partitions."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     with zombie(rig) as worker:
         assert worker.wait(300) == 1
@@ -105,7 +105,7 @@ def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
 
 
 def test_without_the_fence_a_zombie_corrupts_the_lake(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """Switch the guard off and the check must go red, or the check proves nothing."""
+    """With the guard switched off the check must fail, or it proves nothing."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     rig.program = ("-m", "tests.streams.unguarded", "fence")
     with zombie(rig, PYTHONPATH=path_with(ROOT)):
@@ -150,7 +150,7 @@ def test_replays_with_other_batch_sizes_give_the_same_bytes(
 
 
 def test_the_rest_of_a_backlog_waits_for_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """With an interval of an hour, only the end of the backlog itself can make the round due."""
+    """With an interval of an hour, only the end of the backlog can make a commit cycle due."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     send_traffic(rig.producer(), range(20_000), seed=8)
     sizes = {"TIDEMILL_FETCH_RECORDS": "300", "TIDEMILL_COMMIT_ROWS": "2000"}
@@ -190,7 +190,7 @@ def as_bytes(frame: pl.DataFrame) -> bytes:
 
 
 def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """Whoever is woken at night needs to read what to do, and find everything still there."""
+    """The operator has to read what to do, and nothing may be lost."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     producer = rig.producer()
     send_traffic(producer, range(3_000), seed=5)
@@ -212,14 +212,14 @@ def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_
     aside.rename(log)
     with rig.worker():
         rig.close(last)
-        until(rig.is_done, "it goes on where the lake ends")
+        until(rig.is_done, "it continues from the lake")
     assert_exact(rig)
 
 
 def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """One broken producer must not stop the loop, and its bytes must be there to be looked at."""
+    """One broken producer must not stop the loop, and its bytes must be there for inspection."""
     rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1)
     raise_limit(kafka, topics.decisions(rig.loop.loop))
     producer = rig.producer()
@@ -247,15 +247,22 @@ def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
         rig.close(START + 100 * SECOND)
         until(rig.is_done, "everything is read")
     found = rig.dead_letters()
-    for letter in found:
-        place = [letter.told[name] for name in ("topic", "partition", "offset")]
-        assert letter.key == "/".join(place).encode()
-        assert (place[:2], letter.told["key"]) == ([topic, "0"], "poison")
-    parts = [letter.value or b"" for letter in found if letter.told["reason"] == "oversize"]
+    for dead_letter in found:
+        source = [dead_letter.fields[name] for name in ("topic", "partition", "offset")]
+        assert dead_letter.key == "/".join(source).encode()
+        assert (source[:2], dead_letter.fields["key"]) == ([topic, "0"], "poison")
+    parts = [
+        dead_letter.value or b""
+        for dead_letter in found
+        if dead_letter.fields["reason"] == "oversize"
+    ]
     assert len(parts) == 2
     assert sorted(b"".join(parts)) == sorted(poison["huge"][0] or b"")
-    whole = [letter for letter in found if letter.told["reason"] != "oversize"]
-    assert [(letter.told["reason"], letter.offset, letter.value or None) for letter in whole] == [
+    whole = [dead_letter for dead_letter in found if dead_letter.fields["reason"] != "oversize"]
+    assert [
+        (dead_letter.fields["reason"], dead_letter.offset, dead_letter.value or None)
+        for dead_letter in whole
+    ] == [
         (next(iter(each)), 2 * number + 1, value or None)
         for number, (value, each) in enumerate(poison.values())
         if "oversize" not in each
@@ -269,7 +276,7 @@ def test_poison_goes_to_the_dead_letters_and_its_neighbours_pass(
 
 
 def recursive_bomb(kafka: KafkaConfig) -> bytes:
-    """Return an event whose schema, put on the topic behind our back, contains itself: 200 KB."""
+    """Return an event of 200 KB whose schema, written to the topic directly, contains itself."""
     schema = {
         "type": "record",
         "name": f"tidemill.Bomb{uuid.uuid4().hex}",
@@ -285,7 +292,7 @@ def recursive_bomb(kafka: KafkaConfig) -> bytes:
 def test_more_poison_than_the_loop_allows_stops_the_worker(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """A wrong schema registry makes everything unreadable: that is no reason to empty the topic."""
+    """With a wrong schema registry all is unreadable, and the topic must not be emptied."""
     rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1, max_bad={"share": 0.3, "of": 200})
     producer = rig.producer()
     unknown = b"\xc3\x01" + os.urandom(8)
@@ -316,7 +323,7 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
     publish_loop(kafka, rig.loop)
     with rig.worker():
         until(rig.is_read, "without the limit all of it goes to the dead letters")
-    assert len({letter.offset for letter in rig.dead_letters()}) == 340
+    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 340
     assert_exact(rig)
 
 
@@ -324,7 +331,7 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
 def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """Conformance 13. Which decisions may be corrected, and by what, is in the lake alone."""
+    """Conformance 13. Only the lake has the decisions that may be corrected."""
     rig = new_rig(kafka, tmp_path, idle_after="1h", corrections="1h", partitions=2)
     producer, later = rig.producer(), START + 300 * SECOND
     for number in range(2_000):
@@ -361,14 +368,14 @@ def test_late_truth_revises_what_is_closed_whatever_happens_to_the_worker(
 
 
 def has_examples(rig: Rig, rows: int) -> bool:
-    """Whether there are so many rows of examples, revisions included."""
+    """Return whether there are so many rows of examples, revisions included."""
     return rig.rows("examples") >= rows
 
 
 def test_a_worker_ends_before_its_interval_does_and_leaves_nothing_uncommitted(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """Deployments replace workers all the time; they must not leave work to be done twice."""
+    """Deployments replace workers all the time; no work may be done twice after them."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     send_traffic(rig.producer(), range(3_000), seed=8)
     worker = rig.start(**NEVER)
@@ -378,7 +385,7 @@ def test_a_worker_ends_before_its_interval_does_and_leaves_nothing_uncommitted(
 
 
 def test_a_new_version_of_the_loop_is_taken_up_at_once(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """A worker that went on with the old version would leave out what services now send."""
+    """A worker that continued with the old version would leave out new features."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     old = rig.producer()
     old.decide("old", START)

@@ -1,4 +1,4 @@
-"""Events written in transactions, on a real broker: marks hold no event, and nothing is amiss."""
+"""Events written in transactions, on a real broker: control batches have no event."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -17,7 +17,7 @@ SECOND = timedelta(seconds=1)
 
 
 class ChangedMindError(Exception):
-    """What a service may throw in the middle of a transaction."""
+    """An error that a service may raise in the middle of a transaction."""
 
 
 def send(rig: Rig, writer: TransactionalWriter, numbers: range) -> None:
@@ -31,24 +31,24 @@ def send(rig: Rig, writer: TransactionalWriter, numbers: range) -> None:
             click = producer.click(key, at + SECOND)
             writer.write(topics.feedback(rig.loop.loop), key.encode(), click)
             if number % 3 == 0:
-                writer._producer.flush()  # what never left the client leaves no marks either
+                writer._producer.flush()  # records that never left the client need no control batch
                 raise ChangedMindError
 
 
-def test_events_of_transactions_are_read_once_and_marks_are_neither_lost_nor_unread(
+def test_events_of_transactions_are_read_once_and_control_batches_are_skipped(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:
-    """Frameworks that write exactly once leave marks; behind the last one no event follows."""
+    """Services that write exactly once leave control batches, and no event follows the last."""
     rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1)
     writer = TransactionalWriter(kafka, rig.loop.loop)
     send(rig, writer, range(31))
     with rig.worker():
-        until(rig.is_read, "the marks at the end are passed")
+        until(rig.is_read, "the control batches at the end are skipped")
         assert rig.rows("decisions") == 20
         send(rig, writer, range(31, 61))
-        until(rig.is_read, "it goes on behind them")
+        until(rig.is_read, "it continues behind them")
         send(rig, writer, range(300, 301))
-        until(rig.is_read, "marks that come alone are passed too")
+        until(rig.is_read, "control batches without records are skipped too")
     send(rig, writer, range(61, 91))
     writer.close()
     with rig.worker():
