@@ -97,14 +97,15 @@ async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
     """Run *app* until SIGTERM or SIGINT (returns True) or until *is_over* holds (returns False).
 
     Raises:
-        BaseException: whatever crashed the app.
+        BaseException: whatever crashed the app, or what *is_over* raised.
     """
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     starting = asyncio.ensure_future(app.start())
-    waits = (asked.wait(), app._crashed.wait(), _failed(starting), _over(is_over))
-    ending = [asyncio.ensure_future(each) for each in waits]
+    over = asyncio.ensure_future(_over(is_over))
+    waits = (asked.wait(), app._crashed.wait(), _failed(starting))
+    ending = [over, *(asyncio.ensure_future(each) for each in waits)]
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     for each in ending:
         each.cancel()
@@ -114,6 +115,8 @@ async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
     starting.cancel()
     if app.crash_reason is not None:
         raise app.crash_reason
+    if over.done() and not over.cancelled():
+        over.result()
     return asked.is_set()
 
 

@@ -1,9 +1,9 @@
 """The thin Kafka client that all packages share: topics, writers, and a reader without a group.
 
-Read `config`, `topics`, `tail`, `tail_thread` and `ends` (reading), `writer` and `transactions`
-(writing). It is the only package that configures a librdkafka client; keys and values are bytes.
-It imports no other package of tidemill, only `errors`. Consumer groups are in `streams/consumer`,
-which uses Faust.
+Read `config`, `topics`, then `tail`, `tail_thread` and `ends` (reading), `writer` and
+`transactions` (writing). It is the only package that configures a librdkafka client; keys and
+values are bytes. It imports no other package of tidemill, only `errors`. Consumer groups are in
+`streams/consumer`, which uses Faust.
 
 Proved elsewhere: `config` by `tests/test_kafka.py`.
 Proved elsewhere: `ends` by `tests/schemas/registry/test_choose.py`.

@@ -20,6 +20,8 @@ from tidemill.testing.missing import unavailable
 
 log = logging.getLogger(__name__)
 
+START_S = 300.0  # a start takes 5 s; on a busy machine it may take minutes
+
 
 class Broker(Protocol):
     """A Kafka that a test may start again; its address and its data stay."""
@@ -28,7 +30,7 @@ class Broker(Protocol):
     def config(self) -> KafkaConfig:
         """How clients reach it."""
 
-    def start(self) -> None:
+    def start(self, *, timeout_s: float = ...) -> None:
         """Start it and return when it answers."""
 
     def restart(self) -> None:
@@ -56,7 +58,7 @@ def new_broker(env: Mapping[str, str]) -> Broker:
         else:
             return in_docker
     embedded = EmbeddedKafka(cache=cache_dir(env))
-    embedded.start()
+    embedded.start(timeout_s=START_S)
     return embedded
 
 
@@ -108,7 +110,7 @@ def own_kafka() -> Iterator[EmbeddedKafka]:
     """An embedded broker for one test alone, which may kill, suspend and restart it."""
     broker = EmbeddedKafka(cache=cache_dir(os.environ))
     try:
-        broker.start()
+        broker.start(timeout_s=START_S)
     except TidemillError as error:
         unavailable("Kafka", error)
     yield broker

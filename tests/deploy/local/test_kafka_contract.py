@@ -20,7 +20,7 @@ from tidemill.kafka import (
     write_all,
 )
 from tidemill.testing.docker import DockerKafka, why_no_docker
-from tidemill.testing.kafka import Broker, new_broker, running_kafka
+from tidemill.testing.kafka import START_S, Broker, new_broker, running_kafka
 from tidemill.testing.missing import unavailable
 
 
@@ -33,7 +33,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
         DockerKafka() if request.param == "docker" else EmbeddedKafka(cache=cache_dir(os.environ))
     )
     try:
-        made.start()
+        made.start(timeout_s=START_S)
     except TidemillError as error:
         unavailable("Kafka", error)
     yield made

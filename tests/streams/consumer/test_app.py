@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.errors import FencedError
+from tidemill.errors import BrokerError, FencedError
 from tidemill.kafka import KafkaConfig
 from tidemill.streams.consumer import app as module
 from tidemill.streams.consumer.app import GroupConfig, new_app, run_app
@@ -55,6 +55,25 @@ def test_a_stop_that_is_left_half_done_hides_no_error(
     monkeypatch.setattr(module, "STOP_S", 0.1)
     with pytest.raises(FencedError, match="another owns it"):
         asyncio.run(run_app(crashed_app(tmp_path, ends), lambda: False))
+
+
+def test_a_thread_that_died_ends_the_app_with_its_error(tmp_path: Path) -> None:
+    """Who asks whether a new version is there learns why nobody reads the topic any more."""
+    app = new_app(KafkaConfig("127.0.0.1:1"), GroupConfig(group="g", data=tmp_path))
+
+    async def start() -> None:
+        await asyncio.Event().wait()
+
+    async def stop() -> None:
+        """Stop at once."""
+
+    app.start, app.stop = start, stop
+
+    def is_over() -> bool:
+        raise BrokerError("the loop topic is not read any more", hint="start again")
+
+    with pytest.raises(BrokerError, match="not read any more"):
+        asyncio.run(run_app(app, is_over))
 
 
 @pytest.mark.slow
