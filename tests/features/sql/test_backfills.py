@@ -55,7 +55,7 @@ def test_it_is_read_back_as_it_was_begun(lake: Lake, begun: Backfill) -> None:
 
 def test_only_one_process_can_begin_it(lake: Lake, begun: Backfill) -> None:
     """Two of them would cut different slices of different rows."""
-    with pytest.raises(RequestError, match="about to begin"):
+    with pytest.raises(RequestError, match="is beginning backfill"):
         begin(lake, begun)
 
 

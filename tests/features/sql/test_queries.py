@@ -48,7 +48,7 @@ def test_an_answer_has_columns_and_at_most_so_many_rows(filled: Lake) -> None:
 )
 def test_nothing_but_one_select_is_run(filled: Lake, statement: str) -> None:
     """Whoever may ask is not thereby one who may write."""
-    with pytest.raises(RequestError, match="only one SELECT"):
+    with pytest.raises(RequestError, match="only a single SELECT"):
         ask(filled, statement.format(root=filled.root), limit=1)
     assert not Path(filled.root, "stolen.parquet").exists()
 
