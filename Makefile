@@ -36,11 +36,11 @@ fast: install  ## Run what needs no broker and is short
 test: install  ## Run all tests but the soak; ARGS=... is passed to pytest
 	$(PYTEST) -m 'not soak' $(SLOWEST) $(ARGS)
 
-soak: install  ## Run the long proofs, or a share of them: SHARE=2/6
+soak: install $(DOCS_STAMP)  ## Run the long proofs, or a share of them: SHARE=2/6
 	@echo 'Share $(SHARE) of the soak; repeat it with: make soak SHARE=$(SHARE)'
 	$(PYTEST) $(SOAK) $(SLOWEST) --splits $(word 2,$(SHARE_OF)) --group $(word 1,$(SHARE_OF)) --splitting-algorithm least_duration $(ARGS)
 
-soak-weights: install  ## Measure how long each test of the soak takes
+soak-weights: install $(DOCS_STAMP)  ## Measure how long each test of the soak takes
 	$(PYTEST) $(SOAK) --store-durations --clean-durations $(ARGS)
 
 check: install  ## Check format, lint, types and import contracts
