@@ -21,11 +21,11 @@ from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas import topics
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.commit.commit_cycle import CommitCycle
+from tidemill.streams.commit.leases import claim
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.ownership import claim
+from tidemill.streams.commit.progress_commit import raw_numbers
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
-from tidemill.streams.commit.transactions import raw_numbers
 from tidemill.streams.deadletters.writer import MemoryDeadLetters
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.labels import Labels

@@ -16,8 +16,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.commit.ownership import Lease, claim
-from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
+from tidemill.streams.commit.leases import Lease, claim
+from tidemill.streams.commit.progress_commit import ProgressUpdate, commit, raw_numbers
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros

@@ -34,7 +34,6 @@ SHARED_NAMES = {
     "slices": "stretches of event time, of an audit and of a backfill",
     "topics": "the names of topics, and how they are made",
     "trace": "the life of a decision, its command, its table",
-    "transactions": "commits of the lake, and of Kafka",
     "worker": "a process of streams or serving, its command",
     "writer": "writes to Kafka: records, and dead letters",
 }

@@ -1,12 +1,12 @@
 """Progress in the lake: the lease on a partition, one commit cycle, and recovery.
 
-Read `ownership`, `progress_table`, `transactions`, `snapshot`, `commit_cycle`, then `recovery`,
+Read `leases`, `progress_table`, `progress_commit`, `snapshot`, `commit_cycle`, then `recovery`,
 `open_windows`, `spill_to_lake` and `closed_lookup`. It may import the lake, `join`, `state` and the
 writer of dead letters, and no Faust and no `runtime`.
 
 Proved elsewhere: `commit_cycle` by `tests/streams/test_schedules.py`.
-Proved elsewhere: `ownership` by `tests/streams/commit/test_transactions.py`.
-Proved elsewhere: `progress_table` by `tests/streams/commit/test_transactions.py`.
+Proved elsewhere: `leases` by `tests/streams/commit/test_progress_commit.py`.
+Proved elsewhere: `progress_table` by `tests/streams/commit/test_progress_commit.py`.
 Proved elsewhere: `snapshot` by `tests/streams/test_schedules.py`.
 Proved elsewhere: `spill_to_lake` by `tests/streams/state/test_spill.py`.
 """

@@ -13,9 +13,9 @@ import polars as pl
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.lake.progress_keys import EXAMINED
 from tidemill.schemas.logs import is_feedback
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
+from tidemill.streams.commit.progress_commit import ProgressUpdate, commit
 from tidemill.streams.commit.progress_table import ProgressTable, patient
-from tidemill.streams.commit.transactions import ProgressUpdate, commit
 from tidemill.streams.join.corrections import Recall, Recalled
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros, within_calendar

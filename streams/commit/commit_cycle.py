@@ -22,10 +22,10 @@ from tidemill.features.lake.progress_keys import (
     join_time,
 )
 from tidemill.schemas import topics
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
+from tidemill.streams.commit.progress_commit import ProgressUpdate, commit
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
-from tidemill.streams.commit.transactions import ProgressUpdate, commit
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.units import micros

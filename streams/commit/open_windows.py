@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from tidemill.features.lake.layouts import DECISIONS, FEEDBACK
 from tidemill.schemas.loop.definition import Loop
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
 from tidemill.streams.commit.progress_table import ProgressTable, patient
 from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch

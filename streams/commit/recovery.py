@@ -23,7 +23,7 @@ from tidemill.features.lake.progress_keys import (
     join_time,
 )
 from tidemill.schemas.logs import OFFSETS, Log, first_position, position_of
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.spill_to_lake import OffsetSpan, RawTableSpill, RawTableSpillStore
 from tidemill.streams.join.checkpoints import Counts, Resume

@@ -31,7 +31,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.runtime.worker import COLLECT, newest_version, open_tables
 from tidemill.streams.state.spill_files import SpillFiles
 

@@ -9,5 +9,5 @@ Proved elsewhere: `commit_schedule` by `tests/streams/runtime/test_loop_runner.p
 Proved elsewhere: `flow_control` by `tests/streams/runtime/test_worker.py`.
 Proved elsewhere: `owned_partition` by `tests/streams/test_schedules.py`.
 Proved elsewhere: `partitions` by `tests/streams/test_schedules.py`.
-Proved elsewhere: `prepared` by `tests/streams/runtime/test_loop_runner.py`.
+Proved elsewhere: `prepared_loop` by `tests/streams/runtime/test_loop_runner.py`.
 """

@@ -17,8 +17,8 @@ from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
 from tidemill.streams.commit.commit_cycle import CommitCycle
+from tidemill.streams.commit.leases import Lease, claim
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.ownership import Lease, claim
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.consumer.batches import FetchedBatch, merged
@@ -33,7 +33,7 @@ from tidemill.streams.runtime.commit_schedule import Cadence, CommitSchedule
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.runtime.owned_partition import OwnedPartition
 from tidemill.streams.runtime.partitions import LogReading, Partition
-from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
 from tidemill.streams.versions import VersionCheck

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tidemill.schemas.logs import Log
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.join.idleness import IdleClock, frontier_at

@@ -14,8 +14,8 @@ import polars as pl
 from tidemill.errors import BrokerError
 from tidemill.schemas.events.decoder import Decoded, EventDecoder
 from tidemill.schemas.logs import Log, first_position, is_feedback, offset_of
+from tidemill.streams.commit.progress_commit import raw_numbers
 from tidemill.streams.commit.snapshot import PartitionSnapshot
-from tidemill.streams.commit.transactions import raw_numbers
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.records import Records
 from tidemill.streams.deadletters.error_limit import ErrorLimit

@@ -33,7 +33,7 @@ from tidemill.streams.runtime.audits import EVERY_S, AuditTimer, LoopAudit
 from tidemill.streams.runtime.close_requests import CloseRequests
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.state.spill_files import SpillFiles, spill_folder
 from tidemill.streams.versions import NewVersions
 

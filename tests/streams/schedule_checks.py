@@ -9,7 +9,7 @@ from tests.streams.schedule_oracle import Expected, oracle
 from tests.streams.workers_in_memory import PARTITIONS, World
 
 from tidemill.features.lake.layouts import TABLES, table_of
-from tidemill.streams.commit.ownership import Lease, number_names
+from tidemill.streams.commit.leases import Lease, number_names
 from tidemill.streams.units import micros
 
 COLUMNS = {

@@ -20,7 +20,7 @@ from tidemill.features.lake.progress_keys import (
     join_time,
 )
 from tidemill.schemas.logs import DECISIONS, Log, is_feedback
-from tidemill.streams.commit.ownership import Lease, number_names
+from tidemill.streams.commit.leases import Lease, number_names
 from tidemill.streams.commit.recovery import Recovery, resume_of
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
 from tidemill.streams.join.partition_join import Closed, PartitionJoin

@@ -24,14 +24,14 @@ from tidemill.schemas.events.decoder import EventDecoder, _ReadPlan, _RefusedPre
 from tidemill.schemas.logs import Log, stream_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.commit.commit_cycle import CommitCycle
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.partitions import LogReading
-from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.runtime.worker import StreamsWorker, StreamsWorkerConfig
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.units import Bools, Int64s

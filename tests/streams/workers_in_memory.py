@@ -38,7 +38,7 @@ from tidemill.streams.join.labels import GROUP, Labels
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.prepared import PreparedLoop
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.state.spill import MemorySpillStore
 from tidemill.streams.units import micros
 

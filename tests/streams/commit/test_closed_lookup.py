@@ -25,8 +25,8 @@ from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas import logs
 from tidemill.schemas.logs import position_of
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
+from tidemill.streams.commit.leases import claim
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.ownership import claim
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.recovery import resume_of
 from tidemill.streams.join.checkpoints import Resume

@@ -27,10 +27,10 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.memory_tables import MemoryLake
 from tidemill.schemas.logs import DECISIONS, FEEDBACK
+from tidemill.streams.commit.leases import claim
 from tidemill.streams.commit.open_windows import OpenWindows
-from tidemill.streams.commit.ownership import claim
+from tidemill.streams.commit.progress_commit import ProgressUpdate, commit, raw_numbers
 from tidemill.streams.commit.recovery import resume_of
-from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules

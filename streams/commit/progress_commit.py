@@ -18,7 +18,7 @@ from tidemill.features.lake.progress_keys import (
     OFFSET,
     STREAM_TIME,
 )
-from tidemill.streams.commit.ownership import Lease
+from tidemill.streams.commit.leases import Lease
 from tidemill.streams.commit.progress_table import PATIENCE_S, ProgressTable, patient
 
 

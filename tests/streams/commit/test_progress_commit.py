@@ -11,9 +11,9 @@ from tidemill.errors import FencedError, LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
-from tidemill.streams.commit.ownership import Lease, claim
+from tidemill.streams.commit.leases import Lease, claim
+from tidemill.streams.commit.progress_commit import ProgressUpdate, commit, raw_numbers
 from tidemill.streams.commit.progress_table import ProgressTable, patient
-from tidemill.streams.commit.transactions import ProgressUpdate, commit, raw_numbers
 
 THREE: tuple[Log, ...] = (DECISIONS, FEEDBACK, Log("feedback.orders"))
 
