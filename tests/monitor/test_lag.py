@@ -189,6 +189,7 @@ def test_the_exit_status_tells_whether_a_limit_is_broken(
 ) -> None:
     """Cron and CI read only that."""
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", read.config.bootstrap)
+    monkeypatch.setenv("COLUMNS", "160")
     worst = max(lag.messages for lag in read.lag().values())
     assert main(["lag", read.group]) == 0
     assert main(["lag", read.group, "--limit-messages", str(worst)]) == 0

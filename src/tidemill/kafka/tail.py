@@ -27,6 +27,8 @@ _UNSETTLED = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,  # the answer of a broker that has not heard of a new topic yet
+    KafkaError._UNKNOWN_TOPIC,
 }
 
 

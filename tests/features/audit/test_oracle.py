@@ -311,7 +311,7 @@ def test_an_oracle_that_sees_one_log_tells_something_else(
     ("blind", "state", "joined"),
     [
         (str, "duplicate", []),
-        (lambda sql: sql.replace("WHERE NOT _is_shut", ""), "joined", [position_of(ORDERS, 0)]),
+        (lambda sql: sql.replace("WHERE NOT _is_final", ""), "joined", [position_of(ORDERS, 0)]),
     ],
     ids=["seeing", "blind"],
 )
