@@ -58,7 +58,7 @@ from tidemill.trainers.learners.online import OnlineLearner
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import Registry
 
-pytestmark = pytest.mark.parametrize("version", VERSIONS)
+pytestmark = [pytest.mark.parametrize("version", VERSIONS), pytest.mark.slow]  # reads whole lakes
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ from tidemill.schemas.loop.diff import check_successor
 from tidemill.streams.join.partition_join import Counts
 from tidemill.streams.join.rules import JoinRules
 
+pytestmark = pytest.mark.slow  # each case computes its labels in DuckDB
+
 MINUTE, DAY = 60, 86_400
 KINDS = ("click", "buy")
 CLICK_AND_BUY = {"click": timedelta(minutes=10), "buy": timedelta(days=7)}

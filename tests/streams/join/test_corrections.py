@@ -28,6 +28,8 @@ from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.partition_join import Counts, PartitionJoin
 from tidemill.streams.join.rules import JoinRules, read_back
 
+pytestmark = pytest.mark.slow  # random logs with corrections
+
 CORRECTED = rules(corrections=20 * SECOND)
 """A decision at 0 closes at 10, and may be corrected up to stream time 30."""
 
