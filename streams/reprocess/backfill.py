@@ -149,7 +149,7 @@ def _check_all_logs(loop: Loop, live: Loop) -> None:
         setting = "no stream" if stream is None else f"stream: {stream}"
         raise ContractError(
             f"this definition of {loop.loop} has no log {log}: the feedback there would not count",
-            hint=f"give a kind {setting}, as the live loop does for {kinds}; a kind counts by any stream",
+            hint=f"give a kind {setting}, as the live loop does for {kinds}; any stream will do",
         )
 
 
