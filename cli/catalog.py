@@ -163,6 +163,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="diff",
     ),
     Command(
+        name="loop contracts",
+        group="Things",
+        module="loop",
+        function="contracts",
+        summary="Print the Avro schemas of the events of a loop.",
+    ),
+    Command(
         name="loop schema",
         group="Things",
         module="loop",

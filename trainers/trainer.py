@@ -24,7 +24,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import latest_loop
-from tidemill.trainers.cycle import OnVersion, TrainingCycle
+from tidemill.trainers.cycle import OnVersion, TrainingCycle, Trial
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
@@ -126,11 +126,14 @@ class TrainerMetrics:
         self.cpu.labels(loop, model.learner).inc(model.cpu_s)
 
 
-def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: None) -> int:
+def run_trainer(
+    config: TrainerConfig, *, trial: Trial, on_version: OnVersion = lambda _model: None
+) -> int:
     """Train the models of one loop until SIGTERM or SIGINT, or once; return the exit status.
 
     Args:
         config: what to train and where.
+        trial: what a model must survive before it is promoted.
         on_version: called with every version once it is in the registry.
 
     Raises:
@@ -146,12 +149,12 @@ def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: No
         logger.info("%s: %s", model.version, model.reason)
         on_version(model)
 
-    cycle = _cycle(config, latest_loop(config.kafka, config.loop), report)
+    cycle = _cycle(config, latest_loop(config.kafka, config.loop), trial, report)
     if config.once:
         cycle.run(force=True)
         return os.EX_OK
     with _Signals(stop):
-        _train_until(stop, config, cycle, metrics, report)
+        _train_until(stop, config, cycle, metrics, trial, report)
     return os.EX_OK
 
 
@@ -160,6 +163,7 @@ def _train_until(
     config: TrainerConfig,
     cycle: TrainingCycle,
     metrics: TrainerMetrics,
+    trial: Trial,
     report: OnVersion,
 ) -> None:
     notifier = Notifier(config.kafka, config.loop, stop)
@@ -172,7 +176,7 @@ def _train_until(
             cycles += 1
             try:
                 if cycles % _RELOAD_CYCLES == 0:
-                    cycle = _renewed(config, cycle, report)
+                    cycle = _renewed(config, cycle, trial, report)
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
@@ -187,15 +191,17 @@ def _train_until(
         notifier.close()
 
 
-def _cycle(config: TrainerConfig, loop: Loop, report: OnVersion) -> TrainingCycle:
+def _cycle(config: TrainerConfig, loop: Loop, trial: Trial, report: OnVersion) -> TrainingCycle:
     publisher = Publisher(KafkaModelTopic(config.kafka), loop.loop, config.key)
-    return TrainingCycle(loop, Lake(config.lake), publisher, on_version=report)
+    return TrainingCycle(loop, Lake(config.lake), publisher, trial=trial, on_version=report)
 
 
-def _renewed(config: TrainerConfig, cycle: TrainingCycle, report: OnVersion) -> TrainingCycle:
+def _renewed(
+    config: TrainerConfig, cycle: TrainingCycle, trial: Trial, report: OnVersion
+) -> TrainingCycle:
     """Return a cycle of the loop's newest version: the same one if nothing was published."""
     loop = latest_loop(config.kafka, config.loop)
-    return cycle if loop == cycle.loop else _cycle(config, loop, report)
+    return cycle if loop == cycle.loop else _cycle(config, loop, trial, report)
 
 
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, OneLoop
+from tidemill.cli.terminal import print_text
 
 
 def sql(
@@ -54,7 +55,7 @@ def compact(loop: OneLoop = None) -> None:
     lake = open_lake()
     for name in chosen_loops(lake, loop):
         for done in compact(lake, name):
-            typer.echo(
+            print_text(
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
                 f" {done.removed} old files removed"
             )

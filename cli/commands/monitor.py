@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, HostOption, LoopNames
+from tidemill.cli.terminal import print_text
 
 
 def monitor(
@@ -47,5 +48,5 @@ def monitor(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    typer.echo(f"monitor: http://{host}:{port}/status")
+    print_text(f"monitor: http://{host}:{port}/status")
     return run_monitor(config, stop)

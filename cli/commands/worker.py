@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import LoopNames, MetricsPort
+from tidemill.cli.terminal import print_text
 
 
 def worker(
@@ -46,4 +47,4 @@ def close(
 
     time = time_of("--until", until)
     request_close(KafkaConfig.from_env(os.environ), loop, time)
-    typer.echo(f"{loop}: workers close the windows of decisions up to {time.isoformat()}")
+    print_text(f"{loop}: workers close the windows of decisions up to {time.isoformat()}")

@@ -15,6 +15,7 @@ from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.loop.label_sql import Columns, LabelTree
+from tidemill.schemas.loop.lightgbm_params import check_batch_params
 from tidemill.schemas.loop.loop_file import LoopFile, read_file
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 
@@ -130,13 +131,14 @@ def check_label(read: LoopFile) -> None:
 
 
 def checked_loop(path: Path) -> Loop:
-    """Return the loop that the file at *path* defines, with its label checked too.
+    """Return the loop that the file at *path* defines, its label and its parameters checked too.
 
     Raises:
-        LoopError: the file or its label is wrong; with file, line and hint.
+        LoopError: the file, its label or a parameter is wrong; with file, line and hint.
     """
     read = read_file(path)
     check_label(read)
+    check_batch_params(read)
     return read.loop
 
 

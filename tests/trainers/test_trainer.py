@@ -24,6 +24,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import publish_loop
+from tidemill.serving.model.admission import try_payload
 from tidemill.trainers.evaluation.evaluation_sets import load_model
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.trainer import TrainerConfig, run_trainer
@@ -56,7 +57,7 @@ def test_examples_become_a_model_that_a_worker_verifies(
     for start in range(0, 3_000, 1_000):
         commit(lake, loop, make_rows(1_000, first=start))
     made: list[ModelVersion] = []
-    assert run_trainer(config, made.append) == 0
+    assert run_trainer(config, trial=try_payload, on_version=made.append) == 0
     assert [model.learner for model in made] == [*["logistic_regression"] * 3, "lightgbm"]
     live = Registry(lake, loop.loop).live()
     newest = received(kafka, loop)[-1]
@@ -74,10 +75,10 @@ def test_training_once_more_without_new_examples_publishes_nothing(
 ) -> None:
     """`tidemill train --once` from a cron job must not swap the fleet for nothing."""
     commit(lake, loop, make_rows(2_000))
-    run_trainer(config)
+    run_trainer(config, trial=try_payload)
     before = received(kafka, loop)
     made: list[ModelVersion] = []
-    run_trainer(config, made.append)
+    run_trainer(config, trial=try_payload, on_version=made.append)
     assert made == []
     assert received(kafka, loop) == before
 

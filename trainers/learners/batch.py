@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tidemill.errors import ModelError
+from tidemill.errors import LoopError, ModelError
 from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.loop.lightgbm_params import check_params
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
 from tidemill.trainers.rows import LabeledRows
@@ -114,12 +115,13 @@ def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
         )
     watch = Stopwatch()
     signature = FeatureSignature.of_loop(loop).fit(rows.features)
-    params = parameters(loop, batch)
     try:
+        params = parameters(loop, batch)
         payload = _boost(rows, signature, params, batch.rounds)
-    except lightgbm.basic.LightGBMError as error:
+    except (lightgbm.basic.LightGBMError, LoopError) as error:
+        why = error.what if isinstance(error, LoopError) else error
         raise ModelError(
-            f"LightGBM refuses to train {loop.loop}: {error}",
+            f"LightGBM refuses to train {loop.loop}: {why}",
             hint="edit `models.batch.params` in the loop file",
         ) from error
     return Trained(
@@ -137,7 +139,12 @@ def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
 
 
 def parameters(loop: Loop, batch: Batch) -> dict[str, bool | int | float | str]:
-    """Return LightGBM's parameters: the loop's, overridden by those that make runs repeatable."""
+    """Return LightGBM's parameters: the loop's, overridden by those that make runs repeatable.
+
+    Raises:
+        LoopError: the loop was published with a parameter that is not allowed.
+    """
+    check_params(batch.params)
     return {
         "num_threads": THREADS,
         **batch.params,

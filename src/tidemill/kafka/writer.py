@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
     settings = config.client(
         partitioner="murmur2_random",  # as the Java clients, so that a key has one partition
-        compression_type="lz4",
+        compression_type="gzip",  # every client of every language reads it; not so lz4 and zstd
         acks="all",
     )
     return Producer({**settings, **more}, logger=client_log)
