@@ -21,6 +21,7 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
 from tidemill.trainers.commit_log import LabelCount, count_labels
@@ -91,6 +92,7 @@ class TrainingCycle:
         self._examples = lake.table(loop.loop, EXAMPLES)
         self._published: dict[str, int] = {}
         self._refused_labels = -1
+        self._ready_at: datetime | None = None  # the decision time up to which labels must be known
         self._label_count: LabelCount | None = None
         self._next_count_s = 0.0
         online = loop.models.online
@@ -174,10 +176,13 @@ class TrainingCycle:
         watch = Stopwatch()
         rows = LabeledRows.of(training_set(self._lake, self.loop, version=count.version), self.loop)
         earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)
+        if not len(earlier):
+            self._wait_for_older(rows, batch)
+            return
         try:
             trained = train(earlier, self.loop, batch)
         except ModelError as error:
-            logger.warning("no model was trained: %s", error.what)
+            logger.warning("no model was trained: %s", error)
             self._refused_labels = count.labels
             return
         evaluation = self._evaluation_sets.of_batch(trained, later, self._version(LIGHTGBM))
@@ -185,6 +190,22 @@ class TrainingCycle:
         trained = replace(trained, cost=watch.read())
         self._register(trained, verdict, count, later.at[0] if len(later) else None)
         self.publish()
+
+    def _wait_for_older(self, rows: LabeledRows, batch: Batch) -> None:
+        """Say why none of *rows* can be learned yet, and wait until that may have changed."""
+        maturity = self.loop.wait + self.loop.grace
+        first, last = rows.at[0], rows.at[-1]
+        self._ready_at = max(first + maturity / (1.0 - batch.holdout), last + maturity / 10)
+        logger.warning(
+            "no model was trained yet: none of %s labels is old enough. The newest %.0f%% judge "
+            "the model, and it learns labels that are %s older than those. There are some when "
+            "decisions of about %s have labels; the newest is of %s",
+            f"{len(rows):,}",
+            100 * batch.holdout,
+            told_duration(maturity),
+            f"{self._ready_at:%Y-%m-%d %H:%M:%S}",
+            f"{last:%Y-%m-%d %H:%M:%S}",
+        )
 
     def _count_labels(self, *, force: bool) -> LabelCount | None:
         """Count the labels if the table has changed; None if the last count is too recent.
@@ -202,6 +223,8 @@ class TrainingCycle:
 
     def _is_due(self, batch: Batch, count: LabelCount, *, force: bool) -> bool:
         if count.labels < batch.min_labels or count.labels == self._refused_labels:
+            return False
+        if not force and self._ready_at and count.last_at and count.last_at < self._ready_at:
             return False
         last = self.registry.newest(LIGHTGBM)
         if last is None or last.loop_version != self.loop.version:

@@ -6,6 +6,7 @@ live batch model predicts them again; for a live online model the served predict
 it has learned the rows meanwhile.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -79,6 +80,7 @@ class EvaluationSets:
             base_rate=trained.base_rate,
             live=_candidate(live, its),
             live_note=note,
+            more_rows=self._held_out(),
         )
 
     def of_online(
@@ -101,6 +103,7 @@ class EvaluationSets:
             live=_candidate(live, its),
             live_note=note,
             continues=continued,
+            more_rows="each state predicts the rows that follow it, and they judge the next state",
         )
 
     def window(self, snapshot: int) -> EvaluationWindow:
@@ -122,6 +125,15 @@ class EvaluationSets:
             examples = newest_rows(examples)
         rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
         return EvaluationWindow(found, float(rate or 0.0))
+
+    def _held_out(self) -> str:
+        batch, wanted = self._loop.models.batch, self._loop.gate.min_rows
+        if batch is None:
+            return ""
+        return (
+            f"{batch.holdout:.0%} of the labels are held out, so it takes about "
+            f"{math.ceil(wanted / batch.holdout):,}"
+        )
 
     def _live(self) -> tuple[ModelVersion | None, str]:
         """Return the live model, or None and the reason why no live model can be compared."""
