@@ -26,7 +26,7 @@ from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
-from tidemill.trainers.rows import LabeledRows
+from tidemill.trainers.rows import LabeledRows, is_learnable
 
 RowNumbers = NDArray[np.integer]
 WINDOW_ROWS = 50_000  # an online model is judged by the newest rows, so many at most
@@ -116,7 +116,7 @@ class EvaluationSets:
         live, _ = self._live()
         since = None if live is None or self._is_learning(live) else self._unseen_from(live)
         found = self._predictions.newest(WINDOW_ROWS, since)
-        known = pl.col("label").is_not_null()
+        known = is_learnable()
         if found.height:
             known &= pl.col("at") < found.get_column("at")[0]
         table = self._lake.table(self._loop.loop, EXAMPLES)
