@@ -179,7 +179,7 @@ def test_few_positives_are_not_learned_by_heart(make_loop: MakeLoop) -> None:
     earlier, later = (_rare_rows(random, count) for count in (4_000, 20_000))
     loop = make_loop(features={"a": "float", "b": "float"}, models={"batch": {}, "online": None})
     losses = {}
-    for name, params in {
+    asked: dict[str, dict[str, bool | int | float | str]] = {
         "ours": {},
         "LightGBM's": {
             "num_leaves": 31,
@@ -188,7 +188,8 @@ def test_few_positives_are_not_learned_by_heart(make_loop: MakeLoop) -> None:
             "lambda_l2": 0.0,
             "cat_l2": 10.0,
         },
-    }.items():
+    }
+    for name, params in asked.items():
         trained = train(earlier, loop, Batch(params=params))
         predicted = LightGBM.of(trained).predict(later.features)
         losses[name] = _log_loss(later.label, predicted)
