@@ -1,5 +1,6 @@
 """How fresh each link of the chain from decision to serving worker is."""
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -9,7 +10,7 @@ from tidemill.monitor.chain import Chain
 
 
 def chain_table(chains: Sequence[Chain]) -> Table:
-    """Return one row for each loop, from decision to worker."""
+    """Return one row for each loop, from decision to worker: trouble first, the idle ones last."""
     table = new_table(
         "loop",
         "decision",
@@ -21,7 +22,7 @@ def chain_table(chains: Sequence[Chain]) -> Table:
         "workers",
         numbers=("workers",),
     )
-    for chain in chains:
+    for chain in sorted(chains, key=_urgency):
         refused = f" {chain.refused} refused" if chain.refused else ""
         add_row(
             table,
@@ -36,6 +37,11 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             style=WRONG if chain.refused else None,
         )
     return table
+
+
+def _urgency(chain: Chain) -> tuple[bool, float]:
+    ages = (chain.decision_age_s, chain.feedback_age_s, chain.example_age_s)
+    return not chain.refused, min((age for age in ages if age is not None), default=math.inf)
 
 
 def _ago(age_s: float | None) -> str | None:

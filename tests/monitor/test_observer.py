@@ -109,6 +109,28 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
     assert chain_table([found]).rows[0].style == WRONG
 
 
+def test_trouble_comes_first_and_idle_loops_last() -> None:
+    """Of a thousand loops a person reads the first ten."""
+    ages = {"idle": None, "slow": 90.0, "busy": 0.5, "broken": 300.0}
+    chains = [
+        Chain(
+            loop=name,
+            decision_age_s=age,
+            feedback_age_s=None,
+            example_age_s=None,
+            closed_until=None,
+            model=None,
+            model_age_s=None,
+            serving=0,
+            workers=1,
+            refused=int(name == "broken"),
+        )
+        for name, age in ages.items()
+    ]
+    [loops, *_] = chain_table(chains).columns
+    assert [str(cell) for cell in loops.cells] == ["broken", "busy", "slow", "idle"]
+
+
 @pytest.mark.kafka
 def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig) -> None:
     """A monitor that hides its own failure is worse than none."""
