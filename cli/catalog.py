@@ -186,6 +186,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="models",
     ),
     Command(
+        name="model restore",
+        group="Things",
+        module="train",
+        function="restore",
+        summary="Restore the models of a lake that has lost them.",
+    ),
+    Command(
         name="lake compact",
         group="Things",
         module="lake",

@@ -56,6 +56,28 @@ def models(loop: LoopName, as_json: AsJson = False) -> None:
     print_models(loop, registry.models(), registry.live(), as_json=as_json)
 
 
+def restore(loop: LoopName, as_json: AsJson = False) -> int:
+    """Restore the models of a loop from the model topic, in a lake that has lost them.
+
+    After `tidemill lake replay` into a new lake, with TIDEMILL_LAKE set to that lake. Stop the
+    trainer before. It needs TIDEMILL_TRUSTED_KEYS.
+    """
+    from tidemill.cli.lakes import open_lake
+    from tidemill.cli.tables.models import print_models
+    from tidemill.kafka import KafkaConfig
+    from tidemill.schemas.models.signing import TrustedKeys
+    from tidemill.schemas.published import latest_loop
+    from tidemill.trainers.model_restore import restore_models
+    from tidemill.trainers.publisher import KafkaModelTopic
+    from tidemill.trainers.registry import Registry
+
+    kafka, lake = KafkaConfig.from_env(os.environ), open_lake()
+    topic, trusted = KafkaModelTopic(kafka), TrustedKeys.from_env(os.environ)
+    restored = restore_models(lake, latest_loop(kafka, loop), topic, trusted)
+    print_models(loop, restored, Registry(lake, loop).live(), as_json=as_json)
+    return 0
+
+
 def keys(
     action: Annotated[Literal["init"], typer.Argument(help="init: make a new pair.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the two files go.")],
