@@ -1,21 +1,33 @@
 """A lake that was lost is made again, models included, and its trainer goes on."""
 
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.cli.commands.test_train import model
+from tests.streams.rig import ROOT, new_rig, send_traffic, until
 from tests.trainers.cycles import KEY, cycle_of, live_version
 
+from tidemill.deploy.local.supervisor import tidemill_command
 from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.schemas.models.manifest import LIVE
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys, init_keys
 from tidemill.trainers.model_restore import restore_models
-from tidemill.trainers.publisher import MemoryModelTopic
+from tidemill.trainers.publisher import KafkaModelTopic, MemoryModelTopic, Publisher
+from tidemill.trainers.registry import Registry
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
 Grow = Callable[[Lake, pl.DataFrame], int]
+DRILL = ROOT / "docs" / "howto" / "restore-a-lake.md"
 TRUSTED = TrustedKeys.of([KEY.public])
 
 
@@ -95,3 +107,47 @@ def test_models_of_another_key_are_not_restored(
     stranger = TrustedKeys.of([SigningKey.generate().public])
     assert restore_models(again, make_loop(), topic, stranger) == []
     assert "not restored" in caplog.text
+
+
+def drill(loop: str, into: Path) -> str:
+    """Return the commands of the page, for this loop and this folder."""
+    [commands] = re.findall(r"```bash\n(.*?)```", DRILL.read_text(), re.DOTALL)
+    lines = [line for line in commands.splitlines() if not line.startswith(("#", "export"))]
+    script = "\n".join(lines).replace("my-loop", loop).replace("/var/lib/tidemill-again", str(into))
+    return f'set -ex\ntidemill() {{ {shlex.quote(sys.executable)} -m tidemill "$@"; }}\n{script}'
+
+
+@pytest.mark.kafka
+def test_the_drill_of_the_page_ends_with_a_lake_that_a_trainer_takes(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """A restore that nobody has tried is a hope."""
+    rig = new_rig(kafka, tmp_path, idle_after="1h")
+    last = send_traffic(rig.producer(), range(2_000), seed=5)
+    with rig.worker():
+        rig.close(last)
+        until(rig.is_done, "the lake that will be lost is done")
+    signing, trusted = init_keys(tmp_path / "keys")
+    registry = Registry(rig.lake, rig.loop.loop)
+    live = model(7, promoted=True, reason="promoted: it is good")
+    registry.add(live, b"tree")
+    publisher = Publisher(KafkaModelTopic(kafka), rig.loop.loop, SigningKey.load(signing))
+    publisher.publish(registry.manifest(live, len(b"tree"), LIVE), b"tree")
+    env = rig.environment(
+        TIDEMILL_SIGNING_KEY=str(signing), TIDEMILL_TRUSTED_KEYS=str(trusted), TIDEMILL_LAKE=""
+    )
+    again = tmp_path / "again"
+    until_last = f"--until {last.isoformat()}"
+    script = drill(rig.loop.loop, again).replace(
+        "tidemill lake replay", "tidemill lake replay " + until_last
+    )
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    train = tidemill_command("train", rig.loop.loop, "--once")
+    made = subprocess.run(
+        train, env=env | {"TIDEMILL_LAKE": str(again)}, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr
+    restored = Registry(Lake(LakeConfig(root=str(again))), rig.loop.loop).live()
+    assert restored is not None
+    assert (restored.version, restored.sequence) == ("lightgbm-7", 7)
