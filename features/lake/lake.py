@@ -144,6 +144,12 @@ class Lake:
         """
         return Table(self._location, f"{loop_name}/{name}")
 
+    def table_names(self, loop_name: str) -> list[str]:
+        """Return the names of the tables of a loop, sorted, whether they can be read or not."""
+        with lake_errors(f"list the tables of {loop_name}", self.root):
+            names = self.storage.names(loop_name)
+            return [name for name in names if self.storage.names(f"{loop_name}/{name}/_delta_log")]
+
     def loops(self) -> list[str]:
         """Return the names of the loops in this lake, sorted."""
         with lake_errors("list the loops", self.root):
