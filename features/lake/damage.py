@@ -18,6 +18,7 @@ from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.lake import Lake, Table
 
 _LOG = "_delta_log"
+_SHOWN = 20  # lost files in an error
 _LIBRARIES = (
     OSError,
     deltalake.exceptions.DeltaError,
@@ -38,10 +39,9 @@ def damage_told(lake: Lake, *loop_names: str) -> Iterator[None]:
     except (TidemillError, *_LIBRARIES) as error:
         found = [line for name in loop_names or lake.loops() for line in damage(lake, name)]
         if found:
-            listed = "\n  ".join(found)
-            raise LakeError(
-                f"the lake at {lake.root} is damaged:\n  {listed}", hint=_HINT
-            ) from error
+            more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+            lines = [f"the lake at {lake.root} is damaged:", *found[:_SHOWN], *more]
+            raise LakeError("\n  ".join(lines), hint=_HINT) from error
         raise
 
 
