@@ -114,10 +114,14 @@ def schema() -> None:
 
 
 def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
-    """Check a loop file and publish it: its topics, its event schemas, its definition."""
+    """Check a loop file and publish it: its topics, its event schemas, its definition.
+
+    With TIDEMILL_LAKE set, the lake gets its tables, or the columns that this version adds.
+    """
     loop = checked_loop(path)
     config = KafkaConfig.from_env(os.environ)
-    is_new = publish_loop(config, loop, schema_store(config, os.environ))
+    store = schema_store(config, os.environ)
+    is_new = publish_loop(config, loop, store, prepare=_in_lake)
     if as_json:
         document = {"loop": loop.loop, "version": loop.version, "digest": loop.digest}
         print_json(document | {"new": is_new})
@@ -126,6 +130,14 @@ def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
     print_text(f"{loop.loop} version {loop.version} {outcome} at {config.bootstrap}")
     *others, last = produced_topics(loop).values()
     print_text(f"  topics {', '.join(others)} and {last}, {loop.partitions} partitions")
+
+
+def _in_lake(loop: Loop) -> None:
+    """Create the tables and columns of *loop*, if there is a lake."""
+    if os.environ.get("TIDEMILL_LAKE"):
+        from tidemill.features.lake.lake import Lake, LakeConfig
+
+        Lake(LakeConfig.from_env(os.environ)).create(loop)
 
 
 def _loop_name(text: str) -> str | None:

@@ -22,8 +22,8 @@ def monitor(
 
     --json is for --once.
     """
-    from tidemill.cli.tables.chain import chain_table
-    from tidemill.cli.terminal import print_json, print_table
+    from tidemill.cli.tables.chain import chain_table, troubles
+    from tidemill.cli.terminal import print_json, print_table, print_text
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.observer import MonitorConfig, Observer
@@ -38,11 +38,15 @@ def monitor(
         every_s=every,
     )
     if once:
-        status = Observer(config).read()
+        observer = Observer(config)
+        status = observer.read()
+        observer.close()
         if as_json:
             print_json(status.to_json())
         else:
             print_table(chain_table(status.chains))
+            for line in troubles(status):
+                print_text(line)
         return 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -6,6 +6,9 @@ from rich.table import Table
 
 from tidemill.cli.terminal import WRONG, add_row, new_table
 from tidemill.monitor.chain import Chain
+from tidemill.monitor.observer import Status
+
+_SHOWN = 20  # bad records
 
 
 def chain_table(chains: Sequence[Chain]) -> Table:
@@ -36,6 +39,14 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             style=WRONG if chain.refused else None,
         )
     return table
+
+
+def troubles(status: Status) -> list[str]:
+    """Return a line for each loop that could not be read, and for each bad record."""
+    unread = [f"{name} could not be read: {why}" for name, why in status.unread.items()]
+    bad = [f"a bad record is passed over: {each}" for each in status.bad_records]
+    more = [f"and {len(bad) - _SHOWN} more, see --json"] if len(bad) > _SHOWN else []
+    return [*unread, *bad[:_SHOWN], *more]
 
 
 def _ago(age_s: float | None) -> str | None:

@@ -21,6 +21,7 @@ from tidemill.features.lake.commits import (
     COMMIT_ID,
     Commit,
     CompareAndSwap,
+    has_undated,
     remove_files,
     write_files,
 )
@@ -134,7 +135,16 @@ class Table:
     def scan(self, version: int | None = None) -> pl.LazyFrame:
         """Return a query over one version, the newest by default, that stays at that version."""
         with self._errors("read"):
-            return pl.scan_delta(self._open(version))
+            delta = self._open(version)
+            rows = pl.scan_delta(delta)
+            if not has_undated(delta.file_uris()):
+                return rows
+            date = pl.col(PARTITION)
+            undated_rows = rows.filter(date.is_null()).with_columns(
+                pl.col("at").dt.date().alias(PARTITION)
+            )
+            # two queries, so that a filter by date still skips the files of other dates
+            return pl.concat([rows.filter(date.is_not_null()), undated_rows])
 
     def uris(self, version: int | None = None) -> list[str]:
         """Return the addresses of the Parquet files of a version, for other engines."""
@@ -164,7 +174,7 @@ class Table:
                 return pl.DataFrame(schema=schema)
             hive = {PARTITION: pl.Date()} if PARTITION in schema else None
             parts = [
-                fitted(
+                _fitted(
                     pl.read_parquet(
                         f"{self._root}/{file}",
                         hive_partitioning=hive is not None,
@@ -282,3 +292,11 @@ class Table:
         if mismatch:
             raise self._fence(*mismatch) from error
         raise error
+
+
+def _fitted(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Return *frame*, the rows of one file, with the columns of *schema* and with their dates."""
+    rows = fitted(frame, schema)
+    if PARTITION not in schema:
+        return rows
+    return rows.with_columns(pl.coalesce(PARTITION, pl.col("at").dt.date()).alias(PARTITION))
