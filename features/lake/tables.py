@@ -26,7 +26,7 @@ from tidemill.features.lake.commits import (
     write_files,
 )
 from tidemill.features.lake.handles import Handle, LakeLocation, open_table
-from tidemill.features.lake.layouts import PARTITION, fitted, undated
+from tidemill.features.lake.layouts import PARTITION, dated, fitted, undated
 from tidemill.features.lake.log_retention import commit_hooks, thin_checkpoints
 from tidemill.features.lake.storage import lake_errors
 
@@ -140,11 +140,8 @@ class Table:
             if not has_undated(delta.file_uris()):
                 return rows
             date = pl.col(PARTITION)
-            undated_rows = rows.filter(date.is_null()).with_columns(
-                pl.col("at").dt.date().alias(PARTITION)
-            )
             # two queries, so that a filter by date still skips the files of other dates
-            return pl.concat([rows.filter(date.is_not_null()), undated_rows])
+            return pl.concat([rows.filter(date.is_not_null()), dated(rows.filter(date.is_null()))])
 
     def uris(self, version: int | None = None) -> list[str]:
         """Return the addresses of the Parquet files of a version, for other engines."""
@@ -174,7 +171,7 @@ class Table:
                 return pl.DataFrame(schema=schema)
             hive = {PARTITION: pl.Date()} if PARTITION in schema else None
             parts = [
-                _fitted(
+                fitted(
                     pl.read_parquet(
                         f"{self._root}/{file}",
                         hive_partitioning=hive is not None,
@@ -185,7 +182,7 @@ class Table:
                 )
                 for file in commit.files
             ]
-        return pl.concat(parts)
+        return dated(pl.concat(parts))
 
     def handle(self, version: int | None = None) -> DeltaTable:
         """Return a new `DeltaTable` at one version, for engines that take one."""
@@ -292,11 +289,3 @@ class Table:
         if mismatch:
             raise self._fence(*mismatch) from error
         raise error
-
-
-def _fitted(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """Return *frame*, the rows of one file, with the columns of *schema* and with their dates."""
-    rows = fitted(frame, schema)
-    if PARTITION not in schema:
-        return rows
-    return rows.with_columns(pl.coalesce(PARTITION, pl.col("at").dt.date()).alias(PARTITION))

@@ -31,7 +31,7 @@ class ErrorLimit:
     """
 
     def __init__(
-        self, limit: MaxBad, *, next: int = 0, bad: int = 0, accepted_until: int = 0
+        self, limit: MaxBad, *, next: int = 0, bad: int = 0, accepted_until: int = -1
     ) -> None:
         """Continue at offset *next*, with *bad* unreadable records in the stretch before it."""
         self._limit = limit

@@ -78,7 +78,7 @@ class LoopRunner:
         self._tables = tables
         self._metrics = metrics
         self._on_examples = on_examples
-        self._accepted_until = 0 if accept_bad is None else micros(accept_bad) // 1000
+        self._accepted_until = -1 if accept_bad is None else micros(accept_bad) // 1000
         self._cadence = cadence
         self._now_s = cadence.clock
         self._schedule = CommitSchedule(cadence)
