@@ -6,6 +6,7 @@ sub-package of streams but `reprocess`.
 
 Proved elsewhere: `close_requests` by `tests/streams/runtime/test_worker.py`.
 Proved elsewhere: `commit_schedule` by `tests/streams/runtime/test_loop_runner.py`.
+Proved elsewhere: `fit_loops` by `tests/streams/runtime/test_shared_topics.py`.
 Proved elsewhere: `flow_control` by `tests/streams/runtime/test_worker.py`.
 Proved elsewhere: `owned_partition` by `tests/streams/test_schedules.py`.
 Proved elsewhere: `partitions` by `tests/streams/test_schedules.py`.
