@@ -142,7 +142,8 @@ class Lake:
         Raises:
             LakeError: the lake has no such table, or the storage does not answer.
         """
-        return Table(self._location, f"{loop_name}/{name}")
+        with lake_errors(f"open {loop_name}/{name}", self.root):
+            return Table(self._location, f"{loop_name}/{name}")
 
     def loops(self) -> list[str]:
         """Return the names of the loops in this lake, sorted."""
