@@ -158,8 +158,12 @@ def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: No
     if config.once:
         cycles.newest().run(force=True)
         return os.EX_OK
-    with StopSignals(stop):
-        _train_until(stop, config, cycles, metrics, bad)
+    try:
+        with StopSignals(stop):
+            _train_until(stop, config, cycles, metrics, bad)
+    except Exception as error:  # the outermost loop: who it was, for the log of many trainers
+        logger.critical("the trainer of %s ends by a %s", config.loop, type(error).__name__)
+        raise
     return os.EX_OK
 
 

@@ -244,3 +244,18 @@ def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: Make
     assert model.promoted
     assert model.reason.endswith("reads other features and could not compete")
     assert model.loop_version == 3
+
+
+def test_a_version_that_adds_a_feature_trains_before_its_first_example(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """The trainer of a quiet loop must not end again and again until somebody decides."""
+    loop, topic = make_loop(), MemoryModelTopic()
+    lake.create(loop)
+    grow(lake, make_rows(2_000))
+    tree = loop.model_dump(mode="json")
+    tree["features"]["logged_in"] = {"type": "bool", "nullable": True}
+    newer = Loop.model_validate(tree | {"version": 2})
+    made = cycle_of(newer, lake, topic).run(force=True)
+    assert {model.learner for model in made} == {"logistic_regression", "lightgbm"}
+    assert all("logged_in" in model.features for model in made)
