@@ -29,6 +29,7 @@ from tidemill.serving.model.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 10  # bad records on the health page
 NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
 
 
@@ -157,6 +158,7 @@ class Worker:
             found.append(self.subscriber.trouble)
         if lost := self.log.dropped + self.log.failed:
             found.append(f"{lost} events were lost")
+        found += [f"passed over {bad}" for bad in self.subscriber.bad.all()[:_SHOWN]]
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
         deciders = list(self.follower.deciders.values())

@@ -150,13 +150,15 @@ def schema() -> None:
 def publish(paths: LoopFileArguments, as_json: AsJson = False) -> None:
     """Check loop files and publish each: its topics, its event schemas, its definition.
 
-    If any of them is wrong, none is published.
+    If any of them is wrong, none is published. With TIDEMILL_LAKE set, the lake gets the tables of
+    the loops, or the columns that these versions add.
     """
     loops = [checked_loop(path) for path in paths]
     config = KafkaConfig.from_env(os.environ)
     store = schema_store(config, os.environ)
     for loop in loops:
-        _print_published(loop, config, is_new=publish_loop(config, loop, store), as_json=as_json)
+        is_new = publish_loop(config, loop, store, prepare=_in_lake)
+        _print_published(loop, config, is_new=is_new, as_json=as_json)
 
 
 def _print_published(loop: Loop, config: KafkaConfig, *, is_new: bool, as_json: bool) -> None:
@@ -168,6 +170,14 @@ def _print_published(loop: Loop, config: KafkaConfig, *, is_new: bool, as_json: 
     print_text(f"{loop.loop} version {loop.version} {outcome} at {config.bootstrap}")
     *others, last = produced_topics(loop).values()
     print_text(f"  topics {', '.join(others)} and {last}, {loop.partitions} partitions")
+
+
+def _in_lake(loop: Loop) -> None:
+    """Create the tables and columns of *loop*, if there is a lake."""
+    if os.environ.get("TIDEMILL_LAKE"):
+        from tidemill.features.lake.lake import Lake, LakeConfig
+
+        Lake(LakeConfig.from_env(os.environ)).create(loop)
 
 
 def _loop_name(text: str) -> str | None:

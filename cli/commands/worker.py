@@ -13,11 +13,20 @@ def worker(
     loops: LoopNames = None,
     metrics_port: MetricsPort = None,
     group: Annotated[str | None, typer.Option(help="Consumer group, if not the usual one.")] = None,
+    accept_bad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNTIL",
+            help="Go on after a stop by `max_bad`: unreadable records that came until then become "
+            "dead letters and are not counted.",
+        ),
+    ] = None,
 ) -> int:
     """Join decisions with their feedback and write both to the lake, until Ctrl-C."""
     from dataclasses import replace
 
     from tidemill.cli.log_setup import quiet_faust
+    from tidemill.cli.times import time_of
     from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 
     config = StreamsWorkerConfig.from_env(os.environ, loops or ())
@@ -25,6 +34,8 @@ def worker(
         config = replace(config, metrics_port=metrics_port)
     if group is not None:
         config = replace(config, group=group)
+    if accept_bad is not None:
+        config = replace(config, accept_bad=time_of("--accept-bad", accept_bad))
     quiet_faust()
     return run_worker(config)
 

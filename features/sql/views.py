@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from deltalake.fs import DeltaStorageHandler
 
+from tidemill.features.lake.commits import has_undated, is_undated
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
 from tidemill.features.sql.backfills import completed, table_name, view_name
@@ -72,13 +73,38 @@ def source(
     if "://" in uris[0]:
         name = f"{table.folder}@{pinned}"
         connection.register(name, arrow_dataset(table, uris))
-        return TableSource(quoted(name), pinned)
+        read = quoted(name)
+        parts = _with_dates(read, read) if has_undated(uris) else [f"FROM {read}"]
+        return TableSource(f"({' UNION ALL '.join(parts)})", pinned)
+    dated = [uri for uri in uris if not is_undated(uri)]
+    undated = [uri for uri in uris if is_undated(uri)]
+    parts = [f"SELECT * FROM {_read_parquet(table, dated)}"] if dated else []
+    parts += [f"SELECT * {_DATED} FROM {_read_parquet(table, undated)}"] if undated else []
+    if _has_grown(table):  # columns and fields that no file has yet
+        parts.append(_empty(table.schema))
     columns = ", ".join(quoted(name) for name in table.schema)
+    return TableSource(f"(SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)}))", pinned)
+
+
+_DATED = f'REPLACE (CAST("at" AS DATE) AS {PARTITION})'
+
+
+def _with_dates(dated: str, undated: str) -> list[str]:
+    """Return the two queries of a table with files of several dates, which have none of their own.
+
+    They are two, so that a filter by date still skips the files of other dates.
+    """
+    return [
+        f"SELECT * FROM {dated} WHERE {PARTITION} IS NOT NULL",
+        f"SELECT * {_DATED} FROM {undated} WHERE {PARTITION} IS NULL",
+    ]
+
+
+def _read_parquet(table: Table, uris: Sequence[str]) -> str:
     files = ", ".join(_literal(uri) for uri in uris)
     # By name, every file is opened; only a version that added columns makes that necessary.
     by_name = str(_has_grown(table)).lower()
-    read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
-    return TableSource(f"(SELECT {columns} FROM {read})", pinned)
+    return f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
 
 
 def _has_grown(table: Table) -> bool:

@@ -5,26 +5,65 @@ wire; its value is the schema as JSON. A service in another language needs no mo
 """
 
 import json
-import logging
 import threading
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from tidemill.errors import ContractError
-from tidemill.kafka import KafkaConfig, Topic, TopicEnds, ensure_topics, read_compacted, write_all
+from tidemill.kafka import (
+    BadRecords,
+    KafkaConfig,
+    Record,
+    Topic,
+    TopicEnds,
+    ensure_topics,
+    read_values,
+    write_all,
+)
 from tidemill.schemas import topics
 from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
 from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSchema:
+    """One record of the topic: the schema of *subject* with the prefix of its payloads."""
+
+    subject: str
+    prefix: bytes
+    schema: Schema
+
+
+def parse_schema(record: Record) -> RegisteredSchema:
+    """Return the schema that *record* registers.
+
+    Raises:
+        ContractError: its value is no Avro schema, or its key not the fingerprint of its value.
+        ValueError: its value is no JSON, or its key no text.
+    """
+    subject, _, fingerprint = (record.key or b"").decode().rpartition("/")
+    schema = json.loads(record.value or b"")
+    prefix = single_object_prefix(schema)
+    if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
+        raise ContractError(
+            "the key is not the fingerprint of the value", hint="see docs/guide/contracts.md"
+        )
+    return RegisteredSchema(subject, prefix, schema)
 
 
 class KafkaSchemaStore:
-    """A `SchemaStore` on a compacted topic; it caches what it has read."""
+    """A `SchemaStore` on a compacted topic; it caches what it has read.
 
-    def __init__(self, config: KafkaConfig, *, timeout_s: float = 30.0) -> None:
+    Records that register no schema are passed over and reported to *bad*.
+    """
+
+    def __init__(
+        self, config: KafkaConfig, *, timeout_s: float = 30.0, bad: BadRecords | None = None
+    ) -> None:
         self._config = config
         self._timeout_s = timeout_s
+        self._bad = bad or BadRecords()
         self._subjects: dict[str, dict[bytes, Schema]] = {}
         self._known: dict[bytes, Schema] = {}
         self._ends = TopicEnds(config, topics.SCHEMAS)
@@ -96,19 +135,10 @@ class KafkaSchemaStore:
     def _refresh(self, subject: str) -> dict[bytes, Schema]:
         """Read the topic to its end; return the schemas of *subject* in the order of the log."""
         subjects: dict[str, dict[bytes, Schema]] = {}
-        records = read_compacted(self._config, topics.SCHEMAS, timeout_s=self._timeout_s)
-        for key, value in records.items():
-            name, _, fingerprint = key.decode(errors="replace").rpartition("/")
-            try:
-                schema = json.loads(value)
-                prefix = single_object_prefix(schema)
-            except (ValueError, ContractError) as error:
-                logger.warning("schema ignored: key=%r error=%s", key, error)
-                continue
-            if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
-                logger.warning("schema ignored: key=%r is not the fingerprint of its value", key)
-                continue
-            subjects.setdefault(name, {})[prefix] = schema
+        log = read_values(self._config, topics.SCHEMAS, parse_schema, timeout_s=self._timeout_s)
+        self._bad.report(topics.SCHEMAS, log.bad)
+        for each in log.values:
+            subjects.setdefault(each.subject, {})[each.prefix] = each.schema
         self._subjects = subjects
         self._known = {k: v for schemas in subjects.values() for k, v in schemas.items()}
         return subjects.get(subject, {})

@@ -96,6 +96,7 @@ def registry_of(worker: Worker) -> CollectorRegistry:
     """Return a registry that reads the counters of *worker* at each scrape."""
     registry = CollectorRegistry()
     registry.register(_Collector(worker))
+    registry.register(worker.subscriber.bad)
     return registry
 
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
+from tidemill.errors import ContractError
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
@@ -36,6 +37,7 @@ from tidemill.streams.runtime.partitions import LogReading, Partition
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.units import micros
 from tidemill.streams.versions import VersionCheck
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class LoopRunner:
         cadence: Cadence,
         newest: Callable[[], int],
         spill_files: SpillStore,
+        accept_bad: datetime | None = None,
     ) -> None:
         """Work on *prepared*, with no partition yet.
 
@@ -67,6 +70,7 @@ class LoopRunner:
             cadence: when commits are due.
             newest: returns the newest published version of the loop.
             spill_files: the store of open feedback and ids that do not fit the memory budget.
+            accept_bad: unreadable records that Kafka had before do not count for `max_bad`.
         """
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
@@ -74,6 +78,7 @@ class LoopRunner:
         self._tables = tables
         self._metrics = metrics
         self._on_examples = on_examples
+        self._accepted_until = -1 if accept_bad is None else micros(accept_bad) // 1000
         self._cadence = cadence
         self._now_s = cadence.clock
         self._schedule = CommitSchedule(cadence)
@@ -95,6 +100,15 @@ class LoopRunner:
         self._is_in_thread = False  # a thread closes windows: nobody else may use the joins
         self.failed = False
         self.superseded = False
+        self.refusal: ContractError | None = None
+
+    def refuse(self, error: ContractError) -> None:
+        """Read and commit nothing any more: the topics are not what the loop says, see *error*.
+
+        Nothing since the last commit counts as read. Other loops of the worker go on.
+        """
+        self.failed = True
+        self.refusal = self.refusal or error
 
     @property
     def partitions(self) -> Collection[int]:
@@ -165,7 +179,7 @@ class LoopRunner:
             TidemillError: a commit failed.
         """
         owned = self._owned.get(batch.partition)
-        if owned is None or self.superseded:
+        if owned is None or self.superseded or self.refusal is not None:
             return  # its next owner reads it again, from the offset of the lake
         owned.idle.read(name, self._now_s())
         owned.waiting[name].append(batch)
@@ -189,6 +203,9 @@ class LoopRunner:
                     return
                 for dead_letter in dead_letters:
                     self._metrics.dead.labels(self.loop.loop, name, dead_letter.reason).inc()
+        except ContractError as error:
+            self.refuse(error)
+            return
         except BaseException:
             self.failed = True
             raise
@@ -197,7 +214,12 @@ class LoopRunner:
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
         """Return whether a commit cycle is due; *is_caught_up* says if a backlog has ended."""
         has_work = self._pending_rows() > 0 or self.is_closing
-        return bool(self._owned) and has_work and self._schedule.is_due(is_caught_up)
+        return (
+            bool(self._owned)
+            and has_work
+            and self.refusal is None
+            and self._schedule.is_due(is_caught_up)
+        )
 
     async def commit(self) -> None:
         """Take everything queued, and commit everything taken; return after the commits.
@@ -211,8 +233,10 @@ class LoopRunner:
             owned = dict(self._owned)
             for each in owned.values():
                 for name in self.loop.logs:
-                    if not self.superseded:
+                    if not self.superseded and self.refusal is None:
                         self._take_waiting(each, name)
+            if self.refusal is not None:
+                return
             due_s = [each.due_since_s for each in owned.values() if each.due_since_s is not None]
             started = self._now_s()
             try:
@@ -335,7 +359,9 @@ class LoopRunner:
         return LogReading(
             topic=self.topics[name],
             decoder=self._decoders[name],
-            error_limit=ErrorLimit(self.loop.max_bad, next=offset, bad=bad),
+            error_limit=ErrorLimit(
+                self.loop.max_bad, next=offset, bad=bad, accepted_until=self._accepted_until
+            ),
             next=offset,
             dead=lease.of(name, "dead") or 0,
             gaps=lease.of(name, "holes") or 0,

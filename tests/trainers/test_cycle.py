@@ -291,3 +291,18 @@ def test_labels_that_are_too_young_are_told_once_with_the_time_they_are_ready(
     while not (made := cycle.run()):  # it counts labels again only after a pause
         pass
     assert made[0].trained_on_rows > 0
+
+
+def test_a_version_that_adds_a_feature_trains_before_its_first_example(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """The trainer of a quiet loop must not end again and again until somebody decides."""
+    loop, topic = make_loop(), MemoryModelTopic()
+    lake.create(loop)
+    grow(lake, make_rows(2_000))
+    tree = loop.model_dump(mode="json")
+    tree["features"]["logged_in"] = {"type": "bool", "nullable": True}
+    newer = Loop.model_validate(tree | {"version": 2})
+    made = cycle_of(newer, lake, topic).run(force=True)
+    assert {model.learner for model in made} == {"logistic_regression", "lightgbm"}
+    assert all("logged_in" in model.features for model in made)

@@ -17,10 +17,18 @@ import pyarrow.dataset as ds
 import pytest
 
 from tidemill.errors import FencedError, LakeError
+from tidemill.features.lake.commits import (
+    DATE_ROWS,
+    MOST_FILES,
+    OWN_FILES,
+    has_undated,
+    split_by_date,
+)
+from tidemill.features.lake.compaction import compact
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig, Table
 from tidemill.features.lake.log_retention import CHECKPOINT_EVERY, CLEAN_EVERY
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
-from tidemill.features.sql.views import arrow_dataset
+from tidemill.features.sql.views import arrow_dataset, connect
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -206,6 +214,50 @@ def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
     assert table.rows(commit).drop("event_date").equals(sent)
     found = table.read(where=pl.col("event_date") == date(2024, 3, 3))
     assert found["offset"].to_list() == [2]
+
+
+def test_a_commit_writes_a_bounded_number_of_files_whatever_event_times_it_has(
+    lake: Lake, table: Table, loop: Loop, rows: Rows
+) -> None:
+    """A batch of 1,000 past days from one request must not be 1,000 files of the lake."""
+    sent = rows("decisions", 1_000, start=START - timedelta(days=1_000), step=timedelta(days=1))
+    before = table.version()
+    table.append(sent, swaps=[])
+    (commit,) = table.commits_since(before)
+    assert len(commit.files) <= OWN_FILES + 1
+    assert table.read().sort("offset").drop("event_date").equals(sent)
+    assert table.rows(commit).sort("offset").drop("event_date").equals(sent)
+    wanted = START.date() - timedelta(days=100)
+    for found in (table.rows(commit), table.read()):
+        assert found.filter(pl.col("event_date") == wanted)["offset"].to_list() == [900]
+        assert found["event_date"].null_count() == 0
+    exact = table.read(where=pl.col("event_date").is_between(wanted, wanted + timedelta(days=9)))
+    assert sorted(exact["offset"]) == list(range(900, 910))
+    with connect(lake) as connection:
+        query = f"SELECT \"offset\" FROM decisions WHERE event_date = DATE '{wanted}'"
+        assert connection.sql(query).fetchall() == [(900,)]
+        counts = "SELECT count(*), count(event_date) FROM decisions"
+        assert connection.sql(counts).fetchall() == [(1_000, 1_000)]
+    compact(lake, loop.loop)
+    assert len(table.uris()) <= OWN_FILES + 1
+    assert table.read(where=pl.col("event_date") == wanted)["offset"].to_list() == [900]
+
+
+def test_a_date_with_many_rows_has_a_file_of_its_own(table: Table, rows: Rows) -> None:
+    """A year that is played back in an hour must stay as quick to read by date as one lived."""
+    days, each = OWN_FILES + 10, DATE_ROWS
+    step = timedelta(days=1) / each
+    before = table.version()
+    table.append(
+        rows("decisions", days * each, start=START - timedelta(days=9), step=step), swaps=[]
+    )
+    (commit,) = table.commits_since(before)
+    assert len(commit.files) >= days - 1
+    assert not has_undated(commit.files[:-2])
+    draw = split_by_date(
+        rows("decisions", 2 * MOST_FILES * each, start=START, step=step).select("at")
+    )
+    assert len(draw) == MOST_FILES
 
 
 def test_files_out_of_range_are_not_opened(tmp_path: Path, loop: Loop, rows: Rows) -> None:

@@ -7,6 +7,7 @@ import duckdb
 import polars as pl
 
 from tidemill.features.lake.lake import CompareAndSwap, Lake
+from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.views import connect, views
 from tidemill.schemas.loop.definition import Loop
 
@@ -115,6 +116,27 @@ def test_feedback_states_tell_what_became_of_each_feedback(
         5: "late",
         6: "open",
     }
+
+
+def test_a_version_without_a_row_shows_nulls_for_what_it_adds(
+    lake: Lake, loop: Loop, grown: Loop, rows: Rows
+) -> None:
+    """A quiet loop may wait days for the first event of a version; it is readable meanwhile."""
+    lake.create(loop)
+    lake.table(loop.loop, "decisions").append(rows("decisions", 2), swaps=[])
+    bought = rows("feedback", 2)
+    lake.table(loop.loop, "feedback").append(bought, swaps=[])
+    lake.table(loop.loop, "examples").append(rows("examples", 2, label=[1.0, 0.0]), swaps=[])
+    lake.create(grown)
+    with connect(lake) as connection:
+        for view in ("decisions", "examples"):
+            query = f"SELECT features.age, features.country FROM {view}"
+            assert connection.sql(query).fetchall() == [(None, "NL")] * 2
+        assert connection.sql('SELECT "values".coupon FROM feedback').fetchall() == [(None,)] * 2
+        assert connection.sql("SELECT count(*) FROM decision_states").fetchall() == [(2,)]
+    made = training_set(lake, grown)
+    assert made.table["age"].to_pylist() == [None, None]
+    assert made.table["country"].to_pylist() == ["NL", "NL"]
 
 
 def test_rows_of_an_older_version_show_nulls_for_what_came_later(

@@ -57,7 +57,8 @@ def test_a_decision_is_answered_with_all_its_fields(url: str) -> None:
 
 def test_a_model_decides_over_http(url: str, worker: Worker, key: SigningKey) -> None:
     """The swap needs no restart and loses no request."""
-    worker.follower.take_models(records(key, text().encode()))
+    for record in records(key, text().encode()):
+        worker.follower.take_model(*record)
     worker.follower.settle()
     status, answer = post(url, DECISIONS, {"features": FEATURES})
     assert isinstance(answer, dict)

@@ -56,7 +56,8 @@ def test_a_model_decides_with_the_same_bits(
     loop: LoopClient, worker: Worker, key: SigningKey
 ) -> None:
     """A score that is rounded on its way could fall on the other side of a threshold."""
-    worker.follower.take_models(records(key, text().encode()))
+    for record in records(key, text().encode()):
+        worker.follower.take_model(*record)
     worker.follower.settle()
     row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
     assert loop.get_decision(FEATURES).score == booster().predict([row], num_threads=1)[0]
