@@ -24,7 +24,8 @@ from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.consumer.app import GroupConfig, new_app
 from tidemill.streams.consumer.transport import BatchSchema
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.rekey.rekeyer import Rekeyer, SourceEnd, keep_rekeying
+from tidemill.streams.rekey.rekeyer import Rekeyer, keep_rekeying
+from tidemill.streams.rekey.source_end import SourceEnd
 from tidemill.streams.runtime.close_requests import EndOfStreamSource
 from tidemill.streams.runtime.flow_control import FlowControl
 from tidemill.streams.runtime.loop_runner import LoopRunner
