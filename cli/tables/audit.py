@@ -16,6 +16,8 @@ def print_audits(reports: Sequence[AuditReport], *, as_json: bool) -> None:
         return
     print_table(_summary(reports))
     for report in reports:
+        for each in report.unchecked:
+            print_text(f"{report.loop}: not checked: {each}")
         if report.agrees:
             print_text(f"{report.loop}: the stream wrote what its logs mean")
             continue

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 _HINTS = {
     "stream_time": "the raw row was changed, or its log was not read in order",
     "verdict": "the record was judged by other rules than the loop's, or its row was changed",
+    "source_order": "re-keying wrote it behind records that were appended after it: please report "
+    "this; the clocks of several brokers may also differ",
     "counts": "feedback was settled twice or not at all: compare with `tidemill ledger`",
 }
 _HINT = "only workers may write to the lake; examples can be made again: `tidemill lake backfill`"
@@ -95,6 +97,7 @@ class AuditReport:
         first: the earliest of them.
         is_whole: whether all ids were checked, or a share of them.
         seconds: how long it took.
+        unchecked: what was not looked at, and why.
     """
 
     loop: str
@@ -106,6 +109,7 @@ class AuditReport:
     first: tuple[Difference, ...]
     is_whole: bool
     seconds: float
+    unchecked: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -125,4 +129,5 @@ class AuditReport:
             "first": [difference.to_json() for difference in self.first],
             "whole": self.is_whole,
             "seconds": round(self.seconds, 3),
+            "unchecked": list(self.unchecked),
         }

@@ -105,6 +105,15 @@ class TransactionalWriter:
             found = self._group(group).committed(places, timeout=self._timeout_s)
         return {place.partition: place.offset for place in found if place.offset >= 0}
 
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions *topic* has now.
+
+        Raises:
+            BrokerError: the broker does not answer.
+        """
+        with self._errors("cannot go on"):
+            return len(self._producer.list_topics(topic, self._timeout_s).topics[topic].partitions)
+
     def _group(self, group: str) -> Consumer:
         if self._offsets_of is None:
             settings = self._config.client(group_id=group, enable_auto_commit=False)

@@ -36,7 +36,8 @@ from tidemill.schemas.published import fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import KafkaSchemaStore
 from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted
 from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, redrive
-from tidemill.streams.rekey.rekeyer import Rekeyer, SourceEnd
+from tidemill.streams.rekey.rekeyer import Rekeyer
+from tidemill.streams.rekey.source_end import SourceEnd
 
 pytestmark = pytest.mark.kafka
 
