@@ -17,7 +17,8 @@ from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
 logger = logging.getLogger(__name__)
 
 
-def _producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
+def new_producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
+    """Return a producer that puts a key where every client of the loop puts it."""
     settings = config.client(
         partitioner="murmur2_random",  # as the Java clients, so that a key has one partition
         acks="all",
@@ -49,7 +50,7 @@ class Writer:
             "delivery.report.only.error": True,  # a Python call for each success would cost 1 us
             "on_delivery": self._on_failure,
         }
-        self._producer = _producer(config, more)
+        self._producer = new_producer(config, more)
         self._server = threading.Thread(target=self._serve, name="kafka-writer", daemon=True)
         self._server.start()
 
@@ -143,7 +144,7 @@ def write_all(
         "max.in.flight.requests.per.connection": 1,  # in order; an idempotent one starts in 0.5 s
         "on_delivery": report,
     }
-    producer = _producer(config, more)
+    producer = new_producer(config, more)
     with broker_errors(config, f"could not write to {topic}"):
         for key, value in items:
             while True:
