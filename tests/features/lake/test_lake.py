@@ -13,6 +13,7 @@ import pytest
 
 from tidemill.errors import ConfigError, ContractError, LakeError
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
+from tidemill.features.lake.storage import lake_errors, open_storage
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -208,7 +209,7 @@ def _fill(path: Path) -> None:
 
 
 def test_a_disk_without_a_byte_is_called_full_whatever_the_library_says(small_disk: Path) -> None:
-    """The writer of Parquet calls it "Invalid thrift: transport error" if not even a header fits."""
+    """The writer of Parquet says "Invalid thrift: transport error" if no header fits."""
     wide = pl.DataFrame({f"c{number}": [0.5] * 500 for number in range(40)})
     filler = small_disk / "filler"
     _fill(filler)
