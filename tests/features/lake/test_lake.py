@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -210,7 +211,8 @@ def _fill(path: Path) -> None:
 
 def test_a_disk_without_a_byte_is_called_full_whatever_the_library_says(small_disk: Path) -> None:
     """The writer of Parquet says "Invalid thrift: transport error" if no header fits."""
-    wide = pl.DataFrame({f"c{number}": [0.5] * 500 for number in range(40)})
+    random = np.random.default_rng(1)
+    wide = pl.DataFrame({f"c{number}": random.normal(size=500) for number in range(40)})
     filler = small_disk / "filler"
     _fill(filler)
     with (
