@@ -22,7 +22,7 @@ def test_a_signal_sets_the_event_and_afterwards_means_what_it_meant() -> None:
 def test_another_thread_takes_no_signals() -> None:
     """A worker inside a test, or inside a service, leaves the signals to the process."""
     before = [signal.getsignal(number) for number in STOPS]
-    found = []
+    found: list[object] = []
 
     def look() -> None:
         with StopSignals(threading.Event()):
