@@ -19,7 +19,14 @@ from tidemill.schemas import topics
 from tidemill.schemas.control import parse_control
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.published import LoopTopic, newest, parse_loop, unpublished, versions
+from tidemill.schemas.published import (
+    LoopTopic,
+    check_unchanged,
+    newest,
+    parse_loop,
+    unpublished,
+    versions,
+)
 from tidemill.schemas.registry.kafka import parse_schema
 
 V = TypeVar("V")
@@ -88,7 +95,7 @@ class Observer:
         self._lake = Lake(config.lake)
         self._reader = LagReader(config.kafka)
         self._bad = BadRecords()
-        self._loops = LogFollower(config.kafka, topics.LOOPS, parse_loop)
+        self._loops = LogFollower(config.kafka, topics.LOOPS, parse_loop, check_unchanged)
         self._acks = LogFollower(config.kafka, topics.ACKS, parse_ack)
         self._schemas = LogFollower(config.kafka, topics.SCHEMAS, parse_schema)
         self._control = LogFollower(

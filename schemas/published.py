@@ -276,6 +276,19 @@ def parse_loop(record: Record) -> Loop:
     return loop
 
 
+def check_unchanged(before: Loop, after: Loop) -> None:
+    """Check that *after*, written under the key of *before*, is the same definition.
+
+    Raises:
+        LoopError: it is another one.
+    """
+    if before.digest != after.digest:
+        raise LoopError(
+            f"another content of version {before.version} of {before.loop}",
+            hint="a version never changes: publish it as a new one",
+        )
+
+
 def _first_line(error: Exception) -> str:
     """Return what is wrong, and where, without the input."""
     if isinstance(error, ValidationError):
@@ -291,6 +304,6 @@ def read_loop_topic(config: KafkaConfig, bad: BadRecords) -> LoopTopic:
     Raises:
         BrokerError: the broker does not answer.
     """
-    topic = LoopTopic.of(read_values(config, topics.LOOPS, parse_loop))
+    topic = LoopTopic.of(read_values(config, topics.LOOPS, parse_loop, check_unchanged))
     bad.report(topics.LOOPS, topic.bad)
     return topic

@@ -15,7 +15,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.avro.payloads import Payloads
 from tidemill.schemas.events.decoder import Decoded
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.published import Published, parse_loop
+from tidemill.schemas.published import Published, check_unchanged, parse_loop
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class NewVersions:
         self._bad = bad
         self._reexamine, self._every_s = reexamine, every_s
         self._due_s = time.monotonic() + every_s
-        self._log = CompactedLog(parse_loop)
+        self._log = CompactedLog(parse_loop, check_unchanged)
         self._published = threading.Event()
         self._thread = TailThread(
             config,

@@ -23,6 +23,7 @@ from tidemill.schemas.published import (
     Loops,
     LoopTopic,
     MemoryLoops,
+    check_unchanged,
     event_topics,
     fetch_loops,
     key_of,
@@ -152,6 +153,18 @@ def test_a_version_that_is_overwritten_by_junk_stays() -> None:
     assert [bad.offset for bad in log.bad] == [1]
     log.take([record(key_of(good), None, 2)])
     assert (log.values, log.bad) == ([], [])
+
+
+def test_a_version_never_changes_whoever_writes_it_anew() -> None:
+    """The lake could not tell two meanings of one version apart, and would refuse the loop."""
+    good = minimal()
+    other = changed(good, grace="9m")
+    log = CompactedLog(parse_loop, check_unchanged)
+    log.take([record(key_of(good), good.canonical.encode())])
+    log.take([record(key_of(good), other.canonical.encode(), 1)])
+    assert (log.values, [bad.offset for bad in log.bad]) == ([good], [1])
+    log.take([record(key_of(good), None, 2), record(key_of(good), other.canonical.encode(), 3)])
+    assert (log.values, log.bad) == ([other], [])
 
 
 def test_the_newest_number_counts_what_cannot_be_read() -> None:

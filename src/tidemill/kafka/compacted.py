@@ -19,11 +19,17 @@ class CompactedLog(Generic[V]):
     """The newest readable value of each key, in the order of their records, and the bad records.
 
     A record that *parse* refuses by an error is passed over: the value that its key had before
-    stays. What is written later under its key, a tombstone too, removes it from `bad`.
+    stays. So is one whose value *check* refuses to follow that value. What is written later under
+    its key, a tombstone too, removes it from `bad`.
     """
 
-    def __init__(self, parse: Callable[[Record], V]) -> None:
+    def __init__(
+        self,
+        parse: Callable[[Record], V],
+        check: Callable[[V, V], object] = lambda _before, _after: None,
+    ) -> None:
         self._parse = parse
+        self._check = check
         self._values: dict[bytes | None, V] = {}
         self._bad: dict[bytes | None, BadRecord] = {}
 
@@ -45,7 +51,7 @@ class CompactedLog(Generic[V]):
             if record.value is None:
                 self._values.pop(record.key, None)
                 continue
-            found = parsed(record, self._parse)
+            found = parsed(record, self._follow)
             if isinstance(found, BadRecord):
                 self._bad[record.key] = found
                 continue
@@ -54,20 +60,27 @@ class CompactedLog(Generic[V]):
             taken.append(found)
         return taken
 
+    def _follow(self, record: Record) -> V:
+        value = self._parse(record)
+        if record.key in self._values:
+            self._check(self._values[record.key], value)
+        return value
+
 
 def read_values(
     config: KafkaConfig,
     topic: str,
     parse: Callable[[Record], V],
+    check: Callable[[V, V], object] = lambda _before, _after: None,
     *,
     timeout_s: float = 30.0,
 ) -> CompactedLog[V]:
-    """Return the values of *topic* up to the end offsets at the call.
+    """Return the values of *topic* up to the end offsets at the call; see `CompactedLog`.
 
     Raises:
         BrokerError: there is no such topic, or its end was not reached within *timeout_s*.
     """
-    follower = LogFollower(config, topic, parse)
+    follower = LogFollower(config, topic, parse, check)
     try:
         return follower.read(timeout_s=timeout_s)
     finally:
@@ -86,13 +99,14 @@ class LogFollower(Generic[V]):
         config: KafkaConfig,
         topic: str,
         parse: Callable[[Record], V],
+        check: Callable[[V, V], object] = lambda _before, _after: None,
         *,
         newest: int | None = None,
     ) -> None:
         self._config = config
         self._newest = newest
         self._topic = topic
-        self._log = CompactedLog(parse)
+        self._log = CompactedLog(parse, check)
         self._tail: Tail | None = None
 
     def read(self, *, timeout_s: float = 30.0) -> CompactedLog[V]:

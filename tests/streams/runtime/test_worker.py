@@ -32,6 +32,7 @@ from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.published import publish_loop
+from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 pytestmark = pytest.mark.kafka
 
@@ -310,20 +311,30 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
         producer.send(topic, "junk", unknown + b"%d" % number)
     producer.flush()
     for _supervisor_starts_it_again in range(3):
-        assert rig.ended() == 1
+        assert rig.ended() == EXIT_REFUSED
     assert len(rig.dead_letters()) <= len(known) + 60, "no more than one stretch allows"
     assert committed(rig) < 400
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert f"{topic}/0: " in said
     assert "unknown-schema" in said
     assert "hint: were these schemas registered" in said
+    assert "--accept-bad 20" in said
+    accepted = datetime.now(UTC) + timedelta(minutes=1)
+    with rig.worker(TIDEMILL_ACCEPT_BAD=accepted.isoformat()):
+        until(rig.is_read, "what an operator accepts goes to the dead letters")
+    with rig.worker():
+        until(rig.is_read, "it is counted no more")
+    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 340
+    for number in range(1_000):
+        producer.send(topic, "junk", unknown + b"%d" % number)
+    producer.flush()
     rig.loop = rig.loop.model_validate(
         rig.loop.model_dump(mode="json") | {"version": 2, "max_bad": {"share": 1.0}}
     )
     publish_loop(kafka, rig.loop)
     with rig.worker():
         until(rig.is_read, "without the limit all of it goes to the dead letters")
-    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 340
+    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 1_340
     assert_exact(rig)
 
 
