@@ -14,7 +14,13 @@ from tidemill.kafka import KafkaConfig, Topic, TopicEnds, ensure_topics, read_co
 from tidemill.schemas import topics
 from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
-from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
+from tidemill.schemas.avro.wire import (
+    SINGLE_OBJECT,
+    Schema,
+    canonical_json,
+    check_same_values,
+    single_object_prefix,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +43,8 @@ class KafkaSchemaStore:
         If two writers register incompatible schemas, the later one is refused.
 
         Raises:
-            ContractError: *schema* is beyond `limits`, or older events of *subject* could not be
-                read with it.
+            ContractError: *schema* is beyond `limits`, older events of *subject* could not be read
+                with it, or it differs from another one in a logical type alone.
             BrokerError: Kafka does not answer.
         """
         check_schema(schema)
@@ -49,6 +55,7 @@ class KafkaSchemaStore:
             ensure_topics(self._config, [Topic(name=topics.SCHEMAS, compacted=True)])
             if self._refresh(subject).get(prefix) != schema:
                 check_successor(subject, self._subjects.get(subject, {}).values(), schema)
+                check_same_values(self._known.get(prefix, schema), schema, subject=subject)
                 key = f"{subject}/{prefix[len(SINGLE_OBJECT) :].hex()}".encode()
                 write_all(self._config, topics.SCHEMAS, [(key, canonical_json(schema).encode())])
                 self._withdraw_unless_first(subject, prefix, schema, key)
@@ -110,5 +117,15 @@ class KafkaSchemaStore:
                 continue
             subjects.setdefault(name, {})[prefix] = schema
         self._subjects = subjects
-        self._known = {k: v for schemas in subjects.values() for k, v in schemas.items()}
+        self._known = {}
+        for name, schemas in subjects.items():
+            for prefix, schema in schemas.items():
+                self._add(name, prefix, schema)
         return subjects.get(subject, {})
+
+    def _add(self, subject: str, prefix: bytes, schema: Schema) -> None:
+        """Add *schema*, unless an earlier one of this *prefix* means other values."""
+        try:
+            check_same_values(self._known.setdefault(prefix, schema), schema, subject=subject)
+        except ContractError as error:
+            logger.warning("schema ignored: %s", error.what)
