@@ -113,11 +113,26 @@ def schema() -> None:
     print(loop_json_schema_text(), end="")
 
 
-def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
+def publish(
+    path: LoopFileArgument,
+    accept_create_time: Annotated[
+        bool,
+        typer.Option(
+            "--accept-create-time",
+            help="Take topics whose records have their producer's time, not the broker's.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check a loop file and publish it: its topics, its event schemas, its definition."""
     loop = checked_loop(path)
     config = KafkaConfig.from_env(os.environ)
-    is_new = publish_loop(config, loop, schema_store(config, os.environ))
+    is_new = publish_loop(
+        config,
+        loop,
+        schema_store(config, os.environ),
+        accept_create_time=accept_create_time,
+    )
     if as_json:
         document = {"loop": loop.loop, "version": loop.version, "digest": loop.digest}
         print_json(document | {"new": is_new})
