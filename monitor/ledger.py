@@ -198,7 +198,10 @@ _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
     FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED),
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
-    DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
+    DECISIONS: (
+        *("labeled", "no_feedback", "censored", "not_activated", "label_error"),
+        *("late", "duplicate"),
+    ),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched", "misplaced"),
 }
 
@@ -215,7 +218,8 @@ _DECISIONS = """
         SELECT "partition", count(*) FILTER (state = 'labeled') AS labeled,
                count(*) FILTER (state = 'no_feedback') AS no_feedback,
                count(*) FILTER (state = 'censored') AS censored,
-               count(*) FILTER (state = 'not_activated') AS not_activated
+               count(*) FILTER (state = 'not_activated') AS not_activated,
+               count(*) FILTER (state = 'label_error') AS label_error
         FROM {schema}.examples GROUP BY ALL
     )
     SELECT "partition", 0 AS stream, coalesce(COLUMNS(* EXCLUDE "partition"), 0)

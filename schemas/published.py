@@ -24,6 +24,7 @@ from tidemill.kafka import (
     ensure_topics,
     partition_count,
     read_values,
+    topics_with_producer_time,
     write_all,
 )
 from tidemill.schemas import topics
@@ -122,10 +123,12 @@ class KafkaLoops:
         store: SchemaStore | None = None,
         *,
         bad: BadRecords | None = None,
+        accept_create_time: bool = False,
     ) -> None:
         self._config = config
         self._store = store
         self._bad = bad or BadRecords()
+        self._accept_create_time = accept_create_time
 
     def publish(self, loop: Loop, prepare: Callable[[Loop], object] = lambda _loop: None) -> bool:
         """Publish *loop*; return, once the brokers acknowledged it, if it was new; see `Loops`.
@@ -135,6 +138,8 @@ class KafkaLoops:
         """
         ensure_topics(self._config, SHARED_TOPICS)
         is_new = check_successor(versions(self.fetch(), loop.loop), loop)
+        if is_new and not self._accept_create_time:
+            check_record_times(self._config, loop)
         ensure_event_topics(self._config, loop)
         register(loop, self._store or KafkaSchemaStore(self._config, bad=self._bad))
         prepare(loop)
@@ -153,9 +158,15 @@ def publish_loop(
     store: SchemaStore | None = None,
     *,
     prepare: Callable[[Loop], object] = lambda _loop: None,
+    accept_create_time: bool = False,
 ) -> bool:
-    """Publish *loop* to the brokers of *config*; see `KafkaLoops.publish`."""
-    return KafkaLoops(config, store).publish(loop, prepare)
+    """Publish *loop* to the brokers of *config*; see `KafkaLoops.publish`.
+
+    With *accept_create_time* its topics may exist with their producers' times (see
+    `check_record_times`).
+    """
+    loops = KafkaLoops(config, store, accept_create_time=accept_create_time)
+    return loops.publish(loop, prepare)
 
 
 def fetch_loops(config: KafkaConfig, bad: BadRecords | None = None) -> Published:
@@ -238,6 +249,26 @@ def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
             f"{known.get(produced[0], loop.partitions)}",
         )
     ensure_topics(config, event_topics(loop))
+
+
+def check_record_times(config: KafkaConfig, loop: Loop) -> None:
+    """Check that the records of the topics of *loop* that exist have the time of the broker.
+
+    Retention counts from that time, skew and age are judged by it, and lag is told by it. A
+    producer can write any time, last year's or that of the year 50000.
+
+    Raises:
+        ContractError: the records of a topic have the time that their producer wrote.
+        BrokerError: the broker does not answer, or refuses to tell.
+    """
+    names = dict.fromkeys((*produced_topics(loop).values(), *joined_topics(loop).values()))
+    odd = topics_with_producer_time(config, names)
+    if odd:
+        raise ContractError(
+            f"records of {', '.join(odd)} have the time of their producer, not of the broker",
+            hint=f"set it: kafka-configs.sh --alter --topic {odd[0]} --add-config "
+            "message.timestamp.type=LogAppendTime, or publish with --accept-create-time",
+        )
 
 
 def register(loop: Loop, store: SchemaStore) -> None:

@@ -107,7 +107,7 @@ class StreamMetrics:
         )
         self.labels_failed = Gauge(
             "tidemill_stream_labels_failed",
-            "Decisions whose label could not be computed from their feedback, since the start",
+            "Decisions whose label is an error, since the start; they end as label_error",
             ["loop"],
             registry=self.registry,
         )

@@ -147,7 +147,17 @@ def schema() -> None:
     print(loop_json_schema_text(), end="")
 
 
-def publish(paths: LoopFileArguments, as_json: AsJson = False) -> None:
+def publish(
+    paths: LoopFileArguments,
+    accept_create_time: Annotated[
+        bool,
+        typer.Option(
+            "--accept-create-time",
+            help="Take topics whose records have their producer's time, not the broker's.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check loop files and publish each: its topics, its event schemas, its definition.
 
     If any of them is wrong, none is published. With TIDEMILL_LAKE set, the lake gets the tables of
@@ -157,7 +167,9 @@ def publish(paths: LoopFileArguments, as_json: AsJson = False) -> None:
     config = KafkaConfig.from_env(os.environ)
     store = schema_store(config, os.environ)
     for loop in loops:
-        is_new = publish_loop(config, loop, store, prepare=_in_lake)
+        is_new = publish_loop(
+            config, loop, store, prepare=_in_lake, accept_create_time=accept_create_time
+        )
         _print_published(loop, config, is_new=is_new, as_json=as_json)
 
 

@@ -25,7 +25,7 @@ def print_loop(loop: Loop, *, as_json: bool) -> None:
     """Print what *loop* defines, for a person to compare with what was meant."""
     if as_json:
         document = {"ok": True, "loop": loop.loop, "version": loop.version, "digest": loop.digest}
-        print_json(document | {"label": compile_label(loop)}, indent=2)
+        print_json(document | {"label": compile_label(loop).plain}, indent=2)
         return
     print_text(f"{loop.loop} version {loop.version} is legal  (digest {loop.digest[:12]})")
     for name, text in _definition(loop):

@@ -164,7 +164,9 @@ def statistics(rows: pl.DataFrame) -> str:
 def _json_value(value: object) -> object:
     """Return *value* as Delta writes it: a time in UTC, to the microsecond."""
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        # strftime would write years below 1000 without zeros, which other readers take for others
+        text = value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        return f"{text}Z"
     return value
 
 

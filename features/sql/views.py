@@ -6,6 +6,7 @@ every record; and `examples_<name>` for each complete backfill. `examples` has t
 of each example, `example_revisions` has all.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from deltalake.fs import DeltaStorageHandler
 
+from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.commits import has_undated, is_undated
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
@@ -25,9 +27,12 @@ from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sq
 from tidemill.features.sql.revisions import has_revisions, newest_sql
 from tidemill.features.sql.states import decision_states, feedback_states
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.sql.names import schema_name as schema_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+
+logger = logging.getLogger(__name__)
 
 _DUCK_TYPES = {
     pl.String(): "VARCHAR",
@@ -47,15 +52,6 @@ class TableSource:
 
     sql: str
     version: int
-
-
-def schema_name(loop_name: str) -> str:
-    """Return the schema that holds the views of a loop.
-
-    >>> schema_name("flight-delay")
-    'flight_delay'
-    """
-    return loop_name.replace("-", "_")
 
 
 def source(
@@ -146,13 +142,23 @@ def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
 def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """Return a connection with the views of every loop in *lake*, as of now.
 
-    The views of an only loop are in the main schema too.
+    The views of an only loop are in the main schema too. A view that cannot be made is left out,
+    with a warning.
 
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: no loop of the lake can be read.
     """
     connection = open_duckdb(threads=threads)
-    views(lake, [lake.loop(name) for name in lake.loops()], connection)
+    names = lake.loops()
+    for name in names:
+        try:
+            failures = _create(lake, lake.loop(name), connection, is_only=len(names) == 1)
+        except TidemillError as error:
+            if len(names) == 1:
+                raise
+            failures = [error]
+        if failures:
+            logger.warning("%s: %d views are left out. %s", name, len(failures), failures[0])
     return connection
 
 
@@ -168,18 +174,45 @@ def views(
     *versions* pins tables by loop and table name; a loop that it lacks is read as of now.
 
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: the lake cannot be read, or a view cannot be made.
     """
     named = list(loops)
     for loop in named:
-        schema = quoted(schema_name(loop.loop))
-        pinned = (versions or {}).get(loop.loop) or snapshot(lake, loop)
-        queries = _queries(lake, loop, schema, connection, pinned)
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        for name, query in queries.items():
-            connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}")
-        for name in queries if len(named) == 1 else ():
-            connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}")
+        pinned = (versions or {}).get(loop.loop)
+        for failure in _create(lake, loop, connection, pinned, is_only=len(named) == 1):
+            raise failure
+
+
+def _create(
+    lake: Lake,
+    loop: Loop,
+    connection: duckdb.DuckDBPyConnection,
+    versions: Mapping[str, int] | None = None,
+    *,
+    is_only: bool,
+) -> Sequence[TidemillError]:
+    """Create the views of *loop*, in the main schema too if it *is_only*; return what failed."""
+    schema = quoted(schema_name(loop.loop))
+    queries = _queries(lake, loop, schema, connection, versions or snapshot(lake, loop))
+    statements = {
+        name: [f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}"]
+        + ([f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}"] if is_only else [])
+        for name, query in queries.items()
+    }
+    failures = []
+    for name, listed in {"": [f"CREATE SCHEMA IF NOT EXISTS {schema}"], **statements}.items():
+        try:
+            for statement in listed:
+                connection.execute(statement)
+        except duckdb.Error as error:
+            view = f"{schema_name(loop.loop)}.{name}".removesuffix(".")
+            failures.append(
+                LakeError(
+                    f"there is no view {view}: {str(error).splitlines()[0]}",
+                    hint="if DuckDB has that name for itself, publish the loop under another one",
+                )
+            )
+    return failures
 
 
 def _queries(

@@ -5,6 +5,7 @@ wire; its value is the schema as JSON. A service in another language needs no mo
 """
 
 import json
+import logging
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +24,15 @@ from tidemill.kafka import (
 from tidemill.schemas import topics
 from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
-from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
+from tidemill.schemas.avro.wire import (
+    SINGLE_OBJECT,
+    Schema,
+    canonical_json,
+    check_same_values,
+    single_object_prefix,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +85,8 @@ class KafkaSchemaStore:
         If two writers register incompatible schemas, the later one is refused.
 
         Raises:
-            ContractError: *schema* is beyond `limits`, or older events of *subject* could not be
-                read with it.
+            ContractError: *schema* is beyond `limits`, older events of *subject* could not be read
+                with it, or it differs from another one in a logical type alone.
             BrokerError: Kafka does not answer.
         """
         check_schema(schema)
@@ -88,6 +97,7 @@ class KafkaSchemaStore:
             ensure_topics(self._config, [Topic(name=topics.SCHEMAS, compacted=True)])
             if self._refresh(subject).get(prefix) != schema:
                 check_successor(subject, self._subjects.get(subject, {}).values(), schema)
+                check_same_values(self._known.get(prefix, schema), schema, subject=subject)
                 key = f"{subject}/{prefix[len(SINGLE_OBJECT) :].hex()}".encode()
                 write_all(self._config, topics.SCHEMAS, [(key, canonical_json(schema).encode())])
                 self._withdraw_unless_first(subject, prefix, schema, key)
@@ -140,5 +150,15 @@ class KafkaSchemaStore:
         for each in log.values:
             subjects.setdefault(each.subject, {})[each.prefix] = each.schema
         self._subjects = subjects
-        self._known = {k: v for schemas in subjects.values() for k, v in schemas.items()}
+        self._known = {}
+        for name, schemas in subjects.items():
+            for prefix, schema in schemas.items():
+                self._add(name, prefix, schema)
         return subjects.get(subject, {})
+
+    def _add(self, subject: str, prefix: bytes, schema: Schema) -> None:
+        """Add *schema*, unless an earlier one of this *prefix* means other values."""
+        try:
+            check_same_values(self._known.setdefault(prefix, schema), schema, subject=subject)
+        except ContractError as error:
+            logger.warning("schema ignored: %s", error.what)

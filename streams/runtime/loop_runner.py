@@ -28,6 +28,7 @@ from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
+from tidemill.streams.join.event_times import EventTimes
 from tidemill.streams.join.idleness import IdleClock
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
@@ -92,6 +93,7 @@ class LoopRunner:
         self._versions = VersionCheck(loop, newest)
         self._cycle = CommitCycle(loop.loop, tables, dead_letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
+        self._told_failed = 0
         self._decoders = prepared.decoders
         self._windows = OpenWindows(
             loop=loop,
@@ -344,6 +346,13 @@ class LoopRunner:
         gauge.labels(self.loop.loop, "decisions").set(sum(join.open_decisions for join in joins))
         gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
         self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
+        if self._labels.failed > 2 * self._told_failed:  # once, and again whenever they doubled
+            self._told_failed = self._labels.failed
+            logger.warning(
+                "%s: the label of %d decisions is an error; they are examples without label, "
+                "label_error. One is %s",
+                *(self.loop.loop, self._labels.failed, self._labels.last_error),
+            )
 
     def _load(self, partitions: Collection[int]) -> dict[int, OwnedPartition]:
         """Claim *partitions* and recover them; blocks."""
@@ -365,7 +374,7 @@ class LoopRunner:
             number=lease.partition,
             join=join,
             readings=readings,
-            max_skew=self.loop.max_skew,
+            times=EventTimes(max_skew=self.loop.max_skew, max_age=self.loop.max_age),
             versions=self._versions,
             keys=CopartitioningCheck(
                 topics=self.topics,

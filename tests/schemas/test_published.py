@@ -3,6 +3,8 @@
 import uuid
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from tests.schemas.loops import minimal
 
 from tidemill.errors import ContractError
@@ -206,6 +208,24 @@ def test_publishing_makes_the_topics_of_the_events(kafka: KafkaConfig, loop: Loo
     publish_loop(kafka, changed(loop, partitions=2))
     assert [partition_count(kafka, topic.name) for topic in event_topics(loop)] == [2, 2]
     assert latest_loop(kafka, loop.loop).partitions == 2
+
+
+@pytest.mark.kafka
+def test_topics_with_the_time_of_their_producers_are_refused_unless_accepted(
+    kafka: KafkaConfig, loop: Loop
+) -> None:
+    """Skew, age, lag and retention would be by clocks that nobody here sets."""
+    name = topics.feedback(loop.loop)
+    made = NewTopic(name, loop.partitions, 1, config={"message.timestamp.type": "CreateTime"})
+    admin = AdminClient(kafka.client())
+    for done in admin.create_topics([made]).values():
+        done.result()
+    with pytest.raises(ContractError, match=f"{name} have the time of their producer") as caught:
+        publish_loop(kafka, loop)
+    assert "--accept-create-time" in caught.value.hint
+    assert (loop.loop, loop.version) not in fetch_loops(kafka)
+    assert publish_loop(kafka, loop, accept_create_time=True)
+    assert not publish_loop(kafka, loop), "what is published already is not asked again"
 
 
 @pytest.mark.kafka

@@ -21,7 +21,12 @@ from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_lo
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
-from tidemill.kafka.topics import Topic, ensure_topics, partition_count
+from tidemill.kafka.topics import (
+    Topic,
+    ensure_topics,
+    partition_count,
+    topics_with_producer_time,
+)
 from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
 
@@ -47,5 +52,6 @@ __all__ = [
     "partition_count",
     "read_compacted",
     "read_values",
+    "topics_with_producer_time",
     "write_all",
 ]

@@ -13,6 +13,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
@@ -23,6 +25,7 @@ from tidemill.features.lake.commits import (
     OWN_FILES,
     has_undated,
     split_by_date,
+    statistics,
 )
 from tidemill.features.lake.compaction import compact
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig, Table
@@ -389,3 +392,21 @@ def test_two_processes_race_and_nothing_comes_twice(
     next_offset = table.progress(["offset/0"])["offset/0"] or 0
     assert (offsets == list(range(next_offset))) is (fence == "fenced")
     assert {commit.metadata["racer"] for commit in table.commits_since(0)} == {"one", "two"}
+
+
+def test_statistics_of_early_years_are_what_other_readers_compare(table: Table, rows: Rows) -> None:
+    """A reader compares `0999-` with `0998-`; without the zero it would leave the file out."""
+    early = rows("decisions", 2).with_columns(
+        at=pl.Series([datetime(3, 2, 1, tzinfo=UTC), datetime(999, 1, 1, 0, 0, 0, 7, tzinfo=UTC)])
+    )
+    stats = json.loads(statistics(early))
+    assert stats["minValues"]["at"] == "0003-02-01T00:00:00.000000Z"
+    assert stats["maxValues"]["at"] == "0999-01-01T00:00:00.000007Z"
+    table.append(early, swaps=[])
+    scanned = pl.scan_delta(table.handle()).filter(
+        pl.col("at") < pl.lit(datetime(1000, 1, 1, tzinfo=UTC))
+    )
+    assert len(scanned.collect()) == 2
+    dataset = table.handle().to_pyarrow_dataset()
+    before = pc.field("at") < pa.scalar(datetime(1000, 1, 1, tzinfo=UTC), pa.timestamp("us", "UTC"))
+    assert dataset.to_table(filter=before).num_rows == 2

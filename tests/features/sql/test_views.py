@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 import polars as pl
+import pytest
 
+from tidemill.errors import LakeError
 from tidemill.features.lake.lake import CompareAndSwap, Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.views import connect, views
@@ -153,3 +155,31 @@ def test_rows_of_an_older_version_show_nulls_for_what_came_later(
     table.append(newer, swaps=[])
     found = connect(lake).execute('SELECT "offset", features.age, features.country FROM decisions')
     assert sorted(found.fetchall()) == [(0, None, "NL"), (1, None, "NL")]
+
+
+@pytest.mark.parametrize("name", ["memory", "information-schema", "pg-catalog"])
+def test_a_loop_with_a_name_of_duckdb_costs_itself_alone(
+    lake: Lake, loop: Loop, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An earlier version let such a loop be published; all others are still to be read."""
+    lake.create(loop)
+    lake.create(loop.model_copy(update={"loop": name}))
+    connection = connect(lake)
+    assert connection.execute("SELECT count(*) FROM home_page.decision_states").fetchall() == [(0,)]
+    assert f"{name}: " in caplog.text
+    assert "views are left out" in caplog.text
+    with pytest.raises(LakeError, match="there is no view") as caught:
+        views(lake, [lake.loop(name)], duckdb.connect())
+    assert "another one" in caught.value.hint
+
+
+def test_a_loop_whose_tables_are_gone_costs_itself_alone(
+    lake: Lake, loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a lake must not hide the other half."""
+    lake.create(loop)
+    lake.create(loop.model_copy(update={"loop": "other-page"}))
+    lake.table("other-page", "decisions").location.storage.remove_folder("other-page/decisions")
+    connection = connect(lake)
+    assert connection.execute("SELECT count(*) FROM home_page.decisions").fetchall() == [(0,)]
+    assert "other-page: 1 views are left out" in caplog.text

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from tests.streams.faults import committed
 from tests.streams.rig import (
     ROOT,
@@ -43,6 +46,52 @@ SECOND = timedelta(seconds=1)
 def is_past(rig: Rig, records: int) -> bool:
     """Return whether more than *records* are committed to the lake."""
     return committed(rig) > records
+
+
+def with_create_time(kafka: KafkaConfig, topic: str) -> None:
+    """Let producers write the times of the records of *topic*, any time."""
+    entries = {
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+    }
+    changes = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in entries.items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=changes)
+    admin = AdminClient(kafka.client())
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result()
+
+
+def test_wrong_times_are_dead_letters_and_a_label_error_is_told(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Seconds for microseconds, a record of the year 50000: neither a label nor the end of it."""
+    label = {"sql": "max(100 % cast(amount as int)) > 1"}
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1, label=label)
+    topic = topics.decisions(rig.loop.loop)
+    with_create_time(kafka, topic)
+    producer = rig.producer()
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    producer.decide("seconds", epoch + (START - epoch) / 1_000_000)
+    producer.send(topic, "d", producer.decision("d", START), timestamp_ms=1_500_000_000_000_000)
+    for number, amount in enumerate((0.0, 7.0, 7.0)):
+        producer.decide(f"n{number}", START + number * SECOND)
+        producer.feed(f"n{number}", START + (number + 1) * SECOND, amount=amount)
+    producer.decide("last", START + timedelta(hours=1))
+    producer.feed("last", START + timedelta(hours=1))
+    producer.flush()
+    with rig.worker():
+        until(rig.is_read, "everything was read")
+        until(lambda: rig.rows("examples") == 3, "the windows have closed")
+    reasons = [each.fields["reason"] for each in rig.dead_letters()]
+    assert reasons == ["age", "record-time"]
+    assert "in seconds" in rig.dead_letters()[0].fields["detail"]
+    assert rig.examples()["state"].to_list() == ["label_error", "labeled", "labeled"]
+    assert "the label of 1 decisions is an error" in rig.log()
+    assert "One is n0: Invalid Input Error: " in rig.log()
+    assert_exact(rig)
 
 
 @pytest.mark.soak
