@@ -21,7 +21,7 @@ from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
-from tidemill.serving.decision.event_log import EventLog
+from tidemill.serving.decision.event_log import EventLog, MemoryEventLog
 from tidemill.serving.decision.requests import NotReadyError, RequestLimits, UnknownError
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
@@ -32,6 +32,9 @@ from tidemill.serving.model.subscriber import Subscriber
 logger = logging.getLogger(__name__)
 
 _SHOWN = 10  # bad records on the health page
+NO_KAFKA = (
+    "no Kafka (KAFKA_BOOTSTRAP_SERVERS is not set), so defaults decide and events stay in memory"
+)
 NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
 
 
@@ -39,7 +42,8 @@ NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refus
 class ServingWorkerConfig:
     """What a worker serves, and whose models it trusts."""
 
-    kafka: KafkaConfig
+    kafka: KafkaConfig | None
+    """The brokers; None to try out *definitions* without any: events stay in memory."""
     name: str
     """Its name in acknowledgements and on the health page; unique among the workers."""
     loops: tuple[str, ...] = ()
@@ -77,12 +81,15 @@ class ServingWorkerConfig:
     ) -> Self:
         """Read KAFKA_BOOTSTRAP_SERVERS and the settings of the guide, page "Serving".
 
+        With *definitions*, it need not name brokers.
+
         Raises:
             ConfigError: no broker is named, the file of trusted keys is not readable, or a limit is
                 no number.
         """
+        is_alone = bool(definitions) and not env.get("KAFKA_BOOTSTRAP_SERVERS")
         return cls(
-            kafka=KafkaConfig.from_env(env),
+            kafka=None if is_alone else KafkaConfig.from_env(env),
             name=name,
             loops=loops,
             definitions=definitions,
@@ -111,13 +118,7 @@ class Worker:
         event_log: EventLog | None = None,
     ) -> None:
         self.config = config
-        self.log: EventLog = event_log or KafkaEventLog(
-            config.kafka,
-            queue_events=config.queue_events,
-            linger_ms=config.linger_ms,
-            acknowledge_s=config.acknowledge_s,
-            journal=config.journal,
-        )
+        self.log: EventLog = event_log or _event_log(config)
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
         self._is_started = False
         self._store = store
@@ -136,7 +137,9 @@ class Worker:
 
     def start(self) -> None:
         """Begin to follow the topics; return at once."""
-        if self.config.trusted is None:
+        if self.config.kafka is None:
+            logger.warning(NO_KAFKA)
+        elif self.config.trusted is None:
             logger.warning(NO_KEYS)
         self._is_started = True
         self.subscriber.start()
@@ -182,6 +185,7 @@ class Worker:
     def troubles(self) -> list[str]:
         """Return the problems an operator should see, one clause each."""
         found = [] if self.config.trusted is not None else [NO_KEYS]
+        found = found if self.config.kafka is not None else [NO_KAFKA]
         if self.subscriber.trouble:
             found.append(self.subscriber.trouble)
         if lost := self.log.dropped + self.log.failed:
@@ -210,3 +214,15 @@ class Worker:
 
     def _acknowledge(self, ack: Ack) -> None:
         self.log.write_volatile(topics.ACKS, ack.key, ack.to_json())
+
+
+def _event_log(config: ServingWorkerConfig) -> EventLog:
+    if config.kafka is None:
+        return MemoryEventLog(config.queue_events)
+    return KafkaEventLog(
+        config.kafka,
+        queue_events=config.queue_events,
+        linger_ms=config.linger_ms,
+        acknowledge_s=config.acknowledge_s,
+        journal=config.journal,
+    )

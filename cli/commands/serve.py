@@ -36,4 +36,5 @@ def serve(
     )
     config = ServerConfig(worker=worker, host=host, port=port)
     print_text(f"worker {name} answers at http://{host}:{port}")
-    return run_server(config, store=writer_store(worker.kafka, os.environ))
+    store = writer_store(worker.kafka, os.environ) if worker.kafka is not None else None
+    return run_server(config, store=store)

@@ -90,7 +90,7 @@ class Client:
     @classmethod
     def embedded(
         cls,
-        kafka: "KafkaConfig",
+        kafka: "KafkaConfig | None",
         *,
         loops: Iterable[str] = (),
         definitions: Iterable["Loop"] = (),
@@ -106,7 +106,8 @@ class Client:
         If the process forks, call this afterwards: threads do not survive a fork.
 
         Args:
-            kafka: the brokers.
+            kafka: the brokers; None for a unit test or a first try with *definitions*: the defaults
+                decide, events stay in memory, and closing takes no time.
             loops: the loops to serve; empty for all published ones.
             definitions: loops that are served at once, even while no broker answers.
             trusted: the keys whose models may serve; None for no model, so defaults answer.
@@ -136,7 +137,7 @@ class Client:
             name=name,
             seed=seed,
             ready_s=ready_s,
-            store=store or writer_store(kafka, env or {}),
+            store=store or (writer_store(kafka, env or {}) if kafka is not None else None),
         )
         return cls.through(transport)
 

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from tidemill.errors import BrokerError, RequestError
+from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
@@ -73,7 +73,7 @@ def _prepared(decider: Decider, place: int, item: Mapping[str, object]) -> Prepa
 
 
 def open_transport(
-    kafka: KafkaConfig,
+    kafka: KafkaConfig | None,
     *,
     loops: tuple[str, ...],
     definitions: tuple[Loop, ...],
@@ -84,6 +84,10 @@ def open_transport(
     store: SchemaStore | None = None,
 ) -> EmbeddedTransport:
     """Start a worker and return the transport to it; see `Client.embedded`."""
+    if kafka is None and not definitions:
+        raise ConfigError(
+            "a worker without Kafka has no loop to serve", hint="pass loops by definitions="
+        )
     config = ServingWorkerConfig(
         kafka=kafka,
         name=name or f"{socket.gethostname()}-{os.getpid()}-embedded",
@@ -98,7 +102,7 @@ def open_transport(
         trouble = "; ".join(worker.troubles())
         worker.close()
         raise BrokerError(
-            f"the loops could not be read from {kafka.bootstrap} in {ready_s:g} s: {trouble}",
+            f"the loops could not be read from Kafka in {ready_s:g} s: {trouble}",
             hint="is Kafka up, and a loop published? definitions= starts without either",
         )
     return EmbeddedTransport(worker)
