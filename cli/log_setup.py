@@ -3,11 +3,16 @@
 import logging
 import os
 
+from tidemill.cli.log_repeats import Repeats
+
 
 def set_up_logging(*, verbose: bool) -> None:
-    """Log to stderr at the level of TIDEMILL_LOG, or INFO if *verbose*."""
+    """Log to stderr at the level of TIDEMILL_LOG, or INFO if *verbose*; repeats once a minute."""
     level = "INFO" if verbose else os.environ.get("TIDEMILL_LOG", "WARNING").upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(Repeats())
+    text = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, format=text, handlers=[handler])
     if logging.getLogger().level > logging.INFO:  # the error that a command prints says the same
         logging.getLogger("tidemill.librdkafka").setLevel(logging.CRITICAL)
 

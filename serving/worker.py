@@ -155,6 +155,8 @@ class Worker:
         found = [] if self.config.trusted is not None else [NO_KEYS]
         if self.subscriber.trouble:
             found.append(self.subscriber.trouble)
+        if self.log.trouble:
+            found.append(self.log.trouble)
         if lost := self.log.dropped + self.log.failed:
             found.append(f"{lost} events were lost")
         if self.follower.last_refusal:

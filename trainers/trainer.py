@@ -20,10 +20,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from tidemill.errors import BrokerError, ConfigError
 from tidemill.features.lake.compaction import MANY_FILES
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig
+from tidemill.kafka import KafkaConfig, Outages
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import latest_loop
+from tidemill.stopping import stop_in_time
 from tidemill.trainers.cycle import OnVersion, TrainingCycle
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
@@ -146,10 +147,12 @@ def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: No
         logger.info("%s: %s", model.version, model.reason)
         on_version(model)
 
-    cycle = _cycle(config, latest_loop(config.kafka, config.loop), report)
     if config.once:
-        cycle.run(force=True)
+        _cycle(config, latest_loop(config.kafka, config.loop), report).run(force=True)
         return os.EX_OK
+    outages = Outages(config.kafka, "the trainer")
+    loop = outages.waited(lambda: latest_loop(config.kafka, config.loop))
+    cycle = _cycle(config, loop, report)
     with _Signals(stop):
         _train_until(stop, config, cycle, metrics, report)
     return os.EX_OK
@@ -206,7 +209,7 @@ def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
 
 
 class _Signals:
-    """Sets an event on SIGTERM and SIGINT; the training cycle under way is finished first."""
+    """Sets an event on SIGTERM and SIGINT; a training cycle under way may end in time, or not."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
@@ -218,6 +221,7 @@ class _Signals:
                 self._before[number] = signal.signal(number, self._set)
 
     def _set(self, _number: int, _frame: FrameType | None) -> None:
+        stop_in_time()
         self._stop.set()
 
     def __exit__(self, *_error: object) -> None:

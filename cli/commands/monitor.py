@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from typing import Annotated
 
@@ -20,13 +21,13 @@ def monitor(
 ) -> int:
     """Measure lag, freshness and ledger, and serve them over HTTP until Ctrl-C.
 
-    --json is for --once.
+    --json is for --once, which exits with 3 if something could not be read.
     """
     from tidemill.cli.tables.chain import chain_table
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.observer import MonitorConfig, Observer
+    from tidemill.monitor.observer import MonitorConfig, Observer, Status
     from tidemill.monitor.status import run_monitor
 
     config = MonitorConfig(
@@ -38,12 +39,15 @@ def monitor(
         every_s=every,
     )
     if once:
-        status = Observer(config).read()
+        with Observer(config) as observer:
+            status = observer.read(Status())
         if as_json:
             print_json(status.to_json())
-        else:
-            print_table(chain_table(status.chains))
-        return 0
+        elif status.chains.value is not None:
+            print_table(chain_table(status.chains.value))
+        if status.problem is not None:
+            print(f"tidemill: {status.problem}", file=sys.stderr)
+        return 3 if status.problem is not None else 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

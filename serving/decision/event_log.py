@@ -24,6 +24,10 @@ class EventLog(Protocol):
     def waiting(self) -> int:
         """How many events are still in the buffer."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the delivery, in a clause; None if it is well."""
+
     def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
         """Take one event and return at once; False if it was dropped."""
 
@@ -64,6 +68,11 @@ class MemoryEventLog:
     def waiting(self) -> int:
         """Always 0: an event is delivered at once."""
         return 0
+
+    @property
+    def trouble(self) -> str | None:
+        """Always None."""
+        return None
 
     def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
         """Take one event; False if *capacity* is reached."""

@@ -22,7 +22,7 @@ from tidemill.kafka import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 30.0  # services that Faust has not stopped by then end with the process
+STOP_S = 4.0  # services that Faust has not stopped by then end with the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +93,24 @@ def credentials(kafka: KafkaConfig) -> CredentialsT | None:
     )
 
 
-async def run_app(app: faust.App, is_over: Callable[[], bool]) -> bool:
+async def run_app(
+    app: faust.App, is_over: Callable[[], bool], *, on_stop: Callable[[], object] = lambda: None
+) -> bool:
     """Run *app* until SIGTERM or SIGINT (returns True) or until *is_over* holds (returns False).
+
+    *on_stop* is called by the signal, before the stop begins.
 
     Raises:
         BaseException: whatever crashed the app, or what *is_over* raised.
     """
     asked = asyncio.Event()
+
+    def stop() -> None:
+        on_stop()
+        asked.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     starting = asyncio.ensure_future(app.start())
     over = asyncio.ensure_future(_over(is_over))
     waits = (asked.wait(), app._crashed.wait(), _failed(starting))

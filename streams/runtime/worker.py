@@ -1,7 +1,7 @@
 """The streams worker as a process: it reads settings and loops, runs agents, and logs why it ends.
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 after any error, so that its supervisor starts it again.
-It continues from the last commit.
+Exit codes: 0 after SIGTERM or SIGINT, 2 or 3 after an error, so that its supervisor starts it
+again. It continues from the last commit. While no broker answers it waits, and does not end.
 """
 
 import asyncio
@@ -17,12 +17,13 @@ from typing import Any, Self
 from tidemill.errors import ConfigError, ContractError, TidemillError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import TABLES
-from tidemill.kafka import KafkaConfig, Writer, ensure_topics, partition_count
+from tidemill.kafka import KafkaConfig, Outages, Writer, ensure_topics, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, joined_topics, newest
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
+from tidemill.stopping import stop_in_time
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
@@ -51,7 +52,7 @@ class StreamsWorkerConfig:
     kafka: KafkaConfig
     lake: LakeConfig
     loops: Sequence[str] = ()  # none: every loop that is published when it starts
-    group: str | None = None  # None: tidemill-<loop> for one loop, else tidemill-streams
+    group: str | None = None  # None: see group_name
     metrics_port: int | None = None
     cadence: Cadence = field(default_factory=Cadence)
     session_timeout_s: float = 10.0
@@ -122,14 +123,15 @@ class StreamsWorker:
         try:
             if self._config.metrics_port is not None:
                 self._metrics.serve(self._config.metrics_port)
-            while not asyncio.run(self._run()):
+            outages = Outages(self._config.kafka, "the worker")
+            while not outages.waited(lambda: asyncio.run(self._run())):
                 logger.info("restarting with the newest published loops")
         except TidemillError as error:
             logger.critical("the worker ends: %s", error)
-            return 1
+            return error.status
         except Exception:  # the outermost loop: an exit code for the supervisor, a trace for people
             logger.critical("the worker ends by an error of its own", exc_info=True)
-            return 1
+            return 2
         logger.info("the worker ends as asked")
         return 0
 
@@ -178,7 +180,7 @@ class StreamsWorker:
                 last.callback(AuditTimer(audits, self._metrics, every_s=config.audit_s).close)
             streams = StreamsApp(
                 kafka=config.kafka,
-                group=self._group(loops, Path(folder)),
+                group=self._group(Path(folder)),
                 runners=runners,
                 metrics=self._metrics,
                 end_of_stream=close_requests,
@@ -189,11 +191,12 @@ class StreamsWorker:
             return await run_app(
                 streams.app,
                 lambda: news.published() or any(runner.superseded for runner in runners),
+                on_stop=stop_in_time,
             )
 
-    def _group(self, loops: Sequence[Loop], folder: Path) -> GroupConfig:
+    def _group(self, folder: Path) -> GroupConfig:
         return GroupConfig(
-            group=self._config.group or group_name(loops),
+            group=self._config.group or group_name(self._config.loops),
             data=folder,
             session_timeout_s=self._config.session_timeout_s,
             fetch_records=self._config.fetch_records,
@@ -228,9 +231,13 @@ def read_loops(config: StreamsWorkerConfig) -> list[Loop]:
     return loops
 
 
-def group_name(loops: Sequence[Loop]) -> str:
-    """Return the consumer group of a worker for *loops*."""
-    return f"tidemill-{loops[0].loop}" if len(loops) == 1 else "tidemill-streams"
+def group_name(loops: Sequence[str]) -> str:
+    """Return the consumer group of a worker that was asked for *loops*; none is all of them.
+
+    It does not depend on how many loops are published, or the lag of a group would grow for ever
+    from the next loop on. Workers for other loops are in another group.
+    """
+    return f"tidemill-{'+'.join(sorted(set(loops)))}" if loops else "tidemill-streams"
 
 
 def open_tables(lake: Lake, loop: Loop) -> dict[str, ProgressTable]:

@@ -18,7 +18,7 @@ from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.monitor.chain import Chain
-from tidemill.monitor.observer import MonitorConfig, Observer
+from tidemill.monitor.observer import MonitorConfig, Observer, Status
 from tidemill.monitor.status import run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
@@ -60,8 +60,10 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
 
 def chain(config: MonitorConfig) -> Chain:
     """Read once and return the one chain."""
-    (found,) = Observer(config).read().chains
-    return found
+    with Observer(config) as observer:
+        status = observer.read(Status())
+    assert status.chains.value is not None, status.problem
+    return status.chains.value[0]
 
 
 @pytest.mark.kafka

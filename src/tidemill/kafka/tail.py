@@ -14,7 +14,8 @@ from confluent_kafka import (
 )
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
+from tidemill.kafka.outage import broker_errors
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ def read_compacted(
     """
     deadline = time.monotonic() + timeout_s
     newest: dict[bytes, bytes] = {}
-    tail = Tail(config, topic, timeout_s=timeout_s)
+    tail = Tail(config, topic, timeout_s=min(ANSWER_S, timeout_s))
     try:
         while not tail.caught_up:
             if time.monotonic() > deadline:
