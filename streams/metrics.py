@@ -1,5 +1,7 @@
 """The Prometheus metrics of a streams worker, in a registry of their own."""
 
+import os
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 _LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -11,6 +13,9 @@ class StreamMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        Gauge("tidemill_process_id", "Process id of the worker", registry=self.registry).set(
+            os.getpid()
+        )
         self.records = Counter(
             "tidemill_stream_records",
             "Records read from Kafka",

@@ -81,6 +81,9 @@ class TrainerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        Gauge("tidemill_process_id", "Process id of the trainer", registry=self.registry).set(
+            os.getpid()
+        )
         self.models = Counter(
             "tidemill_models",
             "Versions that were made",
