@@ -54,7 +54,8 @@ class Running:
     supervisor: Supervisor
     watch: "subprocess.Popen[bytes]"
     watched: Path
-    sent: int = 0
+    decided: int = 0
+    told: int = 0
     texts: list[str] = field(default_factory=list)
 
     @property
@@ -62,20 +63,22 @@ class Running:
         """The address of the serving worker."""
         return self.stack.server_urls[0]
 
-    def decide(self, count: int) -> None:
-        """Have *count* decisions made by the serving worker, each with its feedback."""
+    def decide(self, count: int, *, feedback: bool = True) -> None:
+        """Have *count* decisions made by the serving worker, each with its feedback or none."""
         client = Client(self.server, budget_ms=60_000).loop(LOOP.loop)
         for _ in range(count):
             decision = client.get_decision({"country": "CH", "visits": 1})
             assert decision.source == "default", decision
-            client.send_feedback(decision.id, "clicked", {"seconds": 1.0, "page": "home"})
-            self.sent += 1
+            self.decided += 1
+            if feedback:
+                client.log_feedback(decision.id, "clicked", seconds=1.0, page="home")
+                self.told += 1
 
     def break_and_mend(self, fault: str, hold_s: float) -> None:
         """Freeze or kill the broker for *hold_s* at least, and look at what is told meanwhile."""
         began = time.monotonic()
         self.broker.suspend() if fault == "frozen" else self.broker.kill()
-        self.decide(20)
+        self.decide(20, feedback=False)
         until(lambda: "wait for Kafka" in get(f"{self.server}/healthz")[1], "serve tells")
         until(lambda: self._lag_gauges() == 0, "gauges of the lag go")
         until(lambda: get(self._monitor("healthz"))[0] == 503, "the monitor tells")
@@ -113,7 +116,7 @@ class Running:
         accounts = ledger(Lake(LakeConfig(root=self.stack.lake)), LOOP)
         read = [sum(each.read for each in accounts if each.log == log) for log in LOOP.logs]
         assert is_balanced(accounts), accounts
-        return read == [self.sent, self.sent]
+        return read == [self.decided, self.told]
 
 
 @pytest.fixture
@@ -165,6 +168,7 @@ def test_every_process_stops_in_time_without_its_broker(running: Running) -> Non
     """It took the worker 37 s and the monitor 33 s; supervisors kill after ten."""
     running.decide(20)
     running.broker.suspend()
+    running.decide(20, feedback=False)
     until(lambda: "wait for Kafka" in get(f"{running.server}/healthz")[1], "serve tells")
     pids = [pid for pid in running.supervisor.pids.values() if pid]
     assert len(pids) == 4
