@@ -13,6 +13,7 @@ from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import BadRecord, BadRecords, CompactedLog, KafkaConfig, LogFollower
+from tidemill.kafka.outage import is_away
 from tidemill.monitor.chain import Chain, parse_ack, read_chain
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
@@ -145,14 +146,20 @@ class Observer:
 
         A reading that fails is in the status, with its problem.
         """
-        bad_records = last.bad_records.again(self._shared)
-        chains = last.chains.again(lambda: self._chains(bad_records))
         lags = last.lags.again(self._reader.read)
+        is_known_away = lags.failures > 0 and is_away(self._config.kafka)  # then ask no more
+        bad_records = last.bad_records.again(self._no_answer if is_known_away else self._shared)
+        chains = last.chains.again(lambda: self._chains(bad_records))
         accounts = last.accounts
         if time.monotonic() >= self._ledger_due_s and (self._known or not bad_records.problem):
             accounts = accounts.again(self._accounts)
             self._ledger_due_s = time.monotonic() + self._config.ledger_every_s
         return Status(bad_records=bad_records, chains=chains, lags=lags, accounts=accounts)
+
+    def _no_answer(self) -> Sequence[BadRecord]:
+        raise BrokerError(
+            f"{self._config.kafka.bootstrap} does not answer", hint="see the problem of the lag"
+        )
 
     def _shared(self) -> Sequence[BadRecord]:
         """Read what is new on the shared topics; return the bad records."""

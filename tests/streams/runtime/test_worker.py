@@ -32,6 +32,7 @@ from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.published import publish_loop
+from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 pytestmark = pytest.mark.kafka
 
@@ -97,7 +98,7 @@ def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
     """A worker that was frozen past its session still believes that it owns its partitions."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     with zombie(rig) as worker:
-        assert worker.wait(300) == 1
+        assert worker.wait(300) == 2
         rig.close(START + 60 * SECOND)
         until(rig.is_done, "windows close")
     assert "another worker has taken over" in rig.log()
@@ -202,7 +203,7 @@ def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_
         log.rename(aside)
         log.write_text("no folder any more")
         last = send_traffic(producer, range(3_000, 6_000), seed=6)
-        assert worker.wait(300) == 1
+        assert worker.wait(300) == 2
     finally:
         end(worker)
     said = rig.log()
@@ -310,7 +311,7 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
         producer.send(topic, "junk", unknown + b"%d" % number)
     producer.flush()
     for _supervisor_starts_it_again in range(3):
-        assert rig.ended() == 1
+        assert rig.ended() == EXIT_REFUSED
     assert len(rig.dead_letters()) <= len(known) + 60, "no more than one stretch allows"
     assert committed(rig) < 400
     said = rig.log().rsplit("the worker ends: ", 1)[1]
