@@ -84,8 +84,9 @@ class KafkaEventLog:
 
     @property
     def troubles(self) -> list[str]:
-        """What an operator should know about the journal."""
-        found = [] if self.journaled is None else [self.journaled.trouble]
+        """What an operator should know about the delivery and the journal, a clause each."""
+        found = [each.trouble for each in self._writers]
+        found += [] if self.journaled is None else [self.journaled.trouble]
         found += [] if self._left is None else [self._left.trouble]
         return [trouble for trouble in found if trouble is not None]
 

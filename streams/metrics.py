@@ -1,6 +1,7 @@
 """The Prometheus metrics of a streams worker, in a registry of their own, and their HTTP server."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from threading import Thread
 from typing import cast
@@ -25,6 +26,9 @@ class StreamMetrics:
         """Count nothing yet; *bad* has the bad records of the shared topics."""
         self.registry = CollectorRegistry()
         self.registry.register(bad or BadRecords())
+        Gauge("tidemill_process_id", "Process id of the worker", registry=self.registry).set(
+            os.getpid()
+        )
         self.records = Counter(
             "tidemill_stream_records",
             "Records read from Kafka",

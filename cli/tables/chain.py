@@ -50,7 +50,7 @@ def _urgency(chain: Chain) -> tuple[bool, float]:
 def troubles(status: Status) -> list[str]:
     """Return a line for each loop that could not be read, and for each bad record."""
     unread = [f"{name} could not be read: {why}" for name, why in status.unread.items()]
-    bad = [f"a bad record is passed over: {each}" for each in status.bad_records]
+    bad = [f"a bad record is passed over: {each}" for each in status.bad_records.value or ()]
     more = [f"and {len(bad) - _SHOWN} more, see --json"] if len(bad) > _SHOWN else []
     return [*unread, *bad[:_SHOWN], *more]
 

@@ -9,12 +9,14 @@ from typing import Never
 
 from rich.console import Console
 
+from tidemill.deploy.local.folder_lock import FolderLock
 from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
-from tidemill.deploy.local.supervisor import Supervisor
+from tidemill.deploy.local.supervisor import HUNG_S, LOOK_S, Supervisor
 from tidemill.errors import ContractError, TidemillError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, ensure_topics
+from tidemill.kafka.outage import is_away
 from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import schema_store
@@ -42,8 +44,8 @@ def run_up(config: UpConfig, console: Console) -> Never:
         TidemillError: something could not be started.
     """
     loops = [checked_loop(path) for path in config.files]
-    config.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
+        running.enter_context(_folder_lock(config.folder))
         with console.status("Looking for Kafka: yours, Docker's, or one of our own"):
             kafka = find_kafka(config.env, data=config.folder / "kafka")
         running.callback(kafka.stop)
@@ -53,12 +55,15 @@ def run_up(config: UpConfig, console: Console) -> Never:
         for loop in loops:
             store = schema_store(kafka.config, config.env)
             publish_loop(kafka.config, loop, store, prepare=lake.create)
+        names = [loop.loop for loop in loops] or _published(kafka.config)
+        ports = Ports.from_first(config.port, config.servers, len(names))
+        ports.check_free()
         stack = Stack(
             kafka=kafka.config,
             lake=root,
             folder=config.folder.resolve(),
-            ports=Ports.from_first(config.port, config.servers),
-            loops=[loop.loop for loop in loops] or _published(kafka.config),
+            ports=ports,
+            loops=names,
             env={k: v for k, v in config.env.items() if k.startswith("TIDEMILL_")},
         )
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
@@ -66,6 +71,14 @@ def run_up(config: UpConfig, console: Console) -> Never:
         supervisor.wait_ready(on_ready=lambda name: console.print(f"{name} is ready"))
         print_addresses(stack, console)
         restart_kafka_when_it_ends(kafka, console)
+
+
+def _folder_lock(folder: Path) -> FolderLock:
+    return FolderLock(
+        folder,
+        use="the folder of a `tidemill up` that runs",
+        hint="stop that one, or name another folder with --folder, and ports with --port",
+    )
 
 
 def _published(kafka: KafkaConfig) -> list[str]:
@@ -94,12 +107,20 @@ def print_addresses(stack: Stack, console: Console) -> None:
 
 
 def restart_kafka_when_it_ends(kafka: RunningKafka, console: Console) -> Never:
-    """Restart an embedded Kafka whenever it ends by itself, until interrupted."""
+    """Restart an embedded Kafka whenever it ends by itself or hangs, until interrupted."""
+    answered_s = looked_s = time.monotonic()
     while True:
         time.sleep(_POLL_S)
-        if kafka.embedded is None or kafka.embedded.running:
+        if kafka.embedded is None:
             continue
-        console.log("Kafka ended by itself; it restarts")
+        now_s = time.monotonic()
+        if kafka.embedded.running and now_s - looked_s >= LOOK_S:
+            looked_s = now_s
+            answered_s = answered_s if is_away(kafka.config) else now_s
+        if kafka.embedded.running and now_s - answered_s < HUNG_S:
+            continue
+        console.log("Kafka ended by itself, or hangs; it restarts")
+        answered_s = now_s
         try:
             kafka.embedded.restart()
         except TidemillError as error:

@@ -3,6 +3,7 @@
 Decisions run none of this code: deciders count in plain ints, which are read on request.
 """
 
+import os
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -126,6 +127,7 @@ def health(worker: Worker) -> dict[str, object]:
     events = worker.log
     return {
         "worker": worker.config.name,
+        "pid": os.getpid(),
         "ready": worker.ready,
         "trouble": worker.troubles(),
         "events": {

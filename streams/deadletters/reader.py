@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, Record, Tail
+from tidemill.kafka import ANSWER_S, KafkaConfig, Record, Tail
 from tidemill.schemas import topics
 from tidemill.streams.deadletters.writer import DeadLetter
 
@@ -101,7 +101,8 @@ class DeadLetterReader:
         return records
 
     def _records(self, on_progress: OnProgress | None) -> Iterator[Record]:
-        tail = Tail(self.config, topics.DEAD_LETTERS, timeout_s=self.timeout_s)
+        wait_s = min(ANSWER_S, self.timeout_s)
+        tail = Tail(self.config, topics.DEAD_LETTERS, timeout_s=wait_s)
         answered_s = time.monotonic()
         try:
             while not tail.caught_up:

@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.monitor.chain import Chain
-from tidemill.monitor.observer import MonitorConfig, Observer
+from tidemill.monitor.observer import MonitorConfig, Observer, Status
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
@@ -68,8 +69,16 @@ def damage(config: MonitorConfig, loop: Loop) -> None:
 
 def chain(config: MonitorConfig) -> Chain:
     """Read once and return the one chain."""
-    (found,) = Observer(config).read().chains
+    with Observer(config) as observer:
+        status = observer.read(Status())
+    (found,) = chains(status)
     return found
+
+
+def chains(status: Status) -> Sequence[Chain]:
+    """Return what was read of the loops."""
+    assert status.chains.value is not None, status.problem
+    return status.chains.value.rows
 
 
 @pytest.mark.kafka
@@ -172,11 +181,11 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         write_all(config.kafka, topic, [junk])
     observer = Observer(replace(config, loops=[loop.loop, "nobody"]))
     try:
-        status = observer.read()
-        assert [each.serving for each in status.chains] == [1]
+        status = observer.read(Status())
+        assert [each.serving for each in chains(status)] == [1]
         assert status.problem is None
         assert "no loop 'nobody'" in status.unread["nobody"]
-        found = [bad for bad in status.bad_records if bad.key.startswith(name)]
+        found = [bad for bad in status.bad_records.value or () if bad.key.startswith(name)]
         assert sorted(bad.topic for bad in found) == sorted(
             [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
         )
@@ -189,7 +198,8 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
         for topic in (topics.LOOPS, topics.SCHEMAS):
             write_all(config.kafka, topic, [(junk[0], None)])
-    gone = observer.read().bad_records
+    gone = observer.read(status).bad_records.value
+    assert gone is not None
     assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
     observer.close()
 
@@ -204,9 +214,13 @@ def test_a_loop_whose_tables_are_damaged_hides_no_other(
     lake = Lake(config.lake)
     lake.create(loop)
     damage(config, other)
-    status = Observer(replace(config, loops=[loop.loop, other.loop])).read()
-    assert [each.loop for each in status.chains] == [loop.loop]
+    with Observer(replace(config, loops=[loop.loop, other.loop])) as observer:
+        status = observer.read(Status())
+    assert [each.loop for each in chains(status)] == [loop.loop]
+    assert status.problem is None
     assert status.unread.keys() == {other.loop}
+    assert status.accounts.value is not None
+    assert {each.loop for each in status.accounts.value.rows} == {loop.loop}
 
 
 def get(url: str) -> tuple[int, bytes]:

@@ -12,7 +12,8 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from tidemill.errors import BrokerError, ContractError
-from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
+from tidemill.kafka.outage import broker_errors
 
 _TIMESTAMP_TYPE = "message.timestamp.type"
 
@@ -48,7 +49,7 @@ def ensure_topics(config: KafkaConfig, topics: Iterable[Topic], *, timeout_s: fl
     deadline = time.monotonic() + timeout_s
     admin = AdminClient(config.client(), logger=client_log)
     with broker_errors(config, "topics could not be created", admin):
-        metadata = admin.list_topics(timeout=timeout_s)
+        metadata = admin.list_topics(timeout=min(ANSWER_S, timeout_s))
         replicas = min(3, len(metadata.brokers))
         missing = [
             NewTopic(
@@ -103,7 +104,7 @@ def _check_partitions(config: KafkaConfig, topic: Topic, found: int | None) -> N
         )
 
 
-def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = 30.0) -> int | None:
+def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = ANSWER_S) -> int | None:
     """Return the number of partitions of *topic*, or None if there is no such topic.
 
     Raises:

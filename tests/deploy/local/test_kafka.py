@@ -14,8 +14,10 @@ import pytest
 
 from tidemill.deploy.local.jars import SERVER, cache_dir, fetch_jars
 from tidemill.deploy.local.kafka import EmbeddedKafka, find_kafka
-from tidemill.errors import BrokerError
+from tidemill.deploy.local.kafka_settings import free_port, listeners
+from tidemill.errors import BrokerError, ConfigError
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
+from tidemill.testing.kafka import START_S
 
 STARTER = """
 import os, sys, time
@@ -110,6 +112,38 @@ def test_a_suspended_broker_does_not_answer_until_it_goes_on(own_kafka: Embedded
         write_all(own_kafka.config, "slow", [(b"k", b"v")], timeout_s=1)
     own_kafka.resume()
     write_all(own_kafka.config, "slow", [(b"k", b"v")])
+
+
+@pytest.mark.kafka
+def test_a_second_broker_over_the_same_data_is_refused(own_kafka: EmbeddedKafka) -> None:
+    """It overwrote the settings of the first one, and ended it."""
+    second = EmbeddedKafka(cache=cache_dir(os.environ), data=own_kafka.data)
+    settings = (own_kafka.data / "server.properties").read_text()
+    with pytest.raises(ConfigError, match=f"of process {os.getpid()}") as caught:
+        second.start()
+    assert own_kafka.config.bootstrap in caught.value.hint
+    assert (own_kafka.data / "server.properties").read_text() == settings
+    ensure_topics(own_kafka.config, [Topic(name="still-there")])
+    own_kafka.stop()
+    second.start(timeout_s=START_S)
+    try:
+        assert second.config == own_kafka.config, "clients find it where it was"
+    finally:
+        second.stop()
+
+
+@pytest.mark.kafka
+def test_a_broker_whose_port_is_taken_does_not_move(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Its clients would look for it where somebody else listens."""
+    port, controller = free_port(), free_port()
+    (tmp_path / "server.properties").write_text(listeners(port, controller))
+    broker = EmbeddedKafka(cache=cache_dir(os.environ), data=tmp_path)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ConfigError, match=f"port {port}, where this Kafka was reached before"),
+    ):
+        broker.start()
+    assert broker.config.bootstrap.endswith(f":{port}")
 
 
 @pytest.mark.kafka
