@@ -198,10 +198,13 @@ def test_a_worker_starts_while_kafka_is_away_and_finds_it_later(
 
 
 @contextmanager
-def served(kafka: KafkaConfig, loop: Loop, trusted: Path | None) -> Iterator[Served]:
+def served(
+    kafka: KafkaConfig, loop: Loop, trusted: Path | None = None, journal: Path | None = None
+) -> Iterator[Served]:
     """Run ``tidemill serve`` as a process of its own; stop it by SIGTERM if it still runs."""
     port = _free_port()
     env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+    env["TIDEMILL_JOURNAL"] = str(journal or "off")
     if trusted is not None:
         env["TIDEMILL_TRUSTED_KEYS"] = str(trusted)
     program = "import sys; from tidemill.cli.app import main; sys.exit(main())"
