@@ -149,10 +149,14 @@ class _LeftDelivery:
         self._thread.join()
 
     def _run(self) -> None:
-        others = [left for left in self._left if left.bootstrap != self._config.bootstrap]
-        for left in others:
-            left.close()
-        ours = [left for left in self._left if left not in others]
+        ours = []
+        for left in self._left:
+            if left.bootstrap == self._config.bootstrap:
+                ours.append(left)
+            elif next(left.events(), None) is None:
+                left.remove()
+            else:
+                left.close()
         if ours:
             writer = Writer(self._config)
             for left in ours:

@@ -5,8 +5,9 @@ without Kafka, and once it has a loop it decides, whether a broker answers or no
 """
 
 import logging
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -35,6 +36,7 @@ _SHOWN = 10  # bad records on the health page
 NO_KAFKA = (
     "no Kafka (KAFKA_BOOTSTRAP_SERVERS is not set), so defaults decide and events stay in memory"
 )
+_KEYS_S = 0.5  # how often the file of trusted keys is looked at
 NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
 
 
@@ -123,17 +125,13 @@ class Worker:
         self._is_started = False
         self._store = store
         self._seeds = Random(config.seed)
-        self.follower = Follower(
-            config.name,
-            make=self._decider,
-            admit=partial(admit, limits=config.limits),
-            acknowledge=self._acknowledge,
-            trusted=config.trusted or TrustedKeys({}),
-            wants=config.loops,
-        )
+        self._counters: dict[str, DecisionCounters] = {}
+        self._trusted = config.trusted or TrustedKeys({})
+        self._trusted_ids = frozenset(self._trusted.keys)
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch_keys, name="trusted-keys", daemon=True)
+        self.follower = self._new_follower(config.definitions)
         self.subscriber = Subscriber(config.kafka, self.follower)
-        for loop in config.definitions:
-            self.follower.install(loop)
 
     def start(self) -> None:
         """Begin to follow the topics; return at once."""
@@ -143,9 +141,14 @@ class Worker:
             logger.warning(NO_KEYS)
         self._is_started = True
         self.subscriber.start()
+        if self._trusted.is_watched:
+            self._watcher.start()
 
     def close(self) -> int:
         """Stop following, deliver the last events, and return how many could not be."""
+        self._closed.set()
+        if self._watcher.ident is not None:
+            self._watcher.join()
         self.subscriber.close()
         undelivered = self.log.flush(self.config.close_s)
         self.log.close(timeout_s=0.0)
@@ -192,11 +195,48 @@ class Worker:
             found.append(f"{lost} events were lost")
         found += [f"passed over {bad}" for bad in self.subscriber.bad.all()[:_SHOWN]]
         found += self.log.troubles
+        if self._trusted.trouble:
+            found.append(self._trusted.trouble)
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
         deciders = list(self.follower.deciders.values())
         found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
+
+    def _new_follower(self, loops: Iterable[Loop]) -> Follower:
+        follower = Follower(
+            self.config.name,
+            make=self._decider,
+            admit=partial(admit, limits=self.config.limits),
+            acknowledge=self._acknowledge,
+            trusted=self._trusted,
+            wants=self.config.loops,
+        )
+        for loop in loops:
+            follower.install(loop)
+        return follower
+
+    def _watch_keys(self) -> None:
+        """Start over with the models whenever a key comes or goes."""
+        while not self._closed.wait(_KEYS_S):
+            found = frozenset(self._trusted.keys)
+            if found != self._trusted_ids:
+                self._trusted_ids = found
+                logger.warning("the trusted keys are %s now: models are read again", sorted(found))
+                self._start_over()
+
+    def _start_over(self) -> None:
+        """Decide by the defaults, and read again which models are trusted.
+
+        The deciders are new, so a model that is on its way into an old one decides nothing.
+        """
+        before = self.subscriber
+        loops = [decider.loop for decider in list(self.follower.deciders.values())]
+        self.follower = self._new_follower(loops)
+        self.subscriber = Subscriber(self.config.kafka, self.follower)
+        self.subscriber.ready = before.ready  # it has been; the defaults answer meanwhile
+        before.close()
+        self.subscriber.start()
 
     def _decider(self, loop: Loop, counters: DecisionCounters) -> Decider:
         seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
@@ -205,7 +245,7 @@ class Worker:
             store=self._store or MemorySchemaStore(),
             log=self.log,
             random=Random(seed),
-            counters=counters,
+            counters=self._counters.setdefault(loop.loop, counters),
             limits=self.config.requests,
         )
 

@@ -8,16 +8,16 @@ import logging
 import resource
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
-from typing import cast
+from typing import Self, cast
 
 import uvicorn
 
-from tidemill.access import TlsConfig, TokenList, check_address
+from tidemill.access import TlsConfig, TokenList, check_address, watched_tokens
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.api.access import HttpAccess
 from tidemill.serving.api.connections import ConnectionWatch, LimitedProtocol
@@ -47,6 +47,33 @@ class ServerConfig:
     """The origins whose pages may call."""
     is_insecure: bool = False
     """Whether other machines may call without a token."""
+
+    @classmethod
+    def from_env(
+        cls,
+        env: Mapping[str, str],
+        *,
+        worker: ServingWorkerConfig,
+        host: str = "127.0.0.1",
+        port: int = 8700,
+        origins: tuple[str, ...] = (),
+        is_insecure: bool = False,
+    ) -> Self:
+        """Read the variables TIDEMILL_HTTP_... and TIDEMILL_TLS_..., all of them optional.
+
+        Raises:
+            ConfigError: one of them is wrong, or the server would be open to other machines.
+        """
+        return cls(
+            worker=worker,
+            host=host,
+            port=port,
+            limits=HttpLimits.from_env(env),
+            tokens=watched_tokens(env),
+            tls=TlsConfig.from_env(env),
+            origins=origins,
+            is_insecure=is_insecure,
+        )
 
     def __post_init__(self) -> None:
         check_address(self.host, tokens=self.tokens, tls=self.tls, is_insecure=self.is_insecure)

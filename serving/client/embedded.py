@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.kafka import KafkaConfig
@@ -12,6 +13,7 @@ from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.decider import Decider, Prepared
 from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.journal import JournalConfig
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 
@@ -82,6 +84,7 @@ def open_transport(
     seed: int | None,
     ready_s: float,
     store: SchemaStore | None = None,
+    journal: Path | None = None,
 ) -> EmbeddedTransport:
     """Start a worker and return the transport to it; see `Client.embedded`."""
     if kafka is None and not definitions:
@@ -95,6 +98,7 @@ def open_transport(
         definitions=definitions,
         trusted=trusted,
         seed=seed,
+        journal=JournalConfig(folder=journal) if journal is not None else None,
     )
     worker = Worker(config, store=store)
     worker.start()
