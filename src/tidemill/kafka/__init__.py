@@ -20,7 +20,7 @@ from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_lo
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
-from tidemill.kafka.topics import Topic, ensure_topics, partition_count
+from tidemill.kafka.topics import Topic, ensure_topics, partition_count, partition_counts
 from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
 
@@ -43,6 +43,7 @@ __all__ = [
     "ensure_topics",
     "parsed",
     "partition_count",
+    "partition_counts",
     "read_compacted",
     "read_values",
     "write_all",
