@@ -11,7 +11,14 @@ from typing import TypeVar
 from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.kafka import BadRecord, BadRecords, CompactedLog, KafkaConfig, LogFollower
+from tidemill.kafka import (
+    BadRecord,
+    BadRecords,
+    CompactedLog,
+    KafkaConfig,
+    LogFollower,
+    partition_counts,
+)
 from tidemill.monitor.chain import Chain, parse_ack, read_chain
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
@@ -22,6 +29,7 @@ from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import (
     LoopTopic,
     check_unchanged,
+    joined_topics,
     newest,
     parse_loop,
     unpublished,
@@ -142,7 +150,11 @@ class Observer:
         is_ledger_due = time.monotonic() >= self._ledger_due_s
         chains: list[Chain] = []
         failures: list[LakeError] = []
+        missing = self._missing_topics(loops)
         for loop in loops:
+            if loop.loop in missing:
+                unread[loop.loop] = f"there is no topic {missing[loop.loop]}"
+                continue
             try:
                 chain = read_chain(loop, self._lake, self._reader, acks)
                 if is_ledger_due:
@@ -157,6 +169,19 @@ class Observer:
         if is_ledger_due:
             self._ledger_due_s = time.monotonic() + self._config.ledger_every_s
         return chains
+
+    def _missing_topics(self, loops: Sequence[Loop]) -> dict[str, str]:
+        """Return a topic that is missing, by loop: librdkafka would refuse to answer for all."""
+        names = {loop.loop: [*joined_topics(loop).values()] for loop in loops}
+        counts = partition_counts(
+            self._config.kafka, [topic for topics_ in names.values() for topic in topics_]
+        )
+        return {
+            loop: topic
+            for loop, topics_ in names.items()
+            for topic in topics_
+            if counts[topic] is None
+        }
 
     def close(self) -> None:
         """Disconnect from the shared topics."""

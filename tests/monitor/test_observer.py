@@ -24,7 +24,7 @@ from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.published import publish_loop
+from tidemill.schemas.published import key_of, publish_loop
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -146,14 +146,18 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     elsewhere = (f"{name}/b".encode(), mine[0][1])
     write_all(config.kafka, topics.ACKS, [*mine, elsewhere])
     junk = (f"{name}/1".encode(), b"not json")
+    homeless = minimal(loop=f"homeless-{loop.loop}")
+    home = (key_of(homeless), homeless.canonical.encode())
+    write_all(config.kafka, topics.LOOPS, [home])
     for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
         write_all(config.kafka, topic, [junk])
-    observer = Observer(replace(config, loops=[loop.loop, "nobody"]))
+    observer = Observer(replace(config, loops=[loop.loop, "nobody", homeless.loop]))
     try:
         status = observer.read()
         assert [each.serving for each in status.chains] == [1]
         assert status.problem is None
         assert "no loop 'nobody'" in status.unread["nobody"]
+        assert f"no topic {homeless.loop}." in status.unread[homeless.loop]
         found = [bad for bad in status.bad_records if bad.key.startswith(name)]
         assert sorted(bad.topic for bad in found) == sorted(
             [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
@@ -167,6 +171,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
         for topic in (topics.LOOPS, topics.SCHEMAS):
             write_all(config.kafka, topic, [(junk[0], None)])
+        write_all(config.kafka, topics.LOOPS, [(home[0], None)])
     gone = observer.read().bad_records
     assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
     observer.close()
