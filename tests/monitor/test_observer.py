@@ -17,8 +17,8 @@ from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.chain import Chain
+from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
+from tidemill.monitor.chain import Chain, parse_ack
 from tidemill.monitor.observer import MonitorConfig, Observer
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
@@ -175,6 +175,33 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     gone = observer.read().bad_records
     assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
     observer.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": "2026-01-01T00:00:00"},
+        {"at": 7},
+        {"loop": ["shop"]},
+        {"status": "well"},
+        {"worker": "another"},
+        {"more": "x"},
+    ],
+    ids=str,
+)
+def test_what_is_no_acknowledgement_costs_that_record_alone(change: dict[str, object]) -> None:
+    """A time without a zone cannot be compared with another, and would end each reading."""
+    key, value = ack(minimal(), "a", "lightgbm-1", "serving", NOON)
+    broken = json.dumps(json.loads(value) | change).encode()
+    log = CompactedLog(parse_ack)
+    log.take(
+        [
+            Record(topic=topics.ACKS, partition=0, offset=n, key=key, value=each, timestamp_ms=0)
+            for n, each in enumerate((value, broken))
+        ]
+    )
+    assert [each.version for each in log.values] == ["lightgbm-1"]
+    assert [bad.offset for bad in log.bad] == [1]
 
 
 @pytest.mark.kafka
