@@ -12,7 +12,14 @@ from typing import Self, TypeVar
 from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.kafka import BadRecord, BadRecords, CompactedLog, KafkaConfig, LogFollower
+from tidemill.kafka import (
+    BadRecord,
+    BadRecords,
+    CompactedLog,
+    KafkaConfig,
+    LogFollower,
+    partition_counts,
+)
 from tidemill.kafka.outage import is_away
 from tidemill.monitor.chain import Chain, parse_ack, read_chain
 from tidemill.monitor.lag import GroupLag, LagReader
@@ -25,6 +32,7 @@ from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import (
     LoopTopic,
     check_unchanged,
+    joined_topics,
     newest,
     parse_loop,
     unpublished,
@@ -182,6 +190,29 @@ class Observer:
             if not versions(published, name)
         }
         return self._bad.all()
+        chains = self._chains(known, acks, unread)
+        return Status(
+            read_at_s=time.time(),
+            chains=chains,
+            lags=self._reader.read(),
+            accounts=[row for loop in known for row in self._accounts.get(loop.loop, ())],
+            unread=unread,
+            bad_records=self._bad.all(),
+            problem=None,
+        )
+
+    def _missing_topics(self, loops: Sequence[Loop]) -> dict[str, str]:
+        """Return a topic that is missing, by loop: librdkafka would refuse to answer for all."""
+        names = {loop.loop: [*joined_topics(loop).values()] for loop in loops}
+        counts = partition_counts(
+            self._config.kafka, [topic for topics_ in names.values() for topic in topics_]
+        )
+        return {
+            loop: topic
+            for loop, topics_ in names.items()
+            for topic in topics_
+            if counts[topic] is None
+        }
 
     def _followed(self, topic: str, follower: LogFollower[V]) -> CompactedLog[V]:
         log = follower.read()
@@ -194,11 +225,13 @@ class Observer:
                 "there are no loops and acknowledgements without the shared topics",
                 hint="see why these could not be read",
             )
+        missing = self._missing_topics(self._known)
         read = LoopRows.of(
-            self._known,
+            [loop for loop in self._known if loop.loop not in missing],
             lambda loop: [read_chain(loop, self._lake, self._reader, self._said)],
         )
-        return replace(read, unread={**self._unpublished, **read.unread})
+        homeless = {name: f"there is no topic {topic}" for name, topic in missing.items()}
+        return replace(read, unread={**self._unpublished, **homeless, **read.unread})
 
     def _accounts(self) -> LoopRows[Account]:
         return LoopRows.of(self._known, self._account)

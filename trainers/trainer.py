@@ -195,11 +195,7 @@ def _train_until(
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
-                logger.warning(
-                    "no broker answers; new models wait in the lake: %s; hint: %s",
-                    error.what,
-                    error.hint,
-                )
+                logger.warning("no broker answers; new models wait in the lake: %s", error)
             _gauge(metrics, config.loop, cycle)
             notifier.wait(config.poll_s)
     finally:

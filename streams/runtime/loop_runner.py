@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import Log
@@ -250,10 +251,9 @@ class LoopRunner:
         """
         async with self._lock:
             owned = dict(self._owned)
-            for each in owned.values():
-                for name in self.loop.logs:
-                    if not self.superseded and self.refusal is None:
-                        self._take_waiting(each, name)
+            for each, name in product(owned.values(), self.loop.logs):
+                if not self.superseded and self.refusal is None:
+                    self._take_waiting(each, name)
             if self.refusal is not None:
                 return
             due_s = [each.due_since_s for each in owned.values() if each.due_since_s is not None]

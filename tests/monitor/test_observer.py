@@ -18,14 +18,14 @@ from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.chain import Chain
+from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
+from tidemill.monitor.chain import Chain, parse_ack
 from tidemill.monitor.observer import MonitorConfig, Observer, Status
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.published import publish_loop
+from tidemill.schemas.published import key_of, publish_loop
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -177,14 +177,18 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     elsewhere = (f"{name}/b".encode(), mine[0][1])
     write_all(config.kafka, topics.ACKS, [*mine, elsewhere])
     junk = (f"{name}/1".encode(), b"not json")
+    homeless = minimal(loop=f"homeless-{loop.loop}")
+    home = (key_of(homeless), homeless.canonical.encode())
+    write_all(config.kafka, topics.LOOPS, [home])
     for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
         write_all(config.kafka, topic, [junk])
-    observer = Observer(replace(config, loops=[loop.loop, "nobody"]))
+    observer = Observer(replace(config, loops=[loop.loop, "nobody", homeless.loop]))
     try:
         status = observer.read(Status())
         assert [each.serving for each in chains(status)] == [1]
         assert status.problem is None
         assert "no loop 'nobody'" in status.unread["nobody"]
+        assert f"no topic {homeless.loop}." in status.unread[homeless.loop]
         found = [bad for bad in status.bad_records.value or () if bad.key.startswith(name)]
         assert sorted(bad.topic for bad in found) == sorted(
             [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
@@ -198,10 +202,38 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
         for topic in (topics.LOOPS, topics.SCHEMAS):
             write_all(config.kafka, topic, [(junk[0], None)])
+        write_all(config.kafka, topics.LOOPS, [(home[0], None)])
     gone = observer.read(status).bad_records.value
     assert gone is not None
     assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
     observer.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": "2026-01-01T00:00:00"},
+        {"at": 7},
+        {"loop": ["shop"]},
+        {"status": "well"},
+        {"worker": "another"},
+        {"more": "x"},
+    ],
+    ids=str,
+)
+def test_what_is_no_acknowledgement_costs_that_record_alone(change: dict[str, object]) -> None:
+    """A time without a zone cannot be compared with another, and would end each reading."""
+    key, value = ack(minimal(), "a", "lightgbm-1", "serving", NOON)
+    broken = json.dumps(json.loads(value) | change).encode()
+    log = CompactedLog(parse_ack)
+    log.take(
+        [
+            Record(topic=topics.ACKS, partition=0, offset=n, key=key, value=each, timestamp_ms=0)
+            for n, each in enumerate((value, broken))
+        ]
+    )
+    assert [each.version for each in log.values] == ["lightgbm-1"]
+    assert [bad.offset for bad in log.bad] == [1]
 
 
 @pytest.mark.kafka

@@ -29,6 +29,7 @@ from tidemill.kafka.topics import (
     Topic,
     ensure_topics,
     partition_count,
+    partition_counts,
     topics_with_producer_time,
 )
 from tidemill.kafka.transactions import TransactionalWriter
@@ -57,6 +58,7 @@ __all__ = [
     "ensure_topics",
     "parsed",
     "partition_count",
+    "partition_counts",
     "read_compacted",
     "read_values",
     "topics_with_producer_time",

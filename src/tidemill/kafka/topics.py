@@ -1,7 +1,7 @@
 """Topics: their settings, creation of missing ones, and their numbers of partitions."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -110,11 +110,23 @@ def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = ANSWE
     Raises:
         BrokerError: the broker does not answer within *timeout_s*.
     """
+    return partition_counts(config, [topic], timeout_s=timeout_s)[topic]
+
+
+def partition_counts(
+    config: KafkaConfig, topics: Collection[str], *, timeout_s: float = ANSWER_S
+) -> dict[str, int | None]:
+    """Return the number of partitions of each of *topics*, None for one that is not there.
+
+    Raises:
+        BrokerError: the broker does not answer within *timeout_s*.
+    """
     admin = AdminClient(config.client(), logger=client_log)
-    with broker_errors(config, f"topic {topic} could not be looked up", admin):
-        metadata = admin.list_topics(timeout=timeout_s)
-    found = metadata.topics.get(topic)
-    return len(found.partitions) if found is not None and found.partitions else None
+    named = f"topic {next(iter(topics))}" if len(topics) == 1 else f"{len(topics)} topics"
+    with broker_errors(config, f"{named} could not be looked up", admin):
+        known = admin.list_topics(timeout=timeout_s).topics
+    found = {name: known.get(name) for name in topics}
+    return {name: (len(each.partitions) or None) if each else None for name, each in found.items()}
 
 
 def topics_with_producer_time(
