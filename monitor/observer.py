@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig
+from tidemill.kafka.outage import is_away
 from tidemill.monitor.chain import Chain, read_acks, read_chain
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
@@ -106,8 +108,9 @@ class Observer:
 
         A reading that fails is in the status, with its problem.
         """
-        chains = last.chains.again(self._chains)
         lags = last.lags.again(self._reader.read)
+        is_known_away = lags.failures > 0 and is_away(self._config.kafka)  # then ask no more
+        chains = last.chains.again(self._no_chains if is_known_away else self._chains)
         accounts = last.accounts
         if time.monotonic() >= self._ledger_due_s and (self._loops or not chains.problem):
             accounts = accounts.again(self._accounts)
@@ -120,6 +123,11 @@ class Observer:
         self._loops = [newest(published, name) for name in names]
         acks = read_acks(self._config.kafka)
         return [read_chain(loop, self._lake, self._reader, acks) for loop in self._loops]
+
+    def _no_chains(self) -> list[Chain]:
+        raise BrokerError(
+            f"{self._config.kafka.bootstrap} does not answer", hint="see the problem of the lag"
+        )
 
     def _accounts(self) -> list[Account]:
         kept = (loop for loop in self._loops if self._lake.has_table(loop.loop, EXAMPLES))

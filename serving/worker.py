@@ -53,7 +53,7 @@ class ServingWorkerConfig:
     """How long an event may wait to be sent in one batch with others. Joins wait minutes, so this
     does not matter, and brokers and readers get far fewer and larger batches."""
     limits: TrialLimits = field(default_factory=TrialLimits)
-    close_s: float = 10.0
+    close_s: float = 7.0
     """How long a stopping worker waits for its last events to be delivered."""
 
     @classmethod
