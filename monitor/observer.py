@@ -190,16 +190,6 @@ class Observer:
             if not versions(published, name)
         }
         return self._bad.all()
-        chains = self._chains(known, acks, unread)
-        return Status(
-            read_at_s=time.time(),
-            chains=chains,
-            lags=self._reader.read(),
-            accounts=[row for loop in known for row in self._accounts.get(loop.loop, ())],
-            unread=unread,
-            bad_records=self._bad.all(),
-            problem=None,
-        )
 
     def _missing_topics(self, loops: Sequence[Loop]) -> dict[str, str]:
         """Return a topic that is missing, by loop: librdkafka would refuse to answer for all."""

@@ -68,7 +68,7 @@ class ServingWorkerConfig:
     """Where decisions survive `kill -9` until Kafka has them; None for nowhere."""
     acknowledge_s: float = 5.0
     """How long feedback may wait for Kafka before it is given up."""
-    close_s: float = 10.0
+    close_s: float = 7.0
     """How long a stopping worker waits for its last events to be delivered."""
 
     @classmethod

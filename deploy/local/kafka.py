@@ -39,6 +39,8 @@ from tidemill.kafka.outage import why_away
 
 logger = logging.getLogger(__name__)
 
+KAFKA_STOP_S = 8.0  # a stop in order takes 2 s; what is killed recovers at its next start
+
 # Java has the process id of the shell; the subshell kills it when this process has ended (end of
 # file).
 _GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
@@ -118,7 +120,7 @@ class EmbeddedKafka:
             self.kill()
             raise
 
-    def stop(self, *, timeout_s: float = 20.0) -> None:
+    def stop(self, *, timeout_s: float = KAFKA_STOP_S) -> None:
         """Stop it in order, or by force after *timeout_s*; `start` starts it again."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGCONT)
@@ -127,9 +129,9 @@ class EmbeddedKafka:
                 self._process.wait(timeout_s)
         self.kill()
 
-    def close(self) -> None:
+    def close(self, *, timeout_s: float = KAFKA_STOP_S) -> None:
         """Stop it for good and remove its data if it chose the directory itself."""
-        self.stop()
+        self.stop(timeout_s=timeout_s)
         if self._temporary:
             shutil.rmtree(self.data, ignore_errors=True)
 
@@ -239,10 +241,10 @@ class RunningKafka:
     start_s: float
     embedded: EmbeddedKafka | None = None
 
-    def stop(self) -> None:
+    def stop(self, *, timeout_s: float = KAFKA_STOP_S) -> None:
         """Stop an embedded broker; one of the user's or in Docker goes on."""
         if self.embedded is not None:
-            self.embedded.close()
+            self.embedded.close(timeout_s=timeout_s)
 
 
 def find_kafka(

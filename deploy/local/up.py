@@ -1,11 +1,11 @@
 """`tidemill up`: all processes of some loops on this machine, and Kafka if there is none."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Never
 
 from rich.console import Console
 
@@ -22,6 +22,7 @@ from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import schema_store
 
 _POLL_S = 1.0
+_STOP_S, _KAFKA_STOP_S = 6.0, 3.5  # of the ten seconds that a supervisor of ours gives; then a kill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class UpConfig:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def run_up(config: UpConfig, console: Console) -> Never:
+def run_up(config: UpConfig, console: Console) -> None:
     """Run loops until interrupted.
 
     Raises:
@@ -48,7 +49,7 @@ def run_up(config: UpConfig, console: Console) -> Never:
         running.enter_context(_folder_lock(config.folder))
         with console.status("Looking for Kafka: yours, Docker's, or one of our own"):
             kafka = find_kafka(config.env, data=config.folder / "kafka")
-        running.callback(kafka.stop)
+        running.callback(kafka.stop, timeout_s=_KAFKA_STOP_S)
         console.print(f"Kafka ({kafka.kind}) at {kafka.config.bootstrap}")
         root = config.env.get("TIDEMILL_LAKE") or str((config.folder / "lake").resolve())
         lake = Lake(LakeConfig.from_env({**config.env, "TIDEMILL_LAKE": root}))
@@ -66,11 +67,11 @@ def run_up(config: UpConfig, console: Console) -> Never:
             loops=names,
             env={k: v for k, v in config.env.items() if k.startswith("TIDEMILL_")},
         )
-        supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log)
+        supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log, stop_s=_STOP_S)
         running.enter_context(supervisor)
         supervisor.wait_ready(on_ready=lambda name: console.print(f"{name} is ready"))
         print_addresses(stack, console)
-        restart_kafka_when_it_ends(kafka, console)
+        look_after_kafka(kafka, console, threading.Event())
 
 
 def _folder_lock(folder: Path) -> FolderLock:
@@ -106,22 +107,23 @@ def print_addresses(stack: Stack, console: Console) -> None:
         console.print(f"  {name:<24}{value}", soft_wrap=True)
 
 
-def restart_kafka_when_it_ends(kafka: RunningKafka, console: Console) -> Never:
-    """Restart an embedded Kafka whenever it ends by itself or hangs, until interrupted."""
+def look_after_kafka(
+    kafka: RunningKafka, console: Console, stop: threading.Event, *, hung_s: float = HUNG_S
+) -> None:
+    """Restart an embedded Kafka whenever it ends by itself or hangs, until *stop* is set."""
     answered_s = looked_s = time.monotonic()
-    while True:
-        time.sleep(_POLL_S)
+    while not stop.wait(_POLL_S):
         if kafka.embedded is None:
             continue
         now_s = time.monotonic()
-        if kafka.embedded.running and now_s - looked_s >= LOOK_S:
+        if now_s - looked_s >= min(LOOK_S, hung_s / 3):
             looked_s = now_s
             answered_s = answered_s if is_away(kafka.config) else now_s
-        if kafka.embedded.running and now_s - answered_s < HUNG_S:
+        if kafka.embedded.running and now_s - answered_s < hung_s:
             continue
         console.log("Kafka ended by itself, or hangs; it restarts")
-        answered_s = now_s
         try:
             kafka.embedded.restart()
         except TidemillError as error:
             console.log(f"Kafka does not start: {error}")
+        answered_s = time.monotonic()

@@ -15,7 +15,7 @@ from tidemill.deploy.local.jars import cache_dir
 from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig
-from tidemill.monitor.observer import MonitorConfig, Observer
+from tidemill.monitor.observer import MonitorConfig, Observer, Status
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack, utc_now
@@ -141,8 +141,9 @@ def run(
                 send(rig, part * step, (part + 1) * step)
             disturb(kafka, loops, part)
             until(lambda: all(rig.is_read() for rig in town.rigs), "all is read", 600)
-            status = town.observer.read()
-            assert {chain.loop for chain in status.chains} >= {"shop", "ads"}
+            chains = town.observer.read(Status()).chains.value
+            assert chains is not None
+            assert {chain.loop for chain in chains.rows} >= {"shop", "ads"}
         for rig in town.rigs:
             rig.close(START + DECISIONS * SECOND)
         until(lambda: all(rig.is_done() for rig in town.rigs), "all is closed", 600)

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 from tests.schemas.loops import minimal
 
+from tidemill.cli.app import main
 from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
 from tidemill.monitor.chain import Chain, parse_ack
+from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.observer import MonitorConfig, Observer, Status
+from tidemill.monitor.readings import Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
@@ -253,6 +256,33 @@ def test_a_loop_whose_tables_are_damaged_hides_no_other(
     assert status.unread.keys() == {other.loop}
     assert status.accounts.value is not None
     assert {each.loop for each in status.accounts.value.rows} == {loop.loop}
+
+
+def test_figures_of_a_failed_reading_are_not_exported() -> None:
+    """Old ones say that all is well, all night long; their age is what alerts."""
+    lag = GroupLag(group="readers", members=1, partitions=())
+    read: Reading[Sequence[GroupLag]] = Reading(name="lag", at_s=1_000.0, value=[lag], problem=None)
+    metrics = as_metrics(Status(lags=read), 1_007.0).decode()
+    assert 'tidemill_lag_messages{group="readers"} 0.0' in metrics
+    lost = replace(read, value=None, problem="no answer")
+    metrics = as_metrics(Status(lags=lost), 1_300.0).decode()
+    assert "tidemill_lag_" not in metrics
+    assert 'tidemill_reading_age_seconds{reading="lag"} 300.0' in metrics
+    assert "tidemill_monitor_up 0.0" in metrics
+
+
+def test_a_monitor_without_kafka_says_what_it_could_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 3, and within ten seconds."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
+    assert main(["monitor", "--once", "--json"]) == 3
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["groups"] == document["loops"] == []
+    assert "127.0.0.1:1" in document["readings"]["lag"]["problem"]
+    assert "127.0.0.1:1 does not answer" in captured.err
 
 
 def get(url: str) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, client_log
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
 from tidemill.kafka.outage import broker_errors
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Writer:
         stuck_s = self._progress.stuck_s
         if stuck_s < STUCK_S:
             return None
-        return f"{self.waiting:,} events wait for Kafka, which has taken none for {stuck_s:.0f} s"
+        return f"events wait for Kafka ({self.waiting:,}), which has taken none for {stuck_s:.0f} s"
 
     def _serve(self) -> None:
         is_told = False
@@ -184,6 +184,7 @@ def write_all(
     }
     producer = new_producer(config, more)
     with broker_errors(config, f"could not write to {topic}"):
+        producer.list_topics(topic, timeout=min(ANSWER_S, timeout_s))  # is anybody there?
         for key, value in items:
             while True:
                 try:

@@ -1,10 +1,13 @@
 """The embedded Kafka: real, on its own, and never left behind."""
 
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tidemill.deploy.local.jars import SERVER, cache_dir, fetch_jars
+from tidemill.deploy.local.jars import KAFKA_VERSION, SERVER, cache_dir, fetch_jars
 from tidemill.deploy.local.kafka import EmbeddedKafka, find_kafka
 from tidemill.deploy.local.kafka_settings import free_port, listeners
 from tidemill.errors import BrokerError, ConfigError
@@ -188,3 +191,21 @@ def test_a_given_broker_that_does_not_answer_is_an_error_not_a_second_choice() -
     """Starting another one would hide that the configured one is down."""
     with pytest.raises(BrokerError, match="does not answer"):
         find_kafka({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, patience_s=1)
+
+
+def test_waiting_for_another_download_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Minutes without a word look like a hang."""
+    home = tmp_path / f"kafka-{KAFKA_VERSION}"
+    home.mkdir()
+    (home / "any.json").write_text(json.dumps({"artifacts": ["any"], "jars": []}))
+    other = (home / "lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=fetch_jars, args=(tmp_path, ["any"]), kwargs={"name": "any"})
+    waiting.start()
+    while "waiting for it" not in caplog.text:
+        assert waiting.is_alive()
+        time.sleep(0.02)
+    other.close()
+    waiting.join()
