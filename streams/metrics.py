@@ -19,6 +19,14 @@ _LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 6
 _COMMIT_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
+WORK = {
+    "tidemill_stream_records_total": "records read",
+    "tidemill_lake_rows_total": "rows committed",
+    "tidemill_stream_dead_letters_total": "dead letters",
+}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
+
+
 class StreamMetrics:
     """The metrics of one worker process."""
 

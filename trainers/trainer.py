@@ -19,6 +19,7 @@ from tidemill.errors import BrokerError, ConfigError, ContractError, LoopError, 
 from tidemill.features.lake.compaction import MANY_FILES
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import BadRecords, KafkaConfig, Outages
+from tidemill.log_fields import log_fields
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.signing import SigningKey
@@ -29,6 +30,7 @@ from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
+from tidemill.work_log import WorkLog
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,10 @@ class TrainerConfig:
             once=once,
             metrics_port=int(port) if port else None,
         )
+
+
+WORK = {"tidemill_models_total": "models made"}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
 
 
 class TrainerMetrics:
@@ -165,9 +171,10 @@ def run_trainer(
         cycles.newest().run(force=True)
         return os.EX_OK
     try:
-        first = Outages(config.kafka, "the trainer").waited(cycles.newest)
-        with StopSignals(stop, within_s=STOP_S):
-            _train_until(stop, config, first, cycles, metrics)
+        with log_fields(loop=config.loop), WorkLog(metrics.registry, WORK):
+            first = Outages(config.kafka, "the trainer").waited(cycles.newest)
+            with StopSignals(stop, within_s=STOP_S):
+                _train_until(stop, config, first, cycles, metrics)
     except Exception as error:  # the outermost loop: who it was, for the log of many trainers
         logger.critical("the trainer of %s ends by a %s", config.loop, type(error).__name__)
         raise

@@ -18,6 +18,13 @@ from tidemill.serving.api.limits import REFUSALS, HttpCounters
 from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 from tidemill.serving.worker import Worker
 
+WORK = {
+    "tidemill_decisions_total": "decisions",
+    "tidemill_feedback_total": "feedback",
+    "tidemill_events_delivered_total": "events delivered",
+}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
+
 
 class _Collector:
     """Reads the counters of a worker at each scrape."""

@@ -23,8 +23,10 @@ from tidemill.serving.api.access import HttpAccess
 from tidemill.serving.api.connections import ConnectionWatch, LimitedProtocol
 from tidemill.serving.api.http import app_of
 from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.metrics import WORK, registry_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.watched_file import WatchedFile
+from tidemill.work_log import WorkLog
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,8 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
     server = server_of(worker, config, tls)
     with _signals_survived():
         try:
-            server.run()
+            with WorkLog(registry_of(worker), WORK):
+                server.run()
         except SystemExit:  # uvicorn could not bind, and has logged why
             logger.error("port %d of %s cannot be bound: is it in use?", config.port, config.host)
     undelivered = worker.close()

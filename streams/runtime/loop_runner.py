@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import product
 
 from tidemill.errors import ContractError
+from tidemill.log_fields import log_fields
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
@@ -259,7 +260,8 @@ class LoopRunner:
             due_s = [each.due_since_s for each in owned.values() if each.due_since_s is not None]
             started = self._now_s()
             try:
-                version = await self._write(owned)
+                with log_fields(loop=self.loop.loop):
+                    version = await self._write(owned)
             except _UnverifiedError:
                 return  # refused, or no broker answers: nothing since the last commit counts
             except BaseException:

@@ -30,7 +30,7 @@ from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
-from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.metrics import WORK, StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.audits import AuditTimer, LoopAudit
@@ -46,6 +46,7 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.worker_config import StreamsWorkerConfig
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.versions import NewVersions
+from tidemill.work_log import WorkLog
 
 __all__ = ["EXIT_REFUSED", "StreamsWorker", "StreamsWorkerConfig", "run_worker"]
 
@@ -96,7 +97,8 @@ class StreamsWorker:
         try:
             if self._config.metrics_port is not None:
                 self._metrics.serve(self._config.metrics_port, self._health.page)
-            self._run_until_stopped()
+            with WorkLog(self._metrics.registry, WORK):
+                self._run_until_stopped()
         except TidemillError as error:
             logger.critical("the worker ends: %s", error)
             return error.status
