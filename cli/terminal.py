@@ -123,7 +123,7 @@ def print_error(error: object) -> None:
 
 def print_json(document: object, *, indent: int | None = None) -> None:
     """Print *document* as JSON, in one line unless it has an *indent*; times are ISO 8601."""
-    print(json.dumps(document, default=json_value, indent=indent))
+    print(json.dumps(document, default=json_value, indent=indent), flush=True)
 
 
 def json_value(value: object) -> str:

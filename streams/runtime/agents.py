@@ -151,8 +151,6 @@ class StreamsApp:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             for runner in self._runners:
-                if runner.refusal is not None:
-                    raise runner.refusal
                 if runner.is_due(partial(self._flow.is_caught_up, runner)):
                     await runner.commit()
 

@@ -302,7 +302,7 @@ class LoopRunner:
 
         self._is_in_thread = True
         try:
-            if self.verify is not None and not await self.verify():
+            if partitions and self.verify is not None and not await self.verify():
                 raise _UnverifiedError
             if not self.rules.corrections:
                 return snapshots()
