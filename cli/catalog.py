@@ -203,6 +203,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="replay",
     ),
     Command(
+        name="lake accept-topic",
+        group="Things",
+        module="lake",
+        function="accept_topic",
+        summary="Go on with topics that were restored with their offsets.",
+    ),
+    Command(
         name="lake close",
         group="Things",
         module="worker",

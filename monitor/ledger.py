@@ -17,6 +17,7 @@ from tidemill.features.lake.progress_keys import (
     DUPLICATE,
     GAPS,
     LATE,
+    MISPLACED,
     OFFSET,
     UNMATCHED,
     ProgressName,
@@ -194,11 +195,11 @@ def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream
 _READ = (OFFSET, DEAD_LETTERS, GAPS)  # the progress that commits of rows store for each log
 _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
     DECISIONS: (),
-    FEEDBACK: (LATE, DUPLICATE, UNMATCHED),
+    FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED),
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
-    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
+    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched", "misplaced"),
 }
 
 _DECISIONS = """

@@ -29,6 +29,12 @@ class StreamMetrics:
             ["loop", "log", "reason"],
             registry=self.registry,
         )
+        self.misplaced = Counter(
+            "tidemill_stream_misplaced",
+            "Feedback in another partition than its decision; it meets none",
+            ["loop", "log"],
+            registry=self.registry,
+        )
         self.lost = Counter(
             "tidemill_stream_lost_records",
             "Records that Kafka deleted before they were read",

@@ -1,11 +1,11 @@
-"""`tidemill sql`, `tidemill ledger` and `tidemill lake compact`."""
+"""`tidemill sql`, `tidemill ledger`, `tidemill lake compact` and `tidemill lake accept-topic`."""
 
 import os
 from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, OneLoop
+from tidemill.cli.options import AsJson, LoopName, OneLoop
 
 
 def sql(
@@ -58,3 +58,22 @@ def compact(loop: OneLoop = None) -> None:
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
                 f" {done.removed} old files removed"
             )
+
+
+def accept_topic(loop: LoopName) -> None:
+    """Go on with topics that were made anew and restored with their offsets, say from a copy.
+
+    A worker refuses a topic that is not the one its lake has read, as Kafka's ids tell. Afterwards
+    it goes on behind the offset up to which the lake has read; earlier records are not read again.
+    """
+    from tidemill.cli.lakes import open_lake
+    from tidemill.kafka import KafkaConfig
+    from tidemill.streams.reprocess.accept_topic import accept_topics
+
+    lake = open_lake()
+    accepted = accept_topics(KafkaConfig.from_env(os.environ), lake, lake.loop(loop))
+    for topic in accepted:
+        read = ", ".join(f"partition {number}: {offset}" for number, offset in topic.read.items())
+        typer.echo(f"{topic.topic} has id {topic.id}; it counts as read up to {read}")
+    if not accepted:
+        typer.echo(f"the topics of {loop} are those that the lake has read")

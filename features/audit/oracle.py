@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from tidemill.features.sql.misplaced import unmet_sql
 from tidemill.features.sql.positions import stream_sql
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
@@ -265,7 +266,7 @@ def _states(loop: Loop) -> Iterator[tuple[str, str]]:
                     WHEN (f."partition", f."offset") IN
                          (SELECT _partition, "offset" FROM matched) THEN 'duplicate'
                     WHEN (f."partition", f."offset") IN (FROM known) THEN 'late'
-                    ELSE 'unmatched' END AS state
+                    ELSE {unmet_sql("f", loop.partitions)} END AS state
         FROM f LEFT JOIN taken t
           ON t._partition = f."partition" AND t."offset" = f."offset" """,
     )

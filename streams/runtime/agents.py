@@ -33,6 +33,7 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1  # how often to check whether a commit is due
+TOPICS_TICKS = 10  # after how many of these ticks to compare the ids and ends of topics
 IDLE_TICK_S = 0.5  # how often to compare quiet logs with their end, with one request to the broker
 
 
@@ -144,14 +145,20 @@ class StreamsApp:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             for runner in self._runners:
+                if runner.refusal is not None:
+                    raise runner.refusal
                 if runner.is_due(partial(self._flow.is_caught_up, runner)):
                     await runner.commit()
 
     async def _watch_idle(self) -> None:
+        ticks = 0
         while not self.app.should_stop:
             await asyncio.sleep(IDLE_TICK_S)
             if self.app.rebalancing:
                 continue
+            ticks += 1
+            if ticks % TOPICS_TICKS == 0:
+                await self._flow.check_topics()
             self._flow.skip_control_batches()
             await self._check_sources()
             for runner in self._runners:

@@ -10,9 +10,10 @@ are owned.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
+from tidemill.errors import ContractError
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
@@ -23,22 +24,29 @@ from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.consumer.batches import FetchedBatch, merged
 from tidemill.streams.consumer.log_position import LogPosition
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.idleness import IdleClock
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.placement import misplaced_in
 from tidemill.streams.runtime.commit_schedule import Cadence, CommitSchedule
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.runtime.owned_partition import OwnedPartition
 from tidemill.streams.runtime.partitions import LogReading, Partition
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
+from tidemill.streams.runtime.topic_check import check_identity
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
 from tidemill.streams.versions import VersionCheck
 
 logger = logging.getLogger(__name__)
+
+
+class _UnverifiedError(Exception):
+    """It is not known that the topics are those that the lake has read from."""
 
 
 class LoopRunner:
@@ -92,9 +100,29 @@ class LoopRunner:
         )
         self._owned: dict[int, OwnedPartition] = {}
         self._lock = asyncio.Lock()
-        self._is_in_thread = False  # a thread closes windows: nobody else may use the joins
+        self._is_in_thread = False  # a snapshot is being made: nobody else may use the joins
         self.failed = False
         self.superseded = False
+        self.refusal: ContractError | None = None
+        self.verify: Callable[[], Awaitable[bool]] | None = None
+
+    def refuse(self, error: ContractError) -> None:
+        """Read and commit nothing any more: the topics are not what the loop says, see *error*.
+
+        Nothing since the last commit counts as read. Other loops of the worker go on.
+        """
+        self.failed = True
+        self.refusal = self.refusal or error
+
+    def identify(self, name: Log, identity: TopicIdentity) -> None:
+        """Compare *identity* with that of the topic that the lake has read *name* from."""
+        for owned in self._owned.values():
+            try:
+                check_identity(self.loop.loop, owned.lease, name, identity)
+            except ContractError as error:
+                self.refuse(error)
+                return
+            owned.partition.readings[name].identity = identity
 
     @property
     def partitions(self) -> Collection[int]:
@@ -165,7 +193,7 @@ class LoopRunner:
             TidemillError: a commit failed.
         """
         owned = self._owned.get(batch.partition)
-        if owned is None or self.superseded:
+        if owned is None or self.superseded or self.refusal is not None:
             return  # its next owner reads it again, from the offset of the lake
         owned.idle.read(name, self._now_s())
         owned.waiting[name].append(batch)
@@ -189,6 +217,9 @@ class LoopRunner:
                     return
                 for dead_letter in dead_letters:
                     self._metrics.dead.labels(self.loop.loop, name, dead_letter.reason).inc()
+                self._metrics.misplaced.labels(self.loop.loop, name).inc(
+                    owned.partition.take_misplaced(name)
+                )
         except BaseException:
             self.failed = True
             raise
@@ -197,7 +228,8 @@ class LoopRunner:
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
         """Return whether a commit cycle is due; *is_caught_up* says if a backlog has ended."""
         has_work = self._pending_rows() > 0 or self.is_closing
-        return bool(self._owned) and has_work and self._schedule.is_due(is_caught_up)
+        is_working = bool(self._owned) and self.refusal is None
+        return is_working and has_work and self._schedule.is_due(is_caught_up)
 
     async def commit(self) -> None:
         """Take everything queued, and commit everything taken; return after the commits.
@@ -211,12 +243,16 @@ class LoopRunner:
             owned = dict(self._owned)
             for each in owned.values():
                 for name in self.loop.logs:
-                    if not self.superseded:
+                    if not self.superseded and self.refusal is None:
                         self._take_waiting(each, name)
+            if self.refusal is not None:
+                return
             due_s = [each.due_since_s for each in owned.values() if each.due_since_s is not None]
             started = self._now_s()
             try:
                 version = await self._write(owned)
+            except _UnverifiedError:
+                return  # refused, or no broker answers: nothing since the last commit counts
             except BaseException:
                 self.failed = True
                 raise
@@ -244,15 +280,21 @@ class LoopRunner:
     async def _snapshots(
         self, partitions: Sequence[Partition], limits: Mapping[int, int]
     ) -> list[PartitionSnapshot]:
-        """Return snapshots after a close up to *limits*; in a thread if it may read the lake."""
+        """Return snapshots after a close up to *limits*; in a thread if it may read the lake.
+
+        Nothing is taken between the question for the topics' ids and the snapshots, so the answer
+        holds for all of their rows.
+        """
 
         def snapshots() -> list[PartitionSnapshot]:
             return [partition.snapshot(limits.get(partition.number)) for partition in partitions]
 
-        if not self.rules.corrections:
-            return snapshots()
         self._is_in_thread = True
         try:
+            if self.verify is not None and not await self.verify():
+                raise _UnverifiedError
+            if not self.rules.corrections:
+                return snapshots()
             return await asyncio.to_thread(snapshots)
         finally:
             self._is_in_thread = False
@@ -318,7 +360,12 @@ class LoopRunner:
             readings=readings,
             max_skew=self.loop.max_skew,
             versions=self._versions,
-            keys=CopartitioningCheck(self.topics, lease.partition, self.loop.partitions),
+            keys=CopartitioningCheck(
+                topics=self.topics,
+                partition=lease.partition,
+                partitions=self.loop.partitions,
+                limit=self.loop.max_bad,
+            ),
         )
         return OwnedPartition(
             partition=partition,
@@ -343,4 +390,11 @@ class LoopRunner:
 
     def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         recall = recall_from(self._tables, number, self.rules)
-        return PartitionJoin(self.rules, resume, labels=self._labels, recall=recall, state=state)
+        return PartitionJoin(
+            self.rules,
+            resume,
+            labels=self._labels,
+            recall=recall,
+            state=state,
+            is_misplaced=misplaced_in(number, self.loop.partitions),
+        )

@@ -92,15 +92,16 @@ def test_feedback_states_tell_what_became_of_each_feedback(
     lake.create(loop)
     seconds = timedelta(seconds=1)
     lake.table(loop.loop, "decisions").append(rows("decisions", 1), swaps=[])
-    at = [START + 60 * seconds] * 3 + [START + 700 * seconds, START, START, START + 9000 * seconds]
+    at = [START + 60 * seconds] * 3 + [START + 700 * seconds, START, START]
+    at += [START + 9000 * seconds, START]
     feedback = rows(
         "feedback",
-        7,
-        id=["a", "a", "b", "c", "d", "e", "f"],
-        decision_id=["0-0", "0-0", "0-0", "0-0", "nobody", "0-0", "0-0"],
+        8,
+        id=["a", "a", "b", "c", "d", "e", "f", "g"],
+        decision_id=["0-0", "0-0", "0-0", "0-0", "stray", "0-0", "0-0", "nobody"],
         at=at,
-        stream_time=[None, START, START + 3661 * seconds, START, START, START, START],
-        verdict=[None, None, None, None, None, "late", None],
+        stream_time=[None, START, START + 3661 * seconds, START, START, START, START, START],
+        verdict=[None, None, None, None, None, "late", None, None],
     )
     lake.table(loop.loop, "feedback").append(feedback, swaps=[])
     example = rows("examples", 1, feedback_offsets=[[0]], state=["labeled"], label=[1.0])
@@ -114,6 +115,7 @@ def test_feedback_states_tell_what_became_of_each_feedback(
         4: "unmatched",
         5: "late",
         6: "open",
+        7: "misplaced",
     }
 
 

@@ -14,6 +14,7 @@ from faust.types import TP
 
 from tidemill.streams.consumer.app import run_app
 from tidemill.streams.consumer.batches import FetchedBatch
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.consumer.transport import BatchSchema, FetchState
 
 SETUP = """
@@ -52,6 +53,17 @@ class SqliteProgress:
     def has_to_wait(self, tp: TP) -> bool:
         """Return False: no partition waits for another."""
         return False
+
+    def is_refused(self, tp: TP) -> bool:
+        """Return False: no topic is made anew."""
+        return False
+
+    def identify(self, identities: Mapping[str, TopicIdentity | None]) -> None:
+        """Do nothing."""
+
+    def ends_too_early(self, tp: TP, end: int) -> None:
+        """Do nothing: no topic is made anew in these tests."""
+        raise AssertionError(f"{tp} ends at {end}")
 
     def lost(self, tp: TP, records: int) -> None:
         """Do nothing: no record is deleted in these tests."""

@@ -27,6 +27,7 @@ from tests.streams.join_logs import (
 from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.partition_join import Counts, PartitionJoin, Resume
 from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.placement import misplaced_in
 
 
 def test_feedback_is_joined_in_the_order_of_its_time_and_then_its_offset() -> None:
@@ -225,3 +226,25 @@ def test_the_example_of_the_guide() -> None:
     assert joined(shell) == {"a": [0, 1], "b": [2]}
     assert shell.closed[-1].counts == Counts(late=2)
     assert_agrees(shell)
+
+
+def test_feedback_of_another_partition_is_misplaced_after_a_restart_too() -> None:
+    """Nobody can find the client with the wrong partitioner by a count of `unmatched`."""
+    is_misplaced = misplaced_in(0, 4)
+    ids = pl.Series("id", [f"d{number}" for number in range(20)])
+    there = is_misplaced(ids)
+    assert 0 < there.sum() < 20
+    join = PartitionJoin(RULES, is_misplaced=is_misplaced)
+    join.take_decisions(decision_frame([D("a", 0)]))
+    feedback = join.take_feedback(feedback_frame([F("x", id_, 1) for id_ in ids]))
+    resume = Resume(
+        offsets={DECISIONS: 1, FEEDBACK: 20},
+        stream_times={log: join.stream_time(log) for log in LOGS},
+        feedback=feedback,
+    )
+    for each in (join, PartitionJoin(RULES, resume, is_misplaced=is_misplaced)):
+        for log in LOGS:
+            each.advance(log, START + 60 * SECOND)
+        closed = each.close()
+        assert closed is not None
+        assert closed.counts == Counts(unmatched=20 - there.sum(), misplaced=there.sum())
