@@ -22,6 +22,7 @@ from tidemill.features.lake.progress_keys import (
     UNMATCHED,
     ProgressName,
 )
+from tidemill.features.sql.damaged import damage_named
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
 from tidemill.features.sql.states import joined_feedback
@@ -87,6 +88,11 @@ def ledger(
     Raises:
         LakeError: the lake cannot be read.
     """
+    with damage_named(lake, [loop.loop]):
+        return _ledger(lake, loop, ends)
+
+
+def _ledger(lake: Lake, loop: Loop, ends: Mapping[tuple[Log, int], int] | None) -> list[Account]:
     versions = snapshot(lake, loop)
     revised = has_revisions(lake.table(loop.loop, EXAMPLES), loop, versions[EXAMPLES])
     with open_duckdb() as connection:

@@ -3,7 +3,8 @@
 Read `loop/` (the definition), `topics`, `logs` and `partitioner` (where its events lie), `events/`
 (their Avro schemas), `avro/` (the codec), `registry/` (where schemas are stored), `published`
 (loops on Kafka) and `models/` (what trainers publish). It is the lowest layer and imports
-`tidemill.kafka` and `tidemill.errors` only: no lake, no DuckDB but for labels, no River, no LightGBM, no Faust.
+`tidemill.kafka` and `tidemill.errors` only: no lake, no DuckDB but for labels, no River, no
+LightGBM, no Faust.
 
 Proved elsewhere: `partitioner` by `tests/streams/test_placement.py`.
 Proved elsewhere: `topics` by `tests/schemas/test_logs.py`.
