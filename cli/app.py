@@ -17,6 +17,7 @@ from typer.main import get_group
 from tidemill import __version__
 from tidemill.cli.catalog import COMMANDS, NOUNS, Command
 from tidemill.cli.log_setup import set_up_logging
+from tidemill.cli.terminal import print_error
 from tidemill.errors import TidemillError
 
 P = ParamSpec("P")
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
     try:
         command_tree(commands, words)(args=arguments, prog_name="tidemill")
     except TidemillError as error:
-        print(f"tidemill: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -163,6 +163,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="diff",
     ),
     Command(
+        name="loop contracts",
+        group="Things",
+        module="loop",
+        function="contracts",
+        summary="Print the Avro schemas of the events of a loop.",
+    ),
+    Command(
         name="loop schema",
         group="Things",
         module="loop",
@@ -177,6 +184,13 @@ COMMANDS: tuple[Command, ...] = (
         function="models",
         summary="Show every model that a loop has made, and why it is live or not.",
         alias="models",
+    ),
+    Command(
+        name="model restore",
+        group="Things",
+        module="train",
+        function="restore",
+        summary="Restore the models of a lake that has lost them.",
     ),
     Command(
         name="lake compact",

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.lake.progress_keys import FRONTIER
-from tidemill.kafka import KafkaConfig, read_compacted
+from tidemill.kafka import Record
 from tidemill.monitor.lag import LagReader
-from tidemill.schemas import topics
 from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -87,14 +87,18 @@ def read_chain(
     )
 
 
-def read_acks(config: KafkaConfig) -> list[Ack]:
-    """Return the last acknowledgement of every worker.
+def parse_ack(record: Record) -> Ack:
+    """Return the acknowledgement of *record*.
 
     Raises:
-        BrokerError: Kafka does not answer.
-        ModelError: a record of the topic is not an acknowledgement.
+        ModelError: it is none, or one of another worker or loop than its key says.
     """
-    return [Ack.from_json(value) for value in read_compacted(config, topics.ACKS).values()]
+    ack = Ack.from_json(record.value or b"")
+    if record.key != ack.key:
+        raise ModelError(
+            "an acknowledgement under another key", hint="look at who can write to this topic"
+        )
+    return ack
 
 
 def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetime | None]:

@@ -22,7 +22,6 @@ from tidemill.features.lake.progress_keys import (
     UNMATCHED,
     ProgressName,
 )
-from tidemill.features.sql.damaged import damage_named
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
 from tidemill.features.sql.states import joined_feedback
@@ -88,11 +87,6 @@ def ledger(
     Raises:
         LakeError: the lake cannot be read.
     """
-    with damage_named(lake, [loop.loop]):
-        return _ledger(lake, loop, ends)
-
-
-def _ledger(lake: Lake, loop: Loop, ends: Mapping[tuple[Log, int], int] | None) -> list[Account]:
     versions = snapshot(lake, loop)
     revised = has_revisions(lake.table(loop.loop, EXAMPLES), loop, versions[EXAMPLES])
     with open_duckdb() as connection:
@@ -204,7 +198,10 @@ _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
     FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED),
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
-    DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
+    DECISIONS: (
+        *("labeled", "no_feedback", "censored", "not_activated", "label_error"),
+        *("late", "duplicate"),
+    ),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched", "misplaced"),
 }
 
@@ -221,7 +218,8 @@ _DECISIONS = """
         SELECT "partition", count(*) FILTER (state = 'labeled') AS labeled,
                count(*) FILTER (state = 'no_feedback') AS no_feedback,
                count(*) FILTER (state = 'censored') AS censored,
-               count(*) FILTER (state = 'not_activated') AS not_activated
+               count(*) FILTER (state = 'not_activated') AS not_activated,
+               count(*) FILTER (state = 'label_error') AS label_error
         FROM {schema}.examples GROUP BY ALL
     )
     SELECT "partition", 0 AS stream, coalesce(COLUMNS(* EXCLUDE "partition"), 0)

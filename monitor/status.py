@@ -6,6 +6,7 @@
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tidemill.errors import TidemillError
-from tidemill.monitor.observer import MonitorConfig, Observer, Status
+from tidemill.monitor.observer import WATCHED, MonitorConfig, Observer, Status
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,17 @@ def as_metrics(status: Status) -> bytes:
             for a in status.accounts
         ),
     )
+    gauge(
+        "loop_unread",
+        "1 if a loop could not be read; /status says why",
+        [({"loop": name}, 1.0) for name in status.unread],
+    )
+    counts = Counter(bad.topic for bad in status.bad_records)
+    gauge(
+        "bad_shared_records",
+        "Records of a shared topic that cannot be read and are passed over",
+        [({"topic": topic}, float(counts[topic])) for topic in WATCHED],
+    )
     return bytes(generate_latest(registry))
 
 
@@ -74,6 +86,7 @@ def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:
     finally:
         server.shutdown()
         server.server_close()
+        observer.close()
     return 0
 
 
@@ -88,6 +101,8 @@ def _next(observer: Observer, last: Status) -> Status:
             chains=last.chains,
             lags=last.lags,
             accounts=last.accounts,
+            unread=last.unread,
+            bad_records=last.bad_records,
             problem=str(error),
         )
 

@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 from typing import Self
 
-from tidemill.kafka import KafkaConfig, Writer
+from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -22,13 +22,16 @@ from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import EventLog
-from tidemill.serving.decision.requests import UnknownError
+from tidemill.serving.decision.requests import NotReadyError, RequestLimits, UnknownError
+from tidemill.serving.journal import JournalConfig
+from tidemill.serving.kafka_log import KafkaEventLog
 from tidemill.serving.model.admission import TrialLimits, admit
 from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 10  # bad records on the health page
 NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
 
 
@@ -53,6 +56,12 @@ class ServingWorkerConfig:
     """How long an event may wait to be sent in one batch with others. Joins wait minutes, so this
     does not matter, and brokers and readers get far fewer and larger batches."""
     limits: TrialLimits = field(default_factory=TrialLimits)
+    requests: RequestLimits = field(default_factory=RequestLimits)
+    """How much one request may bring."""
+    journal: JournalConfig | None = None
+    """Where decisions survive `kill -9` until Kafka has them; None for nowhere."""
+    acknowledge_s: float = 5.0
+    """How long feedback may wait for Kafka before it is given up."""
     close_s: float = 10.0
     """How long a stopping worker waits for its last events to be delivered."""
 
@@ -66,10 +75,11 @@ class ServingWorkerConfig:
         definitions: tuple[Loop, ...] = (),
         seed: int | None = None,
     ) -> Self:
-        """Read KAFKA_BOOTSTRAP_SERVERS and, if set, TIDEMILL_TRUSTED_KEYS.
+        """Read KAFKA_BOOTSTRAP_SERVERS and the settings of the guide, page "Serving".
 
         Raises:
-            ConfigError: no broker is named, or the file of trusted keys is not readable.
+            ConfigError: no broker is named, the file of trusted keys is not readable, or a limit is
+                no number.
         """
         return cls(
             kafka=KafkaConfig.from_env(env),
@@ -78,6 +88,8 @@ class ServingWorkerConfig:
             definitions=definitions,
             trusted=TrustedKeys.from_env(env) if env.get(TRUSTED_KEYS) else None,
             seed=seed,
+            requests=RequestLimits.from_env(env),
+            journal=JournalConfig.from_env(env),
         )
 
 
@@ -99,10 +111,15 @@ class Worker:
         event_log: EventLog | None = None,
     ) -> None:
         self.config = config
-        self.log: EventLog = event_log or Writer(
-            config.kafka, queue_messages=config.queue_events, linger_ms=config.linger_ms
+        self.log: EventLog = event_log or KafkaEventLog(
+            config.kafka,
+            queue_events=config.queue_events,
+            linger_ms=config.linger_ms,
+            acknowledge_s=config.acknowledge_s,
+            journal=config.journal,
         )
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
+        self._is_started = False
         self._store = store
         self._seeds = Random(config.seed)
         self.follower = Follower(
@@ -121,6 +138,7 @@ class Worker:
         """Begin to follow the topics; return at once."""
         if self.config.trusted is None:
             logger.warning(NO_KEYS)
+        self._is_started = True
         self.subscriber.start()
 
     def close(self) -> int:
@@ -135,15 +153,26 @@ class Worker:
 
         Raises:
             UnknownError: this worker does not serve that loop.
+            NotReadyError: it has not read its topics yet, so it may know the loop soon.
         """
         decider = self.follower.deciders.get(loop)
         if decider is None:
+            if self._is_reading and loop in (self.config.loops or (loop,)):
+                raise NotReadyError(
+                    f"this worker has not read the loop {loop[:100]!r} yet",
+                    hint="ask again soon, or another worker; /readyz says when it is ready",
+                )
             known = ", ".join(sorted(self.follower.deciders)) or "none"
             raise UnknownError(
                 f"this worker serves no loop {loop[:100]!r}",
                 hint=f"publish it with `tidemill publish LOOP.yaml`; served here: {known}",
             )
         return decider
+
+    @property
+    def _is_reading(self) -> bool:
+        """Whether it has begun to read its topics, and is not ready yet."""
+        return self._is_started and not self.ready
 
     @property
     def ready(self) -> bool:
@@ -157,6 +186,8 @@ class Worker:
             found.append(self.subscriber.trouble)
         if lost := self.log.dropped + self.log.failed:
             found.append(f"{lost} events were lost")
+        found += [f"passed over {bad}" for bad in self.subscriber.bad.all()[:_SHOWN]]
+        found += self.log.troubles
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
         deciders = list(self.follower.deciders.values())
@@ -171,10 +202,11 @@ class Worker:
             log=self.log,
             random=Random(seed),
             counters=counters,
+            limits=self.config.requests,
         )
 
     def _seed_of(self, loop: Loop) -> int:
         return zlib.crc32(f"{self.config.seed}/{self.config.name}/{loop.loop}".encode())
 
     def _acknowledge(self, ack: Ack) -> None:
-        self.log.write(topics.ACKS, key=ack.key, value=ack.to_json())
+        self.log.write_volatile(topics.ACKS, ack.key, ack.to_json())

@@ -37,13 +37,14 @@ def audit(
     from tidemill.cli.terminal import progress_bar
     from tidemill.cli.times import event_span
     from tidemill.features.audit.audit import Effort, audit
+    from tidemill.features.lake.damage import damage_told
 
     first, end = event_span(since, until)
     lake = open_lake()
     effort = Effort(memory_mb=memory_mb, threads=threads, shown=limit)
     reports = []
     for name in chosen_loops(lake, loop):
-        with progress_bar(f"audit of {name}") as on_step:
+        with progress_bar(f"audit of {name}") as on_step, damage_told(lake, name):
             report = audit(lake, name, since=first, until=end, effort=effort, on_step=on_step)
         reports.append(_with_sources(report, lake, (first, end), effort))
     print_audits(reports, as_json=as_json)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, LoopName, OneLoop
+from tidemill.cli.terminal import print_text
 
 
 def sql(
@@ -20,9 +21,13 @@ def sql(
     """
     from tidemill.cli.lakes import open_lake
     from tidemill.cli.tables.answers import print_answer
+    from tidemill.features.lake.damage import damage_told
     from tidemill.features.sql.queries import ask
 
-    print_answer(ask(open_lake(), query, limit=limit), as_json=as_json)
+    lake = open_lake()
+    with damage_told(lake):
+        answer = ask(lake, query, limit=limit)
+    print_answer(answer, as_json=as_json)
 
 
 def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
@@ -32,6 +37,7 @@ def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     """
     from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.answers import print_ledger
+    from tidemill.features.lake.damage import damage_told
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.ledger import is_balanced, ledger
     from tidemill.monitor.log_ends import log_ends
@@ -41,7 +47,9 @@ def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     accounts = []
     for name in chosen_loops(lake, loop):
         defined = lake.loop(name)
-        accounts += ledger(lake, defined, ends=log_ends(kafka, defined) if kafka else None)
+        ends = log_ends(kafka, defined) if kafka else None
+        with damage_told(lake, name):
+            accounts += ledger(lake, defined, ends=ends)
     print_ledger(accounts, as_json=as_json)
     return 0 if is_balanced(accounts) else 1
 
@@ -54,7 +62,7 @@ def compact(loop: OneLoop = None) -> None:
     lake = open_lake()
     for name in chosen_loops(lake, loop):
         for done in compact(lake, name):
-            typer.echo(
+            print_text(
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
                 f" {done.removed} old files removed"
             )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, HostOption, LoopNames
+from tidemill.cli.terminal import print_text
 
 
 def monitor(
@@ -22,7 +23,7 @@ def monitor(
 
     --json is for --once.
     """
-    from tidemill.cli.tables.chain import chain_table
+    from tidemill.cli.tables.chain import chain_table, troubles
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
@@ -38,14 +39,18 @@ def monitor(
         every_s=every,
     )
     if once:
-        status = Observer(config).read()
+        observer = Observer(config)
+        status = observer.read()
+        observer.close()
         if as_json:
             print_json(status.to_json())
         else:
             print_table(chain_table(status.chains))
+            for line in troubles(status):
+                print_text(line)
         return 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    typer.echo(f"monitor: http://{host}:{port}/status")
+    print_text(f"monitor: http://{host}:{port}/status")
     return run_monitor(config, stop)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tidemill.cli.options import AsJson, FromTime, LoopName, ToTime
+from tidemill.cli.terminal import print_text
 from tidemill.errors import RequestError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def backfill(
     live = lake.loop(loop)
     if drop_name is not None:
         drop(lake, loop, drop_name)
-        typer.echo(f"{loop}: backfill {drop_name} is removed")
+        print_text(f"{loop}: backfill {drop_name} is removed")
         return
     if as_list:
         print_backfills(lake, loop, as_json=as_json)

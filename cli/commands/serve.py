@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import HostOption, LoopNames
+from tidemill.cli.terminal import print_text
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.schemas.registry.choose import writer_store
 from tidemill.serving.api.server import ServerConfig, run_server
@@ -34,5 +35,5 @@ def serve(
         os.environ, name=name, loops=tuple(loops or ()), definitions=definitions, seed=seed
     )
     config = ServerConfig(worker=worker, host=host, port=port)
-    typer.echo(f"worker {name} answers at http://{host}:{port}")
+    print_text(f"worker {name} answers at http://{host}:{port}")
     return run_server(config, store=writer_store(worker.kafka, os.environ))

@@ -1,15 +1,19 @@
 """How fresh each link of the chain from decision to serving worker is."""
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from tidemill.cli.terminal import WRONG, add_row, new_table
 from tidemill.monitor.chain import Chain
+from tidemill.monitor.observer import Status
+
+_SHOWN = 20  # bad records
 
 
 def chain_table(chains: Sequence[Chain]) -> Table:
-    """Return one row for each loop, from decision to worker."""
+    """Return one row for each loop, from decision to worker: trouble first, the idle ones last."""
     table = new_table(
         "loop",
         "decision",
@@ -21,7 +25,7 @@ def chain_table(chains: Sequence[Chain]) -> Table:
         "workers",
         numbers=("workers",),
     )
-    for chain in chains:
+    for chain in sorted(chains, key=_urgency):
         refused = f" {chain.refused} refused" if chain.refused else ""
         add_row(
             table,
@@ -36,6 +40,19 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             style=WRONG if chain.refused else None,
         )
     return table
+
+
+def _urgency(chain: Chain) -> tuple[bool, float]:
+    ages = (chain.decision_age_s, chain.feedback_age_s, chain.example_age_s)
+    return not chain.refused, min((age for age in ages if age is not None), default=math.inf)
+
+
+def troubles(status: Status) -> list[str]:
+    """Return a line for each loop that could not be read, and for each bad record."""
+    unread = [f"{name} could not be read: {why}" for name, why in status.unread.items()]
+    bad = [f"a bad record is passed over: {each}" for each in status.bad_records]
+    more = [f"and {len(bad) - _SHOWN} more, see --json"] if len(bad) > _SHOWN else []
+    return [*unread, *bad[:_SHOWN], *more]
 
 
 def _ago(age_s: float | None) -> str | None:

@@ -1,6 +1,5 @@
 """The lag of consumer groups, read once or again and again."""
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -99,7 +98,7 @@ def watch_lag(
                 lags = read()
                 count, status = count + 1, limits.status(lags)
                 if as_json:
-                    live.console.print_json(json.dumps(as_document(lags, limits)), indent=None)
+                    print_json(as_document(lags, limits))
                 else:
                     live.update(lag_table(lags, limits), refresh=True)
                 pause.wait(every_s)

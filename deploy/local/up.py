@@ -13,6 +13,7 @@ from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.deploy.local.supervisor import Supervisor
 from tidemill.errors import ContractError, TidemillError
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, ensure_topics
 from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
@@ -47,11 +48,14 @@ def run_up(config: UpConfig, console: Console) -> Never:
             kafka = find_kafka(config.env, data=config.folder / "kafka")
         running.callback(kafka.stop)
         console.print(f"Kafka ({kafka.kind}) at {kafka.config.bootstrap}")
+        root = config.env.get("TIDEMILL_LAKE") or str((config.folder / "lake").resolve())
+        lake = Lake(LakeConfig.from_env({**config.env, "TIDEMILL_LAKE": root}))
         for loop in loops:
-            publish_loop(kafka.config, loop, schema_store(kafka.config, config.env))
+            store = schema_store(kafka.config, config.env)
+            publish_loop(kafka.config, loop, store, prepare=lake.create)
         stack = Stack(
             kafka=kafka.config,
-            lake=config.env.get("TIDEMILL_LAKE") or str((config.folder / "lake").resolve()),
+            lake=root,
             folder=config.folder.resolve(),
             ports=Ports.from_first(config.port, config.servers),
             loops=[loop.loop for loop in loops] or _published(kafka.config),

@@ -6,7 +6,6 @@ topics themselves, `losses` finds what is gone. It imports `lake` and `sql`, and
 `streams`: the oracle shares no code with the join. It writes nothing.
 
 Proved elsewhere: `checks` by `tests/features/audit/test_audit.py`.
-Proved elsewhere: `losses` by `tests/features/lake/test_damage.py`.
 Proved elsewhere: `plan` by `tests/features/audit/test_audit.py`.
 Proved elsewhere: `queries` by `tests/features/audit/test_audit.py`.
 Proved elsewhere: `rekeyed` by `tests/streams/rekey/test_overtaking.py`.

@@ -42,7 +42,6 @@ from tidemill.features.audit.spans import (
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES, table_of
 from tidemill.features.sql.bounded import bounded_duckdb
-from tidemill.features.sql.damaged import damage_named
 from tidemill.features.sql.frontiers import examined_positions, unexamined_positions
 from tidemill.features.sql.positions import shown_positions
 from tidemill.features.sql.views import newest_examples, snapshot, source
@@ -95,17 +94,16 @@ def audit(
         LakeError: the lake cannot be read.
     """
     definitions = lake.definitions(loop_name)
-    with damage_named(lake, [loop_name]):
-        versions = snapshot(lake, definitions[-1])
-        report = audit_spans(
-            lake,
-            read_spans(lake, definitions, versions),
-            versions,
-            bounds=bounds_of(since, until),
-            effort=effort or Effort(),
-            on_step=on_step,
-        )
-        return with_losses(report, lake, definitions[-1], versions)
+    versions = snapshot(lake, definitions[-1])
+    report = audit_spans(
+        lake,
+        read_spans(lake, definitions, versions),
+        versions,
+        bounds=bounds_of(since, until),
+        effort=effort or Effort(),
+        on_step=on_step,
+    )
+    return with_losses(report, lake, definitions[-1], versions)
 
 
 def audit_spans(

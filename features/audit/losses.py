@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import duckdb
 
 from tidemill.features.audit.report import AuditReport, Loss
-from tidemill.features.lake.damage import replay_hint, uncommitted_files
+from tidemill.features.lake.damage import uncommitted_files
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES, TABLES, table_of
 from tidemill.features.lake.progress_keys import DEAD_LETTERS, GAPS, OFFSET, REVISED
@@ -21,6 +21,14 @@ from tidemill.schemas.logs import Log, number_of
 from tidemill.schemas.loop.definition import Loop
 
 _SHOWN = 5
+
+
+def _replay_hint(loop_name: str, partition: int) -> str:
+    """Return how the rows of a partition are made again."""
+    return (
+        "make the rows again from the topics, in a lake of its own: `tidemill lake replay "
+        f"{loop_name} --into LAKE --partition {partition}`"
+    )
 
 
 def with_losses(
@@ -80,7 +88,7 @@ def _lost_rows(
             gaps = _gaps(connection, f"{raw} WHERE {where}", partition, read)
             yield Loss(
                 what=f"{log}, partition {partition}: {_lost(lost, gaps)}",
-                hint=replay_hint(loop.loop, [partition]),
+                hint=_replay_hint(loop.loop, partition),
             )
 
 
@@ -128,7 +136,7 @@ def _lost_revisions(
             yield Loss(
                 what=f"examples, partition {partition}: {missing:,} superseded "
                 f"revision{'s were' if missing > 1 else ' was'} removed{of}",
-                hint=replay_hint(loop.loop, [partition]),
+                hint=_replay_hint(loop.loop, partition),
             )
 
 

@@ -1,126 +1,123 @@
-"""Damage of a lake: files that are gone or cut off, gaps in the log of a table, files of no commit.
+"""Damage: what the log of a table names and the storage no longer has as it was, in words.
 
-It looks at the names and sizes of files and at the statistics that each commit has of its files, so
-it can say which rows are concerned without the rows.
+A lake is damaged by what removes its files: a hand, a lifecycle rule of a bucket, a broken disk.
+The log says which rows a lost file held, so that they can be restored from the topics.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote
 
+import deltalake.exceptions
+import duckdb
 import polars as pl
+import pyarrow as pa
 
-from tidemill.errors import LakeError
+from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.lake import Lake, Table
-from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.storage import StoredFile
-from tidemill.schemas.logs import offset_of
 
 _LOG = "_delta_log"
-_COMMIT_S = 1.0  # a worker that writes a file commits it long before that
-_SHOWN = 3
+_SHOWN = 20  # lost files in an error
+_COMMIT_S = 1.0  # a worker commits a file that it has written long before that
+_LIBRARIES = (
+    OSError,
+    deltalake.exceptions.DeltaError,
+    duckdb.Error,
+    pl.exceptions.PolarsError,
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamagedFile:
-    """One file of a table and its rows; *what* is wrong with it.
-
-    The rows are of *day*, in the partitions and at the Kafka offsets from the first to the last.
-    """
-
-    path: str
-    what: str
-    rows: int
-    day: date | None
-    partitions: tuple[int, int]
-    offsets: tuple[int, int]
-
-    def __str__(self) -> str:
-        low, high = self.partitions
-        where = f"partition {low}" if low == high else f"partitions {low} to {high}"
-        when = "" if self.day is None else f" of {self.day}"
-        return (
-            f"{self.path} is {self.what} ({self.rows:,} rows{when}, {where}, offsets "
-            f"{self.offsets[0]} to {self.offsets[1]})"
-        )
-
-
-def check(lake: Lake, loop_name: str) -> None:
-    """Look for damage of the tables of a loop.
+@contextmanager
+def damage_told(lake: Lake, *loop_names: str) -> Iterator[None]:
+    """Turn an error of the block into one that names what the tables have lost, if they have.
 
     Raises:
-        LakeError: a table cannot be read: it says which file, which rows, and how to get them back.
+        LakeError: a table of the loops (all of them by default) is damaged.
     """
-    for name in TABLES:
-        if not lake.storage.names(f"{loop_name}/{name}"):
-            continue
-        gaps = log_gaps(lake, f"{loop_name}/{name}")
-        if gaps:
-            raise LakeError(
-                f"{loop_name}/{name}: its log has no commit {', '.join(map(str, gaps[:_SHOWN]))}, "
-                "so nothing after it can be read",
-                hint=f"restore {lake.root}/{loop_name}/{name}/{_LOG} from a copy; or "
-                f"{replay_hint(loop_name)}",
-            )
-        damaged = list(damaged_files(lake.table(loop_name, name)))
-        if damaged:
-            first = "; ".join(map(str, damaged[:_SHOWN]))
-            more = f"; and {len(damaged) - _SHOWN} more files" if len(damaged) > _SHOWN else ""
-            numbers = {
-                n for each in damaged for n in range(each.partitions[0], each.partitions[1] + 1)
-            }
-            raise LakeError(
-                f"{loop_name}/{name}: {first}{more}",
-                hint=f"restore it from a copy; or {replay_hint(loop_name, sorted(numbers))}",
-            )
+    try:
+        yield
+    except (TidemillError, *_LIBRARIES) as error:
+        found = [line for name in loop_names or lake.loops() for line in damage(lake, name)]
+        if found:
+            more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+            lines = [f"the lake at {lake.root} is damaged:", *found[:_SHOWN], *more]
+            raise LakeError("\n  ".join(lines), hint=_HINT) from error
+        raise
 
 
-def replay_hint(loop_name: str, partitions: list[int] | None = None) -> str:
-    """Return how the rows of *partitions*, of all if None, are made again from the topics."""
-    chosen = "".join(f" --partition {number}" for number in partitions or ())
-    return (
-        "make the rows again from the topics, in a lake of its own: "
-        f"`tidemill lake replay {loop_name} --into LAKE{chosen}`"
-    )
+_HINT = (
+    "put the files back from a backup, or read the topics once more into a new lake: "
+    "tidemill lake replay LOOP --into OTHER (docs/howto/restore-a-lake.md); --partition reads some "
+    "partitions only"
+)
 
 
-def log_gaps(lake: Lake, folder: str) -> list[int]:
-    """Return the versions that the log of a table lacks after its newest checkpoint."""
-    names = lake.storage.names(f"{folder}/{_LOG}")
-    versions = {int(name[:20]) for name in names if name.endswith(".json") and name[:20].isdigit()}
-    checkpoints = [int(name[:20]) for name in names if ".checkpoint" in name and name[0] == "0"]
-    first = max(checkpoints, default=-1) + 1
-    return sorted(set(range(first, max(versions, default=-1) + 1)) - versions)
+def damage(lake: Lake, loop_name: str) -> list[str]:
+    """Return a sentence for each file that the tables of a loop have lost, and for each log.
+
+    Raises:
+        LakeError: the storage does not answer.
+    """
+    return [
+        line for name in lake.table_names(loop_name) for line in _of_table(lake, loop_name, name)
+    ]
 
 
-def damaged_files(table: Table) -> Iterator[DamagedFile]:
-    """Yield the files of the newest version that are gone, or have another size than committed."""
-    added = pl.DataFrame(table.handle().get_add_actions(flatten=True))
-    stored = stored_files(table)
-    for row in added.iter_rows(named=True):
-        found = stored.get(row["path"])
-        if found is None or found.size != row["size_bytes"]:
-            what = "gone" if found is None else f"cut to {found.size} of {row['size_bytes']} bytes"
-            yield _damaged(f"{table.folder}/{row['path']}", what, row)
+def _of_table(lake: Lake, loop_name: str, name: str) -> list[str]:
+    folder = f"{loop_name}/{name}"
+    lost = _lost_versions(lake, folder)
+    if lost:
+        listed = ", ".join(f"{version:020}.json" for version in lost[:5])
+        more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+        return [f"{folder}/{_LOG} has lost {listed}{more}: the table cannot be read"]
+    try:
+        table = lake.table(loop_name, name)
+    except LakeError as error:
+        return [f"{folder} cannot be opened: {error.what}"]
+    return [
+        f"{folder}/{path} is {what}, with {rows:,} rows: {held}"
+        for path, what, rows, held in _lost_files(lake, table)
+    ]
 
 
-def stored_files(table: Table) -> Mapping[str, StoredFile]:
-    """Return the Parquet files below the folder of *table*, by path."""
-    storage, folder = table.location.storage, table.folder
-    found = {}
-    for name in ("", *(each for each in storage.names(folder) if "=" in each)):
-        below = f"{folder}/{name}" if name else folder
-        for file, stored in storage.files(below).items():
-            if file.endswith(".parquet"):
-                found[f"{name}/{file}" if name else file] = stored
-    return found
+def _lost_versions(lake: Lake, folder: str) -> list[int]:
+    """Return the versions that are missing in the log after the oldest one that it can need."""
+    names = [name.partition(".") for name in lake.storage.names(f"{folder}/{_LOG}")]
+    versions = {int(number) for number, _, kind in names if number.isdigit() and kind == "json"}
+    checkpoints = [int(number) for number, _, kind in names if kind.startswith("checkpoint")]
+    if not versions:
+        return []
+    first = max((at for at in checkpoints if at < max(versions)), default=-1)
+    return sorted(set(range(first + 1, max(versions))) - versions)
 
 
-def uncommitted_files(table: Table) -> list[DamagedFile]:
-    """Return the files that are newer than the newest commit, and that it does not name.
+def _lost_files(lake: Lake, table: Table) -> Iterator[tuple[str, str, int, str]]:
+    """Yield path, fault, number of rows and their places of each file that is not as committed."""
+    present: dict[str, dict[str, StoredFile]] = {}
+    for row in _committed(table).iter_rows(named=True):
+        path, size = unquote(row["path"]), row["size_bytes"]
+        folder, _, file = path.rpartition("/")
+        if folder not in present:
+            present[folder] = lake.storage.files(f"{table.folder}/{folder}".rstrip("/"))
+        found = present[folder].get(file)
+        if found is None:
+            yield path, "gone", row["num_records"], _places(row)
+        elif found.size != size:
+            what = f"cut to {found.size:,} of {size:,} bytes"
+            yield path, what, row["num_records"], _places(row)
 
-    Their writer was killed before its commit, or the newest commit was taken away.
+
+def _committed(table: Table) -> pl.DataFrame:
+    """Return the files of the newest version of *table*, with their statistics."""
+    return pl.DataFrame(pa.table(table.handle().get_add_actions(flatten=True)))
+
+
+def uncommitted_files(table: Table) -> list[str]:
+    """Return a sentence for each file that is newer than the newest commit, which has it not.
+
+    Its writer was killed before its commit, or the newest commit was taken away.
     """
     if not _behind_the_log(table):
         return []
@@ -129,36 +126,39 @@ def uncommitted_files(table: Table) -> list[DamagedFile]:
 
 
 def _behind_the_log(table: Table) -> list[str]:
-    found = stored_files(table)  # before the log: what is committed meanwhile is named there
-    log = table.location.storage.files(f"{table.folder}/{_LOG}")
-    newest_ms = max(each.modified_ms for name, each in log.items() if name.endswith(".json"))
-    named = set(pl.DataFrame(table.handle().get_add_actions(flatten=True))["path"])
-    newer = {path for path, stored in found.items() if stored.modified_ms > newest_ms}
-    return sorted(newer - named)
+    storage, folder = table.location.storage, table.folder
+    found = {}
+    for name in ("", *(each for each in storage.names(folder) if "=" in each)):
+        below = f"{name}/" if name else ""
+        for file, stored in storage.files(f"{folder}/{name}".rstrip("/")).items():
+            found[f"{below}{file}"] = stored  # before the log is read: it names what came meanwhile
+    entries = storage.files(f"{folder}/{_LOG}").items()
+    newest_ms = max(each.modified_ms for name, each in entries if name.endswith(".json"))
+    newer = {
+        path
+        for path, stored in found.items()
+        if path.endswith(".parquet") and stored.modified_ms > newest_ms
+    }
+    return sorted(newer - set(map(unquote, _committed(table)["path"])))
 
 
-def _uncommitted(table: Table, path: str) -> DamagedFile:
+def _uncommitted(table: Table, path: str) -> str:
     address = f"{table.location.root}/{table.folder}/{path}"
+    frame = pl.scan_parquet(address, storage_options=table.location.options)
     ends = [
         function(name).alias(f"{side}.{name}")
         for side, function in (("min", pl.min), ("max", pl.max))
-        for name in ("partition", "offset")
+        for name in ("partition", "offset", "at")
     ]
-    frame = pl.scan_parquet(address, storage_options=table.location.options)
-    row = frame.select(pl.len().alias("num_records"), *ends).collect().row(0, named=True)
-    day = path.partition("=")[2].partition("/")[0]
-    row["partition.event_date"] = date.fromisoformat(day) if day else None
-    return _damaged(f"{table.folder}/{path}", "of no commit", row)
+    (row,) = frame.select(pl.len().alias("rows"), *ends).collect().to_dicts()
+    return f"{table.folder}/{path} is of no commit, with {row['rows']:,} rows: {_places(row)}"
 
 
-def _damaged(path: str, what: str, row: Mapping[str, object]) -> DamagedFile:
-    numbers = {name: value if isinstance(value, int) else 0 for name, value in row.items()}
-    day = row.get("partition.event_date")
-    return DamagedFile(
-        path=path,
-        what=what,
-        rows=numbers["num_records"],
-        day=day if isinstance(day, date) else None,
-        partitions=(numbers.get("min.partition", 0), numbers.get("max.partition", 0)),
-        offsets=(offset_of(numbers.get("min.offset", 0)), offset_of(numbers.get("max.offset", 0))),
-    )
+def _places(row: dict[str, object]) -> str:
+    """Return where the rows of a lost file came from, as far as its statistics say."""
+    spans = []
+    for title, name in (("partitions", "partition"), ("offsets", "offset"), ("times", "at")):
+        low, high = row.get(f"min.{name}"), row.get(f"max.{name}")
+        if low is not None:
+            spans.append(f"{title} {low} to {high}")
+    return ", ".join(spans) or "the log has no statistics of them"

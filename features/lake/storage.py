@@ -21,6 +21,7 @@ from tidemill.errors import LakeError
 _COMPRESSION: Final = "snappy"
 """For files that are written every second and soon merged: it takes a third less CPU than zstd, and
 every reader supports it. Compaction writes zstd (`compaction.py`)."""
+_FULL_BYTES = 256 * 1024  # if less than that is free, a write failed for want of space
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,23 @@ def lake_errors(doing: str, root: str) -> Iterator[None]:
     except LakeError:
         raise
     except (OSError, deltalake.exceptions.DeltaError, pl.exceptions.ComputeError) as error:
-        raise LakeError(f"cannot {doing} at {root}: {error}", hint=_hint(error, root)) from error
+        text = _told(error, root)
+        raise LakeError(f"cannot {doing} at {root}: {text}", hint=_hint(text, root)) from error
 
 
-def _hint(error: Exception, root: str) -> str:
-    """Return what to do about *error*, guessed from its text."""
-    text = str(error).lower()
+def _told(error: Exception, root: str) -> str:
+    """Return the text of *error*; Parquet writers call a full disk "Invalid thrift"."""
+    text = str(error)
+    if "://" in root or "no space left" in text.lower():
+        return text
+    folder = next(path for path in (Path(root), *Path(root).absolute().parents) if path.exists())
+    is_full = shutil.disk_usage(folder).free < _FULL_BYTES
+    return f"no space left on the disk ({text})" if is_full else text
+
+
+def _hint(text: str, root: str) -> str:
+    """Return what to do about an error, guessed from its *text*."""
+    text = text.lower()
     if any(words in text for words in ("no space left", "file too large", "quota exceeded")):
         return f"free disk space for {root}; then start again, nothing is lost"
     if any(words in text for words in ("permission denied", "read-only", "not permitted")):

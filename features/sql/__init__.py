@@ -5,7 +5,6 @@ Read `views` and what its queries consist of (`positions`, `frontiers`, `revisio
 not `audit`, and it writes nothing but the files of backfills.
 
 Proved elsewhere: `bounded` by `tests/features/audit/test_audit.py`.
-Proved elsewhere: `damaged` by `tests/features/lake/test_damage.py`.
 Proved elsewhere: `frontiers` by `tests/features/sql/test_states.py`.
 Proved elsewhere: `misplaced` by `tests/streams/test_placement.py`.
 Proved elsewhere: `positions` by `tests/features/sql/test_states.py`.

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from tidemill.errors import RequestError
-from tidemill.features.lake.damage import check
 from tidemill.features.lake.lake import Lake
-from tidemill.features.sql.damaged import UNREADABLE, damage_named
 from tidemill.features.sql.views import connect
 
 
@@ -36,15 +34,13 @@ def ask(lake: Lake, sql: str, *, limit: int) -> QueryResult:
         RequestError: *sql* is not a single SELECT, or DuckDB refuses it.
         LakeError: the lake cannot be read.
     """
-    with damage_named(lake, lake.loops()), connect(lake) as connection:
+    with connect(lake) as connection:
         try:
             _check(connection.extract_statements(sql))
             _lock(connection, lake.root)
             result = connection.execute(sql)
             rows = result.fetchmany(limit + 1)
         except duckdb.Error as error:
-            for name in lake.loops() if isinstance(error, UNREADABLE) else ():
-                check(lake, name)
             raise RequestError(
                 f"DuckDB refuses the query: {error}",
                 hint='list the views with: tidemill sql "SHOW ALL TABLES"',

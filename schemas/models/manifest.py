@@ -127,6 +127,16 @@ def parse_chunk_key(key: bytes) -> tuple[str, str, int] | None:
     return (match[1].decode(), match[2].decode(), int(match[3])) if match else None
 
 
+def check_key(key: bytes | None) -> None:
+    """Check that *key* is one of a manifest or of a chunk.
+
+    Raises:
+        RefusedError: with reason ``malformed``.
+    """
+    if not re.fullmatch(rb"[a-z0-9-]+/([\w-]+|payload/[0-9a-f]{64}/[0-9]{1,6})", key or b""):
+        raise RefusedError("malformed", "its key is neither one of a manifest nor of a chunk")
+
+
 def chunk_count(size: int) -> int:
     """Return how many chunks a payload of *size* bytes takes."""
     return -(-size // CHUNK_BYTES)

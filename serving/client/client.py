@@ -4,7 +4,8 @@
 calls are the same for both, and for any number of threads. A decision never takes longer than the
 budget of the client: if no worker has answered by then, the client returns the default of the loop
 with the source ``fallback``. Such a decision is not logged and never becomes an example;
-`unanswered` counts them.
+`unanswered` counts them. Feedback has to name `DecisionResult.id`: a worker that did not answer in
+time may have logged the id that was asked for, with an action that nobody took.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -184,13 +185,15 @@ class LoopClient:
         Args:
             features: the loop's features by name; nullable ones may be left out.
             entity: what the decision is about, say the id of a user; to find its decisions.
-            id: the id of the decision; None for a new one. The same id twice counts once.
+            id: the id of the decision; None for a new one. The same id twice counts once. The
+                result has another one if a worker that got this id did not answer.
             at: the time of the decision, with a time zone; now if None.
 
         Raises:
             RequestError: a feature is missing, unknown or of another type, or there is no such
                 loop.
-            BrokerError: no worker has ever answered, so the default is not known either.
+            BrokerError: no worker has ever answered, so the default is not known either; or the
+                worker inside this process has not read the loop yet.
         """
         return self._transport.decide(self.name, features, entity, id, at)
 
@@ -203,9 +206,9 @@ class LoopClient:
         """
         listed = list(asked)
         for place, item in enumerate(listed):
-            if "features" not in item or not _ASKED.issuperset(item):
+            if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
                 raise RequestError(
-                    f"item {place} has {', '.join(map(str, item)) or 'nothing'}",
+                    f"item {place} has {_named(item)}",
                     hint="each has features and may have entity, id and at",
                 )
         return self._transport.decide_all(self.name, listed) if listed else []
@@ -233,6 +236,12 @@ class LoopClient:
             RequestError: a value is missing, unknown or of another type, or there is no such kind.
             BrokerError: no worker took it in time; send it again with the same id.
         """
-        feedback_id = id or new_id()
+        feedback_id = new_id() if id is None else id
         self._transport.give(self.name, decision_id, kind, values, feedback_id, at)
         return feedback_id
+
+
+def _named(item: object) -> str:
+    if not isinstance(item, Mapping):
+        return f"{item!r:.100}, no names and values"
+    return ", ".join(map(str, item)) or "nothing"

@@ -3,6 +3,7 @@
 The standard library's client takes 150 us a call, mostly to read headers; httptools takes a few.
 """
 
+import select
 import socket
 import ssl
 import time
@@ -102,6 +103,12 @@ class Connection:
         except httptools.HttpParserError as error:
             raise ConnectionLostError(f"not an HTTP answer: {error}") from error
         return parser.get_status_code(), b"".join(answer.body), parser.should_keep_alive()
+
+    def is_closed_by_worker(self) -> bool:
+        """Return whether the worker has closed the connection, or sent what nobody asked for."""
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def close(self) -> None:
         """Close the connection."""

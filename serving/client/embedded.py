@@ -10,8 +10,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
-from tidemill.serving.decision.decider import Decider
-from tidemill.serving.decision.requests import MAX_BATCH, DecisionRequest
+from tidemill.serving.decision.decider import Decider, Prepared
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
@@ -37,14 +36,15 @@ class EmbeddedTransport:
         return decider.decide(decider.decisions.check(features, entity, id, at))
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
-        """Return the decisions of the worker; none is made unless all requests are valid."""
+        """Return the decisions of the worker; none is logged unless all can be."""
         decider = self.worker.decider(loop)
-        if len(asked) > MAX_BATCH:
+        most = decider.limits.batch
+        if len(asked) > most:
             raise RequestError(
-                f"{len(asked)} decisions in one call", hint=f"ask for at most {MAX_BATCH} at once"
+                f"{len(asked)} decisions in one call", hint=f"ask for at most {most} at once"
             )
-        requests = [_checked(decider, place, item) for place, item in enumerate(asked)]
-        return [decider.decide(request) for request in requests]
+        made = [_prepared(decider, place, item) for place, item in enumerate(asked)]
+        return decider.log_all(made)
 
     def give(
         self,
@@ -64,9 +64,10 @@ class EmbeddedTransport:
         self.worker.close()
 
 
-def _checked(decider: Decider, place: int, item: Mapping[str, object]) -> DecisionRequest:
+def _prepared(decider: Decider, place: int, item: Mapping[str, object]) -> Prepared:
     try:
-        return decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks its arguments itself
+        request = decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks them itself
+        return decider.prepare(request)
     except RequestError as error:
         raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
 

@@ -1,4 +1,9 @@
-"""The transport to workers over HTTP: open connections, round robin, failover, a time budget."""
+"""The transport to workers over HTTP: open connections, round robin, failover, a time budget.
+
+**A worker that may have got a decision's id keeps it.** Where no answer came, that worker may have
+logged the decision, with an action that nobody took. So the next attempt, and the default that
+answers in the end, have a new id; a decision whose id the caller gave is not asked for again.
+"""
 
 import itertools
 import threading
@@ -6,17 +11,21 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from tidemill.errors import BrokerError, ConfigError, RequestError
+from tidemill.errors import BrokerError, ConfigError, RequestError, TidemillError
 from tidemill.serving.client.connection import Address, Connection
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
-from tidemill.serving.decision.values import plain
+from tidemill.serving.decision.values import sendable
 
 _SKIPPED_S = 1.0  # how long a worker that did not answer is tried only after the others
+_OTHERS_MAY_TAKE_IT = frozenset({404, 429})  # it does not know the loop or kind yet; its rate
+
+T = TypeVar("T")
 
 
 class _AnswerBatch(msgspec.Struct):
@@ -36,18 +45,51 @@ class _Refused(msgspec.Struct):
     hint: str = "look at the worker's log"
 
 
-def _encode_other(value: object) -> object:
-    found = plain(value)
-    if found is value:
-        raise TypeError(f"{type(value).__name__} cannot be sent")
-    return found
-
-
-_encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
+_encode = msgspec.json.Encoder().encode
 _one = msgspec.json.Decoder(DecisionResult)
 _many = msgspec.json.Decoder(_AnswerBatch)
 _default = msgspec.json.Decoder(_Default)
 _refused = msgspec.json.Decoder(_Refused)
+
+
+class _Call:
+    """One request, which may be sent to several workers."""
+
+    def __init__(self, method: str, path: str, body: bytes = b"") -> None:
+        self.method = method
+        self.path = path
+        self.body = body
+        self.may_repeat = True
+
+    def lost(self) -> None:
+        """Note that a worker may have acted on the request, though it did not answer."""
+
+
+class _DecisionCall(_Call):
+    """Asks for decisions under ids that only one worker gets."""
+
+    def __init__(self, loop: str, asked: Sequence[Mapping[str, object]], *, is_batch: bool) -> None:
+        self._is_batch = is_batch
+        self._has_own_ids = any(item.get("id") is not None for item in asked)
+        self.items: list[dict[str, object]] = [
+            {
+                "features": sendable(item["features"], "feature"),
+                "entity": _text("entity", item.get("entity")),
+                "id": new_id() if item.get("id") is None else _text("id", item["id"]),
+                "at": _moment(item.get("at")),
+            }
+            for item in asked
+        ]
+        super().__init__("POST", f"{_path(loop)}/decisions", self._encoded())
+
+    def lost(self) -> None:
+        """Give the decisions new ids."""
+        self.items = [{**item, "id": new_id()} for item in self.items]
+        self.body = self._encoded()
+        self.may_repeat = not self._has_own_ids
+
+    def _encoded(self) -> bytes:
+        return _body({"batch": self.items} if self._is_batch else self.items[0])
 
 
 class _Host:
@@ -73,6 +115,7 @@ class HttpTransport:
         self._next_host = itertools.count()
         self._budget_s = budget_ms / 1_000
         self._defaults: dict[str, _Default] = {}
+        self._outdated: set[str] = set()  # loops that a worker has in a newer version
         self._lock = threading.Lock()
 
     def decide(
@@ -84,33 +127,24 @@ class HttpTransport:
         at: datetime | None,
     ) -> DecisionResult:
         """Return the decision of a worker, or the loop's default if none answers in time."""
-        # The id is made here, so that a second attempt is the same decision for the join.
-        asked = {"features": features, "entity": entity, "id": id or new_id(), "at": at}
-        answer = self._decisions(loop, asked, [asked])
-        if not isinstance(answer, bytes):
-            return answer[0]
-        result = _one.decode(answer)
-        if result.loop_version != self._defaults[loop].loop_version:
-            self._defaults.pop(loop, None)  # a newer loop may have another default
-        return result
+        asked = {"features": features, "entity": entity, "id": id, "at": at}
+        return self._decisions(loop, _DecisionCall(loop, [asked], is_batch=False))[0]
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
         """Return the decisions of a worker, or the loop's default if none answers in time."""
-        named = [{**item, "id": item.get("id") or new_id()} for item in asked]
-        answer = self._decisions(loop, {"batch": named}, named)
-        return _many.decode(answer).batch if isinstance(answer, bytes) else answer
+        return self._decisions(loop, _DecisionCall(loop, asked, is_batch=True))
 
-    def _decisions(
-        self, loop: str, body: Mapping[str, object], asked: Sequence[Mapping[str, object]]
-    ) -> bytes | list[DecisionResult]:
+    def _decisions(self, loop: str, call: _DecisionCall) -> list[DecisionResult]:
         """Return the answer of a worker, or the defaults if none answers."""
         deadline = time.monotonic() + self._budget_s
-        path = _path(loop)
         try:
             self._learn(loop, deadline)
-            return self._call("POST", f"{path}/decisions", _body(body), deadline)
+            results = _results(self._call(call, deadline))
         except BrokerError as error:
-            return self._defaults_of(loop, asked, error)
+            return self._defaults_of(loop, call.items, error)
+        if results[0].loop_version > self._defaults[loop].loop_version:
+            self._outdated.add(loop)  # a newer version may have another default
+        return results
 
     def give(
         self,
@@ -122,9 +156,11 @@ class HttpTransport:
         at: datetime | None,
     ) -> None:
         """Return once a worker has taken the feedback."""
-        body = {"decision_id": decision_id, "kind": kind, "values": values, "id": id, "at": at}
+        texts = {"decision_id": decision_id, "kind": kind, "id": id}
+        body = {name: _text(name, text) for name, text in texts.items()}
+        body |= {"values": sendable(values), "at": _moment(at)}
         deadline = time.monotonic() + self._budget_s
-        self._call("POST", f"{_path(loop)}/feedback", _body(body), deadline)
+        self._call(_Call("POST", f"{_path(loop)}/feedback", _body(body)), deadline)
 
     def close(self) -> None:
         """Close the connections that are free; those in use are closed after their call."""
@@ -133,10 +169,23 @@ class HttpTransport:
                 host.free.pop().close()
 
     def _learn(self, loop: str, deadline: float) -> None:
-        """Ask a worker for the default of *loop*, once."""
-        if loop not in self._defaults:
-            answer = self._call("GET", _path(loop), b"", deadline)
-            self._defaults[loop] = _default.decode(answer)
+        """Ask a worker for the default of *loop*: once, and again when its version has changed.
+
+        The default that is known stays until the newer one is: another thread may need it.
+        """
+        known = self._defaults.get(loop)
+        if known is not None and loop not in self._outdated:
+            return
+        self._outdated.discard(loop)
+        try:
+            found = _decoded(_default, self._call(_Call("GET", _path(loop)), deadline))
+        except BrokerError:
+            if known is None:
+                raise
+            self._outdated.add(loop)
+            return
+        if known is None or found.loop_version >= known.loop_version:
+            self._defaults[loop] = found
 
     def _defaults_of(
         self, loop: str, asked: Sequence[Mapping[str, object]], error: BrokerError
@@ -160,36 +209,46 @@ class HttpTransport:
             for item in asked
         ]
 
-    def _call(self, method: str, path: str, body: bytes, deadline: float) -> bytes:
+    def _call(self, call: _Call, deadline: float) -> bytes:
         """Return the body of the first answer with a status below 300.
 
         Raises:
-            RequestError: a worker refused the request.
-            BrokerError: none answered before *deadline*, or the buffers of all are full.
+            RequestError: a worker refused the request, or no worker knows the loop or kind.
+            BrokerError: none took it before *deadline*.
         """
-        trouble: Exception | None = None
+        troubles: list[Exception] = []
         hosts = self._in_turn()
         for left, host in zip(range(len(hosts), 0, -1), hosts, strict=True):
             now = time.monotonic()
             share = now + (deadline - now) / left  # a worker that hangs leaves time for the others
             try:
-                status, answer = self._try(host, method, path, body, share)
+                status, answer = self._try(host, call, share)
             except OSError as error:
                 host.skip_until = time.monotonic() + _SKIPPED_S
-                trouble = error
-                continue
+                troubles.append(error)
+                if call.may_repeat:
+                    continue
+                break
             host.skip_until = 0.0
             if status < 300:
                 return answer
             refused = _reason(answer)
-            trouble = RequestError(refused.what, hint=refused.hint)
-            if status < 500:
-                raise trouble
+            troubles.append(RequestError(refused.what, hint=refused.hint))
+            if status < 500 and status not in _OTHERS_MAY_TAKE_IT:
+                raise troubles[-1]
+            if status != 404:
+                troubles[-1] = BrokerError(refused.what, hint=refused.hint)
+        if all(isinstance(trouble, RequestError) for trouble in troubles):
+            raise troubles[-1]
+        raise self._unanswered(troubles[-1]) from troubles[-1]
+
+    def _unanswered(self, trouble: Exception) -> BrokerError:
         tried = ", ".join(host.address.url for host in self._hosts)
-        raise BrokerError(
-            f"no worker of {tried} answered in {self._budget_s * 1e3:g} ms: {trouble}",
+        what = trouble.what if isinstance(trouble, TidemillError) else str(trouble)
+        return BrokerError(
+            f"no worker of {tried} answered in {self._budget_s * 1e3:g} ms: {what}",
             hint="are they up? `tidemill serve` starts one; budget_ms= sets a longer time",
-        ) from trouble
+        )
 
     def _in_turn(self) -> list[_Host]:
         """Return the workers in the order of this call: those that are skipped come last."""
@@ -200,20 +259,18 @@ class HttpTransport:
         now = time.monotonic()
         return sorted(hosts[first:] + hosts[:first], key=lambda host: host.skip_until > now)
 
-    def _try(
-        self, host: _Host, method: str, path: str, body: bytes, deadline: float
-    ) -> tuple[int, bytes]:
+    def _try(self, host: _Host, call: _Call, deadline: float) -> tuple[int, bytes]:
         """Call one worker, over a new connection if its free ones turn out to be closed."""
         while True:
+            connection, is_fresh = self._connection(host, deadline)
             try:
-                connection, is_fresh = host.free.pop(), False
-            except IndexError:
-                connection, is_fresh = Connection(host.address, deadline), True
-            try:
-                status, answer, is_reusable = connection.call(method, path, body, deadline)
+                status, answer, is_reusable = connection.call(
+                    call.method, call.path, call.body, deadline
+                )
             except OSError as error:
                 connection.close()
-                if is_fresh or isinstance(error, TimeoutError):
+                call.lost()
+                if is_fresh or isinstance(error, TimeoutError) or not call.may_repeat:
                     raise
                 continue
             if is_reusable:
@@ -222,23 +279,62 @@ class HttpTransport:
                 connection.close()
             return status, answer
 
+    def _connection(self, host: _Host, deadline: float) -> tuple[Connection, bool]:
+        """Return a connection that is open as far as one can see, and whether it is new."""
+        while True:
+            try:
+                connection = host.free.pop()
+            except IndexError:
+                return Connection(host.address, deadline), True
+            if not connection.is_closed_by_worker():
+                return connection, False
+            connection.close()
+
 
 def _path(loop: str) -> str:
     return f"/v1/loops/{quote(loop, safe='')}"
 
 
+def _text(name: str, value: object) -> object:
+    if value is None or isinstance(value, str):
+        return value
+    raise RequestError(f"field {name!r} is {value!r:.100}, no text", hint="send a text")
+
+
+def _moment(at: object) -> object:
+    if not isinstance(at, datetime):
+        return _text("at", at)
+    return sendable({"at": at}, "field")["at"]
+
+
 def _body(value: Mapping[str, object]) -> bytes:
     try:
         return _encode(value)
-    except (TypeError, ValueError, UnicodeEncodeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RequestError(
             f"the request cannot be sent: {error}",
-            hint="send texts, numbers, booleans, lists of texts and aware datetimes",
+            hint="send texts, numbers, booleans, lists of texts and datetimes with a zone",
+        ) from error
+
+
+def _results(answer: bytes) -> list[DecisionResult]:
+    if answer.startswith(b'{"batch"'):
+        return _decoded(_many, answer).batch
+    return [_decoded(_one, answer)]
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], answer: bytes) -> T:
+    try:
+        return decoder.decode(answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BrokerError(
+            f"the answer is not that of a worker: {error}",
+            hint="is there a worker at that address, and of this version?",
         ) from error
 
 
 def _reason(answer: bytes) -> _Refused:
     try:
         return _refused.decode(answer)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return _Refused()

@@ -185,7 +185,7 @@ def _dead_letter(record: Record, headers: dict[str, bytes]) -> DeadLetter | None
 def _completed(dead_letter: DeadLetter, part: bytes, parts: dict[int, bytes]) -> DeadLetter | None:
     """Add *part* to *parts*; return the whole dead letter once all parts are there."""
     number, _, count = part.decode(errors="replace").partition("/")
-    if not (number.isdigit() and count.isdigit()):
+    if not (number.isdecimal() and count.isdecimal()):
         return dead_letter
     parts[int(number)] = dead_letter.value or b""
     if len(parts) < int(count):

@@ -62,7 +62,7 @@ class PartitionJoin:
         self._is_misplaced = is_misplaced
         self._rules = rules
         self._spans = rules.spans()
-        self._labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
+        self._labels = labels or Labels(rules.label)
         self.state = state or OpenState()
         self._dedup, self._decisions = self.state.dedup, self.state.decisions
         self._times = self._new_times()

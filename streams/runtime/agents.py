@@ -125,7 +125,12 @@ class StreamsApp:
         """Claim the assigned partitions, before anything of them is fetched."""
         assigned = self.app.consumer.assignment()
         for runner in self._runners:
-            await runner.claim(complete_partitions(runner.topics, assigned))
+            try:
+                complete = complete_partitions(runner.topics, assigned)
+            except ContractError as error:
+                runner.refuse(error)
+                complete = set()
+            await runner.claim(complete)
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and release all partitions; their owners after the rebalance recover them."""
@@ -136,7 +141,8 @@ class StreamsApp:
         if self.app.crashed:
             return
         for runner in self._runners:
-            await runner.commit()
+            if not runner.failed:
+                await runner.commit()
         await self.app.consumer.commit()
         for runner in self._runners:
             await runner.release()
@@ -145,8 +151,6 @@ class StreamsApp:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             for runner in self._runners:
-                if runner.refusal is not None:
-                    raise runner.refusal
                 if runner.is_due(partial(self._flow.is_caught_up, runner)):
                     await runner.commit()
 
@@ -178,11 +182,16 @@ class StreamsApp:
         def superseded() -> None:
             runner.superseded = True
 
-        await keep_rekeying(
-            partial(self._rekeying[runner.loop.loop], name),
-            lambda: 0 in runner.partitions and not runner.superseded and not self.app.should_stop,
-            superseded,
-        )
+        def is_owner() -> bool:
+            is_over = runner.superseded or runner.refusal is not None or self.app.should_stop
+            return 0 in runner.partitions and not is_over
+
+        try:
+            await keep_rekeying(
+                partial(self._rekeying[runner.loop.loop], name), is_owner, superseded
+            )
+        except ContractError as error:
+            runner.refuse(error)  # the worker goes on without this loop
 
     async def _advance(self, runner: LoopRunner) -> None:
         """Advance the time of logs that are at their end, or end them if that was requested."""

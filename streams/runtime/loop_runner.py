@@ -22,12 +22,14 @@ from tidemill.streams.commit.leases import Lease, claim
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
+from tidemill.streams.commit.topic_check import check_identity
 from tidemill.streams.consumer.batches import FetchedBatch, merged
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
+from tidemill.streams.join.event_times import EventTimes
 from tidemill.streams.join.idleness import IdleClock
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
@@ -37,9 +39,9 @@ from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.runtime.owned_partition import OwnedPartition
 from tidemill.streams.runtime.partitions import LogReading, Partition
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
-from tidemill.streams.runtime.topic_check import check_identity
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.units import micros
 from tidemill.streams.versions import VersionCheck
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class LoopRunner:
         cadence: Cadence,
         newest: Callable[[], int],
         spill_files: SpillStore,
+        accept_bad: datetime | None = None,
     ) -> None:
         """Work on *prepared*, with no partition yet.
 
@@ -75,6 +78,7 @@ class LoopRunner:
             cadence: when commits are due.
             newest: returns the newest published version of the loop.
             spill_files: the store of open feedback and ids that do not fit the memory budget.
+            accept_bad: unreadable records that Kafka had before do not count for `max_bad`.
         """
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
@@ -82,12 +86,14 @@ class LoopRunner:
         self._tables = tables
         self._metrics = metrics
         self._on_examples = on_examples
+        self._accepted_until = -1 if accept_bad is None else micros(accept_bad) // 1000
         self._cadence = cadence
         self._now_s = cadence.clock
         self._schedule = CommitSchedule(cadence)
         self._versions = VersionCheck(loop, newest)
         self._cycle = CommitCycle(loop.loop, tables, dead_letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
+        self._told_failed = 0
         self._decoders = prepared.decoders
         self._windows = OpenWindows(
             loop=loop,
@@ -220,6 +226,9 @@ class LoopRunner:
                 self._metrics.misplaced.labels(self.loop.loop, name).inc(
                     owned.partition.take_misplaced(name)
                 )
+        except ContractError as error:
+            self.refuse(error)
+            return
         except BaseException:
             self.failed = True
             raise
@@ -337,6 +346,13 @@ class LoopRunner:
         gauge.labels(self.loop.loop, "decisions").set(sum(join.open_decisions for join in joins))
         gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
         self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
+        if self._labels.failed > 2 * self._told_failed:  # once, and again whenever they doubled
+            self._told_failed = self._labels.failed
+            logger.warning(
+                "%s: the label of %d decisions is an error; they are examples without label, "
+                "label_error. One is %s",
+                *(self.loop.loop, self._labels.failed, self._labels.last_error),
+            )
 
     def _load(self, partitions: Collection[int]) -> dict[int, OwnedPartition]:
         """Claim *partitions* and recover them; blocks."""
@@ -358,7 +374,7 @@ class LoopRunner:
             number=lease.partition,
             join=join,
             readings=readings,
-            max_skew=self.loop.max_skew,
+            times=EventTimes(max_skew=self.loop.max_skew, max_age=self.loop.max_age),
             versions=self._versions,
             keys=CopartitioningCheck(
                 topics=self.topics,
@@ -382,7 +398,9 @@ class LoopRunner:
         return LogReading(
             topic=self.topics[name],
             decoder=self._decoders[name],
-            error_limit=ErrorLimit(self.loop.max_bad, next=offset, bad=bad),
+            error_limit=ErrorLimit(
+                self.loop.max_bad, next=offset, bad=bad, accepted_until=self._accepted_until
+            ),
             next=offset,
             dead=lease.of(name, "dead") or 0,
             gaps=lease.of(name, "holes") or 0,

@@ -6,7 +6,7 @@ everything since the last one: rows, progress numbers, closed examples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from tidemill.streams.consumer.records import Records
 from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetter
+from tidemill.streams.join.event_times import EventTimes
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.units import micros
@@ -52,7 +53,7 @@ class Partition:
         number: int,
         join: PartitionJoin,
         readings: Mapping[Log, LogReading],
-        max_skew: timedelta,
+        times: EventTimes,
         versions: VersionCheck,
         keys: CopartitioningCheck,
     ) -> None:
@@ -60,7 +61,7 @@ class Partition:
         self.join = join
         self.readings = readings
         self.pending_rows = 0
-        self._max_skew_us = micros(max_skew)
+        self._times = times
         self._versions = versions
         self._keys = keys
 
@@ -176,31 +177,30 @@ class Partition:
         """Add topic, partition, log position and arrival time to the decoded rows.
 
         Returns:
-            The rows without those that are ahead of the broker's time by more than `max_skew`, and
-            dead letters for these and for records that could not be decoded.
+            The rows without those whose time is refused (`EventTimes`), and dead letters for these
+            and for records that could not be decoded.
         """
-        offsets, arrived_us = records.offsets, records.timestamps_ms * 1000
+        offsets, arrived_ms = records.offsets, records.timestamps_ms
         frame = decoded.frame.clone()
         rows = frame.drop_in_place("row").to_numpy()
         if len(rows) < len(records):
-            offsets, arrived_us = offsets[rows], arrived_us[rows]
+            offsets, arrived_ms = offsets[rows], arrived_ms[rows]
+        arrived, refused = self._times.check(frame["at"].to_physical().to_numpy(), arrived_ms)
         frame.hstack(
             [
                 pl.Series("topic", [topic]).new_from_index(0, len(rows)),
                 pl.Series("partition", [self.number], dtype=pl.Int32).new_from_index(0, len(rows)),
                 pl.Series("offset", offsets + first_position(log)),
-                pl.Series("ingested_at", arrived_us).cast(pl.Datetime("us", "UTC")),
+                pl.Series("ingested_at", arrived).cast(pl.Datetime("us", "UTC")),
             ],
             in_place=True,
         )
         poison = [(bad.row, bad.reason, bad.detail) for bad in decoded.poison]
-        ahead = frame["at"].to_physical().to_numpy() > arrived_us + self._max_skew_us
-        if ahead.any():
-            poison += [
-                (int(row), "skew", "its event time is past the broker's by more than max_skew")
-                for row in rows[ahead]
-            ]
-            frame = frame.filter(~pl.Series(ahead))
+        if refused:
+            poison += [(int(rows[row]), *why) for row, why in refused.items()]
+            taken = np.ones(len(rows), dtype=np.bool_)
+            taken[list(refused)] = False
+            frame = frame.filter(pl.Series(taken))
         dead_letters = [
             DeadLetter(
                 topic=topic,

@@ -97,6 +97,7 @@ def test_every_decision_is_in_one_place(lake: Lake) -> None:
         "no_feedback": 1,
         "censored": 0,
         "not_activated": 0,
+        "label_error": 0,
         "late": 1,
         "duplicate": 1,
         "dead_letter": 2,

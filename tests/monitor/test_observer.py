@@ -6,20 +6,21 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.schemas.loops import minimal
 
-from tidemill.cli.tables.chain import chain_table
+from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.monitor.chain import Chain
 from tidemill.monitor.observer import MonitorConfig, Observer
-from tidemill.monitor.status import run_monitor
+from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -56,6 +57,13 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
         ).encode()
     )
     return made.key, made.to_json()
+
+
+def damage(config: MonitorConfig, loop: Loop) -> None:
+    """Make the tables of *loop*, and its examples unreadable."""
+    Lake(config.lake).create(loop)
+    for path in Path(config.lake.root, loop.loop, "examples", "_delta_log").iterdir():
+        path.write_text("junk")
 
 
 def chain(config: MonitorConfig) -> Chain:
@@ -109,8 +117,32 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
     assert chain_table([found]).rows[0].style == WRONG
 
 
+def test_trouble_comes_first_and_idle_loops_last() -> None:
+    """Of a thousand loops a person reads the first ten."""
+    ages = {"idle": None, "slow": 90.0, "busy": 0.5, "broken": 300.0}
+    chains = [
+        Chain(
+            loop=name,
+            decision_age_s=age,
+            feedback_age_s=None,
+            example_age_s=None,
+            closed_until=None,
+            model=None,
+            model_age_s=None,
+            serving=0,
+            workers=1,
+            refused=int(name == "broken"),
+        )
+        for name, age in ages.items()
+    ]
+    [loops, *_] = chain_table(chains).columns
+    assert [str(cell) for cell in loops.cells] == ["broken", "busy", "slow", "idle"]
+
+
 @pytest.mark.kafka
-def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig) -> None:
+def test_the_service_answers_and_says_when_it_cannot_look(
+    config: MonitorConfig, loop: Loop
+) -> None:
     """A monitor that hides its own failure is worse than none."""
     stop, url = threading.Event(), f"http://127.0.0.1:{config.port}"
     thread = threading.Thread(target=run_monitor, args=(config, stop))
@@ -120,13 +152,61 @@ def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig)
         status = json.loads(get(f"{url}/status")[1])
         assert [loop["loop"] for loop in status["loops"]] == list(config.loops)
         assert b"tidemill_monitor_up 1.0" in get(f"{url}/metrics")[1]
-        write_all(config.kafka, topics.ACKS, [(f"broken/{config.loops[0]}".encode(), b"{")])
+        damage(config, loop)
         wait_for(lambda: get(f"{url}/healthz")[0] == 503)
         assert b"tidemill_monitor_up 0.0" in get(f"{url}/metrics")[1]
     finally:
-        write_all(config.kafka, topics.ACKS, [(f"broken/{config.loops[0]}".encode(), None)])
         stop.set()
         thread.join()
+
+
+@pytest.mark.kafka
+def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loop) -> None:
+    """One record that anybody could write must not make the monitor blind for all loops."""
+    name = f"junk-{loop.loop}"
+    mine = [ack(loop, "a", "lightgbm-1", "serving", NOON), (f"{name}/a".encode(), b"{")]
+    elsewhere = (f"{name}/b".encode(), mine[0][1])
+    write_all(config.kafka, topics.ACKS, [*mine, elsewhere])
+    junk = (f"{name}/1".encode(), b"not json")
+    for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
+        write_all(config.kafka, topic, [junk])
+    observer = Observer(replace(config, loops=[loop.loop, "nobody"]))
+    try:
+        status = observer.read()
+        assert [each.serving for each in status.chains] == [1]
+        assert status.problem is None
+        assert "no loop 'nobody'" in status.unread["nobody"]
+        found = [bad for bad in status.bad_records if bad.key.startswith(name)]
+        assert sorted(bad.topic for bad in found) == sorted(
+            [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
+        )
+        assert any(line.startswith("nobody could not be read") for line in troubles(status))
+        assert any(f"key '{name}/1'" in line for line in troubles(status))
+        assert b'tidemill_loop_unread{loop="nobody"} 1.0' in as_metrics(status)
+        assert json.dumps(status.to_json())
+    finally:
+        keys = [key for key, _ in (*mine, elsewhere)]
+        write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
+        for topic in (topics.LOOPS, topics.SCHEMAS):
+            write_all(config.kafka, topic, [(junk[0], None)])
+    gone = observer.read().bad_records
+    assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
+    observer.close()
+
+
+@pytest.mark.kafka
+def test_a_loop_whose_tables_are_damaged_hides_no_other(
+    config: MonitorConfig, loop: Loop, kafka: KafkaConfig
+) -> None:
+    """The operator has to see the loops that are well while one is repaired."""
+    other = minimal(loop=f"{loop.loop}-other")
+    publish_loop(kafka, other)
+    lake = Lake(config.lake)
+    lake.create(loop)
+    damage(config, other)
+    status = Observer(replace(config, loops=[loop.loop, other.loop])).read()
+    assert [each.loop for each in status.chains] == [loop.loop]
+    assert status.unread.keys() == {other.loop}
 
 
 def get(url: str) -> tuple[int, bytes]:

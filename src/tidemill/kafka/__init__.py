@@ -1,9 +1,9 @@
 """The thin Kafka client that all packages share: topics, writers, and a reader without a group.
 
-Read `config`, `topics`, then `tail`, `tail_thread` and `ends` (reading), `writer` and
-`transactions` (writing). It is the only package that configures a librdkafka client; keys and
-values are bytes. It imports no other package of tidemill, only `errors`. Consumer groups are in
-`streams/consumer`, which uses Faust.
+Read `config`, `topics`, then `tail`, `bad_records`, `compacted`, `tail_thread` and `ends`
+(reading), `writer`, `acknowledged` and `transactions` (writing). It is the only package that
+configures a librdkafka client; keys and values are bytes. It imports no other package of tidemill,
+only `errors`. Consumer groups are in `streams/consumer`, which uses Faust.
 
 Proved elsewhere: `config` by `tests/test_kafka.py`.
 Proved elsewhere: `ends` by `tests/schemas/registry/test_choose.py`.
@@ -14,16 +14,29 @@ Proved elsewhere: `transactions` by `tests/test_kafka.py`.
 Proved elsewhere: `writer` by `tests/test_kafka.py`.
 """
 
+from tidemill.kafka.acknowledged import AcknowledgedWriter
+from tidemill.kafka.bad_records import BadRecord, BadRecords, parsed
+from tidemill.kafka.compacted import CompactedLog, LogFollower, read_values
 from tidemill.kafka.config import KafkaConfig, Setting, broker_errors, client_log
 from tidemill.kafka.ends import TopicEnds
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
-from tidemill.kafka.topics import Topic, ensure_topics, partition_count
+from tidemill.kafka.topics import (
+    Topic,
+    ensure_topics,
+    partition_count,
+    topics_with_producer_time,
+)
 from tidemill.kafka.transactions import TransactionalWriter
 from tidemill.kafka.writer import Writer, write_all
 
 __all__ = [
+    "AcknowledgedWriter",
+    "BadRecord",
+    "BadRecords",
+    "CompactedLog",
     "KafkaConfig",
+    "LogFollower",
     "Record",
     "Setting",
     "Tail",
@@ -35,7 +48,10 @@ __all__ = [
     "broker_errors",
     "client_log",
     "ensure_topics",
+    "parsed",
     "partition_count",
     "read_compacted",
+    "read_values",
+    "topics_with_producer_time",
     "write_all",
 ]

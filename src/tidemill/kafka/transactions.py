@@ -40,7 +40,6 @@ class TransactionalWriter:
         settings = config.client(
             transactional_id=name,
             partitioner="murmur2_random",  # as the Java clients, so that a key has one partition
-            compression_type="lz4",
             linger_ms=5,
             transaction_timeout_ms=int(timeout_s * 1000),
             message_timeout_ms=int(timeout_s * 1000),

@@ -1,149 +1,106 @@
-"""Damage of a lake: every command says which file, which rows, and how to get them back."""
+"""A lake that has lost files: which ones, which rows they held, and how to get them back."""
 
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import pytest
-from tests.features.audited import PARTITION, write_lake
-from tests.features.sql.test_revisions import corrected_twice
-from tests.streams.join_logs import LOGS, LOOP, Shell, random_logs
+from tests.data.samples import DATA, VERSIONS
 
+from tidemill.cli.app import main
 from tidemill.errors import LakeError
-from tidemill.features.audit.audit import audit
-from tidemill.features.lake.commits import CompareAndSwap
+from tidemill.features.lake.damage import damage, damage_told
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.features.sql.queries import ask
-from tidemill.monitor.ledger import ledger
 
-QUERY = "SELECT count(*), max(score), max(label) FROM decisions FULL JOIN examples USING (score)"
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a lake of one partition that is closed."""
-    stream = Shell(random_logs(random.Random(11), 200))
-    for _ in range(10):
-        for log in LOGS:
-            stream.poll(log, 20)
-        stream.commit()
-    stream.finish()
-    return Path(write_lake(stream, tmp_path_factory.mktemp("lake")).root)
+COMMANDS = (
+    ["ledger", "offers"],
+    ["sql", "SELECT d.state, f.state FROM offers.decision_states d, offers.feedback_states f"],
+    ["audit", "offers"],
+    ["trace", "any-id"],
+)
+Lose = Callable[[Path], str]
 
 
 @pytest.fixture
-def root(written: Path, tmp_path: Path) -> Path:
-    """Return a copy of that lake, to be damaged."""
-    shutil.copytree(written, tmp_path / "copy")
-    return tmp_path / "copy"
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A copy of a whole lake, which the environment names."""
+    shutil.copytree(DATA / VERSIONS[0] / "lake", tmp_path / "lake")
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path / "lake"))
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    return Lake(LakeConfig(root=str(tmp_path / "lake")))
 
 
-def opened(root: Path) -> Lake:
-    """Return the lake, without anything that was cached."""
-    return Lake(LakeConfig(root=str(root)))
+def lose_rows(table: str) -> Lose:
+    """Return what removes a data file of a table, and returns its name."""
 
-
-def readers(root: Path) -> list[Callable[[], object]]:
-    """Return what people do with a lake."""
-    lake = opened(root)
-    return [
-        lambda: ask(lake, QUERY, limit=5),
-        lambda: ledger(lake, lake.loop(LOOP.loop)),
-        lambda: audit(lake, LOOP.loop),
-    ]
-
-
-def first_file(root: Path, table: str) -> Path:
-    """Return a Parquet file of *table*."""
-    return min((root / LOOP.loop / table).rglob("*.parquet"))
-
-
-def log_entries(root: Path, table: str) -> list[Path]:
-    """Return the entries of the log of *table*, oldest first."""
-    return sorted((root / LOOP.loop / table / "_delta_log").glob("*.json"))
-
-
-def test_a_lake_without_damage_is_told_of_nothing(root: Path) -> None:
-    """The negative control of all that follows."""
-    for read in readers(root):
-        read()
-    report = audit(opened(root), LOOP.loop)
-    assert report.agrees
-    assert report.losses == ()
-
-
-@pytest.mark.parametrize("table", ["decisions", "feedback", "examples"])
-@pytest.mark.parametrize("is_cut", [False, True], ids=["gone", "cut off"])
-def test_a_damaged_file_is_named_with_its_rows(root: Path, table: str, is_cut: bool) -> None:
-    """Not a traceback of DuckDB: the file, its rows by partition and offset, and the way back."""
-    file = first_file(root, table)
-    rows = pl.read_parquet(file).height
-    if is_cut:
-        file.write_bytes(file.read_bytes()[:100])
-    else:
+    def lose(folder: Path) -> str:
+        lake = Lake(LakeConfig(root=str(folder.parent)))
+        file = Path(lake.table("offers", table).uris()[-1])
         file.unlink()
-    for read in readers(root):
-        with pytest.raises(LakeError) as caught:
-            read()
-        assert f"{table}/{file.parent.name}/{file.name} is" in caught.value.what
-        assert ("cut to 100 of" if is_cut else "is gone") in caught.value.what
-        assert f"({rows:,} rows of 2026-03-01, partition {PARTITION}, offsets" in caught.value.what
-        assert f"lake replay {LOOP.loop} --into LAKE --partition {PARTITION}" in caught.value.hint
+        return f"offers/{table}/{file.parent.name}/{file.name} is gone, with "
+
+    return lose
 
 
-def test_a_gap_in_the_log_is_named(root: Path) -> None:
-    """Every commit after it is lost for readers, so nothing but its number helps."""
-    table = opened(root).table(LOOP.loop, "feedback")
-    for number in range(3):
-        table.append(None, swaps=[CompareAndSwap(f"number/{number}", None, 1)])
-    gone = log_entries(root, "feedback")[-2]
-    gone.unlink()
-    for read in readers(root):
-        with pytest.raises(LakeError) as caught:
-            read()
-        assert f"{LOOP.loop}/feedback: its log has no commit {int(gone.stem)}" in caught.value.what
-        assert f"lake replay {LOOP.loop} --into LAKE" in caught.value.hint
+def cut_off(folder: Path) -> str:
+    """Leave the beginning of a data file, and return its name."""
+    lake = Lake(LakeConfig(root=str(folder.parent)))
+    file = Path(lake.table("offers", "feedback").uris()[-1])
+    file.write_bytes(file.read_bytes()[:100])
+    return f"offers/feedback/{file.parent.name}/{file.name} is cut to 100 of "
 
 
-@pytest.mark.parametrize("table", ["decisions", "feedback"])
-def test_a_removed_row_is_named_by_its_offset(root: Path, table: str) -> None:
-    """A count that is short by one sends nobody to the right record."""
-    lake = opened(root)
-    victim = 7
-    rows = lake.table(LOOP.loop, table).read().height
-    lake.table(LOOP.loop, table).handle().delete(f'"offset" = {victim}')
-    assert opened(root).table(LOOP.loop, table).read().height == rows - 1
-    report = audit(opened(root), LOOP.loop)
-    assert not report.agrees
-    (loss,) = report.losses
-    assert loss.what == f"{table}, partition {PARTITION}: 1 row was removed, at offset {victim}"
-    assert f"lake replay {LOOP.loop} --into LAKE --partition {PARTITION}" in loss.hint
+def lose_commit(folder: Path) -> str:
+    """Remove one commit of a log that has later ones, and return its name."""
+    commits = sorted((folder / "examples" / "_delta_log").glob("*.json"))
+    commits[-2].unlink()
+    return f"offers/examples/_delta_log has lost {commits[-2].name}"
 
 
-def test_the_newest_commit_of_examples_is_missed(root: Path) -> None:
-    """Its rows are there and belong to no version; a worker would make them again."""
-    log_entries(root, "examples")[-1].unlink()
-    file = first_file(root, "examples")
-    report = audit(opened(root), LOOP.loop)
-    assert not report.agrees
-    (loss,) = report.losses
-    assert f"examples/{file.parent.name}/{file.name} is of no commit" in loss.what
-    assert "newer than the newest commit" in loss.what
-    assert "start a worker" in loss.hint
+def lose_checkpoint(folder: Path) -> str:
+    """Remove the checkpoints that a log begins with, and return the name of the table."""
+    for file in (folder / "examples" / "_delta_log").glob("*.checkpoint.parquet"):
+        file.unlink()
+    return "offers/examples cannot be opened"
 
 
-@pytest.mark.parametrize("revision", [0, 1])
-def test_a_superseded_revision_that_was_removed_is_missed(tmp_path: Path, revision: int) -> None:
-    """The newest one hides it from every other check."""
-    lake, _versions = corrected_twice(tmp_path)
-    assert audit(lake, LOOP.loop).agrees
-    where = f"decision_id = 'a' AND revision = {revision}"
-    lake.table(LOOP.loop, "examples").handle().delete(where)
-    report = audit(opened(tmp_path), LOOP.loop)
-    assert not report.agrees
-    (loss,) = report.losses
-    assert loss.what == (
-        f"examples, partition {PARTITION}: 1 superseded revision was removed, of decisions a"
+LOSSES = {
+    "decisions": lose_rows("decisions"),
+    "feedback": lose_rows("feedback"),
+    "examples": lose_rows("examples"),
+    "a part of a file": cut_off,
+    "a commit": lose_commit,
+    "a checkpoint": lose_checkpoint,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("lose", LOSSES.values(), ids=[*LOSSES])
+def test_a_command_names_what_is_lost_and_what_to_do(
+    lose: Lose, command: list[str], lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A traceback of a library names neither the rows nor a next step."""
+    lost = lose(Path(lake.root) / "offers")
+    status = main(command)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert lost in error
+    assert "tidemill lake replay" in error
+    assert "Traceback" not in error
+
+
+def test_a_lost_file_is_told_with_the_places_of_its_rows(lake: Lake) -> None:
+    """They are what a person looks for on the topics."""
+    lose_rows("decisions")(Path(lake.root) / "offers")
+    [line] = damage(lake, "offers")
+    assert line.endswith(
+        "with 205 rows: partitions 0 to 1, offsets 0 to 104, "
+        "times 2026-01-01 00:00:00+00:00 to 2026-01-01 00:08:17.500000+00:00"
     )
+
+
+def test_a_whole_lake_has_no_damage_and_its_errors_stay_as_they_are(lake: Lake) -> None:
+    """Negative control: an error of another kind must not be called damage."""
+    assert damage(lake, "offers") == []
+    with pytest.raises(LakeError, match="as it was"), damage_told(lake):
+        raise LakeError("as it was", hint="")

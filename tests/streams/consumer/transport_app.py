@@ -7,11 +7,13 @@ stands in the product: offsets and rows land in one transaction, compared with w
 import asyncio
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 
 import faust
 from faust.types import TP
 
+from tidemill.stop_signals import StopSignals
 from tidemill.streams.consumer.app import run_app
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.topic_ids import TopicIdentity
@@ -116,4 +118,6 @@ def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> fa
 
 if __name__ == "__main__":
     _, bootstrap, group, database, topics = sys.argv
-    asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(",")), lambda: False))
+    stop = threading.Event()
+    with StopSignals(stop):
+        asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(",")), stop.is_set))

@@ -19,6 +19,7 @@ from tests.streams.join_logs import (
     decision_frame,
     feedback_frame,
     joined,
+    label_of,
     played,
     rules,
     seconds,
@@ -94,11 +95,55 @@ def test_missing_says_what_silence_means(missing: str, state: str, label: float 
 
 def test_feedback_without_a_label_counts_as_no_feedback() -> None:
     """A feedback whose value is null gives no label, so `missing` decides."""
-    shell = Shell(Logs([D("a", 0)], [F("x", "a", 1, "click")]), rules(label_sql="max(amount)"))
+    shell = Shell(
+        Logs([D("a", 0)], [F("x", "a", 1, "click")]), rules(label=label_of("max(amount)"))
+    )
     shell.finish()
     examples = shell.examples()
     assert examples["state"].to_list() == ["no_feedback"]
     assert examples["feedback_offsets"].to_list() == [[0]]
+
+
+@pytest.mark.parametrize("missing", ["negative", "censored", "dropped"])
+def test_a_label_that_is_an_error_is_a_state_of_its_own(missing: str) -> None:
+    """There was feedback, so it is no negative; nobody knows the label, so it is none."""
+    decisions = [D("a", 0), D("b", 0), D("c", 0)]
+    feedback = [F("x", "a", 1, value=0.0), F("y", "b", 1, value=7.0), F("z", "a", 2, value=7.0)]
+    label = label_of("max(100 % cast(weight as int))")
+    shell = Shell(Logs(decisions, feedback), rules(label=label, missing=missing))
+    shell.finish()
+    examples = shell.examples().sort("decision_id")
+    silent = {"negative": "no_feedback", "censored": "censored", "dropped": "no_feedback"}[missing]
+    assert examples["state"].to_list() == ["label_error", "labeled", silent]
+    assert examples["label"].to_list() == [None, 2.0, 0.0 if missing == "negative" else None]
+    assert examples["feedback_offsets"].to_list() == [[0, 2], [1], []]
+
+
+def test_without_an_activation_a_label_is_no_error() -> None:
+    """Nobody was shown it, so nobody asks for its label."""
+    label = label_of("max(100 % cast(amount as int))")
+    feedback = [F("x", "a", 1, "buy", 0.0), F("y", "b", 1, "buy", 0.0), F("z", "b", 2)]
+    shell = Shell(Logs([D("a", 0), D("b", 0)], feedback), rules(label=label, activation="click"))
+    shell.finish()
+    assert shell.examples()["state"].to_list() == ["not_activated", "label_error"]
+
+
+def test_feedback_before_the_window_of_its_only_decision_is_unmatched() -> None:
+    """Its bucket closes before the decision need have been read, so the decision cannot count."""
+    shell = played([D("a", 20), D("z", 100)], [F("x", "a", 17, "click"), F("w", "z", 100)])
+    assert shell.closed[-1].counts.unmatched == 1
+    assert shell.closed[-1].counts.late == 0
+    inside = played([D("a", 20), D("z", 100)], [F("x", "a", 24, "click"), F("w", "z", 100)])
+    assert inside.closed[-1].counts.late == 1, "past the window it is late: its decision is known"
+
+
+def test_corrections_do_not_make_an_id_remembered_longer() -> None:
+    """Its decision is kept to be revised, and an id that comes again is still a new decision."""
+    decisions = [D("a", 0), D("b", 30), D("a", 31), D("c", 60)]
+    for corrections in (0 * SECOND, 60 * SECOND):
+        changed = rules(corrections=corrections, remember=15 * SECOND)
+        shell = played(decisions, [F("x", "c", 60)], changed)
+        assert shell.outcome()[0].decisions[2] in ("no_feedback", "labeled"), corrections
 
 
 def test_the_width_of_buckets_changes_when_and_not_what() -> None:

@@ -13,6 +13,7 @@ from tidemill.features.sql.views import schema_name, views
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.partitioner import partition_of
+from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 pytestmark = pytest.mark.kafka
 
@@ -70,7 +71,7 @@ def test_feedback_of_another_partitioner_is_misplaced_and_then_refused(
         producer.decide(id_, START + 300 * SECOND)
     producer.flush()
     feed_by_default(rig, more)
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert "in the partition of their key by murmur2" in said
     assert "rekey: true" in said

@@ -15,9 +15,10 @@ from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.schemas import topics
 from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.commit.leases import Lease
+from tidemill.streams.commit.topic_check import check_identity
 from tidemill.streams.consumer.topic_ids import TopicIdentity, read_identities
 from tidemill.streams.reprocess.accept_topic import accept_topics
-from tidemill.streams.runtime.topic_check import check_identity
+from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 HERE = TopicIdentity(topic="t.feedback", id=UUID(int=7), cluster="c")
 
@@ -108,7 +109,7 @@ def test_a_topic_made_anew_is_refused_until_it_is_accepted(
     assert rows(rig) == old
 
     made_anew(rig, records=150, first=0)
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert "was deleted and made anew" in said
     assert f"tidemill lake accept-topic {rig.loop.loop}" in said
@@ -123,15 +124,15 @@ def test_a_topic_made_anew_is_refused_until_it_is_accepted(
         restored = {f"d{number}" for number in range(150)}
         assert rows(rig) == restored
         made_anew(rig, records=400, first=1_000)
-        assert worker.wait(100) == 1
+        assert worker.wait(100) == EXIT_REFUSED
     finally:
         end(worker)
     assert rows(rig) == restored, "nothing of the topic that was made while it was read"
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     assert "was deleted and made anew" in rig.log().rsplit("the worker ends: ", 1)[1]
 
     made_anew(rig, records=10, first=2_000)
     with pytest.raises(ContractError, match="was not restored with its offsets"):
         accept_topics(kafka, rig.lake, rig.loop)
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     assert rows(rig) == restored
