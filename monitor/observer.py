@@ -12,11 +12,11 @@ from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import BadRecord, BadRecords, CompactedLog, KafkaConfig, LogFollower
-from tidemill.monitor.chain import Chain, parse_ack, read_chain
+from tidemill.monitor.chain import Chain, parse_ack, read_chain, with_trainer
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas import topics
-from tidemill.schemas.control import parse_control
+from tidemill.schemas.control import TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import (
@@ -101,6 +101,7 @@ class Observer:
         self._control = LogFollower(
             config.kafka, topics.CONTROL, parse_control, newest=_CONTROL_RECORDS
         )
+        self._beats: list[TrainerBeat] = []
         self._accounts: dict[str, list[Account]] = {}
         self._ledger_due_s = 0.0
 
@@ -113,7 +114,8 @@ class Observer:
         published = LoopTopic.of(self._followed(topics.LOOPS, self._loops)).loops
         acks = self._followed(topics.ACKS, self._acks).values
         self._followed(topics.SCHEMAS, self._schemas)
-        self._followed(topics.CONTROL, self._control)
+        control = self._followed(topics.CONTROL, self._control).values
+        self._beats = [each for each in control if isinstance(each, TrainerBeat)]
         names = self._config.loops or sorted({name for name, _ in published})
         known = [newest(published, name) for name in names if versions(published, name)]
         unread = {
@@ -145,6 +147,7 @@ class Observer:
         for loop in loops:
             try:
                 chain = read_chain(loop, self._lake, self._reader, acks)
+                chain = with_trainer(chain, self._lake, self._beats)
                 if is_ledger_due:
                     self._accounts[loop.loop] = list(self._account(loop))
             except LakeError as error:

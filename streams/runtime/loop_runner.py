@@ -27,6 +27,7 @@ from tidemill.streams.consumer.batches import FetchedBatch, merged
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
+from tidemill.streams.deadletters.report import DeadLetterReport
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.event_times import EventTimes
@@ -85,6 +86,10 @@ class LoopRunner:
         self.topics: dict[Log, str] = joined_topics(loop)
         self._tables = tables
         self._metrics = metrics
+        self._report = DeadLetterReport(loop.loop, self.topics, metrics.dead)
+        for log, topic in self.topics.items():  # counters that begin at zero
+            metrics.lost.labels(topic)
+            metrics.misplaced.labels(loop.loop, log)
         self._on_examples = on_examples
         self._accepted_until = -1 if accept_bad is None else micros(accept_bad) // 1000
         self._cadence = cadence
@@ -221,8 +226,7 @@ class LoopRunner:
                 if dead_letters is None:
                     self.superseded = True
                     return
-                for dead_letter in dead_letters:
-                    self._metrics.dead.labels(self.loop.loop, name, dead_letter.reason).inc()
+                self._report.take(name, dead_letters)
                 self._metrics.misplaced.labels(self.loop.loop, name).inc(
                     owned.partition.take_misplaced(name)
                 )

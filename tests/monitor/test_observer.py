@@ -18,10 +18,11 @@ from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.chain import Chain
-from tidemill.monitor.observer import MonitorConfig, Observer
+from tidemill.monitor.chain import Chain, with_trainer
+from tidemill.monitor.observer import MonitorConfig, Observer, Status
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
+from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import publish_loop
@@ -137,6 +138,45 @@ def test_trouble_comes_first_and_idle_loops_last() -> None:
     ]
     [loops, *_] = chain_table(chains).columns
     assert [str(cell) for cell in loops.cells] == ["broken", "busy", "slow", "idle"]
+
+
+def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Path) -> None:
+    """Its last model goes on deciding, so nothing else shows that nobody learns any more."""
+    loop = minimal(loop="shop")
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    examples = lake.table(loop.loop, "examples")
+    for number in range(3):
+        examples.append(None, swaps=[CompareAndSwap(f"number/{number}", None, 1)])
+    beat = TrainerBeat(
+        loop="shop", at=NOON, examples=1, version="lightgbm-2", reason="not promoted: worse"
+    )
+    plain = Chain(
+        loop="shop",
+        decision_age_s=1.0,
+        feedback_age_s=None,
+        example_age_s=None,
+        closed_until=None,
+        model=None,
+        model_age_s=None,
+        serving=0,
+        workers=0,
+        refused=0,
+    )
+    assert with_trainer(plain, lake, []) == plain
+    alive, silent = (
+        with_trainer(plain, lake, [beat], now_s=NOON.timestamp() + age_s) for age_s in (5, 7_200)
+    )
+    assert (alive.trainer_age_s, alive.backlog) == (5.0, 2)
+    assert chain_table([alive]).rows[0].style is None
+    assert chain_table([silent]).rows[0].style == WRONG
+    assert troubles(Status(chains=[alive])) == []
+    (line,) = troubles(Status(chains=[silent]))
+    assert "trainer of shop was last seen 2.0 h ago, and 2 commits of examples wait" in line
+    assert "its last verdict: lightgbm-2: not promoted: worse" in line
+    shown = as_metrics(Status(chains=[silent])).decode()
+    assert 'tidemill_trainer_age_seconds{loop="shop"} 7200.0' in shown
+    assert 'tidemill_trainer_backlog_commits{loop="shop"} 2.0' in shown
 
 
 @pytest.mark.kafka
