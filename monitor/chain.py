@@ -6,7 +6,7 @@ acknowledgements of the workers.
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from tidemill.errors import ModelError
@@ -15,6 +15,7 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.lake.progress_keys import FRONTIER
 from tidemill.kafka import Record
 from tidemill.monitor.lag import LagReader
+from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -35,6 +36,9 @@ class Chain:
         serving: workers that serve it.
         workers: workers that ever acknowledged a model of the loop.
         refused: workers that refused the last model they acknowledged.
+        trainer_age_s: since the last heartbeat of a trainer; None if there never was one.
+        backlog: commits of examples that its trainer had not looked at.
+        verdict: the gate's sentence on the last model.
     """
 
     loop: str
@@ -47,6 +51,9 @@ class Chain:
     serving: int
     workers: int
     refused: int
+    trainer_age_s: float | None = None
+    backlog: int | None = None
+    verdict: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
@@ -84,6 +91,27 @@ def read_chain(
         serving=len(with_latest),
         workers=len(mine),
         refused=sum(ack.status == "refused" for ack in mine),
+    )
+
+
+def with_trainer(
+    chain: Chain, lake: Lake, beats: Iterable[TrainerBeat], *, now_s: float | None = None
+) -> Chain:
+    """Return *chain* with what the last heartbeat of its trainer tells; *beats* are of all loops.
+
+    Raises:
+        LakeError: the lake does not answer.
+    """
+    beat = next((each for each in beats if each.loop == chain.loop), None)
+    if beat is None:
+        return chain
+    now = time.time() if now_s is None else now_s
+    newest = lake.table(chain.loop, EXAMPLES).version()
+    return replace(
+        chain,
+        trainer_age_s=max(0.0, now - beat.at.timestamp()),
+        backlog=max(0, newest - max(beat.examples, 0)),
+        verdict=f"{beat.version}: {beat.reason}" if beat.version else None,
     )
 
 

@@ -21,12 +21,12 @@ from tidemill.kafka import (
     partition_counts,
 )
 from tidemill.kafka.outage import is_away
-from tidemill.monitor.chain import Chain, parse_ack, read_chain
+from tidemill.monitor.chain import Chain, parse_ack, read_chain, with_trainer
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.schemas import topics
-from tidemill.schemas.control import parse_control
+from tidemill.schemas.control import TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import (
@@ -154,6 +154,7 @@ class Observer:
         self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
         self._unpublished: dict[str, str] = {}
         self._said: Sequence[Ack] = ()
+        self._beats: Sequence[TrainerBeat] = ()
         self._ledger_due_s = 0.0
 
     def read(self, last: Status) -> Status:
@@ -181,7 +182,8 @@ class Observer:
         published = LoopTopic.of(self._followed(topics.LOOPS, self._loops)).loops
         self._said = self._followed(topics.ACKS, self._acks).values
         self._followed(topics.SCHEMAS, self._schemas)
-        self._followed(topics.CONTROL, self._control)
+        control = self._followed(topics.CONTROL, self._control).values
+        self._beats = [each for each in control if isinstance(each, TrainerBeat)]
         names = self._config.loops or sorted({name for name, _ in published})
         self._known = [newest(published, name) for name in names if versions(published, name)]
         self._unpublished = {
@@ -218,10 +220,14 @@ class Observer:
         missing = self._missing_topics(self._known)
         read = LoopRows.of(
             [loop for loop in self._known if loop.loop not in missing],
-            lambda loop: [read_chain(loop, self._lake, self._reader, self._said)],
+            lambda loop: [self._chain(loop)],
         )
         homeless = {name: f"there is no topic {topic}" for name, topic in missing.items()}
         return replace(read, unread={**self._unpublished, **homeless, **read.unread})
+
+    def _chain(self, loop: Loop) -> Chain:
+        chain = read_chain(loop, self._lake, self._reader, self._said)
+        return with_trainer(chain, self._lake, self._beats)
 
     def _accounts(self) -> LoopRows[Account]:
         return LoopRows.of(self._known, self._account)

@@ -68,6 +68,8 @@ def _add_loops(status: Status, gauge: _AddGauge) -> None:
     gauge("feedback_age_seconds", "newest feedback", ((by, c.feedback_age_s) for by, c in chains))
     gauge("example_age_seconds", "newest examples", ((by, c.example_age_s) for by, c in chains))
     gauge("model_age_seconds", "last swap", ((by, c.model_age_s) for by, c in chains))
+    gauge("trainer_age_seconds", "last heartbeat", ((by, c.trainer_age_s) for by, c in chains))
+    gauge("trainer_backlog_commits", "examples not learned", ((by, c.backlog) for by, c in chains))
     gauge("workers_serving", "workers with the newest model", ((by, c.serving) for by, c in chains))
     gauge("workers_refused", "workers that refused a model", ((by, c.refused) for by, c in chains))
     gauge(

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tidemill.schemas.partitions import MIX, SEED, SIGN, partition_of
+from tidemill.schemas.partitioner import MIX, SEED, SIGN, partition_of
 from tidemill.streams.units import Bools
 
-Words = NDArray[np.uint32]
+Hashes = NDArray[np.uint32]
 
 IsMisplaced = Callable[[pl.Series], Bools]
 """Returns which decision ids belong to another partition than the one that they are in."""
@@ -46,10 +46,10 @@ def partitions_of(ids: pl.Series, partitions: int) -> NDArray[np.int64]:
     return found
 
 
-def _murmur2(data: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Words:
+def _murmur2(data: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Hashes:
     """Return Kafka's murmur2 of ranges of *data*, which has four more bytes than they need."""
     words = np.ndarray((len(data) - 3,), "<u4", data, strides=(1,))
-    hashes: Words = np.uint32(SEED) ^ sizes.astype(np.uint32)
+    hashes: Hashes = np.uint32(SEED) ^ sizes.astype(np.uint32)
     whole = sizes // 4
     shared = int(whole.min(initial=_LONG))
     for index in range(shared if len(sizes) else 0):
@@ -68,7 +68,7 @@ def _murmur2(data: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -
     return hashes ^ (hashes >> np.uint32(15))
 
 
-def _mixed(words: Words) -> Words:
+def _mixed(words: Hashes) -> Hashes:
     words *= _MIX
     words ^= words >> np.uint32(24)
     words *= _MIX

@@ -117,6 +117,18 @@ class TrainingCycle:
         self._batch(force=force)
         return [model for model in self.registry.models() if model.number >= before]
 
+    @property
+    def learned_until(self) -> int:
+        """The version of the table of examples up to which every learner has looked."""
+        if self.online_run is not None:
+            return self.online_run.learner.learned_until
+        return self._label_count.version if self._label_count is not None else -1
+
+    @property
+    def backlog(self) -> int:
+        """How many commits of examples no learner has looked at yet."""
+        return max(0, self._examples.version() - max(self.learned_until, 0))
+
     def publish(self) -> None:
         """Publish the newest models of the registry that are not on the topic yet.
 

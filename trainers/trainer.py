@@ -26,6 +26,7 @@ from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import fetch_loops, unpublished, versions
 from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.trainers.cycle import OnVersion, TrainingCycle, Trial
+from tidemill.trainers.heartbeat import Heartbeat
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
@@ -121,6 +122,24 @@ class TrainerMetrics:
             ["loop"],
             registry=self.registry,
         )
+        self.heartbeat = Gauge(
+            "tidemill_trainer_heartbeat_timestamp_seconds",
+            "When the last training cycle ended; it stands still if the trainer hangs",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.backlog = Gauge(
+            "tidemill_training_backlog_commits",
+            "Commits of examples that no learner has looked at yet",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.promoted = Gauge(
+            "tidemill_last_model_promoted",
+            "1 if the gate promoted the last model, 0 if not; absent before the first",
+            ["loop"],
+            registry=self.registry,
+        )
 
     def serve(self, port: int) -> None:
         """Answer GET /metrics on *port*, in a thread.
@@ -192,6 +211,7 @@ def _train_until(
     maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
+    heartbeat = Heartbeat(config.kafka)
     count = 0
     try:
         while not stop.is_set():
@@ -204,9 +224,11 @@ def _train_until(
             except BrokerError as error:
                 logger.warning("no broker answers; new models wait in the lake: %s", error)
             _gauge(metrics, config.loop, cycle)
+            heartbeat.beat(cycle)
             notifier.wait(config.poll_s)
     finally:
         notifier.close()
+        heartbeat.close()
 
 
 class _NewestCycle:
@@ -277,3 +299,8 @@ def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
         metrics.learned.labels(loop).set(cycle.online_run.learner.learned_until)
     live = cycle.registry.live()
     metrics.live.labels(loop).set(live.number if live else 0)
+    metrics.heartbeat.labels(loop).set_to_current_time()
+    metrics.backlog.labels(loop).set(cycle.backlog)
+    models = cycle.registry.models()
+    if models:
+        metrics.promoted.labels(loop).set(models[-1].promoted)

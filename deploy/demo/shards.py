@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tidemill.schemas.partitions import partition_of
+from tidemill.schemas.partitioner import partition_of
 
 
 class Decide(NamedTuple):

@@ -2,8 +2,8 @@
 
 Read `oracle` (the rules of the join as one query), `spans` and `plan` (what to look at), `queries`
 with `checks` and `slices` (the comparison), then `audit` and `report`; `rekeyed` compares with the
-topics themselves. It imports `lake` and `sql`, and nothing of `streams`: the oracle shares no code
-with the join. It writes nothing.
+topics themselves, `losses` finds what is gone. It imports `lake` and `sql`, and nothing of
+`streams`: the oracle shares no code with the join. It writes nothing.
 
 Proved elsewhere: `checks` by `tests/features/audit/test_audit.py`.
 Proved elsewhere: `plan` by `tests/features/audit/test_audit.py`.

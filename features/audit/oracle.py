@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tidemill.features.sql.placement import unmet_sql
 from tidemill.features.sql.positions import stream_sql
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
@@ -51,7 +50,7 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
 
     Its columns: log ('decisions' or 'feedback'), partition, offset (the position), id, state; and
     for closed decisions label, feedback_offsets in the order of (at, offset), first_feedback_at and
-    revision, all of the newest revision.
+    revision, all of the newest revision. Misplaced feedback is `unmatched` here.
 
     Raises:
         LoopError: the label of *loop* is wrong.
@@ -263,7 +262,7 @@ def _states(loop: Loop) -> Iterator[tuple[str, str]]:
                     WHEN (f."partition", f."offset") IN
                          (SELECT _partition, "offset" FROM matched) THEN 'duplicate'
                     WHEN (f."partition", f."offset") IN (FROM known) THEN 'late'
-                    ELSE {unmet_sql("f", loop.partitions)} END AS state
+                    ELSE 'unmatched' END AS state
         FROM f LEFT JOIN taken t
           ON t._partition = f."partition" AND t."offset" = f."offset" """,
     )

@@ -284,8 +284,8 @@ def settled_sql(loop: Loop, feedback: str, share: AuditSlice) -> str:
     """
     ahead = micros(loop.early)
     counted = ", ".join(
-        f"count(*) FILTER (t.state IN {states} AND f.verdict IS NULL)"
-        for states in ("('late')", "('duplicate')", "('unmatched', 'misplaced')")
+        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)"
+        for state in ("late", "duplicate", "unmatched")
     )
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})

@@ -78,6 +78,18 @@ class Difference:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Rows that were committed and are gone: *what* they were, and how to get them back."""
+
+    what: str
+    hint: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as plain values."""
+        return {"what": self.what, "hint": self.hint}
+
+
 def by_time(found: Difference) -> tuple[bool, datetime, int, int]:
     """Return the sort key of differences: time, then record; counts come last."""
     at = _EPOCH if found.at is None else found.at
@@ -98,6 +110,7 @@ class AuditReport:
         is_whole: whether all ids were checked, or a share of them.
         seconds: how long it took.
         unchecked: what was not looked at, and why.
+        losses: rows that were committed and are gone.
     """
 
     loop: str
@@ -110,11 +123,12 @@ class AuditReport:
     is_whole: bool
     seconds: float
     unchecked: tuple[str, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether no difference was found."""
-        return self.differences == 0
+        """Whether no difference was found, and nothing is gone."""
+        return self.differences == 0 and not self.losses
 
     def to_json(self) -> dict[str, object]:
         """Return it as plain values."""
@@ -130,4 +144,5 @@ class AuditReport:
             "whole": self.is_whole,
             "seconds": round(self.seconds, 3),
             "unchecked": list(self.unchecked),
+            "losses": [loss.to_json() for loss in self.losses],
         }

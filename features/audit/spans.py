@@ -39,6 +39,11 @@ def micros(value: datetime | timedelta) -> int:
     return length // timedelta(microseconds=1)
 
 
+def bounds_of(since: datetime | None, until: datetime | None) -> tuple[int, int]:
+    """Return the bounds of event time in microseconds; None is no bound."""
+    return BEGIN if since is None else micros(since), FOREVER if until is None else micros(until)
+
+
 def memory(loop: Loop) -> timedelta:
     """Return how long the join remembers an id at least, to recognise duplicates."""
     return max(loop.remember, loop.wait + loop.grace + loop.early)

@@ -1,10 +1,10 @@
-"""Damage: what the log of a table names and the storage no longer has, in words for people.
+"""Damage: what the log of a table names and the storage no longer has as it was, in words.
 
 A lake is damaged by what removes its files: a hand, a lifecycle rule of a bucket, a broken disk.
 The log says which rows a lost file held, so that they can be restored from the topics.
 """
 
-from collections import defaultdict
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
@@ -16,9 +16,11 @@ import pyarrow as pa
 
 from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.lake import Lake, Table
+from tidemill.features.lake.storage import StoredFile
 
 _LOG = "_delta_log"
 _SHOWN = 20  # lost files in an error
+_COMMIT_S = 1.0  # a worker commits a file that it has written long before that
 _LIBRARIES = (
     OSError,
     deltalake.exceptions.DeltaError,
@@ -47,7 +49,8 @@ def damage_told(lake: Lake, *loop_names: str) -> Iterator[None]:
 
 _HINT = (
     "put the files back from a backup, or read the topics once more into a new lake: "
-    "tidemill lake replay LOOP --into OTHER (docs/howto/restore-a-lake.md)"
+    "tidemill lake replay LOOP --into OTHER (docs/howto/restore-a-lake.md); --partition reads some "
+    "partitions only"
 )
 
 
@@ -74,8 +77,8 @@ def _of_table(lake: Lake, loop_name: str, name: str) -> list[str]:
     except LakeError as error:
         return [f"{folder} cannot be opened: {error.what}"]
     return [
-        f"{folder}/{path} is gone, with {rows:,} rows: {held}"
-        for path, rows, held in _lost_files(lake, table)
+        f"{folder}/{path} is {what}, with {rows:,} rows: {held}"
+        for path, what, rows, held in _lost_files(lake, table)
     ]
 
 
@@ -90,17 +93,65 @@ def _lost_versions(lake: Lake, folder: str) -> list[int]:
     return sorted(set(range(first + 1, max(versions))) - versions)
 
 
-def _lost_files(lake: Lake, table: Table) -> Iterator[tuple[str, int, str]]:
-    """Yield path, number of rows and their places of each file that the storage does not have."""
-    actions = pl.DataFrame(pa.table(table.handle().get_add_actions(flatten=True)))
-    present: dict[str, set[str]] = defaultdict(set)
-    for row in actions.iter_rows(named=True):
-        path = unquote(row["path"])
+def _lost_files(lake: Lake, table: Table) -> Iterator[tuple[str, str, int, str]]:
+    """Yield path, fault, number of rows and their places of each file that is not as committed."""
+    present: dict[str, dict[str, StoredFile]] = {}
+    for row in _committed(table).iter_rows(named=True):
+        path, size = unquote(row["path"]), row["size_bytes"]
         folder, _, file = path.rpartition("/")
         if folder not in present:
-            present[folder] = set(lake.storage.names(f"{table.folder}/{folder}".rstrip("/")))
-        if file not in present[folder]:
-            yield path, row["num_records"], _places(row)
+            present[folder] = lake.storage.files(f"{table.folder}/{folder}".rstrip("/"))
+        found = present[folder].get(file)
+        if found is None:
+            yield path, "gone", row["num_records"], _places(row)
+        elif found.size != size:
+            what = f"cut to {found.size:,} of {size:,} bytes"
+            yield path, what, row["num_records"], _places(row)
+
+
+def _committed(table: Table) -> pl.DataFrame:
+    """Return the files of the newest version of *table*, with their statistics."""
+    return pl.DataFrame(pa.table(table.handle().get_add_actions(flatten=True)))
+
+
+def uncommitted_files(table: Table) -> list[str]:
+    """Return a sentence for each file that is newer than the newest commit, which has it not.
+
+    Its writer was killed before its commit, or the newest commit was taken away.
+    """
+    if not _behind_the_log(table):
+        return []
+    time.sleep(_COMMIT_S)  # a running worker commits what it has written
+    return [_uncommitted(table, path) for path in _behind_the_log(table)]
+
+
+def _behind_the_log(table: Table) -> list[str]:
+    storage, folder = table.location.storage, table.folder
+    found = {}
+    for name in ("", *(each for each in storage.names(folder) if "=" in each)):
+        below = f"{name}/" if name else ""
+        for file, stored in storage.files(f"{folder}/{name}".rstrip("/")).items():
+            found[f"{below}{file}"] = stored  # before the log is read: it names what came meanwhile
+    entries = storage.files(f"{folder}/{_LOG}").items()
+    newest_ms = max(each.modified_ms for name, each in entries if name.endswith(".json"))
+    newer = {
+        path
+        for path, stored in found.items()
+        if path.endswith(".parquet") and stored.modified_ms > newest_ms
+    }
+    return sorted(newer - set(map(unquote, _committed(table)["path"])))
+
+
+def _uncommitted(table: Table, path: str) -> str:
+    address = f"{table.location.root}/{table.folder}/{path}"
+    frame = pl.scan_parquet(address, storage_options=table.location.options)
+    ends = [
+        function(name).alias(f"{side}.{name}")
+        for side, function in (("min", pl.min), ("max", pl.max))
+        for name in ("partition", "offset", "at")
+    ]
+    (row,) = frame.select(pl.len().alias("rows"), *ends).collect().to_dicts()
+    return f"{table.folder}/{path} is of no commit, with {row['rows']:,} rows: {_places(row)}"
 
 
 def _places(row: dict[str, object]) -> str:

@@ -7,6 +7,7 @@ removes the files of refused commits. Everything else is done by `deltalake`, Po
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +22,14 @@ _COMPRESSION: Final = "snappy"
 """For files that are written every second and soon merged: it takes a third less CPU than zstd, and
 every reader supports it. Compaction writes zstd (`compaction.py`)."""
 _FULL_BYTES = 256 * 1024  # if less than that is free, a write failed for want of space
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """The size of one file, and when it was written, in milliseconds since the epoch."""
+
+    size: int
+    modified_ms: int
 
 
 class Storage(Protocol):
@@ -43,6 +52,9 @@ class Storage(Protocol):
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*, sorted; none if it does not exist."""
+
+    def files(self, path: str) -> dict[str, StoredFile]:
+        """Return the files directly below *path*, by name; none if it does not exist."""
 
 
 class LocalFolder:
@@ -78,6 +90,15 @@ class LocalFolder:
         """Remove the folder *path* if it exists."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._root / path)
+
+    def files(self, path: str) -> dict[str, StoredFile]:
+        """Return the files directly below *path*, by name."""
+        folder, found = self._root / path, {}
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.is_file():
+                stat = entry.stat()
+                found[entry.name] = StoredFile(stat.st_size, stat.st_mtime_ns // 1_000_000)
+        return found
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""
@@ -124,6 +145,15 @@ class S3Folder:
         """Remove every object whose name begins with *path* and a slash."""
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_dir(path)
+
+    def files(self, path: str) -> dict[str, StoredFile]:
+        """Return the files directly below *path*, by name."""
+        infos = self._files.get_file_info_selector(path, allow_not_found=True, recursive=False)
+        return {
+            info.base_name: StoredFile(info.size, info.mtime_ns // 1_000_000)
+            for info in infos
+            if info.is_file
+        }
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""

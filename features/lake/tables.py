@@ -46,7 +46,8 @@ class Table:
         self._storage = location.storage
         self._uri = f"{location.root}/{folder}"
         self._lock = threading.RLock()
-        self._handle = Handle(location, folder)
+        with self._errors("open"):
+            self._handle = Handle(location, folder)
 
     @property
     def schema(self) -> pl.Schema:

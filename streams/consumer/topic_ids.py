@@ -1,7 +1,7 @@
 """The ids of topics and of their cluster: a topic that was deleted and made anew has another one.
 
 Kafka gives each topic a random id. aiokafka does not ask for it, so this module defines version 12
-of Kafka's metadata request (KIP-516) in aiokafka's own terms. A broker before Kafka 2.8 knows no
+of Kafka's metadata request (KIP-516) in aiokafka's own terms. A broker before Kafka 2.8 tells no
 ids.
 
 Source: Apache Kafka, MetadataRequest.json and MetadataResponse.json.
@@ -149,7 +149,7 @@ async def topic_identities(
 ) -> Mapping[str, TopicIdentity | None] | None:
     """Return the identity of each of *topics* that exists, as a broker tells it now.
 
-    An identity is None if the broker knows no ids. The result is None if no broker answers within
+    An identity is None if the broker tells no ids. The result is None if no broker answers within
     `ASK_S`: then nothing is known.
     """
     client: Any = consumer._client

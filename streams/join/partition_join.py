@@ -3,6 +3,8 @@
 The result is a function of the logs alone; docs/guide/joins.md has the rules. The order in which
 logs are read, the size of batches, a crash or a replay do not change it. Agents, backfill, audit
 and tests run this same code.
+
+Longer than 300 lines because taking, closing and recovery share the open rows and the frontier.
 """
 
 from datetime import datetime

@@ -33,6 +33,7 @@ from tidemill.schemas.logs import FEEDBACK, Log, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
 from tidemill.streams.consumer.app import credentials
+from tidemill.streams.consumer.topic_ids import TopicIdentity, topic_identities
 from tidemill.streams.rekey.merge import StreamTimeMerge
 from tidemill.streams.rekey.source_end import group_of
 from tidemill.streams.units import NEVER, micros
@@ -84,11 +85,13 @@ class Rekeyer:
         self._ordering: StreamTimeMerge[_RekeyedRecord] = StreamTimeMerge()
         self._next: dict[int, int] = {}  # the committed offsets of the source
         self._width = 0  # how many partitions the broker told
+        self._identity: TopicIdentity | None = None  # of the source, once it is known
 
     async def work(self, is_wanted: Callable[[], bool]) -> bool:
         """Re-key while *is_wanted* holds; return False if a newer version of the loop is needed.
 
-        It also returns when the source has new partitions, which a new re-keyer has to read.
+        It also returns when the source has new partitions, or was made anew: a new re-keyer has to
+        read them.
 
         Raises:
             FencedError: another process re-keys this log now.
@@ -108,6 +111,8 @@ class Rekeyer:
                 if not await self._take(consumer):
                     return False
                 if any(self._ordering.counts().values()):
+                    if await self._is_made_anew(everything):
+                        return True
                     await self._ask_ends(consumer, everything, writer)
                 await self._forward(consumer, writer)
                 await asyncio.sleep(max(0.0, started_s + EVERY_S - time.monotonic()))
@@ -209,6 +214,15 @@ class Rekeyer:
                 tp.partition, record.offset, key, record.value, headers, partition
             )
             yield at, rekeyed
+
+    async def _is_made_anew(self, everything: Any) -> bool:  # noqa: ANN401
+        """Return whether the source is another topic now; Kafka forgot its group offsets."""
+        found = (await topic_identities(everything, [self._source]) or {}).get(self._source)
+        self._identity = self._identity or found
+        is_new = found is not None and found != self._identity
+        if is_new:
+            logger.warning("%s was made anew: re-keying it from its first record", self._source)
+        return is_new
 
     async def _ask_ends(
         self,

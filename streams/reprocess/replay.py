@@ -46,8 +46,9 @@ _MARKER = "replay.json"
 class ReplayConfig:
     """What to replay, and into which lake.
 
-    *ends* has the offset to stop before, by log and partition. With *until* the logs end there, as
-    `tidemill close` does it: every decision up to that time is closed.
+    *ends* has the offset to stop before, by log and partition; other partitions are not read. With
+    *until* the logs end there, as `tidemill close` does it: every decision up to that time is
+    closed.
     """
 
     kafka: KafkaConfig
@@ -111,7 +112,12 @@ def group_of(loop: Loop) -> str:
 
 
 class _ReplayRunner(LoopRunner):
-    """A loop runner without idle advances."""
+    """A loop runner without idle advances, for some partitions."""
+
+    wanted: Collection[int] = ()
+
+    async def claim(self, partitions: Collection[int]) -> None:
+        await super().claim([number for number in partitions if number in self.wanted])
 
     def quiet_logs(self) -> list[LogPartition]:
         return []
@@ -147,6 +153,7 @@ class _Replay:
             newest=newest_version(config.kafka, loop.loop),
             spill_files=SpillFiles(config.scratch),
         )
+        self._runner.wanted = {partition for _, partition in config.ends}
 
     async def run(self, group: str) -> bool:
         with tempfile.TemporaryDirectory(prefix="tidemill-faust-") as folder:

@@ -14,7 +14,7 @@ import numpy as np
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import DECISIONS, Log, is_feedback
 from tidemill.schemas.loop.definition import MaxBad
-from tidemill.schemas.partitions import partition_of
+from tidemill.schemas.partitioner import partition_of
 from tidemill.streams.units import Bools, Int64s
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from functools import partial
 from faust.types import TP
 
 from tidemill.schemas.logs import Log
+from tidemill.streams.commit.topic_check import ended_early, made_anew
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.consumer.topic_ids import TopicIdentity
@@ -19,7 +20,6 @@ from tidemill.streams.consumer.transport import FetchState
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.commit_schedule import BATCH_RECORDS
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.topic_check import ended_early, made_anew
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,12 @@ from tidemill.streams.commit.leases import Lease, claim
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
+from tidemill.streams.commit.topic_check import check_identity
 from tidemill.streams.consumer.batches import FetchedBatch, merged
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
+from tidemill.streams.deadletters.report import DeadLetterReport
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.event_times import EventTimes
@@ -40,7 +42,6 @@ from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.runtime.owned_partition import OwnedPartition
 from tidemill.streams.runtime.partitions import LogReading, Partition
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
-from tidemill.streams.runtime.topic_check import check_identity
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
 from tidemill.streams.units import micros
@@ -87,6 +88,10 @@ class LoopRunner:
         self.topics: dict[Log, str] = joined_topics(loop)
         self._tables = tables
         self._metrics = metrics
+        self._report = DeadLetterReport(loop.loop, self.topics, metrics.dead)
+        for log, topic in self.topics.items():  # counters that begin at zero
+            metrics.lost.labels(topic)
+            metrics.misplaced.labels(loop.loop, log)
         self._on_examples = on_examples
         self._accepted_until = -1 if accept_bad is None else micros(accept_bad) // 1000
         self._cadence = cadence
@@ -223,8 +228,7 @@ class LoopRunner:
                 if dead_letters is None:
                     self.superseded = True
                     return
-                for dead_letter in dead_letters:
-                    self._metrics.dead.labels(self.loop.loop, name, dead_letter.reason).inc()
+                self._report.take(name, dead_letters)
                 self._metrics.misplaced.labels(self.loop.loop, name).inc(
                     owned.partition.take_misplaced(name)
                 )

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -20,12 +21,13 @@ from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
-from tidemill.monitor.chain import Chain, parse_ack
+from tidemill.monitor.chain import Chain, parse_ack, with_trainer
 from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.observer import MonitorConfig, Observer, Status
-from tidemill.monitor.readings import Reading
+from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
+from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import key_of, publish_loop
@@ -61,6 +63,12 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
         ).encode()
     )
     return made.key, made.to_json()
+
+
+def status_of(*rows: Chain) -> Status:
+    """Return a status with these chains."""
+    value = LoopRows(rows)
+    return Status(chains=Reading(name="loops", at_s=time.time(), value=value, problem=None))
 
 
 def damage(config: MonitorConfig, loop: Loop) -> None:
@@ -149,6 +157,45 @@ def test_trouble_comes_first_and_idle_loops_last() -> None:
     ]
     [loops, *_] = chain_table(chains).columns
     assert [str(cell) for cell in loops.cells] == ["broken", "busy", "slow", "idle"]
+
+
+def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Path) -> None:
+    """Its last model goes on deciding, so nothing else shows that nobody learns any more."""
+    loop = minimal(loop="shop")
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    examples = lake.table(loop.loop, "examples")
+    for number in range(3):
+        examples.append(None, swaps=[CompareAndSwap(f"number/{number}", None, 1)])
+    beat = TrainerBeat(
+        loop="shop", at=NOON, examples=1, version="lightgbm-2", reason="not promoted: worse"
+    )
+    plain = Chain(
+        loop="shop",
+        decision_age_s=1.0,
+        feedback_age_s=None,
+        example_age_s=None,
+        closed_until=None,
+        model=None,
+        model_age_s=None,
+        serving=0,
+        workers=0,
+        refused=0,
+    )
+    assert with_trainer(plain, lake, []) == plain
+    alive, silent = (
+        with_trainer(plain, lake, [beat], now_s=NOON.timestamp() + age_s) for age_s in (5, 7_200)
+    )
+    assert (alive.trainer_age_s, alive.backlog) == (5.0, 2)
+    assert chain_table([alive]).rows[0].style is None
+    assert chain_table([silent]).rows[0].style == WRONG
+    assert troubles(status_of(alive)) == []
+    (line,) = troubles(status_of(silent))
+    assert "trainer of shop was last seen 2.0 h ago, and 2 commits of examples wait" in line
+    assert "its last verdict: lightgbm-2: not promoted: worse" in line
+    shown = as_metrics(status_of(silent)).decode()
+    assert 'tidemill_trainer_age_seconds{loop="shop"} 7200.0' in shown
+    assert 'tidemill_trainer_backlog_commits{loop="shop"} 2.0' in shown
 
 
 @pytest.mark.kafka

@@ -6,7 +6,13 @@ import pytest
 
 from tidemill.kafka import CompactedLog, Record
 from tidemill.schemas import topics
-from tidemill.schemas.control import CloseRequest, NewExamples, parse_control
+from tidemill.schemas.control import (
+    CloseRequest,
+    Message,
+    NewExamples,
+    TrainerBeat,
+    parse_control,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -18,8 +24,18 @@ def record(key: bytes | None, value: bytes | None, offset: int = 0) -> Record:
     )
 
 
-@pytest.mark.parametrize("message", [CloseRequest("shop", NOON), NewExamples("shop", 41)])
-def test_a_message_is_read_as_it_was_written(message: CloseRequest | NewExamples) -> None:
+BEAT = TrainerBeat(
+    loop="shop",
+    at=NOON,
+    examples=41,
+    version="lightgbm-3",
+    promoted=True,
+    reason="promoted: better",
+)
+
+
+@pytest.mark.parametrize("message", [CloseRequest("shop", NOON), NewExamples("shop", 41), BEAT])
+def test_a_message_is_read_as_it_was_written(message: Message) -> None:
     """Workers of one release talk to trainers of another."""
     assert parse_control(record(*message.record())) == message
 
@@ -40,6 +56,9 @@ def test_a_time_of_any_zone_is_the_same_moment() -> None:
         (b"shop", b"1.5"),
         (b"shop", b""),
         (b"shop", "²".encode()),
+        (b"trainer/shop", b"{}"),
+        (b"trainer/shop", b"7"),
+        (b"trainer/shop", b'{"at": "2026-01-01", "examples": 1}'),
         (b"close/shop", b"{}"),
         (b"close/shop", b"[1]"),
         (b"close/shop", b'{"until": 7}'),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.features.sql.placement import partition_sql
-from tidemill.schemas.partitions import partition_of
+from tidemill.features.sql.misplaced import partition_sql
+from tidemill.schemas.partitioner import partition_of
 from tidemill.streams.placement import misplaced_in, partitions_of
 
 IDS = st.lists(st.text(max_size=40) | st.text(min_size=255, max_size=300), max_size=8)

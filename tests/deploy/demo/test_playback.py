@@ -16,7 +16,7 @@ from tidemill.deploy.demo.shards import Past
 from tidemill.errors import RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.partitions import partition_of
+from tidemill.schemas.partitioner import partition_of
 from tidemill.serving.api.http import app_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker

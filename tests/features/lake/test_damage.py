@@ -14,7 +14,7 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 
 COMMANDS = (
     ["ledger", "offers"],
-    ["sql", "SELECT state, count(*) FROM offers.decision_states GROUP BY ALL"],
+    ["sql", "SELECT d.state, f.state FROM offers.decision_states d, offers.feedback_states f"],
     ["audit", "offers"],
     ["trace", "any-id"],
 )
@@ -42,6 +42,14 @@ def lose_rows(table: str) -> Lose:
     return lose
 
 
+def cut_off(folder: Path) -> str:
+    """Leave the beginning of a data file, and return its name."""
+    lake = Lake(LakeConfig(root=str(folder.parent)))
+    file = Path(lake.table("offers", "feedback").uris()[-1])
+    file.write_bytes(file.read_bytes()[:100])
+    return f"offers/feedback/{file.parent.name}/{file.name} is cut to 100 of "
+
+
 def lose_commit(folder: Path) -> str:
     """Remove one commit of a log that has later ones, and return its name."""
     commits = sorted((folder / "examples" / "_delta_log").glob("*.json"))
@@ -60,6 +68,7 @@ LOSSES = {
     "decisions": lose_rows("decisions"),
     "feedback": lose_rows("feedback"),
     "examples": lose_rows("examples"),
+    "a part of a file": cut_off,
     "a commit": lose_commit,
     "a checkpoint": lose_checkpoint,
 }

@@ -6,7 +6,7 @@ import pytest
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import MaxBad
-from tidemill.schemas.partitions import partition_of
+from tidemill.schemas.partitioner import partition_of
 from tidemill.streams.runtime.copartitioning import ENOUGH, CopartitioningCheck
 from tidemill.streams.units import Bools
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 from tests.streams.rig import START, Rig, assert_exact, new_rig, until
 from tests.streams.runtime.test_worker import SECOND
 
@@ -12,7 +12,8 @@ from tidemill.features.audit.audit import audit
 from tidemill.features.sql.views import schema_name, views
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
-from tidemill.schemas.partitions import partition_of
+from tidemill.schemas.partitioner import partition_of
+from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 pytestmark = pytest.mark.kafka
 
@@ -20,18 +21,17 @@ pytestmark = pytest.mark.kafka
 def feed_by_default(rig: Rig, ids: list[str]) -> int:
     """Send feedback as librdkafka does by default; return how much of it is misplaced."""
     plain = Producer({"bootstrap.servers": rig.kafka.bootstrap})
-    sent: list[tuple[str, int]] = []
-    producer = rig.producer()
+    sent: list[bool] = []
+
+    def report(_error: KafkaError | None, message: Message) -> None:
+        sent.append(partition_of(message.key() or b"", 4) != message.partition())
+
+    producer, topic = rig.producer(), topics.feedback(rig.loop.loop)
     for id_ in ids:
         value = producer.click(id_, START + SECOND)
-        plain.produce(
-            topics.feedback(rig.loop.loop),
-            value,
-            id_.encode(),
-            on_delivery=lambda _error, message, id_=id_: sent.append((id_, message.partition())),
-        )
+        plain.produce(topic, value, id_.encode(), on_delivery=report)
     assert plain.flush(60) == 0
-    return sum(partition_of(id_.encode(), 4) != partition for id_, partition in sent)
+    return sum(sent)
 
 
 def test_feedback_of_another_partitioner_is_misplaced_and_then_refused(
@@ -71,7 +71,7 @@ def test_feedback_of_another_partitioner_is_misplaced_and_then_refused(
         producer.decide(id_, START + 300 * SECOND)
     producer.flush()
     feed_by_default(rig, more)
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert "in the partition of their key by murmur2" in said
     assert "rekey: true" in said

@@ -15,9 +15,9 @@ from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.schemas import topics
 from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.commit.leases import Lease
+from tidemill.streams.commit.topic_check import check_identity
 from tidemill.streams.consumer.topic_ids import TopicIdentity, read_identities
 from tidemill.streams.reprocess.accept_topic import accept_topics
-from tidemill.streams.runtime.topic_check import check_identity
 from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 HERE = TopicIdentity(topic="t.feedback", id=UUID(int=7), cluster="c")

@@ -3,7 +3,7 @@
 It is written out as one expression, so that views work in any connection.
 """
 
-from tidemill.schemas.partitions import MASK, MIX, SEED, SIGN
+from tidemill.schemas.partitioner import MASK, MIX, SEED, SIGN
 
 
 def partition_sql(column: str, partitions: int) -> str:
