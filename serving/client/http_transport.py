@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -33,11 +33,13 @@ class _AnswerBatch(msgspec.Struct):
 
 
 class _Default(msgspec.Struct):
-    """The default of a loop, which the client answers with if no worker does."""
+    """The default of a loop, which the client answers with if no worker does, and its types."""
 
     default: bool | float | str | list[str]
     policy_version: int
     loop_version: int
+    features: dict[str, str] = {}
+    feedback: dict[str, dict[str, str]] = {}
 
 
 class _Refused(msgspec.Struct):
@@ -141,11 +143,13 @@ class HttpTransport:
         """Return the answer of a worker, or the defaults if none answers."""
         deadline = time.monotonic() + self._budget_s
         try:
-            self._learn(loop, deadline)
+            known = self._learn(loop, deadline)
+            for item in call.items:
+                _check_times(item["features"], known.features, "feature")
             results = _results(self._call(call, deadline))
         except BrokerError as error:
             return self._defaults_of(loop, call.items, error)
-        if results[0].loop_version > self._defaults[loop].loop_version:
+        if results[0].loop_version > known.loop_version:
             self._outdated.add(loop)  # a newer version may have another default
         return results
 
@@ -163,6 +167,8 @@ class HttpTransport:
         body = {name: _text(name, text) for name, text in texts.items()}
         body |= {"values": sendable(values), "at": _moment(at)}
         deadline = time.monotonic() + self._budget_s
+        types = self._learn(loop, deadline).feedback.get(str(kind), {})
+        _check_times(body["values"], types, "value")
         self._call(_Call("POST", f"{_path(loop)}/feedback", _body(body)), deadline)
 
     def close(self) -> None:
@@ -171,14 +177,14 @@ class HttpTransport:
             while host.free:
                 host.free.pop().close()
 
-    def _learn(self, loop: str, deadline: float) -> None:
-        """Ask a worker for the default of *loop*: once, and again when its version has changed.
+    def _learn(self, loop: str, deadline: float) -> _Default:
+        """Return the default of *loop*: a worker is asked once, and when the version has changed.
 
         The default that is known stays until the newer one is: another thread may need it.
         """
         known = self._defaults.get(loop)
         if known is not None and loop not in self._outdated:
-            return
+            return known
         self._outdated.discard(loop)
         try:
             found = _decoded(_default, self._call(_Call("GET", _path(loop)), deadline))
@@ -186,9 +192,11 @@ class HttpTransport:
             if known is None:
                 raise
             self._outdated.add(loop)
-            return
-        if known is None or found.loop_version >= known.loop_version:
-            self._defaults[loop] = found
+            return known
+        if known is not None and found.loop_version < known.loop_version:
+            return known
+        self._defaults[loop] = found
+        return found
 
     def _defaults_of(
         self, loop: str, asked: Sequence[Mapping[str, object]], error: BrokerError
@@ -299,8 +307,10 @@ def _path(loop: str) -> str:
 
 
 def _text(name: str, value: object) -> object:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enumeration or of numpy, too
     raise RequestError(f"field {name!r} is {value!r:.100}, no text", hint="send a text")
 
 
@@ -308,6 +318,16 @@ def _moment(at: object) -> object:
     if not isinstance(at, datetime):
         return _text("at", at)
     return sendable({"at": at}, "field")["at"]
+
+
+def _check_times(values: object, types: Mapping[str, str], noun: str) -> None:
+    """Refuse a time where the loop has none: in JSON it would be a text like others."""
+    for name, value in cast(Mapping[str, object], values).items():
+        if isinstance(value, datetime) and types.get(name, "timestamp") != "timestamp":
+            raise RequestError(
+                f"{noun} {name!r:.100} is a datetime, not {types[name]}",
+                hint="send a value of that type",
+            )
 
 
 def _body(value: Mapping[str, object]) -> bytes:

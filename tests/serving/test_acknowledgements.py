@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,6 +53,11 @@ class Sender(threading.Thread):
             connection.close()
 
 
+def all_acknowledged(senders: list[Sender]) -> bool:
+    """Return whether each has had some answers."""
+    return all(len(sender.acknowledged) > 50 for sender in senders)
+
+
 @pytest.mark.kafka
 def test_what_was_acknowledged_before_kill_9_arrives(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Feedback is on its topic at once; decisions are when the next worker has started."""
@@ -64,7 +70,7 @@ def test_what_was_acknowledged_before_kill_9_arrives(kafka: KafkaConfig, tmp_pat
             started += [Sender(url, f"/v1/loops/{loop.loop}/feedback") for _ in range(3)]
             for sender in started:
                 sender.start()
-            eventually(lambda started=started: all(len(s.acknowledged) > 50 for s in started))
+            eventually(partial(all_acknowledged, started))
             process.kill()
             process.wait()
             for sender in started:
@@ -126,7 +132,8 @@ def test_feedback_that_kafka_does_not_take_is_unavailable(away: Worker, serve: S
 
 def test_a_batch_is_acknowledged_when_kafka_has_all_of_it() -> None:
     """In memory: all events or none."""
-    log, told = MemoryEventLog(capacity=2), []
+    log = MemoryEventLog(capacity=2)
+    told: list[str | None] = []
     log.deliver([Event("t", b"k", b"1"), Event("t", b"k", b"2")], told.append)
     log.deliver([Event("t", b"k", b"3")], told.append)
     assert told == [None, "the buffer for Kafka is full"]
