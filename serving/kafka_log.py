@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from tidemill.kafka import AcknowledgedWriter, KafkaConfig, Writer
-from tidemill.serving.decision.event_log import Done, Event, Write
+from tidemill.serving.decision.event_log import Event, OnDelivered, WriteEvent
 from tidemill.serving.journal import Journal, JournalConfig, LeftJournal, left_journals
 from tidemill.serving.journaled_writer import JournaledWriter
 
@@ -51,8 +51,8 @@ class KafkaEventLog:
         self._writers = [
             Writer(config, queue_messages=queue_events, linger_ms=linger_ms) for _ in range(count)
         ]
-        self.write: Write = self._writers[0].write
-        self.write_volatile: Write = self._writers[0].write
+        self.write: WriteEvent = self._writers[0].write
+        self.write_volatile: WriteEvent = self._writers[0].write
         self.journaled: JournaledWriter | None = None
         self._left: _LeftDelivery | None = None
         if journal is not None and made is not None:
@@ -89,7 +89,7 @@ class KafkaEventLog:
         found += [] if self._left is None else [self._left.trouble]
         return [trouble for trouble in found if trouble is not None]
 
-    def deliver(self, events: Sequence[Event], done: Done) -> None:
+    def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
         """Take *events* and return at once; call *done* when the broker has all of them, or not."""
         self._acknowledging().write_all(events, done)
 

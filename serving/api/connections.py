@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from tidemill.serving.api.coalesce import CoalescingProtocol, CoalescingWriter
-from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 
 _LINGER_S = (
     2.0  # a refused client may send on for so long: closed at once, it would lose the answer

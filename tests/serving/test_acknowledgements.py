@@ -19,7 +19,7 @@ from tests.serving.test_worker import eventually, read_events, served
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
-from tidemill.serving.api.limits import HttpLimits
+from tidemill.serving.api.http_limits import HttpLimits
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog

@@ -5,6 +5,7 @@ Read `config`, `topics`, then `tail`, `tail_thread` and `ends` (reading), `write
 client; keys and values are bytes. It imports no other package of tidemill, only `errors`. Consumer
 groups are in `streams/consumer`, which uses Faust.
 
+Proved elsewhere: `acknowledged` by `tests/serving/test_acknowledgements.py`.
 Proved elsewhere: `config` by `tests/test_kafka.py`.
 Proved elsewhere: `ends` by `tests/schemas/registry/test_choose.py`.
 Proved elsewhere: `groups` by `tests/streams/deadletters/test_redrive.py`.
