@@ -43,6 +43,14 @@ class EventLog(Protocol):
         """How many events are still in the buffer."""
 
     @property
+    def journal_bytes(self) -> int:
+        """How much of the disk the journal takes, if there is one."""
+
+    @property
+    def journal_missed(self) -> int:
+        """How many events the journal had no room for."""
+
+    @property
     def troubles(self) -> list[str]:
         """What an operator should know about it."""
 
@@ -74,6 +82,8 @@ class MemoryEventLog:
         self.events: list[Event] = []
         self.dropped = 0
         self.failed = 0
+        self.journal_bytes = 0
+        self.journal_missed = 0
         self.troubles: list[str] = []
         self._capacity = capacity
         self._lock = threading.Lock()

@@ -16,6 +16,7 @@ from tests.serving.conftest import NOWHERE, Serve
 from tests.serving.models import FEATURES, banner
 from tests.serving.test_worker import eventually, read_events, served
 
+from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
@@ -128,6 +129,17 @@ def test_feedback_that_kafka_does_not_take_is_unavailable(away: Worker, serve: S
     for thread in waiting:
         thread.join()
     assert answers == [503] * 20
+
+
+def test_a_worker_without_a_home_goes_on_without_a_journal(tmp_path: Path) -> None:
+    """A container may have nothing to write to; only a folder that somebody named must be there."""
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "journal"
+    log = KafkaEventLog(NOWHERE, journal=JournalConfig(folder=folder, is_required=False))
+    assert "there is no journal" in log.troubles[0]
+    log.close(timeout_s=0.0)
+    with pytest.raises(ConfigError, match="journal cannot be written"):
+        KafkaEventLog(NOWHERE, journal=JournalConfig(folder=folder))
 
 
 def test_a_batch_is_acknowledged_when_kafka_has_all_of_it() -> None:

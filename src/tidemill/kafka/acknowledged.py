@@ -25,7 +25,7 @@ class AcknowledgedWriter:
         config: KafkaConfig,
         *,
         queue_messages: int = 100_000,
-        linger_ms: float = 5,
+        linger_ms: float = 0,
         timeout_s: float = 5.0,
     ) -> None:
         self.delivered = 0
