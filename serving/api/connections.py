@@ -6,6 +6,7 @@ deadline, which a timer compares once in a while; a whole request costs two comp
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any, cast
@@ -16,11 +17,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from tidemill.serving.api.coalesce import CoalescingProtocol, CoalescingWriter
-from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 
-_LINGER_S = (
-    2.0  # a refused client may send on for so long: closed at once, it would lose the answer
-)
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.ERROR)  # uvicorn's warnings about clients: anybody could fill the log
+
+_LINGER_S = 2.0  # so long a refused client may send on: closed at once, it would lose the answer
 _HEAD = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 _WORDS = {
     "malformed": (400, "what came is not HTTP/1.1", "send a request as RFC 9112 has it"),
@@ -86,6 +88,7 @@ class LimitedProtocol(CoalescingProtocol):
         watch: ConnectionWatch,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.logger = logger
         self._watch = watch
         self._limits = watch.limits
         self._phase = "idle"  # then head, body, whole, refused
@@ -154,9 +157,6 @@ class LimitedProtocol(CoalescingProtocol):
         """Refuse what the parser could not read."""
         del msg
         self.refuse("header_bytes" if self._has_large_head else "malformed")
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: anybody could fill the log."""
 
     def _note_incomplete(self, data: bytes) -> None:
         """Count *data*, which ends within a request, for as much as it is of that request."""

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tidemill.errors import BrokerError, RequestError
-from tidemill.serving.api.access import Caller, HttpAccess
-from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.callers import Caller, HttpAccess
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 from tidemill.serving.api.metrics import exposition, health, registry_of
 from tidemill.serving.api.replies import (
     TEXT,

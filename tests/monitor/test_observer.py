@@ -67,7 +67,7 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
 
 def status_of(*rows: Chain) -> Status:
     """Return a status with these chains."""
-    value = LoopRows(rows)
+    value = LoopRows(rows=rows)
     return Status(chains=Reading(name="loops", at_s=time.time(), value=value, problem=None))
 
 

@@ -16,7 +16,7 @@ from tests.serving.conftest import Serve
 from tests.serving.models import FEATURES
 
 from tidemill.errors import ConfigError
-from tidemill.serving.api.limits import HttpLimits
+from tidemill.serving.api.http_limits import HttpLimits
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import Worker
 

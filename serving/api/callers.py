@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tidemill.access import Token, TokenList
 from tidemill.errors import RequestError
-from tidemill.serving.api.limits import HttpCounters
+from tidemill.serving.api.http_limits import HttpCounters
 from tidemill.serving.api.replies import Headers, HttpRefusal, Message, Reply
 from tidemill.watched_file import WatchedFile
 
