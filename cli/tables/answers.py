@@ -56,7 +56,8 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
 
 
 def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
-    ends = [name for name in accounts[0].ends if any(account.ends[name] for account in accounts)]
+    named = dict.fromkeys(name for account in accounts for name in account.ends)
+    ends = [name for name in named if any(account.ends.get(name) for account in accounts)]
     titles = (name.replace("_", " ") for name in ends)
     numbers = ("partition", "read", *titles, "open", "lost", "twice", "difference", "unread")
     table = new_table("loop", *numbers, numbers=numbers, title=log)
@@ -66,7 +67,7 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
             account.loop,
             account.partition,
             account.read,
-            *(account.ends[name] for name in ends),
+            *(account.ends.get(name, 0) for name in ends),
             account.open,
             account.lost,
             account.twice,
