@@ -117,7 +117,8 @@ def partition_counts(
         BrokerError: the broker does not answer within *timeout_s*.
     """
     admin = AdminClient(config.client(), logger=client_log)
-    with broker_errors(config, f"topics {', '.join(topics)} could not be looked up", admin):
+    what = f"{'topic' if len(topics) == 1 else 'topics'} {', '.join(topics)}"
+    with broker_errors(config, f"{what} could not be looked up", admin):
         known = admin.list_topics(timeout=timeout_s).topics
     found = {name: known.get(name) for name in topics}
     return {name: (len(each.partitions) or None) if each else None for name, each in found.items()}
