@@ -222,7 +222,8 @@ def _train_until(
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
-                logger.warning("no broker answers; new models wait in the lake: %s", error)
+                said = "no broker answers; new models wait in the lake: %s; hint: %s"
+                logger.warning(said, error.what, error.hint)
             _gauge(metrics, config.loop, cycle)
             heartbeat.beat(cycle)
             notifier.wait(config.poll_s)
