@@ -5,6 +5,7 @@ without Kafka, and once it has a loop it decides, whether a broker answers or no
 """
 
 import logging
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class ServingWorkerConfig:
     does not matter, and brokers and readers get far fewer and larger batches."""
     limits: TrialLimits = field(default_factory=TrialLimits)
     close_s: float = 7.0
-    """How long a stopping worker waits for its last events to be delivered."""
+    """How long a stopping worker waits for its threads and for the delivery of its last events."""
 
     @classmethod
     def from_env(
@@ -125,8 +126,9 @@ class Worker:
 
     def close(self) -> int:
         """Stop following, deliver the last events, and return how many could not be."""
+        deadline = time.monotonic() + self.config.close_s
         self.subscriber.close()
-        undelivered = self.log.flush(self.config.close_s)
+        undelivered = self.log.flush(max(0.5, deadline - time.monotonic()))
         self.log.close(timeout_s=0.0)
         return undelivered
 
