@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidemill.errors import BrokerError, ContractError, RequestError
+from tidemill.errors import ContractError, RequestError
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka.groups import forget_group
 from tidemill.monitor.lag.log_ends import broker_logs
@@ -66,8 +66,8 @@ def run_replay(
         on_records: called with the number of records done, and of all.
 
     Raises:
-        BrokerError: Kafka has deleted records, and *partial* does not allow for it.
-        RequestError: the lake is not empty, or the loop does not have one of *partitions*.
+        RequestError: the lake is not empty; or the loop does not have one of *partitions*; or Kafka
+            has deleted records, and *partial* does not allow for it.
         TidemillError: as for a worker.
     """
     kafka, lake = worker.kafka, Lake(worker.lake)
@@ -86,7 +86,7 @@ def run_replay(
     )
     deleted = sum(starts.values())
     if deleted and not partial:
-        raise BrokerError(
+        raise RequestError(
             f"Kafka has deleted the {deleted:,} oldest records of {name}",
             hint="the lake has them: see tidemill lake backfill; --partial takes what is left",
         )
