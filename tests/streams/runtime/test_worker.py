@@ -37,7 +37,8 @@ from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.published import publish_loop
-from tidemill.streams.runtime.worker import EXIT_REFUSED, group_name
+from tidemill.streams.runtime.worker import EXIT_REFUSED
+from tidemill.streams.runtime.worker_config import group_name
 from tidemill.testing.kafka import START_S
 
 pytestmark = pytest.mark.kafka
