@@ -49,7 +49,7 @@ class Worker:
         lake.create(bench)
         tables: Mapping[str, ProgressTable] = {name: lake.table(NAME, name) for name in TABLES}
         self.rules, self.metrics = JoinRules.of(bench), StreamMetrics()
-        labels = Labels(self.rules.label_sql, label_type=self.rules.label_type)
+        labels = Labels(self.rules.label)
 
         def join(number: int, resume: Resume, state: OpenState) -> PartitionJoin:
             return PartitionJoin(self.rules, resume, labels=labels, state=state)

@@ -19,6 +19,7 @@ from typer.main import get_group
 from tidemill import __version__
 from tidemill.cli.catalog import COMMANDS, NOUNS, Command
 from tidemill.cli.log_setup import set_up_logging
+from tidemill.cli.terminal import harmless_lines, print_error
 from tidemill.errors import LakeError, TidemillError
 
 P = ParamSpec("P")
@@ -31,14 +32,14 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
     try:
         command_tree(commands, words)(args=arguments, prog_name="tidemill")
     except TidemillError as error:
-        print(f"tidemill: {error}", file=sys.stderr)
+        print_error(error)
         looks = any(each.group == "Look" and each.is_called_by(words) for each in commands)
         return 3 if looks and isinstance(error, LakeError) else error.status
     except KeyboardInterrupt:
         return 130
     except Exception:  # the outermost loop: 1, Python's own status, would say that it is a finding
-        traceback.print_exc()
-        print("tidemill: the command failed by an error of its own", file=sys.stderr)
+        print(harmless_lines(traceback.format_exc()), end="", file=sys.stderr)
+        print_error("the command failed by an error of its own")
         return 2
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(bool(ended.code))

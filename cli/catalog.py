@@ -163,6 +163,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="diff",
     ),
     Command(
+        name="loop contracts",
+        group="Things",
+        module="loop",
+        function="contracts",
+        summary="Print the Avro schemas of the events of a loop.",
+    ),
+    Command(
         name="loop schema",
         group="Things",
         module="loop",
@@ -177,6 +184,13 @@ COMMANDS: tuple[Command, ...] = (
         function="models",
         summary="Show every model that a loop has made, and why it is live or not.",
         alias="models",
+    ),
+    Command(
+        name="model restore",
+        group="Things",
+        module="train",
+        function="restore",
+        summary="Restore the models of a lake that has lost them.",
     ),
     Command(
         name="lake compact",
@@ -201,6 +215,13 @@ COMMANDS: tuple[Command, ...] = (
         function="replay",
         summary="Read the topics once more, into a lake of its own.",
         alias="replay",
+    ),
+    Command(
+        name="lake accept-topic",
+        group="Things",
+        module="lake",
+        function="accept_topic",
+        summary="Go on with topics that were restored with their offsets.",
     ),
     Command(
         name="lake close",
@@ -230,5 +251,12 @@ COMMANDS: tuple[Command, ...] = (
         module="train",
         function="keys",
         summary="Make the keys that models are signed with.",
+    ),
+    Command(
+        name="token",
+        group="Admin",
+        module="serve",
+        function="token",
+        summary="Make a token for callers of the HTTP API.",
     ),
 )

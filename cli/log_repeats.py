@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tidemill.cli.log_format import fields
+
 EVERY_S = 60.0
 _MOST = 1_000  # different lines that are remembered
 _NUMBERS = re.compile(r"\d+")
@@ -20,7 +22,7 @@ class _Told:
 class Repeats(logging.Filter):
     """Lets a warning or an error through once in *every_s*, and then says how often it came.
 
-    Lines are the same if logger, level and text are, whatever numbers they have.
+    Lines are the same if logger, level, text and fields are, whatever numbers they have.
     """
 
     def __init__(
@@ -36,7 +38,8 @@ class Repeats(logging.Filter):
         if record.levelno < logging.WARNING:
             return True
         text, now_s = record.getMessage(), self._now()
-        key = record.name, record.levelno, _NUMBERS.sub("0", text)
+        line = f"{text} {fields(record)}"
+        key = record.name, record.levelno, _NUMBERS.sub("0", line)
         told = self._told.get(key)
         if told is not None and now_s - told.at_s < self._every_s:
             told.left_out += 1

@@ -15,6 +15,7 @@ LoopNames = Annotated[
     typer.Argument(metavar="LOOP", help="Names of loops; all of them by default."),
 ]
 LoopFileArgument = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="A loop file.")]
+LoopFileArguments = Annotated[list[Path], typer.Argument(metavar="LOOP.yaml", help="Loop files.")]
 FromTime = Annotated[
     str | None,
     typer.Option("--from", metavar="TIME", help="Only decisions made from then on, in event time."),

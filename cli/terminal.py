@@ -10,13 +10,16 @@ r"""How commands print: one rule for every table, line of text, JSON document an
 
 import json
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -25,12 +28,20 @@ WRONG = "bold red"
 """The style of what a person has to look at."""
 
 
-def terminal() -> Console:
-    """Return the console of standard output, with the width that tables have there."""
-    console = Console(highlight=False)
+class Terminal(Console):
+    """A console that escapes what it prints: a string is text, and nothing of it is markup."""
+
+    def render_str(self, text: str, *, style: str | Style = "", **_options: object) -> Text:
+        """Return *text* as it is shown; see `harmless`."""
+        return Text(harmless_lines(text), style)
+
+
+def terminal(file: TextIO | None = None) -> Terminal:
+    """Return the console of *file*, or of standard output, as wide as tables are there."""
+    console = Terminal(file=file, highlight=False)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return Console(highlight=False, width=PIPE_WIDTH)
+    return Terminal(file=file, highlight=False, width=PIPE_WIDTH)
 
 
 def new_table(*columns: str, numbers: Collection[str] = (), title: str | None = None) -> Table:
@@ -62,8 +73,8 @@ def shown(value: object) -> str:
 
     >>> [shown(value) for value in (None, 1234567, 0.25, "a" + chr(7))]
     ['-', '1,234,567', '0.25', 'a\\x07']
-    >>> shown(datetime(2026, 1, 1, 12))
-    '2026-01-01 12:00:00'
+    >>> shown(datetime(2026, 1, 1, 12)), shown(datetime(999, 1, 1))
+    ('2026-01-01 12:00:00', '0999-01-01 00:00:00')
     """
     match value:
         case None:
@@ -75,7 +86,8 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.6g}"
         case datetime():
-            return value.strftime("%Y-%m-%d %H:%M:%S.%f").removesuffix(".000000")
+            # strftime would write years below 1000 without zeros
+            return value.replace(tzinfo=None).isoformat(sep=" ")
     return harmless(str(value))
 
 
@@ -90,6 +102,11 @@ def harmless(text: str) -> str:
     )
 
 
+def harmless_lines(text: str) -> str:
+    """Return *text* as `harmless` does, but with its ends of lines."""
+    return "\n".join(map(harmless, text.split("\n")))
+
+
 def print_table(table: Table) -> None:
     """Print *table* on standard output."""
     terminal().print(table)
@@ -100,19 +117,25 @@ def print_text(text: str, style: str = "") -> None:
     terminal().print(Text(harmless(text), style), soft_wrap=True)
 
 
+def print_error(error: object) -> None:
+    """Print *error* on standard error, in its own lines."""
+    print(harmless_lines(f"tidemill: {error}"), file=sys.stderr)
+
+
 def print_json(document: object, *, indent: int | None = None) -> None:
     """Print *document* as JSON, in one line unless it has an *indent*; times are ISO 8601."""
-    print(json.dumps(document, default=_json_value, indent=indent))
+    print(json.dumps(document, default=json_value, indent=indent), flush=True)
 
 
-def _json_value(value: object) -> str:
+def json_value(value: object) -> str:
+    """Return *value*, which JSON has no word for, as text."""
     return value.isoformat() if isinstance(value, (date, datetime)) else str(value)
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show how much of *what* is done; yield the function to call with that and the total."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
     with Progress(
         *columns,

@@ -6,15 +6,16 @@ acknowledgements of the workers.
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
+from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.lake.progress_keys import FRONTIER
-from tidemill.kafka import KafkaConfig, read_compacted
+from tidemill.kafka import Record
 from tidemill.monitor.lag import LagReader
-from tidemill.schemas import topics
+from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
@@ -35,6 +36,9 @@ class Chain:
         serving: workers that serve it.
         workers: workers that ever acknowledged a model of the loop.
         refused: workers that refused the last model they acknowledged.
+        trainer_age_s: since the last heartbeat of a trainer; None if there never was one.
+        backlog: commits of examples that its trainer had not looked at.
+        verdict: the gate's sentence on the last model.
     """
 
     loop: str
@@ -47,6 +51,9 @@ class Chain:
     serving: int
     workers: int
     refused: int
+    trainer_age_s: float | None = None
+    backlog: int | None = None
+    verdict: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
@@ -87,14 +94,39 @@ def read_chain(
     )
 
 
-def read_acks(config: KafkaConfig) -> list[Ack]:
-    """Return the last acknowledgement of every worker.
+def with_trainer(
+    chain: Chain, lake: Lake, beats: Iterable[TrainerBeat], *, now_s: float | None = None
+) -> Chain:
+    """Return *chain* with what the last heartbeat of its trainer tells; *beats* are of all loops.
 
     Raises:
-        BrokerError: Kafka does not answer.
-        ModelError: a record of the topic is not an acknowledgement.
+        LakeError: the lake does not answer.
     """
-    return [Ack.from_json(value) for value in read_compacted(config, topics.ACKS).values()]
+    beat = next((each for each in beats if each.loop == chain.loop), None)
+    if beat is None:
+        return chain
+    now = time.time() if now_s is None else now_s
+    newest = lake.table(chain.loop, EXAMPLES).version()
+    return replace(
+        chain,
+        trainer_age_s=max(0.0, now - beat.at.timestamp()),
+        backlog=max(0, newest - max(beat.examples, 0)),
+        verdict=f"{beat.version}: {beat.reason}" if beat.version else None,
+    )
+
+
+def parse_ack(record: Record) -> Ack:
+    """Return the acknowledgement of *record*.
+
+    Raises:
+        ModelError: it is none, or one of another worker or loop than its key says.
+    """
+    ack = Ack.from_json(record.value or b"")
+    if record.key != ack.key:
+        raise ModelError(
+            "an acknowledgement under another key", hint="look at who can write to this topic"
+        )
+    return ack
 
 
 def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetime | None]:

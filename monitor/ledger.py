@@ -17,6 +17,7 @@ from tidemill.features.lake.progress_keys import (
     DUPLICATE,
     GAPS,
     LATE,
+    MISPLACED,
     OFFSET,
     UNMATCHED,
     ProgressName,
@@ -38,7 +39,8 @@ class Account:
 
     Attributes:
         read: rows of the raw table, and dead letters.
-        ends: the number of records by outcome; `dead_letter` is one of them.
+        ends: the number of records by outcome; `dead_letter` is one of them. `label_error` is
+            there only if any decision ended as that.
         open: rows whose window is still open.
         twice: rows minus distinct offsets; above 0 the fence has failed.
         lost: offsets from the first row to the next one to read that left no trace. Offsets that
@@ -147,6 +149,7 @@ def _account(
         partition=partition,
         read=total["rows"] + dead,
         ends={name: total[name] + settled.get(name, 0) for name in _ENDS[table]}
+        | {name: total[name] for name in _SELDOM if total[name]}
         | {"dead_letter": dead},
         open=total["open"],
         twice=total["rows"] - total["offsets"],
@@ -207,12 +210,13 @@ def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream
 _READ = (OFFSET, DEAD_LETTERS, GAPS)  # the progress that commits of rows store for each log
 _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
     DECISIONS: (),
-    FEEDBACK: (LATE, DUPLICATE, UNMATCHED),
+    FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED),
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
-    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
+    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched", "misplaced"),
 }
+_SELDOM = ("label_error",)  # outcomes that are listed only where there are any
 
 _DECISIONS = """
     WITH raw AS (
@@ -227,7 +231,8 @@ _DECISIONS = """
         SELECT "partition", count(*) FILTER (state = 'labeled') AS labeled,
                count(*) FILTER (state = 'no_feedback') AS no_feedback,
                count(*) FILTER (state = 'censored') AS censored,
-               count(*) FILTER (state = 'not_activated') AS not_activated
+               count(*) FILTER (state = 'not_activated') AS not_activated,
+               count(*) FILTER (state = 'label_error') AS label_error
         FROM {schema}.examples GROUP BY ALL
     )
     SELECT "partition", 0 AS stream, coalesce(COLUMNS(* EXCLUDE "partition"), 0)

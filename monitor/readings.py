@@ -1,13 +1,18 @@
-"""One kind of reading that is made again and again: its last value, how old that is, and why."""
+"""What is read again and again: its last value, how old that is, and why there is none.
+
+A kind of reading fails as a whole (`Reading`); one that reads loops goes on beside a loop that
+cannot be read (`LoopRows`).
+"""
 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from tidemill.errors import TidemillError
+from tidemill.errors import LakeError, TidemillError
+from tidemill.schemas.loop.definition import Loop
 
 T = TypeVar("T")
 
@@ -63,3 +68,34 @@ class Reading(Generic[T]):
         if self.failures:
             logger.warning("%s: read again, after %d failures", self.name, self.failures)
         return Reading(name=self.name, good_s=self.good_s, value=value, problem=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopRows(Generic[T]):
+    """What was read of many loops, and of which it could not be.
+
+    Attributes:
+        rows: of all loops that could be read.
+        unread: why another one could not be, by its name.
+    """
+
+    rows: Sequence[T]
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, loops: Sequence[Loop], read: Callable[[Loop], Iterable[T]]) -> "LoopRows[T]":
+        """Return what *read* returns for each of *loops*.
+
+        Raises:
+            LakeError: *read* raised it for each of them.
+        """
+        rows: list[T] = []
+        failures: dict[str, LakeError] = {}
+        for loop in loops:
+            try:
+                rows += list(read(loop))
+            except LakeError as error:
+                failures[loop.loop] = error
+        if failures and len(failures) == len(loops):
+            raise next(iter(failures.values()))
+        return cls(rows=rows, unread={name: error.what for name, error in failures.items()})

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tidemill.errors import ConfigError
-from tidemill.monitor.observer import MonitorConfig, Observer, Status
+from tidemill.monitor.observer import WATCHED, MonitorConfig, Observer, Status
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,16 @@ def as_metrics(status: Status, now_s: float | None = None) -> bytes:
 
 
 def _add_loops(status: Status, gauge: _AddGauge) -> None:
-    chains = [({"loop": chain.loop}, chain) for chain in status.chains.value or ()]
+    chains = [
+        ({"loop": chain.loop}, chain)
+        for chain in (status.chains.value.rows if status.chains.value else ())
+    ]
     gauge("decision_age_seconds", "newest decision", ((by, c.decision_age_s) for by, c in chains))
     gauge("feedback_age_seconds", "newest feedback", ((by, c.feedback_age_s) for by, c in chains))
     gauge("example_age_seconds", "newest examples", ((by, c.example_age_s) for by, c in chains))
     gauge("model_age_seconds", "last swap", ((by, c.model_age_s) for by, c in chains))
+    gauge("trainer_age_seconds", "last heartbeat", ((by, c.trainer_age_s) for by, c in chains))
+    gauge("trainer_backlog_commits", "examples not learned", ((by, c.backlog) for by, c in chains))
     gauge("workers_serving", "workers with the newest model", ((by, c.serving) for by, c in chains))
     gauge("workers_refused", "workers that refused a model", ((by, c.refused) for by, c in chains))
     gauge(
@@ -71,9 +77,21 @@ def _add_loops(status: Status, gauge: _AddGauge) -> None:
         "records read that neither ended nor are open",
         (
             ({"loop": a.loop, "log": a.log, "partition": str(a.partition)}, a.difference)
-            for a in status.accounts.value or ()
+            for a in (status.accounts.value.rows if status.accounts.value else ())
         ),
     )
+    gauge(
+        "loop_unread",
+        "1 if a loop could not be read; /status says why",
+        [({"loop": name}, 1.0) for name in status.unread],
+    )
+    if status.bad_records.value is not None:
+        counts = Counter(bad.topic for bad in status.bad_records.value)
+        gauge(
+            "bad_shared_records",
+            "Records of a shared topic that cannot be read and are passed over",
+            [({"topic": topic}, float(counts[topic])) for topic in WATCHED],
+        )
 
 
 def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:

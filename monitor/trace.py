@@ -26,7 +26,7 @@ from tidemill.schemas.loop.definition import Loop
 LakeRow = Mapping[str, object]
 
 _REVISIONS = "example_revisions"
-_TRACED = "traced"  # the schema with the rows of one id
+_TRACED = "_traced"  # the schema with the rows of one id; no loop can have that name
 _HIDDEN = frozenset(("_state", "event_date", KAFKA_OFFSET))
 
 

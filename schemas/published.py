@@ -6,19 +6,18 @@ checked earlier (`loop/labels.py`), because serving workers import this module w
 engine.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Protocol
 
-from pydantic import ValidationError
-
-from tidemill.errors import ContractError, LoopError
+from tidemill.errors import ContractError
 from tidemill.kafka import (
+    BadRecords,
     KafkaConfig,
     Topic,
     ensure_topics,
     partition_count,
-    read_compacted,
+    read_values,
+    topics_with_producer_time,
     write_all,
 )
 from tidemill.schemas import topics
@@ -26,11 +25,43 @@ from tidemill.schemas.events.schemas import event_schemas
 from tidemill.schemas.logs import Log, is_feedback, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor
+from tidemill.schemas.loop_topic import (
+    LoopTopic,
+    Published,
+    check_unchanged,
+    key_of,
+    newest,
+    parse_loop,
+    unpublished,
+    versions,
+)
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.schemas.registry.port import SchemaStore
 
-Published = dict[tuple[str, int], Loop]
+__all__ = [
+    "SHARED_TOPICS",
+    "KafkaLoops",
+    "LoopTopic",
+    "Loops",
+    "MemoryLoops",
+    "Published",
+    "check_unchanged",
+    "ensure_event_topics",
+    "event_topics",
+    "fetch_loops",
+    "joined_topics",
+    "key_of",
+    "latest_loop",
+    "newest",
+    "parse_loop",
+    "produced_topics",
+    "publish_loop",
+    "read_loop_topic",
+    "register",
+    "unpublished",
+    "versions",
+]
 
 SHARED_TOPICS = (
     Topic(name=topics.SCHEMAS, compacted=True),
@@ -66,7 +97,7 @@ class MemoryLoops:
     """Published loops in this process, for tests and notebooks."""
 
     def __init__(self, store: SchemaStore | None = None) -> None:
-        self._texts: dict[bytes, bytes] = {}
+        self._loops: Published = {}
         self._store = store or MemorySchemaStore()
 
     def publish(self, loop: Loop) -> bool:
@@ -74,71 +105,86 @@ class MemoryLoops:
         if not check_successor(versions(self.fetch(), loop.loop), loop):
             return False
         register(loop, self._store)
-        self._texts[key_of(loop)] = loop.canonical.encode()
+        self._loops[loop.loop, loop.version] = loop
         return True
 
     def fetch(self) -> Published:
         """Return every published version of every loop."""
-        return parse_all(self._texts)
+        return dict(self._loops)
 
 
 class KafkaLoops:
-    """Published loops on the compacted topic ``tidemill.loops``, key ``<loop>/<version>``."""
+    """Published loops on the compacted topic ``tidemill.loops``, key ``<loop>/<version>``.
 
-    def __init__(self, config: KafkaConfig, store: SchemaStore | None = None) -> None:
+    A record that defines no loop is passed over and reported to *bad*. The version that its key had
+    before stays as long as the topic has it.
+    """
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        store: SchemaStore | None = None,
+        *,
+        bad: BadRecords | None = None,
+        accept_create_time: bool = False,
+    ) -> None:
         self._config = config
         self._store = store
+        self._bad = bad or BadRecords()
+        self._accept_create_time = accept_create_time
 
-    def publish(self, loop: Loop) -> bool:
-        """Publish *loop*; return, once the brokers acknowledged it, if it was new; see `Loops`."""
+    def publish(self, loop: Loop, prepare: Callable[[Loop], object] = lambda _loop: None) -> bool:
+        """Publish *loop*; return, once the brokers acknowledged it, if it was new; see `Loops`.
+
+        *prepare* is called with it once nothing speaks against it, and before anybody can read it;
+        its errors are those of this method.
+        """
         ensure_topics(self._config, SHARED_TOPICS)
         is_new = check_successor(versions(self.fetch(), loop.loop), loop)
+        if is_new and not self._accept_create_time:
+            check_record_times(self._config, loop)
         ensure_event_topics(self._config, loop)
-        register(loop, self._store or KafkaSchemaStore(self._config))
+        register(loop, self._store or KafkaSchemaStore(self._config, bad=self._bad))
+        prepare(loop)
         if is_new:
             write_all(self._config, topics.LOOPS, [(key_of(loop), loop.canonical.encode())])
         return is_new
 
     def fetch(self) -> Published:
         """Return every published version of every loop, as of now."""
-        return parse_all(read_compacted(self._config, topics.LOOPS))
+        return read_loop_topic(self._config, self._bad).loops
 
 
-def publish_loop(config: KafkaConfig, loop: Loop, store: SchemaStore | None = None) -> bool:
-    """Publish *loop* to the brokers of *config*; see `Loops.publish`."""
-    return KafkaLoops(config, store).publish(loop)
+def publish_loop(
+    config: KafkaConfig,
+    loop: Loop,
+    store: SchemaStore | None = None,
+    *,
+    prepare: Callable[[Loop], object] = lambda _loop: None,
+    accept_create_time: bool = False,
+) -> bool:
+    """Publish *loop* to the brokers of *config*; see `KafkaLoops.publish`.
+
+    With *accept_create_time* its topics may exist with their producers' times (see
+    `check_record_times`).
+    """
+    loops = KafkaLoops(config, store, accept_create_time=accept_create_time)
+    return loops.publish(loop, prepare)
 
 
-def fetch_loops(config: KafkaConfig) -> Published:
-    """Return every published version of every loop; see `Loops.fetch`."""
-    return KafkaLoops(config).fetch()
+def fetch_loops(config: KafkaConfig, bad: BadRecords | None = None) -> Published:
+    """Return every published version of every loop; see `KafkaLoops`."""
+    return KafkaLoops(config, bad=bad).fetch()
 
 
-def latest_loop(config: KafkaConfig, name: str) -> Loop:
-    """Return the newest published version of the loop *name*.
+def latest_loop(config: KafkaConfig, name: str, bad: BadRecords | None = None) -> Loop:
+    """Return the newest published version of the loop *name*; see `KafkaLoops`.
 
     Raises:
         ContractError: no such loop is published.
         BrokerError: the brokers do not answer.
     """
-    return newest(fetch_loops(config), name)
-
-
-def newest(published: Published, name: str) -> Loop:
-    """Return the newest version of the loop *name*; ContractError if there is none."""
-    known = versions(published, name)
-    if not known:
-        names = ", ".join(sorted({loop for loop, _ in published})) or "none"
-        raise ContractError(
-            f"no loop {name!r} is published",
-            hint=f"publish it: tidemill publish LOOP.yaml; published are: {names}",
-        )
-    return known[max(known)]
-
-
-def versions(published: Published, name: str) -> Mapping[int, Loop]:
-    """Return the versions of the loop *name* by their number."""
-    return {version: loop for (known, version), loop in published.items() if known == name}
+    return newest(fetch_loops(config, bad), name)
 
 
 def produced_topics(loop: Loop) -> dict[Log, str]:
@@ -186,6 +232,26 @@ def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
     ensure_topics(config, event_topics(loop))
 
 
+def check_record_times(config: KafkaConfig, loop: Loop) -> None:
+    """Check that the records of the topics of *loop* that exist have the time of the broker.
+
+    Retention counts from that time, skew and age are judged by it, and lag is told by it. A
+    producer can write any time, last year's or that of the year 50000.
+
+    Raises:
+        ContractError: the records of a topic have the time that their producer wrote.
+        BrokerError: the broker does not answer, or refuses to tell.
+    """
+    names = dict.fromkeys((*produced_topics(loop).values(), *joined_topics(loop).values()))
+    odd = topics_with_producer_time(config, names)
+    if odd:
+        raise ContractError(
+            f"records of {', '.join(odd)} have the time of their producer, not of the broker",
+            hint=f"set it: kafka-configs.sh --alter --topic {odd[0]} --add-config "
+            "message.timestamp.type=LogAppendTime, or publish with --accept-create-time",
+        )
+
+
 def register(loop: Loop, store: SchemaStore) -> None:
     """Register every event schema of *loop*.
 
@@ -196,25 +262,12 @@ def register(loop: Loop, store: SchemaStore) -> None:
         store.register(subject, schema)
 
 
-def key_of(loop: Loop) -> bytes:
-    """Return the key of *loop* on the topic, say ``b"flight-delay/1"``."""
-    return f"{loop.loop}/{loop.version}".encode()
-
-
-def parse_all(texts: Mapping[bytes, bytes]) -> Published:
-    """Return the loops that the records *texts* define.
+def read_loop_topic(config: KafkaConfig, bad: BadRecords) -> LoopTopic:
+    """Return what the topic of loops has now; its bad records are reported to *bad*.
 
     Raises:
-        LoopError: a record defines no loop.
+        BrokerError: the broker does not answer.
     """
-    found: Published = {}
-    for key, text in texts.items():
-        try:
-            loop = Loop.model_validate(json.loads(text))
-        except (ValidationError, ValueError) as error:
-            raise LoopError(
-                f"topic {topics.LOOPS} has no legal loop at key {key.decode(errors='replace')!r}",
-                hint="was it written by a newer tidemill? upgrade this one, or publish it again",
-            ) from error
-        found[loop.loop, loop.version] = loop
-    return found
+    topic = LoopTopic.of(read_values(config, topics.LOOPS, parse_loop, check_unchanged))
+    bad.report(topics.LOOPS, topic.bad)
+    return topic

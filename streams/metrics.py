@@ -1,18 +1,39 @@
-"""The Prometheus metrics of a streams worker, in a registry of their own."""
+"""The Prometheus metrics of a streams worker, in a registry of their own, and their HTTP server."""
 
+import json
 import os
+from collections.abc import Callable, Iterable, Mapping
+from threading import Thread
+from typing import cast
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from tidemill.kafka import BadRecords
+
+Page = Callable[[], Mapping[str, object]]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 _LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _COMMIT_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-class StreamMetrics:
-    """The metrics of one worker process; `serve` answers /metrics on a port."""
+WORK = {
+    "tidemill_stream_records_total": "records read",
+    "tidemill_lake_rows_total": "rows committed",
+    "tidemill_stream_dead_letters_total": "dead letters",
+}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
 
-    def __init__(self) -> None:
+
+class StreamMetrics:
+    """The metrics of one worker process."""
+
+    def __init__(self, bad: BadRecords | None = None) -> None:
+        """Count nothing yet; *bad* has the bad records of the shared topics."""
         self.registry = CollectorRegistry()
+        self.registry.register(bad or BadRecords())
         Gauge("tidemill_process_id", "Process id of the worker", registry=self.registry).set(
             os.getpid()
         )
@@ -32,6 +53,12 @@ class StreamMetrics:
             "tidemill_stream_dead_letters",
             "Records that went to tidemill.dead-letters",
             ["loop", "log", "reason"],
+            registry=self.registry,
+        )
+        self.misplaced = Counter(
+            "tidemill_stream_misplaced",
+            "Feedback in another partition than its decision; it meets none",
+            ["loop", "log"],
             registry=self.registry,
         )
         self.lost = Counter(
@@ -92,7 +119,7 @@ class StreamMetrics:
         )
         self.labels_failed = Gauge(
             "tidemill_stream_labels_failed",
-            "Decisions whose label could not be computed from their feedback, since the start",
+            "Decisions whose label is an error, since the start; they end as label_error",
             ["loop"],
             registry=self.registry,
         )
@@ -103,6 +130,12 @@ class StreamMetrics:
             registry=self.registry,
         )
 
+        self.refused = Gauge(
+            "tidemill_loop_refused",
+            "1 if the newest version of a loop cannot be run; /healthz says why",
+            ["loop"],
+            registry=self.registry,
+        )
         self.audited = Counter(
             "tidemill_audit_rows",
             "Decisions and feedback that the worker's audit has recomputed",
@@ -122,10 +155,27 @@ class StreamMetrics:
             registry=self.registry,
         )
 
-    def serve(self, port: int) -> None:
-        """Answer GET /metrics on *port* of all interfaces, from a thread of its own.
+    def serve(self, port: int, health: Page) -> None:
+        """Answer GET /metrics, and /healthz with *health*, on *port* of all interfaces.
+
+        A thread of its own does. The health page is JSON under status 200 as long as the process
+        lives: a loop that is refused is no reason to kill a worker that has others.
 
         Raises:
             OSError: the port is taken.
         """
-        start_http_server(port, registry=self.registry)
+        metrics = make_wsgi_app(self.registry)
+
+        def answer(environ: dict[str, object], start: StartResponse) -> Iterable[bytes]:
+            if environ.get("PATH_INFO") != "/healthz":
+                return cast(Iterable[bytes], metrics(environ, start))
+            start("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(health()).encode()]
+
+        server = make_server("", port, answer, ThreadingWSGIServer, _Silent)
+        Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""

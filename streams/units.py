@@ -46,7 +46,10 @@ def moment(at: int) -> datetime:
 FIRST_MOMENT = micros(_FIRST)
 """The beginning of year 1, in microseconds: what a service sends that never set its clock."""
 
+LAST_MOMENT = micros(_LAST)
+"""The end of the year 9999, in microseconds: later times are beyond every calendar here."""
+
 
 def within_calendar(at: int) -> datetime:
     """Return the UTC time *at* microseconds after the epoch, clipped to the years 1 to 9999."""
-    return moment(min(max(at, FIRST_MOMENT), micros(_LAST)))
+    return moment(min(max(at, FIRST_MOMENT), LAST_MOMENT))

@@ -7,13 +7,15 @@ so that not even the first event of a new version is read with the old one.
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 
-from tidemill.kafka import KafkaConfig, Record, TailThread
+from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
 from tidemill.schemas.avro.payloads import Payloads
 from tidemill.schemas.events.decoder import Decoded
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.published import Published, check_unchanged, parse_loop
 
 logger = logging.getLogger(__name__)
 
@@ -21,25 +23,50 @@ _MOST_QUESTIONS = 1000
 
 
 class NewVersions:
-    """Whether something was published after *loops* were read; a thread of its own looks.
+    """Whether the published loops have changed since *examined*; a thread of its own looks.
 
-    With *any_loop*, a loop that is not among them counts too.
+    Only a definition counts that can be read, and that is still there once the topic is read to its
+    end: a record that defines no loop, or one that was withdrawn, is nothing new. The versions that
+    *running* names, and older ones, are not new either.
+
+    Args:
+        config: where the topic is.
+        examined: the loops as the worker has examined them.
+        running: the version it runs of each loop.
+        wanted: the loops to look at; empty for all.
+        bad: gets the records that define no loop.
+        reexamine: called every *every_s*; True if a loop that was refused can be run by now.
     """
 
-    def __init__(self, config: KafkaConfig, loops: Collection[Loop], *, any_loop: bool) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        *,
+        examined: Published,
+        running: Mapping[str, int],
+        wanted: Collection[str],
+        bad: BadRecords,
+        reexamine: Callable[[], bool] = lambda: False,
+        every_s: float = 30.0,
+    ) -> None:
         """Begin to look.
 
         Raises:
             BrokerError: there is no topic of loops, or no answer.
         """
-        self._known = {loop.loop: loop.version for loop in loops}
-        self._any_loop = any_loop
+        self._examined = {key: loop.digest for key, loop in examined.items()}
+        self._running, self._wanted = dict(running), frozenset(wanted)
+        self._bad = bad
+        self._reexamine, self._every_s = reexamine, every_s
+        self._due_s = time.monotonic() + every_s
+        self._log = CompactedLog(parse_loop, check_unchanged)
         self._published = threading.Event()
         self._thread = TailThread(
             config,
             {topics.LOOPS: self._take},
             name="new-versions",
             consequence="new versions of loops are not noticed",
+            on_caught_up=self._look,
         )
         self._thread.open()
         self._thread.start()
@@ -58,17 +85,29 @@ class NewVersions:
         self._thread.close()
 
     def _take(self, records: list[Record]) -> None:
-        for record in records:
-            key = (record.key or b"").decode(errors="replace")
-            if record.value is not None and self._is_new(key):
-                logger.info("%s was published", key)
-                self._published.set()
+        self._log.take(records)
+        self._bad.report(topics.LOOPS, self._log.bad)
 
-    def _is_new(self, key: str) -> bool:
-        name, _, version = key.rpartition("/")
-        if name in self._known:
-            return version.isdigit() and int(version) > self._known[name]
-        return self._any_loop and bool(name)
+    def _look(self) -> None:
+        if self._published.is_set():
+            return
+        new = [loop for loop in self._log.values if self._is_new(loop)]
+        for loop in new:
+            logger.info("version %d of %s was published", loop.version, loop.loop)
+        if new or self._is_mended():
+            self._published.set()
+
+    def _is_new(self, loop: Loop) -> bool:
+        if self._wanted and loop.loop not in self._wanted:
+            return False
+        is_later = loop.version > self._running.get(loop.loop, 0)
+        return is_later and self._examined.get((loop.loop, loop.version)) != loop.digest
+
+    def _is_mended(self) -> bool:
+        if time.monotonic() < self._due_s:
+            return False
+        self._due_s = time.monotonic() + self._every_s
+        return self._reexamine()
 
 
 class VersionCheck:

@@ -1,5 +1,6 @@
 """The shared Kafka client, on a real broker."""
 
+import asyncio
 import threading
 import time
 import uuid
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+import aiokafka.codec
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -189,6 +191,38 @@ def test_a_key_goes_where_the_java_clients_would_send_it(kafka: KafkaConfig) -> 
     tail.close()
     murmur2 = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
     assert found == {key: (value & 0x7FFFFFFF) % 7 for key, value in murmur2.items()}
+
+
+@pytest.mark.kafka
+def test_a_client_that_knows_gzip_alone_reads_all_that_is_written(
+    kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafkajs decompresses nothing else, and it has to find the schemas."""
+    for codec in ("has_lz4", "has_snappy", "has_zstd"):
+        monkeypatch.setattr(aiokafka.codec, codec, lambda: False)
+    name = unique("read-by-others")
+    ensure_topics(kafka, [Topic(name=name, partitions=1)])
+    value = b"a" * 10_000
+    write_all(kafka, name, [(b"all", value)])
+    writer = Writer(kafka)
+    writer.write(name, key=b"writer", value=value)
+    writer.close()
+    transactions = TransactionalWriter(kafka, unique("transactions"))
+    with transactions.transaction():
+        transactions.write(name, b"transaction", value)
+    transactions.close()
+
+    async def read() -> set[bytes]:
+        consumer = aiokafka.AIOKafkaConsumer(
+            name, bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            return {(await consumer.getone()).key for _ in range(3)}
+        finally:
+            await consumer.stop()
+
+    assert asyncio.run(read()) == {b"all", b"writer", b"transaction"}
 
 
 @pytest.mark.kafka

@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
+from tidemill.schemas.loop.durations import told_duration
+from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
 from tidemill.trainers.commit_log import LabelCount, count_labels
 from tidemill.trainers.evaluation.evaluation_sets import EvaluationSets
@@ -35,6 +38,30 @@ logger = logging.getLogger(__name__)
 OnVersion = Callable[[ModelVersion], None]
 
 
+class Trial(Protocol):
+    """Loads a model as a serving worker will, before it is promoted."""
+
+    def __call__(
+        self,
+        loop: Loop,
+        /,
+        *,
+        version: str,
+        learner: str,
+        payload: bytes,
+        signature: FeatureSignature,
+    ) -> object:
+        """Return anything if a worker would serve the model.
+
+        Raises:
+            ModelError: workers would refuse it.
+        """
+
+
+def no_trial(_loop: Loop, /, **_model: object) -> None:
+    """Accept each model: for tests and notebooks, where nothing serves it."""
+
+
 class TrainingCycle:
     """The learners of one loop, their registry and their publisher.
 
@@ -42,6 +69,7 @@ class TrainingCycle:
         loop: what is learned, from what, and how it is judged.
         lake: where examples are read and models are stored.
         publisher: what puts the models on the topic.
+        trial: what a model that would be promoted must survive first.
         clock: the present time, which is only recorded; nothing depends on it.
         on_version: called with each version once it is in the registry.
     """
@@ -52,6 +80,7 @@ class TrainingCycle:
         lake: Lake,
         publisher: Publisher,
         *,
+        trial: Trial = no_trial,
         clock: Callable[[], datetime] = utc_now,
         on_version: OnVersion = lambda _model: None,
     ) -> None:
@@ -59,10 +88,11 @@ class TrainingCycle:
         self.loop = loop
         self.registry = Registry(lake, loop.loop)
         self._lake, self._publisher = lake, publisher
-        self._clock, self._on_version = clock, on_version
+        self._clock, self._on_version, self._trial = clock, on_version, trial
         self._examples = lake.table(loop.loop, EXAMPLES)
         self._published: dict[str, int] = {}
         self._refused_labels = -1
+        self._ready_at: datetime | None = None  # the decision time up to which labels must be known
         self._label_count: LabelCount | None = None
         self._next_count_s = 0.0
         online = loop.models.online
@@ -86,6 +116,18 @@ class TrainingCycle:
         self._follow(force=force)
         self._batch(force=force)
         return [model for model in self.registry.models() if model.number >= before]
+
+    @property
+    def learned_until(self) -> int:
+        """The version of the table of examples up to which every learner has looked."""
+        if self.online_run is not None:
+            return self.online_run.learner.learned_until
+        return self._label_count.version if self._label_count is not None else -1
+
+    @property
+    def backlog(self) -> int:
+        """How many commits of examples no learner has looked at yet."""
+        return max(0, self._examples.version() - max(self.learned_until, 0))
 
     def publish(self) -> None:
         """Publish the newest models of the registry that are not on the topic yet.
@@ -127,7 +169,10 @@ class TrainingCycle:
         count = LabelCount(trained.snapshot, trained.rows, run.learner.until)
         times = window.predictions.get_column("at")
         model = self._register(
-            trained, judge(self.loop, evaluation), count, times[0] if len(times) else None
+            trained,
+            self._tried(trained, judge(self.loop, evaluation)),
+            count,
+            times[0] if len(times) else None,
         )
         run.registered(model, trained.payload)
         self.publish()
@@ -143,17 +188,36 @@ class TrainingCycle:
         watch = Stopwatch()
         rows = LabeledRows.of(training_set(self._lake, self.loop, version=count.version), self.loop)
         earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)
+        if not len(earlier):
+            self._wait_for_older(rows, batch)
+            return
         try:
             trained = train(earlier, self.loop, batch)
         except ModelError as error:
-            logger.warning("no model was trained", extra={"reason": error.what})
+            logger.warning("no model was trained: %s", error)
             self._refused_labels = count.labels
             return
         evaluation = self._evaluation_sets.of_batch(trained, later, self._version(LIGHTGBM))
-        verdict = judge(self.loop, evaluation)
+        verdict = self._tried(trained, judge(self.loop, evaluation))
         trained = replace(trained, cost=watch.read())
         self._register(trained, verdict, count, later.at[0] if len(later) else None)
         self.publish()
+
+    def _wait_for_older(self, rows: LabeledRows, batch: Batch) -> None:
+        """Say why none of *rows* can be learned yet, and wait until that may have changed."""
+        maturity = self.loop.wait + self.loop.grace
+        first, last = rows.at[0], rows.at[-1]
+        self._ready_at = max(first + maturity / (1.0 - batch.holdout), last + maturity / 10)
+        logger.warning(
+            "no model was trained yet: none of %s labels is old enough. The newest %.0f%% judge "
+            "the model, and it learns labels that are %s older than those. There are some when "
+            "decisions of about %s have labels; the newest is of %s",
+            f"{len(rows):,}",
+            100 * batch.holdout,
+            told_duration(maturity),
+            f"{self._ready_at:%Y-%m-%d %H:%M:%S}",
+            f"{last:%Y-%m-%d %H:%M:%S}",
+        )
 
     def _count_labels(self, *, force: bool) -> LabelCount | None:
         """Count the labels if the table has changed; None if the last count is too recent.
@@ -172,6 +236,8 @@ class TrainingCycle:
     def _is_due(self, batch: Batch, count: LabelCount, *, force: bool) -> bool:
         if count.labels < batch.min_labels or count.labels == self._refused_labels:
             return False
+        if not force and self._ready_at and count.last_at and count.last_at < self._ready_at:
+            return False
         last = self.registry.newest(LIGHTGBM)
         if last is None or last.loop_version != self.loop.version:
             return True
@@ -182,6 +248,24 @@ class TrainingCycle:
         if every is None or fresh < 1 or count.last_at is None or last.until is None:
             return False
         return count.last_at - last.until >= every
+
+    def _tried(self, trained: Trained, verdict: Verdict) -> Verdict:
+        """Return *verdict*, or a refusal if workers could not serve what it promotes."""
+        if not verdict.promoted:
+            return verdict
+        try:
+            self._trial(
+                self.loop,
+                version=self._version(trained.learner),
+                learner=trained.learner,
+                payload=trained.payload,
+                signature=trained.signature,
+            )
+        except ModelError as error:
+            return replace(
+                verdict, promoted=False, reason=f"not promoted: workers refuse it: {error.what}"
+            )
+        return verdict
 
     def _version(self, learner: str) -> str:
         return f"{learner}-{self.registry.next_number()}"

@@ -6,8 +6,9 @@ timeout.
 
 import threading
 
-from tidemill.kafka import KafkaConfig, Record, TailThread
+from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
+from tidemill.schemas.control import NewExamples, parse_control
 
 _STOP_LOOK_S = 0.2
 
@@ -19,10 +20,18 @@ class Notifier:
         config: where the control topic is.
         loop: whose messages end the waiting.
         stop: ends it too.
+        bad: gets the records that are no message; they are passed over.
     """
 
-    def __init__(self, config: KafkaConfig, loop: str, stop: threading.Event) -> None:
-        self._key, self._stop = loop.encode(), stop
+    def __init__(
+        self,
+        config: KafkaConfig,
+        loop: str,
+        stop: threading.Event,
+        bad: BadRecords | None = None,
+    ) -> None:
+        self._loop, self._stop, self._bad = loop, stop, bad or BadRecords()
+        self._messages = CompactedLog(parse_control)
         self._notified = threading.Event()
         self._thread = TailThread(
             config,
@@ -51,5 +60,7 @@ class Notifier:
         self._thread.close()
 
     def _take(self, records: list[Record]) -> None:
-        if any(record.key == self._key for record in records):
-            self._notified.set()
+        for message in self._messages.take(records):
+            if isinstance(message, NewExamples) and message.loop == self._loop:
+                self._notified.set()
+        self._bad.report(topics.CONTROL, self._messages.bad)

@@ -118,7 +118,8 @@ class Publisher:
             raise ModelError(
                 f"slot {current.slot} of {self._loop} already has {current.version}, "
                 f"which is later than {manifest.version}",
-                hint="let one trainer run for a loop; both must use the same lake",
+                hint="let one trainer run for a loop, on the lake that has its models; into a lake "
+                f"that has lost them: tidemill model restore {self._loop}",
             )
         self._topic.write(items)
         inline = payload if manifest.chunks == 0 else None

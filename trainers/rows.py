@@ -3,6 +3,7 @@
 `LabeledRows.of` makes them from a training set of `features/sql/datasets.py`.
 """
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -14,6 +15,16 @@ from numpy.typing import NDArray
 from tidemill.features.sql.datasets import TrainingSet
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import ACTION
+
+logger = logging.getLogger(__name__)
+
+MAX_LABEL = float(np.finfo(np.float32).max)
+"""The largest label: LightGBM reads labels as float32 and makes some number of a larger one."""
+
+
+def is_learnable() -> pl.Expr:
+    """Return whether a row has a label, and one that every learner can read."""
+    return pl.col("label").is_not_null() & (pl.col("label").abs() <= MAX_LABEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +42,16 @@ class LabeledRows:
 
     @classmethod
     def of(cls, training: TrainingSet, loop: Loop) -> Self:
-        """Return the rows of a training set of *loop*, without copying their columns."""
+        """Return the rows of a training set of *loop* that `is_learnable`."""
         frame = pl.from_arrow(training.table)
         if not isinstance(frame, pl.DataFrame):
             raise TypeError(f"a training set is a table, not {type(frame).__name__}")
+        learnable = frame.filter(is_learnable())
+        if left_out := len(frame) - len(learnable):
+            logger.warning(
+                "%d labels of %s are beyond %g and are not learned", left_out, loop.loop, MAX_LABEL
+            )
+        frame = learnable
         return cls(
             features=frame.select(*loop.features, *scored_action(loop)),
             label=frame.get_column("label").to_numpy(),

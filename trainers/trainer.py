@@ -8,28 +8,30 @@ again. Between two versions the trainer merges small files of the lake (`mainten
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
 from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from tidemill.errors import BrokerError, ConfigError
+from tidemill.errors import BrokerError, ConfigError, ContractError, LoopError, TidemillError
 from tidemill.features.lake.compaction import MANY_FILES
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, Outages
+from tidemill.kafka import BadRecords, KafkaConfig, Outages
+from tidemill.log_fields import log_fields
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.signing import SigningKey
-from tidemill.schemas.published import latest_loop
-from tidemill.stopping import stop_in_time
-from tidemill.trainers.cycle import OnVersion, TrainingCycle
+from tidemill.schemas.published import fetch_loops, unpublished, versions
+from tidemill.stop_signals import STOP_S, StopSignals
+from tidemill.trainers.cycle import OnVersion, TrainingCycle, Trial
+from tidemill.trainers.heartbeat import Heartbeat
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
+from tidemill.work_log import WorkLog
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +78,25 @@ class TrainerConfig:
         )
 
 
+WORK = {"tidemill_models_total": "models made"}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
+
+
 class TrainerMetrics:
     """The Prometheus metrics of a trainer, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, bad: BadRecords | None = None) -> None:
+        """Count nothing yet; *bad* has the bad records of the shared topics."""
         self.registry = CollectorRegistry()
+        self.registry.register(bad or BadRecords())
         Gauge("tidemill_process_id", "Process id of the trainer", registry=self.registry).set(
             os.getpid()
+        )
+        self.refused = Gauge(
+            "tidemill_loop_refused",
+            "1 if the newest version of a loop cannot be trained; the log says why",
+            ["loop"],
+            registry=self.registry,
         )
         self.models = Counter(
             "tidemill_models",
@@ -108,6 +122,24 @@ class TrainerMetrics:
             ["loop"],
             registry=self.registry,
         )
+        self.heartbeat = Gauge(
+            "tidemill_trainer_heartbeat_timestamp_seconds",
+            "When the last training cycle ended; it stands still if the trainer hangs",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.backlog = Gauge(
+            "tidemill_training_backlog_commits",
+            "Commits of examples that no learner has looked at yet",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.promoted = Gauge(
+            "tidemill_last_model_promoted",
+            "1 if the gate promoted the last model, 0 if not; absent before the first",
+            ["loop"],
+            registry=self.registry,
+        )
 
     def serve(self, port: int) -> None:
         """Answer GET /metrics on *port*, in a thread.
@@ -130,18 +162,21 @@ class TrainerMetrics:
         self.cpu.labels(loop, model.learner).inc(model.cpu_s)
 
 
-def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: None) -> int:
+def run_trainer(
+    config: TrainerConfig, *, trial: Trial, on_version: OnVersion = lambda _model: None
+) -> int:
     """Train the models of one loop until SIGTERM or SIGINT, or once; return the exit status.
 
     Args:
         config: what to train and where.
+        trial: what a model must survive before it is promoted.
         on_version: called with every version once it is in the registry.
 
     Raises:
         TidemillError: a setting, the loop, the lake or (when training once) the broker fails.
     """
-    stop = threading.Event()
-    metrics = TrainerMetrics()
+    stop, bad = threading.Event(), BadRecords()
+    metrics = TrainerMetrics(bad)
     if config.metrics_port is not None:
         metrics.serve(config.metrics_port)
 
@@ -150,14 +185,18 @@ def run_trainer(config: TrainerConfig, on_version: OnVersion = lambda _model: No
         logger.info("%s: %s", model.version, model.reason)
         on_version(model)
 
+    cycles = _NewestCycle(config, trial, report, metrics, bad)
     if config.once:
-        _cycle(config, latest_loop(config.kafka, config.loop), report).run(force=True)
+        cycles.newest().run(force=True)
         return os.EX_OK
-    outages = Outages(config.kafka, "the trainer")
-    loop = outages.waited(lambda: latest_loop(config.kafka, config.loop))
-    cycle = _cycle(config, loop, report)
-    with _Signals(stop):
-        _train_until(stop, config, cycle, metrics, report)
+    try:
+        with log_fields(loop=config.loop), WorkLog(metrics.registry, WORK):
+            first = Outages(config.kafka, "the trainer").waited(cycles.newest)
+            with StopSignals(stop, within_s=STOP_S):
+                _train_until(stop, config, first, cycles, metrics)
+    except Exception as error:  # the outermost loop: who it was, for the log of many trainers
+        logger.critical("the trainer of %s ends by a %s", config.loop, type(error).__name__)
+        raise
     return os.EX_OK
 
 
@@ -165,43 +204,95 @@ def _train_until(
     stop: threading.Event,
     config: TrainerConfig,
     cycle: TrainingCycle,
+    cycles: "_NewestCycle",
     metrics: TrainerMetrics,
-    report: OnVersion,
 ) -> None:
-    notifier = Notifier(config.kafka, config.loop, stop)
+    notifier = Notifier(config.kafka, config.loop, stop, cycles.bad)
     maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
-    cycles = 0
+    heartbeat = Heartbeat(config.kafka)
+    count = 0
     try:
         while not stop.is_set():
-            cycles += 1
+            count += 1
             try:
-                if cycles % _RELOAD_CYCLES == 0:
-                    cycle = _renewed(config, cycle, report)
+                if count % _RELOAD_CYCLES == 0:
+                    cycle = cycles.newest()
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
-                logger.warning(
-                    "no broker answers; new models wait in the lake: %s; hint: %s",
-                    error.what,
-                    error.hint,
-                )
+                said = "no broker answers; new models wait in the lake: %s; hint: %s"
+                logger.warning(said, error.what, error.hint)
             _gauge(metrics, config.loop, cycle)
+            heartbeat.beat(cycle)
             notifier.wait(config.poll_s)
     finally:
         notifier.close()
+        heartbeat.close()
 
 
-def _cycle(config: TrainerConfig, loop: Loop, report: OnVersion) -> TrainingCycle:
-    publisher = Publisher(KafkaModelTopic(config.kafka), loop.loop, config.key)
-    return TrainingCycle(loop, Lake(config.lake), publisher, on_version=report)
+class _NewestCycle:
+    """The training cycle of the newest version of a loop that can be trained.
 
+    A version that is unfit is told once, and the one before goes on.
+    """
 
-def _renewed(config: TrainerConfig, cycle: TrainingCycle, report: OnVersion) -> TrainingCycle:
-    """Return a cycle of the loop's newest version: the same one if nothing was published."""
-    loop = latest_loop(config.kafka, config.loop)
-    return cycle if loop == cycle.loop else _cycle(config, loop, report)
+    def __init__(
+        self,
+        config: TrainerConfig,
+        trial: Trial,
+        report: OnVersion,
+        metrics: TrainerMetrics,
+        bad: BadRecords,
+    ) -> None:
+        self._config, self._trial, self._report = config, trial, report
+        self._metrics, self.bad = metrics, bad
+        self._lake = Lake(config.lake)
+        self._current: TrainingCycle | None = None
+        self._refused: set[str] = set()  # digests
+
+    def newest(self) -> TrainingCycle:
+        """Return the cycle: the same one as before if nothing was published that can be trained.
+
+        Raises:
+            ContractError: there is no such loop, or the lake refuses each version.
+            LoopError: the label of each version is wrong.
+            BrokerError: no broker answers.
+            LakeError: the lake does not answer.
+        """
+        published = fetch_loops(self._config.kafka, self.bad)
+        known = versions(published, self._config.loop)
+        oldest = self._current.loop.version if self._current else 0
+        errors: list[TidemillError] = []
+        for version in sorted((number for number in known if number >= oldest), reverse=True):
+            found = self._cycle(known[version])
+            if isinstance(found, TrainingCycle):
+                self._current = found
+                break
+            errors.append(found)
+            if self._lake.newest_number(self._config.loop) >= version:
+                break  # it was trained before: an older one must not follow
+        self._metrics.refused.labels(self._config.loop).set(float(bool(errors)))
+        if self._current is None:
+            raise errors[0] if errors else unpublished(published, self._config.loop)
+        return self._current
+
+    def _cycle(self, loop: Loop) -> "TrainingCycle | TidemillError":
+        """Return the cycle of *loop*, or why it cannot be trained."""
+        if self._current is not None and loop == self._current.loop:
+            return self._current
+        try:
+            compile_label(loop)
+            publisher = Publisher(KafkaModelTopic(self._config.kafka), loop.loop, self._config.key)
+            return TrainingCycle(
+                loop, self._lake, publisher, trial=self._trial, on_version=self._report
+            )
+        except (ContractError, LoopError) as error:
+            if loop.digest not in self._refused:
+                self._refused.add(loop.digest)
+                logger.error("version %d of %s is not trained: %s", loop.version, loop.loop, error)
+            return error
 
 
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
@@ -209,24 +300,8 @@ def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
         metrics.learned.labels(loop).set(cycle.online_run.learner.learned_until)
     live = cycle.registry.live()
     metrics.live.labels(loop).set(live.number if live else 0)
-
-
-class _Signals:
-    """Sets an event on SIGTERM and SIGINT; a training cycle under way may end in time, or not."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._set)
-
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
-        stop_in_time()
-        self._stop.set()
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() returned
+    metrics.heartbeat.labels(loop).set_to_current_time()
+    metrics.backlog.labels(loop).set(cycle.backlog)
+    models = cycle.registry.models()
+    if models:
+        metrics.promoted.labels(loop).set(models[-1].promoted)

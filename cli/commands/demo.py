@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import Servers
+from tidemill.cli.terminal import terminal
 
 
 def demo(
@@ -30,8 +31,6 @@ def demo(
 
     Exit 1 if something was lost or doubled, or if no model that went live decided.
     """
-    from rich.console import Console
-
     from tidemill.cli.tables.demo import print_report
     from tidemill.deploy.demo.demo import DemoConfig, run_demo
 
@@ -45,7 +44,7 @@ def demo(
         env=dict(os.environ),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all children, like Ctrl-C
-    found = run_demo(config, Console(highlight=False), on_report=print_report)
+    found = run_demo(config, terminal(), on_report=print_report)
     return int(not found.is_sound)
 
 
@@ -66,8 +65,6 @@ def up(
     ] = Path(".tidemill/up"),
 ) -> int:
     """Run all processes of loops on this machine, with Kafka if there is none, until Ctrl-C."""
-    from rich.console import Console
-
     from tidemill.deploy.local.up import UpConfig, run_up
 
     config = UpConfig(
@@ -75,5 +72,5 @@ def up(
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        run_up(config, Console(highlight=False))
+        run_up(config, terminal())
     return 0

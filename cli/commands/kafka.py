@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, FromTime, ToTime
+from tidemill.cli.terminal import print_text
 from tidemill.errors import ConfigError
 
 
@@ -25,8 +26,8 @@ def kafka(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    typer.echo(f"Kafka ({running.kind}) answers after {running.start_s:.1f} s")
-    typer.echo(f"export KAFKA_BOOTSTRAP_SERVERS={running.config.bootstrap}")
+    print_text(f"Kafka ({running.kind}) answers after {running.start_s:.1f} s")
+    print_text(f"export KAFKA_BOOTSTRAP_SERVERS={running.config.bootstrap}")
     if running.embedded is None:
         return
     try:
@@ -96,7 +97,7 @@ def _forget(group: str | None) -> int:
             "--forget needs the name of one group", hint="tidemill lag lists them all"
         )
     delete_group(KafkaConfig.from_env(os.environ), group)
-    typer.echo(f"{group}: forgotten, with its offsets")
+    print_text(f"{group}: forgotten, with its offsets")
     return 0
 
 

@@ -1,11 +1,12 @@
-"""`tidemill sql`, `tidemill ledger` and `tidemill lake compact`."""
+"""`tidemill sql`, `tidemill ledger`, `tidemill lake compact` and `tidemill lake accept-topic`."""
 
 import os
 from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, OneLoop
+from tidemill.cli.options import AsJson, LoopName, OneLoop
+from tidemill.cli.terminal import print_text
 
 
 def sql(
@@ -20,9 +21,13 @@ def sql(
     """
     from tidemill.cli.lakes import open_lake
     from tidemill.cli.tables.answers import print_answer
+    from tidemill.features.lake.damage import damage_told
     from tidemill.features.sql.queries import ask
 
-    print_answer(ask(open_lake(), query, limit=limit), as_json=as_json)
+    lake = open_lake()
+    with damage_told(lake):
+        answer = ask(lake, query, limit=limit)
+    print_answer(answer, as_json=as_json)
 
 
 def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
@@ -34,6 +39,7 @@ def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     """
     from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.answers import print_ledger
+    from tidemill.features.lake.damage import damage_told
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.lag.log_ends import broker_logs
     from tidemill.monitor.ledger import Account, is_balanced, ledger
@@ -46,7 +52,8 @@ def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     for name in chosen_loops(lake, loop):
         defined = lake.loop(name)
         logs = broker_logs(kafka, defined) if kafka else None
-        accounts += ledger(lake, defined, ends=logs.ends if logs else None)
+        with damage_told(lake, name):
+            accounts += ledger(lake, defined, ends=logs.ends if logs else None)
         not_counted += left_out(defined, logs.unread if logs else {})
     print_ledger(accounts, not_counted, as_json=as_json)
     return 0 if is_balanced(accounts) and not any(each.records for each in not_counted) else 1
@@ -60,7 +67,26 @@ def compact(loop: OneLoop = None) -> None:
     lake = open_lake()
     for name in chosen_loops(lake, loop):
         for done in compact(lake, name):
-            typer.echo(
+            print_text(
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
                 f" {done.removed} old files removed"
             )
+
+
+def accept_topic(loop: LoopName) -> None:
+    """Go on with topics that were made anew and restored with their offsets, say from a copy.
+
+    A worker refuses a topic that is not the one its lake has read, as Kafka's ids tell. Afterwards
+    it goes on behind the offset up to which the lake has read; earlier records are not read again.
+    """
+    from tidemill.cli.lakes import open_lake
+    from tidemill.kafka import KafkaConfig
+    from tidemill.streams.reprocess.accept_topic import accept_topics
+
+    lake = open_lake()
+    accepted = accept_topics(KafkaConfig.from_env(os.environ), lake, lake.loop(loop))
+    for topic in accepted:
+        read = ", ".join(f"partition {number}: {offset}" for number, offset in topic.read.items())
+        typer.echo(f"{topic.topic} has id {topic.id}; it counts as read up to {read}")
+    if not accepted:
+        typer.echo(f"the topics of {loop} are those that the lake has read")

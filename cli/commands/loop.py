@@ -1,4 +1,4 @@
-"""`tidemill init`, `check` and `publish` for a loop file; `tidemill loop diff` and `schema`."""
+"""`tidemill init`, `check`, `publish`; `tidemill loop diff`, `contracts` and `schema`."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopFileArgument
+from tidemill.cli.options import AsJson, LoopFileArgument, LoopFileArguments, LoopName
 from tidemill.cli.tables.loops import print_changes, print_loop, print_mistakes
 from tidemill.cli.terminal import print_json, print_text
 from tidemill.errors import ConfigError, ContractError, LoopError
@@ -19,7 +19,14 @@ from tidemill.schemas.loop.diff import check_successor, diff_loops
 from tidemill.schemas.loop.json_schema import FILE, loop_json_schema_text
 from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.loop.loop_file import LoopFileError
-from tidemill.schemas.published import fetch_loops, newest, produced_topics, publish_loop, versions
+from tidemill.schemas.published import (
+    fetch_loops,
+    latest_loop,
+    newest,
+    produced_topics,
+    publish_loop,
+    versions,
+)
 from tidemill.schemas.registry.choose import schema_store
 
 TEMPLATE = "loop.template.yaml"
@@ -46,8 +53,8 @@ def init(
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, text in written:
         target.write_text(text, encoding="utf-8")
-        print(f"wrote {target}")
-    print(f"edit it, then: tidemill check {path}")
+        print_text(f"wrote {target}")
+    print_text(f"edit it, then: tidemill check {path}")
 
 
 def check(path: LoopFileArgument, as_json: AsJson = False) -> int:
@@ -108,16 +115,65 @@ def _check_versions(old: Loop, new: Loop, newer: Path) -> None:
     )
 
 
+def contracts(loop: LoopName, as_json: AsJson = False) -> None:
+    """Print the Avro schemas that hold now for the events of a published loop, with their topics.
+
+    Each has the prefix of its payloads: the marker of Avro's single-object encoding, and the
+    fingerprint under which `tidemill.schemas` has the schema.
+    """
+    from tidemill.schemas.events.schemas import event_schemas
+    from tidemill.schemas.registry.memory import MemorySchemaStore
+
+    defined, store = latest_loop(KafkaConfig.from_env(os.environ), loop), MemorySchemaStore()
+    documents = [
+        {
+            "topic": subject.rpartition("/")[0],
+            "subject": subject,
+            "prefix": store.register(subject, found).hex(),
+            "schema": found,
+        }
+        for subject, found in event_schemas(defined).items()
+    ]
+    if as_json:
+        print_json({"loop": defined.loop, "version": defined.version, "contracts": documents})
+        return
+    for document in documents:
+        print_text(f"topic {document['topic']}, prefix {document['prefix']}", "bold")
+        print_json(document["schema"], indent=2)
+
+
 def schema() -> None:
     """Print the JSON Schema of loop files, for editors."""
     print(loop_json_schema_text(), end="")
 
 
-def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
-    """Check a loop file and publish it: its topics, its event schemas, its definition."""
-    loop = checked_loop(path)
+def publish(
+    paths: LoopFileArguments,
+    accept_create_time: Annotated[
+        bool,
+        typer.Option(
+            "--accept-create-time",
+            help="Take topics whose records have their producer's time, not the broker's.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check loop files and publish each: its topics, its event schemas, its definition.
+
+    If any of them is wrong, none is published. With TIDEMILL_LAKE set, the lake gets the tables of
+    the loops, or the columns that these versions add.
+    """
+    loops = [checked_loop(path) for path in paths]
     config = KafkaConfig.from_env(os.environ)
-    is_new = publish_loop(config, loop, schema_store(config, os.environ))
+    store = schema_store(config, os.environ)
+    for loop in loops:
+        is_new = publish_loop(
+            config, loop, store, prepare=_in_lake, accept_create_time=accept_create_time
+        )
+        _print_published(loop, config, is_new=is_new, as_json=as_json)
+
+
+def _print_published(loop: Loop, config: KafkaConfig, *, is_new: bool, as_json: bool) -> None:
     if as_json:
         document = {"loop": loop.loop, "version": loop.version, "digest": loop.digest}
         print_json(document | {"new": is_new})
@@ -126,6 +182,14 @@ def publish(path: LoopFileArgument, as_json: AsJson = False) -> None:
     print_text(f"{loop.loop} version {loop.version} {outcome} at {config.bootstrap}")
     *others, last = produced_topics(loop).values()
     print_text(f"  topics {', '.join(others)} and {last}, {loop.partitions} partitions")
+
+
+def _in_lake(loop: Loop) -> None:
+    """Create the tables and columns of *loop*, if there is a lake."""
+    if os.environ.get("TIDEMILL_LAKE"):
+        from tidemill.features.lake.lake import Lake, LakeConfig
+
+        Lake(LakeConfig.from_env(os.environ)).create(loop)
 
 
 def _loop_name(text: str) -> str | None:

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import sys
 import threading
 from typing import Annotated
 
 import typer
 
 from tidemill.cli.options import AsJson, HostOption, LoopNames
+from tidemill.cli.terminal import print_error, print_text
 
 
 def monitor(
@@ -23,7 +23,7 @@ def monitor(
 
     --json is for --once, which exits with 3 if something could not be read.
     """
-    from tidemill.cli.tables.chain import chain_table
+    from tidemill.cli.tables.chain import chain_table, troubles
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
@@ -43,13 +43,16 @@ def monitor(
             status = observer.read(Status())
         if as_json:
             print_json(status.to_json())
-        elif status.chains.value is not None:
-            print_table(chain_table(status.chains.value))
+        else:
+            if status.chains.value is not None:
+                print_table(chain_table(status.chains.value.rows))
+            for line in troubles(status):
+                print_text(line)
         if status.problem is not None:
-            print(f"tidemill: {status.problem}", file=sys.stderr)
-        return 3 if status.problem is not None else 0
+            print_error(status.problem)
+        return 3 if status.problem is not None or status.unread else 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    typer.echo(f"monitor: http://{host}:{port}/status")
+    print_text(f"monitor: http://{host}:{port}/status")
     return run_monitor(config, stop)

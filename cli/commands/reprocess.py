@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tidemill.cli.options import AsJson, FromTime, LoopName, ToTime
+from tidemill.cli.terminal import print_text
 from tidemill.errors import RequestError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def backfill(
     live = lake.loop(loop)
     if drop_name is not None:
         drop(lake, loop, drop_name)
-        typer.echo(f"{loop}: backfill {drop_name} is removed")
+        print_text(f"{loop}: backfill {drop_name} is removed")
         return
     if as_list:
         print_backfills(lake, loop, as_json=as_json)
@@ -148,12 +149,17 @@ def replay(
     partial: Annotated[
         bool, typer.Option("--partial", help="Go on although Kafka has deleted records.")
     ] = False,
+    partitions: Annotated[
+        list[int] | None,
+        typer.Option("--partition", min=0, help="Read this partition only; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Read the topics of a loop once more from the beginning, into a lake of its own.
 
     Running workers are not disturbed. After Ctrl-C or a crash the same command goes on where it
-    was.
+    was. With --partition, the rows of some partitions are made again, say after damage; the same
+    lake takes more of them by another call.
     """
     from tidemill.cli.log_setup import quiet_faust
     from tidemill.cli.tables.reprocess import print_replay
@@ -168,7 +174,9 @@ def replay(
     quiet_faust()
     end = None if until is None else time_of("--until", until)
     with progress_bar(loop) as on_records:
-        replayed = run_replay(worker, loop, until=end, partial=partial, on_records=on_records)
+        replayed = run_replay(
+            worker, loop, until=end, partial=partial, partitions=partitions, on_records=on_records
+        )
     print_replay(replayed, into, as_json=as_json)
     return 0 if replayed.is_whole else 130
 

@@ -26,6 +26,7 @@ def trace(
     """
     from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.trace import print_trace
+    from tidemill.features.lake.damage import damage_told
     from tidemill.monitor.trace import trace
     from tidemill.streams.join.rules import default_bucket
 
@@ -33,7 +34,8 @@ def trace(
     is_found = False
     for name in chosen_loops(lake, loop):
         defined = lake.loop(name)
-        found = trace(lake, defined, decision, bucket=default_bucket(defined.wait))
+        with damage_told(lake, name):
+            found = trace(lake, defined, decision, bucket=default_bucket(defined.wait))
         if found.is_known:
             print_trace(found, as_json=as_json)
             is_found = True

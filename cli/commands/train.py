@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tidemill.cli.options import AsJson, LoopName, MetricsPort
+from tidemill.cli.terminal import print_text
 
 if TYPE_CHECKING:
     from tidemill.trainers.registry import ModelVersion
@@ -22,6 +23,7 @@ def train(
     """Train the models of a loop as its examples come in, until Ctrl-C, or once."""
     from tidemill.cli.tables.models import model_document
     from tidemill.cli.terminal import print_json
+    from tidemill.serving.model.admission import try_payload
     from tidemill.trainers.trainer import TrainerConfig, run_trainer
 
     config = TrainerConfig.from_env(os.environ, loop, once=once)
@@ -34,11 +36,11 @@ def train(
         if as_json:
             print_json(model_document(model))
         else:
-            typer.echo(f"{model.version}: {model.reason}")
+            print_text(f"{model.version}: {model.reason}")
 
-    status = run_trainer(config, on_model)
+    status = run_trainer(config, trial=try_payload, on_version=on_model)
     if once and not versions and not as_json:
-        typer.echo(f"{loop}: nothing new to learn from, or fewer labels than `min_labels`")
+        print_text(f"{loop}: nothing new to learn from, or fewer labels than `min_labels`")
     return status
 
 
@@ -54,6 +56,28 @@ def models(loop: LoopName, as_json: AsJson = False) -> None:
     print_models(loop, registry.models(), registry.live(), as_json=as_json)
 
 
+def restore(loop: LoopName, as_json: AsJson = False) -> int:
+    """Restore the models of a loop from the model topic, in a lake that has lost them.
+
+    After `tidemill lake replay` into a new lake, with TIDEMILL_LAKE set to that lake. Stop the
+    trainer before. It needs TIDEMILL_TRUSTED_KEYS.
+    """
+    from tidemill.cli.lakes import open_lake
+    from tidemill.cli.tables.models import print_models
+    from tidemill.kafka import KafkaConfig
+    from tidemill.schemas.models.signing import TrustedKeys
+    from tidemill.schemas.published import latest_loop
+    from tidemill.trainers.model_restore import restore_models
+    from tidemill.trainers.publisher import KafkaModelTopic
+    from tidemill.trainers.registry import Registry
+
+    kafka, lake = KafkaConfig.from_env(os.environ), open_lake()
+    topic, trusted = KafkaModelTopic(kafka), TrustedKeys.from_env(os.environ)
+    restored = restore_models(lake, latest_loop(kafka, loop), topic, trusted)
+    print_models(loop, restored, Registry(lake, loop).live(), as_json=as_json)
+    return 0
+
+
 def keys(
     action: Annotated[Literal["init"], typer.Argument(help="init: make a new pair.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the two files go.")],
@@ -62,5 +86,5 @@ def keys(
     from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, init_keys
 
     signing, trusted = init_keys(folder)
-    typer.echo(f"export {SIGNING_KEY}={signing.absolute()}    # for trainers; keep it secret")
-    typer.echo(f"export {TRUSTED_KEYS}={trusted.absolute()}    # for workers")
+    print_text(f"export {SIGNING_KEY}={signing.absolute()}    # for trainers; keep it secret")
+    print_text(f"export {TRUSTED_KEYS}={trusted.absolute()}    # for workers")

@@ -6,17 +6,27 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import LoopNames, MetricsPort
+from tidemill.cli.terminal import print_text
 
 
 def worker(
     loops: LoopNames = None,
     metrics_port: MetricsPort = None,
     group: Annotated[str | None, typer.Option(help="Consumer group, if not the usual one.")] = None,
+    accept_bad: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNTIL",
+            help="Go on after a stop by `max_bad`: unreadable records that came until then become "
+            "dead letters and are not counted.",
+        ),
+    ] = None,
 ) -> int:
     """Join decisions with their feedback and write both to the lake, until Ctrl-C."""
     from dataclasses import replace
 
     from tidemill.cli.log_setup import quiet_faust
+    from tidemill.cli.times import time_of
     from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 
     config = StreamsWorkerConfig.from_env(os.environ, loops or ())
@@ -24,6 +34,8 @@ def worker(
         config = replace(config, metrics_port=metrics_port)
     if group is not None:
         config = replace(config, group=group)
+    if accept_bad is not None:
+        config = replace(config, accept_bad=time_of("--accept-bad", accept_bad))
     quiet_faust()
     return run_worker(config)
 
@@ -46,4 +58,4 @@ def close(
 
     time = time_of("--until", until)
     request_close(KafkaConfig.from_env(os.environ), loop, time)
-    typer.echo(f"{loop}: workers close the windows of decisions up to {time.isoformat()}")
+    print_text(f"{loop}: workers close the windows of decisions up to {time.isoformat()}")

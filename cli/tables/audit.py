@@ -16,8 +16,15 @@ def print_audits(reports: Sequence[AuditReport], *, as_json: bool) -> None:
         return
     print_table(_summary(reports))
     for report in reports:
+        for each in report.unchecked:
+            print_text(f"{report.loop}: not checked: {each}")
         if report.agrees:
             print_text(f"{report.loop}: the stream wrote what its logs mean")
+            continue
+        for loss in report.losses:
+            print_text(f"{report.loop}: {loss.what}", WRONG)
+            print_text(f"  hint: {loss.hint}")
+        if not report.first:
             continue
         print_text("")
         print_table(_differences(report))

@@ -1,15 +1,21 @@
 """How fresh each link of the chain from decision to serving worker is."""
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from tidemill.cli.terminal import WRONG, add_row, new_table
 from tidemill.monitor.chain import Chain
+from tidemill.monitor.observer import Status
+
+_SHOWN = 20  # bad records
+SILENT_S = 60.0
+"""A trainer without a heartbeat for so long has stopped; it sends one every ten seconds."""
 
 
 def chain_table(chains: Sequence[Chain]) -> Table:
-    """Return one row for each loop, from decision to worker."""
+    """Return one row for each loop, from decision to worker: trouble first, the idle ones last."""
     table = new_table(
         "loop",
         "decision",
@@ -19,9 +25,10 @@ def chain_table(chains: Sequence[Chain]) -> Table:
         "model",
         "swapped",
         "workers",
+        "trainer",
         numbers=("workers",),
     )
-    for chain in chains:
+    for chain in sorted(chains, key=_urgency):
         refused = f" {chain.refused} refused" if chain.refused else ""
         add_row(
             table,
@@ -33,9 +40,50 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             chain.model,
             _ago(chain.model_age_s),
             f"{chain.serving}/{chain.workers}{refused}",
-            style=WRONG if chain.refused else None,
+            _trainer(chain),
+            style=WRONG if chain.refused or _has_stopped(chain) else None,
         )
     return table
+
+
+def _trainer(chain: Chain) -> str | None:
+    """Return how the trainer is: since when it is silent, or what it has not learned yet."""
+    if chain.trainer_age_s is None:
+        return None
+    behind = f", {chain.backlog} behind" if chain.backlog else ""
+    if _has_stopped(chain):
+        return f"last seen {_ago(chain.trainer_age_s)}{behind}"
+    return f"alive{behind}"
+
+
+def _has_stopped(chain: Chain) -> bool:
+    return chain.trainer_age_s is not None and chain.trainer_age_s > SILENT_S
+
+
+def _urgency(chain: Chain) -> tuple[bool, float]:
+    ages = (chain.decision_age_s, chain.feedback_age_s, chain.example_age_s)
+    return not (chain.refused or _has_stopped(chain)), min(
+        (age for age in ages if age is not None), default=math.inf
+    )
+
+
+def troubles(status: Status) -> list[str]:
+    """Return a line for each loop that could not be read, each silent trainer, each bad record."""
+    unread = [f"{name} could not be read: {why}" for name, why in status.unread.items()]
+    bad = [f"a bad record is passed over: {each}" for each in status.bad_records.value or ()]
+    more = [f"and {len(bad) - _SHOWN} more, see --json"] if len(bad) > _SHOWN else []
+    chains = status.chains.value.rows if status.chains.value else ()
+    silent = [_silence(chain) for chain in chains if _has_stopped(chain)]
+    return [*unread, *silent, *bad[:_SHOWN], *more]
+
+
+def _silence(chain: Chain) -> str:
+    verdict = f"; its last verdict: {chain.verdict}" if chain.verdict else ""
+    return (
+        f"the trainer of {chain.loop} was last seen {_ago(chain.trainer_age_s)}, and "
+        f"{chain.backlog:,} commits of examples wait for it{verdict}; start it again: tidemill "
+        f"train {chain.loop}"
+    )
 
 
 def _ago(age_s: float | None) -> str | None:

@@ -151,4 +151,7 @@ def redrive_progress() -> Iterator[Callable[[int], OnProgress]]:
 
 
 def _time(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # beyond the calendar: why it is a dead letter
+        return f"{milliseconds} ms"

@@ -1,6 +1,5 @@
 """The lag of consumer groups, read once or again and again."""
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from rich.text import Text
 from tidemill.cli.terminal import (
     WRONG,
     add_row,
-    harmless,
+    harmless_lines,
     new_table,
     print_json,
     print_table,
@@ -134,7 +133,7 @@ def watch_lag(
 
 def _show(live: Live, lags: Sequence[GroupLag], limits: Limits, *, as_json: bool) -> None:
     if as_json:
-        live.console.print_json(json.dumps(as_document(lags, limits)), indent=None)
+        print_json(as_document(lags, limits))
     else:
         live.update(lag_table(lags, limits), refresh=True)
 
@@ -142,8 +141,6 @@ def _show(live: Live, lags: Sequence[GroupLag], limits: Limits, *, as_json: bool
 def _show_error(live: Live, error: BrokerError, *, as_json: bool) -> None:
     """Show that nothing could be read: old figures would look like a group that is well."""
     if as_json:
-        document = {"problem": error.what, "hint": error.hint}
-        live.console.print_json(json.dumps(document), indent=None)
+        print_json({"problem": error.what, "hint": error.hint})
     else:
-        lines = (harmless(line) for line in str(error).splitlines())
-        live.update(Text("\n".join(lines), WRONG), refresh=True)
+        live.update(Text(harmless_lines(str(error)), WRONG), refresh=True)

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-import typer
-
-from tidemill.cli.terminal import print_json, print_text
+from tidemill.cli.terminal import print_error, print_json, print_text
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.schemas.loop.diff import Change
@@ -20,14 +18,14 @@ def print_mistakes(mistakes: Sequence[LoopError], *, as_json: bool) -> None:
         print_json({"ok": False, "mistakes": rows}, indent=2)
         return
     for mistake in mistakes:
-        typer.echo(str(mistake), err=True)
+        print_error(mistake)
 
 
 def print_loop(loop: Loop, *, as_json: bool) -> None:
     """Print what *loop* defines, for a person to compare with what was meant."""
     if as_json:
         document = {"ok": True, "loop": loop.loop, "version": loop.version, "digest": loop.digest}
-        print_json(document | {"label": compile_label(loop)}, indent=2)
+        print_json(document | {"label": compile_label(loop).plain}, indent=2)
         return
     print_text(f"{loop.loop} version {loop.version} is legal  (digest {loop.digest[:12]})")
     for name, text in _definition(loop):

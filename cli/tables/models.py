@@ -4,40 +4,47 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
-from tidemill.cli.terminal import add_row, new_table, print_json, print_table
+from tidemill.cli.terminal import add_row, new_table, print_json, print_table, print_text
+from tidemill.trainers.evaluation.metrics import METRIC_NAMES
 from tidemill.trainers.registry import ModelVersion
 
 
 def print_models(
     loop: str, models: Sequence[ModelVersion], live: ModelVersion | None, *, as_json: bool
 ) -> None:
-    """Print *models*, one in each row or JSON line, with a mark at the one that is *live*."""
-    table = new_table(
-        "version",
-        "made",
-        "rows",
-        "CPU s",
-        "",
-        "reason",
-        numbers=("rows", "CPU s"),
-        title=f"models of {loop}",
-    )
+    """Print *models*: one in each row, then in one line each why it was promoted or not.
+
+    With *as_json*, print one JSON line for each.
+    """
+    number = live.number if live else 0
+    if as_json:
+        for model in models:
+            print_json(model_document(model) | {"live": model.number == number})
+        return
+    losses = ("loss", "of base rate", "of live")
+    numbers = ("rows", "CPU s", *losses)
+    table = new_table("version", "made", *numbers, "", numbers=numbers, title=f"models of {loop}")
     for model in models:
-        is_live = live is not None and model.number == live.number
-        if as_json:
-            print_json(model_document(model) | {"live": is_live})
-            continue
+        promoted = "promoted" if model.promoted else "refused"
         add_row(
             table,
             model.version,
-            model.at.replace(microsecond=0),
+            f"{model.at:%Y-%m-%d %H:%M}",
             model.trained_on_rows,
             f"{model.cpu_s:.1f}",
-            "live" if is_live else "",
-            model.reason,
+            *_losses(model),
+            "live" if model.number == number else promoted,
         )
-    if not as_json:
-        print_table(table)
+    print_table(table)
+    for model in models:
+        print_text(f"{model.version} {model.reason}")
+
+
+def _losses(model: ModelVersion) -> list[str | None]:
+    """Return the loss it was judged by, that of the base rate, and that of the live model then."""
+    metric = next((name for name in METRIC_NAMES if name in model.metrics), "")
+    found = [model.metrics.get(f"{prefix}{metric}") for prefix in ("", "base_", "live_")]
+    return [None if value is None else f"{value:.4g}" for value in found]
 
 
 def model_document(model: ModelVersion) -> dict[str, object]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
+from rich.text import Text
 
 from tidemill.deploy.demo import report
 from tidemill.deploy.demo.flights import LOOP_FILE, load_flights
@@ -149,7 +150,7 @@ def _stack(config: DemoConfig, kafka: KafkaConfig, loop: Loop) -> Stack:
 
 
 def _step(console: Console, number: int, text: str) -> None:
-    console.print(f"[bold]{number}[/] {text}", soft_wrap=True)
+    console.print(Text.assemble((str(number), "bold"), " ", text), soft_wrap=True)
 
 
 def _empty(folder: Path, running: ExitStack) -> None:

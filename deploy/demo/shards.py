@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-_MASK = 0xFFFFFFFF
-_MIX = 0x5BD1E995
+from tidemill.schemas.partitioner import partition_of
 
 
 class Decide(NamedTuple):
@@ -119,23 +118,3 @@ def _by_day(frame: pl.DataFrame) -> Days:
     marked = frame.with_columns(pl.col("at").dt.date().alias("day"))
     parts = marked.partition_by("day", as_dict=True, include_key=False)
     return {key[0]: part for key, part in parts.items()}
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition that Kafka's Java clients and librdkafka's murmur2 choose for *key*.
-
-    >>> partition_of(b"foobar", 7)
-    0
-    """
-    size = len(key)
-    h = 0x9747B28C ^ size
-    whole = size & ~3
-    for start in range(0, whole, 4):
-        k = int.from_bytes(key[start : start + 4], "little") * _MIX & _MASK
-        k = (k ^ (k >> 24)) * _MIX & _MASK
-        h = (h * _MIX & _MASK) ^ k
-    if rest := key[whole:]:
-        h = (h ^ int.from_bytes(rest, "little")) * _MIX & _MASK
-    h = (h ^ (h >> 13)) * _MIX & _MASK
-    h ^= h >> 15
-    return (h & 0x7FFFFFFF) % partitions

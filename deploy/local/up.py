@@ -14,6 +14,7 @@ from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.deploy.local.supervisor import HUNG_S, LOOK_S, Supervisor
 from tidemill.errors import ContractError, TidemillError
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, ensure_topics
 from tidemill.kafka.outage import is_away
 from tidemill.schemas.loop.labels import checked_loop
@@ -50,14 +51,17 @@ def run_up(config: UpConfig, console: Console) -> None:
             kafka = find_kafka(config.env, data=config.folder / "kafka")
         running.callback(kafka.stop, timeout_s=_KAFKA_STOP_S)
         console.print(f"Kafka ({kafka.kind}) at {kafka.config.bootstrap}")
+        root = config.env.get("TIDEMILL_LAKE") or str((config.folder / "lake").resolve())
+        lake = Lake(LakeConfig.from_env({**config.env, "TIDEMILL_LAKE": root}))
         for loop in loops:
-            publish_loop(kafka.config, loop, schema_store(kafka.config, config.env))
+            store = schema_store(kafka.config, config.env)
+            publish_loop(kafka.config, loop, store, prepare=lake.create)
         names = [loop.loop for loop in loops] or _published(kafka.config)
         ports = Ports.from_first(config.port, config.servers, len(names))
         ports.check_free()
         stack = Stack(
             kafka=kafka.config,
-            lake=config.env.get("TIDEMILL_LAKE") or str((config.folder / "lake").resolve()),
+            lake=root,
             folder=config.folder.resolve(),
             ports=ports,
             loops=names,

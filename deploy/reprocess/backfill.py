@@ -108,7 +108,7 @@ def child() -> None:
         if key not in opened:
             backfill = read_backfill(lake, *key)
             rules = JoinRules.of(backfill.loop)
-            opened[key] = backfill, Labels(rules.label_sql, label_type=rules.label_type)
+            opened[key] = backfill, Labels(rules.label)
         backfill, labels = opened[key]
         counts = run_slice(lake, backfill, int(str(job["slice"])), labels=labels)
         before_s, spent_s = spent_s, time.process_time()

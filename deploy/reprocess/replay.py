@@ -1,6 +1,6 @@
 """Run a replay (`streams/reprocess/replay.py`): from the beginning of the topics to their end."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -52,6 +52,7 @@ def run_replay(
     *,
     until: datetime | None,
     partial: bool,
+    partitions: Collection[int] | None = None,
     on_records: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Replayed:
     """Replay loop *name* from the Kafka of *worker* into its lake, with its commit settings.
@@ -61,18 +62,28 @@ def run_replay(
         name: the loop; its newest published version is used.
         until: the windows of all decisions up to then are closed at the end.
         partial: whether to go on although Kafka has deleted records.
+        partitions: the partitions to read, all if None. The lake then stays one of a replay.
         on_records: called with the number of records done, and of all.
 
     Raises:
-        RequestError: the lake is not empty; or Kafka has deleted records, and *partial* does not
-            allow for it.
+        RequestError: the lake is not empty; or the loop does not have one of *partitions*; or Kafka
+            has deleted records, and *partial* does not allow for it.
         TidemillError: as for a worker.
     """
     kafka, lake = worker.kafka, Lake(worker.lake)
     loop = latest_loop(kafka, name)
     logs = broker_logs(kafka, loop)
-    ends, starts = logs.ends, logs.starts
-    _check_partitions(loop, ends)
+    _check_partitions(loop, logs.ends)
+    wanted = range(loop.partitions) if partitions is None else set(partitions)
+    if not set(wanted) <= set(range(loop.partitions)):
+        raise RequestError(
+            f"{name} has partitions 0 to {loop.partitions - 1}, not {sorted(wanted)}",
+            hint="name some of them with --partition",
+        )
+    ends, starts = (
+        {place: offset for place, offset in found.items() if place[1] in wanted}
+        for found in (logs.ends, logs.starts)
+    )
     deleted = sum(starts.values())
     if deleted and not partial:
         raise RequestError(
@@ -83,7 +94,7 @@ def run_replay(
     # nothing will come of a log whose records are all deleted
     left = {place: end if end > starts[place] else 0 for place, end in ends.items()}
     is_whole = _replay(worker, loop, left, until, on_records)
-    if is_whole:
+    if is_whole and partitions is None:
         end_replay(lake, loop)
     return Replayed(
         loop=name,

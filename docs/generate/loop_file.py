@@ -43,6 +43,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "grace": "How much later than due a record may still arrive.",
         "idle_after": "After so long without a record, a log no longer holds windows open.",
         "max_skew": "A record whose time is further ahead than this goes to the dead letters.",
+        "max_age": "A record whose time is further back than this goes to the dead letters.",
         "remember": "How long the id of a decision is known, at least.",
         "corrections": "How long after its close feedback may revise an example; 0s for never.",
         "max_bad": "When a worker stops because too many records cannot be read.",

@@ -1,9 +1,8 @@
 """The audit: compare every row that the stream wrote with what its logs imply.
 
 It reads one consistent set of versions of the tables (`views.snapshot`), so workers may go on
-committing. It checks logs in ranges of offsets, event time in slices, and slices with many rows in
-shares of ids, so its memory is bounded for a lake of any size. `oracle.py` computes what the rows
-must be.
+committing. It checks logs in ranges of offsets, time in slices, and slices with many rows in shares
+of ids, so its memory is bounded for a lake of any size. `oracle.py` computes what they must be.
 """
 
 import time
@@ -14,6 +13,7 @@ from datetime import datetime
 
 import duckdb
 
+from tidemill.features.audit.losses import with_losses
 from tidemill.features.audit.plan import Planner
 from tidemill.features.audit.queries import (
     EXPECTED,
@@ -33,6 +33,7 @@ from tidemill.features.audit.spans import (
     AuditSlice,
     AuditSpan,
     OffsetRange,
+    bounds_of,
     can_be_counted,
     memory,
     micros,
@@ -94,18 +95,15 @@ def audit(
     """
     definitions = lake.definitions(loop_name)
     versions = snapshot(lake, definitions[-1])
-    bounds = (
-        BEGIN if since is None else micros(since),
-        FOREVER if until is None else micros(until),
-    )
-    return audit_spans(
+    report = audit_spans(
         lake,
         read_spans(lake, definitions, versions),
         versions,
-        bounds=bounds,
+        bounds=bounds_of(since, until),
         effort=effort or Effort(),
         on_step=on_step,
     )
+    return with_losses(report, lake, definitions[-1], versions)
 
 
 def audit_spans(

@@ -40,7 +40,9 @@ def differences(
                    CASE WHEN feedback_offsets IS NOT NULL THEN coalesce(revision, 0) END AS revision
             FROM {schema}.decision_states
             UNION ALL BY NAME
-            SELECT 'feedback' AS log, "partition", "offset", state FROM {schema}.feedback_states
+            SELECT 'feedback' AS log, "partition", "offset",
+                   CASE state WHEN 'misplaced' THEN 'unmatched' ELSE state END AS state
+            FROM {schema}.feedback_states
         ),
         counted AS (
             SELECT *, count(*) OVER (PARTITION BY log, "partition", "offset") AS times FROM stored

@@ -50,7 +50,7 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
 
     Its columns: log ('decisions' or 'feedback'), partition, offset (the position), id, state; and
     for closed decisions label, feedback_offsets in the order of (at, offset), first_feedback_at and
-    revision, all of the newest revision.
+    revision, all of the newest revision. Misplaced feedback is `unmatched` here.
 
     Raises:
         LoopError: the label of *loop* is wrong.
@@ -203,14 +203,9 @@ def _labeled(loop: Loop) -> Iterator[tuple[str, str]]:
             FROM joined LEFT JOIN activated USING (_partition, _decision)
             WHERE kind <> '{loop.activation}'""",
         )
-    label = compile_label(loop)
-    number = f"({label})::BOOLEAN::DOUBLE" if loop.label.type == "bool" else f"({label})::DOUBLE"
-    yield (
-        "labels",
-        f"""
-        SELECT _partition, _decision, {number} AS label, min("at") AS first_feedback_at
-        FROM outcomes GROUP BY _partition, _decision""",
-    )
+    query = compile_label(loop, is_published=True)
+    first = {"first_feedback_at": 'min("at")'}
+    yield "labels", query.over("outcomes", ["_partition", "_decision"], first)
 
 
 def _states(loop: Loop) -> Iterator[tuple[str, str]]:
@@ -223,8 +218,10 @@ def _states(loop: Loop) -> Iterator[tuple[str, str]]:
                CASE WHEN judged IS NOT NULL THEN judged
                     WHEN NOT is_closed THEN 'open'
                     WHEN NOT is_activated THEN 'not_activated'
+                    WHEN l.is_error THEN 'label_error'
                     WHEN isfinite(l.label) THEN 'labeled' ELSE {state} END AS state,
-               CASE WHEN judged IS NOT NULL OR NOT is_closed OR NOT is_activated THEN NULL
+               CASE WHEN judged IS NOT NULL OR NOT is_closed OR NOT is_activated
+                      OR coalesce(l.is_error, false) THEN NULL
                     WHEN isfinite(l.label) THEN l.label ELSE {label} END AS label,
                CASE WHEN judged IS NULL AND is_closed
                     THEN coalesce(j.feedback_offsets, []) END AS feedback_offsets,

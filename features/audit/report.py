@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 _HINTS = {
     "stream_time": "the raw row was changed, or its log was not read in order",
     "verdict": "the record was judged by other rules than the loop's, or its row was changed",
+    "source_order": "re-keying wrote it behind records that were appended after it: please report "
+    "this; the clocks of several brokers may also differ",
     "counts": "feedback was settled twice or not at all: compare with `tidemill ledger`",
 }
 _HINT = "only workers may write to the lake; examples can be made again: `tidemill lake backfill`"
@@ -76,6 +78,18 @@ class Difference:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """Rows that were committed and are gone: *what* they were, and how to get them back."""
+
+    what: str
+    hint: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as plain values."""
+        return {"what": self.what, "hint": self.hint}
+
+
 def by_time(found: Difference) -> tuple[bool, datetime, int, int]:
     """Return the sort key of differences: time, then record; counts come last."""
     at = _EPOCH if found.at is None else found.at
@@ -95,6 +109,8 @@ class AuditReport:
         first: the earliest of them.
         is_whole: whether all ids were checked, or a share of them.
         seconds: how long it took.
+        unchecked: what was not looked at, and why.
+        losses: rows that were committed and are gone.
     """
 
     loop: str
@@ -106,11 +122,13 @@ class AuditReport:
     first: tuple[Difference, ...]
     is_whole: bool
     seconds: float
+    unchecked: tuple[str, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether no difference was found."""
-        return self.differences == 0
+        """Whether no difference was found, and nothing is gone."""
+        return self.differences == 0 and not self.losses
 
     def to_json(self) -> dict[str, object]:
         """Return it as plain values."""
@@ -125,4 +143,6 @@ class AuditReport:
             "first": [difference.to_json() for difference in self.first],
             "whole": self.is_whole,
             "seconds": round(self.seconds, 3),
+            "unchecked": list(self.unchecked),
+            "losses": [loss.to_json() for loss in self.losses],
         }

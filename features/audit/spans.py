@@ -15,6 +15,7 @@ from tidemill.features.lake.progress_keys import (
     DUPLICATE,
     FRONTIER,
     LATE,
+    MISPLACED,
     OFFSET,
     UNMATCHED,
     ProgressName,
@@ -23,7 +24,7 @@ from tidemill.features.lake.progress_keys import (
 from tidemill.schemas.logs import Log, first_position, position_of
 from tidemill.schemas.loop.definition import Loop
 
-_COUNTED = (LATE, DUPLICATE, UNMATCHED)
+_COUNTED = (LATE, DUPLICATE, UNMATCHED)  # misplaced with unmatched, as earlier releases counted
 COUNTERS: tuple[str, ...] = _COUNTED
 
 BEGIN, FOREVER = -(2**62), 2**62
@@ -36,6 +37,11 @@ def micros(value: datetime | timedelta) -> int:
     """Return a time (since the epoch) or a duration in whole microseconds."""
     length = value if isinstance(value, timedelta) else value - _EPOCH
     return length // timedelta(microseconds=1)
+
+
+def bounds_of(since: datetime | None, until: datetime | None) -> tuple[int, int]:
+    """Return the bounds of event time in microseconds; None is no bound."""
+    return BEGIN if since is None else micros(since), FOREVER if until is None else micros(until)
 
 
 def memory(loop: Loop) -> timedelta:
@@ -143,16 +149,24 @@ def read_partition_states(
     Raises:
         LakeError: the lake cannot be read, or no longer has one of the versions.
     """
-    closed = _numbers(lake, loop, EXAMPLES, (FRONTIER, *_COUNTED), versions)
+    closed = _numbers(lake, loop, EXAMPLES, (FRONTIER, *_COUNTED, MISPLACED), versions)
     read = _reached(lake, loop, OFFSET, versions)
     return {
         number: PartitionState(
             frontier=_or(closed[FRONTIER, number], BEGIN),
             positions={log: position_of(log, read[log, number] or 0) for log in loop.logs},
-            counts={name: closed[name, number] or 0 for name in _COUNTED},
+            counts=_counts(closed, number),
         )
         for number in range(loop.partitions)
     }
+
+
+def _counts(
+    closed: Mapping[tuple[ProgressName, int], int | None], partition: int
+) -> dict[str, int]:
+    counts: dict[str, int] = {name: closed[name, partition] or 0 for name in _COUNTED}
+    counts[UNMATCHED] += closed[MISPLACED, partition] or 0
+    return counts
 
 
 def read_spans(

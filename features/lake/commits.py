@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -15,6 +15,12 @@ from tidemill.features.lake.layouts import PARTITION, plain_arrow
 from tidemill.features.lake.storage import Storage
 
 COMMIT_ID = "tidemill.commit"  # the id of a commit, to find it after a lost answer
+NO_DATE = "__HIVE_DEFAULT_PARTITION__"
+"""What Hive, Delta and Arrow write in a path for a date that is null."""
+
+OWN_FILES = 16  # the largest dates of a commit have files of their own
+DATE_ROWS = 500  # so do dates with so many rows: the rows of a commit are bounded too
+MOST_FILES = 256  # of one commit
 _STATISTICS = ("at", "partition", "offset", "ingested_at", "stream_time")
 
 
@@ -45,22 +51,30 @@ def write_files(
 ) -> list[AddAction]:
     """Write *frame* below *folder*, one Parquet file per date; return the actions of the commit.
 
-    A table whose *schema* has no date gets one file. If one file fails, the earlier ones are
-    removed.
+    Of many dates the large ones get files of their own, and the rest shares a file without a date
+    (`split_by_date`). A table whose *schema* has no date gets one file. If one file fails, the
+    earlier ones are removed.
     """
     arrow = plain_arrow(schema)
     actions: list[AddAction] = []
     paths: list[str] = []
+    is_dated = PARTITION in schema
     try:
-        for day, rows in _by_date(frame) if PARTITION in schema else [(None, frame)]:
-            path = f"{PARTITION}={day.isoformat()}/{name}.parquet" if day else f"{name}.parquet"
+        for day, rows in split_by_date(frame) if is_dated else [(None, frame)]:
+            path = f"{date_folder(day)}/{name}.parquet" if is_dated else f"{name}.parquet"
             paths.append(path)
             size = storage.write_parquet(f"{folder}/{path}", rows, arrow)
-            actions.append(_add_action(path, size, day, rows))
+            values = {PARTITION: day.isoformat() if day else None} if is_dated else {}
+            actions.append(_add_action(path, size, values, rows))
     except BaseException:
         remove_files(storage, folder, paths)
         raise
     return actions
+
+
+def date_folder(day: date | None) -> str:
+    """Return the folder of the files of *day*; None for those that have rows of several days."""
+    return f"{PARTITION}={day.isoformat() if day else NO_DATE}"
 
 
 def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
@@ -72,8 +86,26 @@ def remove_files(storage: Storage, folder: str, paths: Sequence[str]) -> None:
             return
 
 
-def _by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]:
-    """Split *frame* by its event date, which files have in their path and not as a column."""
+def is_undated(uri: str) -> bool:
+    """Return whether the file at *uri* has rows of several dates."""
+    return f"/{PARTITION}={NO_DATE}/" in uri
+
+
+def has_undated(uris: Iterable[str]) -> bool:
+    """Return whether one of the files at *uris* has rows of several dates."""
+    return any(map(is_undated, uris))
+
+
+def split_by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]:
+    """Split *frame* by its event date, which files have in their path and not as a column.
+
+    The number of parts is bounded, whatever event times the rows have: a date with `DATE_ROWS` rows
+    or more, and the `OWN_FILES` largest of all, have a part of their own; the others share one
+    under None.
+
+    Raises:
+        ValueError: a row has no `at`.
+    """
     at = frame.get_column("at")
     if at.null_count():
         raise ValueError("a row without `at` cannot be stored: events always have a time")
@@ -83,15 +115,32 @@ def _by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]:
     if first.date() == last.date():
         return [(first.date(), frame)]
     dated = frame.with_columns(at.dt.date().alias(PARTITION))
-    parts = dated.partition_by(PARTITION, maintain_order=True, include_key=False, as_dict=True)
-    return [(day, rows) for (day,), rows in sorted(parts.items())]
+    is_own = pl.col(PARTITION).is_in(_own_dates(dated).implode())
+    parts = dated.filter(is_own).partition_by(
+        PARTITION, maintain_order=True, include_key=False, as_dict=True
+    )
+    found: list[tuple[date | None, pl.DataFrame]] = [
+        (day, rows) for (day,), rows in sorted(parts.items())
+    ]
+    others = dated.filter(~is_own).drop(PARTITION)
+    return [*found, (None, others)] if others.height else found
 
 
-def _add_action(path: str, size: int, day: date | None, rows: pl.DataFrame) -> AddAction:
+def _own_dates(dated: pl.DataFrame) -> pl.Series:
+    """Return the dates that have a file of their own."""
+    sizes = dated.group_by(PARTITION).len().sort("len", PARTITION, descending=[True, False])
+    rank = pl.col("index")
+    is_large = (pl.col("len") >= DATE_ROWS) | (rank < OWN_FILES)
+    return sizes.with_row_index().filter(is_large & (rank < MOST_FILES - 1))[PARTITION]
+
+
+def _add_action(
+    path: str, size: int, values: Mapping[str, str | None], rows: pl.DataFrame
+) -> AddAction:
     return AddAction(
         path=path,
         size=size,
-        partition_values={PARTITION: day.isoformat()} if day else {},
+        partition_values=dict(values),
         modification_time=int(datetime.now(UTC).timestamp() * 1000),
         data_change=True,
         stats=statistics(rows),
@@ -118,7 +167,9 @@ def statistics(rows: pl.DataFrame) -> str:
 def _json_value(value: object) -> object:
     """Return *value* as Delta writes it: a time in UTC, to the microsecond."""
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        # strftime would write years below 1000 without zeros, which other readers take for others
+        text = value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        return f"{text}Z"
     return value
 
 

@@ -52,6 +52,11 @@ def open_table(location: LakeLocation, folder: str, version: int | None = None) 
         return OpenedTable(uri, version=version, storage_options=location.options)
     except deltalake.exceptions.TableNotFoundError as error:
         raise unknown(folder, location.root) from error
+    except deltalake.exceptions.DeltaError as error:
+        raise LakeError(
+            f"the table {folder} cannot be opened: {error}",
+            hint="see what it has lost: tidemill audit",
+        ) from error
 
 
 def unknown(what: str, root: str) -> LakeError:

@@ -142,7 +142,14 @@ class Lake:
         Raises:
             LakeError: the lake has no such table, or the storage does not answer.
         """
-        return Table(self._location, f"{loop_name}/{name}")
+        with lake_errors(f"open {loop_name}/{name}", self.root):
+            return Table(self._location, f"{loop_name}/{name}")
+
+    def table_names(self, loop_name: str) -> list[str]:
+        """Return the names of the tables of a loop, sorted, whether they can be read or not."""
+        with lake_errors(f"list the tables of {loop_name}", self.root):
+            names = self.storage.names(loop_name)
+            return [name for name in names if self.storage.names(f"{loop_name}/{name}/_delta_log")]
 
     def loops(self) -> list[str]:
         """Return the names of the loops in this lake, sorted."""
@@ -161,6 +168,11 @@ class Lake:
                 raise unknown(loop_name, self.root)
             return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
 
+    def newest_number(self, loop_name: str) -> int:
+        """Return the number of the newest version of a loop in this lake; 0 if it has none."""
+        with lake_errors(f"list the versions of {loop_name}", self.root):
+            return max(self._versions(loop_name), default=0)
+
     def definitions(self, loop_name: str) -> list[Loop]:
         """Return every version of a loop in this lake, oldest first.
 
@@ -177,7 +189,7 @@ class Lake:
     def _versions(self, loop_name: str) -> list[int]:
         names = self.storage.names(loop_name)
         parts = (name.removeprefix("loop-").removesuffix(".json") for name in names)
-        return [int(part) for part in parts if part.isdigit()]
+        return [int(part) for part in parts if part.isdecimal()]
 
     def _is_new(self, loop: Loop) -> bool:
         """Return whether the lake does not have this version of *loop* yet."""

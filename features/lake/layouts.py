@@ -5,6 +5,7 @@ refused, so that every row ever written stays readable.
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -21,6 +22,7 @@ __all__ = [
     "FEEDBACK",
     "PARTITION",
     "TABLES",
+    "dated",
     "fitted",
     "layouts",
     "missing_fields",
@@ -30,6 +32,8 @@ __all__ = [
     "to_polars",
     "undated",
 ]
+
+Rows = TypeVar("Rows", pl.DataFrame, pl.LazyFrame)
 
 EXAMPLES = "examples"
 TABLES = (DECISIONS, FEEDBACK, EXAMPLES)  # the raw tables have the names of the plain logs
@@ -102,6 +106,13 @@ def plain_arrow(schema: pl.Schema, *, partition: bool = False) -> pa.Schema:
 def undated(schema: pl.Schema) -> pl.Schema:
     """Return *schema* without the date, which is computed from `at`."""
     return pl.Schema({name: kind for name, kind in schema.items() if name != PARTITION})
+
+
+def dated(rows: Rows) -> Rows:
+    """Return *rows* with their dates, also those of files with rows of several dates."""
+    if PARTITION not in rows.collect_schema():
+        return rows
+    return rows.with_columns(pl.coalesce(PARTITION, pl.col("at").dt.date()).alias(PARTITION))
 
 
 def missing_fields(table: str, have: pl.Schema, want: pl.Schema) -> list[Field]:

@@ -11,11 +11,15 @@ them.
                        dead/<partition>                  dead letters so far
                        bad/<partition>                   bad records in the last stretch of the log
                        holes/<partition>                 offsets that held no record
+                       topic/<partition>                 63 bits of the id of the topic read
+                       cluster/<partition>               63 bits of the id of its cluster
                        begin/<version>/<partition>       offset at which a loop version took over
     examples           frontier/<partition>              decisions are closed up to here (us, excl.)
                        late/<partition>                  feedback that came too late so far
                        duplicate/<partition>             copies of feedback so far
                        unmatched/<partition>             feedback without a decision so far
+                       misplaced/<partition>             feedback of decisions of other partitions
+                                                         so far; of earlier releases: unmatched
                        revised/<partition>               revisions of examples so far
                        time/<log>/<partition>            stream time of the log in the join (us)
                        examined/<partition>              offset up to which feedback was compared
@@ -70,10 +74,16 @@ GAPS: Final = ProgressName("holes")  # marks of transactions, aborted records, c
 OF_LOG: Final = (OFFSET, STREAM_TIME, DEAD_LETTERS, BAD_RECORDS, GAPS)
 """The numbers that a raw table has for each partition of a log."""
 
+TOPIC_ID: Final = ProgressName("topic")
+CLUSTER_ID: Final = ProgressName("cluster")
+OF_TOPIC: Final = (TOPIC_ID, CLUSTER_ID)
+"""Of which topic these are the numbers; absent if the broker told no ids, or in old lakes."""
+
 FRONTIER: Final = ProgressName("frontier")
 LATE: Final = ProgressName("late")
 DUPLICATE: Final = ProgressName("duplicate")
 UNMATCHED: Final = ProgressName("unmatched")
+MISPLACED: Final = ProgressName("misplaced")  # there once feedback was misplaced
 REVISED: Final = ProgressName("revised")
 EXAMINED: Final = ProgressName("examined")  # there for logs whose feedback may correct examples
 OF_EXAMPLES: Final = (FRONTIER, LATE, DUPLICATE, UNMATCHED, REVISED)

@@ -7,6 +7,7 @@ removes the files of refused commits. Everything else is done by `deltalake`, Po
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,6 +21,15 @@ from tidemill.errors import LakeError
 _COMPRESSION: Final = "snappy"
 """For files that are written every second and soon merged: it takes a third less CPU than zstd, and
 every reader supports it. Compaction writes zstd (`compaction.py`)."""
+_FULL_BYTES = 256 * 1024  # if less than that is free, a write failed for want of space
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """The size of one file, and when it was written, in milliseconds since the epoch."""
+
+    size: int
+    modified_ms: int
 
 
 class Storage(Protocol):
@@ -42,6 +52,9 @@ class Storage(Protocol):
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*, sorted; none if it does not exist."""
+
+    def files(self, path: str) -> dict[str, StoredFile]:
+        """Return the files directly below *path*, by name; none if it does not exist."""
 
 
 class LocalFolder:
@@ -77,6 +90,15 @@ class LocalFolder:
         """Remove the folder *path* if it exists."""
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._root / path)
+
+    def files(self, path: str) -> dict[str, StoredFile]:
+        """Return the files directly below *path*, by name."""
+        folder, found = self._root / path, {}
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.is_file():
+                stat = entry.stat()
+                found[entry.name] = StoredFile(stat.st_size, stat.st_mtime_ns // 1_000_000)
+        return found
 
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""
@@ -124,6 +146,15 @@ class S3Folder:
         with contextlib.suppress(FileNotFoundError):
             self._files.delete_dir(path)
 
+    def files(self, path: str) -> dict[str, StoredFile]:
+        """Return the files directly below *path*, by name."""
+        infos = self._files.get_file_info_selector(path, allow_not_found=True, recursive=False)
+        return {
+            info.base_name: StoredFile(info.size, info.mtime_ns // 1_000_000)
+            for info in infos
+            if info.is_file
+        }
+
     def names(self, path: str) -> list[str]:
         """Return the names directly below *path*."""
         infos = self._files.get_file_info_selector(path, allow_not_found=True, recursive=False)
@@ -143,12 +174,23 @@ def lake_errors(doing: str, root: str) -> Iterator[None]:
     except LakeError:
         raise
     except (OSError, deltalake.exceptions.DeltaError, pl.exceptions.ComputeError) as error:
-        raise LakeError(f"cannot {doing} at {root}: {error}", hint=_hint(error, root)) from error
+        text = _told(error, root)
+        raise LakeError(f"cannot {doing} at {root}: {text}", hint=_hint(text, root)) from error
 
 
-def _hint(error: Exception, root: str) -> str:
-    """Return what to do about *error*, guessed from its text."""
-    text = str(error).lower()
+def _told(error: Exception, root: str) -> str:
+    """Return the text of *error*; Parquet writers call a full disk "Invalid thrift"."""
+    text = str(error)
+    if "://" in root or "no space left" in text.lower():
+        return text
+    folder = next(path for path in (Path(root), *Path(root).absolute().parents) if path.exists())
+    is_full = shutil.disk_usage(folder).free < _FULL_BYTES
+    return f"no space left on the disk ({text})" if is_full else text
+
+
+def _hint(text: str, root: str) -> str:
+    """Return what to do about an error, guessed from its *text*."""
+    text = text.lower()
     if any(words in text for words in ("no space left", "file too large", "quota exceeded")):
         return f"free disk space for {root}; then start again, nothing is lost"
     if any(words in text for words in ("permission denied", "read-only", "not permitted")):

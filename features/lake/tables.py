@@ -21,11 +21,12 @@ from tidemill.features.lake.commits import (
     COMMIT_ID,
     Commit,
     CompareAndSwap,
+    has_undated,
     remove_files,
     write_files,
 )
 from tidemill.features.lake.handles import Handle, LakeLocation, open_table
-from tidemill.features.lake.layouts import PARTITION, fitted, undated
+from tidemill.features.lake.layouts import PARTITION, dated, fitted, undated
 from tidemill.features.lake.log_retention import commit_hooks, thin_checkpoints
 from tidemill.features.lake.storage import lake_errors
 
@@ -45,7 +46,8 @@ class Table:
         self._storage = location.storage
         self._uri = f"{location.root}/{folder}"
         self._lock = threading.RLock()
-        self._handle = Handle(location, folder)
+        with self._errors("open"):
+            self._handle = Handle(location, folder)
 
     @property
     def schema(self) -> pl.Schema:
@@ -134,7 +136,13 @@ class Table:
     def scan(self, version: int | None = None) -> pl.LazyFrame:
         """Return a query over one version, the newest by default, that stays at that version."""
         with self._errors("read"):
-            return pl.scan_delta(self._open(version))
+            delta = self._open(version)
+            rows = pl.scan_delta(delta)
+            if not has_undated(delta.file_uris()):
+                return rows
+            date = pl.col(PARTITION)
+            # two queries, so that a filter by date still skips the files of other dates
+            return pl.concat([rows.filter(date.is_not_null()), dated(rows.filter(date.is_null()))])
 
     def uris(self, version: int | None = None) -> list[str]:
         """Return the addresses of the Parquet files of a version, for other engines."""
@@ -175,7 +183,7 @@ class Table:
                 )
                 for file in commit.files
             ]
-        return pl.concat(parts)
+        return dated(pl.concat(parts))
 
     def handle(self, version: int | None = None) -> DeltaTable:
         """Return a new `DeltaTable` at one version, for engines that take one."""

@@ -6,6 +6,7 @@ not `audit`, and it writes nothing but the files of backfills.
 
 Proved elsewhere: `bounded` by `tests/features/audit/test_audit.py`.
 Proved elsewhere: `frontiers` by `tests/features/sql/test_states.py`.
+Proved elsewhere: `misplaced` by `tests/streams/test_placement.py`.
 Proved elsewhere: `positions` by `tests/features/sql/test_states.py`.
 Proved elsewhere: `row_files` by `tests/monitor/test_trace.py`.
 """

@@ -6,6 +6,7 @@ the same queries for the rows of one id.
 
 from datetime import timedelta
 
+from tidemill.features.sql.misplaced import unmet_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql, stream_sql
 from tidemill.schemas.loop.definition import Loop
 
@@ -47,7 +48,8 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
 
     A record of no example is `open` until its time is closed. Then it is `duplicate` if it matches
     a first decision; `late` if there is an on-time decision of its id within the time for which ids
-    are remembered; and `unmatched` otherwise.
+    are remembered; `misplaced` if its decision belongs to another partition; and `unmatched`
+    otherwise.
     """
     windows = ", ".join(
         f"('{name}', {_interval(kind.early)}, {_interval(kind.within)})"
@@ -80,7 +82,7 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
                       OR coalesce(f."offset" >= x.examined, false) THEN 'open'
                     WHEN h.is_taken THEN 'duplicate'
                     WHEN h.is_known THEN 'late'
-                    ELSE 'unmatched' END AS state
+                    ELSE {unmet_sql("f", loop.partitions)} END AS state
         FROM {schema}.feedback f
         LEFT JOIN {schema}.frontiers p ON p."partition" = f."partition"
         LEFT JOIN {schema}.examined x

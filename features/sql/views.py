@@ -6,6 +6,7 @@ every record; and `examples_<name>` for each complete backfill. `examples` has t
 of each example, `example_revisions` has all.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from deltalake.fs import DeltaStorageHandler
 
+from tidemill.errors import LakeError, TidemillError
+from tidemill.features.lake.commits import has_undated, is_undated
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
 from tidemill.features.sql.backfills import completed, table_name, view_name
@@ -24,9 +27,12 @@ from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sq
 from tidemill.features.sql.revisions import has_revisions, newest_sql
 from tidemill.features.sql.states import decision_states, feedback_states
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.sql.names import schema_name as schema_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
+
+logger = logging.getLogger(__name__)
 
 _DUCK_TYPES = {
     pl.String(): "VARCHAR",
@@ -48,15 +54,6 @@ class TableSource:
     version: int
 
 
-def schema_name(loop_name: str) -> str:
-    """Return the schema that holds the views of a loop.
-
-    >>> schema_name("flight-delay")
-    'flight_delay'
-    """
-    return loop_name.replace("-", "_")
-
-
 def source(
     connection: duckdb.DuckDBPyConnection, table: Table, version: int | None = None
 ) -> TableSource:
@@ -72,13 +69,38 @@ def source(
     if "://" in uris[0]:
         name = f"{table.folder}@{pinned}"
         connection.register(name, arrow_dataset(table, uris))
-        return TableSource(quoted(name), pinned)
+        read = quoted(name)
+        parts = _with_dates(read, read) if has_undated(uris) else [f"FROM {read}"]
+        return TableSource(f"({' UNION ALL '.join(parts)})", pinned)
+    dated = [uri for uri in uris if not is_undated(uri)]
+    undated = [uri for uri in uris if is_undated(uri)]
+    parts = [f"SELECT * FROM {_read_parquet(table, dated)}"] if dated else []
+    parts += [f"SELECT * {_DATED} FROM {_read_parquet(table, undated)}"] if undated else []
+    if _has_grown(table):  # columns and fields that no file has yet
+        parts.append(_empty(table.schema))
     columns = ", ".join(quoted(name) for name in table.schema)
+    return TableSource(f"(SELECT {columns} FROM ({' UNION ALL BY NAME '.join(parts)}))", pinned)
+
+
+_DATED = f'REPLACE (CAST("at" AS DATE) AS {PARTITION})'
+
+
+def _with_dates(dated: str, undated: str) -> list[str]:
+    """Return the two queries of a table with files of several dates, which have none of their own.
+
+    They are two, so that a filter by date still skips the files of other dates.
+    """
+    return [
+        f"SELECT * FROM {dated} WHERE {PARTITION} IS NOT NULL",
+        f"SELECT * {_DATED} FROM {undated} WHERE {PARTITION} IS NULL",
+    ]
+
+
+def _read_parquet(table: Table, uris: Sequence[str]) -> str:
     files = ", ".join(_literal(uri) for uri in uris)
     # By name, every file is opened; only a version that added columns makes that necessary.
     by_name = str(_has_grown(table)).lower()
-    read = f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
-    return TableSource(f"(SELECT {columns} FROM {read})", pinned)
+    return f"read_parquet([{files}], hive_partitioning = true, union_by_name = {by_name})"
 
 
 def _has_grown(table: Table) -> bool:
@@ -120,13 +142,23 @@ def open_duckdb(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
 def connect(lake: Lake, *, threads: int | None = None) -> duckdb.DuckDBPyConnection:
     """Return a connection with the views of every loop in *lake*, as of now.
 
-    The views of an only loop are in the main schema too.
+    The views of an only loop are in the main schema too. A view that cannot be made is left out,
+    with a warning.
 
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: no loop of the lake can be read.
     """
     connection = open_duckdb(threads=threads)
-    views(lake, [lake.loop(name) for name in lake.loops()], connection)
+    names = lake.loops()
+    for name in names:
+        try:
+            failures = _create(lake, lake.loop(name), connection, is_only=len(names) == 1)
+        except TidemillError as error:
+            if len(names) == 1:
+                raise
+            failures = [error]
+        if failures:
+            logger.warning("%s: %d views are left out. %s", name, len(failures), failures[0])
     return connection
 
 
@@ -142,18 +174,45 @@ def views(
     *versions* pins tables by loop and table name; a loop that it lacks is read as of now.
 
     Raises:
-        LakeError: the lake cannot be read.
+        LakeError: the lake cannot be read, or a view cannot be made.
     """
     named = list(loops)
     for loop in named:
-        schema = quoted(schema_name(loop.loop))
-        pinned = (versions or {}).get(loop.loop) or snapshot(lake, loop)
-        queries = _queries(lake, loop, schema, connection, pinned)
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        for name, query in queries.items():
-            connection.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}")
-        for name in queries if len(named) == 1 else ():
-            connection.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}")
+        pinned = (versions or {}).get(loop.loop)
+        for failure in _create(lake, loop, connection, pinned, is_only=len(named) == 1):
+            raise failure
+
+
+def _create(
+    lake: Lake,
+    loop: Loop,
+    connection: duckdb.DuckDBPyConnection,
+    versions: Mapping[str, int] | None = None,
+    *,
+    is_only: bool,
+) -> Sequence[TidemillError]:
+    """Create the views of *loop*, in the main schema too if it *is_only*; return what failed."""
+    schema = quoted(schema_name(loop.loop))
+    queries = _queries(lake, loop, schema, connection, versions or snapshot(lake, loop))
+    statements = {
+        name: [f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}"]
+        + ([f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}"] if is_only else [])
+        for name, query in queries.items()
+    }
+    failures = []
+    for name, listed in {"": [f"CREATE SCHEMA IF NOT EXISTS {schema}"], **statements}.items():
+        try:
+            for statement in listed:
+                connection.execute(statement)
+        except duckdb.Error as error:
+            view = f"{schema_name(loop.loop)}.{name}".removesuffix(".")
+            failures.append(
+                LakeError(
+                    f"there is no view {view}: {str(error).splitlines()[0]}",
+                    hint="if DuckDB has that name for itself, publish the loop under another one",
+                )
+            )
+    return failures
 
 
 def _queries(

@@ -3,7 +3,7 @@
 The promise: every event that was ever published stays readable.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import polars as pl
@@ -11,11 +11,13 @@ import polars as pl
 from tidemill.errors import ContractError
 from tidemill.schemas.avro.types import (
     column_type,
+    described,
     fields_of,
     full_name,
     item_of,
     optional,
     type_name,
+    without_column,
 )
 from tidemill.schemas.avro.wire import Schema
 
@@ -85,7 +87,7 @@ def _check_type(old: object, new: object, path: str) -> None:
         _check_record(cast(Schema, was), cast(Schema, now), path + ".")
     elif not _widens(was, now):
         raise ContractError(
-            f"{path} was {type_name(was)} and would become {type_name(now)}",
+            f"{path} was {described(was)} and would become {described(now)}",
             hint="keep the type, or add a field of another name and let this one go",
         )
 
@@ -127,16 +129,26 @@ def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame
     return frame.select(columns)
 
 
-def unsure_columns(writer: Schema, reader: Schema) -> list[str]:
-    """Return the columns that *writer* may leave null although *reader* declares them not null."""
+def unsure_columns(writer: Schema, reader: Schema) -> list[tuple[str, ...]]:
+    """Return what *writer* may leave null although *reader* declares it not null.
+
+    Each is the path of a column, or of a field of its struct.
+    """
+    return list(_unsure(writer, reader, ()))
+
+
+def _unsure(writer: object, reader: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     had = {cast(str, field["name"]): field for field in fields_of(writer)}
-    return [
-        cast(str, field["name"])
-        for field in fields_of(reader)
-        if (before := _match(field, had)) is not None
-        and optional(before["type"])[0]
-        and not optional(field["type"])[0]
-    ]
+    for field in fields_of(reader):
+        before = _match(field, had)
+        if before is None:
+            continue
+        inside = (*path, cast(str, field["name"]))
+        (may, was), (can, now) = optional(before["type"]), optional(field["type"])
+        if may and not can:
+            yield inside
+        if type_name(was) == type_name(now) == "record":
+            yield from _unsure(was, now, inside)
 
 
 def _resolve_field(
@@ -155,6 +167,11 @@ def _resolve_field(
             )
         return pl.lit(field.get("default"), dtype=column_type(plain)).alias(name)
     old = cast(str, before["name"])
+    if parent is None and (odd := without_column(before["type"], name)) is not None:
+        raise ContractError(
+            f"{odd[0]} is {described(odd[1])} in the event, which no column can hold",
+            hint="produce events with the schemas of docs/guide/contracts.md",
+        )
     source = pl.col(old) if parent is None else parent.struct.field(old)
     was = optional(before["type"])[1]
     if type_name(was) == type_name(plain) == "record":
@@ -163,7 +180,7 @@ def _resolve_field(
         return pl.struct(parts).alias(name) if parts else source.alias(name)
     if not _widens(was, plain):
         raise ContractError(
-            f"{name} is {type_name(was)} in the event and {type_name(plain)} here",
+            f"{name} is {described(was)} in the event and {described(plain)} here",
             hint="run a version of the loop that knows this schema",
         )
     target = column_type(plain)

@@ -224,7 +224,8 @@ def _int(body: Body) -> object:
 def _timestamp(body: Body) -> object:
     value = body.long()
     if not EARLIEST <= value <= LATEST:
-        raise refused("out-of-range", f"time {value} is outside the years 1 to 9999")
+        unit = "; is it in nanoseconds, not in microseconds?" if value // 1_000 <= LATEST else ""
+        raise refused("out-of-range", f"time {value} is outside the years 1 to 9999{unit}")
     return value
 
 

@@ -64,6 +64,44 @@ def type_name(schema: object) -> str:
     return str(schema)
 
 
+def described(schema: object) -> str:
+    """Return what the type *schema* is, for people.
+
+    >>> described({"type": "array", "items": ["null", "long"]})
+    'array of null or long'
+    >>> described({"type": "long", "logicalType": "timestamp-millis"})
+    'long (timestamp-millis)'
+    """
+    if isinstance(schema, list) and len(schema) != 2:
+        return f"union of {', '.join(map(described, schema))}"
+    if isinstance(schema, list):
+        return " or ".join(map(described, schema))
+    if not isinstance(schema, Mapping) or type_name(schema) == "timestamp-micros":
+        return type_name(schema)
+    match schema.get("type"):
+        case "array":
+            return f"array of {described(schema.get('items'))}"
+        case "map":
+            return f"map of {described(schema.get('values'))}"
+        case "record" | "enum" | "fixed" | "error" as kind:
+            return f"{kind} {schema.get('name', '?')}"
+        case plain:
+            logical = schema.get("logicalType")
+            return described(plain) + (f" ({logical})" if logical else "")
+
+
+def without_column(schema: object, path: str) -> tuple[str, object] | None:
+    """Return path and type of the first part of *schema*, at *path*, that no column can hold."""
+    if column_type(schema) is not None:
+        return None
+    if type_name(schema) == "record":
+        for field in fields_of(schema):
+            found = without_column(field["type"], f"{path}.{field['name']}")
+            if found is not None:
+                return found
+    return path, schema
+
+
 def column_type(schema: object) -> pl.DataType | None:
     """Return the type of column for values of *schema*, or None if there is none.
 

@@ -5,7 +5,8 @@ body. A prefix maps to exactly one schema in a schema store (`registry/`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from fastavro.schema import (
     SchemaParseException,
@@ -53,6 +54,42 @@ def schema_fingerprint(schema: Schema) -> bytes:
         raise ContractError(
             f"not an Avro schema: {error}", hint="compare it with docs/guide/contracts.md"
         ) from error
+
+
+def check_same_values(known: Schema, new: Schema, *, subject: str) -> None:
+    """Check that *new* means the same values as *known*, which has the same fingerprint.
+
+    A fingerprint is over the canonical form, which has no logical types. So microseconds and
+    milliseconds would be one schema to a reader, and it would read one of them wrongly.
+
+    Raises:
+        ContractError: the two differ in a logical type.
+    """
+    for before, now in zip(_logical_types(known), _logical_types(new), strict=False):
+        if before != now:
+            raise ContractError(
+                f"{subject}: a schema with {before or 'no logical type'} is registered with the "
+                f"same fingerprint as this one, which has {now or 'no logical type'} in its place",
+                hint="use the logical type of the registered schema, or another record name",
+            )
+
+
+def _logical_types(schema: object) -> Iterator[str]:
+    """Yield the logical type of each plain type in *schema*, "" for none, in their order."""
+    if isinstance(schema, list):
+        for branch in schema:
+            yield from _logical_types(branch)
+    elif not isinstance(schema, Mapping):
+        yield ""
+    elif schema.get("type") == "record":
+        for field in cast(Sequence[Mapping[str, object]], schema["fields"]):
+            yield from _logical_types(field["type"])
+    elif schema.get("type") in ("array", "map"):
+        yield from _logical_types(schema.get("items", schema.get("values")))
+    elif isinstance(schema.get("type"), str):
+        yield str(schema.get("logicalType", ""))
+    else:
+        yield from _logical_types(schema.get("type"))
 
 
 def single_object_prefix(schema: Schema) -> bytes:

@@ -19,7 +19,7 @@ from tidemill.schemas.avro.limits import why_unreadable
 from tidemill.schemas.avro.payload_reader import PayloadReader, PayloadRows
 from tidemill.schemas.avro.payloads import Payloads, Poison
 from tidemill.schemas.avro.types import full_name
-from tidemill.schemas.avro.wire import Schema
+from tidemill.schemas.avro.wire import Schema, single_object_prefix
 from tidemill.schemas.events.schemas import (
     decision_frame_schema,
     decision_schema,
@@ -57,7 +57,7 @@ class _ReadPlan:
     reader: PayloadReader
     shape: Shape
     resolve: Shape
-    unsure: Sequence[str]
+    unsure: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ class EventDecoder:
                     schema,
                     _feedback(kind, values, self.frame_schema),
                 )
+        # Another schema may have the same prefix: it is over the canonical form of a schema.
+        self._own = {single_object_prefix(schema): schema for schema, _ in self._readers.values()}
 
     def decode(self, values: Payloads | Sequence[bytes | None]) -> Decoded:
         """Return the columns and the poison of the payloads *values* of one batch.
@@ -135,7 +137,7 @@ class EventDecoder:
         missing = prefixes - self._plans.keys()
         if missing:
             for prefix, writer in self._store.lookup_all(missing).items():
-                self._plans[prefix] = self._plan(writer, prefix)
+                self._plans[prefix] = self._plan(self._own.get(prefix, writer), prefix)
 
     def _plan(self, writer: Schema, prefix: bytes) -> _ReadPlan | _RefusedPrefix:
         if refusal := why_unreadable(writer):
@@ -163,11 +165,20 @@ def _shaped(plan: _ReadPlan, read: PayloadRows, poison: list[Poison]) -> Iterato
         column = pl.Series("row", numbers.astype(np.uint32))
         resolved = plan.resolve(frame).insert_column(0, column)
         if plan.unsure:
-            null = resolved.select(pl.any_horizontal(pl.col(plan.unsure).is_null())).to_series()
-            what = f"null in one of {', '.join(plan.unsure)}"
+            null = resolved.select(pl.any_horizontal(map(_is_null, plan.unsure))).to_series()
+            what = f"null in one of {', '.join(map('.'.join, plan.unsure))}"
             poison += [Poison(row, "wrong-type", what) for row in resolved.filter(null)["row"]]
             resolved = resolved.filter(~null)
         yield plan.shape(resolved)
+
+
+def _is_null(path: Sequence[str]) -> pl.Expr:
+    """Return whether a column, or a field of its struct, is null."""
+    column, *fields = path
+    value = pl.col(column)
+    for field in fields:
+        value = value.struct.field(field)
+    return value.is_null()
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:

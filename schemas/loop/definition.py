@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from tidemill.schemas.logs import DECISIONS, Log, feedback_log
 from tidemill.schemas.loop import validation
-from tidemill.schemas.loop.durations import Duration, format_duration, parse_duration
+from tidemill.schemas.loop.durations import Age, Duration, format_duration, parse_duration
 from tidemill.schemas.loop.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
 from tidemill.schemas.loop.sizes import Size
 
@@ -42,7 +42,7 @@ __all__ = [
     "parse_duration",
 ]
 
-ADDED_SETTINGS = ("activation", "corrections", "max_bad", "memory")
+ADDED_SETTINGS = ("activation", "corrections", "max_age", "max_bad", "memory")
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
 use them. The same holds for the `stream` of a kind."""
@@ -264,6 +264,7 @@ class Loop(Value):
     grace: Duration = timedelta(minutes=1)
     idle_after: Duration = timedelta(seconds=30)
     max_skew: Duration = timedelta(minutes=5)
+    max_age: Age = timedelta(days=3_650)  # ten years: longer than archives that are replayed
     remember: Duration = timedelta(hours=1)
     corrections: Duration = timedelta(0)
     max_bad: MaxBad = MaxBad()

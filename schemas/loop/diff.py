@@ -125,9 +125,8 @@ def _feedback(old: Loop, new: Loop, kind: str) -> Iterator[Change]:
                 yield _clash(f"{path}.values.{name}", name, elsewhere[name], value)
         return
     before, after = old.feedback[kind], new.feedback[kind]
-    for name in ("within", "early", "stream"):
-        if getattr(before, name) != getattr(after, name):
-            yield Change(f"{path}.{name}", getattr(before, name), getattr(after, name))
+    was, now = (each.model_dump(exclude={"values"}) for each in (before, after))
+    yield from _plain(path, was, now)
     yield from _fields(f"{path}.values", before.values, after.values, elsewhere)
 
 

@@ -3,20 +3,22 @@
 import re
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 MICROS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 LONGEST = timedelta(days=3_660)  # ten years; a longer one is a typing error, and overflows dates
+OLDEST = timedelta(days=365_250)  # a thousand years; an age is compared and never subtracted
 _PATTERN = r"^\s*(\d{1,18}(\.\d{1,9})?)\s*(ms|s|m|h|d)\s*$"
 
 
-def parse_duration(value: object) -> timedelta:
+def parse_duration(value: object, longest: timedelta = LONGEST) -> timedelta:
     """Return the timedelta of ``"90s"``, ``"8h"`` or ``"7d"``, or a timedelta unchanged.
 
     Raises:
-        ValueError: it has no unit, is below zero or is longer than ten years.
+        ValueError: it has no unit, is below zero or is longer than *longest*.
     """
     if isinstance(value, timedelta):
         duration = value
@@ -25,11 +27,11 @@ def parse_duration(value: object) -> timedelta:
         if match is None:
             raise ValueError(f"{value!r} is not a duration")
         micros = Decimal(match[1]) * MICROS[match[3]]
-        if micros > LONGEST / timedelta(microseconds=1):
-            raise ValueError(f"{value!r} is longer than {format_duration(LONGEST)}")
+        if micros > longest / timedelta(microseconds=1):
+            raise ValueError(f"{value!r} is longer than {format_duration(longest)}")
         duration = timedelta(microseconds=round(micros))
-    if not timedelta(0) <= duration <= LONGEST:
-        raise ValueError(f"{duration} is not between zero and {format_duration(LONGEST)}")
+    if not timedelta(0) <= duration <= longest:
+        raise ValueError(f"{duration} is not between zero and {format_duration(longest)}")
     return duration
 
 
@@ -65,9 +67,7 @@ def told_duration(value: timedelta) -> str:
     return "".join(f"{number}{unit}" for number, unit in parts if number != "0") or "0s"
 
 
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
+_AS_TEXT = (
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema(
         {
@@ -76,4 +76,6 @@ Duration = Annotated[
             "description": "A number and its unit: ms, s, m, h or d, for example 90s or 8h.",
         }
     ),
-]
+)
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), *_AS_TEXT]
+Age = Annotated[timedelta, BeforeValidator(partial(parse_duration, longest=OLDEST)), *_AS_TEXT]

@@ -1,11 +1,10 @@
-"""Labels: the SQL of a loop, checked and compiled to an aggregate that depends on its rows alone.
+"""Labels: the SQL of a loop, checked and compiled to a query that depends on its rows alone.
 
 The expression reads one row per joined feedback: ``kind``, ``at``, ``offset``, ``decision_at`` and
 every value by its name, NULL for other kinds. The seconds to the first feedback, for example, are
-``min(epoch(at) - epoch(decision_at))``. `label_sql.py` defines what is allowed.
+``min(epoch(at) - epoch(decision_at))``. `sql/allow_list.py` defines what is allowed.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -14,8 +13,13 @@ import duckdb
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
-from tidemill.schemas.loop.label_sql import Columns, LabelTree
+from tidemill.schemas.loop.lightgbm_params import check_batch_params
 from tidemill.schemas.loop.loop_file import LoopFile, read_file
+from tidemill.schemas.loop.sql.allow_list import Columns, LabelTree
+from tidemill.schemas.loop.sql.label_query import LabelQuery, guarded
+from tidemill.schemas.loop.sql.literals import Literals, check_casts
+from tidemill.schemas.loop.sql.names import is_taken, schema_name, unquoted_keywords
+from tidemill.schemas.loop.sql.tree import Node, expression_text, parse_expression
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 
 DUCKDB_TYPES = {
@@ -60,6 +64,7 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config={"threads": 1})
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET explain_output = 'all'")  # `check_casts` reads the plan as bound
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -80,63 +85,81 @@ def label_columns(loop: Loop) -> dict[str, FieldType]:
     return own | values
 
 
-def compile_label(loop: Loop) -> str:
-    """Return the label of *loop* as a DuckDB aggregate: BOOLEAN, or DOUBLE for a float label.
+def compile_label(loop: Loop, *, is_published: bool = False) -> LabelQuery:
+    """Return the label of *loop* as a DuckDB query that gives a number for each decision.
 
-    Aggregates that depend on the order of rows are ordered by (at, offset). A value that cannot be
-    computed (a text that is not a number, an overflow in one row) is NULL, not an error; so is a
-    float label that is not finite.
+    Aggregates that depend on the order of rows are ordered by (at, offset). A decision whose label
+    is an error (a text that is not a number, an overflow) is marked as that. A float label that is
+    not finite is no label.
+
+    Args:
+        loop: the loop.
+        is_published: the label is in use: it is not refused for what `Literals` checks.
 
     Raises:
         LoopError: the SQL is wrong, reads a column it may not read, or has the wrong type.
 
     >>> from tidemill.schemas.loop.loop_file import load_loop
-    >>> compile_label(load_loop("deploy/demo/flights.yaml"))
+    >>> compile_label(load_loop("deploy/demo/flights.yaml")).plain
     '(max(arr_delay) > 15)'
     """
     connection = connect()
     try:
         columns = label_columns(loop)
-        tree = _parse(connection, loop.label.sql)
-        [expression] = tree["statements"][0]["node"]["select_list"]
-        checker = LabelTree(Columns(columns, _forbidden(loop)))
+        listed = ", ".join(f'"{name}" {DUCKDB_TYPES[type_]}' for name, type_ in columns.items())
+        connection.execute(f"CREATE TABLE feedback ({listed})")
+        expression = _parsed(connection, loop.label.sql, columns)
+        checker = LabelTree(Columns(types=columns, forbidden=_forbidden(loop)))
         checker.visit(expression)
         if not checker.aggregates:
             raise LoopError(
                 f"label {loop.label.sql!r} is the same for every decision",
                 hint="aggregate the feedback, say count(*) > 0",
             )
-        sql = _text(connection, tree)
-        _check_type(connection, sql, columns, loop.label.type)
+        if not is_published:
+            kinds = [kind for kind in loop.feedback if kind != loop.activation]
+            Literals(kinds).check(expression)
+        plain = expression_text(connection, expression)
+        _check_type(connection, plain, loop.label.type)
+        if not is_published:
+            check_casts(connection, plain)
+        query = guarded(connection, expression, columns, is_bool=loop.label.type == "bool")
+        connection.execute(query.over("feedback"))
     finally:
         connection.close()
-    if loop.label.type == "bool":
-        return sql
-    number = f"CAST({sql} AS DOUBLE)"
-    return f"CASE WHEN isfinite({number}) THEN {number} END"
+    return query
 
 
 def check_label(read: LoopFile) -> None:
-    """Check the label of a loop file.
+    """Check what DuckDB will make of a loop file: its label, and the schema with its views.
 
     Raises:
-        LoopError: as `compile_label`, with file and line.
+        LoopError: as `compile_label`, or DuckDB has the loop's name; with file and line.
     """
     try:
         compile_label(read.loop)
     except LoopError as error:
         line = read.line("label", "sql")
         raise LoopError(error.what, hint=error.hint, file=read.file, line=line) from error
+    with connect() as connection:
+        if is_taken(connection, schema_name(read.loop.loop)):
+            raise LoopError(
+                f"{read.loop.loop!r} is a name of DuckDB, so SQL could not name the loop's views",
+                hint="name the loop after what it decides, say flight-delay",
+                file=read.file,
+                line=read.line("loop"),
+            )
 
 
 def checked_loop(path: Path) -> Loop:
-    """Return the loop that the file at *path* defines, with its label checked too.
+    """Return the loop that the file at *path* defines, its label and its parameters checked too.
 
     Raises:
-        LoopError: the file or its label is wrong; with file, line and hint.
+        LoopError: the file, its label or a parameter is wrong; with file, line and hint.
     """
     read = read_file(path)
     check_label(read)
+    check_batch_params(read)
     return read.loop
 
 
@@ -154,42 +177,22 @@ def quoted(sql: str) -> str:
     return _RESERVED.sub(lambda found: found[1] or f'"{found[2].lower()}"', sql)
 
 
-def _parse(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, list[dict[str, dict]]]:  # type: ignore[type-arg]  # DuckDB's tree
-    query = f"SELECT ({quoted(sql)}\n) FROM feedback"
-    [text] = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or [""]
-    tree = json.loads(text)
-    if tree["error"]:
-        raise LoopError(
-            f"label is not SQL: {tree['error_message']}",
-            hint="write one aggregate expression, say max(arr_delay) > 15",
-        )
-    node = tree["statements"][0]["node"]
-    plain = len(tree["statements"]) == 1 and node["type"] == "SELECT_NODE"
-    if not plain or len(node["select_list"]) != 1 or node["from_table"]["type"] != "BASE_TABLE":
-        raise LoopError(
-            "label is more than one expression",
-            hint="write one aggregate expression without select, from and semicolon",
-        )
-    extra = ("where_clause", "having", "qualify", "sample")
-    if node["from_table"]["table_name"] != "feedback" or any(node[key] for key in extra):
-        raise LoopError("label is a query", hint="write the expression alone")
-    return dict(tree)
+def _parsed(connection: duckdb.DuckDBPyConnection, sql: str, columns: dict[str, FieldType]) -> Node:
+    """Return the tree of *sql*; an error names the column that has to be quoted, if one has."""
+    try:
+        return parse_expression(connection, quoted(sql))
+    except LoopError as error:
+        words = unquoted_keywords(connection, quoted(sql), columns)
+        if not words:
+            raise
+        hint = f'{words[0]} is a word of SQL: quote it, "{words[0]}"'
+        raise LoopError(error.what, hint=hint) from error
 
 
-def _text(connection: duckdb.DuckDBPyConnection, tree: object) -> str:
-    row = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
-    text = str(row[0]) if row else ""
-    return text.removeprefix("SELECT ").removesuffix(" FROM feedback")
-
-
-def _check_type(
-    connection: duckdb.DuckDBPyConnection, sql: str, columns: dict[str, FieldType], kind: str
-) -> None:
-    listed = ", ".join(f'"{name}" {DUCKDB_TYPES[type_]}' for name, type_ in columns.items())
-    connection.execute(f"CREATE TABLE feedback ({listed})")
+def _check_type(connection: duckdb.DuckDBPyConnection, sql: str, kind: str) -> None:
     try:
         [row] = connection.execute(f"DESCRIBE SELECT {sql} FROM feedback").fetchall()
-        connection.execute(f"SELECT {sql} FROM feedback")
+        connection.execute(f"SELECT {sql} FROM feedback").fetchall()
     except duckdb.Error as error:
         first = str(error).splitlines()[0]
         raise LoopError(

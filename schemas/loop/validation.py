@@ -221,6 +221,7 @@ def check_times(loop: "Loop") -> None:
     waits: dict[tuple[str, ...], timedelta] = {
         ("idle_after",): loop.idle_after,
         ("max_skew",): loop.max_skew,
+        ("max_age",): loop.max_age,
     }
     if loop.models.batch is not None and loop.models.batch.retrain.every is not None:
         waits["models", "batch", "retrain", "every"] = loop.models.batch.retrain.every

@@ -127,6 +127,16 @@ def parse_chunk_key(key: bytes) -> tuple[str, str, int] | None:
     return (match[1].decode(), match[2].decode(), int(match[3])) if match else None
 
 
+def check_key(key: bytes | None) -> None:
+    """Check that *key* is one of a manifest or of a chunk.
+
+    Raises:
+        RefusedError: with reason ``malformed``.
+    """
+    if not re.fullmatch(rb"[a-z0-9-]+/([\w-]+|payload/[0-9a-f]{64}/[0-9]{1,6})", key or b""):
+        raise RefusedError("malformed", "its key is neither one of a manifest nor of a chunk")
+
+
 def chunk_count(size: int) -> int:
     """Return how many chunks a payload of *size* bytes takes."""
     return -(-size // CHUNK_BYTES)
@@ -230,6 +240,10 @@ class Ack:
             held["at"] = datetime.fromisoformat(held["at"])
             if held["status"] not in ("serving", "refused"):
                 raise ValueError(f"status {held['status']!r}")
+            if held["at"].tzinfo is None:
+                raise ValueError("a time without a zone")
+            if not all(isinstance(text, str) for name, text in held.items() if name != "at"):
+                raise TypeError("a field is no text")
             return cls(**held)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(

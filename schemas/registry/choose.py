@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tidemill.kafka import KafkaConfig
+from tidemill.kafka import BadRecords, KafkaConfig
 from tidemill.schemas.registry.confluent import ConfluentSchemaStore
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
 from tidemill.schemas.registry.memory import MemorySchemaStore
@@ -18,15 +18,18 @@ __all__ = [
 ]
 
 
-def schema_store(config: KafkaConfig, env: Mapping[str, str]) -> SchemaStore:
+def schema_store(
+    config: KafkaConfig, env: Mapping[str, str], bad: BadRecords | None = None
+) -> SchemaStore:
     """Return the registry at SCHEMA_REGISTRY_URL if *env* has it, else the topic of *config*.
 
     With a registry, events written before it was set up are still read by the schemas of the topic.
+    Bad records of the topic are reported to *bad*.
 
     Raises:
         ConfigError: SCHEMA_REGISTRY_URL is not an HTTP address.
     """
-    topic = KafkaSchemaStore(config)
+    topic = KafkaSchemaStore(config, bad=bad)
     url = env.get("SCHEMA_REGISTRY_URL", "").strip()
     return ConfluentSchemaStore(url, older=topic) if url else topic
 

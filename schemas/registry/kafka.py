@@ -8,23 +8,71 @@ import json
 import logging
 import threading
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from tidemill.errors import ContractError
-from tidemill.kafka import KafkaConfig, Topic, TopicEnds, ensure_topics, read_compacted, write_all
+from tidemill.kafka import (
+    BadRecords,
+    KafkaConfig,
+    Record,
+    Topic,
+    TopicEnds,
+    ensure_topics,
+    read_values,
+    write_all,
+)
 from tidemill.schemas import topics
 from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
-from tidemill.schemas.avro.wire import SINGLE_OBJECT, Schema, canonical_json, single_object_prefix
+from tidemill.schemas.avro.wire import (
+    SINGLE_OBJECT,
+    Schema,
+    canonical_json,
+    check_same_values,
+    single_object_prefix,
+)
 
 logger = logging.getLogger(__name__)
 
 
-class KafkaSchemaStore:
-    """A `SchemaStore` on a compacted topic; it caches what it has read."""
+@dataclass(frozen=True, slots=True)
+class RegisteredSchema:
+    """One record of the topic: the schema of *subject* with the prefix of its payloads."""
 
-    def __init__(self, config: KafkaConfig, *, timeout_s: float = 30.0) -> None:
+    subject: str
+    prefix: bytes
+    schema: Schema
+
+
+def parse_schema(record: Record) -> RegisteredSchema:
+    """Return the schema that *record* registers.
+
+    Raises:
+        ContractError: its value is no Avro schema, or its key not the fingerprint of its value.
+        ValueError: its value is no JSON, or its key no text.
+    """
+    subject, _, fingerprint = (record.key or b"").decode().rpartition("/")
+    schema = json.loads(record.value or b"")
+    prefix = single_object_prefix(schema)
+    if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
+        raise ContractError(
+            "the key is not the fingerprint of the value", hint="see docs/guide/contracts.md"
+        )
+    return RegisteredSchema(subject, prefix, schema)
+
+
+class KafkaSchemaStore:
+    """A `SchemaStore` on a compacted topic; it caches what it has read.
+
+    Records that register no schema are passed over and reported to *bad*.
+    """
+
+    def __init__(
+        self, config: KafkaConfig, *, timeout_s: float = 30.0, bad: BadRecords | None = None
+    ) -> None:
         self._config = config
         self._timeout_s = timeout_s
+        self._bad = bad or BadRecords()
         self._subjects: dict[str, dict[bytes, Schema]] = {}
         self._known: dict[bytes, Schema] = {}
         self._ends = TopicEnds(config, topics.SCHEMAS)
@@ -37,8 +85,8 @@ class KafkaSchemaStore:
         If two writers register incompatible schemas, the later one is refused.
 
         Raises:
-            ContractError: *schema* is beyond `limits`, or older events of *subject* could not be
-                read with it.
+            ContractError: *schema* is beyond `limits`, older events of *subject* could not be read
+                with it, or it differs from another one in a logical type alone.
             BrokerError: Kafka does not answer.
         """
         check_schema(schema)
@@ -49,6 +97,7 @@ class KafkaSchemaStore:
             ensure_topics(self._config, [Topic(name=topics.SCHEMAS, compacted=True)])
             if self._refresh(subject).get(prefix) != schema:
                 check_successor(subject, self._subjects.get(subject, {}).values(), schema)
+                check_same_values(self._known.get(prefix, schema), schema, subject=subject)
                 key = f"{subject}/{prefix[len(SINGLE_OBJECT) :].hex()}".encode()
                 write_all(self._config, topics.SCHEMAS, [(key, canonical_json(schema).encode())])
                 self._withdraw_unless_first(subject, prefix, schema, key)
@@ -96,19 +145,20 @@ class KafkaSchemaStore:
     def _refresh(self, subject: str) -> dict[bytes, Schema]:
         """Read the topic to its end; return the schemas of *subject* in the order of the log."""
         subjects: dict[str, dict[bytes, Schema]] = {}
-        records = read_compacted(self._config, topics.SCHEMAS, timeout_s=self._timeout_s)
-        for key, value in records.items():
-            name, _, fingerprint = key.decode(errors="replace").rpartition("/")
-            try:
-                schema = json.loads(value)
-                prefix = single_object_prefix(schema)
-            except (ValueError, ContractError) as error:
-                logger.warning("schema ignored: key=%r error=%s", key, error)
-                continue
-            if prefix[len(SINGLE_OBJECT) :].hex() != fingerprint:
-                logger.warning("schema ignored: key=%r is not the fingerprint of its value", key)
-                continue
-            subjects.setdefault(name, {})[prefix] = schema
+        log = read_values(self._config, topics.SCHEMAS, parse_schema, timeout_s=self._timeout_s)
+        self._bad.report(topics.SCHEMAS, log.bad)
+        for each in log.values:
+            subjects.setdefault(each.subject, {})[each.prefix] = each.schema
         self._subjects = subjects
-        self._known = {k: v for schemas in subjects.values() for k, v in schemas.items()}
+        self._known = {}
+        for name, schemas in subjects.items():
+            for prefix, schema in schemas.items():
+                self._add(name, prefix, schema)
         return subjects.get(subject, {})
+
+    def _add(self, subject: str, prefix: bytes, schema: Schema) -> None:
+        """Add *schema*, unless an earlier one of this *prefix* means other values."""
+        try:
+            check_same_values(self._known.setdefault(prefix, schema), schema, subject=subject)
+        except ContractError as error:
+            logger.warning("schema ignored: %s", error.what)

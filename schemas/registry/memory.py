@@ -5,7 +5,12 @@ from collections.abc import Collection
 
 from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
-from tidemill.schemas.avro.wire import Schema, canonical_json, single_object_prefix
+from tidemill.schemas.avro.wire import (
+    Schema,
+    canonical_json,
+    check_same_values,
+    single_object_prefix,
+)
 
 
 class MemorySchemaStore:
@@ -24,8 +29,8 @@ class MemorySchemaStore:
             older = self._subjects.setdefault(subject, [])
             if all(canonical_json(schema) != canonical_json(old) for old in older):
                 check_successor(subject, older, schema)
+                check_same_values(self._schemas.setdefault(prefix, schema), schema, subject=subject)
                 older.append(schema)
-                self._schemas.setdefault(prefix, schema)
         return prefix
 
     def lookup(self, prefix: bytes) -> Schema | None:

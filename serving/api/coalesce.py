@@ -22,18 +22,32 @@ class CoalescingWriter(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send *data* at the end of this iteration."""
         if not self._waiting:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.flush)
         self._waiting.append(bytes(data))
 
-    def _send(self) -> None:
-        if self._waiting:
+    def flush(self) -> None:
+        """Send the waiting data now."""
+        if self._waiting and not self._transport.is_closing():
             data = b"".join(self._waiting)
             self._waiting.clear()
             self._transport.write(data)
 
+    def write_eof(self) -> None:
+        """Send the waiting data, and that no more comes."""
+        self.flush()
+        self._transport.write_eof()
+
+    def can_write_eof(self) -> bool:
+        """Whether the transport below can."""
+        return self._transport.can_write_eof()
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes the client has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
     def close(self) -> None:
         """Send the waiting data, then close."""
-        self._send()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:

@@ -1,160 +1,252 @@
 """The HTTP API of a worker: one ASGI function without a framework, which would slow decisions.
 
-docs/guide/serving.md has paths and bodies. Every refusal is JSON with ``what`` and ``hint``: 400
-for a body that does not fit the loop, 404 for an unknown path, loop or kind of feedback, 405 for a
-wrong method, 413 for a body that is too large, and 503 for feedback while the buffer is full.
+docs/guide/serving.md has paths, bodies and statuses. Every refusal is JSON with ``what`` and
+``hint``. A request has no effect before all of it has been checked; feedback is answered once Kafka
+has it.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-import msgspec
-
-from tidemill.errors import BrokerError, RequestError, TidemillError
+from tidemill.errors import BrokerError, RequestError
+from tidemill.serving.api.callers import Caller, HttpAccess
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 from tidemill.serving.api.metrics import exposition, health, registry_of
+from tidemill.serving.api.replies import (
+    TEXT,
+    App,
+    HttpRefusal,
+    Message,
+    Receive,
+    Reply,
+    Send,
+    encode,
+)
 from tidemill.serving.decision.decider import Decider
+from tidemill.serving.decision.event_log import Event
 from tidemill.serving.decision.requests import UnknownError
 from tidemill.serving.worker import Worker
 
-MAX_BODY_BYTES = 2**20
+MAX_BODY_BYTES = HttpLimits().body_bytes
+_SLICE_S = 0.005  # so long a batch keeps others waiting
+_RETRY = ((b"retry-after", b"1"),)
 
-Message = MutableMapping[str, Any]  # as ASGI defines it
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
-_encode = msgspec.json.Encoder().encode
-_JSON = (b"content-type", b"application/json")
-_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Reply(NamedTuple):
-    """Status, body and content type of one answer."""
+def app_of(
+    worker: Worker,
+    *,
+    limits: HttpLimits | None = None,
+    access: HttpAccess | None = None,
+    counters: HttpCounters | None = None,
+) -> App:
+    """Return the ASGI function that serves *worker*.
 
-    status: int
-    body: bytes
-    kind: tuple[bytes, bytes] = _JSON
-
-
-class HttpRefusal(Exception):  # noqa: N818  # an answer rather than an error
-    """A refused request; the answer has *status*, and what and hint of *error*."""
-
-    def __init__(self, status: int, error: TidemillError) -> None:
-        super().__init__(error.what)
-        self.reply = Reply(status, _encode({"what": error.what, "hint": error.hint}))
-
-
-def app_of(worker: Worker) -> App:
-    """Return the ASGI function that serves *worker*."""
-    api = _Api(worker)
+    Args:
+        worker: makes the decisions.
+        limits: the largest body, and how long feedback may wait for Kafka.
+        access: who may call; None for everybody.
+        counters: what the server has refused.
+    """
+    limits = limits or HttpLimits()
+    counters = counters or HttpCounters()
+    access = access or HttpAccess(counters=counters)
+    api = _Api(worker, access, limits, counters)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         started_s = time.perf_counter()
         try:
-            body = await _body(receive)
-            reply = api.answer(scope["method"], scope["path"], body, started_s)
+            caller = access.admit(scope)
         except HttpRefusal as refusal:
+            if await _body(receive, 0) is None:
+                return
             reply = refusal.reply
+        else:
+            body = await _body(receive, limits.body_bytes)
+            if body is None:
+                return  # the client has gone, or was refused while it sent the body
+            try:
+                reply = await api.answer(scope["method"], scope["path"], body, caller, started_s)
+            except HttpRefusal as refusal:
+                reply = refusal.reply
         worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
-        headers = [reply.kind, (b"content-length", b"%d" % len(reply.body))]
-        if reply.status == 413:
-            headers.append((b"connection", b"close"))
+        headers = [reply.kind, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
     return app
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, keep_bytes: int) -> bytes | None:
+    """Return the whole body, or its first bytes if it is larger; None if it did not arrive."""
     message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body") and len(body) <= MAX_BODY_BYTES:
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        return body
+    parts = bytearray()
+    while message["type"] == "http.request":
+        if len(parts) <= keep_bytes:
+            parts += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(parts)
         message = await receive()
-        body += message.get("body", b"")
-    if len(body) > MAX_BODY_BYTES:
-        error = RequestError(
-            f"the body is larger than {MAX_BODY_BYTES} bytes", hint="send smaller batches"
-        )
-        raise HttpRefusal(413, error)
-    return body
+    return None
 
 
 class _Api:
     """The routes of one worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(
+        self, worker: Worker, access: HttpAccess, limits: HttpLimits, counters: HttpCounters
+    ) -> None:
         self._worker = worker
-        self._registry = registry_of(worker)
-        self._pages: dict[str, Callable[[], Reply]] = {
+        self._access = access
+        self._limits = limits
+        self._registry = registry_of(worker, counters)
+        self._pages: dict[str, Callable[[Caller], Reply]] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
-            "/metrics": lambda: Reply(200, exposition(self._registry), _TEXT),
-            "/v1/loops": lambda: Reply(200, _encode({"loops": sorted(self._loops())})),
+            "/metrics": self._metrics,
+            "/v1/loops": self._list,
         }
-        self._posts = {"decisions": _decide, "feedback": _take_feedback}
+        self._posts = {"decisions": self._decide, "feedback": self._take_feedback}
 
-    def answer(self, method: str, path: str, body: bytes, started_s: float) -> Reply:
+    async def answer(
+        self, method: str, path: str, body: bytes, caller: Caller, started_s: float
+    ) -> Reply:
         """Return the answer to one request; raise `HttpRefusal` if it is refused."""
+        if len(body) > self._limits.body_bytes:
+            what = f"the body is larger than {self._limits.body_bytes} bytes"
+            error = RequestError(what, hint="send smaller batches")
+            raise HttpRefusal(413, error, ((b"connection", b"close"),))
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None
-        if post is None:
-            return self._page(method, path, parts)
-        if method != "POST":
-            raise _wrong_method(method, path, "POST")
         try:
-            return post(self._worker.decider(parts[3]), body, started_s)
+            if post is None:
+                reply = self._page(method, path, parts, caller)
+            elif method != "POST":
+                raise _wrong_method(method, path, "POST")
+            else:
+                reply = await post(parts[3], body, caller, started_s)
         except UnknownError as error:
-            raise HttpRefusal(404, error) from error
+            raise HttpRefusal(404, error, caller.headers) from error
         except RequestError as error:
-            raise HttpRefusal(400, error) from error
+            raise HttpRefusal(400, error, caller.headers) from error
         except BrokerError as error:
-            raise HttpRefusal(503, error) from error
+            raise HttpRefusal(503, error, caller.headers + _RETRY) from error
+        return reply._replace(headers=caller.headers) if caller.headers else reply
 
-    def _page(self, method: str, path: str, parts: list[str]) -> Reply:
+    def _page(self, method: str, path: str, parts: list[str], caller: Caller) -> Reply:
         page = self._pages.get(path)
         is_loop = len(parts) == 4 and parts[1:3] == _LOOPS
         if page is None and not is_loop:
             error = RequestError(f"there is nothing at {path[:200]}", hint=_PATHS)
             raise HttpRefusal(404, error)
         if method not in ("GET", "HEAD"):
-            raise _wrong_method(method, path, "GET")
+            raise _wrong_method(method, path, "GET, HEAD")
         if page is not None:
-            return page()
-        try:
-            return Reply(200, _encode(_described(self._worker.decider(parts[3]))))
-        except UnknownError as error:
-            raise HttpRefusal(404, error) from error
+            return page(caller)
+        caller.require("decide", "feedback", "loops", "admin", loop=parts[3])
+        return Reply(200, encode(_described(self._worker.decider(parts[3]))))
 
-    def _loops(self) -> Iterable[str]:
-        return list(self._worker.follower.deciders)
+    def _list(self, caller: Caller) -> Reply:
+        caller.require("loops", "admin")
+        return Reply(200, encode({"loops": sorted(self._worker.follower.deciders)}))
 
-    def _healthz(self) -> Reply:
-        return Reply(200, _encode(health(self._worker)))
+    def _metrics(self, caller: Caller) -> Reply:
+        caller.require("admin")
+        return Reply(200, exposition(self._registry), TEXT)
 
-    def _readyz(self) -> Reply:
+    def _healthz(self, caller: Caller) -> Reply:
+        caller.require("admin")
+        page = health(self._worker)
+        if self._access.trouble is not None:
+            page["trouble"] = [*self._worker.troubles(), self._access.trouble]
+        return Reply(200, encode(page))
+
+    def _readyz(self, caller: Caller) -> Reply:
         if self._worker.ready:
-            return Reply(200, _encode({"ready": True}))
-        return Reply(503, _encode({"ready": False, "trouble": self._worker.troubles()}))
+            return Reply(200, encode({"ready": True}))
+        trouble = {} if caller.is_anybody else {"trouble": self._worker.troubles()}
+        return Reply(503, encode({"ready": False, **trouble}))
+
+    async def _decide(self, loop: str, body: bytes, caller: Caller, started_s: float) -> Reply:
+        caller.require("decide", loop=loop)
+        decider = self._worker.decider(loop)
+        asked = decider.decisions.read(body)
+        if isinstance(asked, list):
+            caller.charge(len(asked))
+            made = await _in_slices(lambda one: decider.prepare(one, started_s), asked)
+            return Reply(200, encode({"batch": decider.log_all(made)}))
+        caller.charge(1)
+        return Reply(200, encode(decider.decide(asked, started_s)))
+
+    async def _take_feedback(
+        self, loop: str, body: bytes, caller: Caller, started_s: float
+    ) -> Reply:
+        del started_s
+        caller.require("feedback", loop=loop)
+        decider = self._worker.decider(loop)
+        given = decider.feedback.read(body)
+        requests = given if isinstance(given, list) else [given]
+        caller.charge(len(requests))
+        made = await _in_slices(decider.feedback_event, requests)
+        await self._acknowledged([event for _id, event in made])
+        decider.counters.feedback += len(made)
+        taken = [{"id": feedback_id} for feedback_id, _event in made]
+        return Reply(202, encode({"batch": taken} if isinstance(given, list) else taken[0]))
+
+    async def _acknowledged(self, events: Sequence[Event]) -> None:
+        """Return once Kafka has all *events*.
+
+        Raises:
+            BrokerError: it has not taken all of them in time; it may have some.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[str | None] = loop.create_future()
+        self._worker.log.deliver(
+            events, lambda trouble: loop.call_soon_threadsafe(_set, done, trouble)
+        )
+        try:
+            trouble = await asyncio.wait_for(done, self._limits.acknowledge_s)
+        except TimeoutError:
+            trouble = f"no answer of Kafka in {self._limits.acknowledge_s:g} s"
+        if trouble is not None:
+            raise BrokerError(
+                f"the feedback was not logged: {trouble}",
+                hint="send it again later with the same id; check whether the brokers are up",
+            )
 
 
-def _decide(decider: Decider, body: bytes, started_s: float) -> Reply:
-    asked = decider.decisions.read(body)
-    if isinstance(asked, list):
-        results = [decider.decide(request, started_s) for request in asked]
-        return Reply(200, _encode({"batch": results}))
-    return Reply(200, _encode(decider.decide(asked, started_s)))
+def _set(future: "asyncio.Future[str | None]", trouble: str | None) -> None:
+    if not future.done():
+        future.set_result(trouble)
 
 
-def _take_feedback(decider: Decider, body: bytes, started_s: float) -> Reply:
-    del started_s
-    given = decider.feedback.read(body)
-    if isinstance(given, list):
-        taken = [{"id": decider.take_feedback(request)} for request in given]
-        return Reply(202, _encode({"batch": taken}))
-    return Reply(202, _encode({"id": decider.take_feedback(given)}))
+async def _in_slices(make: Callable[[T], R], requests: Sequence[T]) -> list[R]:
+    """Return what *make* makes of each request; between slices of time others have their turn.
+
+    Raises:
+        RequestError: a request cannot be an event; in a batch the error names its place.
+    """
+    made: list[R] = []
+    until_s = time.perf_counter() + _SLICE_S
+    for place, request in enumerate(requests):
+        try:
+            made.append(make(request))
+        except RequestError as error:
+            where = f"batch[{place}]: " if len(requests) > 1 else ""
+            raise RequestError(f"{where}{error.what}", hint=error.hint) from error
+        if time.perf_counter() > until_s:
+            await asyncio.sleep(0)
+            until_s = time.perf_counter() + _SLICE_S
+    return made
 
 
 def _described(decider: Decider) -> dict[str, object]:
@@ -176,7 +268,7 @@ def _described(decider: Decider) -> dict[str, object]:
 
 def _wrong_method(method: str, path: str, right: str) -> HttpRefusal:
     error = RequestError(f"{method} is not for {path[:200]}", hint=f"use {right}")
-    return HttpRefusal(405, error)
+    return HttpRefusal(405, error, ((b"allow", right.encode()),))
 
 
 _LOOPS = ["v1", "loops"]

@@ -14,15 +14,24 @@ from prometheus_client.core import (
     Metric,
 )
 
+from tidemill.serving.api.http_limits import REFUSALS, HttpCounters
 from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 from tidemill.serving.worker import Worker
+
+WORK = {
+    "tidemill_decisions_total": "decisions",
+    "tidemill_feedback_total": "feedback",
+    "tidemill_events_delivered_total": "events delivered",
+}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
 
 
 class _Collector:
     """Reads the counters of a worker at each scrape."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, http: HttpCounters) -> None:
         self._worker = worker
+        self._http = http
 
     def collect(self) -> Iterator[Metric]:
         """Return the metrics as of now."""
@@ -34,6 +43,7 @@ class _Collector:
         for status, count in sorted(self._worker.answers.items()):
             answers.add_metric([str(status)], count)
         yield answers
+        yield from _of_connections(self._http)
         refused = CounterMetricFamily(
             "tidemill_models_refused", "Models that were not fit to serve"
         )
@@ -42,6 +52,19 @@ class _Collector:
         yield GaugeMetricFamily(
             "tidemill_ready", "1 once the model topic was read to its end", self._worker.ready
         )
+
+
+def _of_connections(http: HttpCounters) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "tidemill_http_refused", "Requests and connections beyond a limit", labels=["reason"]
+    )
+    for reason in REFUSALS:
+        refused.add_metric([reason], http.refused[reason])
+    yield refused
+    yield GaugeMetricFamily("tidemill_http_connections", "Open connections", http.connections)
+    yield GaugeMetricFamily(
+        "tidemill_http_held_bytes", "Bytes of bodies that have not arrived whole", http.held_bytes
+    )
 
 
 def _of_loops(worker: Worker) -> Iterator[Metric]:
@@ -82,6 +105,10 @@ def _of_events(worker: Worker) -> Iterator[Metric]:
     )
     yield CounterMetricFamily("tidemill_events_failed", "Events Kafka refused", events.failed)
     yield GaugeMetricFamily("tidemill_events_waiting", "Events in the buffer", events.waiting)
+    yield GaugeMetricFamily("tidemill_journal_bytes", "Size of the journal", events.journal_bytes)
+    yield CounterMetricFamily(
+        "tidemill_journal_missed", "Events the journal had no room for", events.journal_missed
+    )
 
 
 def _buckets(counters: DecisionCounters) -> list[tuple[str, float]]:
@@ -93,10 +120,11 @@ def _buckets(counters: DecisionCounters) -> list[tuple[str, float]]:
     return rows
 
 
-def registry_of(worker: Worker) -> CollectorRegistry:
-    """Return a registry that reads the counters of *worker* at each scrape."""
+def registry_of(worker: Worker, http: HttpCounters | None = None) -> CollectorRegistry:
+    """Return a registry that reads the counters of *worker* and its server at each scrape."""
     registry = CollectorRegistry()
-    registry.register(_Collector(worker))
+    registry.register(_Collector(worker, http or HttpCounters()))
+    registry.register(worker.subscriber.bad)
     return registry
 
 

@@ -4,20 +4,25 @@
 calls are the same for both, and for any number of threads. A decision never takes longer than the
 budget of the client: if no worker has answered by then, the client returns the default of the loop
 with the source ``fallback``. Such a decision is not logged and never becomes an example;
-`unanswered` counts them.
+`unanswered` counts them. Feedback has to name `DecisionResult.id`: a worker that did not answer in
+time may have logged the id that was asked for, with an action that nobody took.
 """
 
+import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from tidemill.errors import RequestError
+from tidemill.serving.client.connection import Credentials
 from tidemill.serving.client.http_transport import HttpTransport
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.loop.definition import Loop
     from tidemill.schemas.models.signing import TrustedKeys
@@ -64,20 +69,32 @@ class Client:
         urls: the address of a worker, or those of several that serve the same loops: calls go to
             each in turn, and a worker that does not answer is skipped.
         budget_ms: how long a call may take at most, with all attempts.
+        token: the bearer token, if the workers ask for one.
+        tls: for ``https``: the authorities to trust, and a certificate if the workers ask for one;
+            None for the authorities of the system.
 
     >>> client = Client("http://localhost:8700", budget_ms=200)
     >>> client.loop("flight-delay").name
     'flight-delay'
     """
 
-    def __init__(self, urls: str | Iterable[str], *, budget_ms: float = 1_000.0) -> None:
+    def __init__(
+        self,
+        urls: str | Iterable[str],
+        *,
+        budget_ms: float = 1_000.0,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Keep the addresses; the first call connects.
 
         Raises:
-            ConfigError: a URL is invalid, or there is none.
+            ConfigError: a URL or the token is invalid, or there is no URL.
         """
         listed = [urls] if isinstance(urls, str) else list(urls)
-        self._transport: ClientTransport = HttpTransport(listed, budget_ms=budget_ms)
+        self._transport: ClientTransport = HttpTransport(
+            listed, budget_ms=budget_ms, credentials=Credentials(token, tls)
+        )
 
     @classmethod
     def through(cls, transport: ClientTransport) -> Self:
@@ -89,7 +106,7 @@ class Client:
     @classmethod
     def embedded(
         cls,
-        kafka: "KafkaConfig",
+        kafka: "KafkaConfig | None",
         *,
         loops: Iterable[str] = (),
         definitions: Iterable["Loop"] = (),
@@ -99,13 +116,15 @@ class Client:
         ready_s: float = 30.0,
         env: Mapping[str, str] | None = None,
         store: "SchemaStore | None" = None,
+        journal: "Path | None" = None,
     ) -> Self:
         """Run a worker inside this process, where a call takes a few microseconds.
 
         If the process forks, call this afterwards: threads do not survive a fork.
 
         Args:
-            kafka: the brokers.
+            kafka: the brokers; None for a unit test or a first try with *definitions*: the defaults
+                decide, events stay in memory, and closing takes no time.
             loops: the loops to serve; empty for all published ones.
             definitions: loops that are served at once, even while no broker answers.
             trusted: the keys whose models may serve; None for no model, so defaults answer.
@@ -116,6 +135,8 @@ class Client:
             env: pass ``os.environ`` if the loops were published to a schema registry: with
                 SCHEMA_REGISTRY_URL in it, events are framed for that registry.
             store: the registry itself, instead of *env*.
+            journal: a folder where decisions and feedback survive a `kill -9` of this process until
+                Kafka has them: the next start with it sends them. None for no journal.
 
         Raises:
             BrokerError: the topics could not be read in that time, and there are no definitions; or
@@ -135,7 +156,8 @@ class Client:
             name=name,
             seed=seed,
             ready_s=ready_s,
-            store=store or writer_store(kafka, env or {}),
+            store=store or (writer_store(kafka, env or {}) if kafka is not None else None),
+            journal=journal,
         )
         return cls.through(transport)
 
@@ -184,13 +206,15 @@ class LoopClient:
         Args:
             features: the loop's features by name; nullable ones may be left out.
             entity: what the decision is about, say the id of a user; to find its decisions.
-            id: the id of the decision; None for a new one. The same id twice counts once.
+            id: the id of the decision; None for a new one. The same id twice counts once. The
+                result has another one if a worker that got this id did not answer.
             at: the time of the decision, with a time zone; now if None.
 
         Raises:
             RequestError: a feature is missing, unknown or of another type, or there is no such
                 loop.
-            BrokerError: no worker has ever answered, so the default is not known either.
+            BrokerError: no worker has ever answered, so the default is not known either; or the
+                worker inside this process has not read the loop yet.
         """
         return self._transport.decide(self.name, features, entity, id, at)
 
@@ -203,9 +227,9 @@ class LoopClient:
         """
         listed = list(asked)
         for place, item in enumerate(listed):
-            if "features" not in item or not _ASKED.issuperset(item):
+            if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
                 raise RequestError(
-                    f"item {place} has {', '.join(map(str, item)) or 'nothing'}",
+                    f"item {place} has {_named(item)}",
                     hint="each has features and may have entity, id and at",
                 )
         return self._transport.decide_all(self.name, listed) if listed else []
@@ -233,6 +257,12 @@ class LoopClient:
             RequestError: a value is missing, unknown or of another type, or there is no such kind.
             BrokerError: no worker took it in time; send it again with the same id.
         """
-        feedback_id = id or new_id()
+        feedback_id = new_id() if id is None else id
         self._transport.give(self.name, decision_id, kind, values, feedback_id, at)
         return feedback_id
+
+
+def _named(item: object) -> str:
+    if not isinstance(item, Mapping):
+        return f"{item!r:.100}, no names and values"
+    return ", ".join(map(str, item)) or "nothing"

@@ -4,15 +4,16 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
-from tidemill.errors import BrokerError, RequestError
+from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
-from tidemill.serving.decision.decider import Decider
-from tidemill.serving.decision.requests import MAX_BATCH, DecisionRequest
+from tidemill.serving.decision.decider import Decider, Prepared
 from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.journal import JournalConfig
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 
@@ -37,14 +38,15 @@ class EmbeddedTransport:
         return decider.decide(decider.decisions.check(features, entity, id, at))
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
-        """Return the decisions of the worker; none is made unless all requests are valid."""
+        """Return the decisions of the worker; none is logged unless all can be."""
         decider = self.worker.decider(loop)
-        if len(asked) > MAX_BATCH:
+        most = decider.limits.batch
+        if len(asked) > most:
             raise RequestError(
-                f"{len(asked)} decisions in one call", hint=f"ask for at most {MAX_BATCH} at once"
+                f"{len(asked)} decisions in one call", hint=f"ask for at most {most} at once"
             )
-        requests = [_checked(decider, place, item) for place, item in enumerate(asked)]
-        return [decider.decide(request) for request in requests]
+        made = [_prepared(decider, place, item) for place, item in enumerate(asked)]
+        return decider.log_all(made)
 
     def give(
         self,
@@ -64,15 +66,16 @@ class EmbeddedTransport:
         self.worker.close()
 
 
-def _checked(decider: Decider, place: int, item: Mapping[str, object]) -> DecisionRequest:
+def _prepared(decider: Decider, place: int, item: Mapping[str, object]) -> Prepared:
     try:
-        return decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks its arguments itself
+        request = decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks them itself
+        return decider.prepare(request)
     except RequestError as error:
         raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
 
 
 def open_transport(
-    kafka: KafkaConfig,
+    kafka: KafkaConfig | None,
     *,
     loops: tuple[str, ...],
     definitions: tuple[Loop, ...],
@@ -81,8 +84,13 @@ def open_transport(
     seed: int | None,
     ready_s: float,
     store: SchemaStore | None = None,
+    journal: Path | None = None,
 ) -> EmbeddedTransport:
     """Start a worker and return the transport to it; see `Client.embedded`."""
+    if kafka is None and not definitions:
+        raise ConfigError(
+            "a worker without Kafka has no loop to serve", hint="pass loops by definitions="
+        )
     config = ServingWorkerConfig(
         kafka=kafka,
         name=name or f"{socket.gethostname()}-{os.getpid()}-embedded",
@@ -90,6 +98,7 @@ def open_transport(
         definitions=definitions,
         trusted=trusted,
         seed=seed,
+        journal=JournalConfig(folder=journal) if journal is not None else None,
     )
     worker = Worker(config, store=store)
     worker.start()
@@ -97,7 +106,7 @@ def open_transport(
         trouble = "; ".join(worker.troubles())
         worker.close()
         raise BrokerError(
-            f"the loops could not be read from {kafka.bootstrap} in {ready_s:g} s: {trouble}",
+            f"the loops could not be read from Kafka in {ready_s:g} s: {trouble}",
             hint="is Kafka up, and a loop published? definitions= starts without either",
         )
     return EmbeddedTransport(worker)

@@ -6,17 +6,25 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from urllib.parse import quote
+from typing import TypeVar
 
 import msgspec
 
-from tidemill.errors import BrokerError, ConfigError, RequestError
-from tidemill.serving.client.connection import Address, Connection
-from tidemill.serving.decision.ids import new_id
+from tidemill.errors import BrokerError, ConfigError, RequestError, TidemillError
+from tidemill.serving.client.calls import (
+    DecisionCall,
+    WorkerCall,
+    check_times,
+    feedback_call,
+    loop_path,
+)
+from tidemill.serving.client.connection import Address, Connection, Credentials
 from tidemill.serving.decision.results import DecisionResult
-from tidemill.serving.decision.values import plain
 
 _SKIPPED_S = 1.0  # how long a worker that did not answer is tried only after the others
+_OTHERS_MAY_TAKE_IT = frozenset({404, 429})  # it does not know the loop or kind yet; its rate
+
+T = TypeVar("T")
 
 
 class _AnswerBatch(msgspec.Struct):
@@ -24,11 +32,13 @@ class _AnswerBatch(msgspec.Struct):
 
 
 class _Default(msgspec.Struct):
-    """The default of a loop, which the client answers with if no worker does."""
+    """The default of a loop, which the client answers with if no worker does, and its types."""
 
     default: bool | float | str | list[str]
     policy_version: int
     loop_version: int
+    features: dict[str, str] = {}
+    feedback: dict[str, dict[str, str]] = {}
 
 
 class _Refused(msgspec.Struct):
@@ -36,14 +46,6 @@ class _Refused(msgspec.Struct):
     hint: str = "look at the worker's log"
 
 
-def _encode_other(value: object) -> object:
-    found = plain(value)
-    if found is value:
-        raise TypeError(f"{type(value).__name__} cannot be sent")
-    return found
-
-
-_encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 _one = msgspec.json.Decoder(DecisionResult)
 _many = msgspec.json.Decoder(_AnswerBatch)
 _default = msgspec.json.Decoder(_Default)
@@ -62,17 +64,21 @@ class _Host:
 class HttpTransport:
     """Sends the calls of a client to its workers; safe to share between threads."""
 
-    def __init__(self, urls: Sequence[str], *, budget_ms: float) -> None:
+    def __init__(
+        self, urls: Sequence[str], *, budget_ms: float, credentials: Credentials | None = None
+    ) -> None:
         if not urls or budget_ms <= 0:
             raise ConfigError(
                 f"a client of {len(urls)} workers with a budget of {budget_ms} ms can do nothing",
                 hint="name at least one worker, say http://localhost:8700, and a budget over zero",
             )
         self.unanswered = 0
+        self._credentials = credentials or Credentials()
         self._hosts = [_Host(Address.parse(url)) for url in urls]
         self._next_host = itertools.count()
         self._budget_s = budget_ms / 1_000
         self._defaults: dict[str, _Default] = {}
+        self._outdated: set[str] = set()  # loops that a worker has in a newer version
         self._lock = threading.Lock()
 
     def decide(
@@ -84,33 +90,26 @@ class HttpTransport:
         at: datetime | None,
     ) -> DecisionResult:
         """Return the decision of a worker, or the loop's default if none answers in time."""
-        # The id is made here, so that a second attempt is the same decision for the join.
-        asked = {"features": features, "entity": entity, "id": id or new_id(), "at": at}
-        answer = self._decisions(loop, asked, [asked])
-        if not isinstance(answer, bytes):
-            return answer[0]
-        result = _one.decode(answer)
-        if result.loop_version != self._defaults[loop].loop_version:
-            self._defaults.pop(loop, None)  # a newer loop may have another default
-        return result
+        asked = {"features": features, "entity": entity, "id": id, "at": at}
+        return self._decisions(loop, DecisionCall(loop, [asked], is_batch=False))[0]
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
         """Return the decisions of a worker, or the loop's default if none answers in time."""
-        named = [{**item, "id": item.get("id") or new_id()} for item in asked]
-        answer = self._decisions(loop, {"batch": named}, named)
-        return _many.decode(answer).batch if isinstance(answer, bytes) else answer
+        return self._decisions(loop, DecisionCall(loop, asked, is_batch=True))
 
-    def _decisions(
-        self, loop: str, body: Mapping[str, object], asked: Sequence[Mapping[str, object]]
-    ) -> bytes | list[DecisionResult]:
+    def _decisions(self, loop: str, call: DecisionCall) -> list[DecisionResult]:
         """Return the answer of a worker, or the defaults if none answers."""
         deadline = time.monotonic() + self._budget_s
-        path = _path(loop)
         try:
-            self._learn(loop, deadline)
-            return self._call("POST", f"{path}/decisions", _body(body), deadline)
+            known = self._learn(loop, deadline)
+            for item in call.items:
+                check_times(item["features"], known.features, "feature")
+            results = _results(self._call(call, deadline))
         except BrokerError as error:
-            return self._defaults_of(loop, asked, error)
+            return self._defaults_of(loop, call.items, error)
+        if results[0].loop_version > known.loop_version:
+            self._outdated.add(loop)  # a newer version may have another default
+        return results
 
     def give(
         self,
@@ -122,9 +121,10 @@ class HttpTransport:
         at: datetime | None,
     ) -> None:
         """Return once a worker has taken the feedback."""
-        body = {"decision_id": decision_id, "kind": kind, "values": values, "id": id, "at": at}
         deadline = time.monotonic() + self._budget_s
-        self._call("POST", f"{_path(loop)}/feedback", _body(body), deadline)
+        types = self._learn(loop, deadline).feedback.get(str(kind), {})
+        texts = {"decision_id": decision_id, "kind": kind, "id": id}
+        self._call(feedback_call(loop, texts, values, at, types), deadline)
 
     def close(self) -> None:
         """Close the connections that are free; those in use are closed after their call."""
@@ -132,11 +132,26 @@ class HttpTransport:
             while host.free:
                 host.free.pop().close()
 
-    def _learn(self, loop: str, deadline: float) -> None:
-        """Ask a worker for the default of *loop*, once."""
-        if loop not in self._defaults:
-            answer = self._call("GET", _path(loop), b"", deadline)
-            self._defaults[loop] = _default.decode(answer)
+    def _learn(self, loop: str, deadline: float) -> _Default:
+        """Return the default of *loop*: a worker is asked once, and when the version has changed.
+
+        The default that is known stays until the newer one is: another thread may need it.
+        """
+        known = self._defaults.get(loop)
+        if known is not None and loop not in self._outdated:
+            return known
+        self._outdated.discard(loop)
+        try:
+            found = _decoded(_default, self._call(WorkerCall("GET", loop_path(loop)), deadline))
+        except BrokerError:
+            if known is None:
+                raise
+            self._outdated.add(loop)
+            return known
+        if known is not None and found.loop_version < known.loop_version:
+            return known
+        self._defaults[loop] = found
+        return found
 
     def _defaults_of(
         self, loop: str, asked: Sequence[Mapping[str, object]], error: BrokerError
@@ -160,36 +175,46 @@ class HttpTransport:
             for item in asked
         ]
 
-    def _call(self, method: str, path: str, body: bytes, deadline: float) -> bytes:
+    def _call(self, call: WorkerCall, deadline: float) -> bytes:
         """Return the body of the first answer with a status below 300.
 
         Raises:
-            RequestError: a worker refused the request.
-            BrokerError: none answered before *deadline*, or the buffers of all are full.
+            RequestError: a worker refused the request, or no worker knows the loop or kind.
+            BrokerError: none took it before *deadline*.
         """
-        trouble: Exception | None = None
+        troubles: list[Exception] = []
         hosts = self._in_turn()
         for left, host in zip(range(len(hosts), 0, -1), hosts, strict=True):
             now = time.monotonic()
             share = now + (deadline - now) / left  # a worker that hangs leaves time for the others
             try:
-                status, answer = self._try(host, method, path, body, share)
+                status, answer = self._try(host, call, share)
             except OSError as error:
                 host.skip_until = time.monotonic() + _SKIPPED_S
-                trouble = error
-                continue
+                troubles.append(error)
+                if call.may_repeat:
+                    continue
+                break
             host.skip_until = 0.0
             if status < 300:
                 return answer
             refused = _reason(answer)
-            trouble = RequestError(refused.what, hint=refused.hint)
-            if status < 500:
-                raise trouble
+            troubles.append(RequestError(refused.what, hint=refused.hint))
+            if status < 500 and status not in _OTHERS_MAY_TAKE_IT:
+                raise troubles[-1]
+            if status != 404:
+                troubles[-1] = BrokerError(refused.what, hint=refused.hint)
+        if all(isinstance(trouble, RequestError) for trouble in troubles):
+            raise troubles[-1]
+        raise self._unanswered(troubles[-1]) from troubles[-1]
+
+    def _unanswered(self, trouble: Exception) -> BrokerError:
         tried = ", ".join(host.address.url for host in self._hosts)
-        raise BrokerError(
-            f"no worker of {tried} answered in {self._budget_s * 1e3:g} ms: {trouble}",
+        what = trouble.what if isinstance(trouble, TidemillError) else str(trouble)
+        return BrokerError(
+            f"no worker of {tried} answered in {self._budget_s * 1e3:g} ms: {what}",
             hint="are they up? `tidemill serve` starts one; budget_ms= sets a longer time",
-        ) from trouble
+        )
 
     def _in_turn(self) -> list[_Host]:
         """Return the workers in the order of this call: those that are skipped come last."""
@@ -200,20 +225,18 @@ class HttpTransport:
         now = time.monotonic()
         return sorted(hosts[first:] + hosts[:first], key=lambda host: host.skip_until > now)
 
-    def _try(
-        self, host: _Host, method: str, path: str, body: bytes, deadline: float
-    ) -> tuple[int, bytes]:
+    def _try(self, host: _Host, call: WorkerCall, deadline: float) -> tuple[int, bytes]:
         """Call one worker, over a new connection if its free ones turn out to be closed."""
         while True:
+            connection, is_fresh = self._connection(host, deadline)
             try:
-                connection, is_fresh = host.free.pop(), False
-            except IndexError:
-                connection, is_fresh = Connection(host.address, deadline), True
-            try:
-                status, answer, is_reusable = connection.call(method, path, body, deadline)
+                status, answer, is_reusable = connection.call(
+                    call.method, call.path, call.body, deadline
+                )
             except OSError as error:
                 connection.close()
-                if is_fresh or isinstance(error, TimeoutError):
+                call.lost()
+                if is_fresh or isinstance(error, TimeoutError) or not call.may_repeat:
                     raise
                 continue
             if is_reusable:
@@ -222,23 +245,36 @@ class HttpTransport:
                 connection.close()
             return status, answer
 
+    def _connection(self, host: _Host, deadline: float) -> tuple[Connection, bool]:
+        """Return a connection that is open as far as one can see, and whether it is new."""
+        while True:
+            try:
+                connection = host.free.pop()
+            except IndexError:
+                return Connection(host.address, deadline, self._credentials), True
+            if not connection.is_closed_by_worker():
+                return connection, False
+            connection.close()
 
-def _path(loop: str) -> str:
-    return f"/v1/loops/{quote(loop, safe='')}"
+
+def _results(answer: bytes) -> list[DecisionResult]:
+    if answer.startswith(b'{"batch"'):
+        return _decoded(_many, answer).batch
+    return [_decoded(_one, answer)]
 
 
-def _body(value: Mapping[str, object]) -> bytes:
+def _decoded(decoder: msgspec.json.Decoder[T], answer: bytes) -> T:
     try:
-        return _encode(value)
-    except (TypeError, ValueError, UnicodeEncodeError, OverflowError) as error:
-        raise RequestError(
-            f"the request cannot be sent: {error}",
-            hint="send texts, numbers, booleans, lists of texts and aware datetimes",
+        return decoder.decode(answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BrokerError(
+            f"the answer is not that of a worker: {error}",
+            hint="is there a worker at that address, and of this version?",
         ) from error
 
 
 def _reason(answer: bytes) -> _Refused:
     try:
         return _refused.decode(answer)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return _Refused()

@@ -1,10 +1,12 @@
 """One decision inside a worker: score, choose, log, answer.
 
-A decision never waits, and never fails if its request is valid. Without a model the default of the
+A decision never waits, and never fails if its request is valid. Of several that are asked for
+together none is logged before all of them can be. Without a model the default of the
 loop answers. If the model fails or exceeds the budget of the loop, the default answers too, with
 the source ``fallback``. The follower swaps a model by assigning `Decider.model`.
 """
 
+from collections.abc import Iterable
 from random import Random
 from time import perf_counter, time_ns
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import decision_encoder
-from tidemill.serving.decision.event_log import EventLog
+from tidemill.serving.decision.event_log import Event, EventLog
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.policy import (
     Choice,
@@ -31,6 +33,7 @@ from tidemill.serving.decision.requests import (
     DecisionRequest,
     FeedbackReader,
     FeedbackRequest,
+    RequestLimits,
 )
 from tidemill.serving.decision.results import DecisionResult
 
@@ -47,6 +50,15 @@ class LiveModel(NamedTuple):
     score: ScoreFunction
 
 
+class Prepared(NamedTuple):
+    """A decision that is made and not yet logged: its event, its result, and how long it took."""
+
+    key: bytes
+    payload: bytes
+    result: DecisionResult
+    took_s: float
+
+
 class Decider:
     """Decides for one version of one loop; safe to share between threads.
 
@@ -56,6 +68,7 @@ class Decider:
         log: takes the events.
         random: the random generator of the policy.
         counters: count its decisions; None for new counters.
+        limits: how much one request may bring.
     """
 
     def __init__(
@@ -66,13 +79,15 @@ class Decider:
         log: EventLog,
         random: Random,
         counters: DecisionCounters | None = None,
+        limits: RequestLimits | None = None,
     ) -> None:
         self.loop = loop
         self.model: LiveModel | None = None  # assigned by the follower, read once for each decision
         self.last_failure: str | None = None
         self.counters = counters or DecisionCounters()
-        self.decisions = DecisionReader(loop)
-        self.feedback = FeedbackReader(loop)
+        self.limits = limits or RequestLimits()
+        self.decisions = DecisionReader(loop, self.limits)
+        self.feedback = FeedbackReader(loop, self.limits)
         self._choice = policy_of(loop, random).choose
         self._default = default_choice(loop)
         self._encode = decision_encoder(loop, store)
@@ -100,6 +115,36 @@ class Decider:
         asked_s = perf_counter()
         if started_s is None:
             started_s = asked_s
+        key, payload, result = self._made(request, started_s, asked_s)
+        self._write(self._topic, key, payload)
+        noted = self.counters.took_s[result.source]
+        noted.append(perf_counter() - started_s)
+        if len(noted) >= NOTED:
+            self.counters.count()
+        return result
+
+    def prepare(self, request: DecisionRequest, started_s: float | None = None) -> Prepared:
+        """Decide, and log nothing yet; the arguments and errors are those of `decide`."""
+        asked_s = perf_counter()
+        if started_s is None:
+            started_s = asked_s
+        key, payload, result = self._made(request, started_s, asked_s)
+        return Prepared(key, payload, result, perf_counter() - started_s)
+
+    def log_all(self, prepared: Iterable[Prepared]) -> list[DecisionResult]:
+        """Log decisions that `prepare` has made, and return them."""
+        results = []
+        for one in prepared:
+            self._write(self._topic, one.key, one.payload)
+            self.counters.took_s[one.result.source].append(one.took_s)
+            results.append(one.result)
+        self.counters.count()
+        return results
+
+    def _made(
+        self, request: DecisionRequest, started_s: float, asked_s: float
+    ) -> tuple[bytes, bytes, DecisionResult]:
+        """Return key and payload of a decision's event, and its result; nothing is logged yet."""
         features = request.features
         choice, source, version = self._choose(features, started_s, asked_s)
         now_ns = time_ns()
@@ -115,21 +160,20 @@ class Decider:
             ) from error
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
-        self._write(self._topic, key, payload)
-        noted = self.counters.took_s[source]
-        noted.append(perf_counter() - started_s)
-        if len(noted) >= NOTED:
-            self.counters.count()
         action, score, propensity = choice
-        return DecisionResult(
-            decision_id,
-            action,
-            score,
-            propensity,
-            source,
-            version,
-            self._policy_version,
-            self._version,
+        return (
+            key,
+            payload,
+            DecisionResult(
+                decision_id,
+                action,
+                score,
+                propensity,
+                source,
+                version,
+                self._policy_version,
+                self._version,
+            ),
         )
 
     def _choose(
@@ -160,12 +204,11 @@ class Decider:
             self._rest_until_s = now_s + _REST_S
         return self._default, "fallback", None
 
-    def take_feedback(self, request: FeedbackRequest) -> str:
-        """Log one feedback and return its id.
+    def feedback_event(self, request: FeedbackRequest) -> tuple[str, Event]:
+        """Return the id of a feedback and its event; nothing is logged yet.
 
         Raises:
             RequestError: a text of the request is not valid Unicode, or the event is too large.
-            BrokerError: the buffer for the broker is full; the feedback is not logged.
         """
         feedback_id = request.id or new_id()
         payload = self._encode_feedback(
@@ -180,7 +223,17 @@ class Decider:
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
         topic = self._feedback_topics[request.kind]
-        if not self._write(topic, request.decision_id.encode(), payload):
+        return feedback_id, Event(topic, request.decision_id.encode(), payload)
+
+    def take_feedback(self, request: FeedbackRequest) -> str:
+        """Log one feedback and return its id.
+
+        Raises:
+            RequestError: a text of the request is not valid Unicode, or the event is too large.
+            BrokerError: the buffer for the broker is full; the feedback is not logged.
+        """
+        feedback_id, event = self.feedback_event(request)
+        if not self._write(*event):
             raise BrokerError(
                 "the feedback was not logged: the buffer for Kafka is full",
                 hint="send it again later with the same id; check whether the brokers are up",

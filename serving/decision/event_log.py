@@ -1,20 +1,38 @@
 """Where a worker writes its events, without ever waiting.
 
 An event is dropped and counted if the buffer has no room for it. A deployed worker uses
-`tidemill.kafka.Writer`, which has a bounded buffer for the broker.
+`KafkaEventLog`, which has a bounded buffer for the broker.
 """
 
 import threading
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+
+
+class Event(NamedTuple):
+    """One event as it was written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+
+
+WriteEvent = Callable[[str, bytes | None, bytes | None], bool]
+"""Takes topic, key and value, and returns False if it had no room."""
+OnDelivered = Callable[[str | None], object]
+"""Called once, from any thread: with None, or with what kept an event from Kafka."""
 
 
 class EventLog(Protocol):
     """The write side of the event topics."""
 
-    dropped: int
-    """How many events were refused because the buffer was full."""
-    failed: int
-    """How many events the broker or its client refused for good."""
+    @property
+    def dropped(self) -> int:
+        """How many events were refused because the buffer was full."""
+
+    @property
+    def failed(self) -> int:
+        """How many events the broker or its client refused for good."""
 
     @property
     def delivered(self) -> int:
@@ -25,25 +43,33 @@ class EventLog(Protocol):
         """How many events are still in the buffer."""
 
     @property
-    def trouble(self) -> str | None:
-        """What is wrong with the delivery, in a clause; None if it is well."""
+    def journal_bytes(self) -> int:
+        """How much of the disk the journal takes, if there is one."""
 
-    def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
-        """Take one event and return at once; False if it was dropped."""
+    @property
+    def journal_missed(self) -> int:
+        """How many events the journal had no room for."""
+
+    @property
+    def troubles(self) -> list[str]:
+        """What an operator should know about the delivery, a clause each."""
+
+    @property
+    def write(self) -> WriteEvent:
+        """Takes one event and returns at once; False if it was dropped."""
+
+    @property
+    def write_volatile(self) -> WriteEvent:
+        """The same for a record that need not survive this process: an acknowledgement."""
+
+    def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
+        """Take *events* and return at once; call *done* when the broker has all of them, or not."""
 
     def flush(self, timeout_s: float) -> int:
         """Wait until all events are acknowledged; return how many are not after *timeout_s*."""
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Flush for at most *timeout_s* and stop."""
-
-
-class Event(NamedTuple):
-    """One event as it was written."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
 
 
 class MemoryEventLog:
@@ -56,6 +82,9 @@ class MemoryEventLog:
         self.events: list[Event] = []
         self.dropped = 0
         self.failed = 0
+        self.journal_bytes = 0
+        self.journal_missed = 0
+        self.troubles: list[str] = []
         self._capacity = capacity
         self._lock = threading.Lock()
 
@@ -69,12 +98,7 @@ class MemoryEventLog:
         """Always 0: an event is delivered at once."""
         return 0
 
-    @property
-    def trouble(self) -> str | None:
-        """Always None."""
-        return None
-
-    def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
+    def write(self, topic: str, key: bytes | None, value: bytes | None, /) -> bool:
         """Take one event; False if *capacity* is reached."""
         with self._lock:
             if len(self.events) >= self._capacity:
@@ -82,6 +106,21 @@ class MemoryEventLog:
                 return False
             self.events.append(Event(topic, key, value))
             return True
+
+    def write_volatile(self, topic: str, key: bytes | None, value: bytes | None, /) -> bool:
+        """Take one record; False if *capacity* is reached."""
+        return self.write(topic, key, value)
+
+    def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
+        """Take all events or none, and call *done* at once."""
+        with self._lock:
+            if len(self.events) + len(events) > self._capacity:
+                self.dropped += len(events)
+                trouble = "the buffer for Kafka is full"
+            else:
+                self.events.extend(events)
+                trouble = None
+        done(trouble)
 
     def flush(self, timeout_s: float) -> int:
         """Return 0 at once."""

@@ -1,31 +1,69 @@
 """Requests for decisions and feedback, from JSON or from this process, checked against the loop.
 
-`values.py` checks features and feedback values. This module checks the fields around them, for one
-request or a batch.
+There is one reader for both: JSON becomes Python values, and `check` takes values. What a streams
+worker would not take is refused here, where somebody is there to be told. `values.py` checks
+features and feedback values, `bodies.py` reads JSON.
 """
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Annotated, TypeVar
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import msgspec
 from msgspec.structs import asdict, astuple
 
-from tidemill.errors import RequestError
+from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.serving.decision.bodies import BodyReader
 from tidemill.serving.decision.policy import Features
-from tidemill.serving.decision.values import At, RequestValues, reworded
+from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, At, RequestValues
 
-MAX_BATCH = 1_000  # decisions or feedback of one request
+MAX_BATCH = 1_000
+"""Decisions or feedback of one request, if no setting says otherwise."""
 MAX_ID = 200  # characters
+SKEW_SHARE = 0.9
+"""Up to this share of `max_skew` a time may be ahead: the rest is for the clock of the broker, by
+which a streams worker judges."""
+FIRST_YEAR = 1_000
+"""Times of earlier years are refused: the lake's statistics of them would not sort."""
 
-T = TypeVar("T")
-R = TypeVar("R")
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """How much one request may bring."""
+
+    batch: int = MAX_BATCH
+    """Decisions or feedback of one batch."""
+    list_items: int = MAX_LIST
+    """Texts of one value of type categories."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read TIDEMILL_MAX_BATCH and TIDEMILL_MAX_LIST, if set.
+
+        Raises:
+            ConfigError: one is no whole number above zero.
+        """
+        found = {}
+        for field, name in (("batch", "TIDEMILL_MAX_BATCH"), ("list_items", "TIDEMILL_MAX_LIST")):
+            if text := env.get(name):
+                if not text.isdecimal() or int(text) == 0:
+                    raise ConfigError(
+                        f"{name} is {text!r}, no whole number above zero",
+                        hint="set it to the largest number of items, or leave it out",
+                    )
+                found[field] = int(text)
+        return cls(**found)
 
 
 class UnknownError(RequestError):
     """There is no such loop, or no such kind of feedback; the HTTP API answers 404."""
+
+
+class NotReadyError(BrokerError):
+    """The worker has not read its topics yet and may know the loop soon; over HTTP 503."""
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, gc=False):
@@ -47,55 +85,39 @@ class FeedbackRequest(msgspec.Struct, frozen=True, gc=False):
     at: datetime | None = None
 
 
-class _RequestEntry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    features: msgspec.Raw
-    entity: str | None = None
-    id: Id | None = None
-    at: At | None = None
-
-
-class _FeedbackEntry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    decision_id: Id
-    kind: str
-    values: msgspec.Raw = msgspec.Raw(b"{}")
-    id: Id | None = None
-    at: At | None = None
-
-
-class _RequestBatch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    batch: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
-
-
-_ITEM = msgspec.json.Decoder(_RequestEntry)
-_FEEDBACK = msgspec.json.Decoder(_FeedbackEntry)
-_BATCH = msgspec.json.Decoder(_RequestBatch)
-
-
 class DecisionReader:
     """Reads requests for decisions of one loop."""
 
-    def __init__(self, loop: Loop) -> None:
-        self.record = RequestValues("feature", loop.features)
-        self._features = msgspec.json.Decoder(self.record.struct)
+    def __init__(self, loop: Loop, limits: RequestLimits | None = None) -> None:
+        limits = limits or RequestLimits()
+        self.record = RequestValues("feature", loop.features, max_list=limits.list_items)
+        self._max_skew = loop.max_skew
+        self._reader = BodyReader(
+            self.check,
+            required=("features",),
+            optional=("entity", "id", "at"),
+            inside="features",
+            max_batch=limits.batch,
+        )
 
     def check(
         self,
         features: Mapping[str, object],
         entity: str | None = None,
         id: str | None = None,
-        at: datetime | None = None,
+        at: datetime | str | None = None,
     ) -> DecisionRequest:
-        """Check a request made in this process as one that came as JSON, and return it.
+        """Check a request and return it.
 
         Raises:
             RequestError: it does not fit the loop.
         """
         if not (entity is None or isinstance(entity, str)):
-            raise RequestError(f"entity {entity!r:.100} is no text", hint="send a text")
-        if id is not None or at is not None:
+            raise RequestError(f"field 'entity' is {entity!r:.100}, no text", hint="send a text")
+        if id is not None:
             _check_id("id", id)
-            _check_at(at)
-        return DecisionRequest(astuple(self.record.check(features)), entity, id, at)
+        moment = None if at is None else checked_at(at, self._max_skew)
+        return DecisionRequest(astuple(self.record.check(features)), entity, id, moment)
 
     def read(self, body: bytes) -> DecisionRequest | list[DecisionRequest]:
         """Return the request in *body*, or the list of them if it is ``{"batch": [...]}``.
@@ -103,24 +125,27 @@ class DecisionReader:
         Raises:
             RequestError: a request does not fit the loop; then none of them counts.
         """
-        return _one_or_many(body, _ITEM, self._check)
-
-    def _check(self, item: _RequestEntry) -> DecisionRequest:
-        features = _decode(self._features, item.features, self.record)
-        return DecisionRequest(astuple(features), item.entity, item.id, item.at)
+        return self._reader.read(body)
 
 
 class FeedbackReader:
     """Reads feedback of one loop, with the values of each kind."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, limits: RequestLimits | None = None) -> None:
+        limits = limits or RequestLimits()
         self.records = {
-            name: RequestValues("value", kind.values) for name, kind in loop.feedback.items()
+            name: RequestValues("value", kind.values, max_list=limits.list_items)
+            for name, kind in loop.feedback.items()
         }
         self._loop = loop.loop
-        self._values = {
-            name: msgspec.json.Decoder(record.struct) for name, record in self.records.items()
-        }
+        self._max_skew = loop.max_skew
+        self._reader = BodyReader(
+            self._check_item,
+            required=("decision_id", "kind"),
+            optional=("values", "id", "at"),
+            inside="values",
+            max_batch=limits.batch,
+        )
 
     def read(self, body: bytes) -> FeedbackRequest | list[FeedbackRequest]:
         """Return the feedback in *body*, or the list of it if it is ``{"batch": [...]}``.
@@ -129,7 +154,7 @@ class FeedbackReader:
             UnknownError: the loop has no feedback of that kind.
             RequestError: a feedback does not fit the loop; then none of them counts.
         """
-        return _one_or_many(body, _FEEDBACK, self._check)
+        return self._reader.read(body)
 
     def check(
         self,
@@ -137,21 +162,20 @@ class FeedbackReader:
         kind: str,
         values: Mapping[str, object],
         id: str | None = None,
-        at: datetime | None = None,
+        at: datetime | str | None = None,
     ) -> FeedbackRequest:
-        """Check a feedback made in this process as one that came as JSON, and return it.
+        """Check a feedback and return it.
 
         Raises:
             UnknownError: the loop has no feedback of that kind.
             RequestError: it does not fit the loop.
         """
         checked = asdict(self.record(kind).check(values))
-        if decision_id is None:
-            raise RequestError("decision_id is missing", hint="send the id of the decision")
         _check_id("decision_id", decision_id)
-        _check_id("id", id)
-        _check_at(at)
-        return FeedbackRequest(decision_id, kind, checked, id, at)
+        if id is not None:
+            _check_id("id", id)
+        moment = None if at is None else checked_at(at, self._max_skew)
+        return FeedbackRequest(decision_id, kind, checked, id, moment)
 
     def record(self, kind: str) -> RequestValues:
         """Return the values of a feedback of *kind*.
@@ -159,93 +183,71 @@ class FeedbackReader:
         Raises:
             UnknownError: the loop has no feedback of that kind.
         """
+        if not isinstance(kind, str):
+            raise RequestError(f"field 'kind' is {kind!r:.100}, no text", hint=self._kinds)
         if kind in self.records:
             return self.records[kind]
-        raise UnknownError(
-            f"loop {self._loop} has no feedback {kind[:100]!r}",
-            hint=f"its kinds are {', '.join(self.records)}",
-        )
+        raise UnknownError(f"loop {self._loop} has no feedback {kind[:100]!r}", hint=self._kinds)
 
-    def _check(self, item: _FeedbackEntry) -> FeedbackRequest:
-        record = self.record(item.kind)
-        values = _decode(self._values[item.kind], item.values, record)
-        return FeedbackRequest(item.decision_id, item.kind, asdict(values), item.id, item.at)
+    @property
+    def _kinds(self) -> str:
+        return f"its kinds are {', '.join(self.records)}"
+
+    def _check_item(
+        self,
+        decision_id: str,
+        kind: str,
+        values: Mapping[str, object] | None = None,
+        id: str | None = None,
+        at: str | None = None,
+    ) -> FeedbackRequest:
+        return self.check(decision_id, kind, {} if values is None else values, id, at)
+
+
+def checked_at(at: datetime | str, max_skew: timedelta) -> datetime:
+    """Return *at* as a time that a streams worker takes.
+
+    Raises:
+        RequestError: it is no time with a zone, too far ahead, or of a year that no lake holds.
+    """
+    moment = _moment(at)
+    ahead = timedelta(seconds=(moment - _EPOCH).total_seconds() - time.time())
+    if ahead > max_skew * SKEW_SHARE:
+        raise RequestError(
+            f"at {moment.isoformat()} is {_span(ahead)} ahead of this worker's clock, over "
+            f"{SKEW_SHARE:.0%} of the loop's max_skew of {_span(max_skew)}",
+            hint="check the clock of the service; leave `at` out to have the worker's time",
+        )
+    if moment.year < FIRST_YEAR:
+        raise RequestError(
+            f"at {moment.isoformat()} is before the year {FIRST_YEAR}",
+            hint="send the time of the event; leave `at` out to have the worker's time",
+        )
+    return moment
+
+
+def _moment(at: object) -> datetime:
+    if isinstance(at, datetime) and at.tzinfo is not None:
+        return at
+    try:
+        return msgspec.convert(at, At)
+    except NOT_CONVERTED as error:
+        raise RequestError(
+            f"field 'at' is {at!r:.100}, no time with a zone",
+            hint="send datetime.now(UTC), in JSON as 2026-01-02T03:04:05Z, or leave it out",
+        ) from error
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _span(span: timedelta) -> str:
+    return f"{span.total_seconds():.0f} s" if span < timedelta(days=2) else f"{span.days} days"
 
 
 def _check_id(name: str, value: object) -> None:
-    if value is not None and not (isinstance(value, str) and 0 < len(value) <= MAX_ID):
+    if not (isinstance(value, str) and 0 < len(value) <= MAX_ID):
         raise RequestError(
-            f"{name} {value!r:.100} is no id", hint=f"send a text of 1 to {MAX_ID} characters"
+            f"field {name!r} is {value!r:.100}, no id",
+            hint=f"send a text of 1 to {MAX_ID} characters",
         )
-
-
-def _check_at(at: object) -> None:
-    if at is not None and not (isinstance(at, datetime) and at.tzinfo is not None):
-        raise RequestError(
-            f"at {at!r:.100} is no time with a zone", hint="send datetime.now(UTC), or leave it out"
-        )
-
-
-def _one_or_many(
-    body: bytes, decoder: msgspec.json.Decoder[T], check: Callable[[T], R]
-) -> R | list[R]:
-    try:
-        item = decoder.decode(body)
-    except msgspec.ValidationError as error:
-        batch = _batch(body)
-        if batch is None:
-            raise _refused(error) from error
-    except _MALFORMED as error:
-        raise _malformed(error) from error
-    else:
-        return check(item)
-    return [_numbered(place, raw, decoder, check) for place, raw in enumerate(batch)]
-
-
-def _batch(body: bytes) -> list[msgspec.Raw] | None:
-    """Return the items of a batch; None if *body* is no batch."""
-    try:
-        if "batch" not in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
-            return None
-        return _BATCH.decode(body).batch
-    except msgspec.ValidationError as error:
-        raise _refused(error) from error
-    except _MALFORMED as error:
-        raise _malformed(error) from error
-
-
-def _numbered(
-    place: int, raw: msgspec.Raw, decoder: msgspec.json.Decoder[T], check: Callable[[T], R]
-) -> R:
-    try:
-        return check(decoder.decode(raw))
-    except msgspec.ValidationError as error:
-        refused = _refused(error)
-    except _MALFORMED as error:
-        refused = _malformed(error)
-    except RequestError as error:
-        refused = error
-    raise type(refused)(f"batch[{place}]: {refused.what}", hint=refused.hint) from refused
-
-
-def _decode(
-    decoder: msgspec.json.Decoder[msgspec.Struct], raw: msgspec.Raw, record: RequestValues
-) -> msgspec.Struct:
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise RequestError(reworded(str(error), record.noun), hint=record.hint) from error
-    except _MALFORMED as error:
-        raise _malformed(error) from error
-
-
-def _refused(error: Exception) -> RequestError:
-    return RequestError(reworded(str(error), "field"), hint=_EXAMPLE)
-
-
-def _malformed(error: Exception) -> RequestError:
-    return RequestError(f"the body is not JSON: {error}", hint=_EXAMPLE)
-
-
-_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_EXAMPLE = "see docs/guide/serving.md for the bodies of requests"

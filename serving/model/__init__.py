@@ -4,6 +4,5 @@ Read `subscriber` (the topics), `follower`, `admission` with `trial` and `model_
 then `predictor`, `forest` with `trees.c`, and `row_filler` (scoring).
 It may not import `api` or `client`. Only `subscriber` reads from Kafka.
 
-Proved elsewhere: `subscriber` by `tests/serving/test_worker.py`.
 Proved elsewhere: `trial` by `tests/serving/model/test_admission.py`.
 """

@@ -56,17 +56,40 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
             f"{loop.loop} version {loop.version} has a {loop.label.type} one",
             hint=f"train a model for this version: tidemill train {loop.loop} --once",
         )
-    if manifest.learner == "lightgbm":
+    return try_payload(
+        loop,
+        version=manifest.version,
+        learner=manifest.learner,
+        payload=delivery.payload,
+        signature=signature,
+        limits=limits,
+    )
+
+
+def try_payload(
+    loop: Loop,
+    *,
+    version: str,
+    learner: str,
+    payload: bytes,
+    signature: FeatureSignature,
+    limits: TrialLimits | None = None,
+) -> ScoreFunction:
+    """Return the scores of a model that is not published yet, ready to serve *loop*.
+
+    Trainers ask it before they promote a model, so that none is promoted that workers refuse.
+
+    Raises:
+        ModelError: the model is broken, or did not survive its trial.
+    """
+    if learner == "lightgbm":
         nullable = {name for name, feature in loop.features.items() if feature.nullable}
-        return _admit_text(manifest.version, delivery.payload, signature, limits).scorer(
-            signature, nullable
-        )
-    if manifest.learner in LEARNERS:
-        return _by_name(
-            LinearPredictor(LinearState.from_bytes(delivery.payload), signature), signature
-        )
+        model = _admit_text(version, payload, signature, limits or TrialLimits())
+        return model.scorer(signature, nullable)
+    if learner in LEARNERS:
+        return _by_name(LinearPredictor(LinearState.from_bytes(payload), signature), signature)
     raise ModelError(
-        f"{manifest.version} was trained by {manifest.learner!r}, unknown to this worker",
+        f"{version} was trained by {learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
     )
 

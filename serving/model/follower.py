@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tidemill.errors import BrokerError, LoopError, ModelError, TidemillError
+from tidemill.errors import BrokerError, ModelError, TidemillError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.manifest import LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
-from tidemill.schemas.published import parse_all
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider, LiveModel
 from tidemill.serving.decision.policy import ScoreFunction
 
 logger = logging.getLogger(__name__)
 
-KeyValue = tuple[bytes | None, bytes | None]
 Admit = Callable[[Delivery, Loop], ScoreFunction]
 _CANDIDATES = 3  # the newest models of a loop that are tried while none serves
 
@@ -66,28 +64,14 @@ class Follower:
         self._admit = admit
         self._acknowledge = acknowledge
         self._wanted = frozenset(wants)
-        self._assembler = ModelAssembler(trusted, self._wants)
+        self._assembler = ModelAssembler(trusted, self.wants)
         self._loops: dict[str, Followed] = {}
         self._unmade: dict[str, Loop] = {}
         self._reported: set[tuple[str, str]] = set()
 
-    def _wants(self, loop: str) -> bool:
+    def wants(self, loop: str) -> bool:
+        """Return whether the worker is to serve the loop of this name."""
         return not self._wanted or loop in self._wanted
-
-    def take_loops(self, records: Iterable[KeyValue]) -> None:
-        """Install the newest version of each loop among *records* of the loop topic."""
-        for key, value in records:
-            if value is None or not self._wants(
-                (key or b"").decode(errors="replace").split("/")[0]
-            ):
-                continue
-            try:
-                loops = parse_all({key or b"": value})
-            except (LoopError, RecursionError) as error:
-                logger.error("a record of the loop topic is skipped: %s", error)
-                continue
-            for loop in loops.values():
-                self.install(loop)
 
     def install(self, loop: Loop) -> None:
         """Decide *loop* from now on, unless this or a newer version of it is installed.
@@ -119,15 +103,23 @@ class Follower:
         """Expect both topics from their beginnings, for the first time or once more."""
         self._assembler.rewind()
 
-    def take_models(self, records: Iterable[KeyValue]) -> None:
-        """Assemble models from *records* of the model topic; `settle` admits them."""
-        for key, value in records:
-            match self._assembler.feed(key, value):
-                case Delivery() as delivery if delivery.manifest.slot == LIVE:
-                    followed = self._loops.setdefault(delivery.manifest.loop, Followed())
-                    followed.arrived = [*followed.arrived[1 - _CANDIDATES :], delivery]
-                case Refusal() as refusal:
+    def take_model(
+        self, key: bytes | None, value: bytes | None, *, is_new: bool = True
+    ) -> Refusal | None:
+        """Give a record of the model topic to the assembler; return the refusal that it causes.
+
+        `settle` admits the models. A record that is not *is_new* is read once more, after a lost
+        connection: its refusal was counted and acknowledged before.
+        """
+        match self._assembler.feed(key, value):
+            case Delivery() as delivery if delivery.manifest.slot == LIVE:
+                followed = self._loops.setdefault(delivery.manifest.loop, Followed())
+                followed.arrived = [*followed.arrived[1 - _CANDIDATES :], delivery]
+            case Refusal() as refusal:
+                if is_new:
                     self._refuse(refusal, f"{refusal.reason}: {refusal.detail}")
+                return refusal
+        return None
 
     def settle(self) -> None:
         """Admit the newest model of each loop; call it once all records so far are taken.

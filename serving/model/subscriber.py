@@ -7,10 +7,12 @@ Kafka is away the installed loops and models go on deciding.
 import logging
 import threading
 
-from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, Record, TailThread
+from tidemill.errors import BrokerError, ModelError
+from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
-from tidemill.serving.model.follower import Follower, KeyValue
+from tidemill.schemas.models.manifest import check_key
+from tidemill.schemas.published import parse_loop
+from tidemill.serving.model.follower import Follower
 
 logger = logging.getLogger(__name__)
 
@@ -18,22 +20,29 @@ logger = logging.getLogger(__name__)
 class Subscriber:
     """Follows the two topics of *config* in a thread and feeds *follower*.
 
+    Without *config* there is nothing to follow, and it is ready at once.
+
     Attributes:
         ready: set once both topics have been read to the end they had at the start.
+        bad: the records that were passed over.
     """
 
-    def __init__(self, config: KafkaConfig, follower: Follower) -> None:
+    def __init__(self, config: KafkaConfig | None, follower: Follower) -> None:
         self.ready = threading.Event()
+        self.bad = BadRecords()
         self._follower = follower
-        self._thread = TailThread(
+        self._loops = CompactedLog(self._take_loop)
+        self._models = CompactedLog(self._take_model)
+        self._next: dict[int, int] = {}  # of the model topic, by partition
+        self._thread = None if config is None else self._new_thread(config)
+
+    def _new_thread(self, config: KafkaConfig) -> TailThread:
+        return TailThread(
             config,
-            {
-                topics.LOOPS: lambda records: follower.take_loops(_pairs(records)),
-                topics.MODELS: lambda records: follower.take_models(_pairs(records)),
-            },
+            {topics.LOOPS: self.take_loops, topics.MODELS: self.take_models},
             name="subscriber",
             consequence="models cannot be read",
-            on_rewind=follower.rewind,
+            on_rewind=self._follower.rewind,
             on_caught_up=self._settle,
             on_failure=self._start_again,
         )
@@ -41,7 +50,7 @@ class Subscriber:
     @property
     def trouble(self) -> str | None:
         """What keeps the subscriber from reading, or None."""
-        match self._thread.error:
+        match self._thread and self._thread.error:
             case None:
                 return None
             case BrokerError() as error:
@@ -51,11 +60,49 @@ class Subscriber:
 
     def start(self) -> None:
         """Begin to read; return at once."""
-        self._thread.start()
+        if self._thread is None:
+            self.ready.set()
+        else:
+            self._thread.start()
 
     def close(self) -> None:
         """Stop reading; the trial of a model is not waited for."""
-        self._thread.close()
+        if self._thread is not None:
+            self._thread.close()
+
+    def take_loops(self, records: list[Record]) -> None:
+        """Install the loops of *records* of the loop topic that the worker is to serve."""
+        self._loops.take(records)
+        self.bad.report(topics.LOOPS, self._loops.bad)
+
+    def _take_loop(self, record: Record) -> None:
+        loop = parse_loop(record)
+        if self._follower.wants(loop.loop):
+            self._follower.install(loop)
+
+    def take_models(self, records: list[Record]) -> None:
+        """Give *records* of the model topic to the follower."""
+        for record in records:
+            if record.value is None:
+                self._follower.take_model(record.key, None)
+            self._models.take([record])
+            self._next[record.partition] = max(record.offset + 1, self._next_of(record))
+        self.bad.report(topics.MODELS, self._models.bad)
+
+    def _take_model(self, record: Record) -> None:
+        """Give *record* to the follower.
+
+        Raises:
+            ModelError: it is no part of a model, or of none that may serve.
+        """
+        check_key(record.key)
+        is_new = record.offset >= self._next_of(record)
+        refusal = self._follower.take_model(record.key, record.value, is_new=is_new)
+        if refusal is not None:
+            raise ModelError(f"{refusal.reason}: {refusal.detail}", hint="publish the model again")
+
+    def _next_of(self, record: Record) -> int:
+        return self._next.get(record.partition, 0)
 
     def _settle(self) -> None:
         self._follower.settle()
@@ -65,7 +112,3 @@ class Subscriber:
         """Read again after an error of the follower: the worker goes on with what it has."""
         logger.error("the subscriber starts again")
         return True
-
-
-def _pairs(records: list[Record]) -> list[KeyValue]:
-    return [(record.key, record.value) for record in records]

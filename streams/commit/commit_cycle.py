@@ -16,6 +16,7 @@ from tidemill.features.lake.progress_keys import (
     EXAMINED,
     FRONTIER,
     LATE,
+    MISPLACED,
     REVISED,
     UNMATCHED,
     ProgressName,
@@ -142,6 +143,8 @@ def _examples_update(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> P
         DUPLICATE: closed.counts.duplicate,
         UNMATCHED: closed.counts.unmatched,
     }
+    if closed.counts.misplaced:
+        numbers[MISPLACED] = closed.counts.misplaced
     if closed.examined:
         numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
         numbers[REVISED] = closed.revised

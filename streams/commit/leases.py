@@ -17,9 +17,11 @@ from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_
 from tidemill.features.lake.progress_keys import (
     EXAMINED,
     FRONTIER,
+    MISPLACED,
     NOTHING_CLOSED,
     OF_EXAMPLES,
     OF_LOG,
+    OF_TOPIC,
     OFFSET,
     OWNER,
     ProgressName,
@@ -109,9 +111,9 @@ def number_names(table: str, logs: Sequence[Log]) -> list[ProgressName]:
     """Return the names of all numbers of one partition on *table*."""
     if table == EXAMPLES:
         examined = [EXAMINED.for_log(log) for log in logs if is_feedback(log)]
-        return [OWNER, *OF_EXAMPLES, *(join_time(log) for log in logs), *examined]
+        return [OWNER, *OF_EXAMPLES, MISPLACED, *(join_time(log) for log in logs), *examined]
     on_table = [log for log in logs if table_of(log) == table]
-    return [OWNER, *(name.for_log(log) for log in on_table for name in OF_LOG)]
+    return [OWNER, *(name.for_log(log) for log in on_table for name in (*OF_LOG, *OF_TOPIC))]
 
 
 def _begins(

@@ -13,10 +13,12 @@ import polars as pl
 
 from tidemill.features.lake.progress_keys import (
     BAD_RECORDS,
+    CLUSTER_ID,
     DEAD_LETTERS,
     GAPS,
     OFFSET,
     STREAM_TIME,
+    TOPIC_ID,
 )
 from tidemill.streams.commit.leases import Lease
 from tidemill.streams.commit.progress_table import PATIENCE_S, ProgressTable, patient
@@ -62,6 +64,8 @@ def raw_numbers(
     dead: int,
     bad: int | None = None,
     gaps: int | None = None,
+    topic_id: int | None = None,
+    cluster_id: int | None = None,
 ) -> dict[str, int]:
     """Return the progress numbers of a log after some batches; None leaves a number unchanged."""
     numbers = {
@@ -70,5 +74,7 @@ def raw_numbers(
         DEAD_LETTERS: dead,
         BAD_RECORDS: bad,
         GAPS: gaps,
+        TOPIC_ID: topic_id,
+        CLUSTER_ID: cluster_id,
     }
     return {name: number for name, number in numbers.items() if number is not None}

@@ -17,6 +17,7 @@ from tidemill.features.lake.progress_keys import (
     DUPLICATE,
     FRONTIER,
     LATE,
+    MISPLACED,
     REVISED,
     STREAM_TIME,
     UNMATCHED,
@@ -210,6 +211,7 @@ def _counts(lease: Lease) -> Counts:
         late=numbers[LATE] or 0,
         duplicate=numbers[DUPLICATE] or 0,
         unmatched=numbers[UNMATCHED] or 0,
+        misplaced=numbers[MISPLACED] or 0,
     )
 
 

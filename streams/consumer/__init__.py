@@ -8,4 +8,5 @@ Proved elsewhere: `fetch_thread` by `tests/streams/consumer/test_prefetch.py`.
 Proved elsewhere: `log_position` by `tests/streams/consumer/test_transport.py`.
 Proved elsewhere: `memory_log` by `tests/streams/test_schedules.py`.
 Proved elsewhere: `records` by `tests/streams/consumer/test_record_batches.py`.
+Proved elsewhere: `topic_ids` by `tests/streams/commit/test_topic_check.py`.
 """

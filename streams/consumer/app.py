@@ -6,7 +6,6 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 import ssl
 from collections.abc import Callable
@@ -93,27 +92,15 @@ def credentials(kafka: KafkaConfig) -> CredentialsT | None:
     )
 
 
-async def run_app(
-    app: faust.App, is_over: Callable[[], bool], *, on_stop: Callable[[], object] = lambda: None
-) -> bool:
-    """Run *app* until SIGTERM or SIGINT (returns True) or until *is_over* holds (returns False).
-
-    *on_stop* is called by the signal, before the stop begins.
+async def run_app(app: faust.App, is_over: Callable[[], bool]) -> None:
+    """Run *app* until *is_over* holds, which is asked ten times a second.
 
     Raises:
         BaseException: whatever crashed the app, or what *is_over* raised.
     """
-    asked = asyncio.Event()
-
-    def stop() -> None:
-        on_stop()
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
     starting = asyncio.ensure_future(app.start())
     over = asyncio.ensure_future(_over(is_over))
-    waits = (asked.wait(), app._crashed.wait(), _failed(starting))
+    waits = (app._crashed.wait(), _failed(starting))
     ending = [over, *(asyncio.ensure_future(each) for each in waits)]
     await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
     for each in ending:
@@ -126,7 +113,6 @@ async def run_app(
         raise app.crash_reason
     if over.done() and not over.cancelled():
         over.result()
-    return asked.is_set()
 
 
 async def _stop(app: faust.App) -> None:

@@ -5,7 +5,7 @@ It belongs to `transport.py`, and overrides private names of Faust and aiokafka 
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import aiokafka
@@ -15,6 +15,7 @@ from faust.types import TP
 from mode.threads import WorkerThread
 
 from tidemill.streams.consumer.prefetch import WholeBatches, retain_bytes
+from tidemill.streams.consumer.topic_ids import TopicIdentity, topic_identities
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,15 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         if fetched_to is None or state.lso is None:
             return None
         return self._fetches.position(key, fetched_to), max(state.lso, fetched_to)
+
+    async def identities(
+        self, topics: Collection[str]
+    ) -> Mapping[str, TopicIdentity | None] | None:
+        """Return the ids of *topics*, asked of a broker; None if none answers."""
+        found: Mapping[str, TopicIdentity | None] | None = await self.call_thread(
+            topic_identities, self._ensure_consumer(), topics
+        )
+        return found
 
     async def position(self, tp: TP) -> int | None:
         """Return the offset behind everything handed out, control batches included."""

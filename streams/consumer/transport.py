@@ -30,6 +30,7 @@ from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.fetch_thread import FETCH_WAIT_MS, BatchThread
 from tidemill.streams.consumer.log_position import LogPosition
 from tidemill.streams.consumer.prefetch import FetchedRecords
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,11 @@ class FetchState(Protocol):
     async def ends(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
         """Return the consumer's position and the end of the log, from a request to the broker."""
 
+    async def identities(
+        self, topics: Collection[str]
+    ) -> Mapping[str, TopicIdentity | None] | None:
+        """Return the ids of *topics* that exist, asked of a broker; None if none answers."""
+
 
 class Flow(Protocol):
     """The decisions about the logs: where they start, which have to wait, what is committed."""
@@ -72,6 +78,15 @@ class Flow(Protocol):
 
     def lost(self, tp: TP, records: int) -> None:
         """Record that Kafka has deleted *records* of *tp* before they were read."""
+
+    def identify(self, identities: Mapping[str, TopicIdentity | None]) -> None:
+        """Compare *identities* with those that the lake has read from."""
+
+    def is_refused(self, tp: TP) -> bool:
+        """Return whether nothing of *tp* is taken any more."""
+
+    def ends_too_early(self, tp: TP, end: int) -> None:
+        """Record that *tp* ends at *end*, before the offset that the lake has read up to."""
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed
@@ -199,6 +214,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             if tp in self._expected and not self.position_of(tp).is_under_way
         }
 
+    async def identities(
+        self, topics: Collection[str]
+    ) -> Mapping[str, TopicIdentity | None] | None:
+        """Return the ids of *topics* that exist, asked of a broker; None if none answers."""
+        found: Mapping[str, TopicIdentity | None] | None = await self._thread.identities(topics)
+        return found
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek every batched partition to the offset of the `Flow`, and begin a new session."""
         async with self._fetching:
@@ -226,6 +248,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         Returns:
             the offset to continue from, and the first offset of the log.
         """
+        identities = await self.identities({tp.topic for tp in wanted})
+        if identities is not None:
+            self._flow.identify(identities)
         lows = await self.earliest_offsets(*wanted)
         highs = await self._thread.call_thread(
             self._thread._ensure_consumer().end_offsets, list(wanted)
@@ -234,11 +259,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         for tp, offset in wanted.items():
             low, high = lows[tp], highs[tp]
             if offset is not None and offset > high:
-                raise BrokerError(
-                    f"{tp.topic}/{tp.partition} ends at {high}, the lake has read up to {offset}",
-                    hint="the topic was recreated or truncated: give the loop a new name, or "
-                    "restore the topic",
-                )
+                self._flow.ends_too_early(tp, high)
+                continue
             if low > (offset or 0):
                 self._flow.lost(tp, low - (offset or 0))
             starts[tp] = offset or 0
@@ -309,6 +331,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
 
     async def _check_gap(self, tp: TP, start: int) -> None:
         """Report a gap before *start* as lost if Kafka has deleted the records, else raise."""
+        identities = await self.identities({tp.topic})
+        if identities is not None:
+            self._flow.identify(identities)
+        if self._flow.is_refused(tp):
+            return  # the topic was made anew: no agent takes anything of it
         expected = self._expected[tp]
         low = (await self.earliest_offsets(tp))[tp]
         if not expected < start <= low:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from tidemill.errors import ContractError
 from tidemill.schemas.loop.definition import MaxBad
 from tidemill.streams.deadletters.writer import DeadLetter
+from tidemill.streams.units import within_calendar
 
 _HINTS = {
     "unknown-schema": "were these schemas registered, and is SCHEMA_REGISTRY_URL the registry "
@@ -23,11 +24,18 @@ _OTHER = "does what writes to this topic write the loop's events, and nothing el
 
 
 class ErrorLimit:
-    """The number of unreadable records of one log in the current stretch of offsets."""
+    """The number of unreadable records of one log in the current stretch of offsets.
 
-    def __init__(self, limit: MaxBad, *, next: int = 0, bad: int = 0) -> None:
+    Records that Kafka had before *accepted_until*, in ms since the epoch, are not counted: an
+    operator has looked at them.
+    """
+
+    def __init__(
+        self, limit: MaxBad, *, next: int = 0, bad: int = 0, accepted_until: int = -1
+    ) -> None:
         """Continue at offset *next*, with *bad* unreadable records in the stretch before it."""
         self._limit = limit
+        self._accepted_until = accepted_until
         self._stretch = max(0, next - 1) // limit.of
         self.bad = bad
 
@@ -38,11 +46,12 @@ class ErrorLimit:
             ContractError: a stretch has more of them than the loop allows.
         """
         counts = Counter({self._stretch: self.bad})
-        new = Counter(dead_letter.offset // self._limit.of for dead_letter in dead_letters)
+        counted = [each for each in dead_letters if each.timestamp_ms > self._accepted_until]
+        new = Counter(dead_letter.offset // self._limit.of for dead_letter in counted)
         counts.update(new)
         for stretch in new:
             if counts[stretch] > self._limit.share * self._limit.of:
-                raise self._over(stretch, counts[stretch], dead_letters)
+                raise self._over(stretch, counts[stretch], counted)
         self._stretch = last // self._limit.of
         self.bad = counts[self._stretch]
 
@@ -55,11 +64,15 @@ class ErrorLimit:
         reasons = Counter(dead_letter.reason for dead_letter in of_stretch)
         summary = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         partition = f"{dead_letters[0].topic}/{dead_letters[0].partition}"
+        newest_ms = max(dead_letter.timestamp_ms for dead_letter in dead_letters)
+        until = within_calendar((newest_ms + 1000) * 1000)
         return ContractError(
             f"{partition}: {bad} of the {self._limit.of} records from offset "
             f"{stretch * self._limit.of} on are bad ({summary}), more than max_bad of the loop "
             f"allows; the first of these: {of_stretch[0].detail}",
             hint=f"{_HINTS.get(reasons.most_common(1)[0][0], _OTHER)} Nothing since the last "
             "commit counts as read, so a worker that is started after the repair reads it again. "
-            "To have them all as dead letters instead, publish the loop with max_bad: {share: 1}",
+            "To have those that came so far as dead letters instead, start it once with "
+            f"--accept-bad {until:%Y-%m-%dT%H:%M:%SZ}; to have all, publish the loop with "
+            "max_bad: {share: 1}",
         )

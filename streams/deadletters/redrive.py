@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import polars as pl
+import numpy as np
 
 from tidemill.kafka import KafkaConfig, TransactionalWriter, partition_count
 from tidemill.schemas import topics
@@ -27,6 +27,7 @@ from tidemill.schemas.published import Published, newest, produced_topics, versi
 from tidemill.schemas.registry.choose import SchemaStore
 from tidemill.streams.deadletters.reader import RESENT, DeadLetterReader, OnProgress, Wanted
 from tidemill.streams.deadletters.writer import DeadLetter
+from tidemill.streams.join.event_times import EventTimes
 
 NAME = "tidemill-dead-letters"
 """The transactional id, by which the broker lets only one process send dead letters again."""
@@ -84,8 +85,11 @@ class Judge:
         loop, decoder = known
         decoded = decoder.decode([dead_letter.value for dead_letter in dead_letters])
         why = {bad.row: (bad.reason, bad.detail) for bad in decoded.poison}
-        ahead = decoded.frame.filter(pl.col("at") > self._now() + loop.max_skew)["row"]
-        why |= dict.fromkeys(ahead, ("skew", "its event time is still to come"))
+        now_ms = int(self._now().timestamp() * 1_000)
+        at = decoded.frame["at"].to_physical().to_numpy()
+        times = EventTimes(max_skew=loop.max_skew, max_age=loop.max_age)
+        _, refused = times.check(at, np.full(len(at), now_ms))
+        why |= {decoded.frame["row"][number]: each for number, each in refused.items()}
         for row, dead_letter in enumerate(dead_letters):
             reason, detail = why.get(row, (None, ""))
             yield Opinion(dead_letter=dead_letter, reason=reason, detail=detail)
@@ -231,7 +235,8 @@ class _Destinations:
             return source, -1  # to the source topic, so that it is re-keyed by its decision
         if topic not in self._counts:
             self._counts[topic] = partition_count(self._config, topic) or 0
-        return topic, dead_letter.partition if dead_letter.partition < self._counts[topic] else -1
+        is_there = 0 <= dead_letter.partition < self._counts[topic]
+        return topic, dead_letter.partition if is_there else -1
 
 
 def _portions(dead_letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:

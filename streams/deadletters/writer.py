@@ -21,6 +21,14 @@ PART_BYTES = 900_000  # below 1 MiB, the default limit of a topic
 _PREFIX_BYTES = 10  # single-object encoding: two marker bytes and the schema's fingerprint
 
 
+REASONS = (
+    *("empty", "oversize", "unknown-schema", "wrong-type", "truncated", "overlong", "malformed"),
+    *("out-of-range", "skew", "age", "record-time"),
+    *("recursive-schema", "malformed-schema", "incompatible-schema"),
+)
+"""Every reason of a dead letter, as docs/guide/contracts.md explains them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """One record that could not be read: *reason* is a word, *detail* is for people."""

@@ -29,6 +29,7 @@ class Counts:
     late: int = 0
     duplicate: int = 0
     unmatched: int = 0
+    misplaced: int = 0
 
     def plus(self, more: FeedbackOutcomes) -> "Counts":
         """Return these counts and *more*."""
@@ -36,6 +37,7 @@ class Counts:
             late=self.late + more.late,
             duplicate=self.duplicate + more.duplicate,
             unmatched=self.unmatched + more.unmatched,
+            misplaced=self.misplaced + more.misplaced,
         )
 
 

@@ -6,18 +6,17 @@ The windows were applied before: each row of feedback comes with the decision it
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from tidemill.schemas.loop.validation import ACTIVATED_AT
-from tidemill.streams.join.labels import GROUP, Labels
+from tidemill.streams.join.labels import GROUP, ComputedLabels, Labels
 from tidemill.streams.units import Int64s
 
 Missing = Literal["negative", "censored", "dropped"]
 
 LABELED, NO_FEEDBACK, CENSORED = "labeled", "no_feedback", "censored"
-NOT_ACTIVATED = "not_activated"
+NOT_ACTIVATED, LABEL_ERROR = "not_activated", "label_error"
 COLUMNS = (
     *("decision_id", "at", "entity", "features", "action", "score", "propensity", "source"),
     *("model_version", "policy_version", "loop_version", "state", "label"),
@@ -42,19 +41,21 @@ def build_examples(
         joined: kind, at, offset, values of the joined feedback and in `GROUP` the row of its
             decision, by (decision, at, offset); None if there is none.
         labels: computes the label of a decision from its feedback.
-        missing: the rule for decisions without feedback, or with feedback that gives no label.
+        missing: the rule for decisions without feedback, or with feedback that gives no label; a
+            label that is an error is none of it, and null.
         activation: the kind of feedback without which a decision is no example, if there is one;
             it is joined, and labels do not get it.
     """
     count = len(decisions)
     offsets = _lists(*_grouped(joined, "offset"), count)
-    activated = None
+    activated, outcomes = None, joined
     if activation is not None:
         activated, joined = _activated(joined, activation, count)
+        outcomes = None if joined is None else joined.filter(~pl.col(ACTIVATED_AT).is_null())
     if "revision" not in decisions.columns:
         decisions = decisions.with_columns(_FIRST_REVISION)
     return decisions.rename({"id": "decision_id"}).with_columns(
-        *_state_and_label(_labels(decisions, joined, labels), missing, activated),
+        *_state_and_label(_labels(decisions, outcomes, labels), missing, activated),
         offsets.alias("feedback_offsets"),
         _first(*_grouped(joined, "at"), count).alias("first_feedback_at"),
     ).select(COLUMNS)  # fmt: skip
@@ -80,32 +81,29 @@ def _activated(
     return at, rest.with_columns(at.gather(rest[GROUP]).alias(ACTIVATED_AT))
 
 
-def _labels(
-    decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels
-) -> npt.NDArray[np.float64]:
-    """Return one label for each of *decisions*, nan for none."""
+def _labels(decisions: pl.DataFrame, joined: pl.DataFrame | None, labels: Labels) -> ComputedLabels:
+    """Return one label for each of *decisions*."""
     if joined is None:
-        return np.full(len(decisions), np.nan)
+        return ComputedLabels.none(len(decisions))
     made = decisions["at"].gather(joined[GROUP]).alias("decision_at")
-    return labels.of(joined.with_columns(made).unnest("values"), len(decisions))
+    return labels.of(joined.with_columns(made).unnest("values"), decisions["id"])
 
 
 def _state_and_label(
-    label: npt.NDArray[np.float64], missing: Missing, activated: pl.Series | None
+    label: ComputedLabels, missing: Missing, activated: pl.Series | None
 ) -> list[pl.Series]:
     """Return the columns state and label."""
-    without = np.isnan(label)
+    without = np.isnan(label.values)
     unlabeled = CENSORED if missing == "censored" else NO_FEEDBACK
-    state = pl.Series("state", [LABELED, unlabeled, NOT_ACTIVATED])
+    names = pl.Series("state", [LABELED, unlabeled, LABEL_ERROR, NOT_ACTIVATED])
+    states = np.where(label.is_error, 2, without)
     if missing == "negative":
-        values = pl.Series("label", np.where(without, 0.0, label))
+        values = pl.Series("label", np.where(without, 0.0, label.values))
     else:
-        values = pl.Series("label", label, nan_to_null=True)
-    if activated is None:
-        return [state.gather(without.astype(np.uint32)), values]
-    never = activated.is_null()
-    states = np.where(never.to_numpy(), 2, without).astype(np.uint32)
-    return [state.gather(states), values.set(never, None)]
+        values = pl.Series("label", label.values, nan_to_null=True)
+    if activated is not None:
+        states = np.where(activated.is_null().to_numpy(), 3, states)
+    return [names.gather(states.astype(np.uint32)), values.set(pl.Series(states >= 2), None)]
 
 
 def _lists(group: Int64s, values: Int64s, count: int) -> pl.Series:

@@ -1,9 +1,9 @@
 """Labels of closed decisions: the loop's SQL expression over their joined feedback, by DuckDB.
 
-One query computes the labels of all decisions of one close.
+One query computes the labels of all decisions of one close, whatever is wrong with some of them.
 """
 
-from typing import Literal
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
@@ -11,59 +11,72 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.schemas.loop.labels import connect
+from tidemill.schemas.loop.sql.label_query import LabelQuery
+from tidemill.streams.units import Bools
 
 GROUP = "_decision"
 """The column with the number of the decision; a value of a loop cannot start with an underscore."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedLabels:
+    """One label for each decision: *values* is nan without one, *is_error* if it has an error."""
+
+    values: npt.NDArray[np.float64]
+    is_error: Bools
+
+    @classmethod
+    def none(cls, decisions: int) -> "ComputedLabels":
+        """Return no label for each of *decisions*."""
+        return cls(np.full(decisions, np.nan), np.zeros(decisions, dtype=np.bool_))
 
 
 class Labels:
     """Evaluates one label expression, with a single-threaded DuckDB connection of its own.
 
     The expression aggregates one row per joined feedback: columns ``kind``, ``at``, ``offset``,
-    ``decision_at`` and every feedback value by its name.
+    ``decision_at`` and every feedback value by its name. *failed* counts the decisions whose label
+    is an error; *last_error* names one of the last of them, and says why.
     """
 
-    def __init__(self, sql: str, *, label_type: Literal["bool", "float"]) -> None:
-        value = f"CAST(({sql}) AS BOOLEAN)" if label_type == "bool" else f"({sql})"
-        self._query = (
-            f'SELECT "{GROUP}", CAST({value} AS DOUBLE) AS label FROM joined GROUP BY "{GROUP}"'
-        )
+    def __init__(self, query: LabelQuery) -> None:
+        self._query = query.over("joined", [f'"{GROUP}"'])
+        self._plain = query.plain
         self._connection = connect()
         self.failed = 0
+        self.last_error = ""
 
-    def of(self, joined: pl.DataFrame, decisions: int) -> npt.NDArray[np.float64]:
-        """Return one label for each decision, nan where the expression gives none.
+    def of(self, joined: pl.DataFrame, ids: pl.Series) -> ComputedLabels:
+        """Return one label for each decision.
 
         Args:
             joined: the joined feedback, ordered by (at, offset) within each decision; its column
-                `GROUP` is the number of its decision, from 0 and below *decisions*.
-            decisions: how many labels are asked for.
-
-        Returns:
-            shape (decisions,). A label that is null, not finite or cannot be computed from the
-            feedback (a division of text, say) is nan; `failed` counts those that cannot be
-            computed.
+                `GROUP` is the number of its decision in *ids*.
+            ids: the ids of the decisions.
         """
-        labels = np.full(decisions, np.nan)
-        if len(joined):
-            self._fill(labels, joined)
-        labels[~np.isfinite(labels)] = np.nan
+        labels = ComputedLabels.none(len(ids))
+        if not len(joined):
+            return labels
+        self._connection.register("joined", joined.to_arrow())
+        result = self._connection.sql(self._query).to_arrow_table()
+        computed = pl.DataFrame(result)  # Arrow's own to_numpy would import all of pandas
+        groups = computed[GROUP].to_numpy()
+        labels.values[groups] = computed["label"].fill_null(np.nan).to_numpy()
+        labels.values[~np.isfinite(labels.values)] = np.nan
+        labels.is_error[groups] = computed["is_error"].to_numpy()
+        if labels.is_error.any():
+            self.failed += int(np.count_nonzero(labels.is_error))
+            group = int(np.argmax(labels.is_error))
+            self.last_error = f"{ids[group]}: {self._error_of(group)}"
+        self._connection.unregister("joined")
         return labels
 
-    def _fill(self, labels: npt.NDArray[np.float64], joined: pl.DataFrame) -> None:
-        """Evaluate the groups of *joined*; bisect them until each group that fails is alone."""
+    def _error_of(self, group: int) -> str:
+        """Return why the label of one decision is an error, in DuckDB's words."""
         try:
-            self._connection.register("joined", joined.to_arrow())
-            result = self._connection.sql(self._query).to_arrow_table()
-        except duckdb.Error:
-            groups = joined[GROUP].unique(maintain_order=True)
-            if len(groups) == 1:
-                self.failed += 1
-                return
-            half = groups.head(len(groups) // 2).implode()
-            self._fill(labels, joined.filter(pl.col(GROUP).is_in(half)))
-            self._fill(labels, joined.filter(~pl.col(GROUP).is_in(half)))
-            return
-        self._connection.unregister("joined")
-        computed = pl.DataFrame(result)  # Arrow's own to_numpy would import all of pandas
-        labels[computed[GROUP].to_numpy()] = computed["label"].fill_null(np.nan).to_numpy()
+            self._connection.execute(
+                f'SELECT {self._plain} FROM joined WHERE "{GROUP}" = {group}'
+            ).fetchall()
+        except duckdb.Error as error:
+            return str(error).splitlines()[0]
+        return "an error in a part that DuckDB does not need for the result"

@@ -43,11 +43,12 @@ class FeedbackOutcomes:
     late: int
     duplicate: int
     unmatched: int
+    misplaced: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all reasons."""
-        return self.late + self.duplicate + self.unmatched
+        return self.late + self.duplicate + self.unmatched + self.misplaced
 
 
 def match(
@@ -108,12 +109,13 @@ def feedback_outcomes(
     """Count the outcomes of *rows*, which no decision has taken and none can take any more.
 
     A row that a first decision could have taken is a duplicate of one that it took. Another row is
-    late if the dedup index still has its decision id, and unmatched if not.
+    late if the dedup index still has its decision id. If not, it is misplaced if its decision
+    belongs to another partition, else unmatched.
     """
     if not len(rows):
         return FeedbackOutcomes(late=0, duplicate=0, unmatched=0)
-    columns = feedback.columns(rows, "key", "check", "at", "before", "kind")
-    key, check, at, before, kind = columns
+    columns = feedback.columns(rows, "key", "check", "at", "before", "kind", "misplaced")
+    key, check, at, before, kind, is_misplaced = columns
     hits = dedup.find(Keys.of(key, check))
     its_at, its_kind = at[hits.query], kind[hits.query]
     inside = is_inside(its_at, hits.at, its_kind, spans)
@@ -125,4 +127,10 @@ def feedback_outcomes(
     is_known[hits.query[known]] = True
     duplicate = int(np.count_nonzero(is_duplicate))
     late = int(np.count_nonzero(is_known & ~is_duplicate))
-    return FeedbackOutcomes(late=late, duplicate=duplicate, unmatched=len(rows) - duplicate - late)
+    misplaced = int(np.count_nonzero(is_misplaced.astype(np.bool_) & ~is_known & ~is_duplicate))
+    return FeedbackOutcomes(
+        late=late,
+        duplicate=duplicate,
+        unmatched=len(rows) - duplicate - late - misplaced,
+        misplaced=misplaced,
+    )

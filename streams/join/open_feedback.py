@@ -26,6 +26,7 @@ from tidemill.streams.join.matching import (
     match,
 )
 from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.placement import IsMisplaced, nothing_misplaced
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.units import NEVER, Bools, Int64s
 
@@ -42,8 +43,10 @@ class OpenFeedback:
         lateness: Lateness,
         state: OpenState,
         recall: Recall | None = None,
+        is_misplaced: IsMisplaced = nothing_misplaced,
     ) -> None:
         """Store rows in *state*; *recall* is needed where the rules have corrections."""
+        self._is_misplaced = is_misplaced
         self._rules, self._spans = rules, rules.spans()
         self._lateness = lateness
         self._rows, self._index, self._dedup = state.feedback, state.feedback_of, state.dedup
@@ -53,7 +56,13 @@ class OpenFeedback:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def take(self, frame: pl.DataFrame, at: Int64s, before: Int64s, frontier: int) -> Bools:
+    def misplaced(self, frame: pl.DataFrame) -> Bools:
+        """Return which rows of *frame* are of decisions that belong to another partition."""
+        return self._is_misplaced(frame["decision_id"])
+
+    def take(
+        self, frame: pl.DataFrame, at: Int64s, before: Int64s, frontier: int, misplaced: Bools
+    ) -> Bools:
         """Add the rows of *frame* that a decision may still take; return which rows are too late.
 
         Args:
@@ -61,10 +70,11 @@ class OpenFeedback:
             at: shape (n,); event times.
             before: shape (n,); the stream time before each row.
             frontier: decisions earlier than this are closed.
+            misplaced: shape (n,); what `misplaced` says of the rows.
         """
         late = self._lateness.is_past_every_window(at, before)
         late |= self.corrections.is_too_late(at + self._spans.ahead, frontier)
-        self._add(frame, at, before, ~late)
+        self._add(frame, at, before, ~late, misplaced)
         return late
 
     def pairs(self, ids: Keys, at: Int64s) -> Pairs:
@@ -120,7 +130,7 @@ class OpenFeedback:
         if joined is not None and len(joined):
             nearest = np.minimum(np.searchsorted(joined, offset), len(joined) - 1)
             is_open &= joined[nearest] != offset
-        self._add(frame, at, before, is_open)
+        self._add(frame, at, before, is_open, self.misplaced(frame))
 
     def _new_corrections(self, recall: Recall) -> Corrections:
         if not self._rules.corrections:
@@ -136,13 +146,15 @@ class OpenFeedback:
     def _first_copies(self, pairs: Pairs) -> Pairs:
         return first_copies(pairs, self._rows)
 
-    def _add(self, frame: pl.DataFrame, at: Int64s, before: Int64s, is_open: Bools) -> None:
+    def _add(
+        self, frame: pl.DataFrame, at: Int64s, before: Int64s, is_open: Bools, misplaced: Bools
+    ) -> None:
         ids = id_keys(frame["decision_id"])
         kinds = frame["kind"].cast(self._kinds, strict=False).to_physical()
         unknown = len(self._kinds.categories)
         columns = {"at": at, "before": before, "offset": frame["offset"].to_numpy()}
         columns |= {"kind": kinds.cast(pl.Int64).fill_null(unknown).to_numpy()}
-        columns |= {"key": ids.key, "check": ids.check}
+        columns |= {"key": ids.key, "check": ids.check, "misplaced": misplaced.astype(np.int64)}
         rows = frame.select(*_COLUMNS, *self.corrections.columns)
         if not is_open.all():
             rows = rows.filter(pl.Series(is_open))

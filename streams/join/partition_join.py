@@ -3,6 +3,8 @@
 The result is a function of the logs alone; docs/guide/joins.md has the rules. The order in which
 logs are read, the size of batches, a crash or a replay do not change it. Agents, backfill, audit
 and tests run this same code.
+
+Longer than 300 lines because taking, closing and recovery share the open rows and the frontier.
 """
 
 from datetime import datetime
@@ -20,6 +22,7 @@ from tidemill.streams.join.lateness import Lateness, StreamTimes
 from tidemill.streams.join.open_feedback import OpenFeedback
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.join.verdicts import DUPLICATE, with_verdicts
+from tidemill.streams.placement import IsMisplaced, nothing_misplaced
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillHandle
 from tidemill.streams.units import FIRST_MOMENT, NEVER, Bools, Int64s, micros, moment
@@ -44,6 +47,7 @@ class PartitionJoin:
         labels: Labels | None = None,
         recall: Recall | None = None,
         state: OpenState | None = None,
+        is_misplaced: IsMisplaced = nothing_misplaced,
     ) -> None:
         """Begin, or continue from *resume*.
 
@@ -53,10 +57,12 @@ class PartitionJoin:
             labels: computes labels; made from *rules* if None.
             recall: reads closed decisions back; needed if *rules* have corrections.
             state: has the open rows, and may spill them; all in memory if None.
+            is_misplaced: says which decision ids belong to another partition than this one.
         """
+        self._is_misplaced = is_misplaced
         self._rules = rules
         self._spans = rules.spans()
-        self._labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
+        self._labels = labels or Labels(rules.label)
         self.state = state or OpenState()
         self._dedup, self._decisions = self.state.dedup, self.state.decisions
         self._times = self._new_times()
@@ -76,7 +82,11 @@ class PartitionJoin:
 
     def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
         return OpenFeedback(
-            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+            rules=self._rules,
+            lateness=self._lateness,
+            state=self.state,
+            recall=recall,
+            is_misplaced=self._is_misplaced,
         )
 
     @property
@@ -123,12 +133,19 @@ class PartitionJoin:
         self._add_open_decisions(frame, ids, at, first)
         return with_verdicts(frame, before, late, duplicate)
 
-    def take_feedback(self, frame: pl.DataFrame, log: Log = FEEDBACK) -> pl.DataFrame:
+    def misplaced(self, frame: pl.DataFrame) -> Bools:
+        """Return which feedback of *frame* is of decisions that belong to another partition."""
+        return self._feedback.misplaced(frame)
+
+    def take_feedback(
+        self, frame: pl.DataFrame, log: Log = FEEDBACK, misplaced: Bools | None = None
+    ) -> pl.DataFrame:
         """Judge a batch of feedback, and add what a decision may still take to the open feedback.
 
         Args:
             frame: as for `take_decisions`, but *offset* has the log positions of the records.
             log: the log of feedback that the batch is from.
+            misplaced: what `misplaced` says of *frame*; it is asked if None.
 
         Returns:
             The same rows with *stream_time* (before the row) and *verdict*: 'late' if no decision
@@ -138,7 +155,9 @@ class PartitionJoin:
             ValueError: the batch is out of order, or begins before the end of the last one.
         """
         at, before = self._times.follow(log, frame)
-        late = self._feedback.take(frame, at, before, self._frontier)
+        if misplaced is None:
+            misplaced = self.misplaced(frame)
+        late = self._feedback.take(frame, at, before, self._frontier, misplaced)
         return with_verdicts(frame, before, late, np.zeros_like(late))
 
     def advance(self, log: Log, to: datetime) -> None:

@@ -16,6 +16,7 @@ from tidemill.schemas.events.schemas import decision_frame_schema, feedback_fram
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
+from tidemill.schemas.loop.sql.label_query import LabelQuery
 from tidemill.streams.units import FIRST_MOMENT, NEVER, Int64s, micros, moment
 
 _SHORTEST_BUCKET = timedelta(seconds=1)
@@ -67,8 +68,7 @@ class JoinRules:
     grace: timedelta
     remember: timedelta
     bucket: timedelta
-    label_sql: str
-    label_type: Literal["bool", "float"]
+    label: LabelQuery
     missing: Literal["negative", "censored", "dropped"]
     decisions: pl.Schema
     feedback: pl.Schema
@@ -99,8 +99,7 @@ class JoinRules:
             grace=loop.grace,
             remember=loop.remember,
             bucket=default_bucket(loop.wait),
-            label_sql=compile_label(loop),
-            label_type=loop.label.type,
+            label=compile_label(loop, is_published=True),
             missing=loop.label.missing,
             decisions=decision_frame_schema(loop),
             feedback=feedback_frame_schema(loop),

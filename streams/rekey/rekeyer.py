@@ -21,11 +21,11 @@ import aiokafka
 import polars as pl
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition as AioPartition
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
 from tidemill.errors import BrokerError, ContractError, FencedError
-from tidemill.kafka import KafkaConfig, TransactionalWriter, client_log, partition_count
+from tidemill.kafka import KafkaConfig, TransactionalWriter, partition_count
 from tidemill.schemas import topics
 from tidemill.schemas.avro.payloads import Payloads
 from tidemill.schemas.events.decoder import EventDecoder
@@ -33,7 +33,9 @@ from tidemill.schemas.logs import FEEDBACK, Log, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
 from tidemill.streams.consumer.app import credentials
+from tidemill.streams.consumer.topic_ids import TopicIdentity, topic_identities
 from tidemill.streams.rekey.merge import StreamTimeMerge
+from tidemill.streams.rekey.source_end import group_of
 from tidemill.streams.units import NEVER, micros
 from tidemill.streams.versions import VersionCheck
 
@@ -44,7 +46,6 @@ TRANSACTION_RECORDS = 20_000  # in one transaction at most
 _QUEUE_RECORDS = 4_000  # a partition with so many queued records is not read
 _POLL_MS = 100
 _RETRY_S = 1.0
-_ASK_S = 5.0
 
 
 class _RekeyedRecord(NamedTuple):
@@ -56,12 +57,6 @@ class _RekeyedRecord(NamedTuple):
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
     partition: int
-
-
-def group_of(loop_name: str, name: Log = FEEDBACK) -> str:
-    """Return the consumer group, which is also the transactional id, for re-keying a log."""
-    stream = stream_of(name)
-    return f"tidemill-rekey-{loop_name}" + ("" if stream is None else f".{stream}")
 
 
 class Rekeyer:
@@ -89,11 +84,14 @@ class Rekeyer:
         self._max_skew_us = micros(loop.max_skew)
         self._ordering: StreamTimeMerge[_RekeyedRecord] = StreamTimeMerge()
         self._next: dict[int, int] = {}  # the committed offsets of the source
+        self._width = 0  # how many partitions the broker told
+        self._identity: TopicIdentity | None = None  # of the source, once it is known
 
     async def work(self, is_wanted: Callable[[], bool]) -> bool:
         """Re-key while *is_wanted* holds; return False if a newer version of the loop is needed.
 
-        It also returns when the source has new partitions, which a new re-keyer has to read.
+        It also returns when the source has new partitions, or was made anew: a new re-keyer has to
+        read them.
 
         Raises:
             FencedError: another process re-keys this log now.
@@ -102,28 +100,35 @@ class Rekeyer:
             KafkaError: likewise.
         """
         writer = await asyncio.to_thread(self._writer, self._kafka, self._group)
-        consumer = self._consumer()
+        consumer = self._consumer("read_committed")
+        everything = self._consumer("read_uncommitted")
         try:
             await consumer.start()
+            await everything.start()
             await self._begin(consumer, writer)
             while is_wanted() and not self._has_grown(consumer):
                 started_s = time.monotonic()
                 if not await self._take(consumer):
                     return False
+                if any(self._ordering.counts().values()):
+                    if await self._is_made_anew(everything):
+                        return True
+                    await self._ask_ends(consumer, everything, writer)
                 await self._forward(consumer, writer)
                 await asyncio.sleep(max(0.0, started_s + EVERY_S - time.monotonic()))
         finally:
             await consumer.stop()
+            await everything.stop()
             await asyncio.to_thread(writer.close)
         return True
 
-    def _consumer(self) -> Any:  # noqa: ANN401 (aiokafka is not typed)
+    def _consumer(self, isolation: str) -> Any:  # noqa: ANN401 (aiokafka is not typed)
         auth = credentials_to_aiokafka_auth(credentials(self._kafka), None)
         return aiokafka.AIOKafkaConsumer(
             bootstrap_servers=self._kafka.bootstrap.split(","),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
+            isolation_level=isolation,
             fetch_max_wait_ms=_POLL_MS,
             metadata_max_age_ms=30_000,
             **auth,
@@ -167,7 +172,8 @@ class Rekeyer:
 
     def _has_grown(self, consumer: Any) -> bool:  # noqa: ANN401 (aiokafka is not typed)
         """Return whether the source has partitions that are not read yet."""
-        return len(consumer.partitions_for_topic(self._source) or ()) > len(self._next)
+        known = len(consumer.partitions_for_topic(self._source) or ())
+        return max(known, self._width) > len(self._next)
 
     async def _take(self, consumer: Any) -> bool:  # noqa: ANN401 (aiokafka is not typed)
         """Read partitions with short queues; return False if events of a newer version came."""
@@ -209,15 +215,40 @@ class Rekeyer:
             )
             yield at, rekeyed
 
+    async def _is_made_anew(self, everything: Any) -> bool:  # noqa: ANN401
+        """Return whether the source is another topic now; Kafka forgot its group offsets."""
+        found = (await topic_identities(everything, [self._source]) or {}).get(self._source)
+        self._identity = self._identity or found
+        is_new = found is not None and found != self._identity
+        if is_new:
+            logger.warning("%s was made anew: re-keying it from its first record", self._source)
+        return is_new
+
+    async def _ask_ends(
+        self,
+        consumer: Any,  # noqa: ANN401 (aiokafka is not typed)
+        everything: Any,  # noqa: ANN401
+        writer: TransactionalWriter,
+    ) -> None:
+        """Ask the broker which partitions are read to their end, so that others may overtake them.
+
+        The answer covers the rows that were taken before the question. The end includes records of
+        open transactions: they were appended already, and have to be waited for.
+        """
+        moment = self._ordering.moment
+        self._width = await asyncio.to_thread(writer.partitions, self._source)
+        if self._width > len(self._next):
+            return  # the new ones may have earlier records: nothing may overtake them
+        tps = sorted(consumer.assignment())
+        ends = await everything.end_offsets(tps)
+        read = [tp.partition for tp in tps if await consumer.position(tp) >= ends[tp]]
+        self._ordering.note_ended(read, moment)
+
     async def _forward(self, consumer: Any, writer: TransactionalWriter) -> None:  # noqa: ANN401
         """Write the rows that are due, and the offsets they came from, in one transaction."""
         tps = sorted(consumer.assignment())
         positions = {tp.partition: await consumer.position(tp) for tp in tps}
-        ends = {tp.partition: consumer.last_stable_offset(tp) for tp in tps}
-        ended = {
-            number for number, end in ends.items() if end is not None and positions[number] >= end
-        }
-        rows = self._ordering.hand_out(ended, TRANSACTION_RECORDS)
+        rows = self._ordering.hand_out(TRANSACTION_RECORDS)
         offsets = {row.source: row.offset + 1 for row in rows}
         for number, waiting in self._ordering.counts().items():
             if not waiting:  # everything is written: control batches behind it are passed too
@@ -266,34 +297,3 @@ async def keep_rekeying(
         except (BrokerError, KafkaError, KafkaException, TimeoutError) as error:
             logger.warning("re-keying feedback failed, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)
-
-
-class SourceEnd:
-    """Whether all records of a log are re-keyed; it asks the broker, and blocks."""
-
-    def __init__(self, kafka: KafkaConfig, loop: Loop, name: Log = FEEDBACK) -> None:
-        self._topic = topic_of(loop.loop, name)
-        settings = kafka.client(
-            group_id=group_of(loop.loop, name),
-            enable_auto_commit=False,
-            isolation_level="read_uncommitted",  # an open transaction is a reason to wait
-        )
-        self._consumer = Consumer(settings, logger=client_log)
-
-    def is_reached(self) -> bool:
-        """Return whether no record of the source waits to be re-keyed; False if unknown."""
-        try:
-            topic = self._consumer.list_topics(self._topic, timeout=_ASK_S).topics[self._topic]
-            tps = [TopicPartition(self._topic, number) for number in topic.partitions]
-            known = self._consumer.committed(tps, timeout=_ASK_S)
-            return bool(tps) and all(
-                max(tp.offset, 0) >= self._consumer.get_watermark_offsets(tp, timeout=_ASK_S)[1]
-                for tp in known
-            )
-        except KafkaException as error:
-            logger.info("whether all of %s is re-keyed is unknown: %s", self._topic, error)
-            return False
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._consumer.close()

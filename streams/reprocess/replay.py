@@ -12,6 +12,7 @@ import asyncio
 import gc
 import json
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
+from tidemill.stop_signals import StopSignals
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import NoDeadLetters
 from tidemill.streams.metrics import StreamMetrics
@@ -44,8 +46,9 @@ _MARKER = "replay.json"
 class ReplayConfig:
     """What to replay, and into which lake.
 
-    *ends* has the offset to stop before, by log and partition. With *until* the logs end there, as
-    `tidemill close` does it: every decision up to that time is closed.
+    *ends* has the offset to stop before, by log and partition; other partitions are not read. With
+    *until* the logs end there, as `tidemill close` does it: every decision up to that time is
+    closed.
     """
 
     kafka: KafkaConfig
@@ -109,7 +112,12 @@ def group_of(loop: Loop) -> str:
 
 
 class _ReplayRunner(LoopRunner):
-    """A loop runner without idle advances."""
+    """A loop runner without idle advances, for some partitions."""
+
+    wanted: Collection[int] = ()
+
+    async def claim(self, partitions: Collection[int]) -> None:
+        await super().claim([number for number in partitions if number in self.wanted])
 
     def quiet_logs(self) -> list[LogPartition]:
         return []
@@ -133,6 +141,7 @@ class _Replay:
     ) -> None:
         self._config, self._on_read = config, on_read
         self._metrics = StreamMetrics()
+        self._stop = threading.Event()
         loop = config.loop
         self._runner = _ReplayRunner(
             prepared=PreparedLoop.of(loop, store),
@@ -144,6 +153,7 @@ class _Replay:
             newest=newest_version(config.kafka, loop.loop),
             spill_files=SpillFiles(config.scratch),
         )
+        self._runner.wanted = {partition for _, partition in config.ends}
 
     async def run(self, group: str) -> bool:
         with tempfile.TemporaryDirectory(prefix="tidemill-faust-") as folder:
@@ -157,9 +167,12 @@ class _Replay:
                 metrics=self._metrics,
                 end_of_stream=_NoEndOfStream(),
             )
-            interrupted = await run_app(streams.app, self._is_over)
-        if interrupted:
+            with StopSignals(self._stop):
+                await run_app(streams.app, self._is_over)
+        if self._stop.is_set():
             return False
+        if self._runner.refusal is not None:
+            raise self._runner.refusal
         if self._runner.superseded:
             raise RequestError(
                 f"events of a newer version of {self._config.loop.loop} were read",
@@ -169,7 +182,7 @@ class _Replay:
 
     def _is_over(self) -> bool:
         self._report_progress()
-        if self._runner.superseded:
+        if self._stop.is_set() or self._runner.superseded or self._runner.refusal is not None:
             return True
         if not self._is_read():
             return False

@@ -82,7 +82,7 @@ def join_slice(
     """
     start, end = micros(since), micros(until)
     made = raw.made(start, end).collect()
-    labels = labels or Labels(rules.label_sql, label_type=rules.label_type)
+    labels = labels or Labels(rules.label)
     decisions = pl.concat(
         [
             conformed(made, rules.decisions, *_POSITION_COLUMNS),

@@ -24,7 +24,8 @@ from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.consumer.app import GroupConfig, new_app
 from tidemill.streams.consumer.transport import BatchSchema
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.streams.rekey.rekeyer import Rekeyer, SourceEnd, keep_rekeying
+from tidemill.streams.rekey.rekeyer import Rekeyer, keep_rekeying
+from tidemill.streams.rekey.source_end import SourceEnd
 from tidemill.streams.runtime.close_requests import EndOfStreamSource
 from tidemill.streams.runtime.flow_control import FlowControl
 from tidemill.streams.runtime.loop_runner import LoopRunner
@@ -32,6 +33,7 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1  # how often to check whether a commit is due
+TOPICS_TICKS = 10  # after how many of these ticks to compare the ids and ends of topics
 IDLE_TICK_S = 0.5  # how often to compare quiet logs with their end, with one request to the broker
 
 
@@ -123,7 +125,12 @@ class StreamsApp:
         """Claim the assigned partitions, before anything of them is fetched."""
         assigned = self.app.consumer.assignment()
         for runner in self._runners:
-            await runner.claim(complete_partitions(runner.topics, assigned))
+            try:
+                complete = complete_partitions(runner.topics, assigned)
+            except ContractError as error:
+                runner.refuse(error)
+                complete = set()
+            await runner.claim(complete)
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and release all partitions; their owners after the rebalance recover them."""
@@ -134,7 +141,8 @@ class StreamsApp:
         if self.app.crashed:
             return
         for runner in self._runners:
-            await runner.commit()
+            if not runner.failed:
+                await runner.commit()
         await self.app.consumer.commit()
         for runner in self._runners:
             await runner.release()
@@ -147,10 +155,14 @@ class StreamsApp:
                     await runner.commit()
 
     async def _watch_idle(self) -> None:
+        ticks = 0
         while not self.app.should_stop:
             await asyncio.sleep(IDLE_TICK_S)
             if self.app.rebalancing:
                 continue
+            ticks += 1
+            if ticks % TOPICS_TICKS == 0:
+                await self._flow.check_topics()
             self._flow.skip_control_batches()
             await self._check_sources()
             for runner in self._runners:
@@ -170,11 +182,16 @@ class StreamsApp:
         def superseded() -> None:
             runner.superseded = True
 
-        await keep_rekeying(
-            partial(self._rekeying[runner.loop.loop], name),
-            lambda: 0 in runner.partitions and not runner.superseded and not self.app.should_stop,
-            superseded,
-        )
+        def is_owner() -> bool:
+            is_over = runner.superseded or runner.refusal is not None or self.app.should_stop
+            return 0 in runner.partitions and not is_over
+
+        try:
+            await keep_rekeying(
+                partial(self._rekeying[runner.loop.loop], name), is_owner, superseded
+            )
+        except ContractError as error:
+            runner.refuse(error)  # the worker goes on without this loop
 
     async def _advance(self, runner: LoopRunner) -> None:
         """Advance the time of logs that are at their end, or end them if that was requested."""

@@ -4,18 +4,13 @@ A finite replay has no next event that would move its last windows on. Whoever r
 which decision the logs have ended; every worker of the loop hears it, now or when it starts.
 """
 
-import json
-import logging
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 
 from tidemill.errors import RequestError
-from tidemill.kafka import KafkaConfig, Record, TailThread, write_all
+from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailThread, write_all
 from tidemill.schemas import topics
-
-logger = logging.getLogger(__name__)
-
-_KEY = "close/"
+from tidemill.schemas.control import CloseRequest, parse_control
 
 
 def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
@@ -32,8 +27,7 @@ def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
             f"{until.isoformat()} could be anywhere",
             hint=f"say where: {until.isoformat()}Z for UTC",
         )
-    value = json.dumps({"until": until.astimezone(UTC).isoformat()}).encode()
-    write_all(config, topics.CONTROL, [(f"{_KEY}{loop_name}".encode(), value)])
+    write_all(config, topics.CONTROL, [CloseRequest(loop_name, until).record()])
 
 
 class EndOfStreamSource(Protocol):
@@ -44,14 +38,19 @@ class EndOfStreamSource(Protocol):
 
 
 class CloseRequests:
-    """The newest request for each loop; a thread of its own reads the control topic."""
+    """The latest time requested for each loop; a thread of its own reads the control topic.
 
-    def __init__(self, config: KafkaConfig) -> None:
+    Records that are no message are passed over and reported to *bad*.
+    """
+
+    def __init__(self, config: KafkaConfig, bad: BadRecords | None = None) -> None:
         """Begin to read.
 
         Raises:
             BrokerError: there is no control topic, or no answer.
         """
+        self._bad = bad or BadRecords()
+        self._messages = CompactedLog(parse_control)
         self._until: dict[str, datetime] = {}
         self._thread = TailThread(
             config,
@@ -76,16 +75,8 @@ class CloseRequests:
         self._thread.close()
 
     def _take(self, records: list[Record]) -> None:
-        for record in records:
-            key = (record.key or b"").decode(errors="replace")
-            if key.startswith(_KEY):
-                self._hear(key.removeprefix(_KEY), record.value)
-
-    def _hear(self, loop_name: str, value: bytes | None) -> None:
-        try:
-            until = datetime.fromisoformat(json.loads(value or b"{}")["until"])
-        except (ValueError, KeyError, TypeError):
-            logger.warning("a request to close %s is unreadable: %r", loop_name, value)
-            return
-        if until.tzinfo is not None:
-            self._until[loop_name] = max(until, self._until.get(loop_name, until))
+        for message in self._messages.take(records):
+            if isinstance(message, CloseRequest):
+                until = self._until.get(message.loop, message.until)
+                self._until[message.loop] = max(message.until, until)
+        self._bad.report(topics.CONTROL, self._messages.bad)

@@ -7,12 +7,15 @@ combines the fetched positions of the transport with the positions of the loop t
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from faust.types import TP
 
 from tidemill.schemas.logs import Log
+from tidemill.streams.commit.topic_check import ended_early, made_anew
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.log_position import LogPosition
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.consumer.transport import FetchState
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.commit_schedule import BATCH_RECORDS
@@ -28,12 +31,17 @@ class FlowControl:
 
     def __init__(self, runners: Sequence[LoopRunner], metrics: StreamMetrics) -> None:
         self._metrics = metrics
+        self._runners = runners
+        self._identities: dict[str, TopicIdentity] = {}  # of the topics, when they were seen first
+        self._gone: set[str] = set()  # topics that were missing at the last question
         self._logs: dict[str, tuple[LoopRunner, Log]] = {
             topic: (runner, name) for runner in runners for name, topic in runner.topics.items()
         }
         self._backlogs: set[tuple[str, Log]] = set()  # logs with records that wait to be re-keyed
         self._control_batches: dict[TP, tuple[int, int]] = {}
         self._fetches: FetchState | None = None
+        for runner in runners:
+            runner.verify = partial(self.verify, runner)
 
     def attach(self, fetches: FetchState) -> None:
         """Set the transport's consumer, which calls this when it starts."""
@@ -56,7 +64,7 @@ class FlowControl:
         """
         runner, name = self._logs[tp.topic]
         position = self.position(tp)
-        if position.taken is None:
+        if position.taken is None or runner.refusal is not None:
             return True  # not owned: its owner reads it
         if position.queued >= IN_FLIGHT:
             return True
@@ -65,6 +73,65 @@ class FlowControl:
             or (runner.loop.loop, other) in self._backlogs
             for other in runner.behind(name, tp.partition)
         )
+
+    def is_refused(self, tp: TP) -> bool:
+        """Return whether nothing of *tp* is taken any more."""
+        return self._logs[tp.topic][0].refusal is not None
+
+    def identify(self, identities: Mapping[str, TopicIdentity | None]) -> None:
+        """Compare *identities* with those that the lake has read from; refuse loops that differ."""
+        for topic, identity in identities.items():
+            runner, name = self._logs[topic]
+            if identity is None:
+                continue
+            before = self._identities.setdefault(topic, identity)
+            if before != identity:  # its partitions may be nobody's, since it was gone
+                runner.refuse(made_anew(runner.loop.loop, before, identity))
+            runner.identify(name, identity)
+
+    def ends_too_early(self, tp: TP, end: int) -> None:
+        """Refuse the loop of *tp*, which ends before the offset that the lake has read up to."""
+        runner, _ = self._logs[tp.topic]
+        runner.refuse(
+            ended_early(runner.loop.loop, tp.topic, tp.partition, end, self.committed(tp))
+        )
+
+    async def verify(self, runner: LoopRunner) -> bool:
+        """Return whether the topics of *runner* are still those that the lake has read from.
+
+        The broker is asked now, so it holds for everything that was fetched before.
+        """
+        if self._fetches is None:
+            return False
+        topics = set(runner.topics.values())
+        found = await self._fetches.identities(topics)
+        if found is None:
+            return False
+        self.identify(found)
+        for topic in topics - found.keys() - self._gone:
+            logger.error(
+                "there is no topic %s any more: nothing of %s is committed\n"
+                "  hint: restore the topic, or stop the worker of this loop",
+                *(topic, runner.loop.loop),
+            )
+        self._gone = (self._gone - topics) | (topics - found.keys())
+        return not topics - found.keys() and runner.refusal is None
+
+    async def check_topics(self) -> None:
+        """Refuse the loops whose topics were made anew, or end before what the lake has."""
+        for runner in self._runners:
+            if runner.refusal is None:
+                await self.verify(runner)
+                await self._check_ends(runner)
+
+    async def _check_ends(self, runner: LoopRunner) -> None:
+        """Compare the ends of all logs; brokers without ids tell a new topic only by them."""
+        tps = [TP(topic, n) for topic in runner.topics.values() for n in runner.partitions]
+        ends = await self._fetches.ends(tps) if tps and self._fetches is not None else {}
+        for tp, (_position, end) in ends.items():
+            committed = self.committed(tp)
+            if committed is not None and end < committed:
+                self.ends_too_early(tp, end)
 
     def lost(self, tp: TP, records: int) -> None:
         """Count and log *records* that Kafka deleted before they were read."""

@@ -10,9 +10,12 @@ are owned.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 
+from tidemill.errors import ContractError
+from tidemill.log_fields import log_fields
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
@@ -21,14 +24,19 @@ from tidemill.streams.commit.leases import Lease, claim
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.commit.snapshot import PartitionSnapshot
+from tidemill.streams.commit.topic_check import check_identity
 from tidemill.streams.consumer.batches import FetchedBatch, merged
 from tidemill.streams.consumer.log_position import LogPosition
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
+from tidemill.streams.deadletters.report import DeadLetterReport
 from tidemill.streams.deadletters.writer import DeadLetterSink
 from tidemill.streams.join.checkpoints import Resume
+from tidemill.streams.join.event_times import EventTimes
 from tidemill.streams.join.idleness import IdleClock
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.placement import misplaced_in
 from tidemill.streams.runtime.commit_schedule import Cadence, CommitSchedule
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.runtime.owned_partition import OwnedPartition
@@ -36,9 +44,14 @@ from tidemill.streams.runtime.partitions import LogReading, Partition
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.units import micros
 from tidemill.streams.versions import VersionCheck
 
 logger = logging.getLogger(__name__)
+
+
+class _UnverifiedError(Exception):
+    """It is not known that the topics are those that the lake has read from."""
 
 
 class LoopRunner:
@@ -55,6 +68,7 @@ class LoopRunner:
         cadence: Cadence,
         newest: Callable[[], int],
         spill_files: SpillStore,
+        accept_bad: datetime | None = None,
     ) -> None:
         """Work on *prepared*, with no partition yet.
 
@@ -67,19 +81,26 @@ class LoopRunner:
             cadence: when commits are due.
             newest: returns the newest published version of the loop.
             spill_files: the store of open feedback and ids that do not fit the memory budget.
+            accept_bad: unreadable records that Kafka had before do not count for `max_bad`.
         """
         loop = self.loop = prepared.loop
         self.rules = prepared.rules
         self.topics: dict[Log, str] = joined_topics(loop)
         self._tables = tables
         self._metrics = metrics
+        self._report = DeadLetterReport(loop.loop, self.topics, metrics.dead)
+        for log, topic in self.topics.items():  # counters that begin at zero
+            metrics.lost.labels(topic)
+            metrics.misplaced.labels(loop.loop, log)
         self._on_examples = on_examples
+        self._accepted_until = -1 if accept_bad is None else micros(accept_bad) // 1000
         self._cadence = cadence
         self._now_s = cadence.clock
         self._schedule = CommitSchedule(cadence)
         self._versions = VersionCheck(loop, newest)
         self._cycle = CommitCycle(loop.loop, tables, dead_letters, metrics, cadence.patience_s)
         self._labels = prepared.labels
+        self._told_failed = 0
         self._decoders = prepared.decoders
         self._windows = OpenWindows(
             loop=loop,
@@ -92,9 +113,29 @@ class LoopRunner:
         )
         self._owned: dict[int, OwnedPartition] = {}
         self._lock = asyncio.Lock()
-        self._is_in_thread = False  # a thread closes windows: nobody else may use the joins
+        self._is_in_thread = False  # a snapshot is being made: nobody else may use the joins
         self.failed = False
         self.superseded = False
+        self.refusal: ContractError | None = None
+        self.verify: Callable[[], Awaitable[bool]] | None = None
+
+    def refuse(self, error: ContractError) -> None:
+        """Read and commit nothing any more: the topics are not what the loop says, see *error*.
+
+        Nothing since the last commit counts as read. Other loops of the worker go on.
+        """
+        self.failed = True
+        self.refusal = self.refusal or error
+
+    def identify(self, name: Log, identity: TopicIdentity) -> None:
+        """Compare *identity* with that of the topic that the lake has read *name* from."""
+        for owned in self._owned.values():
+            try:
+                check_identity(self.loop.loop, owned.lease, name, identity)
+            except ContractError as error:
+                self.refuse(error)
+                return
+            owned.partition.readings[name].identity = identity
 
     @property
     def partitions(self) -> Collection[int]:
@@ -165,7 +206,7 @@ class LoopRunner:
             TidemillError: a commit failed.
         """
         owned = self._owned.get(batch.partition)
-        if owned is None or self.superseded:
+        if owned is None or self.superseded or self.refusal is not None:
             return  # its next owner reads it again, from the offset of the lake
         owned.idle.read(name, self._now_s())
         owned.waiting[name].append(batch)
@@ -187,8 +228,13 @@ class LoopRunner:
                 if dead_letters is None:
                     self.superseded = True
                     return
-                for dead_letter in dead_letters:
-                    self._metrics.dead.labels(self.loop.loop, name, dead_letter.reason).inc()
+                self._report.take(name, dead_letters)
+                self._metrics.misplaced.labels(self.loop.loop, name).inc(
+                    owned.partition.take_misplaced(name)
+                )
+        except ContractError as error:
+            self.refuse(error)
+            return
         except BaseException:
             self.failed = True
             raise
@@ -197,7 +243,8 @@ class LoopRunner:
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
         """Return whether a commit cycle is due; *is_caught_up* says if a backlog has ended."""
         has_work = self._pending_rows() > 0 or self.is_closing
-        return bool(self._owned) and has_work and self._schedule.is_due(is_caught_up)
+        is_working = bool(self._owned) and self.refusal is None
+        return is_working and has_work and self._schedule.is_due(is_caught_up)
 
     async def commit(self) -> None:
         """Take everything queued, and commit everything taken; return after the commits.
@@ -209,14 +256,18 @@ class LoopRunner:
         """
         async with self._lock:
             owned = dict(self._owned)
-            for each in owned.values():
-                for name in self.loop.logs:
-                    if not self.superseded:
-                        self._take_waiting(each, name)
+            for each, name in product(owned.values(), self.loop.logs):
+                if not self.superseded and self.refusal is None:
+                    self._take_waiting(each, name)
+            if self.refusal is not None:
+                return
             due_s = [each.due_since_s for each in owned.values() if each.due_since_s is not None]
             started = self._now_s()
             try:
-                version = await self._write(owned)
+                with log_fields(loop=self.loop.loop):
+                    version = await self._write(owned)
+            except _UnverifiedError:
+                return  # refused, or no broker answers: nothing since the last commit counts
             except BaseException:
                 self.failed = True
                 raise
@@ -244,15 +295,21 @@ class LoopRunner:
     async def _snapshots(
         self, partitions: Sequence[Partition], limits: Mapping[int, int]
     ) -> list[PartitionSnapshot]:
-        """Return snapshots after a close up to *limits*; in a thread if it may read the lake."""
+        """Return snapshots after a close up to *limits*; in a thread if it may read the lake.
+
+        Nothing is taken between the question for the topics' ids and the snapshots, so the answer
+        holds for all of their rows.
+        """
 
         def snapshots() -> list[PartitionSnapshot]:
             return [partition.snapshot(limits.get(partition.number)) for partition in partitions]
 
-        if not self.rules.corrections:
-            return snapshots()
         self._is_in_thread = True
         try:
+            if partitions and self.verify is not None and not await self.verify():
+                raise _UnverifiedError
+            if not self.rules.corrections:
+                return snapshots()
             return await asyncio.to_thread(snapshots)
         finally:
             self._is_in_thread = False
@@ -295,6 +352,13 @@ class LoopRunner:
         gauge.labels(self.loop.loop, "decisions").set(sum(join.open_decisions for join in joins))
         gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
         self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
+        if self._labels.failed > 2 * self._told_failed:  # once, and again whenever they doubled
+            self._told_failed = self._labels.failed
+            logger.warning(
+                "%s: the label of %d decisions is an error; they are examples without label, "
+                "label_error. One is %s",
+                *(self.loop.loop, self._labels.failed, self._labels.last_error),
+            )
 
     def _load(self, partitions: Collection[int]) -> dict[int, OwnedPartition]:
         """Claim *partitions* and recover them; blocks."""
@@ -316,9 +380,14 @@ class LoopRunner:
             number=lease.partition,
             join=join,
             readings=readings,
-            max_skew=self.loop.max_skew,
+            times=EventTimes(max_skew=self.loop.max_skew, max_age=self.loop.max_age),
             versions=self._versions,
-            keys=CopartitioningCheck(self.topics, lease.partition, self.loop.partitions),
+            keys=CopartitioningCheck(
+                topics=self.topics,
+                partition=lease.partition,
+                partitions=self.loop.partitions,
+                limit=self.loop.max_bad,
+            ),
         )
         return OwnedPartition(
             partition=partition,
@@ -335,7 +404,9 @@ class LoopRunner:
         return LogReading(
             topic=self.topics[name],
             decoder=self._decoders[name],
-            error_limit=ErrorLimit(self.loop.max_bad, next=offset, bad=bad),
+            error_limit=ErrorLimit(
+                self.loop.max_bad, next=offset, bad=bad, accepted_until=self._accepted_until
+            ),
             next=offset,
             dead=lease.of(name, "dead") or 0,
             gaps=lease.of(name, "holes") or 0,
@@ -343,4 +414,11 @@ class LoopRunner:
 
     def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
         recall = recall_from(self._tables, number, self.rules)
-        return PartitionJoin(self.rules, resume, labels=self._labels, recall=recall, state=state)
+        return PartitionJoin(
+            self.rules,
+            resume,
+            labels=self._labels,
+            recall=recall,
+            state=state,
+            is_misplaced=misplaced_in(number, self.loop.partitions),
+        )

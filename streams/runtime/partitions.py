@@ -6,7 +6,7 @@ everything since the last one: rows, progress numbers, closed examples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,10 @@ from tidemill.streams.commit.progress_commit import raw_numbers
 from tidemill.streams.commit.snapshot import PartitionSnapshot
 from tidemill.streams.consumer.batches import FetchedBatch
 from tidemill.streams.consumer.records import Records
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.deadletters.error_limit import ErrorLimit
 from tidemill.streams.deadletters.writer import DeadLetter
+from tidemill.streams.join.event_times import EventTimes
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.runtime.copartitioning import CopartitioningCheck
 from tidemill.streams.units import micros
@@ -35,7 +37,9 @@ class LogReading:
     error_limit: ErrorLimit
     next: int = 0
     dead: int = 0
+    identity: TopicIdentity | None = None  # of the topic that is read; None if not known
     gaps: int = 0  # offsets without a record, except those that Kafka has deleted
+    misplaced: int = 0  # feedback of decisions of other partitions, since `take_misplaced`
     frames: list[pl.DataFrame] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
@@ -49,7 +53,7 @@ class Partition:
         number: int,
         join: PartitionJoin,
         readings: Mapping[Log, LogReading],
-        max_skew: timedelta,
+        times: EventTimes,
         versions: VersionCheck,
         keys: CopartitioningCheck,
     ) -> None:
@@ -57,7 +61,7 @@ class Partition:
         self.join = join
         self.readings = readings
         self.pending_rows = 0
-        self._max_skew_us = micros(max_skew)
+        self._times = times
         self._versions = versions
         self._keys = keys
 
@@ -68,8 +72,8 @@ class Partition:
 
         Raises:
             BrokerError: the batch does not start at the end of the last one.
-            ContractError: more of the log is unreadable than the loop allows, or it is keyed
-                differently from another log.
+            ContractError: more of the log is unreadable or misplaced than the loop allows, or it is
+                keyed or placed differently from another log.
         """
         reading = self.readings[log]
         if batch.start != reading.next:
@@ -87,7 +91,7 @@ class Partition:
         reading.error_limit.take(batch.last, dead_letters)
         if frame.height:
             self._check_keys(log, records, frame)
-            reading.frames.append(self._joined(log, frame))
+            reading.frames.append(self._joined(reading, log, frame))
         reading.gaps += batch.next - batch.start - len(records)
         reading.next = batch.next
         reading.dead += len(dead_letters)
@@ -95,10 +99,19 @@ class Partition:
         self.pending_rows += len(records)
         return dead_letters
 
-    def _joined(self, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
-        if is_feedback(log):
-            return self.join.take_feedback(frame, log)
-        return self.join.take_decisions(frame)
+    def _joined(self, reading: LogReading, log: Log, frame: pl.DataFrame) -> pl.DataFrame:
+        if not is_feedback(log):
+            return self.join.take_decisions(frame)
+        is_misplaced = self.join.misplaced(frame)
+        offsets = frame["offset"].to_numpy() - first_position(log)
+        reading.misplaced += self._keys.count_misplaced(log, offsets, is_misplaced)
+        return self.join.take_feedback(frame, log, is_misplaced)
+
+    def take_misplaced(self, log: Log) -> int:
+        """Return how much feedback of *log* was of other partitions since the last call."""
+        reading = self.readings[log]
+        count, reading.misplaced = reading.misplaced, 0
+        return count
 
     def _check_keys(self, log: Log, records: Records, frame: pl.DataFrame) -> None:
         count = self._keys.sample_size(log)
@@ -108,6 +121,7 @@ class Partition:
             offset = offset_of(positions[row])
             record = int(np.searchsorted(records.offsets, offset))
             self._keys.check(log, records.keys[record], decisions[row], offset)
+        self._keys.refuse()
 
     def skip_control_batches(self, log: Log, start: int, next: int) -> None:
         """Skip control batches at the end of *log*, from *start* to *next*.
@@ -146,12 +160,15 @@ class Partition:
     def _numbers(self, log: Log) -> dict[str, int]:
         time = self.stream_time(log)
         reading = self.readings[log]
+        identity = reading.identity
         return raw_numbers(
             reading.next,
             None if time is None else micros(time),
             reading.dead,
             reading.error_limit.bad if reading.dead else None,
             reading.gaps or None,
+            None if identity is None else identity.number,
+            None if identity is None else identity.cluster_number,
         )
 
     def _with_positions(
@@ -160,31 +177,30 @@ class Partition:
         """Add topic, partition, log position and arrival time to the decoded rows.
 
         Returns:
-            The rows without those that are ahead of the broker's time by more than `max_skew`, and
-            dead letters for these and for records that could not be decoded.
+            The rows without those whose time is refused (`EventTimes`), and dead letters for these
+            and for records that could not be decoded.
         """
-        offsets, arrived_us = records.offsets, records.timestamps_ms * 1000
+        offsets, arrived_ms = records.offsets, records.timestamps_ms
         frame = decoded.frame.clone()
         rows = frame.drop_in_place("row").to_numpy()
         if len(rows) < len(records):
-            offsets, arrived_us = offsets[rows], arrived_us[rows]
+            offsets, arrived_ms = offsets[rows], arrived_ms[rows]
+        arrived, refused = self._times.check(frame["at"].to_physical().to_numpy(), arrived_ms)
         frame.hstack(
             [
                 pl.Series("topic", [topic]).new_from_index(0, len(rows)),
                 pl.Series("partition", [self.number], dtype=pl.Int32).new_from_index(0, len(rows)),
                 pl.Series("offset", offsets + first_position(log)),
-                pl.Series("ingested_at", arrived_us).cast(pl.Datetime("us", "UTC")),
+                pl.Series("ingested_at", arrived).cast(pl.Datetime("us", "UTC")),
             ],
             in_place=True,
         )
         poison = [(bad.row, bad.reason, bad.detail) for bad in decoded.poison]
-        ahead = frame["at"].to_physical().to_numpy() > arrived_us + self._max_skew_us
-        if ahead.any():
-            poison += [
-                (int(row), "skew", "its event time is past the broker's by more than max_skew")
-                for row in rows[ahead]
-            ]
-            frame = frame.filter(~pl.Series(ahead))
+        if refused:
+            poison += [(int(rows[row]), *why) for row, why in refused.items()]
+            taken = np.ones(len(rows), dtype=np.bool_)
+            taken[list(refused)] = False
+            frame = frame.filter(pl.Series(taken))
         dead_letters = [
             DeadLetter(
                 topic=topic,

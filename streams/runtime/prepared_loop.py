@@ -35,6 +35,6 @@ class PreparedLoop:
         return cls(
             loop=loop,
             rules=rules,
-            labels=Labels(rules.label_sql, label_type=rules.label_type),
+            labels=Labels(rules.label),
             decoders={log: EventDecoder(loop, log, store) for log in loop.logs},
         )

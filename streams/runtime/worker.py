@@ -1,7 +1,8 @@
 """The streams worker as a process: it reads settings and loops, runs agents, and logs why it ends.
 
-Exit codes: 0 after SIGTERM or SIGINT, 2 or 3 after an error, so that its supervisor starts it
-again. It continues from the last commit. While no broker answers it waits, and does not end.
+Exit codes: 0 after SIGTERM or SIGINT, 4 (`EXIT_REFUSED`) if a loop that it was told to run is
+refused, or all are, and 2 or 3 after any other error, so that its supervisor starts it again. It
+continues from the last commit. While no broker answers it waits, and does not end.
 """
 
 import asyncio
@@ -9,34 +10,45 @@ import contextlib
 import gc
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tidemill.errors import ConfigError, ContractError, TidemillError
-from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.errors import ContractError, TidemillError
+from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
-from tidemill.kafka import KafkaConfig, Outages, Writer, ensure_topics, partition_count
+from tidemill.kafka import BadRecords, KafkaConfig, Outages, Writer, ensure_topics
 from tidemill.schemas import topics
+from tidemill.schemas.control import NewExamples
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, joined_topics, newest
+from tidemill.schemas.published import SHARED_TOPICS, LoopTopic, read_loop_topic
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
-from tidemill.stopping import stop_in_time
+from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
-from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.metrics import WORK, StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer
 from tidemill.streams.runtime.agents import StreamsApp
-from tidemill.streams.runtime.audits import EVERY_S, AuditTimer, LoopAudit
+from tidemill.streams.runtime.audits import AuditTimer, LoopAudit
 from tidemill.streams.runtime.close_requests import CloseRequests
-from tidemill.streams.runtime.commit_schedule import Cadence
+from tidemill.streams.runtime.fit_loops import (
+    FitLoops,
+    LoopExaminer,
+    RefusedLoop,
+    StoppedLoop,
+    WorkerHealth,
+)
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.prepared_loop import PreparedLoop
-from tidemill.streams.state.spill_files import SpillFiles, spill_folder
+from tidemill.streams.runtime.worker_config import StreamsWorkerConfig
+from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.versions import NewVersions
+from tidemill.work_log import WorkLog
+
+__all__ = ["EXIT_REFUSED", "StreamsWorker", "StreamsWorkerConfig", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,61 +56,18 @@ logger = logging.getLogger(__name__)
 # all open rows again and again, and free nothing.
 COLLECT = (200_000, 20, 20)
 
+EXIT_REFUSED = 4
+"""The exit code of a worker that refuses a loop that it was told to run, or all loops."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamsWorkerConfig:
-    """The settings of a streams worker."""
-
-    kafka: KafkaConfig
-    lake: LakeConfig
-    loops: Sequence[str] = ()  # none: every loop that is published when it starts
-    group: str | None = None  # None: see group_name
-    metrics_port: int | None = None
-    cadence: Cadence = field(default_factory=Cadence)
-    session_timeout_s: float = 10.0
-    fetch_records: int = 8_000
-    audit_s: float = EVERY_S  # how often the worker audits the windows it closed; 0: never
-    scratch: Path = field(default_factory=lambda: spill_folder({}))  # on a local disk
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], loops: Sequence[str] = ()) -> Self:
-        """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the settings below.
-
-        TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
-        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH.
-
-        Raises:
-            ConfigError: a setting is missing or no number.
-        """
-        plain = cls(
-            kafka=KafkaConfig.from_env(env), lake=LakeConfig.from_env(env), loops=tuple(loops)
-        )
-        port = env.get("TIDEMILL_METRICS_PORT")
-        default = plain.cadence
-        return replace(
-            plain,
-            group=env.get("TIDEMILL_GROUP"),
-            metrics_port=None if not port else int(_number(env, "TIDEMILL_METRICS_PORT", 0)),
-            cadence=Cadence(
-                every_s=_number(env, "TIDEMILL_COMMIT_S", default.every_s),
-                rows=int(_number(env, "TIDEMILL_COMMIT_ROWS", default.rows)),
-                patience_s=_number(env, "TIDEMILL_PATIENCE_S", default.patience_s),
-            ),
-            session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),
-            fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
-            audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
-            scratch=spill_folder(env),
-            env=dict(env),
-        )
+_FIRST_PAUSE_S = 0.5
+_LAST_PAUSE_S = 30.0  # between two restarts that follow one another
+_SETTLED_S = 60.0  # a worker that ran for so long restarts without a longer pause
 
 
-def _number(env: Mapping[str, str], name: str, default: float) -> float:
-    text = env.get(name)
-    try:
-        return float(text) if text else default
-    except ValueError:
-        raise ConfigError(f"{name} is {text!r}, no number", hint=f"say {default:g}") from None
+class _NothingToRunError(TidemillError):
+    """Every loop of the worker is refused."""
+
+    status = EXIT_REFUSED
 
 
 def run_worker(config: StreamsWorkerConfig) -> int:
@@ -111,7 +80,12 @@ class StreamsWorker:
 
     def __init__(self, config: StreamsWorkerConfig) -> None:
         self._config = config
-        self._metrics = StreamMetrics()
+        self._bad = BadRecords()
+        self._metrics = StreamMetrics(self._bad)
+        self._health = WorkerHealth(self._metrics, self._bad)
+        self._stop = threading.Event()
+        self._stopped: dict[str, StoppedLoop] = {}
+        self._fit = FitLoops(prepared=(), refused={})
 
     def run(self) -> int:
         """Run until a signal or an error ends it; return the exit code.
@@ -122,18 +96,38 @@ class StreamsWorker:
         gc.set_threshold(*COLLECT)
         try:
             if self._config.metrics_port is not None:
-                self._metrics.serve(self._config.metrics_port)
-            outages = Outages(self._config.kafka, "the worker")
-            while not outages.waited(lambda: asyncio.run(self._run())):
-                logger.info("restarting with the newest published loops")
+                self._metrics.serve(self._config.metrics_port, self._health.page)
+            with WorkLog(self._metrics.registry, WORK):
+                self._run_until_stopped()
         except TidemillError as error:
             logger.critical("the worker ends: %s", error)
             return error.status
         except Exception:  # the outermost loop: an exit code for the supervisor, a trace for people
             logger.critical("the worker ends by an error of its own", exc_info=True)
             return 2
+        if refused := self._fit.refused.keys() & set(self._config.loops) - self._fit.running.keys():
+            logger.critical("the worker ends as asked; it refused %s", ", ".join(sorted(refused)))
+            return EXIT_REFUSED
         logger.info("the worker ends as asked")
         return 0
+
+    def _run_until_stopped(self) -> None:
+        """Run the loops, and again with what was published since, until a signal."""
+        outages = Outages(self._config.kafka, "the worker")
+        pause_s = _FIRST_PAUSE_S
+        while not self._stop.is_set():
+            started_s = time.monotonic()
+            outages.waited(self._run_unless_stopped)
+            if time.monotonic() - started_s > _SETTLED_S:
+                pause_s = _FIRST_PAUSE_S
+            with StopSignals(self._stop):
+                if not self._stop.wait(pause_s):
+                    logger.info("restarting with the newest published loops")
+            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+    def _run_unless_stopped(self) -> None:
+        if not self._stop.is_set():
+            asyncio.run(self._run())
 
     def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
         """Return the tables of *loop*, created if they are missing."""
@@ -143,34 +137,38 @@ class StreamsWorker:
         """Return the runner of one loop."""
         return LoopRunner(**parts)
 
-    async def _run(self) -> bool:
-        """Return True after a signal, False when the worker has to restart with a newer version."""
+    async def _run(self) -> None:
+        """Run the loops that are fit until a signal, or until other ones can be run."""
         config = self._config
-        loops = read_loops(config)
         lake = Lake(config.lake)
-        store = schema_store(config.kafka, config.env)
-        with contextlib.ExitStack() as last:
+        store = schema_store(config.kafka, config.env, self._bad)
+        examiner = LoopExaminer(config.kafka, lake, store)
+        ensure_topics(config.kafka, SHARED_TOPICS)
+        topic = read_loop_topic(config.kafka, self._bad)
+        self._examine(examiner, topic)
+        with StopSignals(self._stop, within_s=STOP_S), contextlib.ExitStack() as last:
             dead_letters = DeadLetterWriter(config.kafka)
             last.callback(dead_letters.close)
             control = Writer(config.kafka)
             last.callback(control.close, 1.0)
-            close_requests = CloseRequests(config.kafka)
+            close_requests = CloseRequests(config.kafka, self._bad)
             last.callback(close_requests.close)
-            news = NewVersions(config.kafka, loops, any_loop=not config.loops)
+            news = self._news(examiner, topic)
             last.callback(news.close)
             folder = last.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-faust-"))
             runners = [
                 self.new_runner(
-                    prepared=PreparedLoop.of(loop, store),
-                    tables=self.open_tables(lake, loop),
+                    prepared=prepared,
+                    tables=self.open_tables(lake, prepared.loop),
                     dead_letters=dead_letters,
                     metrics=self._metrics,
-                    on_examples=_announce(control, loop.loop),
+                    on_examples=_announce(control, prepared.loop.loop),
                     cadence=config.cadence,
-                    newest=newest_version(config.kafka, loop.loop),
+                    newest=newest_version(config.kafka, prepared.loop.loop, self._bad),
                     spill_files=SpillFiles(config.scratch),
+                    accept_bad=config.accept_bad,
                 )
-                for loop in loops
+                for prepared in self._fit.prepared
             ]
             if config.audit_s > 0:
                 audits = [
@@ -184,15 +182,69 @@ class StreamsWorker:
                 runners=runners,
                 metrics=self._metrics,
                 end_of_stream=close_requests,
-                rekeying={
-                    loop.loop: _rekeyer(config.kafka, loop, store) for loop in loops if loop.rekey
-                },
+                rekeying=self._rekeying(store),
             )
-            return await run_app(
-                streams.app,
-                lambda: news.published() or any(runner.superseded for runner in runners),
-                on_stop=stop_in_time,
+            await run_app(streams.app, lambda: self._is_over(news, runners))
+            self._note_stopped(runners)
+
+    def _examine(self, examiner: LoopExaminer, topic: LoopTopic) -> None:
+        """Choose the loops to run; log what is refused since the last time.
+
+        Raises:
+            ContractError: no loop is published.
+            _NothingToRunError: all are refused.
+        """
+        names = self._config.loops or sorted({name for name, _version in topic.loops})
+        if not names:
+            raise ContractError(
+                "no loop is published", hint="publish one: tidemill publish LOOP.yaml"
             )
+        before = {str(each) for each in self._fit.refused.values()}
+        self._fit = examiner.examine(topic.loops, names, self._stopped)
+        self._health.show(self._fit)
+        refused = list(self._fit.refused.values())
+        if not self._fit.prepared:
+            raise _nothing_to_run(refused)
+        for each in refused:
+            if str(each) not in before:
+                running = self._fit.running.get(each.loop)
+                logger.error("%s", each)
+                logger.error(
+                    "%s %s; all other loops go on",
+                    each.loop,
+                    "is not run" if running is None else f"goes on with version {running}",
+                )
+
+    def _news(self, examiner: LoopExaminer, topic: LoopTopic) -> NewVersions:
+        fit, stopped = self._fit, self._stopped
+        return NewVersions(
+            self._config.kafka,
+            examined=topic.loops,
+            running=fit.running,
+            wanted=self._config.loops,
+            bad=self._bad,
+            reexamine=lambda: examiner.is_any_mended(topic.loops, fit, stopped),
+        )
+
+    def _is_over(self, news: NewVersions, runners: Sequence[LoopRunner]) -> bool:
+        stops = any(runner.superseded or runner.refusal is not None for runner in runners)
+        return self._stop.is_set() or stops or news.published()
+
+    def _note_stopped(self, runners: Sequence[LoopRunner]) -> None:
+        """Remember which loops must not go on as they were."""
+        for runner in runners:
+            loop = runner.loop
+            if runner.refusal is not None:
+                before = self._stopped.get(loop.loop)
+                self._stopped[loop.loop] = StoppedLoop.by_its_records(
+                    loop.version, runner.refusal, before
+                )
+            elif runner.superseded:
+                self._stopped[loop.loop] = StoppedLoop.by_newer_events(loop)
+
+    def _rekeying(self, store: SchemaStore) -> dict[str, Callable[[Log], Rekeyer]]:
+        kafka, loops = self._config.kafka, [each.loop for each in self._fit.prepared]
+        return {loop.loop: _rekeyer(kafka, loop, store, self._bad) for loop in loops if loop.rekey}
 
     def _group(self, folder: Path) -> GroupConfig:
         return GroupConfig(
@@ -203,39 +255,18 @@ class StreamsWorker:
         )
 
 
-def read_loops(config: StreamsWorkerConfig) -> list[Loop]:
-    """Return the newest version of each loop to work on, after a check of its topics.
-
-    Raises:
-        ContractError: a loop is not published, or its topics differ in partitions.
-        BrokerError: the broker does not answer.
-    """
-    ensure_topics(config.kafka, SHARED_TOPICS)
-    published = fetch_loops(config.kafka)
-    names = config.loops or sorted({name for name, _version in published})
-    if not names:
-        raise ContractError("no loop is published", hint="publish one: tidemill publish LOOP.yaml")
-    loops = [newest(published, name) for name in names]
-    for loop in loops:
-        counts = {
-            topic: partition_count(config.kafka, topic) for topic in joined_topics(loop).values()
-        }
-        if set(counts.values()) != {loop.partitions}:
-            actual = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
-            raise ContractError(
-                f"loop {loop.loop} has {loop.partitions} partitions, but {actual}",
-                hint="a decision and its feedback must share a partition: recreate these topics "
-                "with that number, or publish the loop under a new name, with rekey: true if its "
-                "feedback has other keys or another number of partitions",
-            )
-    return loops
+def _nothing_to_run(refused: Sequence[RefusedLoop]) -> _NothingToRunError:
+    """Return the error of a worker that refuses all its loops."""
+    first, *others = refused
+    also = "".join(f"; {each.error.what}" for each in others)
+    return _NothingToRunError(f"{first.error.what}{also}", hint=first.error.hint)
 
 
 def group_name(loops: Sequence[str]) -> str:
     """Return the consumer group of a worker that was asked for *loops*; none is all of them.
 
-    It does not depend on how many loops are published, or the lag of a group would grow for ever
-    from the next loop on. Workers for other loops are in another group.
+    It does not depend on how many loops are published or refused, or the lag of a group would grow
+    for ever from the next loop on. Workers for other loops are in another group.
     """
     return f"tidemill-{'+'.join(sorted(set(loops)))}" if loops else "tidemill-streams"
 
@@ -248,19 +279,24 @@ def open_tables(lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
 
 def _announce(control: Writer, loop_name: str) -> Callable[[int], None]:
     """Return a function that announces a new version of a loop's examples on the control topic."""
-    key = loop_name.encode()
 
     def announce(version: int) -> None:
-        control.write(topics.CONTROL, key=key, value=str(version).encode())
+        key, value = NewExamples(loop_name, version).record()
+        control.write(topics.CONTROL, key=key, value=value)
 
     return announce
 
 
-def newest_version(kafka: KafkaConfig, loop_name: str) -> Callable[[], int]:
-    """Return a function that reads the newest published version of a loop from the broker."""
-    return lambda: newest(fetch_loops(kafka), loop_name).version
+def newest_version(
+    kafka: KafkaConfig, loop_name: str, bad: BadRecords | None = None
+) -> Callable[[], int]:
+    """Return a function that reads the number of the newest version of a loop from the broker."""
+    known = bad or BadRecords()
+    return lambda: read_loop_topic(kafka, known).newest_number(loop_name)
 
 
-def _rekeyer(kafka: KafkaConfig, loop: Loop, store: SchemaStore) -> Callable[[Log], Rekeyer]:
-    latest = newest_version(kafka, loop.loop)
+def _rekeyer(
+    kafka: KafkaConfig, loop: Loop, store: SchemaStore, bad: BadRecords
+) -> Callable[[Log], Rekeyer]:
+    latest = newest_version(kafka, loop.loop, bad)
     return lambda name: Rekeyer(kafka, loop, store, latest, name)

@@ -3,6 +3,7 @@
 import logging
 
 from tidemill.cli.log_repeats import Repeats
+from tidemill.log_fields import log_fields
 
 
 def record(text: str, *args: object, level: int = logging.ERROR) -> logging.LogRecord:
@@ -33,5 +34,9 @@ def test_other_lines_pass() -> None:
     assert repeats.filter(record("%s was passed over", "shop/1"))
     assert repeats.filter(record("%s was passed over", "news/1"))
     assert repeats.filter(record("%s was passed over", "shop/1", level=logging.WARNING))
+    for loop in ("shop", "news"):
+        with log_fields(loop=loop):
+            assert repeats.filter(record("the lake is full"))
+            assert not repeats.filter(record("the lake is full"))
     for _ in range(3):
         assert repeats.filter(record("a batch", level=logging.INFO))

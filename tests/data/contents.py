@@ -16,6 +16,7 @@ from tests.data.samples import Record, Sample
 from tidemill.features.audit.audit import audit
 from tidemill.features.sql.backfills import completed, done, read_backfill
 from tidemill.features.sql.views import connect, schema_name
+from tidemill.kafka import Record as KafkaRecord
 from tidemill.monitor.ledger import ledger
 from tidemill.schemas import topics
 from tidemill.schemas.events.decoder import EventDecoder
@@ -23,7 +24,7 @@ from tidemill.schemas.events.schemas import decision_frame_schema
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.published import newest, parse_all, produced_topics
+from tidemill.schemas.published import newest, parse_loop, produced_topics
 from tidemill.schemas.registry.choose import MemorySchemaStore
 from tidemill.serving.decision.requests import DecisionReader
 from tidemill.serving.model.admission import TrialLimits, admit
@@ -93,7 +94,11 @@ def _plain(value: object) -> object:
 
 def loops_of(sample: Sample) -> dict[tuple[str, int], Loop]:
     """Return every published version of every loop, read from its topic."""
-    return parse_all(sample.compacted(topics.LOOPS))
+    records = (
+        KafkaRecord(topic=topics.LOOPS, partition=0, offset=n, key=key, value=value, timestamp_ms=0)
+        for n, (key, value) in enumerate(sample.compacted(topics.LOOPS).items())
+    )
+    return {(loop.loop, loop.version): loop for loop in map(parse_loop, records)}
 
 
 def tables(sample: Sample, known: Mapping[str, Any] | None = None) -> dict[str, object]:

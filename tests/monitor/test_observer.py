@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -15,20 +16,21 @@ import pytest
 from tests.schemas.loops import minimal
 
 from tidemill.cli.app import main
-from tidemill.cli.tables.chain import chain_table
+from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.chain import Chain
+from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
+from tidemill.monitor.chain import Chain, parse_ack, with_trainer
 from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.observer import MonitorConfig, Observer, Status
-from tidemill.monitor.readings import Reading
+from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
+from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.published import publish_loop
+from tidemill.schemas.published import key_of, publish_loop
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -63,12 +65,31 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
     return made.key, made.to_json()
 
 
+def status_of(*rows: Chain) -> Status:
+    """Return a status with these chains."""
+    value = LoopRows(rows=rows)
+    return Status(chains=Reading(name="loops", at_s=time.time(), value=value, problem=None))
+
+
+def damage(config: MonitorConfig, loop: Loop) -> None:
+    """Make the tables of *loop*, and its examples unreadable."""
+    Lake(config.lake).create(loop)
+    for path in Path(config.lake.root, loop.loop, "examples", "_delta_log").iterdir():
+        path.write_text("junk")
+
+
 def chain(config: MonitorConfig) -> Chain:
     """Read once and return the one chain."""
     with Observer(config) as observer:
         status = observer.read(Status())
+    (found,) = chains(status)
+    return found
+
+
+def chains(status: Status) -> Sequence[Chain]:
+    """Return what was read of the loops."""
     assert status.chains.value is not None, status.problem
-    return status.chains.value[0]
+    return status.chains.value.rows
 
 
 @pytest.mark.kafka
@@ -116,8 +137,71 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
     assert chain_table([found]).rows[0].style == WRONG
 
 
+def test_trouble_comes_first_and_idle_loops_last() -> None:
+    """Of a thousand loops a person reads the first ten."""
+    ages = {"idle": None, "slow": 90.0, "busy": 0.5, "broken": 300.0}
+    chains = [
+        Chain(
+            loop=name,
+            decision_age_s=age,
+            feedback_age_s=None,
+            example_age_s=None,
+            closed_until=None,
+            model=None,
+            model_age_s=None,
+            serving=0,
+            workers=1,
+            refused=int(name == "broken"),
+        )
+        for name, age in ages.items()
+    ]
+    [loops, *_] = chain_table(chains).columns
+    assert [str(cell) for cell in loops.cells] == ["broken", "busy", "slow", "idle"]
+
+
+def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Path) -> None:
+    """Its last model goes on deciding, so nothing else shows that nobody learns any more."""
+    loop = minimal(loop="shop")
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    examples = lake.table(loop.loop, "examples")
+    for number in range(3):
+        examples.append(None, swaps=[CompareAndSwap(f"number/{number}", None, 1)])
+    beat = TrainerBeat(
+        loop="shop", at=NOON, examples=1, version="lightgbm-2", reason="not promoted: worse"
+    )
+    plain = Chain(
+        loop="shop",
+        decision_age_s=1.0,
+        feedback_age_s=None,
+        example_age_s=None,
+        closed_until=None,
+        model=None,
+        model_age_s=None,
+        serving=0,
+        workers=0,
+        refused=0,
+    )
+    assert with_trainer(plain, lake, []) == plain
+    alive, silent = (
+        with_trainer(plain, lake, [beat], now_s=NOON.timestamp() + age_s) for age_s in (5, 7_200)
+    )
+    assert (alive.trainer_age_s, alive.backlog) == (5.0, 2)
+    assert chain_table([alive]).rows[0].style is None
+    assert chain_table([silent]).rows[0].style == WRONG
+    assert troubles(status_of(alive)) == []
+    (line,) = troubles(status_of(silent))
+    assert "trainer of shop was last seen 2.0 h ago, and 2 commits of examples wait" in line
+    assert "its last verdict: lightgbm-2: not promoted: worse" in line
+    shown = as_metrics(status_of(silent)).decode()
+    assert 'tidemill_trainer_age_seconds{loop="shop"} 7200.0' in shown
+    assert 'tidemill_trainer_backlog_commits{loop="shop"} 2.0' in shown
+
+
 @pytest.mark.kafka
-def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig) -> None:
+def test_the_service_answers_and_says_when_it_cannot_look(
+    config: MonitorConfig, loop: Loop
+) -> None:
     """A monitor that hides its own failure is worse than none."""
     stop, url = threading.Event(), f"http://127.0.0.1:{config.port}"
     thread = threading.Thread(target=run_monitor, args=(config, stop))
@@ -127,13 +211,98 @@ def test_the_service_answers_and_says_when_it_cannot_look(config: MonitorConfig)
         status = json.loads(get(f"{url}/status")[1])
         assert [loop["loop"] for loop in status["loops"]] == list(config.loops)
         assert b"tidemill_monitor_up 1.0" in get(f"{url}/metrics")[1]
-        write_all(config.kafka, topics.ACKS, [(f"broken/{config.loops[0]}".encode(), b"{")])
+        damage(config, loop)
         wait_for(lambda: get(f"{url}/healthz")[0] == 503)
         assert b"tidemill_monitor_up 0.0" in get(f"{url}/metrics")[1]
     finally:
-        write_all(config.kafka, topics.ACKS, [(f"broken/{config.loops[0]}".encode(), None)])
         stop.set()
         thread.join()
+
+
+@pytest.mark.kafka
+def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loop) -> None:
+    """One record that anybody could write must not make the monitor blind for all loops."""
+    name = f"junk-{loop.loop}"
+    mine = [ack(loop, "a", "lightgbm-1", "serving", NOON), (f"{name}/a".encode(), b"{")]
+    elsewhere = (f"{name}/b".encode(), mine[0][1])
+    write_all(config.kafka, topics.ACKS, [*mine, elsewhere])
+    junk = (f"{name}/1".encode(), b"not json")
+    homeless = minimal(loop=f"homeless-{loop.loop}")
+    home = (key_of(homeless), homeless.canonical.encode())
+    write_all(config.kafka, topics.LOOPS, [home])
+    for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
+        write_all(config.kafka, topic, [junk])
+    observer = Observer(replace(config, loops=[loop.loop, "nobody", homeless.loop]))
+    try:
+        status = observer.read(Status())
+        assert [each.serving for each in chains(status)] == [1]
+        assert status.problem is None
+        assert "no loop 'nobody'" in status.unread["nobody"]
+        assert f"no topic {homeless.loop}." in status.unread[homeless.loop]
+        found = [bad for bad in status.bad_records.value or () if bad.key.startswith(name)]
+        assert sorted(bad.topic for bad in found) == sorted(
+            [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
+        )
+        assert any(line.startswith("nobody could not be read") for line in troubles(status))
+        assert any(f"key '{name}/1'" in line for line in troubles(status))
+        assert b'tidemill_loop_unread{loop="nobody"} 1.0' in as_metrics(status)
+        assert json.dumps(status.to_json())
+    finally:
+        keys = [key for key, _ in (*mine, elsewhere)]
+        write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
+        for topic in (topics.LOOPS, topics.SCHEMAS):
+            write_all(config.kafka, topic, [(junk[0], None)])
+        write_all(config.kafka, topics.LOOPS, [(home[0], None)])
+    gone = observer.read(status).bad_records.value
+    assert gone is not None
+    assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
+    observer.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": "2026-01-01T00:00:00"},
+        {"at": 7},
+        {"loop": ["shop"]},
+        {"status": "well"},
+        {"worker": "another"},
+        {"more": "x"},
+    ],
+    ids=str,
+)
+def test_what_is_no_acknowledgement_costs_that_record_alone(change: dict[str, object]) -> None:
+    """A time without a zone cannot be compared with another, and would end each reading."""
+    key, value = ack(minimal(), "a", "lightgbm-1", "serving", NOON)
+    broken = json.dumps(json.loads(value) | change).encode()
+    log = CompactedLog(parse_ack)
+    log.take(
+        [
+            Record(topic=topics.ACKS, partition=0, offset=n, key=key, value=each, timestamp_ms=0)
+            for n, each in enumerate((value, broken))
+        ]
+    )
+    assert [each.version for each in log.values] == ["lightgbm-1"]
+    assert [bad.offset for bad in log.bad] == [1]
+
+
+@pytest.mark.kafka
+def test_a_loop_whose_tables_are_damaged_hides_no_other(
+    config: MonitorConfig, loop: Loop, kafka: KafkaConfig
+) -> None:
+    """The operator has to see the loops that are well while one is repaired."""
+    other = minimal(loop=f"{loop.loop}-other")
+    publish_loop(kafka, other)
+    lake = Lake(config.lake)
+    lake.create(loop)
+    damage(config, other)
+    with Observer(replace(config, loops=[loop.loop, other.loop])) as observer:
+        status = observer.read(Status())
+    assert [each.loop for each in chains(status)] == [loop.loop]
+    assert status.problem is None
+    assert status.unread.keys() == {other.loop}
+    assert status.accounts.value is not None
+    assert {each.loop for each in status.accounts.value.rows} == {loop.loop}
 
 
 def test_figures_of_a_failed_reading_are_not_exported() -> None:
@@ -160,7 +329,7 @@ def test_a_monitor_without_kafka_says_what_it_could_not_read(
     document = json.loads(captured.out)
     assert document["groups"] == document["loops"] == []
     assert "127.0.0.1:1" in document["readings"]["lag"]["problem"]
-    assert "loops: 127.0.0.1:1 does not answer" in captured.err
+    assert "127.0.0.1:1 does not answer" in captured.err
 
 
 def get(url: str) -> tuple[int, bytes]:

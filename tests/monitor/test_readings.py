@@ -2,11 +2,14 @@
 
 import logging
 import math
+from collections.abc import Iterator
 
 import pytest
+from tests.schemas.loops import minimal
 
-from tidemill.errors import BrokerError
-from tidemill.monitor.readings import Reading
+from tidemill.errors import BrokerError, LakeError
+from tidemill.monitor.readings import LoopRows, Reading
+from tidemill.schemas.loop.definition import Loop
 
 
 def unread(good_s: float = math.inf) -> Reading[int]:
@@ -48,3 +51,19 @@ def test_a_bug_is_no_failed_reading() -> None:
     """The process ends and is started again, with its traceback in the log."""
     with pytest.raises(ZeroDivisionError):
         unread().again(lambda: 1 // 0)
+
+
+def test_a_loop_that_cannot_be_read_costs_no_other() -> None:
+    """The rows of one loop would be half of the truth; without any loop the reading has failed."""
+
+    def read(loop: Loop) -> Iterator[str]:
+        yield loop.loop
+        if loop.loop == "damaged":
+            raise LakeError("a file is missing", hint="restore it")
+
+    loops = [minimal(loop="damaged"), minimal(loop="well")]
+    found = LoopRows.of(loops, read)
+    assert found == LoopRows(rows=["well"], unread={"damaged": "a file is missing"})
+    assert LoopRows.of([], read) == LoopRows(rows=[])
+    with pytest.raises(LakeError):
+        LoopRows.of(loops[:1], read)

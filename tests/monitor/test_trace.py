@@ -12,7 +12,7 @@ from tests.features.streamlakes import ORDERS, SHOP, write_streams
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, Logs, Shell, seconds
 
 from tidemill.cli.app import main
-from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.monitor.trace import Trace, trace
 from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.models.manifest import payload_digest
@@ -261,3 +261,16 @@ def test_an_open_decision_says_which_stream_it_waits_for(tmp_path: Path) -> None
         "feedback": 10,
         ORDERS: 1,
     }
+
+
+def test_a_loop_may_be_called_as_the_trace_calls_its_own_tables(tmp_path: Path) -> None:
+    """Its rows of one id are in a schema that no loop can have."""
+    stream = Shell(Logs([D("a", 0)], []))
+    stream.finish()
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    loop = LOOP.model_copy(update={"loop": "traced"})
+    lake.create(loop)
+    place = {"topic": pl.lit("traced"), "partition": pl.lit(0, dtype=pl.Int32)}
+    rows = stream.rows(DECISIONS).with_columns(ingested_at=pl.col("at"), **place)
+    lake.table("traced", "decisions").append(rows, swaps=[])
+    assert [entry.state for entry in trace(lake, loop, "a", bucket=BUCKET).decisions] == ["open"]

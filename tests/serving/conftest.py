@@ -2,8 +2,9 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from typing import Protocol
 
 import pytest
 import uvicorn
@@ -11,7 +12,7 @@ from tests.serving.models import banner
 
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
-from tidemill.serving.api.http import app_of
+from tidemill.serving.api.server import ServerConfig, server_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
@@ -45,21 +46,29 @@ def worker(log: MemoryEventLog, trusted: TrustedKeys) -> Worker:
     return Worker(config, event_log=log)
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[[Worker], str]]:
+class Serve(Protocol):
     """Start a real server on a real port for a worker; returns its address."""
+
+    def __call__(self, worker: Worker, **settings: object) -> str:
+        """Serve *worker*; *settings* are those of `ServerConfig`."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers and stop them at the end of the test."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(worker: Worker) -> str:
-        opened = socket.create_server(("127.0.0.1", 0))
-        settings = uvicorn.Config(
-            app_of(worker), loop="uvloop", http="httptools", lifespan="off", log_config=None
-        )
-        server = uvicorn.Server(settings)
+    def start(worker: Worker, **settings: object) -> str:
+        opened = socket.create_server(("127.0.0.1", 0), backlog=2_048)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192)  # the rest is ours to limit
+        config = ServerConfig(worker=worker.config, **settings)  # type: ignore[arg-type]
+        tls = config.tls.context() if config.tls is not None else None
+        server = server_of(worker, config, tls)
         thread = threading.Thread(target=server.run, args=([opened],), daemon=True)
         thread.start()
         running.append((server, thread))
-        return f"http://127.0.0.1:{opened.getsockname()[1]}"
+        kind = "http" if tls is None else "https"
+        return f"{kind}://127.0.0.1:{opened.getsockname()[1]}"
 
     yield start
     for server, thread in running:
@@ -68,7 +77,7 @@ def serve() -> Iterator[Callable[[Worker], str]]:
 
 
 @pytest.fixture
-def url(worker: Worker, serve: Callable[[Worker], str]) -> str:
+def url(worker: Worker, serve: Serve) -> str:
     """The address of a server for `worker`."""
     return serve(worker)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
@@ -26,6 +26,8 @@ from tidemill.schemas.logs import (
 )
 from tidemill.schemas.loop.definition import Decision, Feedback, Label, Loop, Policy
 from tidemill.schemas.loop.fields import Feature, FieldType
+from tidemill.schemas.loop.labels import compile_label
+from tidemill.schemas.loop.sql.label_query import LabelQuery
 from tidemill.streams.join.corrections import Recall, Recalled
 from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.partition_join import Advance, Closed, Counts, PartitionJoin, Resume
@@ -74,14 +76,20 @@ def with_shared_labels(
     return PartitionJoin(rules, resume, labels=shared_labels(rules), recall=recall)
 
 
+@cache
+def _labels(query: LabelQuery) -> Labels:
+    return Labels(query)
+
+
 def shared_labels(rules: JoinRules) -> Labels:
     """Return the same labels for the same expression."""
-    return _labels(rules.label_sql, rules.label_type)
+    return _labels(rules.label)
 
 
 @cache
-def _labels(sql: str, label_type: Literal["bool", "float"]) -> Labels:
-    return Labels(sql, label_type=label_type)
+def label_of(sql: str) -> LabelQuery:
+    """Return the float label *sql* over the feedback of LOOP."""
+    return compile_label(LOOP.model_copy(update={"label": Label(sql=sql, type="float")}))
 
 
 def number() -> Feature:

@@ -168,11 +168,20 @@ class PlainProducer:
         """Return the key of feedback on a decision."""
         return decision_id
 
-    def send(self, topic: str, key: str, value: bytes | None, partition: int = -1) -> None:
+    def send(
+        self,
+        topic: str,
+        key: str,
+        value: bytes | None,
+        partition: int = -1,
+        timestamp_ms: int = 0,  # now
+    ) -> None:
         """Send any bytes."""
         while True:
             try:
-                self._producer.produce(topic, value, key.encode(), partition)
+                self._producer.produce(
+                    topic, value, key.encode(), partition, timestamp=timestamp_ms
+                )
                 return
             except BufferError:
                 self._producer.poll(0.1)

@@ -24,6 +24,7 @@ from tests.streams.join_logs import (
     assert_agrees,
     assert_conserved,
     joined,
+    label_of,
     play,
     played,
     random_logs,
@@ -305,7 +306,9 @@ def test_case_13_late_feedback_is_counted() -> None:
 
 def test_case_14_the_largest_of_negative_values_is_negative() -> None:
     """Feedback of minus two is not the same as no feedback."""
-    shell = Shell(Logs([D("a", 0)], [F("x", "a", 1, value=-2.0)]), rules(label_sql="max(weight)"))
+    shell = Shell(
+        Logs([D("a", 0)], [F("x", "a", 1, value=-2.0)]), rules(label=label_of("max(weight)"))
+    )
     shell.finish()
     assert shell.examples()["label"].to_list() == [-2.0]
 

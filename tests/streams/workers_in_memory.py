@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import fastavro
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from tests.streams.join_logs import LOOP, SECOND, START
 from tests.streams.schedule_oracle import SKEW, Event, Jump
@@ -34,7 +33,7 @@ from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.memory_log import MemoryLog
 from tidemill.streams.deadletters.writer import DeadLetter, MemoryDeadLetters
-from tidemill.streams.join.labels import GROUP, Labels
+from tidemill.streams.join.labels import GROUP, ComputedLabels, Labels
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.runtime.loop_runner import LoopRunner
@@ -57,14 +56,15 @@ class QuickLabels(Labels):
     def __init__(self) -> None:
         self.failed = 0
 
-    def of(self, joined: pl.DataFrame, decisions: int) -> npt.NDArray[np.float64]:
+    def of(self, joined: pl.DataFrame, ids: pl.Series) -> ComputedLabels:
         """Return the sum of all values, and a thousand times the first."""
-        labels = np.full(decisions, np.nan)
+        computed = ComputedLabels.none(len(ids))
+        labels = computed.values
         for group, weight, amount in joined.select(GROUP, "weight", "amount").iter_rows():
             value = amount if weight is None else weight
             is_first = np.isnan(labels[group])
             labels[group] = 1001 * value if is_first else labels[group] + value
-        return labels
+        return computed
 
 
 @cache

@@ -7,14 +7,15 @@ import polars as pl
 import pytest
 from tests.trainers.cycles import BATCH_ONLY, cycle_of, live_version, online_of
 
-from tidemill.errors import BrokerError
+from tidemill.errors import BrokerError, ModelError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.tables import Table
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.signing import SigningKey
 from tidemill.trainers.cycle import TrainingCycle
 from tidemill.trainers.learners.online import OnlineLearner
-from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic, ModelTopic
+from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic, ModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
 
 MakeLoop = Callable[..., Loop]
@@ -179,7 +180,7 @@ def test_a_model_that_knows_nothing_is_kept_and_not_published(
     assert not any(model.promoted for model in made)
     assert all(model.sequence == 0 for model in made)
     assert live_version(topic) is None
-    assert made[0].reason == "not promoted: only 0 later rows, the gate wants 100"
+    assert made[0].reason.startswith("not promoted: only 0 later rows, the gate wants 100; each")
     assert all("the base rate's" in model.reason for model in made[1:])
 
 
@@ -244,3 +245,64 @@ def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: Make
     assert model.promoted
     assert model.reason.endswith("reads other features and could not compete")
     assert model.loop_version == 3
+
+
+def test_what_workers_would_refuse_is_not_promoted(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """A promoted model that no worker loads leaves the old one deciding, and nobody is told."""
+    loop = make_loop(models=BATCH_ONLY)
+    tried: list[str] = []
+
+    def trial(_loop: Loop, /, *, version: str, **_model: object) -> None:
+        tried.append(version)
+        raise ModelError("it is a forest", hint="")
+
+    grow_loop = cycle_of(loop, lake, MemoryModelTopic())
+    grow(lake, make_rows(3_000))
+    publisher = Publisher(MemoryModelTopic(), loop.loop, SigningKey.generate())
+    [refused] = TrainingCycle(loop, lake, publisher, trial=trial).run(force=True)
+    assert tried == [refused.version]
+    assert refused.reason == "not promoted: workers refuse it: it is a forest"
+    assert (refused.promoted, refused.sequence) == (False, 0)
+    assert grow_loop.registry.live() is None
+
+
+def test_labels_that_are_too_young_are_told_once_with_the_time_they_are_ready(
+    lake: Lake,
+    make_loop: MakeLoop,
+    make_rows: MakeRows,
+    grow: Grow,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A line every few seconds that no model was trained does not say what to wait for."""
+    loop = make_loop(
+        models=BATCH_ONLY, feedback={"arrived": {"within": "20h", "values": {"delay": "float"}}}
+    )
+    cycle = cycle_of(loop, lake, MemoryModelTopic())
+    grow(lake, make_rows(1_200))
+    for first in range(1_200, 1_400, 50):
+        assert cycle.run() == []
+        grow(lake, make_rows(50, first=first))
+    [told] = [one for one in caplog.messages if "no model was trained" in one]
+    assert "none of 1,200 labels is old enough" in told
+    assert "2026-01-02 01:01" in told
+    grow(lake, make_rows(800, first=1_400))
+    while not (made := cycle.run()):  # it counts labels again only after a pause
+        pass
+    assert made[0].trained_on_rows > 0
+
+
+def test_a_version_that_adds_a_feature_trains_before_its_first_example(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """The trainer of a quiet loop must not end again and again until somebody decides."""
+    loop, topic = make_loop(), MemoryModelTopic()
+    lake.create(loop)
+    grow(lake, make_rows(2_000))
+    tree = loop.model_dump(mode="json")
+    tree["features"]["logged_in"] = {"type": "bool", "nullable": True}
+    newer = Loop.model_validate(tree | {"version": 2})
+    made = cycle_of(newer, lake, topic).run(force=True)
+    assert {model.learner for model in made} == {"logistic_regression", "lightgbm"}
+    assert all("logged_in" in model.features for model in made)

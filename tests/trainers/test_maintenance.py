@@ -33,8 +33,10 @@ TIDY = """
 import os, sys
 from dataclasses import replace
 from tidemill.trainers.trainer import TrainerConfig, run_trainer
+from tidemill.serving.model.admission import try_payload
 config = TrainerConfig.from_env(os.environ, sys.argv[1])
-sys.exit(run_trainer(replace(config, poll_s=0.2, tidy_every_s=0.2, tidy_files=3)))
+config = replace(config, poll_s=0.2, tidy_every_s=0.2, tidy_files=3)
+sys.exit(run_trainer(config, trial=try_payload))
 """
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,13 +18,14 @@ from tests.trainers.rig import (
     wait_for,
 )
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, ContractError, LoopError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
-from tidemill.schemas.published import publish_loop
+from tidemill.schemas.published import key_of, publish_loop
+from tidemill.serving.model.admission import try_payload
 from tidemill.trainers.evaluation.evaluation_sets import load_model
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.trainer import TrainerConfig, run_trainer
@@ -56,7 +58,7 @@ def test_examples_become_a_model_that_a_worker_verifies(
     for start in range(0, 3_000, 1_000):
         commit(lake, loop, make_rows(1_000, first=start))
     made: list[ModelVersion] = []
-    assert run_trainer(config, made.append) == 0
+    assert run_trainer(config, trial=try_payload, on_version=made.append) == 0
     assert [model.learner for model in made] == [*["logistic_regression"] * 3, "lightgbm"]
     live = Registry(lake, loop.loop).live()
     newest = received(kafka, loop)[-1]
@@ -74,10 +76,10 @@ def test_training_once_more_without_new_examples_publishes_nothing(
 ) -> None:
     """`tidemill train --once` from a cron job must not swap the fleet for nothing."""
     commit(lake, loop, make_rows(2_000))
-    run_trainer(config)
+    run_trainer(config, trial=try_payload)
     before = received(kafka, loop)
     made: list[ModelVersion] = []
-    run_trainer(config, made.append)
+    run_trainer(config, trial=try_payload, on_version=made.append)
     assert made == []
     assert received(kafka, loop) == before
 
@@ -109,6 +111,39 @@ def test_a_process_follows_the_lake_survives_kill_9_and_ends_clean(
     live = Registry(lake, loop.loop).live()
     assert live is not None
     assert received(kafka, loop)[-1].manifest.version == live.version
+
+
+@pytest.mark.kafka
+def test_what_cannot_be_trained_leaves_the_last_good_version(
+    config: TrainerConfig,
+    kafka: KafkaConfig,
+    loop: Loop,
+    lake: Lake,
+    make_rows: MakeRows,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A record by somebody's script must not end the trainers of all loops, nor of its own."""
+    commit(lake, loop, make_rows(2_000))
+    tree = loop.model_dump(mode="json") | {"version": 2, "label": {"sql": "nonsense(delay)"}}
+    unfit = Loop.model_validate(tree)
+    junk = [(f"junk-{loop.loop}/1".encode(), b"not json"), (f"{loop.loop}/3".encode(), b"{}")]
+    write_all(kafka, topics.LOOPS, [*junk, (key_of(unfit), unfit.canonical.encode())])
+    try:
+        made: list[ModelVersion] = []
+        assert run_trainer(config, trial=try_payload, on_version=made.append) == 0
+        assert {model.loop_version for model in made} == {1}
+        said = [line.getMessage() for line in caplog.records]
+        assert sum(f"version 2 of {loop.loop} is not trained" in line for line in said) == 1
+        assert sum(f"key 'junk-{loop.loop}/1'" in line for line in said) == 1
+        assert lake.newest_number(loop.loop) == 1, "the lake has heard of no unfit version"
+        alone = Loop.model_validate(tree | {"loop": f"{loop.loop}-alone"})
+        write_all(kafka, topics.LOOPS, [(key_of(alone), alone.canonical.encode())])
+        with pytest.raises(LoopError, match="nonsense"):
+            run_trainer(replace(config, loop=alone.loop), trial=try_payload)
+        with pytest.raises(ContractError, match="no loop 'nobody'"):
+            run_trainer(replace(config, loop="nobody"), trial=try_payload)
+    finally:
+        write_all(kafka, topics.LOOPS, [(key, None) for key, _ in junk])
 
 
 def test_the_settings_come_from_the_environment(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ live batch model predicts them again; for a live online model the served predict
 it has learned the rows meanwhile.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,7 +26,7 @@ from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
-from tidemill.trainers.rows import LabeledRows
+from tidemill.trainers.rows import LabeledRows, is_learnable
 
 RowNumbers = NDArray[np.integer]
 WINDOW_ROWS = 50_000  # an online model is judged by the newest rows, so many at most
@@ -79,6 +80,7 @@ class EvaluationSets:
             base_rate=trained.base_rate,
             live=_candidate(live, its),
             live_note=note,
+            more_rows=self._held_out(),
         )
 
     def of_online(
@@ -101,6 +103,7 @@ class EvaluationSets:
             live=_candidate(live, its),
             live_note=note,
             continues=continued,
+            more_rows="each state predicts the rows that follow it, and they judge the next state",
         )
 
     def window(self, snapshot: int) -> EvaluationWindow:
@@ -113,7 +116,7 @@ class EvaluationSets:
         live, _ = self._live()
         since = None if live is None or self._is_learning(live) else self._unseen_from(live)
         found = self._predictions.newest(WINDOW_ROWS, since)
-        known = pl.col("label").is_not_null()
+        known = is_learnable()
         if found.height:
             known &= pl.col("at") < found.get_column("at")[0]
         table = self._lake.table(self._loop.loop, EXAMPLES)
@@ -122,6 +125,15 @@ class EvaluationSets:
             examples = newest_rows(examples)
         rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
         return EvaluationWindow(found, float(rate or 0.0))
+
+    def _held_out(self) -> str:
+        batch, wanted = self._loop.models.batch, self._loop.gate.min_rows
+        if batch is None:
+            return ""
+        return (
+            f"{batch.holdout:.0%} of the labels are held out, so it takes about "
+            f"{math.ceil(wanted / batch.holdout):,}"
+        )
 
     def _live(self) -> tuple[ModelVersion | None, str]:
         """Return the live model, or None and the reason why no live model can be compared."""

@@ -51,7 +51,8 @@ class Evaluation:
     """The rows to judge by, in order of time, and all predictions for them.
 
     ``continues`` names the live model if it is an earlier state of the same online learner. It has
-    no predictions of its own, so the candidate is compared with the base rate alone.
+    no predictions of its own, so the candidate is compared with the base rate alone. ``more_rows``
+    says when there will be more rows to judge by.
     """
 
     label: Floats
@@ -60,6 +61,7 @@ class Evaluation:
     live: Candidate | None = None
     live_note: str = ""
     continues: str = ""
+    more_rows: str = ""
 
 
 def metric_of(loop: Loop) -> Metric:
@@ -71,7 +73,10 @@ def judge(loop: Loop, evaluation: Evaluation) -> Verdict:
     """Return whether the gate of *loop* promotes the candidate of *evaluation*."""
     gate, rows = loop.gate, evaluation.label.size
     if rows < gate.min_rows:
-        return _refused(f"only {rows:,} later rows, the gate wants {gate.min_rows:,}", rows=rows)
+        told = f"; {evaluation.more_rows}" if evaluation.more_rows else ""
+        return _refused(
+            f"only {rows:,} later rows, the gate wants {gate.min_rows:,}{told}", rows=rows
+        )
     if not np.isfinite(evaluation.candidate.predicted).all():
         return _refused("some predictions are not numbers", rows=rows)
     metric = metric_of(loop)

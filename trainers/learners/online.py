@@ -30,7 +30,7 @@ from tidemill.schemas.models.river_state import (
     Scale,
     Weight,
 )
-from tidemill.trainers.rows import scored_action
+from tidemill.trainers.rows import is_learnable, scored_action
 
 _TINY = 1e-15
 
@@ -122,7 +122,7 @@ class OnlineLearner:
             version: that of the commit; a commit that was learned already is skipped.
             examples: the rows the commit added, with the columns of the table ``examples``.
         """
-        labelled = examples.filter(pl.col("label").is_not_null()).sort("partition", "offset")
+        labelled = examples.filter(is_learnable()).sort("partition", "offset")
         if version <= self.learned_until:
             labelled = labelled.clear()
         labels: list[float] = labelled.get_column("label").to_list()

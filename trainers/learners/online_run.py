@@ -48,6 +48,8 @@ class OnlineRun:
         state, until = None, None
         made = [model for model in registry.models() if model.learner == self._online.learner]
         for model in made[-MAX_STATES:]:
+            if model.params != settings_of(self._online):  # of other rates, or of another lake
+                continue
             found = LinearState.from_bytes(registry.payload(model))
             if continues(self._online, found):
                 state, until = found, model.until

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from confluent_kafka import (
@@ -52,8 +53,15 @@ class Tail:
     It is made for compacted topics. If the broker goes away, it waits and goes on when it returns.
     """
 
-    def __init__(self, config: KafkaConfig, topic: str, *, timeout_s: float = 30.0) -> None:
-        """Find the partitions and their end offsets.
+    def __init__(
+        self,
+        config: KafkaConfig,
+        topic: str,
+        *,
+        timeout_s: float = 30.0,
+        newest: int | None = None,
+    ) -> None:
+        """Find the partitions and their end offsets; begin *newest* offsets before these, if given.
 
         Raises:
             BrokerError: there is no such topic, or the broker does not answer within *timeout_s*.
@@ -66,18 +74,24 @@ class Tail:
             auto_offset_reset="earliest",
             fetch_wait_max_ms=100,
         )
+        self._topic = topic
+        self._partitions: list[TopicPartition] = []
+        self._next: dict[int, int] = {}  # the next offset, by partition; -1 before the first record
+        self._aimed_from: dict[int, int] = {}  # the next offset at the last aim
         self._refusal: KafkaError | None = None
         self._is_open = False
         self._consumer = Consumer({**settings, "error_cb": self._on_error}, logger=client_log)
+        self._unread_to: dict[int, int] = {}
         try:
-            self._unread_to = self._assign(topic, timeout_s)
+            self._assign(timeout_s, newest)
         except BrokerError:
             self._consumer.close()
             raise
         self._is_open = True
 
-    def _assign(self, topic: str, timeout_s: float) -> dict[int, int]:
-        """Start at the beginning; return the end offset of each partition that is not empty."""
+    def _assign(self, timeout_s: float, newest: int | None) -> None:
+        """Start at the beginning of each partition, or *newest* offsets before its end."""
+        topic = self._topic
         with broker_errors(self._config, f"topic {topic} could not be read", self._consumer):
             found = self._consumer.list_topics(timeout=timeout_s).topics.get(topic)
             if found is None or not found.partitions:
@@ -85,16 +99,31 @@ class Tail:
                     f"there is no topic {topic} at {self._config.bootstrap}",
                     hint="publish a loop first (tidemill publish LOOP.yaml): it makes the topics",
                 )
-            partitions = [
+            self._partitions = [
                 TopicPartition(topic, number, OFFSET_BEGINNING) for number in found.partitions
             ]
-            self._consumer.assign(partitions)
-            ends = {}
-            for partition in partitions:
+            self._next = dict.fromkeys(found.partitions, -1)
+            if newest is not None:
+                for partition in self._partitions:
+                    low, high = self._watermarks(partition, time.monotonic() + timeout_s)
+                    partition.offset = max(low, high - newest)
+            self._consumer.assign(self._partitions)
+        self.aim_at_end(timeout_s)
+
+    def aim_at_end(self, timeout_s: float = 30.0) -> None:
+        """Count as caught up only at the end offsets that the partitions have now.
+
+        Raises:
+            BrokerError: the broker does not answer within *timeout_s*.
+        """
+        what = f"the end of topic {self._topic} could not be read"
+        with broker_errors(self._config, what, self._consumer):
+            for partition in self._partitions:
                 low, high = self._watermarks(partition, time.monotonic() + timeout_s)
-                if high > low:
-                    ends[partition.partition] = high
-        return ends
+                number = partition.partition
+                self._aimed_from[number] = self._next[number]
+                if high > max(low, self._next[number]):
+                    self._unread_to[number] = high
 
     def _watermarks(self, partition: TopicPartition, deadline: float) -> tuple[int, int]:
         """Return the first offset and the end; wait while a leader is being elected."""
@@ -111,7 +140,7 @@ class Tail:
 
     @property
     def caught_up(self) -> bool:
-        """Whether all records that existed when this reader was made have been returned."""
+        """Whether all records have been returned that existed at the start or at `aim_at_end`."""
         return not self._unread_to
 
     def poll(self, timeout_s: float) -> list[Record]:
@@ -132,13 +161,13 @@ class Tail:
         topic = message.topic()
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
-                # the last offsets may be control records of a transaction
-                self._unread_to.pop(partition or 0, None)
+                self._note_end(partition or 0, offset or 0)
             elif error.fatal() or error.code() in _REFUSALS:
                 raise self._refused(error)
             return None
         if topic is None or partition is None or offset is None:
             return None
+        self._next[partition] = offset + 1
         if self._unread_to.get(partition, offset + 2) <= offset + 1:
             del self._unread_to[partition]
         return Record(
@@ -150,6 +179,14 @@ class Tail:
             timestamp_ms=message.timestamp()[1],
             headers=_headers(message),
         )
+
+    def _note_end(self, partition: int, offset: int) -> None:
+        """Take that *partition* ended at *offset*, unless that was so before the last aim.
+
+        The last offsets may be control records of a transaction, or of one that is still open.
+        """
+        if offset > self._aimed_from[partition]:
+            self._unread_to.pop(partition, None)
 
     def _on_error(self, error: KafkaError) -> None:
         """Take an error that concerns no partition; the client calls it within a poll."""
@@ -169,15 +206,39 @@ class Tail:
             hint="check KAFKA_SASL_* and the rights of this user",
         )
 
+    def __str__(self) -> str:
+        return f"topic {self._topic} at {self._config.bootstrap}"
+
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()
 
 
 def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
-    found = message.headers() or []
+    try:
+        found = message.headers() or []
+    except (UnicodeDecodeError, SystemError):  # a name that is no text: its record has none
+        return ()
     pairs = found.items() if isinstance(found, dict) else found
     return tuple((name, value) for name, value in pairs if isinstance(value, bytes))
+
+
+def read_to_end(
+    tail: Tail, take: Callable[[list[Record]], object], *, timeout_s: float = 30.0
+) -> None:
+    """Give the records of *tail* to *take* until it has caught up.
+
+    Raises:
+        BrokerError: it has not within *timeout_s*.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not tail.caught_up:
+        if time.monotonic() > deadline:
+            raise BrokerError(
+                f"{tail} was not read to its end in {timeout_s} s",
+                hint="check that the broker is up; then try again",
+            )
+        take(tail.poll(0.1))
 
 
 def read_compacted(
@@ -188,22 +249,19 @@ def read_compacted(
     Raises:
         BrokerError: there is no such topic, or its end was not reached within *timeout_s*.
     """
-    deadline = time.monotonic() + timeout_s
     newest: dict[bytes, bytes] = {}
+
+    def take(records: list[Record]) -> None:
+        for record in records:
+            if record.key is None:
+                continue
+            newest.pop(record.key, None)  # keys in the order of their newest record
+            if record.value is not None:
+                newest[record.key] = record.value
+
     tail = Tail(config, topic, timeout_s=min(ANSWER_S, timeout_s))
     try:
-        while not tail.caught_up:
-            if time.monotonic() > deadline:
-                raise BrokerError(
-                    f"topic {topic} at {config.bootstrap} was not read to its end in {timeout_s} s",
-                    hint="check that the broker is up; then try again",
-                )
-            for record in tail.poll(0.1):
-                if record.key is None:
-                    continue
-                newest.pop(record.key, None)  # keys in the order of their newest record
-                if record.value is not None:
-                    newest[record.key] = record.value
+        read_to_end(tail, take, timeout_s=timeout_s)
     finally:
         tail.close()
     return newest

@@ -1,17 +1,21 @@
 """Topics: their settings, creation of missing ones, and their numbers of partitions."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from tidemill.errors import BrokerError, ContractError
 from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
 from tidemill.kafka.outage import broker_errors
+
+_TIMESTAMP_TYPE = "message.timestamp.type"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +30,7 @@ class Topic:
     def settings(self) -> dict[str, str]:
         """Return the topic's configuration by Kafka's names."""
         settings = {
-            "message.timestamp.type": "LogAppendTime",
+            _TIMESTAMP_TYPE: "LogAppendTime",
             "cleanup.policy": "compact" if self.compacted else "delete",
         }
         if self.retention is not None:
@@ -106,8 +110,41 @@ def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = ANSWE
     Raises:
         BrokerError: the broker does not answer within *timeout_s*.
     """
+    return partition_counts(config, [topic], timeout_s=timeout_s)[topic]
+
+
+def partition_counts(
+    config: KafkaConfig, topics: Collection[str], *, timeout_s: float = ANSWER_S
+) -> dict[str, int | None]:
+    """Return the number of partitions of each of *topics*, None for one that is not there.
+
+    Raises:
+        BrokerError: the broker does not answer within *timeout_s*.
+    """
     admin = AdminClient(config.client(), logger=client_log)
-    with broker_errors(config, f"topic {topic} could not be looked up", admin):
-        metadata = admin.list_topics(timeout=timeout_s)
-    found = metadata.topics.get(topic)
-    return len(found.partitions) if found is not None and found.partitions else None
+    named = f"topic {next(iter(topics))}" if len(topics) == 1 else f"{len(topics)} topics"
+    with broker_errors(config, f"{named} could not be looked up", admin):
+        known = admin.list_topics(timeout=timeout_s).topics
+    found = {name: known.get(name) for name in topics}
+    return {name: (len(each.partitions) or None) if each else None for name, each in found.items()}
+
+
+def topics_with_producer_time(
+    config: KafkaConfig, topics: Iterable[str], *, timeout_s: float = 30.0
+) -> list[str]:
+    """Return those of *topics* that exist and whose records have their producer's time.
+
+    Raises:
+        BrokerError: the broker does not answer within *timeout_s*, or refuses.
+    """
+    admin = AdminClient(config.client(), logger=client_log)
+    with broker_errors(config, "the settings of topics could not be read", admin):
+        known = admin.list_topics(timeout=timeout_s).topics
+        wanted = [ConfigResource(ResourceType.TOPIC, name) for name in topics if name in known]
+        found = admin.describe_configs(wanted, request_timeout=timeout_s) if wanted else {}
+        settings = {resource.name: answer.result() for resource, answer in found.items()}
+    return [
+        name
+        for name, entries in settings.items()
+        if _TIMESTAMP_TYPE not in entries or entries[_TIMESTAMP_TYPE].value != "LogAppendTime"
+    ]

@@ -40,7 +40,6 @@ class TransactionalWriter:
         settings = config.client(
             transactional_id=name,
             partitioner="murmur2_random",  # as the Java clients, so that a key has one partition
-            compression_type="lz4",
             linger_ms=5,
             transaction_timeout_ms=int(timeout_s * 1000),
             message_timeout_ms=int(timeout_s * 1000),
@@ -105,6 +104,15 @@ class TransactionalWriter:
         with self._errors("could not be begun"):
             found = self._group(group).committed(places, timeout=self._timeout_s)
         return {place.partition: place.offset for place in found if place.offset >= 0}
+
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions *topic* has now.
+
+        Raises:
+            BrokerError: the broker does not answer.
+        """
+        with self._errors("cannot go on"):
+            return len(self._producer.list_topics(topic, self._timeout_s).topics[topic].partitions)
 
     def _group(self, group: str) -> Consumer:
         if self._offsets_of is None:

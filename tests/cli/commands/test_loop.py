@@ -8,7 +8,7 @@ import pytest
 from tests.schemas.loops import MINIMAL
 
 from tidemill.cli.app import main
-from tidemill.kafka import KafkaConfig, partition_count
+from tidemill.kafka import KafkaConfig, partition_count, read_compacted
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -173,3 +173,32 @@ def test_published_once_then_unchanged(
     assert "commands-banner.feedback and commands-banner.feedback.orders, 4 partitions" in out
     assert partition_count(kafka, "commands-banner.feedback.orders") == 4
     assert "no difference" in run("loop", "diff", banner)[1]
+    found = json.loads(run("loop", "contracts", "commands-banner", "--json")[1])["contracts"]
+    topics = [each["topic"] for each in found]
+    assert topics[0] == "commands-banner.decisions"
+    assert "commands-banner.feedback.orders" in topics
+    schemas = read_compacted(kafka, "tidemill.schemas")
+    for each in found:
+        key = f"{each['subject']}/{each['prefix'].removeprefix('c301')}"
+        assert json.loads(schemas[key.encode()]) == each["schema"]
+    assert "topic commands-banner.decisions" in run("loop", "contracts", "commands-banner")[1]
+
+
+def test_of_several_files_none_is_published_if_one_is_wrong(
+    run: Run, banner: Path, tmp_path: Path
+) -> None:
+    """A deployment that stops in the middle is worse than one that does not begin."""
+    other = tmp_path / "other.yaml"
+    other.write_text(MINIMAL.replace("count(*)", "random()"))
+    status, _, error = run("publish", banner, other)
+    assert status == 2
+    assert f"{other}:" in error
+
+
+def test_check_refuses_what_lightgbm_may_not_be_asked(run: Run, banner: Path) -> None:
+    """`machines` connects to the network; a name that LightGBM does not know is passed over."""
+    banner.write_text(MINIMAL + "models:\n  batch:\n    params:\n      machines: 10.0.0.1:80\n")
+    status, _, error = run("check", banner)
+    assert status == 1
+    line = len(banner.read_text().splitlines())
+    assert f"{banner}:{line}: models.batch.params: 'machines' is not allowed" in error

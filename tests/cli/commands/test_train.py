@@ -92,6 +92,7 @@ def test_models_shows_every_version_and_why(lake: Lake, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "lightgbm-2" in shown
     assert "live" in shown
+    assert "lightgbm-2 not promoted: it is worse" in shown.splitlines()
 
 
 def test_models_of_an_unknown_loop_makes_nothing(

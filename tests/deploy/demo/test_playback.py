@@ -12,10 +12,11 @@ import uvicorn
 from tests.schemas.loops import minimal
 
 from tidemill.deploy.demo.playback import Playback, Step
-from tidemill.deploy.demo.shards import Past, partition_of
+from tidemill.deploy.demo.shards import Past
 from tidemill.errors import RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.partitioner import partition_of
 from tidemill.serving.api.http import app_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker

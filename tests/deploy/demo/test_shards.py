@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.deploy.demo.shards import Decide, Feed, Past, partition_of
+from tidemill.deploy.demo.shards import Decide, Feed, Past
+from tidemill.schemas.partitioner import partition_of
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 

@@ -14,13 +14,13 @@ from tests.streams.join_logs import LOGS, LOOP, SECOND, START, Shell, random_log
 
 from tidemill.features.audit.audit import Effort, audit
 from tidemill.features.audit.report import AuditReport
-from tidemill.features.lake.lake import LakeConfig
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.progress_keys import NOTHING_CLOSED
 from tidemill.monitor.label_lag import label_lags
 from tidemill.monitor.trace import trace
 from tidemill.schemas import logs
 from tidemill.schemas.logs import OFFSETS
-from tidemill.schemas.loop.definition import Feedback, Loop
+from tidemill.schemas.loop.definition import Feedback, Label, Loop
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import micros
 
@@ -124,6 +124,41 @@ def a_joined_row(stream: Shell) -> int:
     """Return the place of an example that has two feedback records."""
     lengths = stream.examples()["feedback_offsets"].list.len()
     return next(place for place, length in enumerate(lengths) if length > 1)
+
+
+FAILING = "max(100 % cast(coalesce(weight, amount) as int))"
+
+
+def failing_lake(folder: Path, spoil: Spoil | None = None) -> Lake:
+    """Return a lake of a loop whose label is an error for some decisions."""
+    loop = LOOP.model_copy(update={"label": Label(sql=FAILING, type="float")})
+    stream = Shell(random_logs(random.Random(5), 300), JoinRules.of(loop))
+    stream.finish()
+    states = stream.examples()["state"].value_counts(sort=True)["state"].to_list()
+    assert {"label_error", "labeled", "no_feedback"} <= set(states)
+    return write_lake(stream, folder, loops=[loop], spoil={"examples": spoil} if spoil else None)
+
+
+def test_an_audit_finds_the_errors_of_a_label_where_the_stream_did(tmp_path: Path) -> None:
+    """It ended in a traceback for ever, for one feedback with a zero."""
+    for effort in (WHOLE, TINY):
+        report = audit(failing_lake(tmp_path / str(effort.rows)), LOOP.loop, effort=effort)
+        assert report.agrees, [str(found) for found in report.first]
+
+
+def test_a_label_error_that_was_written_as_a_negative_is_found(tmp_path: Path) -> None:
+    """As an earlier version wrote it."""
+
+    def as_negative(frame: pl.DataFrame) -> pl.DataFrame:
+        is_error = pl.col("state") == "label_error"
+        return frame.with_columns(
+            label=pl.when(is_error).then(0.0).otherwise("label"),
+            state=pl.when(is_error).then(pl.lit("no_feedback")).otherwise("state"),
+        )
+
+    report = audit(failing_lake(tmp_path, as_negative), LOOP.loop, effort=WHOLE)
+    assert report.differences > 0
+    assert {found.columns["state"] for found in report.first} == {("no_feedback", "label_error")}
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from tidemill.errors import ConfigError, ContractError, LakeError
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
+from tidemill.features.lake.storage import lake_errors, open_storage
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -186,8 +188,9 @@ def test_a_full_disk_refuses_the_commit_and_leaves_nothing_of_it(
     entries = set(log.iterdir())
     filler = small_disk / "filler"
     _fill(filler)
-    for more in (rows("decisions", 2000, offset=5, id=[os.urandom(16).hex()] * 2000), None):
-        with pytest.raises(LakeError, match="No space left on device") as caught:
+    many = rows("decisions", 2000, offset=5, id=[os.urandom(16).hex()] * 2000)
+    for more in (many, rows("decisions", 1, offset=5), None):
+        with pytest.raises(LakeError, match=r"[Nn]o space left on") as caught:
             table.append(more, swaps=[CompareAndSwap("offset/0", 5, 2005)])
         assert f"free disk space for {small_disk}" in caught.value.hint
         assert set(log.iterdir()) == entries
@@ -206,6 +209,21 @@ def _fill(path: Path) -> None:
             file.write(b"\0")
 
 
+def test_a_disk_without_a_byte_is_called_full_whatever_the_library_says(small_disk: Path) -> None:
+    """The writer of Parquet says "Invalid thrift: transport error" if no header fits."""
+    random = np.random.default_rng(1)
+    wide = pl.DataFrame({f"c{number}": random.normal(size=500) for number in range(40)})
+    filler = small_disk / "filler"
+    _fill(filler)
+    with (
+        pytest.raises(LakeError, match="thrift") as caught,
+        lake_errors("write", str(small_disk)),
+    ):
+        open_storage(str(small_disk), {}).write_parquet("x", wide, wide.to_arrow().schema)
+    assert "no space left on the disk" in caught.value.what
+    assert f"free disk space for {small_disk}" in caught.value.hint
+
+
 def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path, loop: Loop, rows: Rows) -> None:
     """Quotas look like this; no root is needed to show it."""
     lake = Lake(LakeConfig(root=str(tmp_path)))
@@ -215,6 +233,7 @@ def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path, loop: Loop, ro
 import resource, signal, polars as pl
 from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.features.lake.storage import lake_errors, open_storage
 table = Lake(LakeConfig(root={str(tmp_path)!r})).table("home-page", "decisions")
 rows = pl.read_ipc({str(tmp_path / "rows.arrow")!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -13,14 +13,25 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
 from tidemill.errors import FencedError, LakeError
+from tidemill.features.lake.commits import (
+    DATE_ROWS,
+    MOST_FILES,
+    OWN_FILES,
+    has_undated,
+    split_by_date,
+    statistics,
+)
+from tidemill.features.lake.compaction import compact
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig, Table
 from tidemill.features.lake.log_retention import CHECKPOINT_EVERY, CLEAN_EVERY
 from tidemill.features.lake.memory_tables import MemoryLake, MemoryTable
-from tidemill.features.sql.views import arrow_dataset
+from tidemill.features.sql.views import arrow_dataset, connect
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -208,6 +219,50 @@ def test_rows_of_many_days_are_one_commit(table: Table, rows: Rows) -> None:
     assert found["offset"].to_list() == [2]
 
 
+def test_a_commit_writes_a_bounded_number_of_files_whatever_event_times_it_has(
+    lake: Lake, table: Table, loop: Loop, rows: Rows
+) -> None:
+    """A batch of 1,000 past days from one request must not be 1,000 files of the lake."""
+    sent = rows("decisions", 1_000, start=START - timedelta(days=1_000), step=timedelta(days=1))
+    before = table.version()
+    table.append(sent, swaps=[])
+    (commit,) = table.commits_since(before)
+    assert len(commit.files) <= 20
+    assert table.read().sort("offset").drop("event_date").equals(sent)
+    assert table.rows(commit).sort("offset").drop("event_date").equals(sent)
+    wanted = START.date() - timedelta(days=100)
+    for found in (table.rows(commit), table.read()):
+        assert found.filter(pl.col("event_date") == wanted)["offset"].to_list() == [900]
+        assert found["event_date"].null_count() == 0
+    exact = table.read(where=pl.col("event_date").is_between(wanted, wanted + timedelta(days=9)))
+    assert sorted(exact["offset"]) == list(range(900, 910))
+    with connect(lake) as connection:
+        query = f"SELECT \"offset\" FROM decisions WHERE event_date = DATE '{wanted}'"
+        assert connection.sql(query).fetchall() == [(900,)]
+        counts = "SELECT count(*), count(event_date) FROM decisions"
+        assert connection.sql(counts).fetchall() == [(1_000, 1_000)]
+    compact(lake, loop.loop)
+    assert len(table.uris()) <= 20
+    assert table.read(where=pl.col("event_date") == wanted)["offset"].to_list() == [900]
+
+
+def test_a_date_with_many_rows_has_a_file_of_its_own(table: Table, rows: Rows) -> None:
+    """A year that is played back in an hour must stay as quick to read by date as one lived."""
+    days, each = OWN_FILES + 10, DATE_ROWS
+    step = timedelta(days=1) / each
+    before = table.version()
+    table.append(
+        rows("decisions", days * each, start=START - timedelta(days=9), step=step), swaps=[]
+    )
+    (commit,) = table.commits_since(before)
+    assert len(commit.files) >= days - 1
+    assert not has_undated(commit.files[:-2])
+    draw = split_by_date(
+        rows("decisions", 2 * MOST_FILES * each, start=START, step=step).select("at")
+    )
+    assert len(draw) == MOST_FILES
+
+
 def test_files_out_of_range_are_not_opened(tmp_path: Path, loop: Loop, rows: Rows) -> None:
     """A restart reads hours out of months; statistics in the log say which files hold them."""
     lake = Lake(LakeConfig(root=str(tmp_path)))
@@ -337,3 +392,21 @@ def test_two_processes_race_and_nothing_comes_twice(
     next_offset = table.progress(["offset/0"])["offset/0"] or 0
     assert (offsets == list(range(next_offset))) is (fence == "fenced")
     assert {commit.metadata["racer"] for commit in table.commits_since(0)} == {"one", "two"}
+
+
+def test_statistics_of_early_years_are_what_other_readers_compare(table: Table, rows: Rows) -> None:
+    """A reader compares `0999-` with `0998-`; without the zero it would leave the file out."""
+    early = rows("decisions", 2).with_columns(
+        at=pl.Series([datetime(3, 2, 1, tzinfo=UTC), datetime(999, 1, 1, 0, 0, 0, 7, tzinfo=UTC)])
+    )
+    stats = json.loads(statistics(early))
+    assert stats["minValues"]["at"] == "0003-02-01T00:00:00.000000Z"
+    assert stats["maxValues"]["at"] == "0999-01-01T00:00:00.000007Z"
+    table.append(early, swaps=[])
+    scanned = pl.scan_delta(table.handle()).filter(
+        pl.col("at") < pl.lit(datetime(1000, 1, 1, tzinfo=UTC))
+    )
+    assert len(scanned.collect()) == 2
+    dataset = table.handle().to_pyarrow_dataset()
+    before = pc.field("at") < pa.scalar(datetime(1000, 1, 1, tzinfo=UTC), pa.timestamp("us", "UTC"))
+    assert dataset.to_table(filter=before).num_rows == 2

@@ -5,8 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 import polars as pl
+import pytest
 
+from tidemill.errors import LakeError
 from tidemill.features.lake.lake import CompareAndSwap, Lake
+from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.views import connect, views
 from tidemill.schemas.loop.definition import Loop
 
@@ -92,15 +95,16 @@ def test_feedback_states_tell_what_became_of_each_feedback(
     lake.create(loop)
     seconds = timedelta(seconds=1)
     lake.table(loop.loop, "decisions").append(rows("decisions", 1), swaps=[])
-    at = [START + 60 * seconds] * 3 + [START + 700 * seconds, START, START, START + 9000 * seconds]
+    at = [START + 60 * seconds] * 3 + [START + 700 * seconds, START, START]
+    at += [START + 9000 * seconds, START]
     feedback = rows(
         "feedback",
-        7,
-        id=["a", "a", "b", "c", "d", "e", "f"],
-        decision_id=["0-0", "0-0", "0-0", "0-0", "nobody", "0-0", "0-0"],
+        8,
+        id=["a", "a", "b", "c", "d", "e", "f", "g"],
+        decision_id=["0-0", "0-0", "0-0", "0-0", "stray", "0-0", "0-0", "nobody"],
         at=at,
-        stream_time=[None, START, START + 3661 * seconds, START, START, START, START],
-        verdict=[None, None, None, None, None, "late", None],
+        stream_time=[None, START, START + 3661 * seconds, START, START, START, START, START],
+        verdict=[None, None, None, None, None, "late", None, None],
     )
     lake.table(loop.loop, "feedback").append(feedback, swaps=[])
     example = rows("examples", 1, feedback_offsets=[[0]], state=["labeled"], label=[1.0])
@@ -114,7 +118,29 @@ def test_feedback_states_tell_what_became_of_each_feedback(
         4: "unmatched",
         5: "late",
         6: "open",
+        7: "misplaced",
     }
+
+
+def test_a_version_without_a_row_shows_nulls_for_what_it_adds(
+    lake: Lake, loop: Loop, grown: Loop, rows: Rows
+) -> None:
+    """A quiet loop may wait days for the first event of a version; it is readable meanwhile."""
+    lake.create(loop)
+    lake.table(loop.loop, "decisions").append(rows("decisions", 2), swaps=[])
+    bought = rows("feedback", 2)
+    lake.table(loop.loop, "feedback").append(bought, swaps=[])
+    lake.table(loop.loop, "examples").append(rows("examples", 2, label=[1.0, 0.0]), swaps=[])
+    lake.create(grown)
+    with connect(lake) as connection:
+        for view in ("decisions", "examples"):
+            query = f"SELECT features.age, features.country FROM {view}"
+            assert connection.sql(query).fetchall() == [(None, "NL")] * 2
+        assert connection.sql('SELECT "values".coupon FROM feedback').fetchall() == [(None,)] * 2
+        assert connection.sql("SELECT count(*) FROM decision_states").fetchall() == [(2,)]
+    made = training_set(lake, grown)
+    assert made.table["age"].to_pylist() == [None, None]
+    assert made.table["country"].to_pylist() == ["NL", "NL"]
 
 
 def test_rows_of_an_older_version_show_nulls_for_what_came_later(
@@ -129,3 +155,31 @@ def test_rows_of_an_older_version_show_nulls_for_what_came_later(
     table.append(newer, swaps=[])
     found = connect(lake).execute('SELECT "offset", features.age, features.country FROM decisions')
     assert sorted(found.fetchall()) == [(0, None, "NL"), (1, None, "NL")]
+
+
+@pytest.mark.parametrize("name", ["memory", "information-schema", "pg-catalog"])
+def test_a_loop_with_a_name_of_duckdb_costs_itself_alone(
+    lake: Lake, loop: Loop, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An earlier version let such a loop be published; all others are still to be read."""
+    lake.create(loop)
+    lake.create(loop.model_copy(update={"loop": name}))
+    connection = connect(lake)
+    assert connection.execute("SELECT count(*) FROM home_page.decision_states").fetchall() == [(0,)]
+    assert f"{name}: " in caplog.text
+    assert "views are left out" in caplog.text
+    with pytest.raises(LakeError, match="there is no view") as caught:
+        views(lake, [lake.loop(name)], duckdb.connect())
+    assert "another one" in caught.value.hint
+
+
+def test_a_loop_whose_tables_are_gone_costs_itself_alone(
+    lake: Lake, loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a lake must not hide the other half."""
+    lake.create(loop)
+    lake.create(loop.model_copy(update={"loop": "other-page"}))
+    lake.table("other-page", "decisions").location.storage.remove_folder("other-page/decisions")
+    connection = connect(lake)
+    assert connection.execute("SELECT count(*) FROM home_page.decisions").fetchall() == [(0,)]
+    assert "other-page: 1 views are left out" in caplog.text

@@ -1,10 +1,13 @@
 """Tests of the decoding of batches: every payload in one place, and neighbours untouched."""
 
+import io
 import random
 import struct
 import tracemalloc
 from collections.abc import Callable, Collection
+from typing import cast
 
+import fastavro
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -329,6 +332,102 @@ def test_payloads_of_a_schema_that_must_not_be_used_are_poison(
     decoder = EventDecoder(LOOP, DECISIONS, _Fixed({prefix: schema}))
     decoded = decoder.decode([prefix + bytes(50), PAYLOADS[0]])
     assert [each.reason for each in decoded.poison] == [reason, "unknown-schema"]
+
+
+def changed(field: str, **types: object) -> dict[str, object]:
+    """Return the decision schema of LOOP with other *types* of fields of its record *field*."""
+    fields = [dict(each) for each in cast(list[dict[str, object]], SCHEMA["fields"])]
+    record = next(each for each in fields if each["name"] == field)
+    inner = cast(dict[str, list[dict[str, object]]], record["type"])
+    listed = [
+        {"name": each["name"], "type": types.get(str(each["name"]), each["type"])}
+        for each in inner["fields"]
+    ]
+    record["type"] = {**inner, "fields": listed}
+    return {**SCHEMA, "fields": fields}
+
+
+def written(schema: dict[str, object], event: dict[str, object]) -> bytes:
+    """Return *event* as any writer with *schema* would write it."""
+    buffer = io.BytesIO()
+    fastavro.schemaless_writer(buffer, fastavro.parse_schema(schema), event)
+    return single_object_prefix(schema) + buffer.getvalue()
+
+
+def test_a_null_where_the_loop_allows_none_is_poison_at_any_depth() -> None:
+    """A row without a feature that must be there would be learned from as if it were one."""
+    schema = changed("features", float_=["null", "double"], category_=["null", "string"])
+    events = [decision(number) for number in range(4)]
+    for event, name in zip(events[1:3], ("float_", "category_"), strict=True):
+        cast(dict[str, object], event["features"])[name] = None
+    decoder = EventDecoder(LOOP, DECISIONS, _Fixed({single_object_prefix(schema): schema}))
+    decoded = decoder.decode([written(schema, event) for event in events])
+    assert decoded.frame["row"].to_list() == [0, 3]
+    assert [(each.row, each.reason) for each in decoded.poison] == [
+        (1, "wrong-type"),
+        (2, "wrong-type"),
+    ]
+    assert decoded.poison[0].detail == "null in one of features.float_, features.category_"
+
+
+@pytest.mark.parametrize(
+    ("types", "detail"),
+    [
+        (
+            {"categories_": {"type": "array", "items": "long"}},
+            "features.categories_ is array of long in the event, which no column can hold",
+        ),
+        (
+            {"float_": {"type": "map", "values": "double"}},
+            "features.float_ is map of double in the event, which no column can hold",
+        ),
+        (
+            {"int_": {"type": "enum", "name": "Color", "symbols": ["RED"]}},
+            "features.int_ is enum Color in the event, which no column can hold",
+        ),
+        (
+            {"timestamp_": {"type": "long", "logicalType": "timestamp-millis"}, "more": "x"},
+            "timestamp_ is long (timestamp-millis) in the event and timestamp-micros here",
+        ),
+        ({"float_": "boolean"}, "float_ is boolean in the event and double here"),
+    ],
+)
+def test_why_a_schema_does_not_fit_is_told_in_the_terms_of_the_event(
+    types: dict[str, object], detail: str
+) -> None:
+    """`unable to find column "features"` sends people to look for a field that is there."""
+    schema = changed("features", **types)
+    schema["fields"] = [*cast(list[object], schema["fields"]), {"name": "own", "type": "string"}]
+    prefix = single_object_prefix(schema)
+    decoded = EventDecoder(LOOP, DECISIONS, _Fixed({prefix: schema})).decode([prefix + b"x"])
+    (poison,) = decoded.poison
+    assert (poison.reason, poison.detail.splitlines()[0]) == ("incompatible-schema", detail)
+
+
+def test_a_schema_of_the_same_fingerprint_does_not_replace_that_of_the_loop() -> None:
+    """A fingerprint does not cover logical types, and anybody may write to the schema topic."""
+    fields = [
+        {**each, "type": "long"} if each["name"] == "at" else each
+        for each in cast(list[dict[str, object]], SCHEMA["fields"])
+    ]
+    plain = {**SCHEMA, "fields": fields}
+    prefix = single_object_prefix(plain)
+    assert PAYLOADS[0].startswith(prefix)
+    decoded = EventDecoder(LOOP, DECISIONS, _Fixed({prefix: plain})).decode(PAYLOADS[:40])
+    assert decoded.poison == []
+    assert decoded.frame.height == 40
+
+
+def test_a_time_in_nanoseconds_is_told_as_that() -> None:
+    """Four of five languages count nanoseconds, and the year 56000 tells nobody."""
+    plain = {**SCHEMA, "fields": [
+        {**each, "type": "long"} if each["name"] == "at" else each
+        for each in cast(list[dict[str, object]], SCHEMA["fields"])
+    ]}  # fmt: skip
+    payload = written(plain, {**decision(1), "at": 1_767_225_600_000_000_000})
+    (poison,) = DECODER.decode([payload]).poison
+    assert poison.reason == "out-of-range"
+    assert "is it in nanoseconds" in poison.detail
 
 
 class _Fixed(MemorySchemaStore):

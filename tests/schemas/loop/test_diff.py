@@ -209,3 +209,23 @@ def test_a_kind_that_nobody_sends_keeps_a_topic_read() -> None:
     new = minimal(version=2, feedback={"clicked": FEEDBACK, **never})
     assert check_successor({1: old}, new)
     assert new.logs == old.logs
+
+
+def test_a_diff_shows_durations_and_sizes_as_people_write_them() -> None:
+    """`0:00:30` and `512000000` are not what stands in the file."""
+    retrain = {"batch": {"retrain": {"every": "1d"}}}
+    changed = minimal(
+        version=2,
+        idle_after="90s",
+        memory="2GB",
+        models=retrain,
+        feedback={"clicked": {**FEEDBACK, "within": "45m", "early": "500ms"}},
+    )
+    changes = {change.path: (change.old, change.new) for change in diff_loops(minimal(), changed)}
+    assert changes == {
+        "feedback.clicked.within": ("30m", "45m"),
+        "feedback.clicked.early": ("0s", "500ms"),
+        "models.batch.retrain.every": (None, "1d"),
+        "idle_after": ("30s", "90s"),
+        "memory": ("512MB", "2GB"),
+    }

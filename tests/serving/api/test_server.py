@@ -1,11 +1,10 @@
 """The server as a process is run: it starts, says when it cannot, and the example is true."""
 
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.serving.conftest import NOWHERE
+from tests.serving.conftest import NOWHERE, Serve
 from tests.serving.models import banner
 
 from tidemill.cli.app import main
@@ -34,9 +33,7 @@ def test_serve_without_a_broker_named_says_what_to_set(
     assert "KAFKA_BOOTSTRAP_SERVERS" in capsys.readouterr().err
 
 
-def test_the_example_of_a_service_runs(
-    serve: Callable[[Worker], str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_example_of_a_service_runs(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """It is the first code of ours that anybody copies."""
     flights = load_loop(ROOT / "deploy/demo/flights.yaml")
     log = MemoryEventLog()

@@ -1,17 +1,19 @@
 """One suite for both clients: over HTTP and in process, the same calls mean the same."""
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from tests.serving.conftest import NOWHERE
-from tests.serving.models import FEATURES, SIGNATURE, booster, records, text
+from tests.serving.conftest import NOWHERE, Serve
+from tests.serving.models import FEATURES, SIGNATURE, banner, booster, records, text
 
 from tidemill import Client
 from tidemill.errors import BrokerError, ConfigError, RequestError
@@ -20,7 +22,7 @@ from tidemill.schemas.models.signing import SigningKey
 from tidemill.serving.client.client import LoopClient
 from tidemill.serving.client.embedded import EmbeddedTransport
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.worker import Worker
+from tidemill.serving.worker import NO_KAFKA, Worker
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -56,7 +58,8 @@ def test_a_model_decides_with_the_same_bits(
     loop: LoopClient, worker: Worker, key: SigningKey
 ) -> None:
     """A score that is rounded on its way could fall on the other side of a threshold."""
-    worker.follower.take_models(records(key, text().encode()))
+    for record in records(key, text().encode()):
+        worker.follower.take_model(*record)
     worker.follower.settle()
     row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
     assert loop.get_decision(FEATURES).score == booster().predict([row], num_threads=1)[0]
@@ -161,7 +164,7 @@ def test_threads_share_a_client(loop: LoopClient, log: MemoryEventLog) -> None:
     assert len(log.events) == 400
 
 
-def test_workers_take_turns(worker: Worker, serve: Callable[[Worker], str]) -> None:
+def test_workers_take_turns(worker: Worker, serve: Serve) -> None:
     """Two processes on two ports share the load of one client."""
     logs = [MemoryEventLog(), MemoryEventLog()]
     urls = [serve(Worker(worker.config, event_log=log)) for log in logs]
@@ -181,35 +184,162 @@ def test_a_dead_worker_is_skipped(url: str, dead_url: str, log: MemoryEventLog) 
     assert len(log.events) == 10
 
 
+class HangingWorker:
+    """Takes connections, reads what comes, and never answers."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            while True:
+                connection, _ = self._listening.accept()
+                opened.enter_context(connection)
+                self.received += connection.recv(65_536)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listening.close()
+
+
 @pytest.fixture
-def hanging_url() -> Iterator[str]:
-    """An address that takes connections and never answers."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
-        yield f"http://127.0.0.1:{opened.getsockname()[1]}"
+def hanging() -> Iterator[HangingWorker]:
+    """A worker that does not answer."""
+    with closing(HangingWorker()) as worker:
+        yield worker
 
 
-def test_a_worker_that_hangs_leaves_time_for_the_other(hanging_url: str, url: str) -> None:
+def knows_default(client: Client, worker_url: str) -> Client:
+    """Return *client* with the default of ``banner``, as if a worker had answered before."""
+    with Client(worker_url, budget_ms=10_000) as healthy:
+        healthy.loop("banner").get_decision(FEATURES)
+        client._transport._defaults.update(healthy._transport._defaults)  # type: ignore[attr-defined]
+    return client
+
+
+def test_a_worker_that_hangs_leaves_time_for_the_other(hanging: HangingWorker, url: str) -> None:
     """Waiting the whole budget for the first would make the second useless."""
-    with Client([hanging_url, url], budget_ms=2_000) as client:
+    with Client([hanging.url, url], budget_ms=2_000) as client:
         assert client.loop("banner").get_decision(FEATURES).source == "default"
         assert client.unanswered == 0
 
 
-def test_when_no_worker_answers_the_default_does(
-    worker: Worker, serve: Callable[[Worker], str], hanging_url: str
-) -> None:
+def test_when_no_worker_answers_the_default_does(hanging: HangingWorker, url: str) -> None:
     """The page is shown in time, whatever became of the workers."""
-    client = Client([hanging_url], budget_ms=150)
-    with Client(serve(worker), budget_ms=10_000) as healthy:
-        healthy.loop("banner").get_decision(FEATURES)
-        client._transport._defaults.update(healthy._transport._defaults)  # type: ignore[attr-defined]
+    client = knows_default(Client([hanging.url], budget_ms=150), url)
     started = time.monotonic()
-    result = client.loop("banner").get_decision(FEATURES, id="d-1")
+    result = client.loop("banner").get_decision(FEATURES)
     assert time.monotonic() - started < 30.0
-    assert (result.id, result.action, result.source) == ("d-1", "hide", "fallback")
+    assert (result.action, result.source) == ("hide", "fallback")
     assert client.unanswered == 1
     with pytest.raises(BrokerError, match="no worker of"):
         client.loop("banner").log_feedback("d-1", "left")
+
+
+def test_a_default_has_no_id_that_a_worker_may_have_logged(
+    hanging: HangingWorker, dead_url: str, url: str
+) -> None:
+    """Feedback about it would label what that worker decided, and nobody did."""
+    client = knows_default(Client(hanging.url, budget_ms=300), url)
+    for given in (None, "d-1"):
+        result = client.loop("banner").get_decision(FEATURES, id=given)
+        assert result.source == "fallback"
+        assert result.id.encode() not in hanging.received
+    assert b'"id":"d-1"' in hanging.received
+    (first, second) = client.loop("banner").get_decisions([{"features": FEATURES}] * 2)
+    assert first.id != second.id
+    nobody = knows_default(Client(dead_url, budget_ms=300), url)
+    assert nobody.loop("banner").get_decision(FEATURES, id="d-2").id == "d-2"
+
+
+def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: MemoryEventLog) -> None:
+    """Each might decide something else about it; which of the two counts, only offsets say."""
+    client = knows_default(Client([hanging.url, url], budget_ms=2_000), url)
+    log.events.clear()
+    loop = client.loop("banner")
+    results = [loop.get_decision(FEATURES)]
+    while not hanging.received:
+        results.append(loop.get_decision(FEATURES))
+    assert {result.source for result in results} == {"default"}
+    keys = [event.key for event in log.events]
+    assert keys == [result.id.encode() for result in results]
+    assert all(key is not None and key not in hanging.received for key in keys)
+
+
+def test_an_id_of_the_caller_is_asked_for_once(
+    hanging: HangingWorker, url: str, log: MemoryEventLog
+) -> None:
+    """Its feedback may come from elsewhere under that id, so no second worker may use it."""
+    client = knows_default(Client([hanging.url, url], budget_ms=2_000), url)
+    log.events.clear()
+    results = {name: client.loop("banner").get_decision(FEATURES, id=name) for name in ("a", "b")}
+    (lost,) = [name for name, result in results.items() if result.source == "fallback"]
+    assert results[lost].id != lost
+    (kept,) = [event.key for event in log.events]
+    assert kept == ("b" if lost == "a" else "a").encode()
+
+
+def test_a_default_is_known_while_another_thread_reads_a_newer_one(
+    url: str, worker: Worker
+) -> None:
+    """A version is published while the site is busy; no call may fail because of it."""
+    with Client(url, budget_ms=30_000) as client, ThreadPoolExecutor(8) as pool:
+        loop = client.loop("banner")
+        stop = threading.Event()
+
+        def call() -> set[str]:
+            sources = set()
+            while not stop.is_set():
+                sources.add(loop.get_decision(FEATURES).source)
+            return sources
+
+        calls = [pool.submit(call) for _ in range(8)]
+        for version in range(2, 42):
+            worker.follower.install(banner(version=version))
+            loop.get_decision(FEATURES)
+        stop.set()
+        assert all(found.result() == {"default"} for found in calls)
+        loop.get_decision(FEATURES)
+        assert client._transport._defaults["banner"].loop_version == 41  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_does_not_know_the_loop_yet_is_passed_over(
+    worker: Worker, serve: Serve, log: MemoryEventLog
+) -> None:
+    """It has just started, or has not read what was just published; another one knows the loop."""
+    without = Worker(replace(worker.config, definitions=()), event_log=MemoryEventLog())
+    not_ready = Worker(replace(worker.config, definitions=()), event_log=MemoryEventLog())
+    not_ready._is_started = True  # its topics are being read
+    urls = [serve(without), serve(not_ready), serve(worker)]
+    with Client(urls, budget_ms=10_000) as client:
+        results = [client.loop("banner").get_decision(FEATURES) for _ in range(12)]
+        assert {result.source for result in results} == {"default"}
+        assert client.unanswered == 0
+        client.loop("banner").log_feedback("d-1", "left")
+        with pytest.raises(RequestError, match="serves no loop 'nope'"):
+            Client([urls[0], urls[2]]).loop("nope").get_decision(FEATURES)
+    assert len(log.events) == 13
+    alone = knows_default(Client(urls[1], budget_ms=1_000), urls[2])
+    assert alone.loop("banner").get_decision(FEATURES).source == "fallback"
+    with pytest.raises(BrokerError, match="has not read the loop 'banner' yet"):
+        Client(urls[1], budget_ms=1_000).loop("banner").get_decision(FEATURES)
+    with pytest.raises(BrokerError, match="has not read the loop 'banner' yet"):
+        Client.through(EmbeddedTransport(not_ready)).loop("banner").get_decision(FEATURES)
+
+
+def test_an_answer_that_is_no_workers_is_no_crash(url: str) -> None:
+    """A proxy's page with status 200 is nothing to show to a customer."""
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
+    with closing(socket.create_server(("127.0.0.1", 0))) as opened:
+        threading.Thread(target=_answer_always, args=(opened, page), daemon=True).start()
+        address = f"http://127.0.0.1:{opened.getsockname()[1]}"
+        client = knows_default(Client(address, budget_ms=5_000), url)
+        assert client.loop("banner").get_decision(FEATURES).source == "fallback"
+        with pytest.raises(BrokerError, match="not that of a worker"):
+            Client(address).loop("banner").get_decision(FEATURES)
 
 
 def test_when_no_worker_ever_answered_that_is_said(dead_url: str) -> None:
@@ -287,3 +417,24 @@ def test_an_embedded_worker_without_kafka_needs_a_definition() -> None:
     """With one it decides at once; without, it says what is missing."""
     with pytest.raises(BrokerError, match="could not be read"):
         Client.embedded(NOWHERE, ready_s=0.1)
+
+
+def test_without_kafka_a_unit_test_decides_quietly_and_ends_at_once(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client of Kafka would log each attempt to connect, and wait for its last events."""
+    client = Client.embedded(None, definitions=[banner()])
+    result = client.loop("banner").get_decision(FEATURES)
+    client.loop("banner").log_feedback(result.id, "left")
+    threads = {thread.name for thread in threading.enumerate()}
+    client.close()
+    assert (result.action, result.source) == ("hide", "default")
+    assert not {name for name in threads if "kafka" in name or "subscriber" in name}
+    assert capfd.readouterr().out == ""
+    assert [one.getMessage() for one in caplog.records] == [NO_KAFKA]
+
+
+def test_a_worker_without_kafka_needs_a_loop() -> None:
+    """It would answer nothing, for ever."""
+    with pytest.raises(ConfigError, match="without Kafka"):
+        Client.embedded(None)

@@ -92,7 +92,7 @@ CASES = [
     ({**FEATURES, "seen": "2026-01-01T00:00:00"}, "feature 'seen'"),
     ({**FEATURES, "vists": 3}, "feature 'vists' is unknown"),
     ({"country": "c01"}, "feature 'visits' is missing"),
-    ([], "the body is array, not object"),
+    ([], "the features are list, not names and values"),
 ]
 
 
@@ -104,7 +104,7 @@ def test_wrong_features_are_told_by_name(features: object, what: str) -> None:
     assert "country (category), visits (int)" in error.hint
 
 
-@pytest.mark.parametrize(("features", "what"), CASES[:-1])
+@pytest.mark.parametrize(("features", "what"), CASES)
 def test_wrong_features_are_told_alike_in_process(features: object, what: str) -> None:
     """The embedded client must refuse what the HTTP API refuses."""
     with pytest.raises(RequestError) as caught:
@@ -121,18 +121,24 @@ def test_wrong_features_are_told_alike_in_process(features: object, what: str) -
         (b'{"features": {"country": "\xff"}}', "the body is not JSON"),
         (b"[" * 100_000, "the body"),
         (b'{"features":' * 50_000, "the body is not JSON"),
-        (b"[]", "the body is array, not object"),
-        (b"3", "the body is int, not object"),
+        (b"[]", "the body is array, not an object"),
+        (b"3", "the body is int, not an object"),
+        (b"\xef\xbb\xbf{}", "the body starts with a byte order mark"),
+        (b"\x1f\x8b\x08\x00", "the body is compressed with gzip"),
+        (b'{"features": {"country": "\\ud800"}}', "a text of the body has half a surrogate pair"),
+        (b'{"features": {"country": 1e400}}', "the body is not JSON"),
+        (b'{"features": {"country": NaN}}', "the body is not JSON"),
         (b"{}", "field 'features' is missing"),
         (b'{"features": {}, "feature": 3}', "field 'feature' is unknown"),
-        (b'{"features": {}, "id": ""}', "field 'id': Expected str of length >= 1"),
-        (b'{"features": {}, "id": 3}', "field 'id' is int, not str | null"),
+        (b'{"features": {}, "id": ""}', "field 'id' is '', no id"),
+        (b'{"features": {}, "id": 3}', "field 'id' is 3, no id"),
         (b'{"features": {}, "at": "noon"}', "field 'at'"),
         (b'{"features": {}, "at": "2026-01-01T00:00:00"}', "field 'at'"),
-        (b'{"batch": []}', "field 'batch': Expected array of length >= 1"),
+        (b'{"batch": []}', "a batch of 0 items"),
         (b'{"batch": 3}', "field 'batch' is int, not array"),
-        (b'{"batch": [{}], "entity": "x"}', "field 'entity' is unknown"),
-        (b'{"batch": [{"features": 3}]}', "batch[0]: the body is int, not object"),
+        (b'{"batch": [{}], "entity": "x"}', "field 'entity' is unknown beside a batch"),
+        (b'{"batch": [3]}', "batch[0]: the item is int, not an object"),
+        (b'{"batch": [{"features": 3}]}', "batch[0]: the features are int, not names and values"),
     ],
 )
 def test_wrong_bodies_are_told(body: bytes, what: str) -> None:
@@ -150,7 +156,7 @@ def test_one_wrong_item_refuses_the_batch_by_its_place() -> None:
 def test_a_batch_has_a_limit() -> None:
     """The event loop of a worker must not be busy with one request for long."""
     body = json.dumps({"batch": [{"features": FEATURES}] * (MAX_BATCH + 1)}).encode()
-    assert "length <= 1000" in refusal(body).what
+    assert refusal(body).what == "a batch of 1001 items"
 
 
 def test_numpy_numbers_are_numbers_in_process() -> None:

@@ -1,8 +1,5 @@
 """Only a complete, signed, fitting model serves; others are refused and acknowledged so."""
 
-import json
-from dataclasses import replace
-
 import pytest
 from tests.serving.conftest import NOWHERE
 from tests.serving.model.bad_models import BAD, PAYLOAD, hostile, replayed
@@ -18,7 +15,6 @@ from tests.serving.models import (
 from tidemill.schemas import topics
 from tidemill.schemas.models.manifest import INLINE_BYTES, Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
-from tidemill.schemas.published import key_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.worker import ServingWorkerConfig, Worker
@@ -44,7 +40,8 @@ def decide(worker: Worker) -> DecisionResult:
 
 def feed(worker: Worker, *items: tuple[bytes | None, bytes | None]) -> None:
     """Let the worker read *items* from the model topic, to its end."""
-    worker.follower.take_models(items)
+    for key, value in items:
+        worker.follower.take_model(key, value)
     worker.follower.settle()
 
 
@@ -93,7 +90,7 @@ def test_a_model_of_the_next_loop_version_waits_for_it(
     feed(worker, *records(key, PAYLOAD, manifest(PAYLOAD, 2, loop_version=2)))
     assert answered(log) == [("lightgbm-1", "serving")]
     newer = banner(version=2)
-    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    worker.follower.install(newer)
     feed(worker)
     assert answered(log)[-1] == ("lightgbm-2", "serving")
     assert decide(worker).model_version == "lightgbm-2"
@@ -181,7 +178,7 @@ def test_a_new_version_keeps_the_model_that_fits_it(
     """A changed window or threshold must not send everybody back to the default."""
     feed(worker, *records(key, PAYLOAD))
     newer = banner(version=2, policy={"kind": "threshold", "threshold": 0.0, "above": "show"})
-    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    worker.follower.install(newer)
     result = decide(worker)
     assert (result.loop_version, result.model_version, result.action) == (2, "lightgbm-1", "show")
 
@@ -192,7 +189,7 @@ def test_a_new_version_with_other_features_waits_for_its_model(
     """The old model cannot read them; it is refused for the new version, with the reason."""
     feed(worker, *records(key, PAYLOAD))
     newer = banner(version=2, features={"country": "category"})
-    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    worker.follower.install(newer)
     maker = worker.decider("banner")
     result = maker.decide(maker.decisions.check({"country": "c01"}))
     assert (result.loop_version, result.source) == (2, "default")
@@ -203,21 +200,8 @@ def test_an_older_version_is_passed_over(worker: Worker) -> None:
     """A compacted topic keeps all versions, and not in their order."""
     for number in (3, 2):
         loop = banner(version=number)
-        worker.follower.take_loops([(key_of(loop), loop.canonical.encode())])
+        worker.follower.install(loop)
     assert decide(worker).loop_version == 3
-
-
-def test_a_broken_loop_record_changes_nothing(worker: Worker) -> None:
-    """One bad record must not stop a worker from starting."""
-    worker.follower.take_loops(
-        [
-            (b"banner/2", b"{"),
-            (b"banner/2", json.dumps({"loop": "banner"}).encode()),
-            (b"\xff/2", b"\xff"),
-            (None, None),
-        ]
-    )
-    assert decide(worker).loop_version == 1
 
 
 def test_a_model_may_come_before_its_loop(
@@ -227,30 +211,15 @@ def test_a_model_may_come_before_its_loop(
     config = ServingWorkerConfig(kafka=NOWHERE, name="w", trusted=trusted)
     worker = Worker(config, event_log=log)
     feed(worker, *records(key, PAYLOAD))
-    worker.follower.take_loops([(key_of(banner()), banner().canonical.encode())])
+    worker.follower.install(banner())
     worker.follower.settle()
     assert decide(worker).model_version == "lightgbm-1"
-
-
-def test_a_worker_looks_at_its_own_loops_only(
-    log: MemoryEventLog, key: SigningKey, trusted: TrustedKeys
-) -> None:
-    """Thousands of loops may share the topics."""
-    config = ServingWorkerConfig(kafka=NOWHERE, name="w", trusted=trusted, loops=("mine",))
-    worker = Worker(config, event_log=log)
-    for name in ("mine", "banner"):
-        loop = banner(loop=name)
-        worker.follower.take_loops([(key_of(loop), loop.canonical.encode())])
-        said = replace(manifest(PAYLOAD), loop=name)
-        feed(worker, *records(key, PAYLOAD, said))
-    assert list(worker.follower.deciders) == ["mine"]
-    assert [ack.loop for ack in acks(log)] == ["mine"]
 
 
 def test_counts_go_on_over_a_new_version(worker: Worker) -> None:
     """A counter that falls back to zero looks like a restart."""
     decide(worker)
     newer = banner(version=2)
-    worker.follower.take_loops([(key_of(newer), newer.canonical.encode())])
+    worker.follower.install(newer)
     decide(worker)
     assert worker.decider("banner").counters.decisions["default"] == 2

@@ -7,13 +7,16 @@ stands in the product: offsets and rows land in one transaction, compared with w
 import asyncio
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 
 import faust
 from faust.types import TP
 
+from tidemill.stop_signals import StopSignals
 from tidemill.streams.consumer.app import run_app
 from tidemill.streams.consumer.batches import FetchedBatch
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 from tidemill.streams.consumer.transport import BatchSchema, FetchState
 
 SETUP = """
@@ -52,6 +55,17 @@ class SqliteProgress:
     def has_to_wait(self, tp: TP) -> bool:
         """Return False: no partition waits for another."""
         return False
+
+    def is_refused(self, tp: TP) -> bool:
+        """Return False: no topic is made anew."""
+        return False
+
+    def identify(self, identities: Mapping[str, TopicIdentity | None]) -> None:
+        """Do nothing."""
+
+    def ends_too_early(self, tp: TP, end: int) -> None:
+        """Do nothing: no topic is made anew in these tests."""
+        raise AssertionError(f"{tp} ends at {end}")
 
     def lost(self, tp: TP, records: int) -> None:
         """Do nothing: no record is deleted in these tests."""
@@ -104,4 +118,6 @@ def make_app(bootstrap: str, group: str, database: str, topics: list[str]) -> fa
 
 if __name__ == "__main__":
     _, bootstrap, group, database, topics = sys.argv
-    asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(",")), lambda: False))
+    stop = threading.Event()
+    with StopSignals(stop):
+        asyncio.run(run_app(make_app(bootstrap, group, database, topics.split(",")), stop.is_set))

@@ -12,13 +12,13 @@ from tidemill.streams.deadletters.writer import DeadLetter
 HALF_OF_TEN = MaxBad(share=0.5, of=10)
 
 
-def dead_letter(offset: int, reason: str = "truncated") -> DeadLetter:
+def dead_letter(offset: int, reason: str = "truncated", came_ms: int = 0) -> DeadLetter:
     """Return a letter about the record at *offset*."""
     return DeadLetter(
         topic="t.decisions",
         partition=3,
         offset=offset,
-        timestamp_ms=0,
+        timestamp_ms=came_ms,
         reason=reason,
         detail=f"{reason} at {offset}",
         key=None,
@@ -95,3 +95,21 @@ def test_the_error_says_what_is_likely_wrong(reason: str, hint: str) -> None:
     assert reason in caught.value.what
     assert hint in caught.value.hint
     assert "max_bad: {share: 1}" in caught.value.hint
+
+
+def test_what_an_operator_has_accepted_is_not_counted() -> None:
+    """There is a way on after a stop, and it opens the door to nothing that comes later."""
+    limit = ErrorLimit(HALF_OF_TEN, accepted_until=1_000)
+    limit.take(9, [dead_letter(offset, came_ms=1_000) for offset in range(10)])
+    assert limit.bad == 0
+    limit.take(14, [dead_letter(offset, came_ms=1_001) for offset in range(10, 15)])
+    with pytest.raises(ContractError) as caught:
+        limit.take(15, [dead_letter(15, came_ms=1_784_000_000_123)])
+    assert "--accept-bad 2026-07-14T03:33:21Z" in caught.value.hint
+
+
+def test_a_time_past_the_calendar_is_no_reason_to_end_by_another_error() -> None:
+    """Not every broker sets the time of its records itself."""
+    limit = ErrorLimit(MaxBad(share=0, of=10))
+    with pytest.raises(ContractError, match="more than max_bad"):
+        limit.take(1, [dead_letter(1, came_ms=2**62)])

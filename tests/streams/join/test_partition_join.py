@@ -19,6 +19,7 @@ from tests.streams.join_logs import (
     decision_frame,
     feedback_frame,
     joined,
+    label_of,
     played,
     rules,
     seconds,
@@ -27,6 +28,7 @@ from tests.streams.join_logs import (
 from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.streams.join.partition_join import Counts, PartitionJoin, Resume
 from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.placement import misplaced_in
 
 
 def test_feedback_is_joined_in_the_order_of_its_time_and_then_its_offset() -> None:
@@ -93,11 +95,55 @@ def test_missing_says_what_silence_means(missing: str, state: str, label: float 
 
 def test_feedback_without_a_label_counts_as_no_feedback() -> None:
     """A feedback whose value is null gives no label, so `missing` decides."""
-    shell = Shell(Logs([D("a", 0)], [F("x", "a", 1, "click")]), rules(label_sql="max(amount)"))
+    shell = Shell(
+        Logs([D("a", 0)], [F("x", "a", 1, "click")]), rules(label=label_of("max(amount)"))
+    )
     shell.finish()
     examples = shell.examples()
     assert examples["state"].to_list() == ["no_feedback"]
     assert examples["feedback_offsets"].to_list() == [[0]]
+
+
+@pytest.mark.parametrize("missing", ["negative", "censored", "dropped"])
+def test_a_label_that_is_an_error_is_a_state_of_its_own(missing: str) -> None:
+    """There was feedback, so it is no negative; nobody knows the label, so it is none."""
+    decisions = [D("a", 0), D("b", 0), D("c", 0)]
+    feedback = [F("x", "a", 1, value=0.0), F("y", "b", 1, value=7.0), F("z", "a", 2, value=7.0)]
+    label = label_of("max(100 % cast(weight as int))")
+    shell = Shell(Logs(decisions, feedback), rules(label=label, missing=missing))
+    shell.finish()
+    examples = shell.examples().sort("decision_id")
+    silent = {"negative": "no_feedback", "censored": "censored", "dropped": "no_feedback"}[missing]
+    assert examples["state"].to_list() == ["label_error", "labeled", silent]
+    assert examples["label"].to_list() == [None, 2.0, 0.0 if missing == "negative" else None]
+    assert examples["feedback_offsets"].to_list() == [[0, 2], [1], []]
+
+
+def test_without_an_activation_a_label_is_no_error() -> None:
+    """Nobody was shown it, so nobody asks for its label."""
+    label = label_of("max(100 % cast(amount as int))")
+    feedback = [F("x", "a", 1, "buy", 0.0), F("y", "b", 1, "buy", 0.0), F("z", "b", 2)]
+    shell = Shell(Logs([D("a", 0), D("b", 0)], feedback), rules(label=label, activation="click"))
+    shell.finish()
+    assert shell.examples()["state"].to_list() == ["not_activated", "label_error"]
+
+
+def test_feedback_before_the_window_of_its_only_decision_is_unmatched() -> None:
+    """Its bucket closes before the decision need have been read, so the decision cannot count."""
+    shell = played([D("a", 20), D("z", 100)], [F("x", "a", 17, "click"), F("w", "z", 100)])
+    assert shell.closed[-1].counts.unmatched == 1
+    assert shell.closed[-1].counts.late == 0
+    inside = played([D("a", 20), D("z", 100)], [F("x", "a", 24, "click"), F("w", "z", 100)])
+    assert inside.closed[-1].counts.late == 1, "past the window it is late: its decision is known"
+
+
+def test_corrections_do_not_make_an_id_remembered_longer() -> None:
+    """Its decision is kept to be revised, and an id that comes again is still a new decision."""
+    decisions = [D("a", 0), D("b", 30), D("a", 31), D("c", 60)]
+    for corrections in (0 * SECOND, 60 * SECOND):
+        changed = rules(corrections=corrections, remember=15 * SECOND)
+        shell = played(decisions, [F("x", "c", 60)], changed)
+        assert shell.outcome()[0].decisions[2] in ("no_feedback", "labeled"), corrections
 
 
 def test_the_width_of_buckets_changes_when_and_not_what() -> None:
@@ -225,3 +271,25 @@ def test_the_example_of_the_guide() -> None:
     assert joined(shell) == {"a": [0, 1], "b": [2]}
     assert shell.closed[-1].counts == Counts(late=2)
     assert_agrees(shell)
+
+
+def test_feedback_of_another_partition_is_misplaced_after_a_restart_too() -> None:
+    """Nobody can find the client with the wrong partitioner by a count of `unmatched`."""
+    is_misplaced = misplaced_in(0, 4)
+    ids = pl.Series("id", [f"d{number}" for number in range(20)])
+    there = is_misplaced(ids)
+    assert 0 < there.sum() < 20
+    join = PartitionJoin(RULES, is_misplaced=is_misplaced)
+    join.take_decisions(decision_frame([D("a", 0)]))
+    feedback = join.take_feedback(feedback_frame([F("x", id_, 1) for id_ in ids]))
+    resume = Resume(
+        offsets={DECISIONS: 1, FEEDBACK: 20},
+        stream_times={log: join.stream_time(log) for log in LOGS},
+        feedback=feedback,
+    )
+    for each in (join, PartitionJoin(RULES, resume, is_misplaced=is_misplaced)):
+        for log in LOGS:
+            each.advance(log, START + 60 * SECOND)
+        closed = each.close()
+        assert closed is not None
+        assert closed.counts == Counts(unmatched=20 - there.sum(), misplaced=there.sum())

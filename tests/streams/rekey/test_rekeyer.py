@@ -36,7 +36,9 @@ from tidemill.schemas.published import fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import KafkaSchemaStore
 from tidemill.streams.deadletters.reader import DeadLetterReader, Wanted
 from tidemill.streams.deadletters.redrive import Judge, RedriveCounts, redrive
-from tidemill.streams.rekey.rekeyer import Rekeyer, SourceEnd
+from tidemill.streams.rekey.rekeyer import Rekeyer
+from tidemill.streams.rekey.source_end import SourceEnd
+from tidemill.streams.runtime.worker import EXIT_REFUSED
 
 pytestmark = pytest.mark.kafka
 
@@ -118,7 +120,7 @@ def test_different_partition_counts_are_refused_with_what_to_do(
     grown = [NewPartitions(topics.feedback(rig.loop.loop), 6)]
     for done in admin.create_partitions(grown).values():
         done.result(10)
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert f"{rig.loop.loop}.feedback has 6" in said
     assert "rekey: true" in said
@@ -134,7 +136,7 @@ def test_feedback_of_other_keys_is_refused_with_what_to_do(
         producer.decide(f"d{number}", START + number * SECOND / 100)
         producer.feed(f"d{number}", START + number * SECOND / 100)
     producer.flush()
-    assert rig.ended() == 1
+    assert rig.ended() == EXIT_REFUSED
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert "is keyed by something else than decisions" in said
     assert "rekey: true" in said

@@ -53,6 +53,12 @@ def test_a_replay_gives_the_tables_of_the_live_worker(kafka: KafkaConfig, tmp_pa
     for table in ("decisions", "feedback", "examples"):
         assert rows(again, table).equals(rows(rig, table)), table
     assert_exact(again)
+    for partition in ("1", "3"):
+        chosen = ("--until", last.isoformat(), "--partition", partition)
+        part = replayed(rig, tmp_path / "part", *chosen)
+    for table in ("decisions", "feedback", "examples"):
+        wanted = rows(rig, table).filter(pl.col("partition").is_in([1, 3]))
+        assert rows(part, table).equals(wanted), table
     groups = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_consumer_groups().result(10)
     assert not [each for each in groups.valid if each.group_id.startswith("tidemill-replay")]
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from tests.streams.faults import committed
 from tests.streams.rig import (
     ROOT,
@@ -28,12 +31,13 @@ from tests.streams.rig import (
     until,
 )
 
+from tidemill.cli.app import main
 from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.published import publish_loop
-from tidemill.streams.runtime.worker import group_name
+from tidemill.streams.runtime.worker import EXIT_REFUSED, group_name
 from tidemill.testing.kafka import START_S
 
 pytestmark = pytest.mark.kafka
@@ -45,6 +49,59 @@ SECOND = timedelta(seconds=1)
 def is_past(rig: Rig, records: int) -> bool:
     """Return whether more than *records* are committed to the lake."""
     return committed(rig) > records
+
+
+def with_create_time(kafka: KafkaConfig, topic: str) -> None:
+    """Let producers write the times of the records of *topic*, any time."""
+    entries = {
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+    }
+    changes = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in entries.items()
+    ]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=changes)
+    admin = AdminClient(kafka.client())
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result()
+
+
+def test_wrong_times_are_dead_letters_and_a_label_error_is_told(
+    kafka: KafkaConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seconds for microseconds, a record of the year 50000: neither a label nor the end of it."""
+    label = {"sql": "max(100 % cast(amount as int)) > 1"}
+    rig = new_rig(kafka, tmp_path, idle_after="1h", partitions=1, label=label)
+    topic = topics.decisions(rig.loop.loop)
+    with_create_time(kafka, topic)
+    producer = rig.producer()
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    producer.decide("seconds", epoch + (START - epoch) / 1_000_000)
+    producer.send(topic, "d", producer.decision("d", START), timestamp_ms=1_500_000_000_000_000)
+    for number, amount in enumerate((0.0, 7.0, 7.0)):
+        producer.decide(f"n{number}", START + number * SECOND)
+        producer.feed(f"n{number}", START + (number + 1) * SECOND, amount=amount)
+    producer.decide("last", START + timedelta(hours=1))
+    producer.feed("last", START + timedelta(hours=1))
+    producer.flush()
+    with rig.worker():
+        until(rig.is_read, "everything was read")
+        until(lambda: rig.rows("examples") == 3, "the windows have closed")
+    reasons = [each.fields["reason"] for each in rig.dead_letters()]
+    assert reasons == ["age", "record-time"]
+    assert "in seconds" in rig.dead_letters()[0].fields["detail"]
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    assert main(["dead-letters", "show", "--loop", rig.loop.loop, "--json"]) == 0
+    arrived = [each["arrived"] for each in json.loads(capsys.readouterr().out)["letters"]]
+    assert "1500000000000000 ms" in arrived, "shown as it is: there is no such date"
+    assert rig.examples()["state"].to_list() == ["label_error", "labeled", "labeled"]
+    assert "the label of 1 decisions is an error" in rig.log()
+    assert "One is n0: Invalid Input Error: " in rig.log()
+    assert_exact(rig)
 
 
 @pytest.mark.soak
@@ -313,20 +370,30 @@ def test_more_poison_than_the_loop_allows_stops_the_worker(
         producer.send(topic, "junk", unknown + b"%d" % number)
     producer.flush()
     for _supervisor_starts_it_again in range(3):
-        assert rig.ended() == 2
+        assert rig.ended() == EXIT_REFUSED
     assert len(rig.dead_letters()) <= len(known) + 60, "no more than one stretch allows"
     assert committed(rig) < 400
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert f"{topic}/0: " in said
     assert "unknown-schema" in said
     assert "hint: were these schemas registered" in said
+    assert "--accept-bad 20" in said
+    accepted = datetime.now(UTC) + timedelta(minutes=1)
+    with rig.worker(TIDEMILL_ACCEPT_BAD=accepted.isoformat()):
+        until(rig.is_read, "what an operator accepts goes to the dead letters")
+    with rig.worker():
+        until(rig.is_read, "it is counted no more")
+    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 340
+    for number in range(1_000):
+        producer.send(topic, "junk", unknown + b"%d" % number)
+    producer.flush()
     rig.loop = rig.loop.model_validate(
         rig.loop.model_dump(mode="json") | {"version": 2, "max_bad": {"share": 1.0}}
     )
     publish_loop(kafka, rig.loop)
     with rig.worker():
         until(rig.is_read, "without the limit all of it goes to the dead letters")
-    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 340
+    assert len({dead_letter.offset for dead_letter in rig.dead_letters()}) == 1_340
     assert_exact(rig)
 
 

@@ -1,19 +1,26 @@
 """The SQL subset of labels, and the rewriting that makes a label depend on its rows alone.
 
-DuckDB parses the expression. This module walks the tree with an allow-list and refuses every
-function that is not known to be pure. It adds an order to aggregates that depend on one, and wraps
-expressions that can fail on a bad value, so that they give NULL.
+This module walks the tree of an expression with an allow-list, refuses every function that is not
+known to be pure, and adds an order to aggregates that depend on one. What can fail on the data of a
+feedback is guarded in `label_query.py`.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.fields import FieldType
-
-Node = dict[str, Any]  # an expression in the format of DuckDB's json_serialize_sql
+from tidemill.schemas.loop.sql.tree import (
+    CHILDREN,
+    Node,
+    as_double,
+    ascending,
+    children,
+    column,
+    constant_kind,
+    constant_text,
+)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -50,22 +57,19 @@ FALLIBLE = _names(
     exp ln log log2 log10 sqrt pow power ** ^
     """
 )
-"""Pure, but with an error for some values; inside an aggregate the error becomes NULL."""
+"""Pure, but with an error for most values that are not positive: not of an aggregate."""
+AT_MOST = {
+    **dict.fromkeys(("min", "max"), 1),
+    **dict.fromkeys(("arg_max", "arg_min", "argmax", "argmin", "max_by", "min_by"), 2),
+}
+"""How many arguments these take for one value; one more says how many values they return."""
+MOST_VALUES = 1_000
 OPERATORS = _names(
     """
     OPERATOR_NOT OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL OPERATOR_COALESCE OPERATOR_NULLIF
     OPERATOR_TRY COMPARE_IN COMPARE_NOT_IN ARRAY_EXTRACT ARRAY_CONSTRUCTOR
     """
 )
-CHILDREN = {
-    "COMPARISON": ("left", "right"),
-    "CONJUNCTION": ("children",),
-    "BETWEEN": ("input", "lower", "upper"),
-    "CASE": ("case_checks", "when_expr", "then_expr", "else_expr"),
-    "OPERATOR": ("children",),
-    "FUNCTION": ("arguments", "expression"),
-    "CAST": ("child",),
-}
 REFUSED = {
     "SUBQUERY": ("a subquery", "a label sees the feedback of its own decision and nothing else"),
     "WINDOW": ("a window function", "aggregate instead; rows come in the order of their time"),
@@ -75,16 +79,21 @@ REFUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns a label may read, with their types; and the forbidden names, with the reason."""
+    """What a label may read.
+
+    Attributes:
+        types: the columns, with their types.
+        forbidden: names that it may not read, with the reason.
+    """
 
     types: Mapping[str, FieldType]
     forbidden: Mapping[str, str]
 
 
 class LabelTree:
-    """Checks one expression and rewrites it in place."""
+    """Checks one expression and rewrites it in place; names are in lower case then."""
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
@@ -112,9 +121,6 @@ class LabelTree:
                 self._function(node, inside=inside)
             case "OPERATOR" if node["type"] not in OPERATORS:
                 raise _not_allowed(node["type"].removeprefix("OPERATOR_").lower())
-            case "CAST":
-                node["try_cast"] = True  # one text that is not a number must not stop a partition
-                self._each(node, inside=inside)
             case _ if kind in CHILDREN:
                 self._each(node, inside=inside)
             case _:
@@ -125,7 +131,7 @@ class LabelTree:
             self.visit(child, inside=inside)
 
     def _column(self, node: Node, *, inside: bool) -> None:
-        path = node["column_names"]
+        path = node["column_names"] = [name.lower() for name in node["column_names"]]
         name = path[-1]
         if len(path) > 1 or name not in self._columns.types:
             raise self._unknown(".".join(path))
@@ -143,15 +149,13 @@ class LabelTree:
                 hint=f"{hint}; send the value with the feedback if it belongs to the outcome",
             )
         known = sorted(self._columns.types)
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        guess = f"did you mean {close[0]}? " if close else ""
         return LoopError(
             f"label reads unknown column {name!r}",
-            hint=f"{guess}columns are {', '.join(known)}",
+            hint=f"{did_you_mean(name, known, 0.5)}columns are {', '.join(known)}",
         )
 
     def _function(self, node: Node, *, inside: bool) -> None:
-        name = node["function_name"].lower()
+        name = node["function_name"] = node["function_name"].lower()
         if len(node["qualified_name"]["path"]) > 1:
             raise _not_allowed(".".join(node["qualified_name"]["path"]))
         if name in AGGREGATES:
@@ -172,32 +176,33 @@ class LabelTree:
                 f"label uses the aggregate {name} inside of another aggregate",
                 hint="aggregate once; filter (where ...) selects rows",
             )
+        more = children(node)[AT_MOST.get(name, len(node["arguments"])) :]
+        if not all(map(_is_small_number, more)):
+            raise LoopError(
+                f"how many values {name} returns is no number from 1 to {MOST_VALUES}",
+                hint=f"write the number itself, or leave it out: {name} returns one value then",
+            )
         self.aggregates += 1
         self._each(node, inside=True)
         if node["filter"]:
             self.visit(node["filter"], inside=True)
-            if can_fail(node["filter"]):
-                node["filter"] = tried(node["filter"])
         for order in node["order_bys"]["orders"]:
             self.visit(order["expression"], inside=True)
-        for argument in node["arguments"]:
-            if can_fail(argument["expression"]):
-                argument["expression"] = tried(argument["expression"])
         exact = name in EXACT_OVER_INTEGERS and all(map(self._is_exact, children(node)))
         if name not in ORDER_FREE and not exact:
             node["order_bys"]["orders"] += self._order(node)
 
     def _order(self, node: Node) -> list[Node]:
         if node["distinct"]:  # DuckDB orders distinct values only by themselves
-            return [_ascending(node["arguments"][0]["expression"])]
-        return [_ascending(column("at")), _ascending(column("offset"))]
+            return [ascending(node["arguments"][0]["expression"])]
+        return [ascending(column("at")), ascending(column("offset"))]
 
     def _is_whole(self, node: Node) -> bool:
         """Return whether *node*, outside aggregates, can be a whole number of any size."""
         if node["class"] in ("COMPARISON", "CAST", "CONSTANT"):
             return False
-        if node["class"] == "FUNCTION" and node["function_name"].lower() in AGGREGATES:
-            counts = node["function_name"].lower().startswith("count")
+        if node["class"] == "FUNCTION" and node["function_name"] in AGGREGATES:
+            counts = node["function_name"].startswith("count")
             return not counts and any(map(self._is_exact, children(node)))
         return any(map(self._is_whole, children(node)))
 
@@ -218,63 +223,19 @@ class LabelTree:
         return bool(node["type"] == "OPERATOR_TRY" and self._is_exact(node["children"][0]))
 
 
-def as_double(node: Node) -> Node:
-    """Return *node*, cast to a float."""
-    name = {"type_name": "DOUBLE", "qualified_name": {"path": ["DOUBLE"]}}
-    kind = {**_bare("TYPE", "TYPE"), "catalog": "", "schema": "", "children": [], **name}
-    return {**_bare("CAST", "OPERATOR_CAST"), "child": node, "try_cast": True, "type_expr": kind}
+def _is_small_number(node: Node) -> bool:
+    is_number = node["class"] == "CONSTANT" and constant_kind(node) == "INTEGER"
+    return is_number and 1 <= int(constant_text(node)) <= MOST_VALUES
 
 
-def children(node: Node) -> list[Node]:
-    """Return the expressions directly below *node*."""
-    found: list[Node] = []
-    for key in CHILDREN.get(node["class"], ()):
-        parts = node.get(key)
-        for part in parts if isinstance(parts, list) else [parts]:
-            if isinstance(part, dict) and "class" in part:
-                found.append(part)
-            elif isinstance(part, dict):  # a named argument, or one WHEN of a CASE
-                found += [part[name] for name in CHILDREN[node["class"]] if name in part]
-    return found
-
-
-def can_fail(node: Node) -> bool:
-    """Return whether evaluating *node* can be an error for some values: overflow, logarithms."""
-    if node["class"] == "FUNCTION":
-        return node["function_name"].lower() in FALLIBLE | frozenset("+-*") or any(
-            map(can_fail, children(node))
-        )
-    return any(map(can_fail, children(node)))
-
-
-def tried(node: Node) -> Node:
-    """Return *node*, wrapped so that an error in one row gives NULL."""
-    return {**_bare("OPERATOR", "OPERATOR_TRY"), "children": [node]}
-
-
-def column(name: str) -> Node:
-    """Return a reference to the column *name*."""
-    return {**_bare("COLUMN_REF", "COLUMN_REF"), "column_names": [name]}
-
-
-def _ascending(node: Node) -> Node:
-    return {"type": "ASCENDING", "null_order": "NULLS_LAST", "expression": node}
-
-
-def _bare(kind: str, type_: str) -> Node:
-    return {
-        "class": kind,
-        "type": type_,
-        "alias": "",
-        "query_location": 0,
-        "query_location_length": 0,
-    }
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the beginning of a hint, with the one of *known* that *name* resembles, if any."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def _not_allowed(name: str) -> LoopError:
-    known = sorted(AGGREGATES | SCALARS | FALLIBLE)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    guess = f"did you mean {close[0]}? " if close else ""
+    guess = did_you_mean(name, AGGREGATES | SCALARS | FALLIBLE)
     return LoopError(
         f"label uses {name}, which is not known to depend on the feedback alone",
         hint=f"{guess}use aggregates (max, sum, count, bool_or, first, ...) and plain arithmetic",

@@ -1,0 +1,143 @@
+"""Reads JSON bodies: one request, or a batch of them, each key once."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from tidemill.errors import RequestError
+
+T = TypeVar("T")
+
+_decode = msgspec.json.Decoder().decode
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_EXAMPLE = "see docs/guide/serving.md for the bodies of requests"
+
+
+class BodyReader(Generic[T]):
+    """Reads ``{...}`` or ``{"batch": [{...}, ...]}`` and checks each item.
+
+    Args:
+        check: makes a checked request of the fields of an item, which it gets by name.
+        required: the fields that an item has to have.
+        optional: the fields that it may have.
+        inside: the one field whose value has names and values itself.
+        max_batch: how many items a batch may have.
+    """
+
+    def __init__(
+        self,
+        check: Callable[..., T],
+        *,
+        required: tuple[str, ...],
+        optional: tuple[str, ...],
+        inside: str,
+        max_batch: int,
+    ) -> None:
+        self._check = check
+        self._required = frozenset(required)
+        self._known = frozenset(required + optional)
+        self._inside = inside
+        self._max_batch = max_batch
+
+    def read(self, body: bytes) -> T | list[T]:
+        """Return the checked request in *body*, or a list of them if it is a batch.
+
+        Raises:
+            RequestError: the body is not JSON, names a key twice, or an item does not fit.
+        """
+        try:
+            value = _decode(body)
+        except _MALFORMED as error:
+            raise _malformed(body, error) from error
+        if not isinstance(value, dict):
+            raise RequestError(f"the body is {_kind(value)}, not an object", hint=_EXAMPLE)
+        if "batch" not in value:
+            request = self._checked(value)
+            _keys_stand_once(body, self._keys(value))
+            return request
+        items = self._items(value)
+        requests = [self._numbered(place, item) for place, item in enumerate(items)]
+        _keys_stand_once(body, 1 + sum(map(self._keys, items)))
+        return requests
+
+    def _items(self, value: Mapping[str, object]) -> list[dict[str, object]]:
+        items = value["batch"]
+        if len(value) > 1:
+            other = next(name for name in value if name != "batch")
+            raise RequestError(f"field {other!r:.100} is unknown beside a batch", hint=_EXAMPLE)
+        if not isinstance(items, list):
+            raise RequestError(f"field 'batch' is {_kind(items)}, not array", hint=_EXAMPLE)
+        if not 0 < len(items) <= self._max_batch:
+            raise RequestError(
+                f"a batch of {len(items)} items", hint=f"send 1 to {self._max_batch} at once"
+            )
+        return items
+
+    def _numbered(self, place: int, item: object) -> T:
+        try:
+            return self._checked(item)
+        except RequestError as error:
+            raise type(error)(f"batch[{place}]: {error.what}", hint=error.hint) from error
+
+    def _checked(self, item: object) -> T:
+        if not isinstance(item, dict):
+            raise RequestError(f"the item is {_kind(item)}, not an object", hint=_EXAMPLE)
+        if not self._known.issuperset(item):
+            unknown = next(name for name in item if name not in self._known)
+            raise RequestError(f"field {unknown!r:.100} is unknown", hint=_EXAMPLE)
+        if not self._required.issubset(item):
+            missing = min(self._required.difference(item))
+            raise RequestError(f"field {missing!r} is missing", hint=_EXAMPLE)
+        return self._check(**item)
+
+    def _keys(self, item: Mapping[str, object]) -> int:
+        inside = item.get(self._inside)
+        return len(item) + (len(inside) if isinstance(inside, dict) else 0)
+
+
+def _keys_stand_once(body: bytes, keys: int) -> None:
+    """Refuse *body* if it has more than the number of *keys* that were read from it.
+
+    Each key has a colon of its own, so as many colons as keys prove it at once. Only texts can have
+    more of them.
+    """
+    if body.count(b":") == keys or _STRING.sub(b"", body).count(b":") == keys:
+        return
+    raise RequestError(
+        f"the key {_repeated(body)!r:.100} stands twice in one object",
+        hint="send each key once: readers disagree on which of two values counts",
+    )
+
+
+def _repeated(body: bytes) -> str:
+    found: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        found.extend(name for name in set(names) if names.count(name) > 1)
+
+    json.loads(body, object_pairs_hook=note)
+    return found[0] if found else "?"
+
+
+def _malformed(body: bytes, error: Exception) -> RequestError:
+    if body[:3] == b"\xef\xbb\xbf":
+        return RequestError("the body starts with a byte order mark", hint="send UTF-8 without one")
+    if body[:2] == b"\x1f\x8b":
+        return RequestError("the body is compressed with gzip", hint="send it uncompressed")
+    if _SURROGATE.search(body):
+        return RequestError(
+            "a text of the body has half a surrogate pair, so it is no Unicode",
+            hint=r"send both halves of a pair (\ud83d\ude00), or the character itself",
+        )
+    return RequestError(f"the body is not JSON: {error}", hint=_EXAMPLE)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "object", list: "array", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

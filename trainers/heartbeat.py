@@ -1,0 +1,50 @@
+"""The heartbeat of a trainer: on the control topic, so that others see when it has stopped.
+
+Delivery: at most once. A heartbeat that is lost is followed by another one.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from tidemill.kafka import KafkaConfig, Writer
+from tidemill.schemas import topics
+from tidemill.schemas.control import TrainerBeat
+from tidemill.trainers.cycle import TrainingCycle
+
+EVERY_S = 10.0
+
+
+def beat_of(cycle: TrainingCycle, at: datetime) -> TrainerBeat:
+    """Return what a trainer has to say after a *cycle* that ended *at*."""
+    models = cycle.registry.models()
+    last = models[-1] if models else None
+    return TrainerBeat(
+        loop=cycle.loop.loop,
+        at=at,
+        examples=cycle.learned_until,
+        version="" if last is None else last.version,
+        promoted=last is not None and last.promoted,
+        reason="" if last is None else last.reason,
+    )
+
+
+class Heartbeat:
+    """Writes the heartbeat of one trainer."""
+
+    def __init__(self, kafka: KafkaConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._writer = Writer(kafka)
+        self._clock = clock
+        self._next_s = 0.0
+
+    def beat(self, cycle: TrainingCycle) -> None:
+        """Write a heartbeat, unless the last one was just now; never blocks."""
+        if self._clock() < self._next_s:
+            return
+        self._next_s = self._clock() + EVERY_S
+        key, value = beat_of(cycle, datetime.now(UTC)).record()
+        self._writer.write(topics.CONTROL, key=key, value=value)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._writer.close(1.0)
