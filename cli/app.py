@@ -1,12 +1,14 @@
 """The command line: the tree of commands, their exit status, and how an error is printed.
 
-A command returns None or its exit status. A `TidemillError` ends the process with 2, Ctrl-C with
-130.
+A command returns None or its exit status: 0 if all is well, 1 for a finding. A `TidemillError` ends
+the process with its own status: 2, or 3 where Kafka could not be looked at; a command that looks at
+the lake, and cannot, ends with 3 too. Any other error ends it with 2, Ctrl-C with 130.
 """
 
 import functools
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, ParamSpec
 
@@ -17,8 +19,8 @@ from typer.main import get_group
 from tidemill import __version__
 from tidemill.cli.catalog import COMMANDS, NOUNS, Command
 from tidemill.cli.log_setup import set_up_logging
-from tidemill.cli.terminal import print_error
-from tidemill.errors import TidemillError
+from tidemill.cli.terminal import harmless_lines, print_error
+from tidemill.errors import LakeError, TidemillError
 
 P = ParamSpec("P")
 
@@ -31,9 +33,14 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
         command_tree(commands, words)(args=arguments, prog_name="tidemill")
     except TidemillError as error:
         print_error(error)
-        return 2
+        looks = any(each.group == "Look" and each.is_called_by(words) for each in commands)
+        return 3 if looks and isinstance(error, LakeError) else error.status
     except KeyboardInterrupt:
         return 130
+    except Exception:  # the outermost loop: 1, Python's own status, would say that it is a finding
+        print(harmless_lines(traceback.format_exc()), end="", file=sys.stderr)
+        print_error("the command failed by an error of its own")
+        return 2
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     return 0

@@ -252,4 +252,11 @@ COMMANDS: tuple[Command, ...] = (
         function="keys",
         summary="Make the keys that models are signed with.",
     ),
+    Command(
+        name="token",
+        group="Admin",
+        module="serve",
+        function="token",
+        summary="Make a token for callers of the HTTP API.",
+    ),
 )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from tidemill.cli.log_format import JsonFormatter, TextFormatter
+from tidemill.cli.log_repeats import Repeats
 from tidemill.errors import ConfigError
 
 LOG_LEVEL = "TIDEMILL_LOG"
@@ -17,12 +18,15 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 def set_up_logging(*, verbose: bool, env: Mapping[str, str] = os.environ) -> None:
     """Log to stderr at the level of TIDEMILL_LOG, or INFO if *verbose*, as TIDEMILL_LOG_FORMAT.
 
+    What repeats is written once a minute, with its count.
+
     Raises:
         ConfigError: there is no such level or format.
     """
     level = _chosen(env, LOG_LEVEL, "WARNING", _LEVELS)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_FORMATTERS[_chosen(env, LOG_FORMAT, "text", _FORMATTERS)]())
+    handler.addFilter(Repeats())
     logging.basicConfig(level="INFO" if verbose else level, handlers=[handler])
     if logging.getLogger().level > logging.INFO:  # the error that a command prints says the same
         logging.getLogger("tidemill.librdkafka").setLevel(logging.CRITICAL)

@@ -5,7 +5,7 @@ every moment, even while workers write. With the ends of the logs it counts unre
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import duckdb
@@ -46,6 +46,7 @@ class Account:
             never held a record, such as transaction markers, do not count.
         unread: records in the log after the last one read; None if its end is not known.
         unread_by_log: *unread* for each log, if feedback has more than one.
+        is_expected: whether the loop has this partition; no worker reads the others.
     """
 
     loop: str
@@ -58,6 +59,7 @@ class Account:
     lost: int
     unread: int | None = None
     unread_by_log: Mapping[Log, int] = field(default_factory=dict)
+    is_expected: bool = True
 
     @property
     def difference(self) -> int:
@@ -66,8 +68,9 @@ class Account:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether every record read is accounted for exactly once."""
-        return self.difference == 0 and self.twice == 0 and self.lost == 0
+        """Whether every record read is accounted for exactly once, and all are read."""
+        is_read = self.is_expected or not (self.read or self.unread)
+        return is_read and self.difference == 0 and self.twice == 0 and self.lost == 0
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
@@ -82,7 +85,8 @@ def ledger(
     Args:
         lake: where the tables are.
         loop: the newest version of the loop.
-        ends: the offset after the last record, by log and partition.
+        ends: the offset after the last record, by log and partition; also of partitions that the
+            loop does not expect.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -96,11 +100,15 @@ def ledger(
             DECISIONS: _by_stream(connection, _DECISIONS.format(schema=schema)),
             FEEDBACK: _by_stream(connection, _feedback_query(schema, loop, revised=revised)),
         }
-    numbers = _numbers(lake, loop, versions)
+    partitions = sorted(
+        {*range(loop.partitions), *(number for _, number in ends or ())}
+        | {number for streams in counted.values() for number, _ in streams}
+    )
+    numbers = _numbers(lake, loop, versions, partitions)
     return [
         _account(loop, table, partition, counted[table], numbers, ends or {})
         for table in (DECISIONS, FEEDBACK)
-        for partition in range(loop.partitions)
+        for partition in partitions
     ]
 
 
@@ -132,6 +140,8 @@ def _account(
         for log, each in passed.items()
         if (log, partition) in ends
     }
+    is_expected = partition < loop.partitions
+    is_known = len(unread) == len(logs) if is_expected else bool(unread)
     return Account(
         loop=loop.loop,
         log=table,
@@ -142,8 +152,9 @@ def _account(
         open=total["open"],
         twice=total["rows"] - total["offsets"],
         lost=sum(_lost(rows[log], each) for log, each in passed.items()),
-        unread=sum(unread.values()) if len(unread) == len(logs) else None,
+        unread=sum(unread.values()) if is_known else None,
         unread_by_log=unread if len(logs) > 1 else {},
+        is_expected=is_expected,
     )
 
 
@@ -171,7 +182,9 @@ def _lost(counts: Counters, passed: _Passed) -> int:
     return max(0, passed.offset - counts["first"] - counts["offsets"] - passed.dead - passed.holes)
 
 
-def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[tuple[str, str], int]:
+def _numbers(
+    lake: Lake, loop: Loop, versions: Mapping[str, int], partitions: Sequence[int]
+) -> dict[tuple[str, str], int]:
     """Return the progress stored with commits, by log (or "examples") and by name."""
     wanted: list[tuple[str, str, ProgressName, ProgressName]] = [
         (log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ
@@ -179,7 +192,7 @@ def _numbers(lake: Lake, loop: Loop, versions: Mapping[str, int]) -> dict[tuple[
     wanted += [(EXAMPLES, EXAMPLES, name, name) for name in _SETTLED[FEEDBACK]]
     found: dict[tuple[str, str], int] = {}
     for owner, table, name, own in wanted:
-        ids = {own.key(n): name.key(n) for n in range(loop.partitions)}
+        ids = {own.key(n): name.key(n) for n in partitions}
         for key, number in lake.table(loop.loop, table).progress(ids, versions[table]).items():
             found[owner, ids[key]] = number or 0
     return found

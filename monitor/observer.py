@@ -1,20 +1,30 @@
 """Observes the loops again and again: lag, freshness of each link, and the ledger.
 
-The observer needs only DESCRIBE and READ on Kafka, and reads the lake.
+The observer needs only DESCRIBE and READ on Kafka, and reads the lake. What can still be read is
+shown while the rest cannot, for each kind of reading and for each loop.
 """
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Self, TypeVar
 
-from tidemill.errors import LakeError
+from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.kafka import BadRecord, BadRecords, CompactedLog, KafkaConfig, LogFollower
+from tidemill.kafka import (
+    BadRecord,
+    BadRecords,
+    CompactedLog,
+    KafkaConfig,
+    LogFollower,
+    partition_counts,
+)
+from tidemill.kafka.outage import is_away
 from tidemill.monitor.chain import Chain, parse_ack, read_chain, with_trainer
 from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
+from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.schemas import topics
 from tidemill.schemas.control import TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
@@ -22,6 +32,7 @@ from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import (
     LoopTopic,
     check_unchanged,
+    joined_topics,
     newest,
     parse_loop,
     unpublished,
@@ -53,39 +64,78 @@ class MonitorConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """One reading of everything; *problem* says why nothing could be read, or is None.
+    """The last reading of everything; `bad_records` are those that everybody passes over."""
 
-    *unread* says by loop why this one could not be, and *bad_records* are the records of the shared
-    topics that everybody passes over.
-    """
+    bad_records: Reading[Sequence[BadRecord]] = field(
+        default_factory=lambda: Reading(name="topics")
+    )
+    chains: Reading[LoopRows[Chain]] = field(default_factory=lambda: Reading(name="loops"))
+    lags: Reading[Sequence[GroupLag]] = field(default_factory=lambda: Reading(name="lag"))
+    accounts: Reading[LoopRows[Account]] = field(default_factory=lambda: Reading(name="ledger"))
 
-    read_at_s: float = 0.0
-    chains: Sequence[Chain] = ()
-    lags: Sequence[GroupLag] = ()
-    accounts: Sequence[Account] = ()
-    unread: Mapping[str, str] = field(default_factory=dict)
-    bad_records: Sequence[BadRecord] = ()
-    problem: str | None = "nothing has been read yet"
+    @classmethod
+    def before(cls, config: MonitorConfig) -> Self:
+        """Return the status before the first reading."""
+        good_s = 10.0 + 2 * config.every_s
+        return cls(
+            bad_records=Reading(name="topics", good_s=good_s),
+            chains=Reading(name="loops", good_s=good_s),
+            lags=Reading(name="lag", good_s=good_s),
+            accounts=Reading(name="ledger", good_s=good_s + 2 * config.ledger_every_s),
+        )
+
+    def as_of(self, now_s: float) -> "Status":
+        """Return it as it is worth at *now_s*: without what is too old."""
+        return Status(
+            bad_records=self.bad_records.as_of(now_s),
+            chains=self.chains.as_of(now_s),
+            lags=self.lags.as_of(now_s),
+            accounts=self.accounts.as_of(now_s),
+        )
+
+    @property
+    def readings(self) -> tuple[Reading[object], ...]:
+        """All of them."""
+        return self.bad_records, self.chains, self.lags, self.accounts  # type: ignore[return-value]  # only read
+
+    @property
+    def problem(self) -> str | None:
+        """What could not be read, and why; None if all was, at least of some loops."""
+        texts = [f"{each.name}: {each.problem}" for each in self.readings if each.problem]
+        return "\n".join(texts) or None
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """Why a loop could not be read, by its name, while others could."""
+        read = [each.value for each in (self.accounts, self.chains) if each.value is not None]
+        return {name: why for rows in read for name, why in rows.unread.items()}
 
     def to_json(self) -> dict[str, object]:
         """Return the status as plain values."""
+        now_s = time.time()
+        chains, accounts = self.chains.value, self.accounts.value
         return {
-            "read_at_s": self.read_at_s,
+            "read_at_s": min(each.at_s for each in self.readings),
             "problem": self.problem,
+            "readings": {
+                each.name: {"age_s": round(each.age_s(now_s), 3), "problem": each.problem}
+                for each in self.readings
+            },
             "unread": dict(self.unread),
-            "bad_records": [asdict(bad) for bad in self.bad_records],
-            "loops": [chain.to_json() for chain in self.chains],
+            "bad_records": [asdict(bad) for bad in self.bad_records.value or ()],
+            "loops": [chain.to_json() for chain in chains.rows] if chains else [],
             "groups": [
                 {"group": lag.group, "members": lag.members, "messages": lag.messages}
                 | {"seconds": round(lag.seconds, 3), "lost": lag.lost}
-                for lag in self.lags
+                | {"open_txn": lag.open_txn, "ahead": lag.ahead}
+                for lag in self.lags.value or ()
             ],
-            "ledger": [account.to_json() for account in self.accounts],
+            "ledger": [account.to_json() for account in accounts.rows] if accounts else [],
         }
 
 
 class Observer:
-    """Reads one `Status` after another, and the ledger, which reads all tables, less often.
+    """Makes one `Status` after another; the ledger, which reads all tables, less often.
 
     Of the shared topics it reads each time only what is new.
     """
@@ -102,74 +152,97 @@ class Observer:
             config.kafka, topics.CONTROL, parse_control, newest=_CONTROL_RECORDS
         )
         self._beats: list[TrainerBeat] = []
-        self._accounts: dict[str, list[Account]] = {}
+        self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
+        self._unpublished: dict[str, str] = {}
+        self._said: Sequence[Ack] = ()
         self._ledger_due_s = 0.0
 
-    def read(self) -> Status:
-        """Return the status of now.
+    def read(self, last: Status) -> Status:
+        """Return the status of now; *last* is the one before.
 
-        Raises:
-            TidemillError: Kafka does not answer, or the lake for none of the loops.
+        A reading that fails is in the status, with its problem.
         """
+        lags = last.lags.again(self._reader.read)
+        is_known_away = lags.failures > 0 and is_away(self._config.kafka)  # then ask no more
+        bad_records = last.bad_records.again(self._no_answer if is_known_away else self._shared)
+        chains = last.chains.again(lambda: self._chains(bad_records))
+        accounts = last.accounts
+        if time.monotonic() >= self._ledger_due_s and (self._known or not bad_records.problem):
+            accounts = accounts.again(self._accounts)
+            self._ledger_due_s = time.monotonic() + self._config.ledger_every_s
+        return Status(bad_records=bad_records, chains=chains, lags=lags, accounts=accounts)
+
+    def _no_answer(self) -> Sequence[BadRecord]:
+        raise BrokerError(
+            f"{self._config.kafka.bootstrap} does not answer", hint="see the problem of the lag"
+        )
+
+    def _shared(self) -> Sequence[BadRecord]:
+        """Read what is new on the shared topics; return the bad records."""
         published = LoopTopic.of(self._followed(topics.LOOPS, self._loops)).loops
-        acks = self._followed(topics.ACKS, self._acks).values
+        self._said = self._followed(topics.ACKS, self._acks).values
         self._followed(topics.SCHEMAS, self._schemas)
         control = self._followed(topics.CONTROL, self._control).values
         self._beats = [each for each in control if isinstance(each, TrainerBeat)]
         names = self._config.loops or sorted({name for name, _ in published})
-        known = [newest(published, name) for name in names if versions(published, name)]
-        unread = {
+        self._known = [newest(published, name) for name in names if versions(published, name)]
+        self._unpublished = {
             name: unpublished(published, name).what
             for name in names
             if not versions(published, name)
         }
-        chains = self._chains(known, acks, unread)
-        return Status(
-            read_at_s=time.time(),
-            chains=chains,
-            lags=self._reader.read(),
-            accounts=[row for loop in known for row in self._accounts.get(loop.loop, ())],
-            unread=unread,
-            bad_records=self._bad.all(),
-            problem=None,
+        return self._bad.all()
+
+    def _missing_topics(self, loops: Sequence[Loop]) -> dict[str, str]:
+        """Return a topic that is missing, by loop: librdkafka would refuse to answer for all."""
+        names = {loop.loop: [*joined_topics(loop).values()] for loop in loops}
+        counts = partition_counts(
+            self._config.kafka, [topic for topics_ in names.values() for topic in topics_]
         )
-
-    def _chains(
-        self, loops: Sequence[Loop], acks: Sequence[Ack], unread: dict[str, str]
-    ) -> list[Chain]:
-        """Return the chains of *loops*, and count their records if that is due.
-
-        A loop whose tables cannot be read is added to *unread*, unless that is so for all.
-        """
-        is_ledger_due = time.monotonic() >= self._ledger_due_s
-        chains: list[Chain] = []
-        failures: list[LakeError] = []
-        for loop in loops:
-            try:
-                chain = read_chain(loop, self._lake, self._reader, acks)
-                chain = with_trainer(chain, self._lake, self._beats)
-                if is_ledger_due:
-                    self._accounts[loop.loop] = list(self._account(loop))
-            except LakeError as error:
-                failures.append(error)
-                unread[loop.loop] = error.what
-            else:
-                chains.append(chain)
-        if failures and not chains:
-            raise failures[0]
-        if is_ledger_due:
-            self._ledger_due_s = time.monotonic() + self._config.ledger_every_s
-        return chains
-
-    def close(self) -> None:
-        """Disconnect from the shared topics."""
-        for follower in (self._loops, self._acks, self._schemas, self._control):
-            follower.close()
+        return {
+            loop: topic
+            for loop, topics_ in names.items()
+            for topic in topics_
+            if counts[topic] is None
+        }
 
     def _followed(self, topic: str, follower: LogFollower[V]) -> CompactedLog[V]:
         log = follower.read()
         self._bad.report(topic, log.bad)
         return log
 
+    def _chains(self, shared: Reading[Sequence[BadRecord]]) -> LoopRows[Chain]:
+        if shared.problem is not None:
+            raise BrokerError(
+                "there are no loops and acknowledgements without the shared topics",
+                hint="see why these could not be read",
+            )
+        missing = self._missing_topics(self._known)
+        read = LoopRows.of(
+            [loop for loop in self._known if loop.loop not in missing],
+            lambda loop: [self._chain(loop)],
+        )
+        homeless = {name: f"there is no topic {topic}" for name, topic in missing.items()}
+        return replace(read, unread={**self._unpublished, **homeless, **read.unread})
+
+    def _chain(self, loop: Loop) -> Chain:
+        chain = read_chain(loop, self._lake, self._reader, self._said)
+        return with_trainer(chain, self._lake, self._beats)
+
+    def _accounts(self) -> LoopRows[Account]:
+        return LoopRows.of(self._known, self._account)
+
     def _account(self, loop: Loop) -> Iterable[Account]:
         return ledger(self._lake, loop) if self._lake.has_table(loop.loop, EXAMPLES) else ()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._reader.close()
+        for follower in (self._loops, self._acks, self._schemas, self._control):
+            follower.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()

@@ -5,7 +5,9 @@
 
 import json
 import logging
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -14,14 +16,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from tidemill.errors import TidemillError
+from tidemill.errors import ConfigError
 from tidemill.monitor.observer import WATCHED, MonitorConfig, Observer, Status
 
 logger = logging.getLogger(__name__)
 
+_AddGauge = Callable[[str, str, Iterable[tuple[Mapping[str, str], float | None]]], None]
 
-def as_metrics(status: Status) -> bytes:
-    """Return *status* in the text format of Prometheus."""
+
+def as_metrics(status: Status, now_s: float | None = None) -> bytes:
+    """Return *status* in the text format of Prometheus; what could not be read is left out."""
     registry = CollectorRegistry()
 
     def gauge(name: str, text: str, rows: Iterable[tuple[Mapping[str, str], float | None]]) -> None:
@@ -31,16 +35,35 @@ def as_metrics(status: Status) -> bytes:
             for labels, value in found:
                 made.labels(**labels).set(value)
 
-    Gauge("tidemill_monitor_up", "1 if the last reading succeeded", registry=registry).set(
-        float(status.problem is None)
-    )
-    groups = [({"group": lag.group}, lag) for lag in status.lags]
+    for name, text, value in (
+        ("monitor_up", "1 if every last reading succeeded", float(status.problem is None)),
+        ("process_id", "process id of the monitor", os.getpid()),
+    ):
+        Gauge(f"tidemill_{name}", text, registry=registry).set(value)
+    now_s = time.time() if now_s is None else now_s
+    ages = [({"reading": each.name}, each.age_s(now_s)) for each in status.readings]
+    gauge("reading_age_seconds", "since the reading last succeeded; alert on it", ages)
+    groups = [({"group": lag.group}, lag) for lag in status.lags.value or ()]
     gauge("lag_messages", "unread records", ((by, lag.messages) for by, lag in groups))
     gauge(
         "lag_seconds", "age of the oldest unread record", ((by, lag.seconds) for by, lag in groups)
     )
     gauge("lag_lost", "records deleted unread", ((by, lag.lost) for by, lag in groups))
-    chains = [({"loop": chain.loop}, chain) for chain in status.chains]
+    gauge(
+        "lag_ahead",
+        "offsets committed past the ends of logs",
+        ((b, lag.ahead) for b, lag in groups),
+    )
+    gauge("lag_open_txn", "unread in open transactions", ((by, lag.open_txn) for by, lag in groups))
+    _add_loops(status, gauge)
+    return bytes(generate_latest(registry))
+
+
+def _add_loops(status: Status, gauge: _AddGauge) -> None:
+    chains = [
+        ({"loop": chain.loop}, chain)
+        for chain in (status.chains.value.rows if status.chains.value else ())
+    ]
     gauge("decision_age_seconds", "newest decision", ((by, c.decision_age_s) for by, c in chains))
     gauge("feedback_age_seconds", "newest feedback", ((by, c.feedback_age_s) for by, c in chains))
     gauge("example_age_seconds", "newest examples", ((by, c.example_age_s) for by, c in chains))
@@ -54,7 +77,7 @@ def as_metrics(status: Status) -> bytes:
         "records read that neither ended nor are open",
         (
             ({"loop": a.loop, "log": a.log, "partition": str(a.partition)}, a.difference)
-            for a in status.accounts
+            for a in (status.accounts.value.rows if status.accounts.value else ())
         ),
     )
     gauge(
@@ -62,51 +85,53 @@ def as_metrics(status: Status) -> bytes:
         "1 if a loop could not be read; /status says why",
         [({"loop": name}, 1.0) for name in status.unread],
     )
-    counts = Counter(bad.topic for bad in status.bad_records)
-    gauge(
-        "bad_shared_records",
-        "Records of a shared topic that cannot be read and are passed over",
-        [({"topic": topic}, float(counts[topic])) for topic in WATCHED],
-    )
-    return bytes(generate_latest(registry))
+    if status.bad_records.value is not None:
+        counts = Counter(bad.topic for bad in status.bad_records.value)
+        gauge(
+            "bad_shared_records",
+            "Records of a shared topic that cannot be read and are passed over",
+            [({"topic": topic}, float(counts[topic])) for topic in WATCHED],
+        )
 
 
 def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:
     """Observe and serve until *stop* is set; return 0.
 
     Raises:
-        OSError: the port is taken.
+        ConfigError: the port is taken or not allowed.
+        Exception: an error of the monitor's own.
     """
-    observer = Observer(config)
-    current = Status()
-    server = ThreadingHTTPServer((config.host, config.port), _handler(lambda: current))
-    threading.Thread(target=server.serve_forever, name="monitor-http", daemon=True).start()
+    current = Status.before(config)
     try:
-        while not stop.is_set():
-            current = _next(observer, current)
-            stop.wait(config.every_s)
-    finally:
-        server.shutdown()
-        server.server_close()
-        observer.close()
-    return 0
-
-
-def _next(observer: Observer, last: Status) -> Status:
-    """Return a new status, or the last one with the problem that came up."""
-    try:
-        return observer.read()
-    except TidemillError as error:
-        logger.warning("not read: %s", error)
-        return Status(
-            read_at_s=last.read_at_s,
-            chains=last.chains,
-            lags=last.lags,
-            accounts=last.accounts,
-            unread=last.unread,
-            bad_records=last.bad_records,
-            problem=str(error),
+        server = ThreadingHTTPServer(
+            (config.host, config.port), _handler(lambda: current.as_of(time.time()))
         )
+    except OSError as error:
+        raise ConfigError(
+            f"the monitor cannot listen on port {config.port} of {config.host}: {error.strerror}",
+            hint="name a free one with --port",
+        ) from error
+    threading.Thread(target=server.serve_forever, name="monitor-http", daemon=True).start()
+    failed: list[Exception] = []
+
+    def observe() -> None:
+        nonlocal current
+        try:
+            with Observer(config) as observer:
+                while not stop.is_set():
+                    current = observer.read(current)
+                    stop.wait(config.every_s)
+        except Exception as error:  # the outermost loop of this thread: the caller raises it
+            failed.append(error)
+            stop.set()
+
+    threading.Thread(target=observe, name="observer", daemon=True).start()
+    stop.wait()  # a reading under way may wait for a broker; it ends with the process
+    server.shutdown()
+    server.server_close()
+    if failed:
+        raise failed[0]
+    return 0
 
 
 def _handler(current: Callable[[], Status]) -> type[BaseHTTPRequestHandler]:
@@ -117,7 +142,7 @@ def _handler(current: Callable[[], Status]) -> type[BaseHTTPRequestHandler]:
                 case "/metrics":
                     self._answer(HTTPStatus.OK, as_metrics(status), CONTENT_TYPE_LATEST)
                 case "/status":
-                    text = json.dumps(status.to_json()).encode()
+                    text = json.dumps(status.to_json() | {"pid": os.getpid()}).encode()
                     self._answer(HTTPStatus.OK, text, "application/json")
                 case "/healthz":
                     well = status.problem is None

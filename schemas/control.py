@@ -63,10 +63,10 @@ class TrainerBeat:
         return f"{_TRAINER}{value.pop('loop')}".encode(), json.dumps(value).encode()
 
 
-Message = CloseRequest | NewExamples | TrainerBeat
+ControlMessage = CloseRequest | NewExamples | TrainerBeat
 
 
-def parse_control(record: Record) -> Message:
+def parse_control(record: Record) -> ControlMessage:
     """Return the message of *record*.
 
     Raises:

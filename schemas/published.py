@@ -6,20 +6,13 @@ checked earlier (`loop/labels.py`), because serving workers import this module w
 engine.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from collections.abc import Callable
+from typing import Protocol
 
-from pydantic import ValidationError
-
-from tidemill.errors import ContractError, LoopError
+from tidemill.errors import ContractError
 from tidemill.kafka import (
-    BadRecord,
     BadRecords,
-    CompactedLog,
     KafkaConfig,
-    Record,
     Topic,
     ensure_topics,
     partition_count,
@@ -32,11 +25,43 @@ from tidemill.schemas.events.schemas import event_schemas
 from tidemill.schemas.logs import Log, is_feedback, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor
+from tidemill.schemas.loop_topic import (
+    LoopTopic,
+    Published,
+    check_unchanged,
+    key_of,
+    newest,
+    parse_loop,
+    unpublished,
+    versions,
+)
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.schemas.registry.port import SchemaStore
 
-Published = dict[tuple[str, int], Loop]
+__all__ = [
+    "SHARED_TOPICS",
+    "KafkaLoops",
+    "LoopTopic",
+    "Loops",
+    "MemoryLoops",
+    "Published",
+    "check_unchanged",
+    "ensure_event_topics",
+    "event_topics",
+    "fetch_loops",
+    "joined_topics",
+    "key_of",
+    "latest_loop",
+    "newest",
+    "parse_loop",
+    "produced_topics",
+    "publish_loop",
+    "read_loop_topic",
+    "register",
+    "unpublished",
+    "versions",
+]
 
 SHARED_TOPICS = (
     Topic(name=topics.SCHEMAS, compacted=True),
@@ -46,28 +71,6 @@ SHARED_TOPICS = (
     Topic(name=topics.CONTROL),
     Topic(name=topics.DEAD_LETTERS),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LoopTopic:
-    """What the topic of loops has: *loops*, and the records that define none."""
-
-    loops: Published
-    bad: Sequence[BadRecord]
-
-    @classmethod
-    def of(cls, log: CompactedLog[Loop]) -> Self:
-        """Return what *log*, which holds the values of the topic, has now."""
-        return cls({(loop.loop, loop.version): loop for loop in log.values}, log.bad)
-
-    def newest_number(self, name: str) -> int:
-        """Return the highest version of the loop *name* that a record is about, or 0.
-
-        A record that cannot be read counts: a newer tidemill may have written it.
-        """
-        keys = [bad.key.rpartition("/") for bad in self.bad]
-        unread = (int(n) for key, _, n in keys if key == name and n.isascii() and n.isdigit())
-        return max([*versions(self.loops, name), *unread], default=0)
 
 
 class Loops(Protocol):
@@ -184,28 +187,6 @@ def latest_loop(config: KafkaConfig, name: str, bad: BadRecords | None = None) -
     return newest(fetch_loops(config, bad), name)
 
 
-def newest(published: Published, name: str) -> Loop:
-    """Return the newest version of the loop *name*; ContractError if there is none."""
-    known = versions(published, name)
-    if not known:
-        raise unpublished(published, name)
-    return known[max(known)]
-
-
-def unpublished(published: Published, name: str) -> ContractError:
-    """Return the error for a loop *name* that is not published."""
-    names = ", ".join(sorted({loop for loop, _ in published})) or "none"
-    return ContractError(
-        f"no loop {name!r} is published",
-        hint=f"publish it: tidemill publish LOOP.yaml; published are: {names}",
-    )
-
-
-def versions(published: Published, name: str) -> Mapping[int, Loop]:
-    """Return the versions of the loop *name* by their number."""
-    return {version: loop for (known, version), loop in published.items() if known == name}
-
-
 def produced_topics(loop: Loop) -> dict[Log, str]:
     """Return, for each log of *loop*, the topic to which its events are produced."""
     return {log: topic_of(loop.loop, log) for log in loop.logs}
@@ -279,54 +260,6 @@ def register(loop: Loop, store: SchemaStore) -> None:
     """
     for subject, schema in event_schemas(loop).items():
         store.register(subject, schema)
-
-
-def key_of(loop: Loop) -> bytes:
-    """Return the key of *loop* on the topic, say ``b"flight-delay/1"``."""
-    return f"{loop.loop}/{loop.version}".encode()
-
-
-def parse_loop(record: Record) -> Loop:
-    """Return the loop that *record* of the topic defines.
-
-    Raises:
-        LoopError: it defines none, or another than its key says.
-    """
-    try:
-        loop = Loop.model_validate(json.loads(record.value or b""))
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise LoopError(
-            f"no legal loop: {_first_line(error)}",
-            hint="was it written by a newer tidemill? upgrade this one, or publish it again",
-        ) from error
-    if record.key != key_of(loop):
-        raise LoopError(
-            f"version {loop.version} of {loop.loop} under another key",
-            hint="publish it with tidemill publish; it writes the key",
-        )
-    return loop
-
-
-def check_unchanged(before: Loop, after: Loop) -> None:
-    """Check that *after*, written under the key of *before*, is the same definition.
-
-    Raises:
-        LoopError: it is another one.
-    """
-    if before.digest != after.digest:
-        raise LoopError(
-            f"another content of version {before.version} of {before.loop}",
-            hint="a version never changes: publish it as a new one",
-        )
-
-
-def _first_line(error: Exception) -> str:
-    """Return what is wrong, and where, without the input."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return f"{type(error).__name__}: {error}"
 
 
 def read_loop_topic(config: KafkaConfig, bad: BadRecords) -> LoopTopic:

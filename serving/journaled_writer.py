@@ -8,8 +8,8 @@ send, and once the first one has nothing left either, Kafka has all events of it
 import logging
 import threading
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from tidemill.kafka import Writer
 from tidemill.serving.journal import Journal, JournalSegment
 
 logger = logging.getLogger(__name__)
@@ -17,11 +17,25 @@ logger = logging.getLogger(__name__)
 _KEEP_S = 0.05  # how often the journal is compared with what Kafka has
 
 
+class Producer(Protocol):
+    """What sends events; `tidemill.kafka.Writer` is one."""
+
+    failed: int
+    """How many events were refused for good."""
+
+    @property
+    def waiting(self) -> int:
+        """How many events are not acknowledged yet."""
+
+    def write(self, topic: str, key: bytes | None, value: bytes | None) -> bool:
+        """Take one event; False if there is no room."""
+
+
 @dataclass(slots=True)
 class _Generation:
     """The segments whose events one producer sends."""
 
-    writer: Writer
+    writer: Producer
     segments: list[JournalSegment] = field(default_factory=list)
     refused: list[tuple[JournalSegment, int]] = field(default_factory=list)
     """Events that the producer had no room for; they are sent from the journal later."""
@@ -36,7 +50,7 @@ class _Generation:
 class JournaledWriter:
     """Writes each event to one of two producers and to the journal; safe to share among threads."""
 
-    def __init__(self, journal: Journal, writers: tuple[Writer, Writer]) -> None:
+    def __init__(self, journal: Journal, writers: tuple[Producer, Producer]) -> None:
         self.missed = 0  # events for which the journal had no room
         self._journal = journal
         self._current, self._other = (_Generation(writer) for writer in writers)

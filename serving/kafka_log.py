@@ -84,8 +84,9 @@ class KafkaEventLog:
 
     @property
     def troubles(self) -> list[str]:
-        """What an operator should know about the journal."""
-        found = [] if self.journaled is None else [self.journaled.trouble]
+        """What an operator should know about the delivery and the journal, a clause each."""
+        found = [each.trouble for each in self._writers]
+        found += [] if self.journaled is None else [self.journaled.trouble]
         found += [] if self._left is None else [self._left.trouble]
         return [trouble for trouble in found if trouble is not None]
 
@@ -148,10 +149,14 @@ class _LeftDelivery:
         self._thread.join()
 
     def _run(self) -> None:
-        others = [left for left in self._left if left.bootstrap != self._config.bootstrap]
-        for left in others:
-            left.close()
-        ours = [left for left in self._left if left not in others]
+        ours = []
+        for left in self._left:
+            if left.bootstrap == self._config.bootstrap:
+                ours.append(left)
+            elif next(left.events(), None) is None:
+                left.remove()
+            else:
+                left.close()
         if ours:
             writer = Writer(self._config)
             for left in ours:

@@ -5,8 +5,9 @@ without Kafka, and once it has a loop it decides, whether a broker answers or no
 """
 
 import logging
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -21,7 +22,7 @@ from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
-from tidemill.serving.decision.event_log import EventLog
+from tidemill.serving.decision.event_log import EventLog, MemoryEventLog
 from tidemill.serving.decision.requests import NotReadyError, RequestLimits, UnknownError
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
@@ -32,6 +33,10 @@ from tidemill.serving.model.subscriber import Subscriber
 logger = logging.getLogger(__name__)
 
 _SHOWN = 10  # bad records on the health page
+NO_KAFKA = (
+    "no Kafka (KAFKA_BOOTSTRAP_SERVERS is not set), so defaults decide and events stay in memory"
+)
+_KEYS_S = 0.5  # how often the file of trusted keys is looked at
 NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refused"
 
 
@@ -39,7 +44,8 @@ NO_KEYS = f"no trusted keys ({TRUSTED_KEYS} is not set), so every model is refus
 class ServingWorkerConfig:
     """What a worker serves, and whose models it trusts."""
 
-    kafka: KafkaConfig
+    kafka: KafkaConfig | None
+    """The brokers; None to try out *definitions* without any: events stay in memory."""
     name: str
     """Its name in acknowledgements and on the health page; unique among the workers."""
     loops: tuple[str, ...] = ()
@@ -62,7 +68,7 @@ class ServingWorkerConfig:
     """Where decisions survive `kill -9` until Kafka has them; None for nowhere."""
     acknowledge_s: float = 5.0
     """How long feedback may wait for Kafka before it is given up."""
-    close_s: float = 10.0
+    close_s: float = 7.0
     """How long a stopping worker waits for its last events to be delivered."""
 
     @classmethod
@@ -77,12 +83,15 @@ class ServingWorkerConfig:
     ) -> Self:
         """Read KAFKA_BOOTSTRAP_SERVERS and the settings of the guide, page "Serving".
 
+        With *definitions*, it need not name brokers.
+
         Raises:
             ConfigError: no broker is named, the file of trusted keys is not readable, or a limit is
                 no number.
         """
+        is_alone = bool(definitions) and not env.get("KAFKA_BOOTSTRAP_SERVERS")
         return cls(
-            kafka=KafkaConfig.from_env(env),
+            kafka=None if is_alone else KafkaConfig.from_env(env),
             name=name,
             loops=loops,
             definitions=definitions,
@@ -111,38 +120,35 @@ class Worker:
         event_log: EventLog | None = None,
     ) -> None:
         self.config = config
-        self.log: EventLog = event_log or KafkaEventLog(
-            config.kafka,
-            queue_events=config.queue_events,
-            linger_ms=config.linger_ms,
-            acknowledge_s=config.acknowledge_s,
-            journal=config.journal,
-        )
+        self.log: EventLog = event_log or _event_log(config)
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
         self._is_started = False
         self._store = store
         self._seeds = Random(config.seed)
-        self.follower = Follower(
-            config.name,
-            make=self._decider,
-            admit=partial(admit, limits=config.limits),
-            acknowledge=self._acknowledge,
-            trusted=config.trusted or TrustedKeys({}),
-            wants=config.loops,
-        )
+        self._counters: dict[str, DecisionCounters] = {}
+        self._trusted = config.trusted or TrustedKeys({})
+        self._trusted_ids = frozenset(self._trusted.keys)
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch_keys, name="trusted-keys", daemon=True)
+        self.follower = self._new_follower(config.definitions)
         self.subscriber = Subscriber(config.kafka, self.follower)
-        for loop in config.definitions:
-            self.follower.install(loop)
 
     def start(self) -> None:
         """Begin to follow the topics; return at once."""
-        if self.config.trusted is None:
+        if self.config.kafka is None:
+            logger.warning(NO_KAFKA)
+        elif self.config.trusted is None:
             logger.warning(NO_KEYS)
         self._is_started = True
         self.subscriber.start()
+        if self._trusted.is_watched:
+            self._watcher.start()
 
     def close(self) -> int:
         """Stop following, deliver the last events, and return how many could not be."""
+        self._closed.set()
+        if self._watcher.ident is not None:
+            self._watcher.join()
         self.subscriber.close()
         undelivered = self.log.flush(self.config.close_s)
         self.log.close(timeout_s=0.0)
@@ -182,17 +188,55 @@ class Worker:
     def troubles(self) -> list[str]:
         """Return the problems an operator should see, one clause each."""
         found = [] if self.config.trusted is not None else [NO_KEYS]
+        found = found if self.config.kafka is not None else [NO_KAFKA]
         if self.subscriber.trouble:
             found.append(self.subscriber.trouble)
         if lost := self.log.dropped + self.log.failed:
             found.append(f"{lost} events were lost")
         found += [f"passed over {bad}" for bad in self.subscriber.bad.all()[:_SHOWN]]
         found += self.log.troubles
+        if self._trusted.trouble:
+            found.append(self._trusted.trouble)
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
         deciders = list(self.follower.deciders.values())
         found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
+
+    def _new_follower(self, loops: Iterable[Loop]) -> Follower:
+        follower = Follower(
+            self.config.name,
+            make=self._decider,
+            admit=partial(admit, limits=self.config.limits),
+            acknowledge=self._acknowledge,
+            trusted=self._trusted,
+            wants=self.config.loops,
+        )
+        for loop in loops:
+            follower.install(loop)
+        return follower
+
+    def _watch_keys(self) -> None:
+        """Start over with the models whenever a key comes or goes."""
+        while not self._closed.wait(_KEYS_S):
+            found = frozenset(self._trusted.keys)
+            if found != self._trusted_ids:
+                self._trusted_ids = found
+                logger.warning("the trusted keys are %s now: models are read again", sorted(found))
+                self._start_over()
+
+    def _start_over(self) -> None:
+        """Decide by the defaults, and read again which models are trusted.
+
+        The deciders are new, so a model that is on its way into an old one decides nothing.
+        """
+        before = self.subscriber
+        loops = [decider.loop for decider in list(self.follower.deciders.values())]
+        self.follower = self._new_follower(loops)
+        self.subscriber = Subscriber(self.config.kafka, self.follower)
+        self.subscriber.ready = before.ready  # it has been; the defaults answer meanwhile
+        before.close()
+        self.subscriber.start()
 
     def _decider(self, loop: Loop, counters: DecisionCounters) -> Decider:
         seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
@@ -201,7 +245,7 @@ class Worker:
             store=self._store or MemorySchemaStore(),
             log=self.log,
             random=Random(seed),
-            counters=counters,
+            counters=self._counters.setdefault(loop.loop, counters),
             limits=self.config.requests,
         )
 
@@ -210,3 +254,15 @@ class Worker:
 
     def _acknowledge(self, ack: Ack) -> None:
         self.log.write_volatile(topics.ACKS, ack.key, ack.to_json())
+
+
+def _event_log(config: ServingWorkerConfig) -> EventLog:
+    if config.kafka is None:
+        return MemoryEventLog(config.queue_events)
+    return KafkaEventLog(
+        config.kafka,
+        queue_events=config.queue_events,
+        linger_ms=config.linger_ms,
+        acknowledge_s=config.acknowledge_s,
+        journal=config.journal,
+    )

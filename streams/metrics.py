@@ -1,6 +1,7 @@
 """The Prometheus metrics of a streams worker, in a registry of their own, and their HTTP server."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from threading import Thread
 from typing import cast
@@ -18,6 +19,14 @@ _LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 6
 _COMMIT_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
+WORK = {
+    "tidemill_stream_records_total": "records read",
+    "tidemill_lake_rows_total": "rows committed",
+    "tidemill_stream_dead_letters_total": "dead letters",
+}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
+
+
 class StreamMetrics:
     """The metrics of one worker process."""
 
@@ -25,6 +34,9 @@ class StreamMetrics:
         """Count nothing yet; *bad* has the bad records of the shared topics."""
         self.registry = CollectorRegistry()
         self.registry.register(bad or BadRecords())
+        Gauge("tidemill_process_id", "Process id of the worker", registry=self.registry).set(
+            os.getpid()
+        )
         self.records = Counter(
             "tidemill_stream_records",
             "Records read from Kafka",

@@ -1,10 +1,22 @@
-"""A stop signal is an event that stays set, and only as long as somebody looks at it."""
+"""A stop signal is an event that stays set while somebody looks at it; the stop is over in time."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 from tidemill.stop_signals import STOPS, StopSignals
+
+HANGS = """
+import threading
+from tidemill.stop_signals import StopSignals
+stop = threading.Event()
+with StopSignals(stop, within_s=0.2):
+    print("up", flush=True)
+    stop.wait()
+    threading.Thread(target=threading.Event().wait).start()  # no daemon: it keeps the process alive
+"""
 
 
 def test_a_signal_sets_the_event_and_afterwards_means_what_it_meant() -> None:
@@ -32,3 +44,16 @@ def test_another_thread_takes_no_signals() -> None:
     thread.start()
     thread.join()
     assert found == before
+
+
+def test_a_process_that_hangs_in_its_stop_ends_with_a_word() -> None:
+    """Supervisors give ten seconds; the worker took 37 of them with its broker away."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "not stopped in order within 0.2 s" in told

@@ -5,6 +5,13 @@ import logging
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from tidemill.serving.api import metrics as serving_metrics
+from tidemill.serving.api.metrics import registry_of
+from tidemill.serving.worker import ServingWorkerConfig, Worker
+from tidemill.streams import metrics as streams_metrics
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.trainers import trainer
+from tidemill.trainers.trainer import TrainerMetrics
 from tidemill.work_log import WorkLog
 
 COUNTED = {"rows_total": "rows read", "dead_total": "dead letters"}
@@ -44,3 +51,15 @@ def test_the_line_is_logged_with_its_loop_and_an_idle_process_says_so(
                 pass
     first = next(one for one in caplog.records if "rows read" in one.getMessage())
     assert first.__dict__["loop"] == "ad"
+
+
+def test_what_is_told_are_counters_that_the_processes_have() -> None:
+    """A renamed counter would leave a line that says that there was nothing to do."""
+    serving = registry_of(Worker(ServingWorkerConfig(kafka=None, name="w")))
+    for registry, counted in (
+        (StreamMetrics().registry, streams_metrics.WORK),
+        (TrainerMetrics().registry, trainer.WORK),
+        (serving, serving_metrics.WORK),
+    ):
+        known = {f"{metric.name}_total" for metric in registry.collect()}
+        assert counted.keys() <= known

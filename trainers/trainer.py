@@ -18,18 +18,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from tidemill.errors import BrokerError, ConfigError, ContractError, LoopError, TidemillError
 from tidemill.features.lake.compaction import MANY_FILES
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import BadRecords, KafkaConfig
+from tidemill.kafka import BadRecords, KafkaConfig, Outages
+from tidemill.log_fields import log_fields
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import fetch_loops, unpublished, versions
-from tidemill.stop_signals import StopSignals
+from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.trainers.cycle import OnVersion, TrainingCycle, Trial
 from tidemill.trainers.heartbeat import Heartbeat
 from tidemill.trainers.maintenance import Maintenance
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
+from tidemill.work_log import WorkLog
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,10 @@ class TrainerConfig:
         )
 
 
+WORK = {"tidemill_models_total": "models made"}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
+
+
 class TrainerMetrics:
     """The Prometheus metrics of a trainer, in a registry of their own."""
 
@@ -83,6 +89,9 @@ class TrainerMetrics:
         """Count nothing yet; *bad* has the bad records of the shared topics."""
         self.registry = CollectorRegistry()
         self.registry.register(bad or BadRecords())
+        Gauge("tidemill_process_id", "Process id of the trainer", registry=self.registry).set(
+            os.getpid()
+        )
         self.refused = Gauge(
             "tidemill_loop_refused",
             "1 if the newest version of a loop cannot be trained; the log says why",
@@ -181,8 +190,10 @@ def run_trainer(
         cycles.newest().run(force=True)
         return os.EX_OK
     try:
-        with StopSignals(stop):
-            _train_until(stop, config, cycles, metrics, bad)
+        with log_fields(loop=config.loop), WorkLog(metrics.registry, WORK):
+            first = Outages(config.kafka, "the trainer").waited(cycles.newest)
+            with StopSignals(stop, within_s=STOP_S):
+                _train_until(stop, config, first, cycles, metrics)
     except Exception as error:  # the outermost loop: who it was, for the log of many trainers
         logger.critical("the trainer of %s ends by a %s", config.loop, type(error).__name__)
         raise
@@ -192,12 +203,11 @@ def run_trainer(
 def _train_until(
     stop: threading.Event,
     config: TrainerConfig,
+    cycle: TrainingCycle,
     cycles: "_NewestCycle",
     metrics: TrainerMetrics,
-    bad: BadRecords,
 ) -> None:
-    cycle = cycles.newest()
-    notifier = Notifier(config.kafka, config.loop, stop, bad)
+    notifier = Notifier(config.kafka, config.loop, stop, cycles.bad)
     maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
@@ -212,11 +222,7 @@ def _train_until(
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
-                logger.warning(
-                    "no broker answers; new models wait in the lake: %s; hint: %s",
-                    error.what,
-                    error.hint,
-                )
+                logger.warning("no broker answers; new models wait in the lake: %s", error)
             _gauge(metrics, config.loop, cycle)
             heartbeat.beat(cycle)
             notifier.wait(config.poll_s)
@@ -240,7 +246,7 @@ class _NewestCycle:
         bad: BadRecords,
     ) -> None:
         self._config, self._trial, self._report = config, trial, report
-        self._metrics, self._bad = metrics, bad
+        self._metrics, self.bad = metrics, bad
         self._lake = Lake(config.lake)
         self._current: TrainingCycle | None = None
         self._refused: set[str] = set()  # digests
@@ -254,7 +260,7 @@ class _NewestCycle:
             BrokerError: no broker answers.
             LakeError: the lake does not answer.
         """
-        published = fetch_loops(self._config.kafka, self._bad)
+        published = fetch_loops(self._config.kafka, self.bad)
         known = versions(published, self._config.loop)
         oldest = self._current.loop.version if self._current else 0
         errors: list[TidemillError] = []

@@ -10,6 +10,7 @@ import typer
 
 from tidemill.cli.options import AsJson, FromTime, ToTime
 from tidemill.cli.terminal import print_text
+from tidemill.errors import ConfigError
 
 
 def kafka(
@@ -59,23 +60,45 @@ def lag(
     ] = False,
     since: FromTime = None,
     until: ToTime = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Delete GROUP, which nobody will join again.")
+    ] = False,
 ) -> int:
-    """Show how far consumer groups are behind, in messages and seconds; exit 1 over a limit.
+    """Show how far consumer groups are behind, in messages and seconds.
+
+    Exit 1 over a limit, if records were lost unread, or if an offset past the end of a log is
+    committed (AHEAD); 3 if Kafka could not be read. OPEN_TXN: an open transaction hides records.
+    `<=` and `>=` stand where only READ on the topic, or a longer look, could tell.
 
     With --labels it reads the lake, not Kafka, and shows how long feedback takes: choose `within`
     by it. --from and --to are for --labels.
     """
     if labels:
         return _label_lag(group, since, until, as_json=as_json)
+    if forget:
+        return _forget(group)
     from tidemill.cli.tables.lag import Limits, print_lag, watch_lag
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.lag import LagReader
 
-    reader = LagReader(KafkaConfig.from_env(os.environ))
     limits = Limits(messages=limit_messages, seconds=limit_seconds)
-    if watch:
-        return watch_lag(lambda: reader.read(group), limits, as_json=as_json, every_s=every)
-    return print_lag(reader.read(group), limits, as_json=as_json)
+    with LagReader(KafkaConfig.from_env(os.environ)) as reader:
+        if watch:
+            return watch_lag(lambda: reader.read(group), limits, as_json=as_json, every_s=every)
+        return print_lag(reader.read(group), limits, as_json=as_json)
+
+
+def _forget(group: str | None) -> int:
+    from tidemill.kafka import KafkaConfig
+    from tidemill.kafka.groups import delete_group
+
+    if group is None:
+        raise ConfigError(
+            "--forget needs the name of one group", hint="tidemill lag lists them all"
+        )
+    delete_group(KafkaConfig.from_env(os.environ), group)
+    print_text(f"{group}: forgotten, with its offsets")
+    return 0
 
 
 def _label_lag(loop: str | None, since: str | None, until: str | None, *, as_json: bool) -> int:

@@ -33,25 +33,30 @@ def sql(
 def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     """Show that each record read has ended or is open; exit 1 if one is not accounted for.
 
-    With KAFKA_BOOTSTRAP_SERVERS set, records that no worker has read yet are shown as unread.
+    With KAFKA_BOOTSTRAP_SERVERS set, records that no worker has read yet are shown as unread, and
+    exit 1 tells of those that none will read: of partitions and topics that the loop does not have.
+    Exit 3 if Kafka or the lake could not be read.
     """
     from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.answers import print_ledger
     from tidemill.features.lake.damage import damage_told
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.ledger import is_balanced, ledger
-    from tidemill.monitor.log_ends import log_ends
+    from tidemill.monitor.lag.log_ends import broker_logs
+    from tidemill.monitor.ledger import Account, is_balanced, ledger
+    from tidemill.monitor.not_counted import KAFKA_NOT_COUNTED, left_out
 
     lake = open_lake()
-    kafka = "KAFKA_BOOTSTRAP_SERVERS" in os.environ and KafkaConfig.from_env(os.environ)
-    accounts = []
+    kafka = KafkaConfig.from_env(os.environ) if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else None
+    accounts: list[Account] = []
+    not_counted = [] if kafka else [KAFKA_NOT_COUNTED]
     for name in chosen_loops(lake, loop):
         defined = lake.loop(name)
-        ends = log_ends(kafka, defined) if kafka else None
+        logs = broker_logs(kafka, defined) if kafka else None
         with damage_told(lake, name):
-            accounts += ledger(lake, defined, ends=ends)
-    print_ledger(accounts, as_json=as_json)
-    return 0 if is_balanced(accounts) else 1
+            accounts += ledger(lake, defined, ends=logs.ends if logs else None)
+        not_counted += left_out(defined, logs.unread if logs else {})
+    print_ledger(accounts, not_counted, as_json=as_json)
+    return 0 if is_balanced(accounts) and not any(each.records for each in not_counted) else 1
 
 
 def compact(loop: OneLoop = None) -> None:

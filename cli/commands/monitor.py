@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, HostOption, LoopNames
-from tidemill.cli.terminal import print_text
+from tidemill.cli.terminal import print_error, print_text
 
 
 def monitor(
@@ -21,13 +21,13 @@ def monitor(
 ) -> int:
     """Measure lag, freshness and ledger, and serve them over HTTP until Ctrl-C.
 
-    --json is for --once.
+    --json is for --once, which exits with 3 if something could not be read.
     """
     from tidemill.cli.tables.chain import chain_table, troubles
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.observer import MonitorConfig, Observer
+    from tidemill.monitor.observer import MonitorConfig, Observer, Status
     from tidemill.monitor.status import run_monitor
 
     config = MonitorConfig(
@@ -39,16 +39,18 @@ def monitor(
         every_s=every,
     )
     if once:
-        observer = Observer(config)
-        status = observer.read()
-        observer.close()
+        with Observer(config) as observer:
+            status = observer.read(Status())
         if as_json:
             print_json(status.to_json())
         else:
-            print_table(chain_table(status.chains))
+            if status.chains.value is not None:
+                print_table(chain_table(status.chains.value.rows))
             for line in troubles(status):
                 print_text(line)
-        return 0
+        if status.problem is not None:
+            print_error(status.problem)
+        return 3 if status.problem is not None or status.unread else 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tidemill.access import SCOPES, TOKENS, add_token
 from tidemill.cli.options import HostOption, LoopNames
 from tidemill.cli.terminal import print_text
 from tidemill.schemas.loop.loop_file import load_loop
@@ -27,6 +28,13 @@ def serve(
         list[Path] | None, typer.Option(help="A loop file, to start without Kafka.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the policies' random choices.")] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="An origin whose pages may call, say https://shop.example."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines call without a token.")
+    ] = False,
 ) -> int:
     """Serve decisions of published loops over HTTP until SIGTERM."""
     definitions = tuple(load_loop(path) for path in file or ())
@@ -34,6 +42,42 @@ def serve(
     worker = ServingWorkerConfig.from_env(
         os.environ, name=name, loops=tuple(loops or ()), definitions=definitions, seed=seed
     )
-    config = ServerConfig(worker=worker, host=host, port=port)
-    print_text(f"worker {name} answers at http://{host}:{port}")
-    return run_server(config, store=writer_store(worker.kafka, os.environ))
+    config = ServerConfig.from_env(
+        os.environ,
+        worker=worker,
+        host=host,
+        port=port,
+        origins=tuple(cors_origin or ()),
+        is_insecure=insecure,
+    )
+    kind = "http" if config.tls is None else "https"
+    print_text(f"worker {name} answers at {kind}://{host}:{port}")
+    store = writer_store(worker.kafka, os.environ) if worker.kafka is not None else None
+    return run_server(config, store=store)
+
+
+def token(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=f"The file of {TOKENS}.")],
+    name: Annotated[str, typer.Option(help="Whose token it is, for messages.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="decide, feedback, loops or admin; default: all four.")
+    ] = None,
+    loop: Annotated[
+        list[str] | None, typer.Option(help="A loop it is for; all of them by default.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Decisions and feedback a second; any number by default.")
+    ] = None,
+) -> None:
+    """Make a bearer token for the HTTP API: print it once, and add its hash to a file.
+
+    Workers read the file again when it changes. To revoke a token, remove its line.
+    """
+    made = add_token(
+        file,
+        name=name,
+        scopes=frozenset(scope or SCOPES),
+        loops=frozenset(loop or ("*",)),
+        rate=rate,
+    )
+    print_text(made)

@@ -9,6 +9,7 @@ from rich.table import Table
 from tidemill.cli.terminal import WRONG, add_row, new_table, print_json, print_table, print_text
 from tidemill.features.sql.queries import QueryResult
 from tidemill.monitor.ledger import Account, is_balanced
+from tidemill.monitor.not_counted import NotCounted
 
 
 def print_answer(answer: QueryResult, *, as_json: bool) -> None:
@@ -35,15 +36,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Number) and not isinstance(value, bool)
 
 
-def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
+def print_ledger(
+    accounts: Sequence[Account], not_counted: Sequence[NotCounted] = (), *, as_json: bool
+) -> None:
     """Print *accounts*, one row for each partition of a log, and whether all of them balance.
 
-    Ends that no record has are left out.
+    Ends that no record has are left out; *not_counted* is said at the end.
     """
     balanced = is_balanced(accounts)
     if as_json:
         documents = [account.to_json() for account in accounts]
-        print_json({"balanced": balanced, "accounts": documents})
+        left = [each.to_json() for each in not_counted]
+        print_json({"balanced": balanced, "accounts": documents, "not_counted": left})
         return
     for log in ("decisions", "feedback"):
         of_log = [account for account in accounts if account.log == log]
@@ -52,7 +56,19 @@ def print_ledger(accounts: Sequence[Account], *, as_json: bool) -> None:
             if by_log := _unread_by_log(of_log):
                 print_text(f"unread of {by_log}")
             print_text("")
+    _print_not_counted(accounts, not_counted)
     print_text("balanced") if balanced else print_text("NOT balanced", WRONG)
+
+
+def _print_not_counted(accounts: Sequence[Account], not_counted: Sequence[NotCounted]) -> None:
+    for account in accounts:
+        if not account.is_expected:
+            count = account.read + (account.unread or 0)
+            text = f"{account.loop}.{account.log}/{account.partition} has {count:,} records"
+            print_text(f"{text}, and the loop has no such partition: no worker reads them", WRONG)
+    for each in not_counted:
+        records = f" ({each.records:,} records)" if each.records else ""
+        print_text(f"not counted: {each.what}{records}: {each.why}", WRONG if records else "")
 
 
 def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:

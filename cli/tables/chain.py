@@ -70,9 +70,10 @@ def _urgency(chain: Chain) -> tuple[bool, float]:
 def troubles(status: Status) -> list[str]:
     """Return a line for each loop that could not be read, each silent trainer, each bad record."""
     unread = [f"{name} could not be read: {why}" for name, why in status.unread.items()]
-    bad = [f"a bad record is passed over: {each}" for each in status.bad_records]
+    bad = [f"a bad record is passed over: {each}" for each in status.bad_records.value or ()]
     more = [f"and {len(bad) - _SHOWN} more, see --json"] if len(bad) > _SHOWN else []
-    silent = [_silence(chain) for chain in status.chains if _has_stopped(chain)]
+    chains = status.chains.value.rows if status.chains.value else ()
+    silent = [_silence(chain) for chain in chains if _has_stopped(chain)]
     return [*unread, *silent, *bad[:_SHOWN], *more]
 
 

@@ -6,6 +6,7 @@ client). The flights and their loop come from `flights.py`, the figures from the
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -24,10 +25,11 @@ from tidemill.deploy.demo.playback import Playback, PlaybackCounts
 from tidemill.deploy.demo.progress import PlaybackProgress
 from tidemill.deploy.demo.report import Report
 from tidemill.deploy.demo.shards import Past
+from tidemill.deploy.local.folder_lock import NAME, FolderLock
 from tidemill.deploy.local.kafka import RunningKafka, find_kafka
 from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.deploy.local.supervisor import Supervisor
-from tidemill.deploy.local.up import print_addresses, restart_kafka_when_it_ends
+from tidemill.deploy.local.up import look_after_kafka, print_addresses
 from tidemill.errors import ConfigError, LakeError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES
@@ -88,8 +90,8 @@ def run_demo(
         TidemillError: something could not be started or did not answer; everything is stopped.
     """
     started = time.monotonic()
-    _empty(config.folder)
     with ExitStack() as running:
+        _empty(config.folder, running)
         kafka = _start_kafka(config, console, running)
         loop = _publish(config.loop_file or LOOP_FILE, kafka.config, config, console)
         stack = _stack(config, kafka.config, loop)
@@ -113,7 +115,7 @@ def run_demo(
 def _run_until_interrupted(stack: Stack, kafka: RunningKafka, console: Console) -> None:
     print_addresses(stack, console)
     with suppress(KeyboardInterrupt):
-        restart_kafka_when_it_ends(kafka, console)
+        look_after_kafka(kafka, console, threading.Event())
 
 
 def _start_kafka(config: DemoConfig, console: Console, running: ExitStack) -> RunningKafka:
@@ -151,15 +153,20 @@ def _step(console: Console, number: int, text: str) -> None:
     console.print(Text.assemble((str(number), "bold"), " ", text), soft_wrap=True)
 
 
-def _empty(folder: Path) -> None:
-    """Empty the folder of the last demo; refuse any other that is not empty."""
+def _empty(folder: Path, running: ExitStack) -> None:
+    """Own and empty the folder of the last demo; refuse any other that is not empty."""
     marker = folder / _MARKER
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise ConfigError(
             f"{folder} is not empty, and no demo wrote it", hint="name another one with --folder"
         )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    hint = "wait for its end, or name another folder with --folder"
+    running.enter_context(FolderLock(folder, use="the folder of a demo that runs", hint=hint))
+    for each in folder.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        elif each.name != NAME:
+            each.unlink()
     marker.touch()
 
 

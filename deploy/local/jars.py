@@ -110,7 +110,11 @@ def _locked(home: Path) -> Iterator[None]:
             hint="set TIDEMILL_CACHE to a folder that you can write to",
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another process fills the cache %s; waiting for it", home)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -21,20 +20,26 @@ from typing import Literal, Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tidemill.deploy.local.docker_kafka import docker_kafka
+from tidemill.deploy.local.folder_lock import FolderLock
 from tidemill.deploy.local.jars import cache_dir, fetch_jars, formatted_storage
 from tidemill.deploy.local.kafka_settings import (
     JAVA_OPTIONS,
     LOGGING,
     SETTINGS,
     free_port,
+    is_free,
     listeners,
-    proxied,
     stored_ports,
 )
-from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, client_log
+from tidemill.deploy.local.patience import Patience
+from tidemill.errors import BrokerError, ConfigError
+from tidemill.kafka import ANSWER_S, KafkaConfig, client_log
+from tidemill.kafka.outage import why_away
 
 logger = logging.getLogger(__name__)
+
+KAFKA_STOP_S = 8.0  # a stop in order takes 2 s; what is killed recovers at its next start
 
 # Java has the process id of the shell; the subshell kills it when this process has ended (end of
 # file).
@@ -42,25 +47,35 @@ _GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null
 
 
 class EmbeddedKafka:
-    """One Kafka broker on free ports of this machine, with its data in one directory.
+    """One Kafka broker on two ports of this machine, with its data in one directory.
 
-    It ends with the process that started it, however that one ends. `kill` and `suspend` are for
-    tests of faults.
+    It ends with the process that started it, however that one ends. Its directory and its ports
+    are its own as long as it runs; the ports stay the same whenever it is started in the same
+    directory. `kill` and `suspend` are for tests of faults.
     """
 
     def __init__(
-        self, *, cache: Path, data: Path | None = None, behind: tuple[int, int] | None = None
+        self,
+        *,
+        cache: Path,
+        data: Path | None = None,
+        more: Callable[[int, int], str] = lambda _broker, _controller: "",
     ) -> None:
         """Prepare a broker with its data in *data*, or in a directory that `close` removes.
 
-        *behind* (its port, the proxy's) is for tests of networks: one more listener, which clients
-        reach through the proxy.
+        *more* is for tests: given the two ports it returns more lines of settings, which override.
         """
         self._cache = cache
         self._temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="tidemill-kafka-")) if data is None else data
         self._ports = stored_ports(self.data) or (free_port(), free_port())
-        self._behind = behind
+        self._more = more
+        self._lock = FolderLock(
+            self.data,
+            use="the data of a Kafka that runs",
+            hint=f"use it: export KAFKA_BOOTSTRAP_SERVERS={self.config.bootstrap}; "
+            "or name another folder",
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,13 +91,21 @@ class EmbeddedKafka:
     def start(self, *, timeout_s: float = 90.0) -> None:
         """Start the broker and return when it answers; do nothing if it runs.
 
+        A start may take long, say after a power cut: it goes on while the broker works on it.
+
         Raises:
-            BrokerError: it cannot be downloaded, ends by itself, or does not answer in *timeout_s*.
-            ConfigError: its packages are missing.
+            BrokerError: it cannot be downloaded, ends by itself, or neither answers nor works for
+                *timeout_s*.
+            ConfigError: its packages are missing, or its folder or ports are taken.
         """
         if self.running:
             return
-        command = self._prepare()
+        self._lock.take()
+        try:
+            command = self._prepare()
+        except BaseException:
+            self._lock.release()
+            raise
         with (self.data / "kafka.log").open("ab") as output:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDED, "kafka", *command],
@@ -92,12 +115,12 @@ class EmbeddedKafka:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which stops the broker
             )
         try:
-            self._wait_until_ready(time.monotonic() + timeout_s)
+            self._wait_until_ready(Patience(self._process.pid, timeout_s))
         except BaseException:
             self.kill()
             raise
 
-    def stop(self, *, timeout_s: float = 20.0) -> None:
+    def stop(self, *, timeout_s: float = KAFKA_STOP_S) -> None:
         """Stop it in order, or by force after *timeout_s*; `start` starts it again."""
         if self._process is not None and self.running:
             self._process.send_signal(signal.SIGCONT)
@@ -106,15 +129,16 @@ class EmbeddedKafka:
                 self._process.wait(timeout_s)
         self.kill()
 
-    def close(self) -> None:
+    def close(self, *, timeout_s: float = KAFKA_STOP_S) -> None:
         """Stop it for good and remove its data if it chose the directory itself."""
-        self.stop()
+        self.stop(timeout_s=timeout_s)
         if self._temporary:
             shutil.rmtree(self.data, ignore_errors=True)
 
     def kill(self) -> None:
         """End it at once, like a power cut (SIGKILL); `restart` starts it again."""
         if self._process is None:
+            self._lock.release()
             return
         self._process.kill()
         self._process.wait()
@@ -123,6 +147,7 @@ class EmbeddedKafka:
                 self._process.stdin.write(b"\n")  # ends the subshell
                 self._process.stdin.close()
         self._process = None
+        self._lock.release()
 
     def restart(self, *, timeout_s: float = 90.0) -> None:
         """Start it again at the same address with the same data, after `kill` or while it runs."""
@@ -143,6 +168,13 @@ class EmbeddedKafka:
         self._process.send_signal(number)
 
     def _prepare(self) -> list[str]:
+        for port in self._ports:
+            if not is_free(port):
+                raise ConfigError(
+                    f"port {port}, where this Kafka was reached before, is taken",
+                    hint="end the program that listens there; to get other ports, remove "
+                    f"{self.data / 'server.properties'}",
+                )
         jars = fetch_jars(self._cache)
         settings = SETTINGS + listeners(*self._ports)
         logs = self.data / "logs"
@@ -150,14 +182,13 @@ class EmbeddedKafka:
         if not logs.exists():
             shutil.copytree(formatted_storage(self._cache, jars, settings), logs)
         properties = self.data / "server.properties"
-        more = proxied(*self._ports, *self._behind) if self._behind else ""
-        properties.write_text(f"{settings}{more}log.dirs={logs}\n")
+        properties.write_text(f"{settings}{self._more(*self._ports)}log.dirs={logs}\n")
         logging_file = self.data / "log4j2.properties"
         logging_file.write_text(LOGGING)
         options = (*JAVA_OPTIONS, f"-Dlog4j2.configurationFile={logging_file}")
         return jars.command("kafka.Kafka", str(properties), options=options)
 
-    def _wait_until_ready(self, deadline: float) -> None:
+    def _wait_until_ready(self, patience: Patience) -> None:
         settings = self.config.client(reconnect_backoff_max_ms=200, socket_timeout_ms=2000)
         admin = AdminClient(
             {**settings, "log_level": 0}
@@ -165,7 +196,7 @@ class EmbeddedKafka:
         while not _answers(admin):
             if not self.running:
                 raise self._failed("ended by itself")
-            if time.monotonic() > deadline:
+            if patience.is_over(time.monotonic()):
                 raise self._failed("did not answer in time")
 
     def _failed(self, how: str) -> BrokerError:
@@ -210,14 +241,14 @@ class RunningKafka:
     start_s: float
     embedded: EmbeddedKafka | None = None
 
-    def stop(self) -> None:
+    def stop(self, *, timeout_s: float = KAFKA_STOP_S) -> None:
         """Stop an embedded broker; one of the user's or in Docker goes on."""
         if self.embedded is not None:
-            self.embedded.close()
+            self.embedded.close(timeout_s=timeout_s)
 
 
 def find_kafka(
-    env: Mapping[str, str], *, data: Path | None = None, patience_s: float = 15.0
+    env: Mapping[str, str], *, data: Path | None = None, patience_s: float = ANSWER_S
 ) -> RunningKafka:
     """Return the broker of KAFKA_BOOTSTRAP_SERVERS, else one from Docker compose, else our own.
 
@@ -236,7 +267,7 @@ def find_kafka(
     if env.get("KAFKA_BOOTSTRAP_SERVERS"):
         kind, config = "env", KafkaConfig.from_env(env)
         _expect_answer(config, patience_s)
-    elif (found := _from_docker()) is not None:
+    elif (found := docker_kafka()) is not None:
         kind, config = "docker", found
     else:
         embedded = EmbeddedKafka(cache=cache_dir(env), data=data)
@@ -250,35 +281,8 @@ def _expect_answer(config: KafkaConfig, patience_s: float) -> None:
     try:
         AdminClient(config.client(), logger=client_log).list_topics(timeout=patience_s)
     except KafkaException as error:
+        reason, hint = why_away(config, error.args[0].str())
         raise BrokerError(
-            f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer",
-            hint="start it, or unset the variable to have one started for you",
+            f"the Kafka of KAFKA_BOOTSTRAP_SERVERS, {config.bootstrap}, does not answer: {reason}",
+            hint=f"{hint}; or unset the variable to have one started for you",
         ) from error
-
-
-def _from_docker() -> KafkaConfig | None:
-    """Start the broker of the compose file; return None if Docker does not answer."""
-    if shutil.which("docker") is None:
-        return None
-    compose = [
-        "docker",
-        "compose",
-        "--file",
-        str(files("tidemill.deploy.local") / "docker-compose.kafka.yml"),
-    ]
-    commands = (
-        ["docker", "info"],
-        ["docker", "compose", "version"],
-        [*compose, "up", "--detach", "--wait"],
-    )
-    for command in commands:
-        try:
-            limit_s = 300.0 if "up" in command else 10.0
-            subprocess.run(command, check=True, capture_output=True, timeout=limit_s)
-        except (OSError, subprocess.SubprocessError) as error:
-            logger.info("no Kafka from Docker: %s", error)
-            return None
-    return KafkaConfig(f"localhost:{DOCKER_PORT}")
-
-
-DOCKER_PORT = 9092  # as in docker-compose.kafka.yml

@@ -1,13 +1,17 @@
 """The processes of loops on this machine: streams, serving, trainers, monitor."""
 
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from tidemill.deploy.local.kafka_settings import free_port, is_free
 from tidemill.deploy.local.supervisor import Program, answers, tidemill_command
+from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, init_keys
+
+_ANSWER_S = 2.0  # pages are answered in milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,25 +21,47 @@ class Ports:
     worker_metrics: int
     servers: Sequence[int]
     monitor: int
+    trainer_metrics: Sequence[int]
 
     @classmethod
-    def from_first(cls, first: int, servers: int) -> "Ports":
-        """Return ports from *first* on: *servers* of them, then the monitor's and the metrics'."""
+    def from_first(cls, first: int, servers: int, trainers: int = 1) -> "Ports":
+        """Return ports from *first* on: those of servers, monitor, worker, and trainers."""
         last = first + servers
-        return cls(worker_metrics=last + 1, servers=range(first, last), monitor=last)
+        return cls(
+            worker_metrics=last + 1,
+            servers=range(first, last),
+            monitor=last,
+            trainer_metrics=range(last + 2, last + 2 + trainers),
+        )
 
     @classmethod
-    def free(cls, servers: int) -> "Ports":
-        """Return ports that nobody listens on now."""
-        sockets = [socket.socket() for _ in range(servers + 2)]
-        try:
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            found = [int(one.getsockname()[1]) for one in sockets]
-        finally:
-            for one in sockets:
-                one.close()
-        return cls(worker_metrics=found[0], servers=found[2:], monitor=found[1])
+    def free(cls, servers: int, trainers: int = 1) -> "Ports":
+        """Return ports that nobody listens on now, and that no connection will be given."""
+        found: list[int] = []
+        while len(found) < servers + trainers + 2:
+            port = free_port()
+            if port not in found:
+                found.append(port)
+        return cls(
+            worker_metrics=found[0],
+            monitor=found[1],
+            servers=found[2 : 2 + servers],
+            trainer_metrics=found[2 + servers :],
+        )
+
+    def check_free(self) -> None:
+        """Do nothing if nobody listens on any of them.
+
+        Raises:
+            ConfigError: somebody does.
+        """
+        ports = (*self.servers, self.monitor, self.worker_metrics, *self.trainer_metrics)
+        taken = [str(port) for port in ports if not is_free(port)]
+        if taken:
+            raise ConfigError(
+                f"port {', '.join(taken)} is taken, maybe by another `tidemill up`",
+                hint=f"stop that one, or name the first of {len(ports)} free ports with --port",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +123,8 @@ class Stack:
             name="worker",
             command=tidemill_command("worker", *self.loops, "--metrics-port", port),
             env=env,
-            is_ready=lambda: answers(self.metrics_url),
+            is_ready=partial(_answers, self.metrics_url),
+            is_alive=partial(_answers, self.metrics_url),
             address=self.metrics_url,
         )
 
@@ -109,7 +136,8 @@ class Stack:
                     "serve", *self.loops, "--port", str(port), "--name", f"serve-{number}"
                 ),
                 env=env,
-                is_ready=lambda url=url: answers(f"{url}/readyz"),  # type: ignore[misc]  # bound now
+                is_ready=partial(_serves, url),
+                is_alive=partial(_answers, f"{url}/healthz"),
                 address=url,
             )
             for number, (port, url) in enumerate(
@@ -121,19 +149,29 @@ class Stack:
         trainers = [
             Program(
                 name="train" if len(self.loops) == 1 else f"train-{loop}",
-                command=tidemill_command("train", loop),
+                command=tidemill_command("train", loop, "--metrics-port", str(port)),
                 env=env,
+                is_alive=partial(_answers, f"http://127.0.0.1:{port}/metrics"),
             )
-            for loop in self.loops
+            for loop, port in zip(self.loops, self.ports.trainer_metrics, strict=False)
         ]
         monitor = Program(
             name="monitor",
             command=tidemill_command("monitor", *self.loops, "--port", str(self.ports.monitor)),
             env=env,
-            is_ready=lambda: answers(self.monitor_url),
+            is_ready=partial(_answers, self.monitor_url),
+            is_alive=partial(_answers, self.monitor_url),
             address=self.monitor_url,
         )
         return [*trainers, monitor]
+
+
+def _answers(url: str, pid: int) -> bool:
+    return answers(url, pid=pid, timeout_s=_ANSWER_S)
+
+
+def _serves(url: str, pid: int) -> bool:
+    return answers(f"{url}/readyz") and answers(f"{url}/healthz", pid=pid)
 
 
 def _key_files(folder: Path) -> tuple[Path, Path]:

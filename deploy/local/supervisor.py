@@ -5,7 +5,9 @@ it.
 """
 
 import contextlib
+import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,22 +25,31 @@ from tidemill.errors import ConfigError
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
+LOOK_S = 5.0  # between two looks whether a program still answers
+HUNG_S = 30.0  # one that has answered, and has not for so long, hangs
 SOUND_AFTER_S = 60.0  # a program that ran that long starts with the first backoff again
 _POLL_S = 0.1
 # The child has the process id of the shell; the subshell kills it when our end of the pipe closes.
 _GUARDED = 'exec 3<&0; (read -r _ <&3 || kill -9 $$) & exec "$@" 3<&- </dev/null'
+
+_PID = re.compile(rb'(?:"pid": ?|^tidemill_process_id )([0-9.e+]+)', re.MULTILINE)
 
 OnText = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One process: its command, its environment, and a check that it is ready."""
+    """One process: its command, its environment, and how it is looked at.
+
+    The checks get the process id of the child, because somebody else's program may answer at the
+    address that the child was meant to have.
+    """
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
-    is_ready: Callable[[], bool] | None = None  # None: ready once it runs
+    is_ready: Callable[[int], bool] | None = None  # None: ready once it runs
+    is_alive: Callable[[int], bool] | None = None  # None: as long as it runs
     address: str = ""
 
 
@@ -47,13 +58,19 @@ def tidemill_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tidemill", *arguments]
 
 
-def answers(url: str, *, timeout_s: float = 1.0) -> bool:
-    """Return whether GET *url* is answered with 200."""
+def answers(url: str, *, pid: int | None = None, timeout_s: float = 1.0) -> bool:
+    """Return whether GET *url* is answered with 200, and by the process *pid* if that is given.
+
+    Pages name their process: JSON in `pid`, metrics in `tidemill_process_id`.
+    """
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+            if answer.status != 200:
+                return False
+            named = None if pid is None else _PID.search(answer.read())
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
+    return pid is None or (named is not None and int(float(named[1])) == pid)
 
 
 class Supervisor:
@@ -64,16 +81,24 @@ class Supervisor:
         logs: the folder of their log files, `<name>.log`.
         say: called with a sentence about each crash and restart.
         stop_s: how long a child may take to stop before it is killed.
+        hung_s: how long one that has answered may give no answer before it is killed.
     """
 
     def __init__(
-        self, programs: Sequence[Program], *, logs: Path, say: OnText, stop_s: float = 20.0
+        self,
+        programs: Sequence[Program],
+        *,
+        logs: Path,
+        say: OnText,
+        stop_s: float = 20.0,
+        hung_s: float = HUNG_S,
     ) -> None:
         self._children = [
             _SupervisedProcess(program, logs / f"{program.name}.log") for program in programs
         ]
         self._say = say
         self._stop_s = stop_s
+        self._hung_s = hung_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=self._restart_crashed, name="supervisor", daemon=True
@@ -116,7 +141,7 @@ class Supervisor:
         deadline = time.monotonic() + timeout_s
         for child in self._children:
             check = child.program.is_ready
-            while check is not None and not (child.pid and check()):
+            while check is not None and not ((pid := child.pid) and check(pid)):
                 if time.monotonic() > deadline:
                     raise child.not_ready(timeout_s)
                 time.sleep(_POLL_S)
@@ -137,9 +162,12 @@ class Supervisor:
     def _restart_crashed(self) -> None:
         while not self._stopping.wait(_POLL_S):
             for child in self._children:
-                text = child.restart_if_due(time.monotonic())
-                if text:
-                    self._say(text)
+                for text in (
+                    child.kill_if_hung(time.monotonic(), self._hung_s),
+                    child.restart_if_due(time.monotonic()),
+                ):
+                    if text:
+                        self._say(text)
 
 
 class _SupervisedProcess:
@@ -152,6 +180,8 @@ class _SupervisedProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._due_s: float | None = None
+        self._look_s = 0.0
+        self._answered_s: float | None = None
         self._backoff_s = FIRST_BACKOFF_S
 
     @property
@@ -171,7 +201,21 @@ class _SupervisedProcess:
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which stops all in order
             )
         self._started_s = time.monotonic()
-        self._due_s = None
+        self._due_s = self._answered_s = None
+        self._look_s = self._started_s
+
+    def kill_if_hung(self, now_s: float, hung_s: float) -> str | None:
+        """Kill it if it has answered, and has not for *hung_s*; return a sentence on it."""
+        check, pid = self.program.is_alive, self.pid
+        if check is None or pid is None or now_s < self._look_s:
+            return None
+        self._look_s = now_s + min(LOOK_S, hung_s / 3)
+        if check(pid):
+            self._answered_s = now_s
+        if self._answered_s is None or now_s - self._answered_s < hung_s:
+            return None
+        self._kill_group()
+        return f"{self.program.name} has not answered for {hung_s:g} s, so it was killed"
 
     def restart_if_due(self, now_s: float) -> str | None:
         """Notice that it has ended, or restart it after the backoff; return a sentence on it."""

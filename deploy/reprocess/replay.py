@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidemill.errors import BrokerError, RequestError
+from tidemill.errors import BrokerError, ContractError, RequestError
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka.groups import forget_group
+from tidemill.monitor.lag.log_ends import broker_logs
 from tidemill.monitor.ledger import ledger
-from tidemill.monitor.log_ends import log_ends, log_starts
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import latest_loop
 from tidemill.schemas.registry.choose import schema_store
@@ -78,9 +78,11 @@ def run_replay(
             f"{name} has partitions 0 to {loop.partitions - 1}, not {sorted(wanted)}",
             hint="name some of them with --partition",
         )
+    logs = broker_logs(kafka, loop)
+    _check_partitions(loop, logs.ends)
     ends, starts = (
         {place: offset for place, offset in found.items() if place[1] in wanted}
-        for found in (log_ends(kafka, loop), log_starts(kafka, loop))
+        for found in (logs.ends, logs.starts)
     )
     deleted = sum(starts.values())
     if deleted and not partial:
@@ -102,6 +104,16 @@ def run_replay(
         is_whole=is_whole,
         counts=_counts(lake, loop),
     )
+
+
+def _check_partitions(loop: Loop, ends: Mapping[LogPartition, int]) -> None:
+    found = {number + 1 for _, number in ends}
+    if max(found) > loop.partitions:
+        raise ContractError(
+            f"loop {loop.loop} has {loop.partitions} partitions, but a topic of it {max(found)}",
+            hint="its records there would not be read: publish the loop under a new name, or make "
+            "the topic anew with the right number",
+        )
 
 
 def _replay(

@@ -18,6 +18,7 @@ from tidemill.monitor.chain import Chain
 from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.ledger import Account
 from tidemill.monitor.observer import Status
+from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics
 from tidemill.schemas.loop import definition
 from tidemill.schemas.loop.json_schema import loop_json_schema
@@ -131,7 +132,12 @@ def _monitor() -> CollectorRegistry:
     )
     account = Account(loop="", log="", partition=0, read=0, ends={}, open=0, twice=0, lost=0)
     lag = GroupLag(group="", members=0, partitions=())
-    status = Status(chains=[chain], lags=[lag], accounts=[account], problem=None)
+    status = Status(
+        bad_records=Reading(name="topics", value=[]),
+        chains=Reading(name="loops", value=LoopRows(rows=[chain], unread={"": ""})),
+        lags=Reading(name="lag", value=[lag]),
+        accounts=Reading(name="ledger", value=LoopRows(rows=[account])),
+    )
     registry = CollectorRegistry()
     for family in text_string_to_metric_families(as_metrics(status).decode()):
         labels = [name for sample in family.samples[:1] for name in sample.labels]

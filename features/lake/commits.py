@@ -115,12 +115,7 @@ def split_by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]
     if first.date() == last.date():
         return [(first.date(), frame)]
     dated = frame.with_columns(at.dt.date().alias(PARTITION))
-    sizes = dated.group_by(PARTITION).len().sort("len", PARTITION, descending=[True, False])
-    own = sizes.with_row_index().filter(
-        ((pl.col("len") >= DATE_ROWS) | (pl.col("index") < OWN_FILES))
-        & (pl.col("index") < MOST_FILES - 1)
-    )[PARTITION]
-    is_own = pl.col(PARTITION).is_in(own.implode())
+    is_own = pl.col(PARTITION).is_in(_own_dates(dated).implode())
     parts = dated.filter(is_own).partition_by(
         PARTITION, maintain_order=True, include_key=False, as_dict=True
     )
@@ -129,6 +124,14 @@ def split_by_date(frame: pl.DataFrame) -> list[tuple[date | None, pl.DataFrame]]
     ]
     others = dated.filter(~is_own).drop(PARTITION)
     return [*found, (None, others)] if others.height else found
+
+
+def _own_dates(dated: pl.DataFrame) -> pl.Series:
+    """Return the dates that have a file of their own."""
+    sizes = dated.group_by(PARTITION).len().sort("len", PARTITION, descending=[True, False])
+    rank = pl.col("index")
+    is_large = (pl.col("len") >= DATE_ROWS) | (rank < OWN_FILES)
+    return sizes.with_row_index().filter(is_large & (rank < MOST_FILES - 1))[PARTITION]
 
 
 def _add_action(

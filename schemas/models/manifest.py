@@ -240,6 +240,10 @@ class Ack:
             held["at"] = datetime.fromisoformat(held["at"])
             if held["status"] not in ("serving", "refused"):
                 raise ValueError(f"status {held['status']!r}")
+            if held["at"].tzinfo is None:
+                raise ValueError("a time without a zone")
+            if not all(isinstance(text, str) for name, text in held.items() if name != "at"):
+                raise TypeError("a field is no text")
             return cls(**held)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(

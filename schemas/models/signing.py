@@ -8,7 +8,7 @@ import binascii
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tidemill.errors import ConfigError
+from tidemill.watched_file import WatchedFile, refuse_others_writing
 
 SIGNING_KEY = "TIDEMILL_SIGNING_KEY"  # the file of the private key, for trainers
 TRUSTED_KEYS = "TIDEMILL_TRUSTED_KEYS"  # the file of the public keys, for workers
@@ -119,8 +120,10 @@ class TrustedKeys:
         """Read a file with one key a line: ``ed25519 BASE64 [comment]``; ``#`` starts a comment.
 
         Raises:
-            ConfigError: there is no such file, a line is not a key, or the file has no key.
+            ConfigError: there is no such file, others may write it, a line is not a key, or the
+                file has no key.
         """
+        refuse_others_writing(path)
         publics: list[bytes] = []
         for number, line in enumerate(_read(path, "trusted keys").decode("utf-8").splitlines(), 1):
             words = line.split("#", 1)[0].split()
@@ -132,12 +135,31 @@ class TrustedKeys:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Load the file that TIDEMILL_TRUSTED_KEYS names.
+        """Watch the file that TIDEMILL_TRUSTED_KEYS names.
 
         Raises:
             ConfigError: the variable is not set, or as for `load`.
         """
-        return cls.load(_named(env, TRUSTED_KEYS))
+        return cls.watched(_named(env, TRUSTED_KEYS))
+
+    @classmethod
+    def watched(cls, path: Path) -> Self:
+        """Return the keys of a file as they are whenever somebody looks.
+
+        Raises:
+            ConfigError: as for `load`.
+        """
+        return cls(_KeysOfFile(WatchedFile(path, lambda path: cls.load(path).keys)))
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the keys may change."""
+        return isinstance(self.keys, _KeysOfFile)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the changed file could not be read, or None."""
+        return self.keys.file.trouble if isinstance(self.keys, _KeysOfFile) else None
 
     def save(self, path: Path) -> None:
         """Write the keys to the new file *path*, as `load` reads them.
@@ -160,6 +182,22 @@ class TrustedKeys:
         return True
 
 
+class _KeysOfFile(Mapping[str, bytes]):
+    """The keys of a file as of now."""
+
+    def __init__(self, file: WatchedFile[Mapping[str, bytes]]) -> None:
+        self.file = file
+
+    def __getitem__(self, key: str) -> bytes:
+        return self.file.value[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.file.value)
+
+    def __len__(self) -> int:
+        return len(self.file.value)
+
+
 def init_keys(folder: Path) -> tuple[Path, Path]:
     """Write a new pair into *folder*: ``signing.key`` (0600) and ``trusted.keys``; return both.
 
@@ -173,7 +211,7 @@ def init_keys(folder: Path) -> tuple[Path, Path]:
                 f"{path} exists already; a new pair would make every published model untrusted",
                 hint="name another folder, or remove both files to replace the pair",
             )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = SigningKey.generate()
     key.save(signing)
     TrustedKeys.of([key.public]).save(trusted)

@@ -3,6 +3,7 @@
 Decisions run none of this code: deciders count in plain ints, which are read on request.
 """
 
+import os
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +17,13 @@ from prometheus_client.core import (
 from tidemill.serving.api.limits import REFUSALS, HttpCounters
 from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 from tidemill.serving.worker import Worker
+
+WORK = {
+    "tidemill_decisions_total": "decisions",
+    "tidemill_feedback_total": "feedback",
+    "tidemill_events_delivered_total": "events delivered",
+}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
 
 
 class _Collector:
@@ -126,6 +134,7 @@ def health(worker: Worker) -> dict[str, object]:
     events = worker.log
     return {
         "worker": worker.config.name,
+        "pid": os.getpid(),
         "ready": worker.ready,
         "trouble": worker.troubles(),
         "events": {

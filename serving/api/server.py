@@ -8,23 +8,25 @@ import logging
 import resource
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FrameType
-from typing import cast
+from typing import Self, cast
 
 import uvicorn
 
-from tidemill.access import TlsConfig, TokenList, check_address
+from tidemill.access import TlsConfig, TokenList, check_address, watched_tokens
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.api.access import HttpAccess
 from tidemill.serving.api.connections import ConnectionWatch, LimitedProtocol
 from tidemill.serving.api.http import app_of
 from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.metrics import WORK, registry_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.watched_file import WatchedFile
+from tidemill.work_log import WorkLog
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,33 @@ class ServerConfig:
     is_insecure: bool = False
     """Whether other machines may call without a token."""
 
+    @classmethod
+    def from_env(
+        cls,
+        env: Mapping[str, str],
+        *,
+        worker: ServingWorkerConfig,
+        host: str = "127.0.0.1",
+        port: int = 8700,
+        origins: tuple[str, ...] = (),
+        is_insecure: bool = False,
+    ) -> Self:
+        """Read the variables TIDEMILL_HTTP_... and TIDEMILL_TLS_..., all of them optional.
+
+        Raises:
+            ConfigError: one of them is wrong, or the server would be open to other machines.
+        """
+        return cls(
+            worker=worker,
+            host=host,
+            port=port,
+            limits=HttpLimits.from_env(env),
+            tokens=watched_tokens(env),
+            tls=TlsConfig.from_env(env),
+            origins=origins,
+            is_insecure=is_insecure,
+        )
+
     def __post_init__(self) -> None:
         check_address(self.host, tokens=self.tokens, tls=self.tls, is_insecure=self.is_insecure)
 
@@ -70,7 +99,8 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
     server = server_of(worker, config, tls)
     with _signals_survived():
         try:
-            server.run()
+            with WorkLog(registry_of(worker), WORK):
+                server.run()
         except SystemExit:  # uvicorn could not bind, and has logged why
             logger.error("port %d of %s cannot be bound: is it in use?", config.port, config.host)
     undelivered = worker.close()

@@ -8,17 +8,21 @@ with the source ``fallback``. Such a decision is not logged and never becomes an
 time may have logged the id that was asked for, with an action that nobody took.
 """
 
+import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from tidemill.errors import RequestError
+from tidemill.serving.client.connection import Credentials
 from tidemill.serving.client.http_transport import HttpTransport
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tidemill.kafka import KafkaConfig
     from tidemill.schemas.loop.definition import Loop
     from tidemill.schemas.models.signing import TrustedKeys
@@ -65,20 +69,32 @@ class Client:
         urls: the address of a worker, or those of several that serve the same loops: calls go to
             each in turn, and a worker that does not answer is skipped.
         budget_ms: how long a call may take at most, with all attempts.
+        token: the bearer token, if the workers ask for one.
+        tls: for ``https``: the authorities to trust, and a certificate if the workers ask for one;
+            None for the authorities of the system.
 
     >>> client = Client("http://localhost:8700", budget_ms=200)
     >>> client.loop("flight-delay").name
     'flight-delay'
     """
 
-    def __init__(self, urls: str | Iterable[str], *, budget_ms: float = 1_000.0) -> None:
+    def __init__(
+        self,
+        urls: str | Iterable[str],
+        *,
+        budget_ms: float = 1_000.0,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Keep the addresses; the first call connects.
 
         Raises:
-            ConfigError: a URL is invalid, or there is none.
+            ConfigError: a URL or the token is invalid, or there is no URL.
         """
         listed = [urls] if isinstance(urls, str) else list(urls)
-        self._transport: ClientTransport = HttpTransport(listed, budget_ms=budget_ms)
+        self._transport: ClientTransport = HttpTransport(
+            listed, budget_ms=budget_ms, credentials=Credentials(token, tls)
+        )
 
     @classmethod
     def through(cls, transport: ClientTransport) -> Self:
@@ -90,7 +106,7 @@ class Client:
     @classmethod
     def embedded(
         cls,
-        kafka: "KafkaConfig",
+        kafka: "KafkaConfig | None",
         *,
         loops: Iterable[str] = (),
         definitions: Iterable["Loop"] = (),
@@ -100,13 +116,15 @@ class Client:
         ready_s: float = 30.0,
         env: Mapping[str, str] | None = None,
         store: "SchemaStore | None" = None,
+        journal: "Path | None" = None,
     ) -> Self:
         """Run a worker inside this process, where a call takes a few microseconds.
 
         If the process forks, call this afterwards: threads do not survive a fork.
 
         Args:
-            kafka: the brokers.
+            kafka: the brokers; None for a unit test or a first try with *definitions*: the defaults
+                decide, events stay in memory, and closing takes no time.
             loops: the loops to serve; empty for all published ones.
             definitions: loops that are served at once, even while no broker answers.
             trusted: the keys whose models may serve; None for no model, so defaults answer.
@@ -117,6 +135,8 @@ class Client:
             env: pass ``os.environ`` if the loops were published to a schema registry: with
                 SCHEMA_REGISTRY_URL in it, events are framed for that registry.
             store: the registry itself, instead of *env*.
+            journal: a folder where decisions and feedback survive a `kill -9` of this process until
+                Kafka has them: the next start with it sends them. None for no journal.
 
         Raises:
             BrokerError: the topics could not be read in that time, and there are no definitions; or
@@ -136,7 +156,8 @@ class Client:
             name=name,
             seed=seed,
             ready_s=ready_s,
-            store=store or writer_store(kafka, env or {}),
+            store=store or (writer_store(kafka, env or {}) if kafka is not None else None),
+            journal=journal,
         )
         return cls.through(transport)
 

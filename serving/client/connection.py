@@ -3,11 +3,13 @@
 The standard library's client takes 150 us a call, mostly to read headers; httptools takes a few.
 """
 
+import re
 import select
 import socket
 import ssl
 import time
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 import httptools
@@ -66,19 +68,46 @@ class _HttpAnswer:
         self.is_complete = True
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client shows to its workers, and whom it trusts."""
+
+    token: str | None = None
+    tls: ssl.SSLContext | None = None
+    """None for the certificate authorities of the system, and no certificate of its own."""
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise ConfigError(
+                "the token has spaces, line ends or letters beyond ASCII",
+                hint="pass it as `tidemill token` printed it",
+            )
+
+    def __repr__(self) -> str:
+        return f"Credentials(token={'None' if self.token is None else '...'})"
+
+    @property
+    def header(self) -> str:
+        """The header of a request, or nothing."""
+        return "" if self.token is None else f"Authorization: Bearer {self.token}\r\n"
+
+
 class Connection:
     """One open connection to a worker, for one thread at a time."""
 
-    def __init__(self, address: Address, deadline: float) -> None:
+    def __init__(self, address: Address, deadline: float, credentials: Credentials) -> None:
         """Connect before *deadline*, by `time.monotonic`; OSError if that fails."""
         opened = socket.create_connection((address.host, address.port), timeout=_left(deadline))
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.is_secure:
-            context = ssl.create_default_context()
+            context = credentials.tls or _trusted_by_system()
             opened = context.wrap_socket(opened, server_hostname=address.host)
         self._socket = opened
         host = f"{address.host}:{address.port}" if ":" not in address.host else f"[{address.host}]"
-        self._head = f"Host: {host}\r\nContent-Type: application/json\r\nContent-Length: ".encode()
+        self._head = (
+            f"Host: {host}\r\n{credentials.header}"
+            "Content-Type: application/json\r\nContent-Length: "
+        ).encode()
         self._prefix = address.prefix
 
     def call(self, method: str, path: str, body: bytes, deadline: float) -> tuple[int, bytes, bool]:
@@ -113,6 +142,11 @@ class Connection:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+
+@cache
+def _trusted_by_system() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def _left(deadline: float) -> float:

@@ -4,14 +4,16 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
-from tidemill.errors import BrokerError, RequestError
+from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.decider import Decider, Prepared
 from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.journal import JournalConfig
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 
@@ -73,7 +75,7 @@ def _prepared(decider: Decider, place: int, item: Mapping[str, object]) -> Prepa
 
 
 def open_transport(
-    kafka: KafkaConfig,
+    kafka: KafkaConfig | None,
     *,
     loops: tuple[str, ...],
     definitions: tuple[Loop, ...],
@@ -82,8 +84,13 @@ def open_transport(
     seed: int | None,
     ready_s: float,
     store: SchemaStore | None = None,
+    journal: Path | None = None,
 ) -> EmbeddedTransport:
     """Start a worker and return the transport to it; see `Client.embedded`."""
+    if kafka is None and not definitions:
+        raise ConfigError(
+            "a worker without Kafka has no loop to serve", hint="pass loops by definitions="
+        )
     config = ServingWorkerConfig(
         kafka=kafka,
         name=name or f"{socket.gethostname()}-{os.getpid()}-embedded",
@@ -91,6 +98,7 @@ def open_transport(
         definitions=definitions,
         trusted=trusted,
         seed=seed,
+        journal=JournalConfig(folder=journal) if journal is not None else None,
     )
     worker = Worker(config, store=store)
     worker.start()
@@ -98,7 +106,7 @@ def open_transport(
         trouble = "; ".join(worker.troubles())
         worker.close()
         raise BrokerError(
-            f"the loops could not be read from {kafka.bootstrap} in {ready_s:g} s: {trouble}",
+            f"the loops could not be read from Kafka in {ready_s:g} s: {trouble}",
             hint="is Kafka up, and a loop published? definitions= starts without either",
         )
     return EmbeddedTransport(worker)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from tidemill.errors import BrokerError, ConfigError, RequestError, TidemillError
-from tidemill.serving.client.connection import Address, Connection
+from tidemill.serving.client.connection import Address, Connection, Credentials
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.decision.values import sendable
@@ -104,13 +104,16 @@ class _Host:
 class HttpTransport:
     """Sends the calls of a client to its workers; safe to share between threads."""
 
-    def __init__(self, urls: Sequence[str], *, budget_ms: float) -> None:
+    def __init__(
+        self, urls: Sequence[str], *, budget_ms: float, credentials: Credentials | None = None
+    ) -> None:
         if not urls or budget_ms <= 0:
             raise ConfigError(
                 f"a client of {len(urls)} workers with a budget of {budget_ms} ms can do nothing",
                 hint="name at least one worker, say http://localhost:8700, and a budget over zero",
             )
         self.unanswered = 0
+        self._credentials = credentials or Credentials()
         self._hosts = [_Host(Address.parse(url)) for url in urls]
         self._next_host = itertools.count()
         self._budget_s = budget_ms / 1_000
@@ -285,7 +288,7 @@ class HttpTransport:
             try:
                 connection = host.free.pop()
             except IndexError:
-                return Connection(host.address, deadline), True
+                return Connection(host.address, deadline, self._credentials), True
             if not connection.is_closed_by_worker():
                 return connection, False
             connection.close()

@@ -44,7 +44,7 @@ class EventLog(Protocol):
 
     @property
     def troubles(self) -> list[str]:
-        """What an operator should know about it."""
+        """What an operator should know about the delivery, a clause each."""
 
     @property
     def write(self) -> Write:

@@ -20,24 +20,29 @@ logger = logging.getLogger(__name__)
 class Subscriber:
     """Follows the two topics of *config* in a thread and feeds *follower*.
 
+    Without *config* there is nothing to follow, and it is ready at once.
+
     Attributes:
         ready: set once both topics have been read to the end they had at the start.
         bad: the records that were passed over.
     """
 
-    def __init__(self, config: KafkaConfig, follower: Follower) -> None:
+    def __init__(self, config: KafkaConfig | None, follower: Follower) -> None:
         self.ready = threading.Event()
         self.bad = BadRecords()
         self._follower = follower
         self._loops = CompactedLog(self._take_loop)
         self._models = CompactedLog(self._take_model)
         self._next: dict[int, int] = {}  # of the model topic, by partition
-        self._thread = TailThread(
+        self._thread = None if config is None else self._new_thread(config)
+
+    def _new_thread(self, config: KafkaConfig) -> TailThread:
+        return TailThread(
             config,
             {topics.LOOPS: self.take_loops, topics.MODELS: self.take_models},
             name="subscriber",
             consequence="models cannot be read",
-            on_rewind=follower.rewind,
+            on_rewind=self._follower.rewind,
             on_caught_up=self._settle,
             on_failure=self._start_again,
         )
@@ -45,7 +50,7 @@ class Subscriber:
     @property
     def trouble(self) -> str | None:
         """What keeps the subscriber from reading, or None."""
-        match self._thread.error:
+        match self._thread and self._thread.error:
             case None:
                 return None
             case BrokerError() as error:
@@ -55,11 +60,15 @@ class Subscriber:
 
     def start(self) -> None:
         """Begin to read; return at once."""
-        self._thread.start()
+        if self._thread is None:
+            self.ready.set()
+        else:
+            self._thread.start()
 
     def close(self) -> None:
         """Stop reading; the trial of a model is not waited for."""
-        self._thread.close()
+        if self._thread is not None:
+            self._thread.close()
 
     def take_loops(self, records: list[Record]) -> None:
         """Install the loops of *records* of the loop topic that the worker is to serve."""

@@ -11,11 +11,19 @@ TidemillError
 ├── ScratchError      open windows have no room on the disk    -> free or name another disk
 ├── ModelError        a model is not fit to serve              -> the live one stays
 └── RequestError      a request of a service is wrong          -> HTTP 400
+
+A command that ends by one of them exits with its `status`: 2, or 3 where Kafka could not be looked
+at. 1 is a finding: the command has looked, and something is not as it should be.
 """
+
+from typing import ClassVar
 
 
 class TidemillError(Exception):
     """Base of every error meant for a person: *what* happened and a *hint* that is an action."""
+
+    status: ClassVar[int] = 2
+    """The exit status of a command that ends by it."""
 
     def __init__(self, what: str, *, hint: str) -> None:
         super().__init__(what)
@@ -59,6 +67,8 @@ class PayloadError(TidemillError):
 
 class BrokerError(TidemillError):
     """Kafka is away, or refused a request."""
+
+    status = 3
 
 
 class LakeError(TidemillError):

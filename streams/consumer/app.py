@@ -21,7 +21,7 @@ from tidemill.kafka import KafkaConfig
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 30.0  # services that Faust has not stopped by then end with the process
+STOP_S = 4.0  # services that Faust has not stopped by then end with the process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ A dead letter may be written twice, and a large one is written in parts. When it
 
 import heapq
 import logging
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tidemill.errors import BrokerError
-from tidemill.kafka import KafkaConfig, Record, Tail
+from tidemill.kafka import ANSWER_S, KafkaConfig, Record, Tail
 from tidemill.schemas import topics
 from tidemill.streams.deadletters.writer import DeadLetter
 
@@ -101,7 +102,8 @@ class DeadLetterReader:
         return records
 
     def _records(self, on_progress: OnProgress | None) -> Iterator[Record]:
-        tail = Tail(self.config, topics.DEAD_LETTERS, timeout_s=self.timeout_s)
+        wait_s = min(ANSWER_S, self.timeout_s)
+        tail = Tail(self.config, topics.DEAD_LETTERS, timeout_s=wait_s)
         answered_s = time.monotonic()
         try:
             while not tail.caught_up:
@@ -184,10 +186,10 @@ def _dead_letter(record: Record, headers: dict[str, bytes]) -> DeadLetter | None
 
 def _completed(dead_letter: DeadLetter, part: bytes, parts: dict[int, bytes]) -> DeadLetter | None:
     """Add *part* to *parts*; return the whole dead letter once all parts are there."""
-    number, _, count = part.decode(errors="replace").partition("/")
-    if not (number.isdecimal() and count.isdecimal()):
+    named = re.fullmatch(rb"([0-9]{1,9})/([0-9]{1,9})", part)
+    if named is None:
         return dead_letter
-    parts[int(number)] = dead_letter.value or b""
-    if len(parts) < int(count):
+    parts[int(named[1])] = dead_letter.value or b""
+    if len(parts) < int(named[2]):
         return None
     return dead_letter.with_value(b"".join(parts[number] for number in sorted(parts)))

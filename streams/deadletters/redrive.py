@@ -235,7 +235,8 @@ class _Destinations:
             return source, -1  # to the source topic, so that it is re-keyed by its decision
         if topic not in self._counts:
             self._counts[topic] = partition_count(self._config, topic) or 0
-        return topic, dead_letter.partition if dead_letter.partition < self._counts[topic] else -1
+        is_there = 0 <= dead_letter.partition < self._counts[topic]
+        return topic, dead_letter.partition if is_there else -1
 
 
 def _portions(dead_letters: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:

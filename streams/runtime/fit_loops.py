@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from tidemill.errors import BrokerError, ContractError, LakeError, TidemillError
 from tidemill.features.lake.lake import Lake
-from tidemill.kafka import BadRecords, KafkaConfig, partition_count
+from tidemill.kafka import BadRecords, KafkaConfig, partition_counts
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import Published, joined_topics, unpublished, versions
 from tidemill.schemas.registry.choose import SchemaStore
@@ -194,7 +194,7 @@ def check_topics(kafka: KafkaConfig, loop: Loop) -> None:
         ContractError: one is missing, or has another number.
         BrokerError: the broker does not answer.
     """
-    counts = {topic: partition_count(kafka, topic) for topic in joined_topics(loop).values()}
+    counts = partition_counts(kafka, [*joined_topics(loop).values()])
     if set(counts.values()) == {loop.partitions}:
         return
     actual = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())

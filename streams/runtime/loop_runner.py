@@ -12,8 +12,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 
 from tidemill.errors import ContractError
+from tidemill.log_fields import log_fields
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
 from tidemill.streams.commit.closed_lookup import begin_examining, recall_from
@@ -254,16 +256,16 @@ class LoopRunner:
         """
         async with self._lock:
             owned = dict(self._owned)
-            for each in owned.values():
-                for name in self.loop.logs:
-                    if not self.superseded and self.refusal is None:
-                        self._take_waiting(each, name)
+            for each, name in product(owned.values(), self.loop.logs):
+                if not self.superseded and self.refusal is None:
+                    self._take_waiting(each, name)
             if self.refusal is not None:
                 return
             due_s = [each.due_since_s for each in owned.values() if each.due_since_s is not None]
             started = self._now_s()
             try:
-                version = await self._write(owned)
+                with log_fields(loop=self.loop.loop):
+                    version = await self._write(owned)
             except _UnverifiedError:
                 return  # refused, or no broker answers: nothing since the last commit counts
             except BaseException:

@@ -1,8 +1,8 @@
 """The streams worker as a process: it reads settings and loops, runs agents, and logs why it ends.
 
 Exit codes: 0 after SIGTERM or SIGINT, 4 (`EXIT_REFUSED`) if a loop that it was told to run is
-refused, or all are, and 1 after any other error, so that its supervisor starts it again. It
-continues from the last commit.
+refused, or all are, and 2 or 3 after any other error, so that its supervisor starts it again. It
+continues from the last commit. While no broker answers it waits, and does not end.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from typing import Any
 from tidemill.errors import ContractError, TidemillError
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
-from tidemill.kafka import BadRecords, KafkaConfig, Writer, ensure_topics
+from tidemill.kafka import BadRecords, KafkaConfig, Outages, Writer, ensure_topics
 from tidemill.schemas import topics
 from tidemill.schemas.control import NewExamples
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import SHARED_TOPICS, LoopTopic, read_loop_topic
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
-from tidemill.stop_signals import StopSignals
+from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
-from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.metrics import WORK, StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.audits import AuditTimer, LoopAudit
@@ -46,6 +46,7 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.worker_config import StreamsWorkerConfig
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.versions import NewVersions
+from tidemill.work_log import WorkLog
 
 __all__ = ["EXIT_REFUSED", "StreamsWorker", "StreamsWorkerConfig", "run_worker"]
 
@@ -65,6 +66,8 @@ _SETTLED_S = 60.0  # a worker that ran for so long restarts without a longer pau
 
 class _NothingToRunError(TidemillError):
     """Every loop of the worker is refused."""
+
+    status = EXIT_REFUSED
 
 
 def run_worker(config: StreamsWorkerConfig) -> int:
@@ -94,16 +97,14 @@ class StreamsWorker:
         try:
             if self._config.metrics_port is not None:
                 self._metrics.serve(self._config.metrics_port, self._health.page)
-            self._run_until_stopped()
-        except _NothingToRunError as error:
-            logger.critical("the worker ends: %s", error)
-            return EXIT_REFUSED
+            with WorkLog(self._metrics.registry, WORK):
+                self._run_until_stopped()
         except TidemillError as error:
             logger.critical("the worker ends: %s", error)
-            return 1
+            return error.status
         except Exception:  # the outermost loop: an exit code for the supervisor, a trace for people
             logger.critical("the worker ends by an error of its own", exc_info=True)
-            return 1
+            return 2
         if refused := self._fit.refused.keys() & set(self._config.loops) - self._fit.running.keys():
             logger.critical("the worker ends as asked; it refused %s", ", ".join(sorted(refused)))
             return EXIT_REFUSED
@@ -112,16 +113,21 @@ class StreamsWorker:
 
     def _run_until_stopped(self) -> None:
         """Run the loops, and again with what was published since, until a signal."""
+        outages = Outages(self._config.kafka, "the worker")
         pause_s = _FIRST_PAUSE_S
         while not self._stop.is_set():
             started_s = time.monotonic()
-            asyncio.run(self._run())
+            outages.waited(self._run_unless_stopped)
             if time.monotonic() - started_s > _SETTLED_S:
                 pause_s = _FIRST_PAUSE_S
             with StopSignals(self._stop):
                 if not self._stop.wait(pause_s):
                     logger.info("restarting with the newest published loops")
             pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+    def _run_unless_stopped(self) -> None:
+        if not self._stop.is_set():
+            asyncio.run(self._run())
 
     def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
         """Return the tables of *loop*, created if they are missing."""
@@ -140,7 +146,7 @@ class StreamsWorker:
         ensure_topics(config.kafka, SHARED_TOPICS)
         topic = read_loop_topic(config.kafka, self._bad)
         self._examine(examiner, topic)
-        with StopSignals(self._stop), contextlib.ExitStack() as last:
+        with StopSignals(self._stop, within_s=STOP_S), contextlib.ExitStack() as last:
             dead_letters = DeadLetterWriter(config.kafka)
             last.callback(dead_letters.close)
             control = Writer(config.kafka)
@@ -241,9 +247,8 @@ class StreamsWorker:
         return {loop.loop: _rekeyer(kafka, loop, store, self._bad) for loop in loops if loop.rekey}
 
     def _group(self, folder: Path) -> GroupConfig:
-        names = sorted({*self._fit.running, *self._fit.refused})
         return GroupConfig(
-            group=self._config.group or group_name(names),
+            group=self._config.group or group_name(self._config.loops),
             data=folder,
             session_timeout_s=self._config.session_timeout_s,
             fetch_records=self._config.fetch_records,
@@ -258,8 +263,12 @@ def _nothing_to_run(refused: Sequence[RefusedLoop]) -> _NothingToRunError:
 
 
 def group_name(loops: Sequence[str]) -> str:
-    """Return the consumer group of a worker for *loops*, also of those that it refuses."""
-    return f"tidemill-{loops[0]}" if len(loops) == 1 else "tidemill-streams"
+    """Return the consumer group of a worker that was asked for *loops*; none is all of them.
+
+    It does not depend on how many loops are published or refused, or the lag of a group would grow
+    for ever from the next loop on. Workers for other loops are in another group.
+    """
+    return f"tidemill-{'+'.join(sorted(set(loops)))}" if loops else "tidemill-streams"
 
 
 def open_tables(lake: Lake, loop: Loop) -> dict[str, ProgressTable]:

@@ -21,7 +21,7 @@ class StreamsWorkerConfig:
     kafka: KafkaConfig
     lake: LakeConfig
     loops: Sequence[str] = ()  # none: every loop that is published when it starts
-    group: str | None = None  # None: tidemill-<loop> for one loop, else tidemill-streams
+    group: str | None = None  # None: that of `group_name` in `worker`
     metrics_port: int | None = None
     cadence: Cadence = field(default_factory=Cadence)
     session_timeout_s: float = 10.0

@@ -14,7 +14,7 @@ import pytest
 
 from tidemill.cli.app import main
 from tidemill.cli.catalog import COMMANDS, NOUNS, Command, Group
-from tidemill.errors import BrokerError
+from tidemill.errors import BrokerError, ConfigError, LakeError
 from tidemill.kafka import KafkaConfig
 
 HEAVY = {"polars", "duckdb", "deltalake", "lightgbm", "river", "faust", "confluent_kafka", "numpy"}
@@ -135,24 +135,33 @@ def test_both_names_have_the_same_status(
     assert "nope" in capsys.readouterr().err
 
 
-def test_an_error_is_what_and_hint_on_stderr_and_status_2(
+def test_an_error_is_what_and_hint_on_stderr_and_has_a_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A traceback is for us; a person gets the next step."""
     ends = command_that(monkeypatch, BrokerError("Kafka is away", hint="start it"))
-    assert main(["ends"], [ends]) == 2
+    assert main(["ends"], [ends]) == 3
     captured = capsys.readouterr()
     assert captured.err == "tidemill: Kafka is away\n  hint: start it\n"
     assert captured.out == ""
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status"), [(0, 0), (1, 1), (3, 3), (KeyboardInterrupt(), 130)]
+    ("outcome", "status"),
+    [
+        (0, 0),
+        (1, 1),
+        (3, 3),
+        (KeyboardInterrupt(), 130),
+        (ConfigError("no", hint="say yes"), 2),
+        (LakeError("no disk", hint="free one"), 2),
+        (ZeroDivisionError("a bug"), 2),
+    ],
 )
 def test_the_status_is_the_answer(
     outcome: BaseException | int, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scripts and supervisors read nothing else."""
+    """Scripts and supervisors read nothing else; 1 is a finding, and never an error."""
     assert main(["ends"], [command_that(monkeypatch, outcome)]) == status
 
 
@@ -210,7 +219,7 @@ def test_without_a_broker_only_what_and_hint_are_printed() -> None:
         subprocess.run([sys.executable, "-c", script, *more], capture_output=True, text=True)
         for more in ((), ("--verbose",))
     )
-    assert (quiet.returncode, quiet.stdout) == (2, "")
+    assert (quiet.returncode, quiet.stdout) == (3, "")
     assert quiet.stderr.startswith("tidemill: topic any could not be looked up at 127.0.0.1:1")
     assert len(quiet.stderr.splitlines()) == 2
     assert "tidemill.librdkafka" in verbose.stderr

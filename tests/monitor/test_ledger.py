@@ -13,6 +13,7 @@ from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
 from tidemill.features.lake.progress_keys import DEAD_LETTERS, OFFSET
 from tidemill.monitor.ledger import Account, is_balanced, ledger
+from tidemill.monitor.not_counted import left_out
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 
@@ -249,3 +250,35 @@ def test_a_hole_in_one_stream_is_seen(tmp_path: Path, log: Log) -> None:
     account = _streams(tmp_path)
     assert (account.lost, account.ends["dead_letter"]) == (0, 1)
     assert account.is_balanced
+
+
+def test_a_partition_that_the_loop_does_not_have_is_counted(lake: Lake) -> None:
+    """A topic that was made larger: no worker reads the new partition, and "balanced" hid it."""
+    ends = {(DECISIONS, 0): 8, (DECISIONS, 1): 0, (DECISIONS, 2): 40, (FEEDBACK, 2): 0}
+    accounts = ledger(lake, LOOP, ends=ends)
+    by_place = {(account.log, account.partition): account for account in accounts}
+    found = by_place["decisions", 2]
+    assert (found.unread, found.is_expected, found.is_balanced) == (40, False, False)
+    assert by_place["decisions", 0].is_balanced
+    assert by_place["feedback", 2].is_balanced, "it is empty"
+    assert not is_balanced(accounts)
+
+
+def test_rows_of_a_partition_that_the_loop_does_not_have_are_counted(lake: Lake) -> None:
+    """A lake of a loop that had more partitions: its rows are in no account."""
+    lake.table("ads", "decisions").append(
+        _rows("decisions", [0, 1], partition=[5, 5]), swaps=[CompareAndSwap("offset/5", None, 2)]
+    )
+    account = next(each for each in ledger(lake, LOOP) if each.partition == 5)
+    assert (account.read, account.open, account.difference) == (2, 2, 0)
+    assert not account.is_balanced
+
+
+def test_what_is_left_out_is_said() -> None:
+    """A topic that no version reads any more still gets the records of a service."""
+    (found,) = left_out(LOOP, {"ads.feedback.orders": 120})
+    assert (found.what, found.records) == ("ads.feedback.orders", 120)
+    assert "version 1" in found.why
+    rekeyed = Loop.model_validate(LOOP.model_dump(exclude_none=True) | {"rekey": True})
+    (source,) = left_out(rekeyed, {})
+    assert (source.what, source.records) == ("ads.feedback", 0)

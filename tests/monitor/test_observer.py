@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,19 +14,22 @@ from pathlib import Path
 import pytest
 from tests.schemas.loops import minimal
 
+from tidemill.cli.app import main
 from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, write_all
-from tidemill.monitor.chain import Chain, with_trainer
+from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
+from tidemill.monitor.chain import Chain, parse_ack, with_trainer
+from tidemill.monitor.lag import GroupLag
 from tidemill.monitor.observer import MonitorConfig, Observer, Status
+from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.published import publish_loop
+from tidemill.schemas.published import key_of, publish_loop
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -69,8 +73,16 @@ def damage(config: MonitorConfig, loop: Loop) -> None:
 
 def chain(config: MonitorConfig) -> Chain:
     """Read once and return the one chain."""
-    (found,) = Observer(config).read().chains
+    with Observer(config) as observer:
+        status = observer.read(Status())
+    (found,) = chains(status)
     return found
+
+
+def chains(status: Status) -> Sequence[Chain]:
+    """Return what was read of the loops."""
+    assert status.chains.value is not None, status.problem
+    return status.chains.value.rows
 
 
 @pytest.mark.kafka
@@ -170,11 +182,15 @@ def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Pat
     assert (alive.trainer_age_s, alive.backlog) == (5.0, 2)
     assert chain_table([alive]).rows[0].style is None
     assert chain_table([silent]).rows[0].style == WRONG
-    assert troubles(Status(chains=[alive])) == []
-    (line,) = troubles(Status(chains=[silent]))
+    read = [
+        Status(chains=Reading(name="loops", value=LoopRows(rows=[chain], unread={})))
+        for chain in (alive, silent)
+    ]
+    assert troubles(read[0]) == []
+    (line,) = troubles(read[1])
     assert "trainer of shop was last seen 2.0 h ago, and 2 commits of examples wait" in line
     assert "its last verdict: lightgbm-2: not promoted: worse" in line
-    shown = as_metrics(Status(chains=[silent])).decode()
+    shown = as_metrics(read[1]).decode()
     assert 'tidemill_trainer_age_seconds{loop="shop"} 7200.0' in shown
     assert 'tidemill_trainer_backlog_commits{loop="shop"} 2.0' in shown
 
@@ -208,15 +224,19 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     elsewhere = (f"{name}/b".encode(), mine[0][1])
     write_all(config.kafka, topics.ACKS, [*mine, elsewhere])
     junk = (f"{name}/1".encode(), b"not json")
+    homeless = minimal(loop=f"homeless-{loop.loop}")
+    home = (key_of(homeless), homeless.canonical.encode())
+    write_all(config.kafka, topics.LOOPS, [home])
     for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
         write_all(config.kafka, topic, [junk])
-    observer = Observer(replace(config, loops=[loop.loop, "nobody"]))
+    observer = Observer(replace(config, loops=[loop.loop, "nobody", homeless.loop]))
     try:
-        status = observer.read()
-        assert [each.serving for each in status.chains] == [1]
+        status = observer.read(Status())
+        assert [each.serving for each in chains(status)] == [1]
         assert status.problem is None
         assert "no loop 'nobody'" in status.unread["nobody"]
-        found = [bad for bad in status.bad_records if bad.key.startswith(name)]
+        assert f"no topic {homeless.loop}." in status.unread[homeless.loop]
+        found = [bad for bad in status.bad_records.value or () if bad.key.startswith(name)]
         assert sorted(bad.topic for bad in found) == sorted(
             [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
         )
@@ -229,9 +249,38 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
         for topic in (topics.LOOPS, topics.SCHEMAS):
             write_all(config.kafka, topic, [(junk[0], None)])
-    gone = observer.read().bad_records
+        write_all(config.kafka, topics.LOOPS, [(home[0], None)])
+    gone = observer.read(status).bad_records.value
+    assert gone is not None
     assert {bad.topic for bad in gone if bad.key.startswith(name)} == {topics.CONTROL}
     observer.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": "2026-01-01T00:00:00"},
+        {"at": 7},
+        {"loop": ["shop"]},
+        {"status": "well"},
+        {"worker": "another"},
+        {"more": "x"},
+    ],
+    ids=str,
+)
+def test_what_is_no_acknowledgement_costs_that_record_alone(change: dict[str, object]) -> None:
+    """A time without a zone cannot be compared with another, and would end each reading."""
+    key, value = ack(minimal(), "a", "lightgbm-1", "serving", NOON)
+    broken = json.dumps(json.loads(value) | change).encode()
+    log = CompactedLog(parse_ack)
+    log.take(
+        [
+            Record(topic=topics.ACKS, partition=0, offset=n, key=key, value=each, timestamp_ms=0)
+            for n, each in enumerate((value, broken))
+        ]
+    )
+    assert [each.version for each in log.values] == ["lightgbm-1"]
+    assert [bad.offset for bad in log.bad] == [1]
 
 
 @pytest.mark.kafka
@@ -244,9 +293,40 @@ def test_a_loop_whose_tables_are_damaged_hides_no_other(
     lake = Lake(config.lake)
     lake.create(loop)
     damage(config, other)
-    status = Observer(replace(config, loops=[loop.loop, other.loop])).read()
-    assert [each.loop for each in status.chains] == [loop.loop]
+    with Observer(replace(config, loops=[loop.loop, other.loop])) as observer:
+        status = observer.read(Status())
+    assert [each.loop for each in chains(status)] == [loop.loop]
+    assert status.problem is None
     assert status.unread.keys() == {other.loop}
+    assert status.accounts.value is not None
+    assert {each.loop for each in status.accounts.value.rows} == {loop.loop}
+
+
+def test_figures_of_a_failed_reading_are_not_exported() -> None:
+    """Old ones say that all is well, all night long; their age is what alerts."""
+    lag = GroupLag(group="readers", members=1, partitions=())
+    read: Reading[Sequence[GroupLag]] = Reading(name="lag", at_s=1_000.0, value=[lag], problem=None)
+    metrics = as_metrics(Status(lags=read), 1_007.0).decode()
+    assert 'tidemill_lag_messages{group="readers"} 0.0' in metrics
+    lost = replace(read, value=None, problem="no answer")
+    metrics = as_metrics(Status(lags=lost), 1_300.0).decode()
+    assert "tidemill_lag_" not in metrics
+    assert 'tidemill_reading_age_seconds{reading="lag"} 300.0' in metrics
+    assert "tidemill_monitor_up 0.0" in metrics
+
+
+def test_a_monitor_without_kafka_says_what_it_could_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 3, and within ten seconds."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
+    assert main(["monitor", "--once", "--json"]) == 3
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["groups"] == document["loops"] == []
+    assert "127.0.0.1:1" in document["readings"]["lag"]["problem"]
+    assert "127.0.0.1:1 does not answer" in captured.err
 
 
 def get(url: str) -> tuple[int, bytes]:

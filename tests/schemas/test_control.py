@@ -8,7 +8,7 @@ from tidemill.kafka import CompactedLog, Record
 from tidemill.schemas import topics
 from tidemill.schemas.control import (
     CloseRequest,
-    Message,
+    ControlMessage,
     NewExamples,
     TrainerBeat,
     parse_control,
@@ -35,7 +35,7 @@ BEAT = TrainerBeat(
 
 
 @pytest.mark.parametrize("message", [CloseRequest("shop", NOON), NewExamples("shop", 41), BEAT])
-def test_a_message_is_read_as_it_was_written(message: Message) -> None:
+def test_a_message_is_read_as_it_was_written(message: ControlMessage) -> None:
     """Workers of one release talk to trainers of another."""
     assert parse_control(record(*message.record())) == message
 

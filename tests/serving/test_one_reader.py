@@ -171,7 +171,7 @@ def test_what_goes_with_the_features_is_judged_alike(
     """An id that nobody can name is told at once; so is what a streams worker would not take."""
     verdicts = []
     for loop in both:
-        calls = [
+        calls: list[Callable[[], object]] = [
             partial(loop.get_decision, FEATURES, **around),
             partial(loop.get_decisions, [{"features": FEATURES, **around}]),
         ]
@@ -217,8 +217,8 @@ def test_a_time_ahead_of_the_clock_is_judged_alike(
     ],
 )
 def test_feedback_is_judged_alike(
-    decision_id: Any,
-    kind: Any,
+    decision_id: Any,  # noqa: ANN401  # wrong on purpose
+    kind: Any,  # noqa: ANN401
     values: dict[str, Any],
     is_taken: bool,
     both: tuple[LoopClient, LoopClient],

@@ -137,6 +137,29 @@ def test_a_forged_model_is_refused_on_the_topic_too(
     assert (ack.version, ack.status) == ("lightgbm-1", "serving")
 
 
+def test_a_key_that_is_revoked_decides_nothing_more(
+    kafka: KafkaConfig, loop: Loop, key: SigningKey, tmp_path: Path
+) -> None:
+    """Its owner may have lost it: the default is safer, until a trusted model is there."""
+    path, other = tmp_path / "trusted.keys", SigningKey.generate()
+    TrustedKeys.of([key.public]).save(path)
+    publish(kafka, key, loop, 1)
+    trusted = TrustedKeys.from_env({"TIDEMILL_TRUSTED_KEYS": str(path)})
+    with Client.embedded(kafka, loops=[loop.loop], trusted=trusted) as client:
+        calls = client.loop(loop.loop)
+        eventually(lambda: calls.get_decision(FEATURES).source == "model")
+        path.unlink()
+        TrustedKeys.of([other.public]).save(path)
+        eventually(lambda: calls.get_decision(FEATURES).source == "default")
+        publish(kafka, other, loop, 2)
+        eventually(lambda: calls.get_decision(FEATURES).model_version == "lightgbm-2")
+        path.unlink()
+        TrustedKeys.of([key.public, other.public]).save(path)
+        path.write_text("what is this")
+        publish(kafka, other, loop, 3)
+        eventually(lambda: calls.get_decision(FEATURES).model_version == "lightgbm-3")
+
+
 def test_a_new_version_is_picked_up(kafka: KafkaConfig, loop: Loop) -> None:
     """Publishing is all a data engineer does; no worker is restarted."""
     config = ServingWorkerConfig(kafka=kafka, name=loop.loop, loops=(loop.loop,))
@@ -198,10 +221,13 @@ def test_a_worker_starts_while_kafka_is_away_and_finds_it_later(
 
 
 @contextmanager
-def served(kafka: KafkaConfig, loop: Loop, trusted: Path | None) -> Iterator[Served]:
+def served(
+    kafka: KafkaConfig, loop: Loop, trusted: Path | None = None, journal: Path | None = None
+) -> Iterator[Served]:
     """Run ``tidemill serve`` as a process of its own; stop it by SIGTERM if it still runs."""
     port = _free_port()
     env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
+    env["TIDEMILL_JOURNAL"] = str(journal or "off")
     if trusted is not None:
         env["TIDEMILL_TRUSTED_KEYS"] = str(trusted)
     program = "import sys; from tidemill.cli.app import main; sys.exit(main())"

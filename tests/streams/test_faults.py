@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from tests.streams.unguarded import GUARDS
 
 from tidemill.deploy.local.jars import cache_dir
 from tidemill.deploy.local.kafka import EmbeddedKafka
-from tidemill.deploy.local.kafka_settings import free_port
+from tidemill.deploy.local.kafka_settings import free_port, proxied
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.progress_keys import OWNER
 from tidemill.kafka import KafkaConfig
@@ -117,7 +118,9 @@ def bad_network() -> Iterator[tuple[EmbeddedKafka, ResettingProxy]]:
     """A broker, and a proxy through which workers reach it."""
     behind = free_port()
     with ResettingProxy(behind, seed=7, most_bytes=100_000) as proxy:
-        broker = EmbeddedKafka(cache=cache_dir(os.environ), behind=(behind, proxy.port))
+        broker = EmbeddedKafka(
+            cache=cache_dir(os.environ), more=partial(proxied, behind=behind, proxy=proxy.port)
+        )
         with broker:
             yield broker, proxy
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tidemill.errors import BrokerError
 from tidemill.kafka.bad_records import BadRecord, parsed
-from tidemill.kafka.config import KafkaConfig
+from tidemill.kafka.config import ANSWER_S, KafkaConfig
 from tidemill.kafka.tail import Record, Tail, read_to_end
 
 V = TypeVar("V")
@@ -117,12 +117,13 @@ class LogFollower(Generic[V]):
                 next call connects again.
         """
         try:
+            answer_s = min(ANSWER_S, timeout_s)
             if self._tail is None:
                 self._tail = Tail(
-                    self._config, self._topic, timeout_s=timeout_s, newest=self._newest
+                    self._config, self._topic, timeout_s=answer_s, newest=self._newest
                 )
             else:
-                self._tail.aim_at_end(timeout_s)
+                self._tail.aim_at_end(answer_s)
             read_to_end(self._tail, self._log.take, timeout_s=timeout_s)
         except BrokerError:
             self.close()

@@ -1,17 +1,16 @@
-"""The address of the brokers, and their errors as errors for people."""
+"""The address of the brokers, and the options of every client."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
-
-from tidemill.errors import BrokerError, ConfigError
+from tidemill.errors import ConfigError
 
 Setting = str | int | float | bool
+
+ANSWER_S = 5.0
+"""How long to wait for the first answer of the brokers: every command answers within 10 s."""
 
 client_log = logging.getLogger("tidemill.librdkafka")
 """The logger of every librdkafka client, instead of stderr. librdkafka logs each failed attempt to
@@ -59,24 +58,3 @@ class KafkaConfig:
             **self.options,
             **named,
         }
-
-
-@contextmanager
-def broker_errors(
-    config: KafkaConfig, what: str, client: AdminClient | Consumer | None = None
-) -> Iterator[None]:
-    """Turn a `KafkaException` into a `BrokerError` that says *what* could not be done.
-
-    Messages that *client* has queued, say that a password is wrong, are logged first.
-    """
-    try:
-        yield
-    except KafkaException as error:
-        if client is not None:
-            client.poll(0)
-        reason = error.args[0].str() if isinstance(error.args[0], KafkaError) else str(error)
-        raise BrokerError(
-            f"{what} at {config.bootstrap}: {reason}",
-            hint="is that broker up and reachable from here? --verbose shows each attempt; "
-            "`tidemill kafka` starts a local one",
-        ) from error

@@ -2,7 +2,8 @@
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
+from tidemill.kafka.config import KafkaConfig, client_log
+from tidemill.kafka.outage import broker_errors
 
 
 class TopicEnds:

@@ -15,7 +15,8 @@ from confluent_kafka import (
 )
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
+from tidemill.kafka.outage import broker_errors
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ def read_compacted(
             if record.value is not None:
                 newest[record.key] = record.value
 
-    tail = Tail(config, topic, timeout_s=timeout_s)
+    tail = Tail(config, topic, timeout_s=min(ANSWER_S, timeout_s))
     try:
         read_to_end(tail, take, timeout_s=timeout_s)
     finally:

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Mapping
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, broker_errors
+from tidemill.kafka.config import KafkaConfig
+from tidemill.kafka.outage import broker_errors
 from tidemill.kafka.tail import Record, Tail
 
 logger = logging.getLogger(__name__)

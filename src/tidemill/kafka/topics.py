@@ -1,7 +1,7 @@
 """Topics: their settings, creation of missing ones, and their numbers of partitions."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,7 +12,8 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from tidemill.errors import BrokerError, ContractError
-from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
+from tidemill.kafka.outage import broker_errors
 
 _TIMESTAMP_TYPE = "message.timestamp.type"
 
@@ -48,7 +49,7 @@ def ensure_topics(config: KafkaConfig, topics: Iterable[Topic], *, timeout_s: fl
     deadline = time.monotonic() + timeout_s
     admin = AdminClient(config.client(), logger=client_log)
     with broker_errors(config, "topics could not be created", admin):
-        metadata = admin.list_topics(timeout=timeout_s)
+        metadata = admin.list_topics(timeout=min(ANSWER_S, timeout_s))
         replicas = min(3, len(metadata.brokers))
         missing = [
             NewTopic(
@@ -103,17 +104,29 @@ def _check_partitions(config: KafkaConfig, topic: Topic, found: int | None) -> N
         )
 
 
-def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = 30.0) -> int | None:
+def partition_count(config: KafkaConfig, topic: str, *, timeout_s: float = ANSWER_S) -> int | None:
     """Return the number of partitions of *topic*, or None if there is no such topic.
 
     Raises:
         BrokerError: the broker does not answer within *timeout_s*.
     """
+    return partition_counts(config, [topic], timeout_s=timeout_s)[topic]
+
+
+def partition_counts(
+    config: KafkaConfig, topics: Collection[str], *, timeout_s: float = ANSWER_S
+) -> dict[str, int | None]:
+    """Return the number of partitions of each of *topics*, None for one that is not there.
+
+    Raises:
+        BrokerError: the broker does not answer within *timeout_s*.
+    """
     admin = AdminClient(config.client(), logger=client_log)
-    with broker_errors(config, f"topic {topic} could not be looked up", admin):
-        metadata = admin.list_topics(timeout=timeout_s)
-    found = metadata.topics.get(topic)
-    return len(found.partitions) if found is not None and found.partitions else None
+    named = f"topic {next(iter(topics))}" if len(topics) == 1 else f"{len(topics)} topics"
+    with broker_errors(config, f"{named} could not be looked up", admin):
+        known = admin.list_topics(timeout=timeout_s).topics
+    found = {name: known.get(name) for name in topics}
+    return {name: (len(each.partitions) or None) if each else None for name, each in found.items()}
 
 
 def topics_with_producer_time(

@@ -7,14 +7,18 @@ gzip costs 8 us of CPU for an event. A topic's own `compression.type` has the br
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig, broker_errors, client_log
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
+from tidemill.kafka.outage import broker_errors
 
 logger = logging.getLogger(__name__)
+
+STUCK_S = 5.0  # brokers that are well acknowledge within milliseconds
 
 
 def new_producer(config: KafkaConfig, more: Mapping[str, object]) -> Producer:
@@ -41,6 +45,7 @@ class Writer:
         self._accepted = 0
         self._lost = 0
         self._lock = threading.Lock()
+        self._progress = Progress()
         self._closed = threading.Event()
         more: dict[str, object] = {
             "queue.buffering.max.messages": queue_messages,
@@ -113,9 +118,42 @@ class Writer:
                 self._lost += 1
         logger.error("a record was not delivered: %s", error)
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the delivery, in a clause, before anything is lost; else None."""
+        stuck_s = self._progress.stuck_s
+        if stuck_s < STUCK_S:
+            return None
+        return f"events wait for Kafka ({self.waiting:,}), which has taken none for {stuck_s:.0f} s"
+
     def _serve(self) -> None:
+        is_told = False
         while not self._closed.is_set():
             self._producer.poll(0.1)
+            waiting = len(self._producer)
+            self._progress.look(time.monotonic(), waiting=waiting, done=self._accepted - waiting)
+            trouble = self.trouble
+            if trouble and not is_told:
+                logger.warning("%s\n  hint: see that the brokers are up and not full", trouble)
+            elif is_told and not trouble:
+                logger.warning("Kafka takes events again")
+            is_told = trouble is not None
+
+
+class Progress:
+    """Tells for how long records have waited while none was done."""
+
+    def __init__(self) -> None:
+        self.stuck_s = 0.0
+        self._done = 0
+        self._since_s: float | None = None
+
+    def look(self, now_s: float, *, waiting: int, done: int) -> None:
+        """Take in how many records wait at the monotonic time *now_s*, and how many are done."""
+        if not waiting or done > self._done or self._since_s is None:
+            self._since_s = now_s
+        self._done = max(done, self._done)
+        self.stuck_s = now_s - self._since_s
 
 
 def write_all(
@@ -146,6 +184,7 @@ def write_all(
     }
     producer = new_producer(config, more)
     with broker_errors(config, f"could not write to {topic}"):
+        producer.list_topics(topic, timeout=min(ANSWER_S, timeout_s))  # is anybody there?
         for key, value in items:
             while True:
                 try:

@@ -101,16 +101,19 @@ def test_ledger_ends_with_1_if_not(lake: Lake, capsys: pytest.CaptureFixture[str
     assert "NOT balanced" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ledger", "lake compact", "compact"])
+@pytest.mark.parametrize(
+    ("command", "status"), [("ledger", 3), ("lake compact", 2), ("compact", 2)]
+)
 def test_a_lake_that_is_not_there_is_an_error(
     command: str,
+    status: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A typing error in the address must not read as balanced."""
     monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path / "absent"))
-    assert main(command.split()) == 2
+    assert main(command.split()) == status
     captured = capsys.readouterr()
     assert "has no loops" in captured.err
     assert "hint: " in captured.err
@@ -123,3 +126,22 @@ def test_compact_says_what_it_did(lake: Lake, capsys: pytest.CaptureFixture[str]
     assert main(["lake", "compact"]) == 0
     out = capsys.readouterr().out
     assert "ads/decisions: 2 files merged to 1, 0 old files removed" in out
+
+
+def test_ledger_says_that_it_did_not_look_at_kafka(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Balanced is what was read; what was not read is nobody's claim."""
+    assert main(["ledger"]) == 0
+    assert "not counted: Kafka: KAFKA_BOOTSTRAP_SERVERS is not set" in capsys.readouterr().out
+
+
+def test_ledger_without_its_broker_says_so_and_ends_with_3(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A traceback and status 1 said that a record was lost."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    assert main(["ledger"]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("tidemill: the logs of ads could not be looked up at 127.0.0.1:1")
+    assert "hint: " in told

@@ -1,10 +1,13 @@
 """The embedded Kafka: real, on its own, and never left behind."""
 
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tidemill.deploy.local.jars import SERVER, cache_dir, fetch_jars
+from tidemill.deploy.local.jars import KAFKA_VERSION, SERVER, cache_dir, fetch_jars
 from tidemill.deploy.local.kafka import EmbeddedKafka, find_kafka
-from tidemill.errors import BrokerError
+from tidemill.deploy.local.kafka_settings import free_port, listeners
+from tidemill.errors import BrokerError, ConfigError
 from tidemill.kafka import KafkaConfig, Topic, ensure_topics, read_compacted, write_all
+from tidemill.testing.kafka import START_S
 
 STARTER = """
 import os, sys, time
@@ -113,6 +118,38 @@ def test_a_suspended_broker_does_not_answer_until_it_goes_on(own_kafka: Embedded
 
 
 @pytest.mark.kafka
+def test_a_second_broker_over_the_same_data_is_refused(own_kafka: EmbeddedKafka) -> None:
+    """It overwrote the settings of the first one, and ended it."""
+    second = EmbeddedKafka(cache=cache_dir(os.environ), data=own_kafka.data)
+    settings = (own_kafka.data / "server.properties").read_text()
+    with pytest.raises(ConfigError, match=f"of process {os.getpid()}") as caught:
+        second.start()
+    assert own_kafka.config.bootstrap in caught.value.hint
+    assert (own_kafka.data / "server.properties").read_text() == settings
+    ensure_topics(own_kafka.config, [Topic(name="still-there")])
+    own_kafka.stop()
+    second.start(timeout_s=START_S)
+    try:
+        assert second.config == own_kafka.config, "clients find it where it was"
+    finally:
+        second.stop()
+
+
+@pytest.mark.kafka
+def test_a_broker_whose_port_is_taken_does_not_move(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Its clients would look for it where somebody else listens."""
+    port, controller = free_port(), free_port()
+    (tmp_path / "server.properties").write_text(listeners(port, controller))
+    broker = EmbeddedKafka(cache=cache_dir(os.environ), data=tmp_path)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ConfigError, match=f"port {port}, where this Kafka was reached before"),
+    ):
+        broker.start()
+    assert broker.config.bootstrap.endswith(f":{port}")
+
+
+@pytest.mark.kafka
 def test_a_second_start_touches_no_network(kafka: KafkaConfig) -> None:
     """Trains and firewalls: what was fetched once is enough."""
     refused: list[object] = []
@@ -154,3 +191,21 @@ def test_a_given_broker_that_does_not_answer_is_an_error_not_a_second_choice() -
     """Starting another one would hide that the configured one is down."""
     with pytest.raises(BrokerError, match="does not answer"):
         find_kafka({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, patience_s=1)
+
+
+def test_waiting_for_another_download_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Minutes without a word look like a hang."""
+    home = tmp_path / f"kafka-{KAFKA_VERSION}"
+    home.mkdir()
+    (home / "any.json").write_text(json.dumps({"artifacts": ["any"], "jars": []}))
+    other = (home / "lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waiting = threading.Thread(target=fetch_jars, args=(tmp_path, ["any"]), kwargs={"name": "any"})
+    waiting.start()
+    while "waiting for it" not in caplog.text:
+        assert waiting.is_alive()
+        time.sleep(0.02)
+    other.close()
+    waiting.join()

@@ -5,25 +5,33 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from contextlib import ExitStack, closing, suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tests.schemas.loops import MINIMAL
 
 from tidemill import Client
+from tidemill.deploy.local.folder_lock import FolderLock
+from tidemill.deploy.local.kafka import EmbeddedKafka, RunningKafka
 from tidemill.deploy.local.supervisor import answers, tidemill_command
+from tidemill.deploy.local.up import UpConfig, look_after_kafka, run_up
+from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
+from tidemill.kafka.outage import is_away
 
 
 def free_ports() -> int:
-    """Return the first of three free ports in a row, below those that clients get by chance."""
+    """Return the first of four free ports in a row, below those that clients get by chance."""
     while True:
         first = random.randrange(10_000, 30_000)
         with ExitStack() as opened, suppress(OSError):
-            for port in range(first, first + 3):
+            for port in range(first, first + 4):
                 opened.enter_context(closing(socket.create_server(("127.0.0.1", port))))
             return first
 
@@ -56,3 +64,32 @@ def test_up_serves_the_loop_of_a_file_and_leaves_nothing_behind(
         assert process.wait(120) == 0
     assert not answers(f"{url}/healthz")
     assert (tmp_path / "logs" / "train.log").exists()
+
+
+@pytest.mark.kafka
+def test_a_kafka_that_hangs_is_started_again(own_kafka: EmbeddedKafka) -> None:
+    """Every other process waits for it, however long."""
+    stop = threading.Event()
+    kafka = RunningKafka(kind="embedded", config=own_kafka.config, start_s=0.0, embedded=own_kafka)
+    out = Console(file=StringIO())
+    watch = threading.Thread(target=look_after_kafka, args=(kafka, out, stop), kwargs={"hung_s": 3})
+    own_kafka.suspend()
+    watch.start()
+    try:
+        deadline = time.monotonic() + 300
+        while is_away(own_kafka.config):
+            assert time.monotonic() < deadline
+    finally:
+        stop.set()
+        watch.join()
+
+
+def test_a_second_up_in_one_folder_is_refused(tmp_path: Path) -> None:
+    """It would start a second Kafka over the data of the first."""
+    config = UpConfig(folder=tmp_path / "up")
+    with (
+        FolderLock(tmp_path / "up", use="used", hint="none"),
+        pytest.raises(ConfigError, match="of process") as caught,
+    ):
+        run_up(config, Console(file=StringIO()))
+    assert "--folder" in caught.value.hint

@@ -87,6 +87,31 @@ def test_no_trusted_key_at_all_is_an_error(tmp_path: Path) -> None:
         TrustedKeys.load(path)
 
 
+def test_trusted_keys_that_others_may_write_are_refused(tmp_path: Path) -> None:
+    """Whoever adds a line to it decides for the product."""
+    _, trusted = init_keys(tmp_path / "keys")
+    assert (tmp_path / "keys").stat().st_mode & 0o077 == 0
+    for mode in (0o664, 0o646):
+        trusted.chmod(mode)
+        with pytest.raises(ConfigError, match="others may write it"):
+            TrustedKeys.load(trusted)
+
+
+def test_a_revoked_key_is_not_believed_any_more(tmp_path: Path) -> None:
+    """Without a restart; a file that is wrong meanwhile takes nothing away."""
+    old, new = SigningKey.generate(), SigningKey.generate()
+    path = tmp_path / "trusted.keys"
+    TrustedKeys.of([old.public, new.public]).save(path)
+    keys = TrustedKeys.from_env({TRUSTED_KEYS: str(path)})
+    assert keys.verify(old.id, old.sign(b"x"), b"x")
+    path.unlink()
+    TrustedKeys.of([new.public]).save(path)
+    assert not keys.verify(old.id, old.sign(b"x"), b"x")
+    path.write_text("what is this")
+    assert keys.verify(new.id, new.sign(b"x"), b"x")
+    assert keys.trouble is not None
+
+
 def test_two_trusted_keys_let_one_be_replaced(tmp_path: Path) -> None:
     """Keys are rotated by trusting both for a while."""
     old, new = SigningKey.generate(), SigningKey.generate()

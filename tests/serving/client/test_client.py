@@ -22,7 +22,7 @@ from tidemill.schemas.models.signing import SigningKey
 from tidemill.serving.client.client import LoopClient
 from tidemill.serving.client.embedded import EmbeddedTransport
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.worker import Worker
+from tidemill.serving.worker import NO_KAFKA, Worker
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -417,3 +417,24 @@ def test_an_embedded_worker_without_kafka_needs_a_definition() -> None:
     """With one it decides at once; without, it says what is missing."""
     with pytest.raises(BrokerError, match="could not be read"):
         Client.embedded(NOWHERE, ready_s=0.1)
+
+
+def test_without_kafka_a_unit_test_decides_quietly_and_ends_at_once(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client of Kafka would log each attempt to connect, and wait for its last events."""
+    client = Client.embedded(None, definitions=[banner()])
+    result = client.loop("banner").get_decision(FEATURES)
+    client.loop("banner").log_feedback(result.id, "left")
+    threads = {thread.name for thread in threading.enumerate()}
+    client.close()
+    assert (result.action, result.source) == ("hide", "default")
+    assert not {name for name in threads if "kafka" in name or "subscriber" in name}
+    assert capfd.readouterr().out == ""
+    assert [one.getMessage() for one in caplog.records] == [NO_KAFKA]
+
+
+def test_a_worker_without_kafka_needs_a_loop() -> None:
+    """It would answer nothing, for ever."""
+    with pytest.raises(ConfigError, match="without Kafka"):
+        Client.embedded(None)

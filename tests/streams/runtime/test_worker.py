@@ -31,11 +31,13 @@ from tests.streams.rig import (
     until,
 )
 
+from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.published import publish_loop
-from tidemill.streams.runtime.worker import EXIT_REFUSED
+from tidemill.streams.runtime.worker import EXIT_REFUSED, group_name
+from tidemill.testing.kafka import START_S
 
 pytestmark = pytest.mark.kafka
 
@@ -147,7 +149,7 @@ def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
     """A worker that was frozen past its session still believes that it owns its partitions."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
     with zombie(rig) as worker:
-        assert worker.wait(300) == 1
+        assert worker.wait(300) == 2
         rig.close(START + 60 * SECOND)
         until(rig.is_done, "windows close")
     assert "another worker has taken over" in rig.log()
@@ -252,7 +254,7 @@ def test_a_disk_that_refuses_is_named_and_loses_nothing(kafka: KafkaConfig, tmp_
         log.rename(aside)
         log.write_text("no folder any more")
         last = send_traffic(producer, range(3_000, 6_000), seed=6)
-        assert worker.wait(300) == 1
+        assert worker.wait(300) == 2
     finally:
         end(worker)
     said = rig.log()
@@ -471,3 +473,28 @@ def test_a_new_version_of_the_loop_is_taken_up_at_once(kafka: KafkaConfig, tmp_p
     weather = rig.examples().unnest("features")["weather"].to_list()
     assert weather == ["rain", None]
     assert_exact(rig)
+
+
+def test_the_group_of_a_worker_is_that_of_the_loops_it_was_asked_for() -> None:
+    """With the second loop that was published, the lag of the first group grew for ever."""
+    assert group_name([]) == "tidemill-streams"
+    assert group_name(["shop"]) == "tidemill-shop"
+    assert group_name(["shop", "news"]) == group_name(["news", "shop"]) == "tidemill-news+shop"
+
+
+def test_a_worker_that_starts_before_its_broker_waits_for_it(
+    own_kafka: EmbeddedKafka, tmp_path: Path
+) -> None:
+    """It ended after 30 s, and its supervisor waited longer from start to start."""
+    rig = new_rig(own_kafka.config, tmp_path)
+    own_kafka.kill()
+    worker = rig.start()
+    try:
+        until(lambda: "the worker waits for Kafka" in rig.log(), "it tells")
+        own_kafka.start(timeout_s=START_S)
+        producer = rig.producer()
+        send_traffic(producer, range(100), seed=1)
+        until(rig.is_read, "it reads")
+        assert worker.poll() is None
+    finally:
+        assert end(worker) == 0

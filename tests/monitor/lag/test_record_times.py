@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.monitor.record_times import Found, record_times
+from tidemill.monitor.lag.record_times import Found, record_times
 
 
 class FakeLog:

@@ -1,8 +1,6 @@
 """Lag on a real broker, against Kafka's own tool for messages and the log itself for seconds."""
 
 import json
-import os
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,23 +9,15 @@ from dataclasses import dataclass, field
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from tests.monitor.lag.lags import commit, oracle, read_lag
 
 from tidemill.cli.app import main
 from tidemill.cli.tables.lag import Limits, as_document, watch_lag
-from tidemill.deploy.local.jars import TOOLS, cache_dir, fetch_jars
-from tidemill.errors import BrokerError
+from tidemill.errors import BrokerError, RequestError
 from tidemill.kafka import KafkaConfig, Record, Tail, Topic, ensure_topics, write_all
 from tidemill.monitor.lag import GroupLag, LagReader, PartitionLag
 
 pytestmark = pytest.mark.kafka
-
-
-def commit(config: KafkaConfig, group: str, topic: str, offsets: dict[int, int]) -> None:
-    """Commit *offsets* (partition -> next offset) as a group without members would leave them."""
-    consumer = Consumer(config.client(group_id=group, enable_auto_commit=False))
-    places = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
-    consumer.commit(offsets=places, asynchronous=False)
-    consumer.close()
 
 
 def records(config: KafkaConfig, topic: str) -> dict[tuple[int, int], Record]:
@@ -49,7 +39,7 @@ class Read:
 
     def lag(self) -> dict[int, PartitionLag]:
         """Read the lag of the group by partition."""
-        (lag,) = LagReader(self.config).read(self.group)
+        (lag,) = read_lag(self.config, self.group)
         return {partition.partition: partition for partition in lag.partitions}
 
 
@@ -65,21 +55,6 @@ def read(kafka: KafkaConfig) -> Read:
         ends[partition] = max(ends[partition], offset + 1)
     commit(kafka, made.group, made.topic, {0: 17, 1: 0, 2: ends[2]})
     return made
-
-
-def oracle(config: KafkaConfig, group: str) -> dict[tuple[str, int], int]:
-    """Return the LAG column of Kafka's own kafka-consumer-groups for *group*."""
-    jars = fetch_jars(cache_dir(os.environ), TOOLS, name="tools")
-    command = jars.command(
-        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-        *("--bootstrap-server", config.bootstrap, "--describe", "--group", group),
-    )
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
-    header = next(line for line in lines if line[0] == "GROUP")
-    topic, part, lag = (header.index(name) for name in ("TOPIC", "PARTITION", "LAG"))
-    rows = [line for line in lines if line[0] == group and len(line) > lag]
-    return {(row[topic], int(row[part])): int(row[lag]) for row in rows}
 
 
 def test_messages_are_what_kafkas_own_tool_says(read: Read) -> None:
@@ -132,7 +107,7 @@ def test_what_was_deleted_unread_is_lost_not_late(read: Read) -> None:
 
 def test_a_group_without_members_is_listed(read: Read) -> None:
     """A worker that died is exactly what the operator is looking for."""
-    found = {lag.group: lag for lag in LagReader(read.config).read()}
+    found = {lag.group: lag for lag in read_lag(read.config)}
     assert found[read.group].members == 0
     assert found[read.group].messages == sum(lag.messages for lag in read.lag().values())
 
@@ -155,7 +130,7 @@ def test_a_member_that_never_committed_is_behind_by_the_whole_log(
     read: Read, member: Consumer
 ) -> None:
     """A worker stuck in its first batch has no offset; silence would hide it."""
-    (lag,) = LagReader(read.config).read(f"{read.group}-new")
+    (lag,) = read_lag(read.config, f"{read.group}-new")
     assert (lag.members, lag.messages) == (1, 300)
     assert {partition.committed for partition in lag.partitions} == {None}
 
@@ -173,15 +148,18 @@ def test_a_topic_that_is_gone_does_not_break_the_others(read: Read) -> None:
 
 def test_a_broker_that_does_not_answer_is_an_error_and_not_an_empty_table() -> None:
     """No groups and no broker look the same, and one of them is an alarm."""
-    with pytest.raises(BrokerError, match="the lag could not be read at") as caught:
-        LagReader(KafkaConfig("127.0.0.1:1"), timeout_s=1.0).read()
+    with (
+        LagReader(KafkaConfig("127.0.0.1:1"), timeout_s=1.0) as reader,
+        pytest.raises(BrokerError, match="the lag could not be read at") as caught,
+    ):
+        reader.read()
     assert "reachable" in caught.value.hint
 
 
 def test_an_unknown_group_is_an_error_with_a_hint(kafka: KafkaConfig) -> None:
     """A typing error must not look like a healthy group."""
-    with pytest.raises(BrokerError, match="no consumer group"):
-        LagReader(kafka).read(f"absent-{uuid.uuid4().hex}")
+    with pytest.raises(RequestError, match="no consumer group"):
+        read_lag(kafka, f"absent-{uuid.uuid4().hex}")
 
 
 def test_the_exit_status_tells_whether_a_limit_is_broken(
@@ -207,10 +185,10 @@ def test_watching_reads_again_until_it_is_told_to_stop(
     read: Read, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Progress is the difference between two readings."""
-    reader, seen = LagReader(read.config), []
+    seen = []
 
     def once() -> list[GroupLag]:
-        seen.append(reader.read(read.group))
+        seen.append(read_lag(read.config, read.group))
         commit(read.config, read.group, read.topic, {0: 18 + len(seen)})
         return seen[-1]
 
@@ -219,3 +197,48 @@ def test_watching_reads_again_until_it_is_told_to_stop(
     totals = [lags[0].messages for lags in seen]
     assert totals == [totals[0], totals[0] - 2, totals[0] - 3]
     assert as_document(seen[0], limits)[0]["over"] is True
+
+
+def test_watching_goes_on_through_an_outage(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever watches an outage wants to see its end; old figures would look well."""
+    outage = BrokerError("no answer", hint="start the broker")
+    answers: list[list[GroupLag] | BrokerError] = [[], outage, [], outage]
+
+    def once() -> list[GroupLag]:
+        answer = answers.pop(0)
+        if isinstance(answer, BrokerError):
+            raise answer
+        return answer
+
+    assert watch_lag(once, Limits(), as_json=True, every_s=0.0, readings=4) == 3
+    problem = {"problem": "no answer", "hint": "start the broker"}
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        [],
+        problem,
+        [],
+        problem,
+    ]
+
+
+def test_a_group_that_nobody_will_join_again_is_forgotten(
+    read: Read, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lag grows for ever, and hides the one that matters."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", read.config.bootstrap)
+    assert main(["lag", read.group, "--forget"]) == 0
+    assert main(["lag", read.group]) == 2
+    assert main(["lag", read.group, "--forget"]) == 2
+    assert main(["lag", "--forget"]) == 2
+    assert "no consumer group" in capsys.readouterr().err
+
+
+def test_a_group_that_is_read_is_not_forgotten(
+    read: Read,
+    member: Consumer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A typing error must not move a worker back to the start."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", read.config.bootstrap)
+    assert main(["lag", f"{read.group}-new", "--forget"]) == 2
+    assert "has members" in capsys.readouterr().err
