@@ -7,6 +7,8 @@ The steps run in order in one thread. All state that must survive a crash is in 
 - killed between the registry and the topic: the next cycle publishes the version first.
 
 `trainer.py` has the process, its signals and its waiting.
+
+Longer than 300 lines because both learners share the order of their steps.
 """
 
 import logging

@@ -4,6 +4,8 @@ Delivery: every commit of ``examples`` is learned once, and every version is reg
 published once, whenever the process is killed (`cycle.py`). While no broker answers, new versions
 wait in the lake. Any other error ends the process with what and hint, and its supervisor starts it
 again. Between two versions the trainer merges small files of the lake (`maintenance.py`).
+
+Longer than 300 lines because settings, metrics and the newest cycle of the process are here.
 """
 
 import logging

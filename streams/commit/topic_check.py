@@ -4,19 +4,17 @@ A topic that was deleted and made anew has other records at the same offsets. It
 keeps the id with the offset it belongs to, in the same commit. A lake without ids adopts the first.
 """
 
-import logging
-
 from tidemill.errors import ContractError
 from tidemill.features.lake.progress_keys import CLUSTER_ID, TOPIC_ID
 from tidemill.schemas.logs import Log
 from tidemill.streams.commit.leases import Lease
 from tidemill.streams.consumer.topic_ids import TopicIdentity
 
-logger = logging.getLogger(__name__)
 
-
-def check_identity(loop: str, lease: Lease, log: Log, identity: TopicIdentity) -> None:
+def check_identity(loop: str, lease: Lease, log: Log, identity: TopicIdentity) -> bool:
     """Compare *identity* with that of the topic that *lease* has read *log* from.
+
+    Return whether it is adopted: the lake has read something, and has no ids.
 
     Raises:
         ContractError: it is another topic, or the topic of another cluster.
@@ -24,14 +22,9 @@ def check_identity(loop: str, lease: Lease, log: Log, identity: TopicIdentity) -
     topic, cluster = lease.of(log, TOPIC_ID), lease.of(log, CLUSTER_ID)
     offset = lease.offset(log)
     if topic is None or cluster is None:
-        if offset:
-            logger.info(
-                "%s: %s/%d was read up to %d when its lake kept no ids: adopting topic id %s",
-                *(loop, identity.topic, lease.partition, offset, identity.id),
-            )
-        return
+        return offset > 0
     if topic == identity.number and cluster == identity.cluster_number:
-        return
+        return False
     what = (
         f"was deleted and made anew: its id is {identity.id} now"
         if cluster == identity.cluster_number

@@ -129,13 +129,23 @@ class LoopRunner:
 
     def identify(self, name: Log, identity: TopicIdentity) -> None:
         """Compare *identity* with that of the topic that the lake has read *name* from."""
-        for owned in self._owned.values():
+        adopted = []
+        for number, owned in self._owned.items():
+            reading = owned.partition.readings[name]
+            if reading.identity == identity:
+                continue
             try:
-                check_identity(self.loop.loop, owned.lease, name, identity)
+                is_adopted = check_identity(self.loop.loop, owned.lease, name, identity)
             except ContractError as error:
                 self.refuse(error)
                 return
-            owned.partition.readings[name].identity = identity
+            reading.identity = identity
+            adopted += [number] if is_adopted else []
+        if adopted:
+            logger.warning(
+                "%s: the lake has read partitions %s of %s without ids; adopting topic id %s",
+                *(self.loop.loop, adopted, identity.topic, identity.id),
+            )
 
     @property
     def partitions(self) -> Collection[int]:

@@ -119,6 +119,12 @@ def test_each_link_shows_once_it_is_there(config: MonitorConfig, loop: Loop) -> 
     assert found.closed_until == NOON
     assert found.example_age_s is not None
     assert found.example_age_s < 600
+    assert found.trainer_age_s is None
+    beat = TrainerBeat(loop=loop.loop, at=datetime.now(UTC), examples=0)
+    write_all(config.kafka, topics.CONTROL, [beat.record()])
+    found = chain(config)
+    assert found.trainer_age_s is not None
+    assert (found.trainer_age_s < 600, found.backlog) == (True, 1)
 
 
 @pytest.mark.kafka

@@ -1,12 +1,15 @@
 """When a commit cycle is due. The schedules prove what a commit cycle does."""
 
 import string
+from uuid import UUID
 
 import pytest
 from tests.streams.schedule_oracle import Event
 from tests.streams.workers_in_memory import RUNNER, Process, World
 
+from tidemill.errors import ContractError
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, position_of
+from tidemill.streams.consumer.topic_ids import TopicIdentity
 
 
 @pytest.fixture
@@ -128,3 +131,51 @@ def test_a_new_stream_without_a_record_does_not_stop_corrections() -> None:
     RUNNER.run_until_complete(new.round(10))
     rows = later.rows("examples", ("revision", "feedback_offsets"))[0]
     assert rows == [(0, [0]), (1, [0, 2])]
+
+
+HERE, ANEW = (TopicIdentity(topic="t", id=UUID(int=number), cluster="c") for number in (7, 8))
+
+
+def test_a_lake_without_ids_adopts_the_first_and_says_so_once(
+    process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells what was believed, and of which partitions; the id is in the next commit."""
+    read(process, 6)
+    RUNNER.run_until_complete(process.run.commit())
+    for _ in range(2):
+        process.run.identify(DECISIONS, HERE)
+    (record,) = caplog.records
+    assert "has read partitions [0, 1] of t without ids; adopting topic id" in record.getMessage()
+    process.run.identify(FEEDBACK, HERE)
+    assert len(caplog.records) == 1, "of this log nothing was read yet"
+    read(process, 6)
+    RUNNER.run_until_complete(process.run.commit())
+    again = Process(process.world)
+    RUNNER.run_until_complete(again.claim([0, 1]))
+    again.run.identify(DECISIONS, HERE)
+    assert again.run.refusal is None
+    again.run.identify(DECISIONS, ANEW)
+    assert "was deleted and made anew" in str(again.run.refusal)
+
+
+@pytest.mark.parametrize("answer", ["made anew", "no answer", "the same topic"])
+def test_rows_are_committed_only_if_their_topic_is_known_to_be_the_same(
+    process: Process, answer: str
+) -> None:
+    """The ids are asked after the rows were fetched; what is unknown waits for the next cycle."""
+    process.run.identify(DECISIONS, HERE)
+
+    async def verify() -> bool:
+        if answer == "made anew":
+            process.run.refuse(ContractError("another topic", hint="replay it"))
+        return answer == "the same topic"
+
+    process.run.verify = verify
+    read(process, 6)
+    RUNNER.run_until_complete(process.run.commit())
+    committed = [process.run.position(DECISIONS, number).committed or 0 for number in (0, 1)]
+    assert sum(committed) == (6 if answer == "the same topic" else 0)
+    if answer == "no answer":
+        process.run.verify = None
+        RUNNER.run_until_complete(process.run.commit())
+        assert process.run.position(DECISIONS, 0).committed == 3, "nothing was lost by waiting"
