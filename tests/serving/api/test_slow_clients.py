@@ -34,7 +34,10 @@ BEGINNINGS = [
 
 
 class SlowClients:
-    """Keeps many connections open, sends a byte now and then, and comes back when it is closed."""
+    """Keeps many connections open, sends a byte now and then, and comes back when it is closed.
+
+    After the first ones it makes 200 connections a second at most: it shares the processor.
+    """
 
     def __init__(self, url: str, count: int) -> None:
         parts = urlsplit(url)
@@ -52,6 +55,8 @@ class SlowClients:
             while len(opened) < self._count and not self._stop.is_set():
                 with contextlib.suppress(OSError):
                     opened[self._new()] = None
+                if self.made > self._count:
+                    self._stop.wait(0.005)
             for key, _ in self._selector.select(0.1):
                 connection = key.fileobj
                 assert isinstance(connection, socket.socket)
