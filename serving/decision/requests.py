@@ -91,7 +91,7 @@ class DecisionReader:
     def __init__(self, loop: Loop, limits: RequestLimits | None = None) -> None:
         limits = limits or RequestLimits()
         self.record = RequestValues("feature", loop.features, max_list=limits.list_items)
-        self._max_skew = loop.max_skew
+        self._loop = loop
         self._reader = BodyReader(
             self.check,
             required=("features",),
@@ -116,7 +116,7 @@ class DecisionReader:
             raise RequestError(f"field 'entity' is {entity!r:.100}, no text", hint="send a text")
         if id is not None:
             _check_id("id", id)
-        moment = None if at is None else checked_at(at, self._max_skew)
+        moment = None if at is None else checked_at(at, self._loop)
         return DecisionRequest(astuple(self.record.check(features)), entity, id, moment)
 
     def read(self, body: bytes) -> DecisionRequest | list[DecisionRequest]:
@@ -137,8 +137,7 @@ class FeedbackReader:
             name: RequestValues("value", kind.values, max_list=limits.list_items)
             for name, kind in loop.feedback.items()
         }
-        self._loop = loop.loop
-        self._max_skew = loop.max_skew
+        self._loop = loop
         self._reader = BodyReader(
             self._check_item,
             required=("decision_id", "kind"),
@@ -174,7 +173,7 @@ class FeedbackReader:
         _check_id("decision_id", decision_id)
         if id is not None:
             _check_id("id", id)
-        moment = None if at is None else checked_at(at, self._max_skew)
+        moment = None if at is None else checked_at(at, self._loop)
         return FeedbackRequest(decision_id, kind, checked, id, moment)
 
     def record(self, kind: str) -> RequestValues:
@@ -187,7 +186,7 @@ class FeedbackReader:
             raise RequestError(f"field 'kind' is {kind!r:.100}, no text", hint=self._kinds)
         if kind in self.records:
             return self.records[kind]
-        raise UnknownError(f"loop {self._loop} has no feedback {kind[:100]!r}", hint=self._kinds)
+        raise UnknownError(f"loop {self._loop.loop} has no feedback {kind[:100]!r}", hint=self._kinds)
 
     @property
     def _kinds(self) -> str:
@@ -204,13 +203,14 @@ class FeedbackReader:
         return self.check(decision_id, kind, {} if values is None else values, id, at)
 
 
-def checked_at(at: datetime | str, max_skew: timedelta) -> datetime:
-    """Return *at* as a time that a streams worker takes.
+def checked_at(at: datetime | str, loop: Loop) -> datetime:
+    """Return *at* as a time that a streams worker of *loop* takes.
 
     Raises:
-        RequestError: it is no time with a zone, too far ahead, or of a year that no lake holds.
+        RequestError: it is no time with a zone, too far ahead or too old, or of a year that no lake
+            holds.
     """
-    moment = _moment(at)
+    moment, max_skew = _moment(at), loop.max_skew
     ahead = timedelta(seconds=(moment - _EPOCH).total_seconds() - time.time())
     if ahead > max_skew * SKEW_SHARE:
         raise RequestError(
@@ -222,6 +222,12 @@ def checked_at(at: datetime | str, max_skew: timedelta) -> datetime:
         raise RequestError(
             f"at {moment.isoformat()} is before the year {FIRST_YEAR}",
             hint="send the time of the event; leave `at` out to have the worker's time",
+        )
+    if -ahead > loop.max_age * SKEW_SHARE:
+        raise RequestError(
+            f"at {moment.isoformat()} is {_span(-ahead)} old, over {SKEW_SHARE:.0%} of the loop's "
+            f"max_age of {_span(loop.max_age)}",
+            hint="is it in seconds or milliseconds? a loop that replays old events sets max_age",
         )
     return moment
 

@@ -184,12 +184,18 @@ def test_what_goes_with_the_features_is_judged_alike(
 
 @pytest.mark.parametrize(
     ("ahead", "is_taken"),
-    [(timedelta(minutes=4), True), (timedelta(minutes=5), False), (timedelta(days=365), False)],
+    [
+        (timedelta(minutes=4), True),
+        (timedelta(minutes=5), False),
+        (timedelta(days=365), False),
+        (timedelta(days=-3_000), True),
+        (timedelta(days=-3_650), False),
+    ],
 )
-def test_a_time_ahead_of_the_clock_is_judged_alike(
+def test_a_time_that_no_streams_worker_takes_is_judged_alike(
     ahead: timedelta, is_taken: bool, both: tuple[LoopClient, LoopClient]
 ) -> None:
-    """Beyond `max_skew` it would be a dead letter, and a thousand of them would stop the loop."""
+    """Beyond `max_skew` or `max_age` it would be a dead letter, and many would stop the loop."""
     at = datetime.now(UTC) + ahead
     for loop in both:
         found = [
