@@ -73,8 +73,8 @@ def shown(value: object) -> str:
 
     >>> [shown(value) for value in (None, 1234567, 0.25, "a" + chr(7))]
     ['-', '1,234,567', '0.25', 'a\\x07']
-    >>> shown(datetime(2026, 1, 1, 12))
-    '2026-01-01 12:00:00'
+    >>> shown(datetime(2026, 1, 1, 12)), shown(datetime(999, 1, 1))
+    ('2026-01-01 12:00:00', '0999-01-01 00:00:00')
     """
     match value:
         case None:
@@ -86,7 +86,8 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.6g}"
         case datetime():
-            return value.strftime("%Y-%m-%d %H:%M:%S.%f").removesuffix(".000000")
+            # strftime would write years below 1000 without zeros
+            return value.replace(tzinfo=None).isoformat(sep=" ")
     return harmless(str(value))
 
 
@@ -123,7 +124,7 @@ def print_error(error: object) -> None:
 
 def print_json(document: object, *, indent: int | None = None) -> None:
     """Print *document* as JSON, in one line unless it has an *indent*; times are ISO 8601."""
-    print(json.dumps(document, default=json_value, indent=indent))
+    print(json.dumps(document, default=json_value, indent=indent), flush=True)
 
 
 def json_value(value: object) -> str:

@@ -39,7 +39,8 @@ class Account:
 
     Attributes:
         read: rows of the raw table, and dead letters.
-        ends: the number of records by outcome; `dead_letter` is one of them.
+        ends: the number of records by outcome; `dead_letter` is one of them. `label_error` is
+            there only if any decision ended as that.
         open: rows whose window is still open.
         twice: rows minus distinct offsets; above 0 the fence has failed.
         lost: offsets from the first row to the next one to read that left no trace. Offsets that
@@ -148,6 +149,7 @@ def _account(
         partition=partition,
         read=total["rows"] + dead,
         ends={name: total[name] + settled.get(name, 0) for name in _ENDS[table]}
+        | {name: total[name] for name in _SELDOM if total[name]}
         | {"dead_letter": dead},
         open=total["open"],
         twice=total["rows"] - total["offsets"],
@@ -211,12 +213,10 @@ _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
     FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED),
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
-    DECISIONS: (
-        *("labeled", "no_feedback", "censored", "not_activated", "label_error"),
-        *("late", "duplicate"),
-    ),
+    DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched", "misplaced"),
 }
+_SELDOM = ("label_error",)  # outcomes that are listed only where there are any
 
 _DECISIONS = """
     WITH raw AS (

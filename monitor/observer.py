@@ -151,10 +151,10 @@ class Observer:
         self._control = LogFollower(
             config.kafka, topics.CONTROL, parse_control, newest=_CONTROL_RECORDS
         )
-        self._beats: list[TrainerBeat] = []
         self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
         self._unpublished: dict[str, str] = {}
         self._said: Sequence[Ack] = ()
+        self._beats: Sequence[TrainerBeat] = ()
         self._ledger_due_s = 0.0
 
     def read(self, last: Status) -> Status:

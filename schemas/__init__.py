@@ -6,7 +6,7 @@ Read `loop/` (the definition), `topics`, `logs` and `partitioner` (where its eve
 publish). It is the lowest layer and imports `tidemill.kafka` and `tidemill.errors` only: no lake,
 no DuckDB but for labels, no River, no LightGBM, no Faust.
 
-Proved elsewhere: `loop_topic` by `tests/schemas/test_published.py`.
 Proved elsewhere: `partitioner` by `tests/streams/test_placement.py`.
+Proved elsewhere: `loop_topic` by `tests/schemas/test_published.py`.
 Proved elsewhere: `topics` by `tests/schemas/test_logs.py`.
 """

@@ -49,12 +49,15 @@ class JournalConfig:
     folder: Path
     max_bytes: int = 256 * 2**20
     """A minute of 10,000 decisions a second; beyond it decisions go on without the journal."""
+    is_required: bool = True
+    """Whether a worker that cannot write there must not start."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self | None:
         """Read TIDEMILL_JOURNAL, a folder or ``off``, and TIDEMILL_JOURNAL_MB.
 
-        Unset, the folder is ``tidemill/journal`` in XDG_STATE_HOME or ``~/.local/state``.
+        Unset, the folder is ``tidemill/journal`` in XDG_STATE_HOME or ``~/.local/state``; a worker
+        that cannot write there goes on without a journal, and says so.
 
         Raises:
             ConfigError: the size is no whole number above 8, two segments.
@@ -70,7 +73,7 @@ class JournalConfig:
                 hint=f"set it to megabytes, or {JOURNAL}=off for no journal",
             )
         folder = Path(named).expanduser() if named else state / "tidemill" / "journal"
-        return cls(folder=folder, max_bytes=int(size) * 2**20)
+        return cls(folder=folder, max_bytes=int(size) * 2**20, is_required=bool(named))
 
 
 class JournalSegment:

@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+from tidemill.errors import ConfigError
 from tidemill.kafka import AcknowledgedWriter, KafkaConfig, Writer
-from tidemill.serving.decision.event_log import Done, Event, Write
+from tidemill.serving.decision.event_log import Event, OnDelivered, WriteEvent
 from tidemill.serving.journal import Journal, JournalConfig, LeftJournal, left_journals
 from tidemill.serving.journaled_writer import JournaledWriter
 
@@ -46,19 +47,30 @@ class KafkaEventLog:
         self._acknowledge_s = acknowledge_s
         self._lock = threading.Lock()
         self._acknowledged: AcknowledgedWriter | None = None
-        made = Journal(journal, config.bootstrap) if journal is not None else None
+        self._journal_trouble: str | None = None
+        made = self._new_journal(journal) if journal is not None else None
         count = 1 if made is None else 2
         self._writers = [
             Writer(config, queue_messages=queue_events, linger_ms=linger_ms) for _ in range(count)
         ]
-        self.write: Write = self._writers[0].write
-        self.write_volatile: Write = self._writers[0].write
+        self.write: WriteEvent = self._writers[0].write
+        self.write_volatile: WriteEvent = self._writers[0].write
         self.journaled: JournaledWriter | None = None
         self._left: _LeftDelivery | None = None
         if journal is not None and made is not None:
             self.journaled = JournaledWriter(made, (self._writers[0], self._writers[1]))
             self.write = self.journaled.write
             self._left = _LeftDelivery(config, journal)
+
+    def _new_journal(self, journal: JournalConfig) -> Journal | None:
+        try:
+            return Journal(journal, self._config.bootstrap)
+        except ConfigError as error:
+            if journal.is_required:
+                raise
+            logger.warning("%s", error)
+            self._journal_trouble = f"there is no journal: {error.what}"
+            return None
 
     @property
     def dropped(self) -> int:
@@ -83,14 +95,25 @@ class KafkaEventLog:
         return in_journal + sum(each.waiting for each in self._all())
 
     @property
+    def journal_bytes(self) -> int:
+        """How much of the disk the journal takes, if there is one."""
+        return self.journaled.size_bytes if self.journaled is not None else 0
+
+    @property
+    def journal_missed(self) -> int:
+        """How many events the journal had no room for."""
+        return self.journaled.missed if self.journaled is not None else 0
+
+    @property
     def troubles(self) -> list[str]:
         """What an operator should know about the delivery and the journal, a clause each."""
         found = [each.trouble for each in self._writers]
         found += [] if self.journaled is None else [self.journaled.trouble]
         found += [] if self._left is None else [self._left.trouble]
+        found.append(self._journal_trouble)
         return [trouble for trouble in found if trouble is not None]
 
-    def deliver(self, events: Sequence[Event], done: Done) -> None:
+    def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
         """Take *events* and return at once; call *done* when the broker has all of them, or not."""
         self._acknowledging().write_all(events, done)
 

@@ -6,6 +6,7 @@ without Kafka, and once it has a loop it decides, whether a broker answers or no
 
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class ServingWorkerConfig:
     acknowledge_s: float = 5.0
     """How long feedback may wait for Kafka before it is given up."""
     close_s: float = 7.0
-    """How long a stopping worker waits for its last events to be delivered."""
+    """How long a stopping worker waits for its threads and for the delivery of its last events."""
 
     @classmethod
     def from_env(
@@ -146,11 +147,12 @@ class Worker:
 
     def close(self) -> int:
         """Stop following, deliver the last events, and return how many could not be."""
+        deadline = time.monotonic() + self.config.close_s
         self._closed.set()
         if self._watcher.ident is not None:
             self._watcher.join()
         self.subscriber.close()
-        undelivered = self.log.flush(self.config.close_s)
+        undelivered = self.log.flush(max(0.5, deadline - time.monotonic()))
         self.log.close(timeout_s=0.0)
         return undelivered
 

@@ -10,8 +10,8 @@ from tidemill.serving.api.metrics import registry_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.streams import metrics as streams_metrics
 from tidemill.streams.metrics import StreamMetrics
-from tidemill.trainers import trainer
-from tidemill.trainers.trainer import TrainerMetrics
+from tidemill.trainers import metrics as trainer_metrics
+from tidemill.trainers.metrics import TrainerMetrics
 from tidemill.work_log import WorkLog
 
 COUNTED = {"rows_total": "rows read", "dead_total": "dead letters"}
@@ -58,7 +58,7 @@ def test_what_is_told_are_counters_that_the_processes_have() -> None:
     serving = registry_of(Worker(ServingWorkerConfig(kafka=None, name="w")))
     for registry, counted in (
         (StreamMetrics().registry, streams_metrics.WORK),
-        (TrainerMetrics().registry, trainer.WORK),
+        (TrainerMetrics().registry, trainer_metrics.WORK),
         (serving, serving_metrics.WORK),
     ):
         known = {f"{metric.name}_total" for metric in registry.collect()}

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
 
 from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake
@@ -24,13 +23,13 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.durations import told_duration
-from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
 from tidemill.trainers.commit_log import LabelCount, count_labels
 from tidemill.trainers.evaluation.evaluation_sets import EvaluationSets
 from tidemill.trainers.evaluation.gate import Verdict, judge
 from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
 from tidemill.trainers.learners.online_run import OnlineRun
+from tidemill.trainers.model_trial import Trial, no_trial
 from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows, split
@@ -38,30 +37,6 @@ from tidemill.trainers.rows import LabeledRows, split
 logger = logging.getLogger(__name__)
 
 OnVersion = Callable[[ModelVersion], None]
-
-
-class Trial(Protocol):
-    """Loads a model as a serving worker will, before it is promoted."""
-
-    def __call__(
-        self,
-        loop: Loop,
-        /,
-        *,
-        version: str,
-        learner: str,
-        payload: bytes,
-        signature: FeatureSignature,
-    ) -> object:
-        """Return anything if a worker would serve the model.
-
-        Raises:
-            ModelError: workers would refuse it.
-        """
-
-
-def no_trial(_loop: Loop, /, **_model: object) -> None:
-    """Accept each model: for tests and notebooks, where nothing serves it."""
 
 
 class TrainingCycle:

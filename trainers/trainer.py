@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-
 from tidemill.errors import BrokerError, ConfigError, ContractError, LoopError, TidemillError
 from tidemill.features.lake.compaction import MANY_FILES
 from tidemill.features.lake.lake import Lake, LakeConfig
@@ -27,9 +25,11 @@ from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import fetch_loops, unpublished, versions
 from tidemill.stop_signals import STOP_S, StopSignals
-from tidemill.trainers.cycle import OnVersion, TrainingCycle, Trial
+from tidemill.trainers.cycle import OnVersion, TrainingCycle
 from tidemill.trainers.heartbeat import Heartbeat
 from tidemill.trainers.maintenance import Maintenance
+from tidemill.trainers.metrics import WORK, TrainerMetrics
+from tidemill.trainers.model_trial import Trial
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 from tidemill.trainers.registry import ModelVersion
@@ -78,90 +78,6 @@ class TrainerConfig:
             once=once,
             metrics_port=int(port) if port else None,
         )
-
-
-WORK = {"tidemill_models_total": "models made"}
-"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
-
-
-class TrainerMetrics:
-    """The Prometheus metrics of a trainer, in a registry of their own."""
-
-    def __init__(self, bad: BadRecords | None = None) -> None:
-        """Count nothing yet; *bad* has the bad records of the shared topics."""
-        self.registry = CollectorRegistry()
-        self.registry.register(bad or BadRecords())
-        Gauge("tidemill_process_id", "Process id of the trainer", registry=self.registry).set(
-            os.getpid()
-        )
-        self.refused = Gauge(
-            "tidemill_loop_refused",
-            "1 if the newest version of a loop cannot be trained; the log says why",
-            ["loop"],
-            registry=self.registry,
-        )
-        self.models = Counter(
-            "tidemill_models",
-            "Versions that were made",
-            ["loop", "learner", "promoted"],
-            registry=self.registry,
-        )
-        self.cpu = Counter(
-            "tidemill_training_cpu_seconds",
-            "CPU seconds spent on versions",
-            ["loop", "learner"],
-            registry=self.registry,
-        )
-        self.learned = Gauge(
-            "tidemill_online_learned_version",
-            "Version of the examples table the online learner has learned up to",
-            ["loop"],
-            registry=self.registry,
-        )
-        self.live = Gauge(
-            "tidemill_live_model_number",
-            "Number of the live model",
-            ["loop"],
-            registry=self.registry,
-        )
-        self.heartbeat = Gauge(
-            "tidemill_trainer_heartbeat_timestamp_seconds",
-            "When the last training cycle ended; it stands still if the trainer hangs",
-            ["loop"],
-            registry=self.registry,
-        )
-        self.backlog = Gauge(
-            "tidemill_training_backlog_commits",
-            "Commits of examples that no learner has looked at yet",
-            ["loop"],
-            registry=self.registry,
-        )
-        self.promoted = Gauge(
-            "tidemill_last_model_promoted",
-            "1 if the gate promoted the last model, 0 if not; absent before the first",
-            ["loop"],
-            registry=self.registry,
-        )
-
-    def serve(self, port: int) -> None:
-        """Answer GET /metrics on *port*, in a thread.
-
-        Raises:
-            ConfigError: the port is taken or not allowed.
-        """
-        try:
-            start_http_server(port, registry=self.registry)
-        except OSError as error:
-            raise ConfigError(
-                f"metrics cannot be shown on port {port}: {error.strerror}",
-                hint="name a free one with --metrics-port or TIDEMILL_METRICS_PORT",
-            ) from error
-
-    def count(self, loop: str, model: ModelVersion) -> None:
-        """Count a new version."""
-        promoted = "yes" if model.promoted else "no"
-        self.models.labels(loop, model.learner, promoted).inc()
-        self.cpu.labels(loop, model.learner).inc(model.cpu_s)
 
 
 def run_trainer(
@@ -224,7 +140,8 @@ def _train_until(
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
-                logger.warning("no broker answers; new models wait in the lake: %s", error)
+                said = "no broker answers; new models wait in the lake: %s; hint: %s"
+                logger.warning(said, error.what, error.hint)
             _gauge(metrics, config.loop, cycle)
             heartbeat.beat(cycle)
             notifier.wait(config.poll_s)

@@ -72,7 +72,8 @@ def _print_not_counted(accounts: Sequence[Account], not_counted: Sequence[NotCou
 
 
 def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
-    ends = [name for name in accounts[0].ends if any(account.ends[name] for account in accounts)]
+    named = dict.fromkeys(name for account in accounts for name in account.ends)
+    ends = [name for name in named if any(account.ends.get(name) for account in accounts)]
     titles = (name.replace("_", " ") for name in ends)
     numbers = ("partition", "read", *titles, "open", "lost", "twice", "difference", "unread")
     table = new_table("loop", *numbers, numbers=numbers, title=log)
@@ -82,7 +83,7 @@ def _ledger_table(log: str, accounts: Sequence[Account]) -> Table:
             account.loop,
             account.partition,
             account.read,
-            *(account.ends[name] for name in ends),
+            *(account.ends.get(name, 0) for name in ends),
             account.open,
             account.lost,
             account.twice,

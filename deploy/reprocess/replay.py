@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidemill.errors import BrokerError, ContractError, RequestError
+from tidemill.errors import ContractError, RequestError
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka.groups import forget_group
 from tidemill.monitor.lag.log_ends import broker_logs
@@ -66,27 +66,27 @@ def run_replay(
         on_records: called with the number of records done, and of all.
 
     Raises:
-        BrokerError: Kafka has deleted records, and *partial* does not allow for it.
-        RequestError: the lake is not empty, or the loop does not have one of *partitions*.
+        RequestError: the lake is not empty; or the loop does not have one of *partitions*; or Kafka
+            has deleted records, and *partial* does not allow for it.
         TidemillError: as for a worker.
     """
     kafka, lake = worker.kafka, Lake(worker.lake)
     loop = latest_loop(kafka, name)
+    logs = broker_logs(kafka, loop)
+    _check_partitions(loop, logs.ends)
     wanted = range(loop.partitions) if partitions is None else set(partitions)
     if not set(wanted) <= set(range(loop.partitions)):
         raise RequestError(
             f"{name} has partitions 0 to {loop.partitions - 1}, not {sorted(wanted)}",
             hint="name some of them with --partition",
         )
-    logs = broker_logs(kafka, loop)
-    _check_partitions(loop, logs.ends)
     ends, starts = (
         {place: offset for place, offset in found.items() if place[1] in wanted}
         for found in (logs.ends, logs.starts)
     )
     deleted = sum(starts.values())
     if deleted and not partial:
-        raise BrokerError(
+        raise RequestError(
             f"Kafka has deleted the {deleted:,} oldest records of {name}",
             hint="the lake has them: see tidemill lake backfill; --partial takes what is left",
         )

@@ -34,8 +34,8 @@ from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.streams.consumer.memory_log import MemoryLog, MemoryRecord
 from tidemill.streams.deadletters.writer import MemoryDeadLetters
 from tidemill.streams.metrics import StreamMetrics
+from tidemill.trainers.metrics import TrainerMetrics
 from tidemill.trainers.publisher import MemoryModelTopic
-from tidemill.trainers.trainer import TrainerMetrics
 
 Command = Any  # Typer has click's classes under private names of its own
 Parameter = Any

@@ -55,11 +55,9 @@ def diff_loops(old: Loop, new: Loop) -> list[Change]:
     for kind in dict.fromkeys([*old.feedback, *new.feedback]):
         changes += _feedback(old, new, kind)
     for name in ("label", "policy", "models", "gate"):
-        before, after = (getattr(loop, name).model_dump(mode="json") for loop in (old, new))
-        changes += _plain(name, before, after)
+        changes += _plain(name, getattr(old, name).model_dump(), getattr(new, name).model_dump())
     rest = {"version", "loop", "decision", "features", "feedback", *RETRAINS, "partitions", "rekey"}
-    before, after = (loop.model_dump(mode="json", exclude=rest) for loop in (old, new))
-    changes += _plain("", before, after)
+    changes += _plain("", old.model_dump(exclude=rest), new.model_dump(exclude=rest))
     changes += [*_logs(old, new), *_partitions(old, new), *_rekey(old, new)]
     return changes
 
@@ -127,7 +125,7 @@ def _feedback(old: Loop, new: Loop, kind: str) -> Iterator[Change]:
                 yield _clash(f"{path}.values.{name}", name, elsewhere[name], value)
         return
     before, after = old.feedback[kind], new.feedback[kind]
-    was, now = (each.model_dump(mode="json", exclude={"values"}) for each in (before, after))
+    was, now = (each.model_dump(exclude={"values"}) for each in (before, after))
     yield from _plain(path, was, now)
     yield from _fields(f"{path}.values", before.values, after.values, elsewhere)
 

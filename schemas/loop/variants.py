@@ -48,7 +48,7 @@ def variant(
         tree["gate"].pop("metric")
         (tree["models"]["online"] or {}).pop("learner", None)
     changed = _validated(tree)
-    compile_label(changed)
+    compile_label(changed, is_published=changed.label.sql == loop.label.sql)
     return changed
 
 

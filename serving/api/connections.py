@@ -6,21 +6,28 @@ deadline, which a timer compares once in a while; a whole request costs two comp
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any, cast
 
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
 from tidemill.serving.api.coalesce import CoalescingProtocol, CoalescingWriter
-from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 
-_LINGER_S = (
-    2.0  # a refused client may send on for so long: closed at once, it would lose the answer
-)
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.ERROR)  # uvicorn's warnings about clients: anybody could fill the log
+
+_receive = HttpToolsProtocol.data_received  # a call of `super()` costs as much as a comparison
+_LINGER_S = 2.0  # so long a refused client may send on: closed at once, it would lose the answer
 _HEAD = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
 _WORDS = {
     "malformed": (400, "what came is not HTTP/1.1", "send a request as RFC 9112 has it"),
@@ -86,13 +93,13 @@ class LimitedProtocol(CoalescingProtocol):
         watch: ConnectionWatch,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.logger = logger
         self._watch = watch
         self._limits = watch.limits
+        self._header_bytes = watch.limits.header_bytes
         self._phase = "idle"  # then head, body, whole, refused
         self._received = 0  # bytes of the phase
         self._queued = 0  # bytes that came while requests wait behind another
-        self._begun = 0  # requests whose headers ended in the data at hand
-        self._has_large_head = False
         self._unread_since: float | None = None
 
     @property
@@ -118,28 +125,27 @@ class LimitedProtocol(CoalescingProtocol):
         """Pass *data* on, and note whether a request is still incomplete."""
         if self._phase == "refused":
             return
-        self._has_large_head = len(data) > self._limits.header_bytes
-        self._begun = 0
-        super().data_received(data)
+        before = self.cycle
+        _receive(self, data)
+        cycle = self.cycle
         if self.pipeline or self._queued:
             self._note_queued(len(data))
-        cycle = self.cycle
         if cycle is None or cycle.more_body or self.scope is not cycle.scope:
-            self._note_incomplete(data)
+            self._note_incomplete(data, is_begun=cycle is not before)
         elif cycle.response_complete:  # empty lines after a request: uvicorn's timer is off now
             self._wait("idle", self._limits.header_s)
         elif self._phase != "whole":
             self._settle()
+        if len(data) > self._header_bytes and cycle is not None and cycle is not before:
+            self._check_head(cycle)
 
-    def on_headers_complete(self) -> None:
-        """Start the request, unless its headers came at once and are too large."""
-        if self._has_large_head:
-            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > self._limits.header_bytes:
-                raise ValueError("header_bytes")  # the parser then calls send_400_response
-            self._has_large_head = False
-        self._begun += 1
-        super().on_headers_complete()
+    def _check_head(self, cycle: RequestResponseCycle) -> None:
+        """Refuse a request whose headers came at once and are too large; it has not run yet."""
+        headers = cycle.scope["headers"]
+        size = len(self.url) + sum(len(name) + len(value) for name, value in headers)
+        if size > self._header_bytes and not self.pipeline and self._phase != "refused":
+            cycle.more_body = True
+            self.refuse("header_bytes")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio allows it, uvicorn does not
         """Answer the request that is complete, if any, before the connection is closed."""
@@ -153,22 +159,22 @@ class LimitedProtocol(CoalescingProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read."""
         del msg
-        self.refuse("header_bytes" if self._has_large_head else "malformed")
+        self.refuse("malformed")
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: anybody could fill the log."""
+    def _note_incomplete(self, data: bytes, *, is_begun: bool) -> None:
+        """Count *data*, which ends within a request, for as much as it is of that request.
 
-    def _note_incomplete(self, data: bytes) -> None:
-        """Count *data*, which ends within a request, for as much as it is of that request."""
+        Args:
+            data: what has arrived.
+            is_begun: whether the headers of the newest request ended in it.
+        """
         cycle, limits, counters = self.cycle, self._limits, self._watch.counters
         if self._phase == "refused" or self.transport.is_closing() or self.scope is None:
             return
-        is_of_another = self._phase == "body"  # at its beginning
         if cycle is not None and self.scope is cycle.scope:
-            received = len(data)
-            if self._begun:
+            if is_begun:
                 self._wait("body", limits.body_s)
-                received = len(cycle.body) if is_of_another or self._begun > 1 else received
+            received = len(cycle.body) if is_begun else len(data)
             self._received += received
             counters.held_bytes += received
             if self._received > limits.body_bytes + limits.header_bytes:
@@ -176,9 +182,10 @@ class LimitedProtocol(CoalescingProtocol):
             elif counters.held_bytes > limits.held_bytes:
                 self.refuse("held_bytes")
         elif cycle is None or cycle.response_complete:  # else it waits behind another request
+            is_of_another = is_begun or self._phase == "body"  # at its beginning
             if self._phase != "head":
                 self._wait("head", limits.header_s)
-            self._received += 0 if is_of_another or self._begun else len(data)
+            self._received += 0 if is_of_another else len(data)
             if self._received > limits.header_bytes:
                 self.refuse("header_bytes")
 

@@ -7,12 +7,12 @@ has it.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from tidemill.errors import BrokerError, RequestError
-from tidemill.serving.api.access import Caller, HttpAccess
-from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.errors import BrokerError, RequestError, TidemillError
+from tidemill.serving.api.callers import Caller, HttpAccess
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 from tidemill.serving.api.metrics import exposition, health, registry_of
 from tidemill.serving.api.replies import (
     TEXT,
@@ -26,7 +26,7 @@ from tidemill.serving.api.replies import (
 )
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import Event
-from tidemill.serving.decision.requests import UnknownError
+from tidemill.serving.decision.requests import DecisionRequest, UnknownError
 from tidemill.serving.worker import Worker
 
 MAX_BODY_BYTES = HttpLimits().body_bytes
@@ -72,9 +72,14 @@ def app_of(
             if body is None:
                 return  # the client has gone, or was refused while it sent the body
             try:
-                reply = await api.answer(scope["method"], scope["path"], body, caller, started_s)
+                answer = api.answer(scope["method"], scope["path"], body, caller, started_s)
+                reply = answer if isinstance(answer, Reply) else await answer
             except HttpRefusal as refusal:
                 reply = refusal.reply
+            except TidemillError as error:
+                reply = refused(error).reply
+            if caller.headers:
+                reply = reply._replace(headers=reply.headers + caller.headers)
         worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
         headers = [reply.kind, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -117,30 +122,21 @@ class _Api:
         }
         self._posts = {"decisions": self._decide, "feedback": self._take_feedback}
 
-    async def answer(
+    def answer(
         self, method: str, path: str, body: bytes, caller: Caller, started_s: float
-    ) -> Reply:
-        """Return the answer to one request; raise `HttpRefusal` if it is refused."""
+    ) -> Reply | Awaitable[Reply]:
+        """Return the answer to one request, or what to wait for; raise if it is refused."""
         if len(body) > self._limits.body_bytes:
             what = f"the body is larger than {self._limits.body_bytes} bytes"
             error = RequestError(what, hint="send smaller batches")
             raise HttpRefusal(413, error, ((b"connection", b"close"),))
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None
-        try:
-            if post is None:
-                reply = self._page(method, path, parts, caller)
-            elif method != "POST":
-                raise _wrong_method(method, path, "POST")
-            else:
-                reply = await post(parts[3], body, caller, started_s)
-        except UnknownError as error:
-            raise HttpRefusal(404, error, caller.headers) from error
-        except RequestError as error:
-            raise HttpRefusal(400, error, caller.headers) from error
-        except BrokerError as error:
-            raise HttpRefusal(503, error, caller.headers + _RETRY) from error
-        return reply._replace(headers=caller.headers) if caller.headers else reply
+        if post is None:
+            return self._page(method, path, parts, caller)
+        if method != "POST":
+            raise _wrong_method(method, path, "POST")
+        return post(parts[3], body, caller, started_s)
 
     def _page(self, method: str, path: str, parts: list[str], caller: Caller) -> Reply:
         page = self._pages.get(path)
@@ -176,16 +172,25 @@ class _Api:
         trouble = {} if caller.is_anybody else {"trouble": self._worker.troubles()}
         return Reply(503, encode({"ready": False, **trouble}))
 
-    async def _decide(self, loop: str, body: bytes, caller: Caller, started_s: float) -> Reply:
-        caller.require("decide", loop=loop)
+    def _decide(
+        self, loop: str, body: bytes, caller: Caller, started_s: float
+    ) -> Reply | Awaitable[Reply]:
+        if not caller.is_free:
+            caller.require("decide", loop=loop)
         decider = self._worker.decider(loop)
         asked = decider.decisions.read(body)
         if isinstance(asked, list):
             caller.charge(len(asked))
-            made = await _in_slices(lambda one: decider.prepare(one, started_s), asked)
-            return Reply(200, encode({"batch": decider.log_all(made)}))
-        caller.charge(1)
+            return self._decide_all(decider, asked, started_s)
+        if not caller.is_free:
+            caller.charge(1)
         return Reply(200, encode(decider.decide(asked, started_s)))
+
+    async def _decide_all(
+        self, decider: Decider, asked: Sequence[DecisionRequest], started_s: float
+    ) -> Reply:
+        made = await _in_slices(lambda one: decider.prepare(one, started_s), asked)
+        return Reply(200, encode({"batch": decider.log_all(made)}))
 
     async def _take_feedback(
         self, loop: str, body: bytes, caller: Caller, started_s: float
@@ -222,6 +227,17 @@ class _Api:
                 f"the feedback was not logged: {trouble}",
                 hint="send it again later with the same id; check whether the brokers are up",
             )
+
+
+def refused(error: TidemillError) -> HttpRefusal:
+    """Return the answer to a request that raised *error*."""
+    match error:
+        case UnknownError():
+            return HttpRefusal(404, error)
+        case RequestError():
+            return HttpRefusal(400, error)
+        case _:
+            return HttpRefusal(503, error, _RETRY)
 
 
 def _set(future: "asyncio.Future[str | None]", trouble: str | None) -> None:

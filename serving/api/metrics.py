@@ -14,7 +14,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from tidemill.serving.api.limits import REFUSALS, HttpCounters
+from tidemill.serving.api.http_limits import REFUSALS, HttpCounters
 from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 from tidemill.serving.worker import Worker
 
@@ -105,6 +105,10 @@ def _of_events(worker: Worker) -> Iterator[Metric]:
     )
     yield CounterMetricFamily("tidemill_events_failed", "Events Kafka refused", events.failed)
     yield GaugeMetricFamily("tidemill_events_waiting", "Events in the buffer", events.waiting)
+    yield GaugeMetricFamily("tidemill_journal_bytes", "Size of the journal", events.journal_bytes)
+    yield CounterMetricFamily(
+        "tidemill_journal_missed", "Events the journal had no room for", events.journal_missed
+    )
 
 
 def _buckets(counters: DecisionCounters) -> list[tuple[str, float]]:

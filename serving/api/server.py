@@ -19,10 +19,10 @@ import uvicorn
 
 from tidemill.access import TlsConfig, TokenList, check_address, watched_tokens
 from tidemill.schemas.registry.port import SchemaStore
-from tidemill.serving.api.access import HttpAccess
+from tidemill.serving.api.callers import HttpAccess
 from tidemill.serving.api.connections import ConnectionWatch, LimitedProtocol
 from tidemill.serving.api.http import app_of
-from tidemill.serving.api.limits import HttpCounters, HttpLimits
+from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
 from tidemill.serving.api.metrics import WORK, registry_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.watched_file import WatchedFile

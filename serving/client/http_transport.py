@@ -1,9 +1,4 @@
-"""The transport to workers over HTTP: open connections, round robin, failover, a time budget.
-
-**A worker that may have got a decision's id keeps it.** Where no answer came, that worker may have
-logged the decision, with an action that nobody took. So the next attempt, and the default that
-answers in the end, have a new id; a decision whose id the caller gave is not asked for again.
-"""
+"""The transport to workers over HTTP: open connections, round robin, failover, a time budget."""
 
 import itertools
 import threading
@@ -12,15 +7,19 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
-from urllib.parse import quote
 
 import msgspec
 
 from tidemill.errors import BrokerError, ConfigError, RequestError, TidemillError
+from tidemill.serving.client.calls import (
+    DecisionCall,
+    WorkerCall,
+    check_times,
+    feedback_call,
+    loop_path,
+)
 from tidemill.serving.client.connection import Address, Connection, Credentials
-from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
-from tidemill.serving.decision.values import sendable
 
 _SKIPPED_S = 1.0  # how long a worker that did not answer is tried only after the others
 _OTHERS_MAY_TAKE_IT = frozenset({404, 429})  # it does not know the loop or kind yet; its rate
@@ -33,11 +32,13 @@ class _AnswerBatch(msgspec.Struct):
 
 
 class _Default(msgspec.Struct):
-    """The default of a loop, which the client answers with if no worker does."""
+    """The default of a loop, which the client answers with if no worker does, and its types."""
 
     default: bool | float | str | list[str]
     policy_version: int
     loop_version: int
+    features: dict[str, str] = {}
+    feedback: dict[str, dict[str, str]] = {}
 
 
 class _Refused(msgspec.Struct):
@@ -45,51 +46,10 @@ class _Refused(msgspec.Struct):
     hint: str = "look at the worker's log"
 
 
-_encode = msgspec.json.Encoder().encode
 _one = msgspec.json.Decoder(DecisionResult)
 _many = msgspec.json.Decoder(_AnswerBatch)
 _default = msgspec.json.Decoder(_Default)
 _refused = msgspec.json.Decoder(_Refused)
-
-
-class _Call:
-    """One request, which may be sent to several workers."""
-
-    def __init__(self, method: str, path: str, body: bytes = b"") -> None:
-        self.method = method
-        self.path = path
-        self.body = body
-        self.may_repeat = True
-
-    def lost(self) -> None:
-        """Note that a worker may have acted on the request, though it did not answer."""
-
-
-class _DecisionCall(_Call):
-    """Asks for decisions under ids that only one worker gets."""
-
-    def __init__(self, loop: str, asked: Sequence[Mapping[str, object]], *, is_batch: bool) -> None:
-        self._is_batch = is_batch
-        self._has_own_ids = any(item.get("id") is not None for item in asked)
-        self.items: list[dict[str, object]] = [
-            {
-                "features": sendable(item["features"], "feature"),
-                "entity": _text("entity", item.get("entity")),
-                "id": new_id() if item.get("id") is None else _text("id", item["id"]),
-                "at": _moment(item.get("at")),
-            }
-            for item in asked
-        ]
-        super().__init__("POST", f"{_path(loop)}/decisions", self._encoded())
-
-    def lost(self) -> None:
-        """Give the decisions new ids."""
-        self.items = [{**item, "id": new_id()} for item in self.items]
-        self.body = self._encoded()
-        self.may_repeat = not self._has_own_ids
-
-    def _encoded(self) -> bytes:
-        return _body({"batch": self.items} if self._is_batch else self.items[0])
 
 
 class _Host:
@@ -131,21 +91,23 @@ class HttpTransport:
     ) -> DecisionResult:
         """Return the decision of a worker, or the loop's default if none answers in time."""
         asked = {"features": features, "entity": entity, "id": id, "at": at}
-        return self._decisions(loop, _DecisionCall(loop, [asked], is_batch=False))[0]
+        return self._decisions(loop, DecisionCall(loop, [asked], is_batch=False))[0]
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
         """Return the decisions of a worker, or the loop's default if none answers in time."""
-        return self._decisions(loop, _DecisionCall(loop, asked, is_batch=True))
+        return self._decisions(loop, DecisionCall(loop, asked, is_batch=True))
 
-    def _decisions(self, loop: str, call: _DecisionCall) -> list[DecisionResult]:
+    def _decisions(self, loop: str, call: DecisionCall) -> list[DecisionResult]:
         """Return the answer of a worker, or the defaults if none answers."""
         deadline = time.monotonic() + self._budget_s
         try:
-            self._learn(loop, deadline)
+            known = self._learn(loop, deadline)
+            for item in call.items:
+                check_times(item["features"], known.features, "feature")
             results = _results(self._call(call, deadline))
         except BrokerError as error:
             return self._defaults_of(loop, call.items, error)
-        if results[0].loop_version > self._defaults[loop].loop_version:
+        if results[0].loop_version > known.loop_version:
             self._outdated.add(loop)  # a newer version may have another default
         return results
 
@@ -159,11 +121,10 @@ class HttpTransport:
         at: datetime | None,
     ) -> None:
         """Return once a worker has taken the feedback."""
-        texts = {"decision_id": decision_id, "kind": kind, "id": id}
-        body = {name: _text(name, text) for name, text in texts.items()}
-        body |= {"values": sendable(values), "at": _moment(at)}
         deadline = time.monotonic() + self._budget_s
-        self._call(_Call("POST", f"{_path(loop)}/feedback", _body(body)), deadline)
+        types = self._learn(loop, deadline).feedback.get(str(kind), {})
+        texts = {"decision_id": decision_id, "kind": kind, "id": id}
+        self._call(feedback_call(loop, texts, values, at, types), deadline)
 
     def close(self) -> None:
         """Close the connections that are free; those in use are closed after their call."""
@@ -171,24 +132,26 @@ class HttpTransport:
             while host.free:
                 host.free.pop().close()
 
-    def _learn(self, loop: str, deadline: float) -> None:
-        """Ask a worker for the default of *loop*: once, and again when its version has changed.
+    def _learn(self, loop: str, deadline: float) -> _Default:
+        """Return the default of *loop*: a worker is asked once, and when the version has changed.
 
         The default that is known stays until the newer one is: another thread may need it.
         """
         known = self._defaults.get(loop)
         if known is not None and loop not in self._outdated:
-            return
+            return known
         self._outdated.discard(loop)
         try:
-            found = _decoded(_default, self._call(_Call("GET", _path(loop)), deadline))
+            found = _decoded(_default, self._call(WorkerCall("GET", loop_path(loop)), deadline))
         except BrokerError:
             if known is None:
                 raise
             self._outdated.add(loop)
-            return
-        if known is None or found.loop_version >= known.loop_version:
-            self._defaults[loop] = found
+            return known
+        if known is not None and found.loop_version < known.loop_version:
+            return known
+        self._defaults[loop] = found
+        return found
 
     def _defaults_of(
         self, loop: str, asked: Sequence[Mapping[str, object]], error: BrokerError
@@ -212,7 +175,7 @@ class HttpTransport:
             for item in asked
         ]
 
-    def _call(self, call: _Call, deadline: float) -> bytes:
+    def _call(self, call: WorkerCall, deadline: float) -> bytes:
         """Return the body of the first answer with a status below 300.
 
         Raises:
@@ -262,7 +225,7 @@ class HttpTransport:
         now = time.monotonic()
         return sorted(hosts[first:] + hosts[:first], key=lambda host: host.skip_until > now)
 
-    def _try(self, host: _Host, call: _Call, deadline: float) -> tuple[int, bytes]:
+    def _try(self, host: _Host, call: WorkerCall, deadline: float) -> tuple[int, bytes]:
         """Call one worker, over a new connection if its free ones turn out to be closed."""
         while True:
             connection, is_fresh = self._connection(host, deadline)
@@ -292,32 +255,6 @@ class HttpTransport:
             if not connection.is_closed_by_worker():
                 return connection, False
             connection.close()
-
-
-def _path(loop: str) -> str:
-    return f"/v1/loops/{quote(loop, safe='')}"
-
-
-def _text(name: str, value: object) -> object:
-    if value is None or isinstance(value, str):
-        return value
-    raise RequestError(f"field {name!r} is {value!r:.100}, no text", hint="send a text")
-
-
-def _moment(at: object) -> object:
-    if not isinstance(at, datetime):
-        return _text("at", at)
-    return sendable({"at": at}, "field")["at"]
-
-
-def _body(value: Mapping[str, object]) -> bytes:
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise RequestError(
-            f"the request cannot be sent: {error}",
-            hint="send texts, numbers, booleans, lists of texts and datetimes with a zone",
-        ) from error
 
 
 def _results(answer: bytes) -> list[DecisionResult]:

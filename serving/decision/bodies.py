@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 
 from tidemill.errors import RequestError
 
@@ -22,7 +23,8 @@ class BodyReader(Generic[T]):
     """Reads ``{...}`` or ``{"batch": [{...}, ...]}`` and checks each item.
 
     Args:
-        check: makes a checked request of the fields of an item, which it gets by name.
+        check: makes a checked request of the fields of an item, which it gets by name, or all of
+            them in the order of *required* and *optional*, with None for what is not there.
         required: the fields that an item has to have.
         optional: the fields that it may have.
         inside: the one field whose value has names and values itself.
@@ -39,6 +41,13 @@ class BodyReader(Generic[T]):
         max_batch: int,
     ) -> None:
         self._check = check
+        fields: list[tuple[str, object] | tuple[str, object, object]] = [
+            *((name, object) for name in required),
+            *((name, object, None) for name in optional),
+        ]
+        item = msgspec.defstruct("RequestItem", fields, forbid_unknown_fields=True, gc=False)
+        self._one = msgspec.json.Decoder(item).decode
+        self._place = (required + optional).index(inside)
         self._required = frozenset(required)
         self._known = frozenset(required + optional)
         self._inside = inside
@@ -50,6 +59,18 @@ class BodyReader(Generic[T]):
         Raises:
             RequestError: the body is not JSON, names a key twice, or an item does not fit.
         """
+        try:
+            item = astuple(self._one(body))
+        except _MALFORMED:
+            return self._read_any(body)
+        request = self._check(*item)
+        inside = item[self._place]
+        keys = len(item) - item.count(None) + (0 if inside is None else len(inside))
+        if body.count(b":") != keys:
+            self._read_any(body)  # a null, a colon in a text, or a key that stands twice
+        return request
+
+    def _read_any(self, body: bytes) -> T | list[T]:
         try:
             value = _decode(body)
         except _MALFORMED as error:
@@ -106,7 +127,10 @@ def _keys_stand_once(body: bytes, keys: int) -> None:
     Each key has a colon of its own, so as many colons as keys prove it at once. Only texts can have
     more of them.
     """
-    if body.count(b":") == keys or _STRING.sub(b"", body).count(b":") == keys:
+    if body.count(b":") == keys:
+        return
+    outside = _STRING.sub(b"", body) if b"\\" in body else b"".join(body.split(b'"')[::2])
+    if outside.count(b":") == keys:
         return
     raise RequestError(
         f"the key {_repeated(body)!r:.100} stands twice in one object",

@@ -17,9 +17,9 @@ class Event(NamedTuple):
     value: bytes | None
 
 
-Write = Callable[[str, bytes | None, bytes | None], bool]
+WriteEvent = Callable[[str, bytes | None, bytes | None], bool]
 """Takes topic, key and value, and returns False if it had no room."""
-Done = Callable[[str | None], object]
+OnDelivered = Callable[[str | None], object]
 """Called once, from any thread: with None, or with what kept an event from Kafka."""
 
 
@@ -43,18 +43,26 @@ class EventLog(Protocol):
         """How many events are still in the buffer."""
 
     @property
+    def journal_bytes(self) -> int:
+        """How much of the disk the journal takes, if there is one."""
+
+    @property
+    def journal_missed(self) -> int:
+        """How many events the journal had no room for."""
+
+    @property
     def troubles(self) -> list[str]:
         """What an operator should know about the delivery, a clause each."""
 
     @property
-    def write(self) -> Write:
+    def write(self) -> WriteEvent:
         """Takes one event and returns at once; False if it was dropped."""
 
     @property
-    def write_volatile(self) -> Write:
+    def write_volatile(self) -> WriteEvent:
         """The same for a record that need not survive this process: an acknowledgement."""
 
-    def deliver(self, events: Sequence[Event], done: Done) -> None:
+    def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
         """Take *events* and return at once; call *done* when the broker has all of them, or not."""
 
     def flush(self, timeout_s: float) -> int:
@@ -74,6 +82,8 @@ class MemoryEventLog:
         self.events: list[Event] = []
         self.dropped = 0
         self.failed = 0
+        self.journal_bytes = 0
+        self.journal_missed = 0
         self.troubles: list[str] = []
         self._capacity = capacity
         self._lock = threading.Lock()
@@ -101,7 +111,7 @@ class MemoryEventLog:
         """Take one record; False if *capacity* is reached."""
         return self.write(topic, key, value)
 
-    def deliver(self, events: Sequence[Event], done: Done) -> None:
+    def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
         """Take all events or none, and call *done* at once."""
         with self._lock:
             if len(self.events) + len(events) > self._capacity:

@@ -18,7 +18,7 @@ from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.decision.bodies import BodyReader
 from tidemill.serving.decision.policy import Features
-from tidemill.serving.decision.values import MAX_LIST, At, RequestValues
+from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, At, RequestValues
 
 MAX_BATCH = 1_000
 """Decisions or feedback of one request, if no setting says otherwise."""
@@ -231,7 +231,7 @@ def _moment(at: object) -> datetime:
         return at
     try:
         return msgspec.convert(at, At)
-    except msgspec.ValidationError as error:
+    except NOT_CONVERTED as error:
         raise RequestError(
             f"field 'at' is {at!r:.100}, no time with a zone",
             hint="send datetime.now(UTC), in JSON as 2026-01-02T03:04:05Z, or leave it out",

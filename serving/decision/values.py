@@ -20,6 +20,8 @@ from tidemill.schemas.loop.definition import Feature, FieldType
 MAX_LIST = 1_000
 """How many texts a value of type categories may have, if no setting says otherwise."""
 
+NOT_CONVERTED = (msgspec.ValidationError, UnicodeEncodeError)
+"""What msgspec raises for a value of another type; the second is for half a surrogate pair."""
 At = Annotated[datetime, msgspec.Meta(tz=True)]
 _LARGEST = 1.7976931348623157e308
 _TYPES: dict[FieldType, object] = {
@@ -63,10 +65,10 @@ class RequestValues:
         """
         try:
             return msgspec.convert(values, self.struct)
-        except msgspec.ValidationError:
+        except NOT_CONVERTED:
             try:
                 return msgspec.convert(sendable(values, self.noun), self.struct)
-            except msgspec.ValidationError as error:
+            except NOT_CONVERTED as error:
                 what = reworded(str(error), self.noun)
                 raise RequestError(what, hint=self.hint) from error
             except RequestError as error:
@@ -115,11 +117,17 @@ def _plain(name: object, value: object, noun: str) -> object:
         case float() if math.isfinite(value):
             return float(value)
         case list() | tuple() | set() | frozenset():
-            return [_plain(name, item, noun) for item in value]
+            return [_plain(name, _no_time(name, item, noun), noun) for item in value]
         case datetime() if value.tzinfo is not None:
             return _in_utc(name, value, noun)
     found = f"{value!r:.100}" if isinstance(value, float | datetime) else type(value).__name__
     raise RequestError(f"{noun} {name!r:.100} is {found}, which cannot be sent", hint=_SENDABLE)
+
+
+def _no_time(name: object, item: object, noun: str) -> object:
+    if isinstance(item, datetime):
+        raise RequestError(f"{noun} {name!r:.100} has a datetime in a list", hint=_SENDABLE)
+    return item
 
 
 def _in_utc(name: object, value: datetime, noun: str) -> datetime:

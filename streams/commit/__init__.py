@@ -8,5 +8,5 @@ Proved elsewhere: `commit_cycle` by `tests/streams/test_schedules.py`.
 Proved elsewhere: `leases` by `tests/streams/commit/test_progress_commit.py`.
 Proved elsewhere: `progress_table` by `tests/streams/commit/test_progress_commit.py`.
 Proved elsewhere: `snapshot` by `tests/streams/test_schedules.py`.
-Proved elsewhere: `spill_to_lake` by `tests/streams/state/test_spill.py`.
+Proved elsewhere: `spill_to_lake` by `tests/streams/state/test_spill_store.py`.
 """

@@ -20,7 +20,7 @@ from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import SpillStore, SpillStores
+from tidemill.streams.state.spill_store import SpillStore, SpillStores
 from tidemill.streams.units import NEVER
 
 CLOSING_ROWS = 200_000  # decisions that one commit cycle closes at most, read back before

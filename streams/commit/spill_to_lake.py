@@ -19,7 +19,7 @@ from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.partition_join import DECISION_COLUMNS
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.state.segments import COLUMN_PREFIX
-from tidemill.streams.state.spill import frame_bytes
+from tidemill.streams.state.spill_store import frame_bytes
 from tidemill.streams.units import Int64s
 
 

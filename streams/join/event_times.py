@@ -65,7 +65,5 @@ class EventTimes:
         for unit, length in _UNITS.items():
             if abs(at * length - arrived) <= micros(self.max_age):
                 return "age", f"its event time {at} seems to be in {unit}, not in microseconds"
-        return "age", (
-            f"its event time {moment(at):%Y-%m-%d} is further before its record than max_age, "
-            f"{format_duration(self.max_age)}"
-        )
+        day, limit = moment(at).date().isoformat(), format_duration(self.max_age)
+        return "age", f"its event time {day} is further before its record than max_age, {limit}"

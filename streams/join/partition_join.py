@@ -24,7 +24,7 @@ from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.join.verdicts import DUPLICATE, with_verdicts
 from tidemill.streams.placement import IsMisplaced, nothing_misplaced
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import SpillHandle
+from tidemill.streams.state.spill_store import SpillHandle
 from tidemill.streams.units import FIRST_MOMENT, NEVER, Bools, Int64s, micros, moment
 
 __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]

@@ -1,7 +1,7 @@
 """The Faust app of a streams worker: one agent per loop over all its topics, in batches.
 
 Delivery: exactly once. Rows, offsets and frontier are in commits of the lake with compare-and-swap
-(`commit/transactions.py`); a crash before a commit repeats its batches, a crash after it repeats
+(`commit/progress_commit.py`); a crash before a commit repeats its batches, a crash after it repeats
 nothing. Dead letters are the exception: the broker acknowledges them before the commit that passes
 their records, so a crash between the two writes them twice. An agent that fails ends the process:
 Faust would acknowledge the batch and continue.

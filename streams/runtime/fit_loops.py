@@ -6,6 +6,7 @@ events of the newer one: then the loop is refused. `WorkerHealth` says all that 
 """
 
 import logging
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -225,6 +226,7 @@ class WorkerHealth:
         """Return the page as plain values."""
         fit = self._fit
         return {
+            "pid": os.getpid(),
             "status": "refuses loops" if fit.refused else "ok",
             "running": fit.running,
             "refused": {

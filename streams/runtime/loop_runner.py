@@ -43,7 +43,7 @@ from tidemill.streams.runtime.owned_partition import OwnedPartition
 from tidemill.streams.runtime.partitions import LogReading, Partition
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.state.spill_store import SpillStore
 from tidemill.streams.units import micros
 from tidemill.streams.versions import VersionCheck
 
@@ -316,7 +316,7 @@ class LoopRunner:
 
         self._is_in_thread = True
         try:
-            if self.verify is not None and not await self.verify():
+            if partitions and self.verify is not None and not await self.verify():
                 raise _UnverifiedError
             if not self.rules.corrections:
                 return snapshots()

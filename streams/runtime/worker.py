@@ -43,7 +43,7 @@ from tidemill.streams.runtime.fit_loops import (
     WorkerHealth,
 )
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.worker_config import StreamsWorkerConfig
+from tidemill.streams.runtime.worker_config import StreamsWorkerConfig, group_name
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.versions import NewVersions
 from tidemill.work_log import WorkLog
@@ -260,15 +260,6 @@ def _nothing_to_run(refused: Sequence[RefusedLoop]) -> _NothingToRunError:
     first, *others = refused
     also = "".join(f"; {each.error.what}" for each in others)
     return _NothingToRunError(f"{first.error.what}{also}", hint=first.error.hint)
-
-
-def group_name(loops: Sequence[str]) -> str:
-    """Return the consumer group of a worker that was asked for *loops*; none is all of them.
-
-    It does not depend on how many loops are published or refused, or the lag of a group would grow
-    for ever from the next loop on. Workers for other loops are in another group.
-    """
-    return f"tidemill-{'+'.join(sorted(set(loops)))}" if loops else "tidemill-streams"
 
 
 def open_tables(lake: Lake, loop: Loop) -> dict[str, ProgressTable]:

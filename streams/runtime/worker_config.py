@@ -85,3 +85,12 @@ def _time(env: Mapping[str, str], name: str) -> datetime | None:
     if time.tzinfo is None:
         raise ConfigError(f"{name} is {text!r}, which could be anywhere", hint=hint)
     return time
+
+
+def group_name(loops: Sequence[str]) -> str:
+    """Return the consumer group of a worker that was asked for *loops*; none is all of them.
+
+    It does not depend on how many loops are published or refused, or the lag of a group would grow
+    for ever from the next loop on. Workers for other loops are in another group.
+    """
+    return f"tidemill-{'+'.join(sorted(set(loops)))}" if loops else "tidemill-streams"

@@ -7,7 +7,7 @@ sealed: it is merged no further, and it may be spilled.
 
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.state.sorted_runs import Hits, SealedRun, SortedRun
-from tidemill.streams.state.spill import SpillStore
+from tidemill.streams.state.spill_store import SpillStore
 from tidemill.streams.units import Int64s
 
 __all__ = ["Hits", "KeyIndex"]

@@ -10,7 +10,7 @@ from tidemill.streams.state.dedup import DedupIndex
 from tidemill.streams.state.key_index import SPILL_ROWS, KeyIndex
 from tidemill.streams.state.memory_budget import Spillable
 from tidemill.streams.state.row_buffer import SEGMENT_ROWS, RowBuffer
-from tidemill.streams.state.spill import SpillHandle, SpillStores
+from tidemill.streams.state.spill_store import SpillHandle, SpillStores
 
 
 class OpenState:

@@ -20,7 +20,7 @@ from tidemill.streams.state.segments import (
     SpilledRows,
     SpilledSegment,
 )
-from tidemill.streams.state.spill import SpillHandle, SpillStore
+from tidemill.streams.state.spill_store import SpillHandle, SpillStore
 from tidemill.streams.units import Int64s
 
 SEGMENT_ROWS = 8192

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from tidemill.streams.state.spill import SpillHandle, frame_bytes
+from tidemill.streams.state.spill_store import SpillHandle, frame_bytes
 from tidemill.streams.units import Bools, Int64s
 
 COLUMN_PREFIX = "#"

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.streams.state.bloom import BloomFilter
-from tidemill.streams.state.spill import SpillHandle, SpillStore
+from tidemill.streams.state.spill_store import SpillHandle, SpillStore
 from tidemill.streams.units import Int64s
 
 BLOCK = 256

@@ -146,6 +146,19 @@ def test_an_error_is_what_and_hint_on_stderr_and_has_a_status(
     assert captured.out == ""
 
 
+def test_the_traceback_of_a_bug_is_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error quotes what anybody may have sent, and a terminal must not act on it."""
+    assert main(["ends"], [command_that(monkeypatch, ValueError("no \x1b[31m number"))]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("Traceback")
+    assert told[-2:] == [
+        r"ValueError: no \x1b[31m number",
+        "tidemill: the command failed by an error of its own",
+    ]
+
+
 @pytest.mark.parametrize(
     ("outcome", "status"),
     [

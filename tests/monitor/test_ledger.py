@@ -98,7 +98,6 @@ def test_every_decision_is_in_one_place(lake: Lake) -> None:
         "no_feedback": 1,
         "censored": 0,
         "not_activated": 0,
-        "label_error": 0,
         "late": 1,
         "duplicate": 1,
         "dead_letter": 2,
@@ -195,17 +194,18 @@ def _frontier(lake: Lake, after: timedelta) -> CompareAndSwap:
     return CompareAndSwap("frontier/0", found, _micros(START + after))
 
 
-def test_a_decision_that_was_not_activated_has_ended(lake: Lake) -> None:
+@pytest.mark.parametrize("state", ["not_activated", "label_error"])
+def test_a_decision_without_a_label_has_ended(lake: Lake, state: str) -> None:
     """It is no example to learn from, and still one of those that were read."""
     table = lake.table("ads", "examples")
     table.append(
-        _rows("examples", [4], state=["not_activated"], offset=[4]),
+        _rows("examples", [4], state=[state], offset=[4]),
         swaps=[
             CompareAndSwap("frontier/0", _micros(START + 4 * MINUTE), _micros(START + 5 * MINUTE))
         ],
     )
     account = _account(lake, "decisions")
-    assert (account.ends["not_activated"], account.open) == (1, 1)
+    assert (account.ends[state], account.open) == (1, 1)
     assert account.is_balanced
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -62,6 +63,12 @@ def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tup
         ).encode()
     )
     return made.key, made.to_json()
+
+
+def status_of(*rows: Chain) -> Status:
+    """Return a status with these chains."""
+    value = LoopRows(rows=rows)
+    return Status(chains=Reading(name="loops", at_s=time.time(), value=value, problem=None))
 
 
 def damage(config: MonitorConfig, loop: Loop) -> None:
@@ -188,15 +195,11 @@ def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Pat
     assert (alive.trainer_age_s, alive.backlog) == (5.0, 2)
     assert chain_table([alive]).rows[0].style is None
     assert chain_table([silent]).rows[0].style == WRONG
-    read = [
-        Status(chains=Reading(name="loops", value=LoopRows(rows=[chain], unread={})))
-        for chain in (alive, silent)
-    ]
-    assert troubles(read[0]) == []
-    (line,) = troubles(read[1])
+    assert troubles(status_of(alive)) == []
+    (line,) = troubles(status_of(silent))
     assert "trainer of shop was last seen 2.0 h ago, and 2 commits of examples wait" in line
     assert "its last verdict: lightgbm-2: not promoted: worse" in line
-    shown = as_metrics(read[1]).decode()
+    shown = as_metrics(status_of(silent)).decode()
     assert 'tidemill_trainer_age_seconds{loop="shop"} 7200.0' in shown
     assert 'tidemill_trainer_backlog_commits{loop="shop"} 2.0' in shown
 

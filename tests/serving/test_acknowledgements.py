@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,10 +16,11 @@ from tests.serving.conftest import NOWHERE, Serve
 from tests.serving.models import FEATURES, banner
 from tests.serving.test_worker import eventually, read_events, served
 
+from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
-from tidemill.serving.api.limits import HttpLimits
+from tidemill.serving.api.http_limits import HttpLimits
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
@@ -52,6 +54,11 @@ class Sender(threading.Thread):
             connection.close()
 
 
+def all_acknowledged(senders: list[Sender]) -> bool:
+    """Return whether each has had some answers."""
+    return all(len(sender.acknowledged) > 50 for sender in senders)
+
+
 @pytest.mark.kafka
 def test_what_was_acknowledged_before_kill_9_arrives(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Feedback is on its topic at once; decisions are when the next worker has started."""
@@ -64,7 +71,7 @@ def test_what_was_acknowledged_before_kill_9_arrives(kafka: KafkaConfig, tmp_pat
             started += [Sender(url, f"/v1/loops/{loop.loop}/feedback") for _ in range(3)]
             for sender in started:
                 sender.start()
-            eventually(lambda started=started: all(len(s.acknowledged) > 50 for s in started))
+            eventually(partial(all_acknowledged, started))
             process.kill()
             process.wait()
             for sender in started:
@@ -124,9 +131,21 @@ def test_feedback_that_kafka_does_not_take_is_unavailable(away: Worker, serve: S
     assert answers == [503] * 20
 
 
+def test_a_worker_without_a_home_goes_on_without_a_journal(tmp_path: Path) -> None:
+    """A container may have nothing to write to; only a folder that somebody named must be there."""
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "journal"
+    log = KafkaEventLog(NOWHERE, journal=JournalConfig(folder=folder, is_required=False))
+    assert "there is no journal" in log.troubles[0]
+    log.close(timeout_s=0.0)
+    with pytest.raises(ConfigError, match="journal cannot be written"):
+        KafkaEventLog(NOWHERE, journal=JournalConfig(folder=folder))
+
+
 def test_a_batch_is_acknowledged_when_kafka_has_all_of_it() -> None:
     """In memory: all events or none."""
-    log, told = MemoryEventLog(capacity=2), []
+    log = MemoryEventLog(capacity=2)
+    told: list[str | None] = []
     log.deliver([Event("t", b"k", b"1"), Event("t", b"k", b"2")], told.append)
     log.deliver([Event("t", b"k", b"3")], told.append)
     assert told == [None, "the buffer for Kafka is full"]

@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) ->
 def test_size_folder_and_off_are_settings(tmp_path: Path) -> None:
     """As the guide has them."""
     config = JournalConfig.from_env({"XDG_STATE_HOME": str(tmp_path)})
-    assert config == JournalConfig(folder=tmp_path / "tidemill" / "journal")
+    assert config == JournalConfig(folder=tmp_path / "tidemill" / "journal", is_required=False)
     config = JournalConfig.from_env({"TIDEMILL_JOURNAL": "/j", "TIDEMILL_JOURNAL_MB": "8"})
     assert config == JournalConfig(folder=Path("/j"), max_bytes=8 * 2**20)
     assert JournalConfig.from_env({"TIDEMILL_JOURNAL": "off"}) is None

@@ -26,7 +26,7 @@ from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillSt
 from tidemill.streams.join.partition_join import Closed, PartitionJoin
 from tidemill.streams.state.memory_budget import MemoryBudget
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemorySpillStore, SpillStore, SpillStores
+from tidemill.streams.state.spill_store import MemorySpillStore, SpillStore, SpillStores
 from tidemill.streams.units import NEVER, micros
 
 

@@ -38,7 +38,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
-from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.state.spill_store import MemorySpillStore
 from tidemill.streams.units import micros
 
 Result = TypeVar("Result")

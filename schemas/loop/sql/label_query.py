@@ -7,7 +7,6 @@ that it is an error, and does not depend on which decisions are evaluated togeth
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import duckdb
@@ -21,6 +20,7 @@ from tidemill.schemas.loop.sql.tree import (
     children,
     column,
     constant_kind,
+    copied,
     expression_text,
     parse_expression,
     slots,
@@ -98,7 +98,7 @@ def guarded(
         LoopError: it nests too many `and` and `or`.
     """
     guards = _Guards(connection, types)
-    value = guards.split(deepcopy(expression))
+    value = guards.split(copied(expression))
     text = expression_text(connection, value)
     if is_bool:
         number = f"CAST(CAST({text} AS BOOLEAN) AS DOUBLE)"
@@ -165,7 +165,7 @@ class _Guards:
         """Return *node* so that it is null where it is an error; the error counts in *selected*."""
         if not self._can_fail(node):
             return node
-        sequence = self._all_in_sequence(deepcopy(node))
+        sequence = self._all_in_sequence(copied(node))
         failure = f"bool_or(TRY({{'value': {self._text(sequence)}}}) IS NULL){selected}"
         if failure not in self.failures:
             self.failures.append(failure)

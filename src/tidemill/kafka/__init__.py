@@ -6,6 +6,7 @@ crash). It is the only package that
 configures a librdkafka client; keys and values are bytes. It imports no other package of tidemill,
 only `errors`. Consumer groups are in `streams/consumer`, which uses Faust.
 
+Proved elsewhere: `acknowledged` by `tests/serving/test_acknowledgements.py`.
 Proved elsewhere: `config` by `tests/test_kafka.py`.
 Proved elsewhere: `ends` by `tests/schemas/registry/test_choose.py`.
 Proved elsewhere: `groups` by `tests/streams/deadletters/test_redrive.py`.

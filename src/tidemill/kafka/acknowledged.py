@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from tidemill.kafka.config import KafkaConfig
 from tidemill.kafka.writer import new_producer
 
-Record = tuple[str, bytes | None, bytes | None]
+TopicRecord = tuple[str, bytes | None, bytes | None]
 """Topic, key and value of a record to write."""
 
 
@@ -25,7 +25,7 @@ class AcknowledgedWriter:
         config: KafkaConfig,
         *,
         queue_messages: int = 100_000,
-        linger_ms: float = 5,
+        linger_ms: float = 0,
         timeout_s: float = 5.0,
     ) -> None:
         self.delivered = 0
@@ -49,7 +49,9 @@ class AcknowledgedWriter:
         """How many records have no report yet."""
         return len(self._producer)
 
-    def write_all(self, records: Sequence[Record], done: Callable[[str | None], object]) -> None:
+    def write_all(
+        self, records: Sequence[TopicRecord], done: Callable[[str | None], object]
+    ) -> None:
         """Hand *records* to the client and return at once.
 
         *done* is called once: with None when the brokers have all of them, or with what kept one of

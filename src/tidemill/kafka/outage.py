@@ -144,8 +144,9 @@ def why_away(config: KafkaConfig, reason: str = "no answer") -> tuple[str, str]:
     if KafkaError._RESOLVE in heard:
         return heard[KafkaError._RESOLVE], "check the host names in KAFKA_BOOTSTRAP_SERVERS"
     if not heard:
-        return f"it takes connections and does not answer ({reason})", (
-            "is that broker frozen or overloaded, or does it want another KAFKA_SECURITY_PROTOCOL?"
+        return f"it does not answer ({reason})", (
+            "is that broker frozen, overloaded or behind a firewall, or does it want another "
+            "KAFKA_SECURITY_PROTOCOL?"
         )
     return reason, _UP
 
@@ -153,7 +154,7 @@ def why_away(config: KafkaConfig, reason: str = "no answer") -> tuple[str, str]:
 def _look(config: KafkaConfig) -> tuple[bool, dict[int, str]]:
     """Return whether a broker answers within `LOOK_S`, and the errors of the connection by code."""
     heard: list[KafkaError] = []
-    settings = config.client(group_id="tidemill-look", socket_connection_setup_timeout_ms=1000)
+    settings = config.client(group_id="tidemill-look")
     client = Consumer({**settings, "error_cb": heard.append}, logger=client_log)
     try:
         answers = bool(client.list_topics(timeout=LOOK_S).brokers)

@@ -1,6 +1,7 @@
 """The commands around the lake: what they print, and what their exit status says."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tidemill.cli.app import main
 from tidemill.cli.tables.answers import print_ledger
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import layouts
-from tidemill.monitor.ledger import ledger
+from tidemill.monitor.ledger import Account, ledger
 from tidemill.schemas.loop.definition import Loop
 
 LOOP = Loop.model_validate(
@@ -81,6 +82,30 @@ def test_ledger_ends_with_0_if_balanced(lake: Lake, capsys: pytest.CaptureFixtur
     assert document["accounts"][0]["open"] == 2
     assert main(["ledger"]) == 0
     assert "balanced" in capsys.readouterr().out
+
+
+def test_ledger_shows_label_errors_of_any_partition(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are listed where there are any, and a partition without one has none."""
+    names = ("labeled", "label_error", "dead_letter")
+    accounts = [
+        Account(
+            loop="ads",
+            log="decisions",
+            partition=number,
+            read=sum(ends),
+            ends=dict(zip(names, ends, strict=True)) if ends[1] else {"labeled": 7},
+            open=0,
+            twice=0,
+            lost=0,
+        )
+        for number, ends in enumerate(((7, 0, 0), (1, 5, 0)))
+    ]
+    print_ledger(accounts, as_json=False)
+    out = capsys.readouterr().out
+    assert "label error" in out
+    assert re.search(r"ads\W+1\W+6\W+1\W+5", out)
 
 
 def test_ledger_says_which_log_of_several_is_unread(

@@ -231,6 +231,14 @@ def test_what_is_not_needed_is_no_error(sql: str, label: float | None) -> None:
         assert label_of(sql, ROWS) == label
 
 
+def test_what_is_as_deep_as_is_allowed_is_compiled() -> None:
+    """The limit is below what Python's own takes, whatever calls it."""
+    for sql in ("+".join(["count_"] * 98), "not " * 97 + "ok", "(" * 200 + "ok" + ")" * 200):
+        assert compile_label(with_label(f"max({sql}) is null")).plain
+    wide = " or ".join(f"count_ = {number}" for number in range(200))
+    assert compile_label(with_label(f"count(*) filter (where {wide}) > 0")).plain
+
+
 def test_conditions_that_are_nested_without_end_are_refused() -> None:
     """A guarded `and` names its first part twice, so forty of them would be a trillion parts."""
     sql = "count_ = 0"

@@ -51,3 +51,12 @@ def test_what_would_be_no_loop_is_refused(
     """By the same checks as a file."""
     with pytest.raises(kind, match=told):
         variant(LOOP, **changes)
+
+
+def test_a_label_in_use_can_be_backfilled_by_another_window() -> None:
+    """What only a new label is refused for must not keep an old loop from its own history."""
+    label = LOOP.label.model_copy(update={"sql": "count(*) filter (where kind = 'clikc') > 0"})
+    used = LOOP.model_copy(update={"label": label})
+    assert variant(used, grace="5s").label == label
+    with pytest.raises(LoopError, match="compares kind with 'cilck'"):
+        variant(used, label="count(*) filter (where kind = 'cilck') > 0")

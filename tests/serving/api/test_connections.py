@@ -16,7 +16,7 @@ from tests.serving.conftest import Serve
 from tests.serving.models import FEATURES
 
 from tidemill.errors import ConfigError
-from tidemill.serving.api.limits import HttpLimits
+from tidemill.serving.api.http_limits import HttpLimits
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import Worker
 
@@ -104,7 +104,8 @@ def test_half_a_request_is_refused_in_words(
 ) -> None:
     """A client that stops, or never stops, gives its place to others and learns why."""
     connection = connect(short)
-    connection.sendall(sent)
+    for first in range(0, len(sent), 50_000):
+        connection.sendall(sent[first : first + 50_000])
     head, _, body = rest(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert set(json.loads(body)) == {"what", "hint"}

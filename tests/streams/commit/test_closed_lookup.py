@@ -33,7 +33,7 @@ from tidemill.streams.join.checkpoints import Resume
 from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.state.spill_store import MemorySpillStore
 
 HOUR = timedelta(hours=1)
 CORRECTED = rules(corrections=20 * SECOND)

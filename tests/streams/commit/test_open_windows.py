@@ -13,7 +13,7 @@ from tests.streams.workers_in_memory import METRICS, World
 from tidemill.streams.commit.open_windows import OpenWindows
 from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.state.spill_store import MemorySpillStore
 
 SCHEDULES = examples_now(150)
 

@@ -36,7 +36,7 @@ from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.state.open_state import OpenState
-from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.state.spill_store import MemorySpillStore
 from tidemill.streams.units import micros
 
 DAY = timedelta(days=1)

@@ -31,7 +31,7 @@ def dead_letter(reason: str, offset: int) -> DeadLetter:
 def test_dead_letters_are_counted_from_zero_and_the_first_of_each_reason_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An alert on an increase sees the first one; the log names a command instead of a flood."""
+    """An alert on an increase sees the first one, and the log names a command, once."""
     registry = CollectorRegistry()
     counter = Counter("dead", "Dead", ["loop", "log", "reason"], registry=registry)
     report = DeadLetterReport("t", [DECISIONS, FEEDBACK], counter)

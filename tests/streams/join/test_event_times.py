@@ -48,7 +48,7 @@ def test_a_time_in_another_unit_names_that_unit(divided_by: int, unit: str, age:
 
 def test_a_time_that_fits_no_unit_says_how_old_it_is() -> None:
     """A service that never set its clock sends the year 1 or 1970."""
-    for at, year in ((micros(datetime(1, 1, 1, tzinfo=UTC)), "1-01-01"), (0, "1970-01-01")):
+    for at, year in ((micros(datetime(1, 1, 1, tzinfo=UTC)), "0001-01-01"), (0, "1970-01-01")):
         found = refusal(at)
         assert found is not None
         assert f"{year} is further before its record than max_age, 3650d" in found[1]

@@ -31,12 +31,14 @@ from tests.streams.rig import (
     until,
 )
 
+from tidemill.cli.app import main
 from tidemill.deploy.local.kafka import EmbeddedKafka
 from tidemill.kafka import KafkaConfig, write_all
 from tidemill.schemas import topics
 from tidemill.schemas.avro.wire import single_object_prefix
 from tidemill.schemas.published import publish_loop
-from tidemill.streams.runtime.worker import EXIT_REFUSED, group_name
+from tidemill.streams.runtime.worker import EXIT_REFUSED
+from tidemill.streams.runtime.worker_config import group_name
 from tidemill.testing.kafka import START_S
 
 pytestmark = pytest.mark.kafka
@@ -67,7 +69,10 @@ def with_create_time(kafka: KafkaConfig, topic: str) -> None:
 
 
 def test_wrong_times_are_dead_letters_and_a_label_error_is_told(
-    kafka: KafkaConfig, tmp_path: Path
+    kafka: KafkaConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Seconds for microseconds, a record of the year 50000: neither a label nor the end of it."""
     label = {"sql": "max(100 % cast(amount as int)) > 1"}
@@ -90,6 +95,10 @@ def test_wrong_times_are_dead_letters_and_a_label_error_is_told(
     reasons = [each.fields["reason"] for each in rig.dead_letters()]
     assert reasons == ["age", "record-time"]
     assert "in seconds" in rig.dead_letters()[0].fields["detail"]
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    assert main(["dead-letters", "show", "--loop", rig.loop.loop, "--json"]) == 0
+    arrived = [each["arrived"] for each in json.loads(capsys.readouterr().out)["letters"]]
+    assert "1500000000000000 ms" in arrived, "shown as it is: there is no such date"
     assert rig.examples()["state"].to_list() == ["label_error", "labeled", "labeled"]
     assert "the label of 1 decisions is an error" in rig.log()
     assert "One is n0: Invalid Input Error: " in rig.log()

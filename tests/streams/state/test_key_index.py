@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tidemill.streams.id_hashes import Keys
 from tidemill.streams.state.key_index import KeyIndex
-from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.state.spill_store import MemorySpillStore
 from tidemill.streams.units import Int64s
 
 Entry = tuple[int, int, int]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.streams.state.row_buffer import RowBuffer
-from tidemill.streams.state.spill import MemorySpillStore
+from tidemill.streams.state.spill_store import MemorySpillStore
 
 STEP = st.tuples(
     st.lists(st.integers(0, 60), max_size=9), st.integers(0, 60), st.booleans(), st.booleans()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tidemill.access import Token, TokenList
 from tidemill.errors import RequestError
-from tidemill.serving.api.limits import HttpCounters
+from tidemill.serving.api.http_limits import HttpCounters
 from tidemill.serving.api.replies import Headers, HttpRefusal, Message, Reply
 from tidemill.watched_file import WatchedFile
 
@@ -42,6 +42,7 @@ class HttpAccess:
         self._tokens = tokens
         self._origins = frozenset(origin.rstrip("/").encode() for origin in origins)
         self._counters = counters or HttpCounters()
+        self._everybody = Caller(self)
         self._levels: dict[str, tuple[float, float]] = {}  # by token: what is left, and since when
 
     @property
@@ -55,9 +56,13 @@ class HttpAccess:
         Raises:
             HttpRefusal: its origin is not listed, it has no valid token, or its body is packed.
         """
+        if self._tokens is None:
+            for name, _value in scope["headers"]:
+                if name in _READ:
+                    break
+            else:
+                return self._everybody
         found = {name: value for name, value in scope["headers"] if name in _READ}
-        if not found and self._tokens is None:
-            return Caller(self)
         origin = found.get(b"origin")
         if origin is not None and origin not in self._origins:
             raise self._refused("origin", 403, f"pages of {_shown(origin)} may not call", _LIST)
@@ -90,16 +95,14 @@ class HttpAccess:
     def require(self, caller: "Caller", scopes: tuple[str, ...], loop: str | None) -> None:
         """Refuse *caller* unless it has one of *scopes*, for *loop* if one is named."""
         token = caller.token
-        if token is None and not caller.is_anybody:
-            return
         if token is None or not any(token.may(scope, loop) for scope in scopes):
             name = token.name if token is not None else "anybody"
             what = f"{name} has not the scope {' or '.join(scopes)}"
             what += f" for the loop {loop[:100]!r}" if loop is not None else ""
             hint = "ask the operator of the worker to add it to the token"
-            raise self._refused("token", 403, what, hint, caller.headers)
+            raise self._refused("token", 403, what, hint)
 
-    def charge(self, token: Token, count: int, headers: Headers) -> None:
+    def charge(self, token: Token, count: int) -> None:
         """Take *count* from what *token* may send now, which grows by its rate.
 
         Whoever has anything left may send a whole batch, and then waits for longer.
@@ -113,14 +116,14 @@ class HttpAccess:
             wait_s = max(1, round(-left / token.rate))
             retry = ((b"retry-after", b"%d" % wait_s),)
             what = f"{token.name} sends more than {token.rate:g} events a second"
-            raise self._refused("rate", 429, what, f"wait {wait_s} s", headers + retry)
+            raise self._refused("rate", 429, what, f"wait {wait_s} s", retry)
         self._levels[token.name] = (left - count, now)
 
 
 class Caller:
     """Who sent a request, and what the answer says about that to a browser."""
 
-    __slots__ = ("_access", "headers", "is_anybody", "token")
+    __slots__ = ("_access", "headers", "is_anybody", "is_free", "token")
 
     def __init__(
         self,
@@ -134,6 +137,7 @@ class Caller:
         self.headers = headers
         self.token = token
         self.is_anybody = is_anybody  # no token, though others need one
+        self.is_free = token is None and not is_anybody  # nothing to require or to charge
 
     def require(self, *scopes: str, loop: str | None = None) -> None:
         """Return if the caller has one of *scopes*, for *loop* if one is named.
@@ -141,7 +145,8 @@ class Caller:
         Raises:
             HttpRefusal: it has none of them.
         """
-        self._access.require(self, scopes, loop)
+        if not self.is_free:
+            self._access.require(self, scopes, loop)
 
     def charge(self, count: int) -> None:
         """Return if the caller may send *count* more events.
@@ -150,7 +155,7 @@ class Caller:
             HttpRefusal: it has sent more than its rate.
         """
         if self.token is not None:
-            self._access.charge(self.token, count, self.headers)
+            self._access.charge(self.token, count)
 
 
 class Preflight(HttpRefusal):

@@ -105,8 +105,8 @@ def test_without_a_valid_token_nothing_is_told(tokens: Tokens, log: MemoryEventL
     """But readiness: a load balancer has no token."""
     for headers in ({}, {"authorization": "Bearer nope"}, {"authorization": tokens.admin}):
         for method, path in (("POST", DECISIONS), ("GET", "/metrics"), ("GET", "/nothing")):
-            status, answer = ask(tokens.url, method, path, BODY, **headers)
-            assert (status, answer["www-authenticate"]) == (401, "Bearer")
+            status, told = ask(tokens.url, method, path, BODY, **headers)
+            assert (status, told["www-authenticate"]) == (401, "Bearer")
     connection = http.client.HTTPConnection(urlsplit(tokens.url).netloc, timeout=120)
     connection.request("GET", "/readyz")
     answer = connection.getresponse()

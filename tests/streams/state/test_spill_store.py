@@ -14,8 +14,8 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
 from tidemill.streams.id_hashes import id_keys
 from tidemill.streams.join.partition_join import DECISION_COLUMNS, PartitionJoin
-from tidemill.streams.state.spill import MemorySpillStore, SpillHandle, SpillStore
 from tidemill.streams.state.spill_files import SpillFiles
+from tidemill.streams.state.spill_store import MemorySpillStore, SpillHandle, SpillStore
 
 COLUMNS = [*DECISION_COLUMNS, "#at", "#key", "#check"]
 LOG = [*(D(f"d{number}", number // 3) for number in range(90)), D("d7", 30), D("late", 0)]

@@ -1,0 +1,92 @@
+"""The Prometheus metrics of a trainer, in a registry of their own, and their HTTP server."""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from tidemill.errors import ConfigError
+from tidemill.kafka import BadRecords
+from tidemill.trainers.registry import ModelVersion
+
+WORK = {"tidemill_models_total": "models made"}
+"""The samples that the log tells once a minute, with the words for them (`WorkLog`)."""
+
+
+class TrainerMetrics:
+    """The Prometheus metrics of a trainer, in a registry of their own."""
+
+    def __init__(self, bad: BadRecords | None = None) -> None:
+        """Count nothing yet; *bad* has the bad records of the shared topics."""
+        self.registry = CollectorRegistry()
+        self.registry.register(bad or BadRecords())
+        Gauge("tidemill_process_id", "Process id of the trainer", registry=self.registry).set(
+            os.getpid()
+        )
+        self.refused = Gauge(
+            "tidemill_loop_refused",
+            "1 if the newest version of a loop cannot be trained; the log says why",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.models = Counter(
+            "tidemill_models",
+            "Versions that were made",
+            ["loop", "learner", "promoted"],
+            registry=self.registry,
+        )
+        self.cpu = Counter(
+            "tidemill_training_cpu_seconds",
+            "CPU seconds spent on versions",
+            ["loop", "learner"],
+            registry=self.registry,
+        )
+        self.learned = Gauge(
+            "tidemill_online_learned_version",
+            "Version of the examples table the online learner has learned up to",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.live = Gauge(
+            "tidemill_live_model_number",
+            "Number of the live model",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.heartbeat = Gauge(
+            "tidemill_trainer_heartbeat_timestamp_seconds",
+            "When the last training cycle ended; it stands still if the trainer hangs",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.backlog = Gauge(
+            "tidemill_training_backlog_commits",
+            "Commits of examples that no learner has looked at yet",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.promoted = Gauge(
+            "tidemill_last_model_promoted",
+            "1 if the gate promoted the last model, 0 if not; absent before the first",
+            ["loop"],
+            registry=self.registry,
+        )
+
+    def serve(self, port: int) -> None:
+        """Answer GET /metrics on *port*, in a thread.
+
+        Raises:
+            ConfigError: the port is taken or not allowed.
+        """
+        try:
+            start_http_server(port, registry=self.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics cannot be shown on port {port}: {error.strerror}",
+                hint="name a free one with --metrics-port or TIDEMILL_METRICS_PORT",
+            ) from error
+
+    def count(self, loop: str, model: ModelVersion) -> None:
+        """Count a new version."""
+        promoted = "yes" if model.promoted else "no"
+        self.models.labels(loop, model.learner, promoted).inc()
+        self.cpu.labels(loop, model.learner).inc(model.cpu_s)
