@@ -5,6 +5,7 @@ combines the fetched positions of the transport with the positions of the loop t
 """
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 
 logger = logging.getLogger(__name__)
 
+SILENT_S = 2.0  # after a question for ids without an answer, none is asked for so long
 IN_FLIGHT = 2 * BATCH_RECORDS  # records of one log that wait in queues, plus one batch at most
 
 
@@ -33,6 +35,7 @@ class FlowControl:
         self._metrics = metrics
         self._runners = runners
         self._identities: dict[str, TopicIdentity] = {}  # of the topics, when they were seen first
+        self._silent_until_s = 0.0
         self._gone: set[str] = set()  # topics that were missing at the last question
         self._logs: dict[str, tuple[LoopRunner, Log]] = {
             topic: (runner, name) for runner in runners for name, topic in runner.topics.items()
@@ -99,13 +102,15 @@ class FlowControl:
     async def verify(self, runner: LoopRunner) -> bool:
         """Return whether the topics of *runner* are still those that the lake has read from.
 
-        The broker is asked now, so it holds for everything that was fetched before.
+        The broker is asked now, so it holds for everything that was fetched before. If it has just
+        not answered for another loop, it is not asked: a stop would take so long for each of them.
         """
-        if self._fetches is None:
+        if self._fetches is None or time.monotonic() < self._silent_until_s:
             return False
         topics = set(runner.topics.values())
         found = await self._fetches.identities(topics)
         if found is None:
+            self._silent_until_s = time.monotonic() + SILENT_S
             return False
         self.identify(found)
         for topic in topics - found.keys() - self._gone:

@@ -1,6 +1,7 @@
 """When a commit cycle is due. The schedules prove what a commit cycle does."""
 
 import string
+from collections.abc import Collection
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,8 @@ from tests.streams.workers_in_memory import RUNNER, Process, World
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, position_of
 from tidemill.streams.consumer.topic_ids import TopicIdentity
+from tidemill.streams.metrics import StreamMetrics
+from tidemill.streams.runtime.flow_control import FlowControl
 
 
 @pytest.fixture
@@ -179,3 +182,30 @@ def test_rows_are_committed_only_if_their_topic_is_known_to_be_the_same(
         process.run.verify = None
         RUNNER.run_until_complete(process.run.commit())
         assert process.run.position(DECISIONS, 0).committed == 3, "nothing was lost by waiting"
+
+
+class SilentBroker:
+    """A broker that answers no question for the ids of topics."""
+
+    session = 0
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def identities(self, _topics: Collection[str]) -> None:
+        """Count the question."""
+        self.asked += 1
+
+
+def test_a_broker_that_does_not_answer_is_asked_once_for_all_loops() -> None:
+    """Each question waits for seconds, and a stop commits every loop before it ends."""
+    workers = [Process(World()) for _ in range(3)]
+    broker = SilentBroker()
+    flow = FlowControl([worker.run for worker in workers], StreamMetrics())
+    flow.attach(broker)  # type: ignore[arg-type]  # nothing else of it is asked
+    for worker in workers:
+        RUNNER.run_until_complete(worker.claim([0, 1]))
+        read(worker, 6)
+        RUNNER.run_until_complete(worker.run.commit())
+        assert not worker.run.position(DECISIONS, 0).committed
+    assert broker.asked == 1
