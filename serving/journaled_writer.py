@@ -15,6 +15,7 @@ from tidemill.serving.journal import Journal, JournalSegment
 logger = logging.getLogger(__name__)
 
 _KEEP_S = 0.05  # how often the journal is compared with what Kafka has
+_SENT_AT_ONCE = 1_000  # decisions wait so long: a few milliseconds
 
 
 class Producer(Protocol):
@@ -135,10 +136,8 @@ class JournaledWriter:
             self._journal.remove(segment)
 
     def _send_refused(self, generation: _Generation) -> None:
-        if generation.writer.waiting:
-            return
         sent = 0
-        for segment, start in generation.refused:
+        for segment, start in generation.refused[:_SENT_AT_ONCE]:
             if not generation.writer.write(*segment.event_at(start)):
                 self._saved += 1
                 break
