@@ -186,7 +186,9 @@ class FeedbackReader:
             raise RequestError(f"field 'kind' is {kind!r:.100}, no text", hint=self._kinds)
         if kind in self.records:
             return self.records[kind]
-        raise UnknownError(f"loop {self._loop.loop} has no feedback {kind[:100]!r}", hint=self._kinds)
+        raise UnknownError(
+            f"loop {self._loop.loop} has no feedback {kind[:100]!r}", hint=self._kinds
+        )
 
     @property
     def _kinds(self) -> str:

@@ -1,6 +1,7 @@
 """The commands around a loop file, as a person types them."""
 
 import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.schemas.loops import MINIMAL
 
 from tidemill.cli.app import main
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, partition_count, read_compacted
 
 Run = Callable[..., tuple[int, str, str]]
@@ -202,3 +204,30 @@ def test_check_refuses_what_lightgbm_may_not_be_asked(run: Run, banner: Path) ->
     assert status == 1
     line = len(banner.read_text().splitlines())
     assert f"{banner}:{line}: models.batch.params: 'machines' is not allowed" in error
+
+
+@pytest.mark.kafka
+def test_publishing_adds_the_columns_of_a_version_to_the_lake(
+    run: Run, banner: Path, kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What reads the lake of a quiet loop must not wait for the first event of the version."""
+    lake = Lake(LakeConfig(root=str(tmp_path / "lake")))
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    name = f"lake-{uuid.uuid4().hex[:8]}".replace("-0", "-a")
+    first = MINIMAL.replace("loop: banner", f"loop: {name}")
+    second = first.replace("  visits: int\n", "  visits: int\n  age: {type: int, nullable: true}\n")
+    banner.write_text(first)
+    assert run("publish", banner)[0] == 0
+    assert lake.loops() == [], "without TIDEMILL_LAKE there is none"
+    monkeypatch.setenv("TIDEMILL_LAKE", lake.root)
+    assert run("publish", banner)[0] == 0
+    banner.write_text(f"{second}version: 2\n")
+    assert run("publish", banner)[0] == 0
+    for table in ("decisions", "examples"):
+        assert "age" in str(lake.table(name, table).schema["features"])
+    assert lake.newest_number(name) == 2
+    assert run("sql", "SELECT features.age FROM examples")[0] == 0
+    refused = first.replace("  visits: int\n", "  visits: float\n")
+    banner.write_text(f"{refused}version: 3\n")
+    assert run("publish", banner)[0] != 0
+    assert lake.newest_number(name) == 2, "a version that is refused leaves the lake alone"
