@@ -297,10 +297,12 @@ def test_a_default_is_known_while_another_thread_reads_a_newer_one(
             return sources
 
         calls = [pool.submit(call) for _ in range(8)]
-        for version in range(2, 42):
-            worker.follower.install(banner(version=version))
-            loop.get_decision(FEATURES)
-        stop.set()
+        try:
+            for version in range(2, 42):
+                worker.follower.install(banner(version=version))
+                loop.get_decision(FEATURES)
+        finally:
+            stop.set()
         assert all(found.result() == {"default"} for found in calls)
         loop.get_decision(FEATURES)
         assert client._transport._defaults["banner"].loop_version == 41  # type: ignore[attr-defined]
