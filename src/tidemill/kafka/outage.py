@@ -53,7 +53,7 @@ class Outages:
     """
 
     def __init__(
-        self, config: KafkaConfig, who: str, *, often: int = 3, pause_s: float = 2.0
+        self, config: KafkaConfig, who: str, *, often: int = 3, pause_s: float = 1.0
     ) -> None:
         self._config = config
         self._who = who

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from tidemill.errors import BrokerError
-from tidemill.kafka.config import KafkaConfig
+from tidemill.kafka.config import ANSWER_S, KafkaConfig
 from tidemill.kafka.outage import broker_errors
 from tidemill.kafka.tail import Record, Tail
 
@@ -65,7 +65,7 @@ class TailThread:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def open(self, timeout_s: float = 30.0) -> None:
+    def open(self, timeout_s: float = ANSWER_S) -> None:
         """Find the topics; call before `start` where a missing topic is the caller's error.
 
         Raises:

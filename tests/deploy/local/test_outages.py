@@ -95,7 +95,7 @@ class Running:
         until(lambda: self._lag_gauges() > 0, "gauges of the lag are back")
         until(lambda: "problem" not in self._last_watched(), "lag --watch is well")
         self.decide(20)
-        until(self._is_read, "all that was sent is in the lake")
+        until(self.is_read, "all that was sent is in the lake")
         assert set(self.supervisor.restarts.values()) == {0}, self.texts
         assert self.watch.poll() is None
 
@@ -112,7 +112,8 @@ class Running:
         lines = self.watched.read_text().splitlines()
         return lines[-1] if lines else ""
 
-    def _is_read(self) -> bool:
+    def is_read(self) -> bool:
+        """Return whether all that was sent is in the lake."""
         accounts = ledger(Lake(LakeConfig(root=self.stack.lake)), LOOP)
         read = [sum(each.read for each in accounts if each.log == log) for log in LOOP.logs]
         assert is_balanced(accounts), accounts
@@ -167,6 +168,7 @@ def test_ten_minutes_of_outages_end_nothing(running: Running) -> None:
 def test_every_process_stops_in_time_without_its_broker(running: Running) -> None:
     """It took the worker 37 s and the monitor 33 s; supervisors kill after ten."""
     running.decide(20)
+    until(running.is_read, "all of them are at work")
     running.broker.suspend()
     running.decide(20, feedback=False)
     until(lambda: "wait for Kafka" in get(f"{running.server}/healthz")[1], "serve tells")
