@@ -6,6 +6,7 @@ has it.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -215,9 +216,12 @@ class _Api:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[str | None] = loop.create_future()
-        self._worker.log.deliver(
-            events, lambda trouble: loop.call_soon_threadsafe(_set, done, trouble)
-        )
+
+        def tell(trouble: str | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_set, done, trouble)
+
+        self._worker.log.deliver(events, tell)
         try:
             trouble = await asyncio.wait_for(done, self._limits.acknowledge_s)
         except TimeoutError:

@@ -85,7 +85,7 @@ def test_ledger_ends_with_0_if_balanced(lake: Lake, capsys: pytest.CaptureFixtur
 
 
 def test_ledger_shows_label_errors_of_any_partition(
-    lake: Lake, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They are listed where there are any, and a partition without one has none."""
     names = ("labeled", "label_error", "dead_letter")
@@ -102,6 +102,7 @@ def test_ledger_shows_label_errors_of_any_partition(
         )
         for number, ends in enumerate(((7, 0, 0), (1, 5, 0)))
     ]
+    monkeypatch.setenv("COLUMNS", "200")
     print_ledger(accounts, as_json=False)
     out = capsys.readouterr().out
     assert "label error" in out

@@ -22,7 +22,7 @@ from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
-LOOP = minimal(models={"batch": None})
+LOOP = minimal(models={"batch": None}, max_age="36500d")  # what is played is old
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def test_a_command_names_what_is_lost_and_what_to_do(
     lost = lose(Path(lake.root) / "offers")
     status = main(command)
     error = capsys.readouterr().err
-    assert status == 2
+    assert status == 3, "it could not look"
     assert lost in error
     assert "tidemill lake replay" in error
     assert "Traceback" not in error
