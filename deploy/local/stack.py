@@ -10,6 +10,7 @@ from tidemill.deploy.local.supervisor import Program, answers, tidemill_command
 from tidemill.errors import ConfigError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, init_keys
+from tidemill.serving.journal import JOURNAL
 
 _ANSWER_S = 2.0  # pages are answered in milliseconds
 
@@ -108,6 +109,7 @@ class Stack:
     def programs(self) -> list[Program]:
         """Return the processes, in the order of their start."""
         shared = {
+            JOURNAL: str(self.folder / "journal"),
             **self.env,
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "TIDEMILL_LAKE": self.lake,
