@@ -136,6 +136,7 @@ def _account(
     settled: dict[str, int] = {
         name: numbers[EXAMPLES, name.key(partition)] for name in _SETTLED[table]
     }
+    total.update(settled)
     unread = {
         log: max(0, ends[log, partition] - each.offset)
         for log, each in passed.items()
@@ -148,7 +149,7 @@ def _account(
         log=table,
         partition=partition,
         read=total["rows"] + dead,
-        ends={name: total[name] + settled.get(name, 0) for name in _ENDS[table]}
+        ends={name: total[name] for name in _ENDS[table]}
         | {name: total[name] for name in _SELDOM if total[name]}
         | {"dead_letter": dead},
         open=total["open"],
@@ -214,9 +215,9 @@ _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
-    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched", "misplaced"),
+    FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
 }
-_SELDOM = ("label_error",)  # outcomes that are listed only where there are any
+_SELDOM = ("label_error", "misplaced")  # outcomes that are listed only where there are any
 
 _DECISIONS = """
     WITH raw AS (

@@ -145,6 +145,7 @@ class Supervisor:
                 if time.monotonic() > deadline:
                     raise child.not_ready(timeout_s)
                 time.sleep(_POLL_S)
+            child.note_answer(time.monotonic())
             if on_ready is not None:
                 on_ready(child.program.name)
 
@@ -203,6 +204,10 @@ class _SupervisedProcess:
         self._started_s = time.monotonic()
         self._due_s = self._answered_s = None
         self._look_s = self._started_s
+
+    def note_answer(self, now_s: float) -> None:
+        """Note that it is ready: if it answers no more, it hangs."""
+        self._answered_s = now_s
 
     def kill_if_hung(self, now_s: float, hung_s: float) -> str | None:
         """Kill it if it has answered, and has not for *hung_s*; return a sentence on it."""

@@ -116,7 +116,6 @@ def test_every_feedback_is_in_one_place(lake: Lake) -> None:
         "late": 1,
         "duplicate": 1,
         "unmatched": 0,
-        "misplaced": 0,
         "dead_letter": 1,
     }
     assert account.open == 2

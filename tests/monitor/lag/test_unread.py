@@ -125,6 +125,7 @@ def test_an_offset_past_the_end_is_ahead_and_a_finding(
     assert (lag.status, lag.messages, lag.seconds) == ("AHEAD", -490, 0.0)
     assert lag.messages == oracle(log.config, log.group)[log.topic, 0]
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", log.config.bootstrap)
+    monkeypatch.setenv("COLUMNS", "160")
     assert main(["lag", log.group]) == 1
     assert "AHEAD 490" in capsys.readouterr().out
     assert main(["lag", log.group, "--json"]) == 1
