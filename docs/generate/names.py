@@ -129,6 +129,8 @@ def _monitor() -> CollectorRegistry:
         serving=0,
         workers=0,
         refused=0,
+        trainer_age_s=0.0,
+        backlog=0,
     )
     account = Account(loop="", log="", partition=0, read=0, ends={}, open=0, twice=0, lost=0)
     lag = GroupLag(group="", members=0, partitions=())
