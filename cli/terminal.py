@@ -23,6 +23,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from tidemill.harmless import harmless
+
 PIPE_WIDTH = 160
 WRONG = "bold red"
 """The style of what a person has to look at."""
@@ -89,17 +91,6 @@ def shown(value: object) -> str:
             # strftime would write years below 1000 without zeros
             return value.replace(tzinfo=None).isoformat(sep=" ")
     return harmless(str(value))
-
-
-def harmless(text: str) -> str:
-    r"""Return *text* without anything a terminal would act on.
-
-    >>> harmless("red" + chr(27) + "[31m")
-    'red\\x1b[31m'
-    """
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
 
 
 def harmless_lines(text: str) -> str:

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from tidemill.cli.terminal import (
     add_row,
-    harmless,
     new_table,
     print_json,
     print_table,
     print_text,
     progress_bar,
 )
+from tidemill.harmless import harmless
 from tidemill.streams.deadletters.reader import DeadLetterReader, OnProgress, Overview
 from tidemill.streams.deadletters.redrive import RedriveCounts
 from tidemill.streams.deadletters.writer import DeadLetter

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tidemill.cli.terminal import (
     PIPE_WIDTH,
     add_row,
-    harmless,
     new_table,
     print_json,
     print_table,
     print_text,
     progress_bar,
 )
+from tidemill.harmless import harmless
 
 
 @given(st.text())

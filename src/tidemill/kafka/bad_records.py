@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 from prometheus_client.core import GaugeMetricFamily
 
 from tidemill.errors import TidemillError
+from tidemill.harmless import harmless
 from tidemill.kafka.tail import Record
 
 logger = logging.getLogger(__name__)
@@ -44,17 +45,12 @@ class BadRecord:
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
-            key=_printable(key),
-            why=_printable(why[:_WHY_CHARS]),
+            key=harmless(key),
+            why=harmless(why[:_WHY_CHARS]),
         )
 
     def __str__(self) -> str:
         return f"{self.topic}/{self.partition} offset {self.offset}, key '{self.key}': {self.why}"
-
-
-def _printable(text: str) -> str:
-    """Return *text* with an escape for each character that a terminal or a log would act on."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def parsed(record: Record, parse: Callable[[Record], T]) -> T | BadRecord:
