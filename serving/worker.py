@@ -237,6 +237,7 @@ class Worker:
         self.follower = self._new_follower(loops)
         self.subscriber = Subscriber(self.config.kafka, self.follower)
         self.subscriber.ready = before.ready  # it has been; the defaults answer meanwhile
+        self.subscriber.bad = before.bad  # the metrics read it
         before.close()
         self.subscriber.start()
 
