@@ -15,13 +15,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tidemill.errors import ModelError
+from tidemill.features.estimates.intervals import Floats
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import Evaluation
-from tidemill.trainers.evaluation.metrics import Candidate, Floats
+from tidemill.trainers.evaluation.metrics import Candidate
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
 from tidemill.trainers.learners.prequential import Predictions

@@ -19,16 +19,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill.features.estimates.intervals import Floats, Interval, difference, interval
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.metrics import (
     METRIC_NAMES,
     Candidate,
-    Floats,
-    Interval,
     Metric,
     MetricScore,
-    difference,
-    interval,
     losses,
     roc_auc,
     score,
