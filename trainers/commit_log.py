@@ -15,7 +15,10 @@ from tidemill.features.lake.lake import Table
 from tidemill.features.sql.revisions import FIRST, has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 
-_NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "offset", "revision")
+_NEEDED = (
+    *("decision_id", "at", "features", "action", "label", "partition", "offset", "revision"),
+    *("propensity", "source", "propensities", "baseline"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,15 @@ def commits_after(
         learned_ids: returns the decision ids already learned; called only if the log no longer
             holds *version* + 1. All other rows then come as one commit of the newest version.
     """
+    needed = [name for name in _NEEDED if name in examples.schema]
     try:
         commits = examples.commits_since(version)
     except LakeError:  # the log is cut; if the storage fails, the read below raises it again
         newest = examples.version()
-        rows = examples.read(_NEEDED, FIRST, newest)
+        rows = examples.read(needed, FIRST, newest)
         known = pl.DataFrame({"decision_id": learned_ids()})
         yield newest, rows.join(known, on="decision_id", how="anti")
         return
     for commit in commits:
         if commit.files:
-            yield commit.version, examples.rows(commit).filter(FIRST).select(_NEEDED)
+            yield commit.version, examples.rows(commit).filter(FIRST).select(needed)

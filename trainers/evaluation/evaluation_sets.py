@@ -152,7 +152,7 @@ class EvaluationSets:
         online = self._loop.models.online
         return online is not None and (live.learner, live.params) == (
             online.learner,
-            settings_of(online),
+            settings_of(self._loop, online),
         )
 
     def _unseen_from(self, live: ModelVersion) -> datetime | None:
