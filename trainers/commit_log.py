@@ -51,6 +51,14 @@ def count_labels(examples: Table, loop: Loop) -> LabelCount:
     return LabelCount(version, *counts.row(0))
 
 
+def known_ids(examples: Table, until: datetime | None) -> pl.Series:
+    """Return the ids of the decisions up to *until*, of which no later commit is new."""
+    if until is None:
+        return pl.Series("decision_id", [], dtype=pl.String)
+    wanted = FIRST & (pl.col("at") <= until)
+    return examples.read(["decision_id"], wanted).get_column("decision_id")
+
+
 def commits_after(
     examples: Table, version: int, learned_ids: Callable[[], pl.Series]
 ) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -127,6 +127,20 @@ class LabeledRows:
             logged=logged_actions(frame, loop),
         )
 
+    @classmethod
+    def of_examples(cls, examples: pl.DataFrame, loop: Loop, snapshot: int) -> Self:
+        """Return the learnable rows of *examples*, which has the columns of that table."""
+        frame = logged_columns(examples.filter(is_learnable()), loop).sort("at", "decision_id")
+        columns = [pl.col("features").struct.field(name) for name in loop.features]
+        return cls(
+            features=frame.select(*columns, *scored_action(loop)),
+            label=frame.get_column("label").to_numpy(),
+            at=frame.get_column("at"),
+            ids=frame.get_column("decision_id"),
+            snapshot=snapshot,
+            logged=logged_actions(frame, loop),
+        )
+
     def __len__(self) -> int:
         return self.label.size
 

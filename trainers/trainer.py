@@ -216,7 +216,7 @@ class _NewestCycle:
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
     if cycle.online_run is not None:
         metrics.learned.labels(loop).set(cycle.online_run.learner.learned_until)
-    live = cycle.registry.live()
+    live = cycle.registry.model()
     metrics.live.labels(loop).set(live.number if live else 0)
     metrics.heartbeat.labels(loop).set_to_current_time()
     metrics.backlog.labels(loop).set(cycle.backlog)
