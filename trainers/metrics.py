@@ -30,7 +30,7 @@ class TrainerMetrics:
         )
         self.models = Counter(
             "tidemill_models",
-            "Versions that were made",
+            "Versions that were made; learner default: a model was taken back",
             ["loop", "learner", "promoted"],
             registry=self.registry,
         )

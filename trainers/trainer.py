@@ -22,6 +22,7 @@ from tidemill.kafka import BadRecords, KafkaConfig, Outages
 from tidemill.log_fields import log_fields
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
+from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import fetch_loops, unpublished, versions
 from tidemill.stop_signals import STOP_S, StopSignals
@@ -222,4 +223,5 @@ def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
     metrics.backlog.labels(loop).set(cycle.backlog)
     models = cycle.registry.models()
     if models:
-        metrics.promoted.labels(loop).set(models[-1].promoted)
+        last = models[-1]
+        metrics.promoted.labels(loop).set(last.promoted and last.learner != DEFAULT)

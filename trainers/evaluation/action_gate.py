@@ -29,6 +29,7 @@ from tidemill.trainers.evaluation.gate import Verdict, refused
 from tidemill.trainers.registry import LOOK
 from tidemill.trainers.rows import Integers, LoggedActions
 
+REWARD = "reward"  # the metric that says what a policy earns, by SNIPS; with _dr by DR
 MIN_EFFECTIVE = 100
 """Of how many equally weighted decisions an estimate has to be; fewer have no usable interval."""
 
@@ -192,8 +193,8 @@ def _metrics(own: PolicyValue, rivals: list[PolicyValue], look: int) -> dict[str
     names = ("", "default_", "live_")
     found = {LOOK: float(look)}
     for prefix, value in zip(names, (own, *rivals), strict=False):
-        found[f"{prefix}reward"] = value.snips.value
-        found[f"{prefix}reward_dr"] = value.robust.value
+        found[f"{prefix}{REWARD}"] = value.snips.value
+        found[f"{prefix}{REWARD}_dr"] = value.robust.value
     return found
 
 
