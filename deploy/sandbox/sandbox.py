@@ -149,6 +149,9 @@ class Sandbox:
         """
         started_s = time.perf_counter()
         asyncio.run(self._play(events, on_progress))
+        return self._report(events, time.perf_counter() - started_s)
+
+    def _report(self, events: Sequence[PastEvent], took_s: float) -> SandboxReport:
         examples = self.lake.table(self.loop.loop, EXAMPLES).read(["state", "label"])
         labels = examples.get_column("label").drop_nulls().cast(pl.Float64)
         mean = labels.mean()
@@ -164,7 +167,7 @@ class Sandbox:
             refused=Counter(letter.reason for letter in self._dead_letters.written),
             models=self.cycle.registry.models(),
             live=self.cycle.registry.live(),
-            took_s=time.perf_counter() - started_s,
+            took_s=took_s,
         )
 
     async def _play(

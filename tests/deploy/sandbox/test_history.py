@@ -1,6 +1,7 @@
 """A history is read by the rules of serving, and what is wrong is told with its line."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +25,7 @@ DECISION = {"id": "d1", "at": AT, "features": FEATURES}
 CLICK = {"decision_id": "d1", "kind": "clicked", "at": AT, "values": VALUES}
 
 
-def line(known: dict[str, object], **changes: object) -> bytes:
+def line(known: Mapping[str, object], **changes: object) -> bytes:
     """Return *known* with *changes* as a line; a change to None takes a field away."""
     changed = {**known, **changes}
     return json.dumps({k: v for k, v in changed.items() if v is not None}).encode()
@@ -114,7 +115,8 @@ def test_an_action_is_one_of_the_loop(
 
 def test_events_are_in_the_order_of_their_times(tmp_path: Path) -> None:
     """Exports have one table behind the other, which would make all feedback late."""
-    path, done = tmp_path / "history.jsonl", []
+    path = tmp_path / "history.jsonl"
+    done: list[tuple[int, int]] = []
     times = ["2026-03-04T05:00:03Z", "2026-03-04T05:00:01Z", "2026-03-04T05:00:02Z"]
     path.write_bytes(b"\n\n".join(line(DECISION, id=at[-2], at=at) for at in times))
     events = read_history(path, minimal(), lambda *both: done.append(both))
