@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import (
     BadRecord,
     BadRecords,
@@ -42,6 +43,8 @@ from tidemill.schemas.registry.kafka import parse_schema
 
 V = TypeVar("V")
 
+PORT = 8790
+
 WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL)
 """The shared topics whose records are examined. Those of the model topic are by the workers, which
 have the keys: a chain counts who refused."""
@@ -56,8 +59,7 @@ class MonitorConfig:
     kafka: KafkaConfig
     lake: LakeConfig
     loops: Sequence[str] = ()  # empty: every published loop
-    host: str = "127.0.0.1"  # it is read without credentials, so only from this machine
-    port: int = 8790
+    http: HttpConfig = field(default_factory=lambda: HttpConfig(port=PORT))
     every_s: float = 5.0
     ledger_every_s: float = 60.0  # it reads all tables
 

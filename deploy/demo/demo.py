@@ -18,6 +18,7 @@ import polars as pl
 from rich.console import Console
 from rich.text import Text
 
+from tidemill.access import ACCESS_SETTINGS
 from tidemill.deploy.demo import report
 from tidemill.deploy.demo.flights import LOOP_FILE, load_flights
 from tidemill.deploy.demo.model_watcher import ModelWatcher
@@ -145,7 +146,11 @@ def _stack(config: DemoConfig, kafka: KafkaConfig, loop: Loop) -> Stack:
         folder=config.folder.resolve(),
         ports=Ports.free(config.servers),
         loops=[loop.loop],
-        env={name: value for name, value in config.env.items() if name.startswith("TIDEMILL_")},
+        env={
+            name: value
+            for name, value in config.env.items()
+            if name.startswith("TIDEMILL_") and name not in ACCESS_SETTINGS
+        },
     )
 
 

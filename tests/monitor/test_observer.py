@@ -20,6 +20,7 @@ from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
 from tidemill.monitor.chain import Chain, parse_ack, with_trainer
 from tidemill.monitor.lag import GroupLag
@@ -51,7 +52,9 @@ def config(kafka: KafkaConfig, loop: Loop, tmp_path: Path) -> MonitorConfig:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
     lake = LakeConfig(root=str(tmp_path / "lake"))
-    return MonitorConfig(kafka=kafka, lake=lake, loops=[loop.loop], port=port, every_s=0.1)
+    return MonitorConfig(
+        kafka=kafka, lake=lake, loops=[loop.loop], http=HttpConfig(port=port), every_s=0.1
+    )
 
 
 def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tuple[bytes, bytes]:
@@ -209,7 +212,7 @@ def test_the_service_answers_and_says_when_it_cannot_look(
     config: MonitorConfig, loop: Loop
 ) -> None:
     """A monitor that hides its own failure is worse than none."""
-    stop, url = threading.Event(), f"http://127.0.0.1:{config.port}"
+    stop, url = threading.Event(), f"http://127.0.0.1:{config.http.port}"
     thread = threading.Thread(target=run_monitor, args=(config, stop))
     thread.start()
     try:
