@@ -31,6 +31,7 @@ def monitor(
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.observer import MonitorConfig, Observer, Status
     from tidemill.monitor.status import run_monitor
+    from tidemill.schemas.models.signing import TrustedKeys
 
     config = MonitorConfig(
         kafka=KafkaConfig.from_env(os.environ),
@@ -38,6 +39,7 @@ def monitor(
         loops=loops or (),
         http=HttpConfig.from_env(os.environ, host=host, port=port, is_insecure=insecure),
         every_s=every,
+        trusted=TrustedKeys.if_set(os.environ),
     )
     if once:
         with Observer(config) as observer:

@@ -39,7 +39,7 @@ from tidemill.monitor.ledger import is_balanced, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import checked_loop
-from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.choose import schema_store
 from tidemill.streams.runtime.close_requests import request_close
@@ -219,7 +219,9 @@ class _DemoRun:
         """Close the last windows, and wait until every decision has ended."""
         last = self.past.decisions["at"].max()
         assert isinstance(last, datetime)
-        request_close(self.kafka.config, self.loop.loop, last)
+        request_close(
+            self.kafka.config, self.loop.loop, last, SigningKey.from_env(self.stack.keys())
+        )
         wanted, lake = self.past.decisions.height, self._lake()
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         while (found := self._ended(lake)) < wanted:

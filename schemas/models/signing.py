@@ -73,6 +73,15 @@ class SigningKey:
         """
         return cls.load(_named(env, SIGNING_KEY))
 
+    @classmethod
+    def if_set(cls, env: Mapping[str, str]) -> Self | None:
+        """Load the file that TIDEMILL_SIGNING_KEY names; None if it is not set.
+
+        Raises:
+            ConfigError: as for `load`.
+        """
+        return cls.from_env(env) if env.get(SIGNING_KEY) else None
+
     def save(self, path: Path) -> None:
         """Write the key to the new file *path*, mode 0600.
 
@@ -96,9 +105,9 @@ class SigningKey:
         """The short name of the public key."""
         return key_id(self.public)
 
-    def sign(self, body: bytes) -> bytes:
-        """Return the signature of *body*, 64 bytes."""
-        return self._key.sign(_CONTEXT + body)
+    def sign(self, body: bytes, *, context: bytes = _CONTEXT) -> bytes:
+        """Return the signature of *body*, 64 bytes; it is not valid in another *context*."""
+        return self._key.sign(context + body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +152,15 @@ class TrustedKeys:
         return cls.watched(_named(env, TRUSTED_KEYS))
 
     @classmethod
+    def if_set(cls, env: Mapping[str, str]) -> Self | None:
+        """Watch the file that TIDEMILL_TRUSTED_KEYS names; None if it is not set.
+
+        Raises:
+            ConfigError: as for `load`.
+        """
+        return cls.from_env(env) if env.get(TRUSTED_KEYS) else None
+
+    @classmethod
     def watched(cls, path: Path) -> Self:
         """Return the keys of a file as they are whenever somebody looks.
 
@@ -170,13 +188,13 @@ class TrustedKeys:
         lines = [f"ed25519 {base64.b64encode(key).decode()}\n" for key in self.keys.values()]
         _write_new(path, "".join(lines).encode(), 0o644)
 
-    def verify(self, key: str, signature: bytes, body: bytes) -> bool:
+    def verify(self, key: str, signature: bytes, body: bytes, *, context: bytes = _CONTEXT) -> bool:
         """Return whether the trusted key with this short name signed *body*."""
         public = self.keys.get(key)
         if public is None:
             return False
         try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signature, _CONTEXT + body)
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, context + body)
         except InvalidSignature:
             return False
         return True
@@ -196,6 +214,21 @@ class _KeysOfFile(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self.file.value)
+
+
+def command_signer(env: Mapping[str, str]) -> SigningKey | None:
+    """Return the key that signs what a command asks of workers, if TIDEMILL_SIGNING_KEY is set.
+
+    Raises:
+        ConfigError: TIDEMILL_TRUSTED_KEYS is set, so workers here would refuse what is not signed.
+    """
+    signer, trusted = SigningKey.if_set(env), TrustedKeys.if_set(env)
+    if trusted is not None and (signer is None or signer.id not in trusted.keys):
+        raise ConfigError(
+            f"workers that trust the keys of {env[TRUSTED_KEYS]} would refuse this request",
+            hint=f"set {SIGNING_KEY} to the file of a key that is listed there",
+        )
+    return signer
 
 
 def init_keys(folder: Path) -> tuple[Path, Path]:
