@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from tidemill.errors import ConfigError
+from tidemill.private_folder import make_private
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
@@ -202,7 +203,7 @@ class _SupervisedProcess:
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._log.parent)
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDED, self.program.name, *self.program.command],

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tidemill.errors import ConfigError
+from tidemill.private_folder import make_private
 from tidemill.watched_file import WatchedFile, refuse_others_writing
 
 SIGNING_KEY = "TIDEMILL_SIGNING_KEY"  # the file of the private key, for trainers
@@ -244,7 +245,7 @@ def init_keys(folder: Path) -> tuple[Path, Path]:
                 f"{path} exists already; a new pair would make every published model untrusted",
                 hint="name another folder, or remove both files to replace the pair",
             )
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     key = SigningKey.generate()
     key.save(signing)
     TrustedKeys.of([key.public]).save(trusted)
