@@ -7,16 +7,15 @@ has it.
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from tidemill.errors import BrokerError, RequestError, TidemillError
-from tidemill.serving.api.callers import Caller, HttpAccess
-from tidemill.serving.api.descriptions import described, openapi
-from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
-from tidemill.serving.api.metrics import exposition, health, registry_of
-from tidemill.serving.api.replies import (
+from tidemill.http_server.callers import Caller, HttpAccess
+from tidemill.http_server.http_limits import HttpCounters, HttpLimits
+from tidemill.http_server.replies import (
     TEXT,
     App,
     HttpRefusal,
@@ -24,8 +23,14 @@ from tidemill.serving.api.replies import (
     Receive,
     Reply,
     Send,
+    check_read,
     encode,
+    read_body,
+    send_reply,
+    wrong_method,
 )
+from tidemill.serving.api.descriptions import described, openapi
+from tidemill.serving.api.metrics import exposition, health, registry_of
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import Event
 from tidemill.serving.decision.requests import DecisionRequest, UnknownError
@@ -66,11 +71,11 @@ def app_of(
         try:
             caller = access.admit(scope)
         except HttpRefusal as refusal:
-            if await _body(receive, 0) is None:
+            if await read_body(receive, 0) is None:
                 return
             reply = refusal.reply
         else:
-            body = await _body(receive, limits.body_bytes)
+            body = await read_body(receive, limits.body_bytes)
             if body is None:
                 return  # the client has gone, or was refused while it sent the body
             try:
@@ -83,27 +88,9 @@ def app_of(
             if caller.headers:
                 reply = reply._replace(headers=reply.headers + caller.headers)
         worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
-        headers = [reply.kind, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        await send_reply(send, reply)
 
     return app
-
-
-async def _body(receive: Receive, keep_bytes: int) -> bytes | None:
-    """Return the whole body, or its first bytes if it is larger; None if it did not arrive."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        return body
-    parts = bytearray()
-    while message["type"] == "http.request":
-        if len(parts) <= keep_bytes:
-            parts += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(parts)
-        message = await receive()
-    return None
 
 
 class _Api:
@@ -138,17 +125,13 @@ class _Api:
         if post is None:
             return self._page(method, path, parts, caller)
         if method != "POST":
-            raise _wrong_method(method, path, "POST")
+            raise wrong_method(method, path, "POST")
         return post(parts[3], body, caller, started_s)
 
     def _page(self, method: str, path: str, parts: list[str], caller: Caller) -> Reply:
         page = self._pages.get(path)
         is_loop = len(parts) == 4 and parts[1:3] == _LOOPS
-        if page is None and not is_loop:
-            error = RequestError(f"there is nothing at {path[:200]}", hint=_PATHS)
-            raise HttpRefusal(404, error)
-        if method not in ("GET", "HEAD"):
-            raise _wrong_method(method, path, "GET, HEAD")
+        check_read(method, path, is_there=page is not None or is_loop, paths=_PATHS)
         if page is not None:
             return page(caller)
         caller.require("decide", "feedback", "loops", "admin", loop=parts[3])
@@ -165,21 +148,22 @@ class _Api:
         return Reply(200, encode(openapi(seen)))
 
     def _metrics(self, caller: Caller) -> Reply:
-        caller.require("admin")
+        caller.require("observe", "admin")
         return Reply(200, exposition(self._registry), TEXT)
 
     def _healthz(self, caller: Caller) -> Reply:
-        caller.require("admin")
+        caller.require("observe", "admin")
         page = health(self._worker)
         if self._access.trouble is not None:
             page["trouble"] = [*self._worker.troubles(), self._access.trouble]
         return Reply(200, encode(page))
 
     def _readyz(self, caller: Caller) -> Reply:
-        if self._worker.ready:
-            return Reply(200, encode({"ready": True}))
-        trouble = {} if caller.is_anybody else {"trouble": self._worker.troubles()}
-        return Reply(503, encode({"ready": False, **trouble}))
+        is_ready = self._worker.ready
+        page: dict[str, object] = {"ready": is_ready, "pid": os.getpid()}
+        if not is_ready and not caller.is_anybody:
+            page["trouble"] = self._worker.troubles()
+        return Reply(200 if is_ready else 503, encode(page))
 
     def _decide(
         self, loop: str, body: bytes, caller: Caller, started_s: float
@@ -275,11 +259,6 @@ async def _in_slices(make: Callable[[T], R], requests: Sequence[T]) -> list[R]:
             await asyncio.sleep(0)
             until_s = time.perf_counter() + _SLICE_S
     return made
-
-
-def _wrong_method(method: str, path: str, right: str) -> HttpRefusal:
-    error = RequestError(f"{method} is not for {path[:200]}", hint=f"use {right}")
-    return HttpRefusal(405, error, ((b"allow", right.encode()),))
 
 
 _LOOPS = ["v1", "loops"]

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from tidemill.access import Token, TokenList
 from tidemill.errors import RequestError
-from tidemill.serving.api.http_limits import HttpCounters
-from tidemill.serving.api.replies import Headers, HttpRefusal, Message, Reply
+from tidemill.http_server.http_limits import HttpCounters
+from tidemill.http_server.replies import Headers, HttpRefusal, Message, Reply
 from tidemill.watched_file import WatchedFile
 
 _READ = frozenset((b"authorization", b"origin", b"content-encoding"))
