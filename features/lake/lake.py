@@ -32,6 +32,9 @@ __all__ = ["Commit", "CompareAndSwap", "Lake", "LakeConfig", "Table"]
 
 logger = logging.getLogger(__name__)
 
+GROWN = "has-grown.json"
+"""A file beside the tables of a loop that says: some rows were written before a column existed. A
+second version of a loop says the same."""
 _CHECKPOINTS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
 _KEEP = timedelta(days=1)
 _ATTEMPTS = 5  # two workers may add the same column at the same time
@@ -239,6 +242,7 @@ class Lake:
             missing = missing_fields(name, to_polars(table.schema()), schema)
             if not missing:
                 break
+            self.storage.write(f"{loop_name}/{GROWN}", b"{}")  # before any reader needs it
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
                 table.alter.add_columns(missing)
         return table
