@@ -26,6 +26,7 @@ _LIBRARIES = (
     deltalake.exceptions.DeltaError,
     duckdb.Error,
     pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
 )
 
 
