@@ -236,7 +236,7 @@ class StreamsWorker:
             loop = runner.loop
             if runner.refusal is not None:
                 before = self._stopped.get(loop.loop)
-                self._stopped[loop.loop] = StoppedLoop.by_its_records(
+                self._stopped[loop.loop] = StoppedLoop.by_its_error(
                     loop.version, runner.refusal, before
                 )
             elif runner.superseded:
