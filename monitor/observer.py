@@ -18,6 +18,7 @@ from tidemill.kafka import (
     CompactedLog,
     KafkaConfig,
     LogFollower,
+    Record,
     partition_counts,
 )
 from tidemill.kafka.outage import is_away
@@ -28,7 +29,7 @@ from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.schemas import topics
 from tidemill.schemas.control import TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.manifest import Ack, check_record
 from tidemill.schemas.published import (
     LoopTopic,
     check_unchanged,
@@ -42,9 +43,9 @@ from tidemill.schemas.registry.kafka import parse_schema
 
 V = TypeVar("V")
 
-WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL)
-"""The shared topics whose records are examined. Those of the model topic are by the workers, which
-have the keys: a chain counts who refused."""
+WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL, topics.MODELS)
+"""The shared topics whose records are examined. The signatures of models are examined by the
+workers, which have the keys: a chain counts who refused."""
 
 _CONTROL_RECORDS = 10_000  # each commit writes one, so the topic may be long
 
@@ -134,6 +135,10 @@ class Status:
         }
 
 
+def _check_model_record(record: Record) -> None:
+    check_record(record.key, record.value or b"")  # its value is large, and not kept
+
+
 class Observer:
     """Makes one `Status` after another; the ledger, which reads all tables, less often.
 
@@ -151,6 +156,7 @@ class Observer:
         self._control = LogFollower(
             config.kafka, topics.CONTROL, parse_control, newest=_CONTROL_RECORDS
         )
+        self._models = LogFollower(config.kafka, topics.MODELS, _check_model_record)
         self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
         self._unpublished: dict[str, str] = {}
         self._said: Sequence[Ack] = ()
@@ -182,6 +188,7 @@ class Observer:
         published = LoopTopic.of(self._followed(topics.LOOPS, self._loops)).loops
         self._said = self._followed(topics.ACKS, self._acks).values
         self._followed(topics.SCHEMAS, self._schemas)
+        self._followed(topics.MODELS, self._models)
         control = self._followed(topics.CONTROL, self._control).values
         self._beats = [each for each in control if isinstance(each, TrainerBeat)]
         names = self._config.loops or sorted({name for name, _ in published})
@@ -238,7 +245,7 @@ class Observer:
     def close(self) -> None:
         """Disconnect."""
         self._reader.close()
-        for follower in (self._loops, self._acks, self._schemas, self._control):
+        for follower in (self._loops, self._acks, self._schemas, self._control, self._models):
             follower.close()
 
     def __enter__(self) -> Self:
