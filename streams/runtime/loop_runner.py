@@ -368,6 +368,7 @@ class LoopRunner:
                 "%s: the label of %d decisions is an error; they are examples without label, "
                 "label_error. One is %s",
                 *(self.loop.loop, self._labels.failed, self._labels.last_error),
+                extra={"loop": self.loop.loop, "decision_id": self._labels.last_failed_id},
             )
 
     def _load(self, partitions: Collection[int]) -> dict[int, OwnedPartition]:

@@ -208,7 +208,7 @@ class StreamsWorker:
         for each in refused:
             if str(each) not in before:
                 running = self._fit.running.get(each.loop)
-                logger.error("%s", each)
+                logger.error("%s", each, extra={"loop": each.loop})
                 logger.error(
                     "%s %s; all other loops go on",
                     each.loop,

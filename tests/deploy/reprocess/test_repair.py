@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 from polars.testing import assert_frame_equal
 from tests.streams.rig import START, Rig, assert_exact, new_rig, send_traffic, until
 
@@ -182,9 +182,10 @@ def test_the_printed_command_puts_exactly_the_lost_rows_back(
 
 def test_a_worker_goes_on_beside_a_repair(damaged: Rig) -> None:
     """A repair at noon must not be an outage."""
-    lose_files("decisions", "examples")(damaged)
-    remove_feedback(damaged)
     with damaged.worker() as worker:
+        until(lambda: "owns partitions" in damaged.log(), "it has its partitions")
+        lose_files("decisions", "examples")(damaged)
+        remove_feedback(damaged)
         assert main(["lake", "repair", damaged.loop.loop]) == 0
         last = send_traffic(damaged.producer(), range(3_000, 3_200), seed=5, per_second=10.0)
         damaged.close(last)
