@@ -224,6 +224,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="replay",
     ),
     Command(
+        name="lake repair",
+        group="Things",
+        module="lake",
+        function="repair",
+        summary="Put lost rows back into the lake, from the topics.",
+    ),
+    Command(
         name="lake accept-topic",
         group="Things",
         module="lake",
