@@ -27,10 +27,10 @@ from tidemill.schemas.models.feature_signature import (
     action_text,
 )
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
-from tidemill.serving.decision.policy import ScoreFunction
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
 from tidemill.serving.model.trial import REFUSED, TrialRequest
+from tidemill.serving.policies.choice import ScoreFunction
 
 logger = logging.getLogger(__name__)
 
