@@ -29,6 +29,7 @@ from tidemill.http_server.replies import (
     send_reply,
     wrong_method,
 )
+from tidemill.serving.api.descriptions import described, openapi
 from tidemill.serving.api.metrics import exposition, health, registry_of
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import Event
@@ -107,6 +108,7 @@ class _Api:
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/v1/loops": self._list,
+            "/openapi.json": self._openapi,
         }
         self._posts = {"decisions": self._decide, "feedback": self._take_feedback}
 
@@ -133,11 +135,17 @@ class _Api:
         if page is not None:
             return page(caller)
         caller.require("decide", "feedback", "loops", "admin", loop=parts[3])
-        return Reply(200, encode(_described(self._worker.decider(parts[3]))))
+        return Reply(200, encode(described(self._worker.decider(parts[3]))))
 
     def _list(self, caller: Caller) -> Reply:
         caller.require("loops", "admin")
         return Reply(200, encode({"loops": sorted(self._worker.follower.deciders)}))
+
+    def _openapi(self, caller: Caller) -> Reply:
+        caller.require("decide", "feedback", "loops", "admin")
+        deciders = self._worker.follower.deciders
+        seen = [one for name, one in deciders.items() if caller.sees(name)]
+        return Reply(200, encode(openapi(seen)))
 
     def _metrics(self, caller: Caller) -> Reply:
         caller.require("observe", "admin")
@@ -253,25 +261,8 @@ async def _in_slices(make: Callable[[T], R], requests: Sequence[T]) -> list[R]:
     return made
 
 
-def _described(decider: Decider) -> dict[str, object]:
-    """Describe a loop to a client, which answers with the default if no worker does."""
-    loop = decider.loop
-    return {
-        "loop": loop.loop,
-        "loop_version": loop.version,
-        "policy_version": loop.policy.version,
-        "default": loop.decision.default,
-        "features": {name: str(feature.type) for name, feature in loop.features.items()},
-        "feedback": {
-            kind: {name: str(value.type) for name, value in feedback.values.items()}
-            for kind, feedback in loop.feedback.items()
-        },
-        "model_version": decider.model.version if decider.model else None,
-    }
-
-
 _LOOPS = ["v1", "loops"]
 _PATHS = (
     "POST /v1/loops/LOOP/decisions or /v1/loops/LOOP/feedback; "
-    "GET /v1/loops, /healthz, /readyz or /metrics"
+    "GET /v1/loops, /openapi.json, /healthz, /readyz or /metrics"
 )

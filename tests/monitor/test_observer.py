@@ -370,6 +370,7 @@ def test_figures_of_a_failed_reading_are_not_exported() -> None:
     assert "tidemill_monitor_up 0.0" in metrics
 
 
+@pytest.mark.slow
 def test_a_monitor_without_kafka_says_what_it_could_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,10 @@ class Caller:
         if not self.is_free:
             self._access.require(self, scopes, loop)
 
+    def sees(self, loop: str) -> bool:
+        """Return whether *loop* is one of the caller's."""
+        return self.token is None or not self.token.loops.isdisjoint((loop, "*"))
+
     def charge(self, count: int) -> None:
         """Return if the caller may send *count* more events.
 

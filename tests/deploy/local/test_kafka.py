@@ -194,6 +194,7 @@ def test_a_broker_given_by_the_environment_is_used_as_it_is(kafka: KafkaConfig) 
     found.stop()
 
 
+@pytest.mark.slow
 def test_a_given_broker_that_does_not_answer_is_an_error_not_a_second_choice() -> None:
     """Starting another one would hide that the configured one is down."""
     with pytest.raises(BrokerError, match="does not answer"):

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import ssl
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -283,3 +284,17 @@ def test_tls_that_cannot_work_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not possible"):
         found.context()
     assert TlsConfig.from_env({}) is None
+
+
+def test_the_description_of_the_api_names_the_loops_of_the_token(
+    tokens: Tokens, log: MemoryEventLog
+) -> None:
+    """What another team decides is not for everybody to read."""
+    for loop, is_seen in (("banner", True), ("nope", False), ("*", True)):
+        token = tokens.add(f"for-{loop.replace('*', 'all')}", "decide", loop=loop)
+        request = urllib.request.Request(
+            f"{tokens.url}/openapi.json", headers={"authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            assert (DECISIONS in json.load(answer)["paths"]) == is_seen, loop
+    assert ask(tokens.url, "GET", "/openapi.json")[0] == 401

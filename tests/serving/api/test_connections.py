@@ -121,6 +121,7 @@ def test_half_a_request_is_refused_in_words(
     assert log.events == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
 @pytest.mark.parametrize("is_used", [False, True])
 def test_a_connection_without_a_request_is_closed(

@@ -17,6 +17,7 @@ from tidemill.serving.worker import ServingWorkerConfig, Worker
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_a_failure_and_no_crash() -> None:
     """Its supervisor must see a status, its log the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
