@@ -20,6 +20,7 @@ from tidemill.kafka import (
     CompactedLog,
     KafkaConfig,
     LogFollower,
+    Record,
     partition_counts,
 )
 from tidemill.kafka.outage import is_away
@@ -30,7 +31,7 @@ from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.schemas import topics
 from tidemill.schemas.control import MOST_MESSAGES, TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.manifest import Ack, check_record
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.published import (
     LoopTopic,
@@ -48,9 +49,9 @@ V = TypeVar("V")
 
 PORT = 8790
 
-WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL)
-"""The shared topics whose records are examined. Those of the model topic are by the workers, which
-have the keys: a chain counts who refused."""
+WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL, topics.MODELS)
+"""The shared topics whose records are examined. The signatures of models are examined by the
+workers, which have the keys: a chain counts who refused."""
 
 _ACKS = 10_000  # one for each worker and loop
 
@@ -141,6 +142,10 @@ class Status:
         }
 
 
+def _check_model_record(record: Record) -> None:
+    check_record(record.key, record.value or b"")  # its value is large, and not kept
+
+
 class Observer:
     """Makes one `Status` after another; the ledger, which reads all tables, less often.
 
@@ -171,6 +176,7 @@ class Observer:
             most=MOST_MESSAGES,
             is_weak=lambda message: not message.is_verified,
         )
+        self._models = LogFollower(config.kafka, topics.MODELS, _check_model_record)
         self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
         self._unpublished: dict[str, str] = {}
         self._said: Sequence[Attested[Ack]] = ()
@@ -204,6 +210,7 @@ class Observer:
         acks = self._followed(topics.ACKS, self._acks).values
         self._said = [each for each in acks if each.written_ms >= oldest_ms]
         self._followed(topics.SCHEMAS, self._schemas)
+        self._followed(topics.MODELS, self._models)
         control = self._followed(topics.CONTROL, self._control).values
         self._beats = [each for each in control if isinstance(each.value, TrainerBeat)]  # type: ignore[misc]  # a check of the part tells no type of the whole
         names = self._config.loops or sorted({name for name, _ in published})
@@ -260,7 +267,7 @@ class Observer:
     def close(self) -> None:
         """Disconnect."""
         self._reader.close()
-        for follower in (self._loops, self._acks, self._schemas, self._control):
+        for follower in (self._loops, self._acks, self._schemas, self._control, self._models):
             follower.close()
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ from tidemill.serving.journaled_writer import JournaledWriter
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_KEPT = "stay in the journal: the next start sends them"
 
 
 class KafkaEventLog:
@@ -141,8 +142,17 @@ class KafkaEventLog:
             self._left.close()
         if self.journaled is not None:
             self.journaled.close()
-        for each in self._all():
-            each.close(timeout_s=0.0)
+        for writer in self._writers:
+            writer.close(timeout_s=0.0, consequence=self._left_behind())
+        if self._acknowledged is not None:
+            self._acknowledged.close(timeout_s=0.0)
+
+    def _left_behind(self) -> str:
+        """Return what becomes of events that Kafka does not have at the end."""
+        if self.journaled is None:
+            return "are lost"
+        missed = self.journal_missed
+        return f"{_KEPT}, but for at most {missed} without room in it" if missed else _KEPT
 
     def _all(self) -> list[Writer | AcknowledgedWriter]:
         acknowledged = self._acknowledged
@@ -190,7 +200,7 @@ class _LeftDelivery:
             writer = Writer(self._config)
             for left in ours:
                 self._send(left, writer)
-            writer.close(timeout_s=0.0)
+            writer.close(timeout_s=0.0, consequence=_KEPT)
 
     def _send(self, left: LeftJournal, writer: Writer) -> None:
         failed, events = writer.failed, list(left.events())

@@ -7,11 +7,9 @@ without Kafka, and once it has a loop it decides, whether a broker answers or no
 import logging
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from random import Random
 from typing import Self
 
 from tidemill.kafka import KafkaConfig
@@ -58,8 +56,6 @@ class ServingWorkerConfig:
     """The keys whose models may serve; None for no model."""
     signer: SigningKey | None = None
     """Signs what the worker acknowledges; None for acknowledgements that are not verified."""
-    seed: int | None = None
-    """The seed of the policies; None for a random one."""
     queue_events: int = 100_000
     """How many events may wait for Kafka: those of a minute with 1,500 decisions a second."""
     linger_ms: int = 50
@@ -83,7 +79,6 @@ class ServingWorkerConfig:
         name: str,
         loops: tuple[str, ...] = (),
         definitions: tuple[Loop, ...] = (),
-        seed: int | None = None,
     ) -> Self:
         """Read KAFKA_BOOTSTRAP_SERVERS and the settings of the guide, page "Serving".
 
@@ -101,7 +96,6 @@ class ServingWorkerConfig:
             definitions=definitions,
             trusted=TrustedKeys.if_set(env),
             signer=SigningKey.if_set(env),
-            seed=seed,
             requests=RequestLimits.from_env(env),
             journal=JournalConfig.from_env(env),
         )
@@ -129,7 +123,6 @@ class Worker:
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
         self._is_started = False
         self._store = store
-        self._seeds = Random(config.seed)
         self._counters: dict[str, DecisionCounters] = {}
         self._trusted = config.trusted or TrustedKeys({})
         self._trusted_ids = frozenset(self._trusted.keys)
@@ -246,18 +239,13 @@ class Worker:
         self.subscriber.start()
 
     def _decider(self, loop: Loop, counters: DecisionCounters) -> Decider:
-        seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
         return Decider(
             loop,
             store=self._store or MemorySchemaStore(),
             log=self.log,
-            random=Random(seed),
             counters=self._counters.setdefault(loop.loop, counters),
             limits=self.config.requests,
         )
-
-    def _seed_of(self, loop: Loop) -> int:
-        return zlib.crc32(f"{self.config.seed}/{self.config.name}/{loop.loop}".encode())
 
     def _acknowledge(self, ack: Ack) -> None:
         key, value = ack.key, ack.to_json()

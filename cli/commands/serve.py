@@ -28,7 +28,6 @@ def serve(
     file: Annotated[
         list[Path] | None, typer.Option(help="A loop file, to start without Kafka.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the policies' random choices.")] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="An origin whose pages may call, say https://shop.example."),
@@ -39,7 +38,7 @@ def serve(
     definitions = tuple(load_loop(path) for path in file or ())
     name = name or os.environ.get("TIDEMILL_WORKER") or f"{socket.gethostname()}-{port}"
     worker = ServingWorkerConfig.from_env(
-        os.environ, name=name, loops=tuple(loops or ()), definitions=definitions, seed=seed
+        os.environ, name=name, loops=tuple(loops or ()), definitions=definitions
     )
     http = HttpConfig.from_env(
         os.environ,

@@ -22,7 +22,7 @@ from tidemill.features.lake.commits import Commit, CompareAndSwap
 from tidemill.features.lake.handles import LakeLocation, unknown
 from tidemill.features.lake.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
 from tidemill.features.lake.log_retention import CHECKPOINT_EVERY
-from tidemill.features.lake.storage import lake_errors, open_storage
+from tidemill.features.lake.storage import lake_errors, open_storage, read_document
 from tidemill.features.lake.tables import Table
 from tidemill.private_folder import PRIVATE
 from tidemill.schemas.loop.definition import Loop
@@ -32,6 +32,9 @@ __all__ = ["Commit", "CompareAndSwap", "Lake", "LakeConfig", "Table"]
 
 logger = logging.getLogger(__name__)
 
+GROWN = "has-grown.json"
+"""A file beside the tables of a loop that says: some rows were written before a column existed. A
+second version of a loop says the same."""
 _CHECKPOINTS = {"delta.checkpointInterval": str(CHECKPOINT_EVERY)}
 _KEEP = timedelta(days=1)
 _ATTEMPTS = 5  # two workers may add the same column at the same time
@@ -182,7 +185,7 @@ class Lake:
             versions = self._versions(loop_name)
             if not versions:
                 raise unknown(loop_name, self.root)
-            return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
+            return self._definition(loop_name, max(versions))
 
     def newest_number(self, loop_name: str) -> int:
         """Return the number of the newest version of a loop in this lake; 0 if it has none."""
@@ -199,8 +202,10 @@ class Lake:
             versions = sorted(self._versions(loop_name))
             if not versions:
                 raise unknown(loop_name, self.root)
-            texts = (self.storage.read(self._path(loop_name, version)) for version in versions)
-            return [Loop.model_validate_json(text) for text in texts]
+            return [self._definition(loop_name, version) for version in versions]
+
+    def _definition(self, loop_name: str, version: int) -> Loop:
+        return read_document(self.storage, self.root, self._path(loop_name, version), Loop)
 
     def _versions(self, loop_name: str) -> list[int]:
         names = self.storage.names(loop_name)
@@ -211,8 +216,7 @@ class Lake:
         """Return whether the lake does not have this version of *loop* yet."""
         if loop.version not in self._versions(loop.loop):
             return True
-        known = self.storage.read(self._path(loop.loop, loop.version))
-        if Loop.model_validate_json(known).digest != loop.digest:
+        if self._definition(loop.loop, loop.version).digest != loop.digest:
             raise ContractError(
                 f"the lake has version {loop.version} of {loop.loop} with another content",
                 hint="a version never changes: raise `version` in the loop file",
@@ -239,6 +243,7 @@ class Lake:
             missing = missing_fields(name, to_polars(table.schema()), schema)
             if not missing:
                 break
+            self.storage.write(f"{loop_name}/{GROWN}", b"{}")  # before any reader needs it
             with contextlib.suppress(deltalake.exceptions.CommitFailedError):
                 table.alter.add_columns(missing)
         return table

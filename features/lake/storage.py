@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import deltalake.exceptions
 import polars as pl
 import pyarrow as pa
 from deltalake._internal import DeltaFileSystemHandler
+from pydantic import BaseModel, ValidationError
 
 from tidemill.errors import LakeError
 from tidemill.private_folder import PRIVATE, make_private
@@ -22,6 +23,14 @@ from tidemill.private_folder import PRIVATE, make_private
 _COMPRESSION: Final = "snappy"
 """For files that are written every second and soon merged: it takes a third less CPU than zstd, and
 every reader supports it. Compaction writes zstd (`compaction.py`)."""
+Document = TypeVar("Document", bound=BaseModel)
+
+_LIBRARIES = (
+    OSError,
+    deltalake.exceptions.DeltaError,
+    pl.exceptions.ComputeError,
+    pl.exceptions.PanicException,  # of a Parquet file that ends before its footer says
+)
 _FULL_BYTES = 256 * 1024  # if less than that is free, a write failed for want of space
 
 
@@ -181,6 +190,25 @@ def open_storage(root: str, options: Mapping[str, str], mode: int = PRIVATE) -> 
     return S3Folder(root, options) if "://" in root else LocalFolder(Path(root), mode)
 
 
+def read_document(storage: Storage, root: str, path: str, kind: type[Document]) -> Document:
+    """Return the JSON file at *path* below *root* as *kind*, say a definition of a loop.
+
+    Raises:
+        LakeError: it is damaged.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return kind.model_validate_json(storage.read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise LakeError(
+            f"{root}/{path} is damaged: {where}: {first['msg']}",
+            hint="put the file back from a copy; a worker writes the definition of a loop that is "
+            "gone again, as it was published",
+        ) from error
+
+
 @contextlib.contextmanager
 def lake_errors(doing: str, root: str) -> Iterator[None]:
     """Turn errors of the libraries while *doing* something at *root* into a `LakeError`."""
@@ -188,7 +216,7 @@ def lake_errors(doing: str, root: str) -> Iterator[None]:
         yield
     except LakeError:
         raise
-    except (OSError, deltalake.exceptions.DeltaError, pl.exceptions.ComputeError) as error:
+    except _LIBRARIES as error:
         text = _told(error, root)
         raise LakeError(f"cannot {doing} at {root}: {text}", hint=_hint(text, root)) from error
 

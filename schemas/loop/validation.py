@@ -4,8 +4,9 @@ Each check takes a whole loop and raises an error for the first contradiction, w
 path in the definition.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tidemill.schemas.logs import RESERVED_STREAMS, feedback_log, number_of
 from tidemill.schemas.loop.fields import FieldType, wrong
@@ -23,10 +24,16 @@ ACTIVATED_AT = "activated_at"
 
 _POLICIES = {
     "bool": ("threshold",),
-    "choice": ("threshold", "greedy"),
-    "ranking": ("greedy",),
+    "choice": ("threshold", "greedy", "softmax"),
+    "ranking": ("greedy", "softmax"),
     "float": ("value",),
 }
+_SETTINGS = {
+    "threshold": ("threshold", "above", "below"),
+    "softmax": ("temperature",),
+    "value": ("low", "high", "spread", "grid"),
+}
+"""The settings that only one kind of policy has."""
 _METRICS = {"bool": ("log_loss",), "float": ("mse",)}
 _ONLINE = {"bool": "logistic_regression", "float": "linear_regression"}
 
@@ -63,6 +70,45 @@ def completed_models(loop: "Loop") -> "Models":
         return loop.models
     fitting = online.model_copy(update={"learner": _ONLINE[loop.label.type]})
     return loop.models.model_copy(update={"online": fitting})
+
+
+def default_dependence(loop: "Loop") -> Literal["action", "world"]:
+    """Return what a label depends on if the loop does not say.
+
+    A greedy policy compares actions by their labels. Of a threshold it cannot be known, unless an
+    activation says that the feedback is about what was shown; such labels were always judged as
+    those of the world.
+    """
+    if loop.policy.kind == "value":
+        return "world"
+    if loop.policy.kind == "threshold":
+        return "world" if loop.activation is None else "action"
+    return "action"
+
+
+def is_dependence_known(loop: "Loop") -> bool:
+    """Return whether the loop says what its label depends on, or no other answer is possible."""
+    is_open = loop.policy.kind == "threshold" and loop.activation is None
+    return loop.label.depends_on is not None or not is_open
+
+
+def check_dependence(loop: "Loop") -> None:
+    """Refuse a label that depends on what the policy cannot use."""
+    at, kind = ("label", "depends_on"), loop.policy.kind
+    if kind == "value" and loop.label.depends_on == "action":
+        raise wrong(
+            "a value policy answers the label that it predicts, so the label cannot depend on "
+            "the answer",
+            hint="leave depends_on out, or make the decision a choice among some numbers",
+            at=at,
+        )
+    if kind not in ("value", "threshold") and loop.label.depends_on == "world":
+        raise wrong(
+            f"a {kind} policy takes the action with the best label, so the label has to depend on "
+            "the action",
+            hint="leave depends_on out, or make the policy kind: threshold",
+            at=at,
+        )
 
 
 def check_names(loop: "Loop") -> None:
@@ -141,6 +187,38 @@ def check_activation(loop: "Loop") -> None:
                 hint=f"call the value something else, say {kind}_{ACTIVATED_AT}",
                 at=("feedback", kind, "values", ACTIVATED_AT),
             )
+
+
+def check_policy_settings(policy: "Policy") -> None:
+    """Refuse settings that have no effect on their policy, or contradict each other."""
+    fields = type(policy).model_fields
+    for kind, names in _SETTINGS.items():
+        is_used = any(getattr(policy, name) != fields[name].default for name in names)
+        if is_used and kind != policy.kind:
+            raise wrong(
+                f"{_listed(names)} no effect on a {policy.kind} policy",
+                hint=f"leave {'them' if names[1:] else 'it'} out, or make the policy kind: {kind}",
+            )
+    low, high = policy.low, policy.high
+    if low is not None and high is not None and low >= high:
+        raise wrong(f"low {low} is not below high {high}", hint="swap them", at=("low",))
+    if policy.grid is not None and (low is None or high is None):
+        hint = "write both: the points lie from low to high"
+        raise wrong("a grid has no points without low and high", hint=hint, at=("grid",))
+    if policy.grid is not None and policy.spread is not None:
+        hint = "spread explores around the score, grid with epsilon all over the range"
+        raise wrong("spread and grid exclude each other", hint=hint, at=("grid",))
+    if policy.kind == "value" and policy.grid is None and policy.epsilon:
+        hint = "write grid: 11 with low and high; or explore around the score by spread"
+        raise wrong("epsilon has no effect without grid: which number?", hint=hint, at=("epsilon",))
+    if policy.decay is not None and not policy.epsilon:
+        hint = "write epsilon: 0.1, the share that decays"
+        raise wrong("decay has no effect without epsilon", hint=hint, at=("decay",))
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last} have" if others else f"{last} has"
 
 
 def check_policy(loop: "Loop") -> None:
@@ -233,5 +311,5 @@ def check_times(loop: "Loop") -> None:
 
 CHECKS = (
     *(check_names, check_values, check_streams, check_activation),
-    *(check_policy, check_models, check_times),
+    *(check_policy, check_dependence, check_models, check_times),
 )

@@ -1,7 +1,7 @@
 """Runs a worker behind HTTP in this process, until SIGTERM or SIGINT.
 
 After the signal it takes no new connection, answers the requests under way and delivers the last
-events. The exit status is 0 if all events were delivered.
+events. The exit status is 0 if all events were delivered, else 2: a failure, and no finding.
 """
 
 import logging
@@ -44,7 +44,7 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
         store: the schema registry that the events are framed for, if any.
 
     Returns:
-        0, or 1 if the port could not be bound or some events could not be delivered.
+        0, or 2 if the port could not be bound or some events could not be delivered.
     """
     http = config.http
     patience = replace(config.worker, acknowledge_s=http.limits.acknowledge_s)
@@ -61,7 +61,7 @@ def run_server(config: ServerConfig, *, store: SchemaStore | None = None) -> int
     undelivered = worker.close()
     if undelivered:
         logger.error("%d events could not be delivered before the stop", undelivered)
-    return int(bool(undelivered) or not server.started)
+    return 2 if undelivered or not server.started else 0
 
 
 def server_of(worker: Worker, http: HttpConfig) -> uvicorn.Server:

@@ -99,7 +99,6 @@ def read(written: Sequence[Noise]) -> Read:
         name="w",
         trusted=TrustedKeys.of([KEY.public]),
         loops=tuple(sorted(names)),
-        seed=7,
     )
     worker = Worker(config, event_log=log)
     loops.take(by_topic[topics.LOOPS])

@@ -273,7 +273,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     homeless = minimal(loop=f"homeless-{loop.loop}")
     home = (key_of(homeless), homeless.canonical.encode())
     write_all(config.kafka, topics.LOOPS, [home])
-    for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
+    for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS, topics.MODELS):
         write_all(config.kafka, topic, [junk])
     observer = Observer(replace(config, loops=[loop.loop, "nobody", homeless.loop]))
     try:
@@ -284,7 +284,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         assert f"no topic {homeless.loop}." in status.unread[homeless.loop]
         found = [bad for bad in status.bad_records.value or () if bad.key.startswith(name)]
         assert sorted(bad.topic for bad in found) == sorted(
-            [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
+            [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.MODELS, topics.SCHEMAS]
         )
         assert any(line.startswith("nobody could not be read") for line in troubles(status))
         assert any(f"key '{name}/1'" in line for line in troubles(status))
@@ -293,7 +293,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     finally:
         keys = [key for key, _ in (*mine, elsewhere)]
         write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
-        for topic in (topics.LOOPS, topics.SCHEMAS):
+        for topic in (topics.LOOPS, topics.SCHEMAS, topics.MODELS):
             write_all(config.kafka, topic, [(junk[0], None)])
         write_all(config.kafka, topics.LOOPS, [(home[0], None)])
     gone = observer.read(status).bad_records.value

@@ -68,12 +68,13 @@ class DyingTable(Table):
         *,
         swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
+        is_new: bool = True,
     ) -> int:
         """Append, unless this is the write to die at."""
         self._lake.left -= 1
         if self._lake.left == 0 and not self._lake.is_after:
             raise Killed
-        version = super().append(frame, swaps=swaps, metadata=metadata)
+        version = super().append(frame, swaps=swaps, metadata=metadata, is_new=is_new)
         if self._lake.left == 0:
             raise Killed
         return version

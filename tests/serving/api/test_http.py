@@ -16,6 +16,7 @@ from tests.serving.models import FEATURES, records, text
 from tidemill.schemas import topics
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.serving.api.http import MAX_BODY_BYTES
+from tidemill.serving.decision.counters import SOURCES
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.requests import RequestLimits
 from tidemill.serving.worker import Worker
@@ -236,7 +237,7 @@ def test_health_says_what_an_operator_asks(url: str, worker: Worker) -> None:
     assert isinstance(answer, dict)
     assert status == 200
     assert answer["events"] == {"waiting": 0, "delivered": 1, "dropped": 0, "failed": 0}
-    assert answer["loops"]["banner"]["decisions"] == {"model": 0, "default": 1, "fallback": 0}
+    assert answer["loops"]["banner"]["decisions"] == {**dict.fromkeys(SOURCES, 0), "default": 1}
     assert answer["worker"] == "w-1"
 
 

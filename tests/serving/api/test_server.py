@@ -23,7 +23,7 @@ def test_a_port_that_is_taken_is_a_failure_and_no_crash() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         worker = ServingWorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),), close_s=0.1)
         config = ServerConfig(worker=worker, http=HttpConfig(port=taken.getsockname()[1]))
-        assert run_server(config) == 1
+        assert run_server(config) == 2
 
 
 def test_serve_without_a_broker_named_says_what_to_set(

@@ -70,6 +70,17 @@ def test_ids_are_made_where_none_is_given(loop: LoopClient) -> None:
     assert len({loop.get_decision(FEATURES).id for _ in range(20)}) == 20
 
 
+def test_a_baseline_is_the_default_of_its_decision(loop: LoopClient, log: MemoryEventLog) -> None:
+    """Alone and in a batch, so that a service can hand over call by call."""
+    assert loop.get_decision(FEATURES, baseline="show").action == "show"
+    asked: list[dict[str, object]] = [{"features": FEATURES, "baseline": "show"}]
+    asked.append({"features": FEATURES})
+    assert [one.action for one in loop.get_decisions(asked)] == ["show", "hide"]
+    with pytest.raises(RequestError, match="is no answer of this choice"):
+        loop.get_decision(FEATURES, baseline="sell")
+    assert len(log.events) == 3
+
+
 def test_many_decisions_come_in_order(loop: LoopClient, log: MemoryEventLog) -> None:
     """One call for a page of products."""
     asked = [{"features": FEATURES, "id": f"d-{place}", "at": AT} for place in range(20)]
@@ -238,6 +249,15 @@ def test_when_no_worker_answers_the_default_does(hanging: HangingWorker, url: st
     assert client.unanswered == 1
     with pytest.raises(BrokerError, match="no worker of"):
         client.loop("banner").log_feedback("d-1", "left")
+
+
+def test_when_no_worker_answers_the_baseline_does(hanging: HangingWorker, url: str) -> None:
+    """The service knew what to do before there was a worker; it knows it without one."""
+    client = knows_default(Client([hanging.url], budget_ms=150), url)
+    result = client.loop("banner").get_decision(FEATURES, baseline="show")
+    assert (result.action, result.source, result.propensity) == ("show", "fallback", 1.0)
+    with pytest.raises(RequestError, match="send one like the default"):
+        client.loop("banner").get_decision(FEATURES, baseline=3.0)
 
 
 def test_a_default_has_no_id_that_a_worker_may_have_logged(
