@@ -80,7 +80,6 @@ def main(bootstrap: str, name: str, keys: Path, decisions: int) -> None:
         definitions=(),
         trusted=TrustedKeys.load(keys),
         name="bench",
-        seed=1,
         ready_s=30.0,
     )
     chance = random.Random(5)

@@ -11,7 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.events.schemas import (
+    CIRCUMSTANCES,
+    TIME,
+    decision_frame_schema,
+    feedback_frame_schema,
+)
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.units import micros
@@ -85,6 +90,7 @@ class Logs:
             "policy_version": pl.lit(1),
             "loop_version": pl.lit(1),
             "features": pl.lit(features.to_struct("features")),
+            **{name: pl.lit(None) for name in CIRCUMSTANCES},
         }
         return self._frame(DECISIONS, number, columns)
 

@@ -13,7 +13,11 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import TABLES
 from tidemill.features.lake.progress_keys import FRONTIER, join_time
 from tidemill.schemas import topics
-from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.events.schemas import (
+    CIRCUMSTANCES,
+    decision_frame_schema,
+    feedback_frame_schema,
+)
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.commit.leases import Lease, claim
@@ -116,6 +120,7 @@ def _decisions(bench: Loop, first: int, last: int) -> pl.DataFrame:
         pl.lit("lightgbm-7").alias("model_version"),
         pl.lit(1).alias("policy_version"),
         pl.lit(1).alias("loop_version"),
+        *(pl.lit(None).alias(name) for name in CIRCUMSTANCES),
     )
     return _fitted(frame, decision_frame_schema(bench), number, bench)
 

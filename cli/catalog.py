@@ -71,6 +71,13 @@ COMMANDS: tuple[Command, ...] = (
         summary="Say what a loop file defines, or what is wrong with it.",
     ),
     Command(
+        name="try",
+        group="Start",
+        module="sandbox",
+        function="try_",
+        summary="Play a history through a loop without Kafka.",
+    ),
+    Command(
         name="publish",
         group="Start",
         module="loop",

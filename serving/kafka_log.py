@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from tidemill.errors import ConfigError
 from tidemill.kafka import AcknowledgedWriter, KafkaConfig, Writer
+from tidemill.schemas.record_signature import RecordHeaders
 from tidemill.serving.decision.event_log import Event, OnDelivered, WriteEvent
 from tidemill.serving.journal import Journal, JournalConfig, LeftJournal, left_journals
 from tidemill.serving.journaled_writer import JournaledWriter
@@ -55,13 +56,18 @@ class KafkaEventLog:
             Writer(config, queue_messages=queue_events, linger_ms=linger_ms) for _ in range(count)
         ]
         self.write: WriteEvent = self._writers[0].write
-        self.write_volatile: WriteEvent = self._writers[0].write
         self.journaled: JournaledWriter | None = None
         self._left: _LeftDelivery | None = None
         if journal is not None and made is not None:
             self.journaled = JournaledWriter(made, (self._writers[0], self._writers[1]))
             self.write = self.journaled.write
             self._left = _LeftDelivery(config, journal)
+
+    def write_volatile(
+        self, topic: str, key: bytes | None, value: bytes | None, *, headers: RecordHeaders = ()
+    ) -> bool:
+        """Take one record that need not survive this process."""
+        return self._writers[0].write(topic, key, value, headers=headers)
 
     def _new_journal(self, journal: JournalConfig) -> Journal | None:
         try:

@@ -7,18 +7,17 @@ without Kafka, and once it has a loop it decides, whether a broker answers or no
 import logging
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from random import Random
 from typing import Self
 
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
+from tidemill.schemas.models.signing import TRUSTED_KEYS, SigningKey, TrustedKeys
+from tidemill.schemas.record_signature import signed_headers
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
@@ -55,8 +54,8 @@ class ServingWorkerConfig:
     """Loops that are served at once, even without Kafka; newer published versions replace them."""
     trusted: TrustedKeys | None = None
     """The keys whose models may serve; None for no model."""
-    seed: int | None = None
-    """The seed of the policies; None for a random one."""
+    signer: SigningKey | None = None
+    """Signs what the worker acknowledges; None for acknowledgements that are not verified."""
     queue_events: int = 100_000
     """How many events may wait for Kafka: those of a minute with 1,500 decisions a second."""
     linger_ms: int = 50
@@ -80,7 +79,6 @@ class ServingWorkerConfig:
         name: str,
         loops: tuple[str, ...] = (),
         definitions: tuple[Loop, ...] = (),
-        seed: int | None = None,
     ) -> Self:
         """Read KAFKA_BOOTSTRAP_SERVERS and the settings of the guide, page "Serving".
 
@@ -96,8 +94,8 @@ class ServingWorkerConfig:
             name=name,
             loops=loops,
             definitions=definitions,
-            trusted=TrustedKeys.from_env(env) if env.get(TRUSTED_KEYS) else None,
-            seed=seed,
+            trusted=TrustedKeys.if_set(env),
+            signer=SigningKey.if_set(env),
             requests=RequestLimits.from_env(env),
             journal=JournalConfig.from_env(env),
         )
@@ -125,7 +123,6 @@ class Worker:
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
         self._is_started = False
         self._store = store
-        self._seeds = Random(config.seed)
         self._counters: dict[str, DecisionCounters] = {}
         self._trusted = config.trusted or TrustedKeys({})
         self._trusted_ids = frozenset(self._trusted.keys)
@@ -242,21 +239,18 @@ class Worker:
         self.subscriber.start()
 
     def _decider(self, loop: Loop, counters: DecisionCounters) -> Decider:
-        seed = self._seeds.getrandbits(64) if self.config.seed is None else self._seed_of(loop)
         return Decider(
             loop,
             store=self._store or MemorySchemaStore(),
             log=self.log,
-            random=Random(seed),
             counters=self._counters.setdefault(loop.loop, counters),
             limits=self.config.requests,
         )
 
-    def _seed_of(self, loop: Loop) -> int:
-        return zlib.crc32(f"{self.config.seed}/{self.config.name}/{loop.loop}".encode())
-
     def _acknowledge(self, ack: Ack) -> None:
-        self.log.write_volatile(topics.ACKS, ack.key, ack.to_json())
+        key, value = ack.key, ack.to_json()
+        headers = signed_headers(self.config.signer, topics.ACKS, key, value)
+        self.log.write_volatile(topics.ACKS, key, value, headers=headers)
 
 
 def _event_log(config: ServingWorkerConfig) -> EventLog:

@@ -49,6 +49,8 @@ class TrainingCycle:
         trial: what a model that would be promoted must survive first.
         clock: the present time, which is only recorded; nothing depends on it.
         on_version: called with each version once it is in the registry.
+        count_share: the share of its time that the trainer may spend counting labels; at 1 it
+            counts in every cycle.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TrainingCycle:
         trial: Trial = no_trial,
         clock: Callable[[], datetime] = utc_now,
         on_version: OnVersion = lambda _model: None,
+        count_share: float = 0.05,
     ) -> None:
         lake.create(loop)
         self.loop = loop
@@ -71,7 +74,7 @@ class TrainingCycle:
         self._refused_labels = -1
         self._ready_at: datetime | None = None  # the decision time up to which labels must be known
         self._label_count: LabelCount | None = None
-        self._next_count_s = 0.0
+        self._next_count_s, self._count_share = 0.0, count_share
         online = loop.models.online
         self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
         predictions = self.online_run.predictions if self.online_run else None
@@ -199,7 +202,7 @@ class TrainingCycle:
     def _count_labels(self, *, force: bool) -> LabelCount | None:
         """Count the labels if the table has changed; None if the last count is too recent.
 
-        A count of a large lake takes long, so counting takes a twentieth of the time at most.
+        A count of a large lake takes long, so counting has a share of the time.
         """
         started = time.monotonic()
         if not force and started < self._next_count_s:
@@ -207,7 +210,7 @@ class TrainingCycle:
         if self._label_count is None or self._label_count.version != self._examples.version():
             self._label_count = count_labels(self._examples, self.loop)
             taken = time.monotonic() - started
-            self._next_count_s = started + 20 * taken
+            self._next_count_s = started + taken / self._count_share
         return self._label_count
 
     def _is_due(self, batch: Batch, count: LabelCount, *, force: bool) -> bool:

@@ -93,7 +93,7 @@ def scored_action(loop: Loop) -> list[pl.Expr]:
 
     In a ranking, the action is the first item.
     """
-    if loop.policy.kind != "greedy":
+    if not loop.scores_actions:
         return []
     action = pl.col(ACTION)
     if loop.decision.type == "ranking":

@@ -129,7 +129,7 @@ def _train_until(
     maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
-    heartbeat = Heartbeat(config.kafka)
+    heartbeat = Heartbeat(config.kafka, config.key)
     count = 0
     try:
         while not stop.is_set():

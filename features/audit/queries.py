@@ -21,6 +21,7 @@ from tidemill.features.audit.spans import NOTHING_READ, AuditSlice, OffsetRange,
 from tidemill.features.lake.layouts import table_of
 from tidemill.features.sql.positions import stream_sql
 from tidemill.features.sql.views import quoted
+from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.logs import Log, is_feedback, number_of
 from tidemill.schemas.loop.definition import Loop
 
@@ -34,7 +35,7 @@ _COPIED = {
         name: name
         for name in (
             *("topic", "at", "entity", "features", "action", "score", "propensity", "source"),
-            *("model_version", "policy_version", "loop_version"),
+            *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES),
         )
     },
 }
@@ -229,7 +230,8 @@ def example_differences_sql(
             if name in present
         ),
     ]
-    copied = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in _COPIED.items())
+    known = {name: here for name, here in _COPIED.items() if name in present}
+    copied = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in known.items())
     computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
     stored = ", ".join(
         f"e.{quoted(name)} AS e_{name}" for name in (*_COPIED, *_COMPUTED) if name in present

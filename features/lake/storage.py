@@ -18,6 +18,7 @@ from deltalake._internal import DeltaFileSystemHandler
 from pydantic import BaseModel, ValidationError
 
 from tidemill.errors import LakeError
+from tidemill.private_folder import PRIVATE, make_private
 
 _COMPRESSION: Final = "snappy"
 """For files that are written every second and soon merged: it takes a third less CPU than zstd, and
@@ -47,6 +48,9 @@ class Storage(Protocol):
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*; raise FileNotFoundError if there is no such file."""
 
+    def make_folder(self, path: str) -> None:
+        """Make the folder *path*, and those above it, if folders have to be made."""
+
     def write(self, path: str, data: bytes) -> None:
         """Replace the content of *path* by *data* atomically."""
 
@@ -69,8 +73,13 @@ class Storage(Protocol):
 class LocalFolder:
     """A folder of this machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mode: int = PRIVATE) -> None:
         self._root = root
+        self._mode = mode
+
+    def make_folder(self, path: str) -> None:
+        """Make the folder *path*, and those above it, if they are missing."""
+        make_private(self._root / path, self._mode)
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*."""
@@ -79,7 +88,7 @@ class LocalFolder:
     def write(self, path: str, data: bytes) -> None:
         """Write to a temporary file and rename it, so that no reader gets half of it."""
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent, self._mode)
         partial = target.with_name(f".{target.name}.partial")
         partial.write_bytes(data)
         partial.replace(target)
@@ -87,7 +96,7 @@ class LocalFolder:
     def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
         """Write *frame* at *path* and return its size in bytes."""
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent, self._mode)
         frame.write_parquet(target, compression=_COMPRESSION, arrow_schema=schema)
         return target.stat().st_size
 
@@ -123,6 +132,9 @@ class S3Folder:
         self._options = dict(options)
         # deltalake's public wrapper hands Arrow buffers to a writer that takes bytes only
         self._files = DeltaFileSystemHandler(root, self._options)
+
+    def make_folder(self, path: str) -> None:
+        """Do nothing: a bucket has no folders."""
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*."""
@@ -170,9 +182,12 @@ class S3Folder:
         return sorted({info.base_name for info in infos})
 
 
-def open_storage(root: str, options: Mapping[str, str]) -> Storage:
-    """Return the storage at *root*: a local path, or ``s3://bucket/prefix``."""
-    return S3Folder(root, options) if "://" in root else LocalFolder(Path(root))
+def open_storage(root: str, options: Mapping[str, str], mode: int = PRIVATE) -> Storage:
+    """Return the storage at *root*: a local path, or ``s3://bucket/prefix``.
+
+    New local folders get *mode*.
+    """
+    return S3Folder(root, options) if "://" in root else LocalFolder(Path(root), mode)
 
 
 def read_document(storage: Storage, root: str, path: str, kind: type[Document]) -> Document:

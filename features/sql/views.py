@@ -19,7 +19,7 @@ from deltalake.fs import DeltaStorageHandler
 
 from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.commits import has_undated, is_undated
-from tidemill.features.lake.lake import Lake, Table
+from tidemill.features.lake.lake import GROWN, Lake, Table
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
 from tidemill.features.sql.backfills import completed, table_name, view_name
 from tidemill.features.sql.frontiers import examined_sql, frontiers_sql
@@ -104,9 +104,9 @@ def _read_parquet(table: Table, uris: Sequence[str]) -> str:
 
 
 def _has_grown(table: Table) -> bool:
-    """Return whether files may lack columns of the newest version."""
-    loop_name = table.folder.split("/")[0]
-    return sum(name.startswith("loop-") for name in table.location.storage.names(loop_name)) > 1
+    """Return whether files may lack columns of the newest version, or of this release."""
+    names = table.location.storage.names(table.folder.split("/")[0])
+    return GROWN in names or sum(name.startswith("loop-") for name in names) > 1
 
 
 def arrow_dataset(table: Table, uris: Sequence[str]) -> "ds.Dataset":

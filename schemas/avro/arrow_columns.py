@@ -71,6 +71,30 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
+class Nulls:
+    """Nothing but nulls of the type *kind*."""
+
+    count: int
+    kind: pa.DataType
+
+    def only(self, rows: RowIndexes) -> Self:
+        """Return the column of those *rows*."""
+        return replace(self, count=len(rows))
+
+    def spread(self, rows: RowIndexes, count: int) -> Self:
+        """Return a column of *count* rows, all null."""
+        return replace(self, count=count)
+
+    def no_text(self) -> RowIndexes:
+        """Return no row: there is no text."""
+        return np.empty(0, dtype=np.int64)
+
+    def arrow(self) -> pa.Array:
+        """Return the column as an Arrow array."""
+        return pa.nulls(self.count, self.kind)
+
+
+@dataclass(frozen=True, slots=True)
 class Texts:
     """Texts or bytes as Arrow views of *data*, two 64-bit words each."""
 
@@ -137,10 +161,10 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """Lists of texts: the number of items of each row, and the items of all rows in order."""
+    """Lists: the number of items of each row, and the items of all rows in order."""
 
     counts: RowIndexes
-    items: Texts
+    items: Texts | Numbers
     valid: Flags | None = None
 
     def only(self, rows: RowIndexes) -> Self:

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import cast
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from tidemill.schemas.avro.arrow_columns import (
@@ -18,13 +19,14 @@ from tidemill.schemas.avro.arrow_columns import (
     Column,
     Flags,
     Lists,
+    Nulls,
     Numbers,
     RecordColumn,
     Texts,
 )
 from tidemill.schemas.avro.cursors import Cursors, PayloadBytes, Positions, Read
 from tidemill.schemas.avro.primitives import EARLIEST, LATEST
-from tidemill.schemas.avro.types import fields_of, item_of, type_name
+from tidemill.schemas.avro.types import column_type, fields_of, item_of, type_name
 from tidemill.schemas.avro.wire import Schema
 
 LONG_LIST = 63
@@ -32,6 +34,7 @@ LONG_LIST = 63
 
 _OWN_BYTES = 64  # shorter texts are copied out of the batch; at most `PADDING`
 _DOUBLES = 8  # adjacent fields that are read at once; their bytes are at most `PADDING`
+_BRANCHES = 8  # adjacent nullable fields whose branches are read at once: the bytes of a word
 
 
 def compile_cursors(
@@ -62,12 +65,12 @@ def compile_cursors(
 
 def _record(schema: object) -> Callable[[Cursors], RecordColumn]:
     steps: list[tuple[list[str], Callable[[Cursors], Sequence[Column]]]] = []
-    for is_double, group in groupby(fields_of(schema), lambda field: _is_double(field["type"])):
+    for kind, group in groupby(fields_of(schema), lambda field: _alike(field["type"])):
         fields = list(group)
-        if is_double:
-            starts = range(0, len(fields), _DOUBLES)
-            parts = [fields[start : start + _DOUBLES] for start in starts]
-            steps += [(_names(part), _doubles(len(part))) for part in parts]
+        if kind == "double":
+            steps += [(_names(part), _doubles(len(part))) for part in _parts(fields, _DOUBLES)]
+        elif kind == "nullable":
+            steps += [(_names(part), _nullables(part)) for part in _parts(fields, _BRANCHES)]
         else:
             steps += [(_names([field]), _single(_read(field["type"]))) for field in fields]
 
@@ -84,8 +87,17 @@ def _names(fields: Sequence[Mapping[str, object]]) -> list[str]:
     return [str(field["name"]) for field in fields]
 
 
-def _is_double(kind: object) -> bool:
-    return type_name(kind) == "double"
+def _parts(
+    fields: Sequence[Mapping[str, object]], size: int
+) -> Sequence[Sequence[Mapping[str, object]]]:
+    return [fields[start : start + size] for start in range(0, len(fields), size)]
+
+
+def _alike(kind: object) -> str:
+    """Return what adjacent fields of one kind have in common, so that they are read together."""
+    if isinstance(kind, list):
+        return "nullable" if kind[0] == "null" else ""
+    return "double" if type_name(kind) == "double" else ""
 
 
 def _single(read: Read) -> Callable[[Cursors], Sequence[Column]]:
@@ -118,6 +130,28 @@ def _nullable(read: Read, null_first: bool) -> Read:
         return cursors.among(rows, read).spread(rows, len(some))
 
     return nullable
+
+
+def _nullables(fields: Sequence[Mapping[str, object]]) -> Callable[[Cursors], Sequence[Column]]:
+    """Return the reader of adjacent nullable fields, which looks once if all of them are null."""
+    reads = [_read(field["type"]) for field in fields]
+    if len(fields) == 1:
+        return _single(reads[0])
+    kinds = [_arrow_type(field["type"]) for field in fields]
+    branches = np.uint64(2 ** (8 * len(fields)) - 1)
+
+    def nullables(cursors: Cursors) -> Sequence[Column]:
+        if (cursors.source.words[cursors.at] & branches).any():
+            return [read(cursors) for read in reads]
+        cursors.move(len(fields))
+        return [Nulls(len(cursors.at), kind) for kind in kinds]
+
+    return nullables
+
+
+def _arrow_type(kind: object) -> pa.DataType:
+    column = pl.Series(dtype=column_type(kind))
+    return column.to_arrow(compat_level=pl.CompatLevel.newest()).type
 
 
 def _doubles(count: int) -> Callable[[Cursors], Sequence[Column]]:
@@ -180,25 +214,51 @@ def _text(kind: pa.DataType, *, shared: bool = False) -> Callable[[Cursors], Tex
     return text
 
 
+def _counts(cursors: Cursors) -> Positions:
+    """Return how many items the next lists have, and step over that; odd counts fail and are 0."""
+    first = cursors.byte()
+    odd = (first & 0x81) != 0  # negative, or beyond LONG_LIST
+    cursors.failed |= odd
+    cursors.move(1)
+    return np.where(odd, 0, first >> 1).astype(np.int64)
+
+
+def _end(cursors: Cursors, counts: Positions) -> None:
+    """Step over the zero that ends a list with items; a cursor at something else fails."""
+    some = counts > 0
+    cursors.failed |= some & (cursors.byte() != 0)
+    cursors.move(some.astype(np.int64))
+
+
+def _double_list(cursors: Cursors) -> Column:
+    """Read lists of doubles that are empty or one block."""
+    counts = _counts(cursors)
+    is_cut = cursors.at + 8 * counts > cursors.ends
+    cursors.failed |= is_cut
+    counts[is_cut] = 0
+    begins = np.cumsum(counts) - counts
+    places = np.repeat(cursors.at - 8 * begins, counts) + 8 * np.arange(int(counts.sum()))
+    found = cursors.source.of("<f8")[places]
+    cursors.move(8 * counts)
+    _end(cursors, counts)
+    return Lists(counts, Numbers(found, pa.float64()))
+
+
 def _list(item: str) -> Read:
-    """Return the reader of lists of texts that are empty or one block."""
+    """Return the reader of lists that are empty or one block."""
+    if item == "double":
+        return _double_list
     kind = _VIEWS[item]
     read = _text(kind, shared=True)
 
     def listed(cursors: Cursors) -> Column:
-        first = cursors.byte()
-        odd = (first & 0x81) != 0  # negative, or beyond LONG_LIST
-        cursors.failed |= odd
-        counts = np.where(odd, 0, first >> 1).astype(np.int64)
-        cursors.move(1)
+        counts = _counts(cursors)
         begins = np.cumsum(counts) - counts
         views = np.zeros((int(counts.sum()), 2), dtype=np.uint64)
         for done in range(int(counts.max(initial=0))):
             rows = np.flatnonzero(counts > done)
             views[begins[rows] + done] = cast(Texts, cursors.among(rows, read)).views
-        some = counts > 0
-        cursors.failed |= some & (cursors.byte() != 0)
-        cursors.move(some.astype(np.int64))
+        _end(cursors, counts)
         return Lists(counts, Texts(views, cursors.source.data, kind))
 
     return listed

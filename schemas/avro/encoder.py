@@ -28,6 +28,7 @@ _WRITERS: Mapping[str, Callable[[object], bytes]] = {
     "string": primitives.write_string,
     "category": primitives.write_category,
     "strings": primitives.write_strings,
+    "doubles": primitives.write_doubles,
     "timestamp": primitives.write_timestamp,
 }
 _INLINE: Mapping[str, str] = {  # tried before the writer is called: a call costs 60 ns
@@ -89,8 +90,8 @@ def _kind(schema: object, name: str) -> str:
     if isinstance(schema, Mapping):
         if schema.get("logicalType") == "timestamp-micros":
             return "timestamp"
-        if schema["type"] == "array" and schema["items"] == "string":
-            return "strings"
+        if schema["type"] == "array" and schema["items"] in ("string", "double"):
+            return f"{schema['items']}s"
     elif schema == "string":
         return "string" if name in _UNIQUE else "category"
     elif isinstance(schema, str) and schema in _WRITERS:
@@ -266,5 +267,6 @@ _HINTS: Mapping[str, str] = {
     "int": "send a whole number of 32 bits",
     "boolean": "send true or false",
     "strings": "send a list of texts",
+    "doubles": "send a list of numbers",
     "timestamp": 'send a time with its zone, say "2013-01-01T00:00:00Z"',
 }

@@ -162,3 +162,12 @@ def write_strings(value: object) -> bytes:
     if not value:
         return b"\x00"
     return b"".join((varint(len(value)), *map(write_category, value), b"\x00"))
+
+
+def write_doubles(value: object) -> bytes:
+    """Write a list of numbers as one block."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError("is not a list of numbers")
+    if not value:
+        return b"\x00"
+    return b"".join((varint(len(value)), *map(write_double, value), b"\x00"))

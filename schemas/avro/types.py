@@ -110,8 +110,8 @@ def column_type(schema: object) -> pl.DataType | None:
     nullable, plain = optional(schema)
     name = type_name(plain)
     if name == "array":
-        item = column_type(item_of(plain)) if item_of(plain) == "string" else None
-        return pl.List(item) if item is not None else None
+        item = item_of(plain)
+        return pl.List(_COLUMNS[str(item)]) if item in ("string", "double") else None
     if name == "record":
         if nullable:
             return None

@@ -24,6 +24,7 @@ and Delta have no struct without fields. It is always null, and no value can hav
 
 _TIMESTAMP = {"type": "long", "logicalType": "timestamp-micros"}
 _STRINGS = {"type": "array", "items": "string"}
+_DOUBLES = {"type": "array", "items": "double"}
 _AVRO: Mapping[FieldType, object] = {
     FieldType.FLOAT: "double",
     FieldType.INT: "long",
@@ -52,6 +53,11 @@ _ACTION_POLARS: Mapping[str, pl.DataType] = {
     "float": pl.Float64(),
     "ranking": pl.List(pl.String),
 }
+CIRCUMSTANCES = (
+    *("baseline", "propensities", "policy_action", "stage", "rule_version", "experiment", "arm"),
+)
+"""The fields of a decision event that the first release did not have, after the features. Each is
+null where it does not apply, and in older events."""
 
 
 def decision_schema(loop: Loop) -> Schema:
@@ -72,6 +78,13 @@ def decision_schema(loop: Loop) -> Schema:
             {"name": "policy_version", "type": "int"},
             {"name": "loop_version", "type": "int"},
             {"name": "features", "type": _record("Features", loop.features)},
+            _nullable("baseline", _ACTION_AVRO[loop.decision.type]),
+            _nullable("propensities", _DOUBLES),
+            _nullable("policy_action", _ACTION_AVRO[loop.decision.type]),
+            _nullable("stage", "string"),
+            _nullable("rule_version", "int"),
+            _nullable("experiment", "string"),
+            _nullable("arm", "string"),
         ],
     }
 
@@ -132,6 +145,13 @@ def decision_frame_schema(loop: Loop) -> pl.Schema:
             "policy_version": pl.Int32(),
             "loop_version": pl.Int32(),
             "features": pl.Struct(features),
+            "baseline": _ACTION_POLARS[loop.decision.type],
+            "propensities": pl.List(pl.Float64),
+            "policy_action": _ACTION_POLARS[loop.decision.type],
+            "stage": pl.String(),
+            "rule_version": pl.Int32(),
+            "experiment": pl.String(),
+            "arm": pl.String(),
         }
     )
 

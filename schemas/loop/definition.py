@@ -42,10 +42,13 @@ __all__ = [
     "parse_duration",
 ]
 
-ADDED_SETTINGS = ("activation", "corrections", "max_age", "max_bad", "memory")
+ADDED_SETTINGS = (
+    *("activation", "corrections", "max_age", "max_bad", "memory", "learning", "salt"),
+)
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
-use them. The same holds for the `stream` of a kind."""
+use them. The same holds for the `stream` of a kind, and for `ADDED_TO_POLICY`."""
+ADDED_TO_POLICY = ("decay", "temperature", "spread", "grid")
 
 RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
 """Columns that the SQL of a label has beside the values of a feedback."""
@@ -157,37 +160,33 @@ class Policy(Value):
     threshold: for bool, or a choice of two. The model predicts the label; the action is *above* if
     the score is at least *threshold*, else *below*. The default of *below* is the decision's.
     greedy: for choice or ranking. The model scores each action, which it reads as the feature
-    ``action``; the best one is taken, or with probability *epsilon* one at random.
-    value: for float. The score, clipped to [*low*, *high*], is the action.
+    ``action``; the best one is taken.
+    softmax: for choice or ranking. The probability of an action is proportional to
+    exp(score / *temperature*); a ranking draws one position after the other (Plackett-Luce).
+    value: for float. The score, clipped to [*low*, *high*], is the action; with *spread* a draw
+    from the normal around it, with *grid* the nearest of so many points.
+
+    With probability *epsilon* the action is one at random, and so it is before there is a model,
+    where otherwise the default answers. With *decay* the share is halved once the live model has
+    learned from so many examples, a third after twice as many, and so on.
     """
 
     version: int = Field(default=1, ge=1, lt=2**31)
-    kind: Literal["threshold", "greedy", "value"]
+    kind: Literal["threshold", "greedy", "softmax", "value"]
     threshold: float = Field(default=0.5, allow_inf_nan=False)
     above: bool | str | None = None
     below: bool | str | None = None
     epsilon: float = Field(default=0.0, ge=0.0, le=1.0)
     low: float | None = Field(default=None, allow_inf_nan=False)
     high: float | None = Field(default=None, allow_inf_nan=False)
+    decay: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
+    spread: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    grid: int | None = Field(default=None, ge=2, le=1_000)
 
     @model_validator(mode="after")
     def _only_its_own_settings(self) -> Self:
-        used = {
-            "threshold": self.threshold != 0.5 or self.above is not None or self.below is not None,
-            "greedy": self.epsilon != 0.0,
-            "value": self.low is not None or self.high is not None,
-        }
-        settings = {"threshold": "threshold, above and below", "greedy": "epsilon"}
-        for kind, is_used in used.items():
-            if is_used and kind != self.kind:
-                raise wrong(
-                    f"{settings.get(kind, 'low and high')} have no effect on a {self.kind} policy",
-                    hint=f"leave them out, or make the policy kind: {kind}",
-                )
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise wrong(
-                f"low {self.low} is not below high {self.high}", hint="swap them", at=("low",)
-            )
+        validation.check_policy_settings(self)
         return self
 
 
@@ -250,7 +249,9 @@ class Loop(Value):
     *activation* names the kind of feedback that says that the decision took effect (the banner was
     shown, the mail was opened). A decision without it is not an example. *corrections* is how long
     after the close of an example late feedback may revise it; 0 for never. *memory*, in bytes, is
-    the budget of the open windows of this loop in one worker.
+    the budget of the open windows of this loop in one worker. A loop whose *learning* is
+    ``apprentice`` answers the baseline of the request, or the default, and logs what its policy
+    would have done. Which decisions are explored is a hash of their ids and of *salt*.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -270,6 +271,8 @@ class Loop(Value):
     max_bad: MaxBad = MaxBad()
     memory: Size = 512_000_000
     policy: Policy
+    learning: Literal["on", "apprentice"] = "on"
+    salt: str = Field(default="", max_length=200)
     models: Models = Models()
     gate: Gate = Gate()
     partitions: int = Field(default=4, ge=1, le=10_000)
@@ -288,6 +291,11 @@ class Loop(Value):
         for check in validation.CHECKS:
             check(self)
         return self
+
+    @property
+    def scores_actions(self) -> bool:
+        """Whether a model reads the action: it predicts the label for each action there is."""
+        return self.policy.kind not in ("threshold", "value")
 
     @property
     def wait(self) -> timedelta:
@@ -319,4 +327,7 @@ class Loop(Value):
         fields = type(self).model_fields
         plain = {kind: {"stream"} for kind, it in self.feedback.items() if it.stream is None}
         left = [name for name in ADDED_SETTINGS if getattr(self, name) == fields[name].default]
-        return {**dict.fromkeys(left, True), **({"feedback": plain} if plain else {})}
+        of_policy = type(self.policy).model_fields
+        unset = {n for n in ADDED_TO_POLICY if getattr(self.policy, n) == of_policy[n].default}
+        parts = {"feedback": plain, "policy": unset}
+        return {**dict.fromkeys(left, True), **{name: part for name, part in parts.items() if part}}

@@ -4,6 +4,7 @@ Each check takes a whole loop and raises an error for the first contradiction, w
 path in the definition.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,16 @@ ACTIVATED_AT = "activated_at"
 
 _POLICIES = {
     "bool": ("threshold",),
-    "choice": ("threshold", "greedy"),
-    "ranking": ("greedy",),
+    "choice": ("threshold", "greedy", "softmax"),
+    "ranking": ("greedy", "softmax"),
     "float": ("value",),
 }
+_SETTINGS = {
+    "threshold": ("threshold", "above", "below"),
+    "softmax": ("temperature",),
+    "value": ("low", "high", "spread", "grid"),
+}
+"""The settings that only one kind of policy has."""
 _METRICS = {"bool": ("log_loss",), "float": ("mse",)}
 _ONLINE = {"bool": "logistic_regression", "float": "linear_regression"}
 
@@ -141,6 +148,38 @@ def check_activation(loop: "Loop") -> None:
                 hint=f"call the value something else, say {kind}_{ACTIVATED_AT}",
                 at=("feedback", kind, "values", ACTIVATED_AT),
             )
+
+
+def check_policy_settings(policy: "Policy") -> None:
+    """Refuse settings that have no effect on their policy, or contradict each other."""
+    fields = type(policy).model_fields
+    for kind, names in _SETTINGS.items():
+        is_used = any(getattr(policy, name) != fields[name].default for name in names)
+        if is_used and kind != policy.kind:
+            raise wrong(
+                f"{_listed(names)} no effect on a {policy.kind} policy",
+                hint=f"leave {'them' if names[1:] else 'it'} out, or make the policy kind: {kind}",
+            )
+    low, high = policy.low, policy.high
+    if low is not None and high is not None and low >= high:
+        raise wrong(f"low {low} is not below high {high}", hint="swap them", at=("low",))
+    if policy.grid is not None and (low is None or high is None):
+        hint = "write both: the points lie from low to high"
+        raise wrong("a grid has no points without low and high", hint=hint, at=("grid",))
+    if policy.grid is not None and policy.spread is not None:
+        hint = "spread explores around the score, grid with epsilon all over the range"
+        raise wrong("spread and grid exclude each other", hint=hint, at=("grid",))
+    if policy.kind == "value" and policy.grid is None and policy.epsilon:
+        hint = "write grid: 11 with low and high; or explore around the score by spread"
+        raise wrong("epsilon has no effect without grid: which number?", hint=hint, at=("epsilon",))
+    if policy.decay is not None and not policy.epsilon:
+        hint = "write epsilon: 0.1, the share that decays"
+        raise wrong("decay has no effect without epsilon", hint=hint, at=("decay",))
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last} have" if others else f"{last} has"
 
 
 def check_policy(loop: "Loop") -> None:

@@ -90,7 +90,7 @@ class FeatureSignature:
     def of_loop(cls, loop: Loop) -> Self:
         """Return the signature of *loop* with empty vocabularies, on which to call `fit`."""
         fields = [SignatureField(name, item.type) for name, item in loop.features.items()]
-        if loop.policy.kind == "greedy":
+        if loop.scores_actions:
             fields.append(SignatureField(ACTION, FieldType.CATEGORY))
         return cls(tuple(fields))
 

@@ -61,6 +61,10 @@ class RefusedError(ModelError):
         self.reason: Reason = reason
 
 
+MAX_ACK_BYTES = 8_192
+_REASON_CHARS = 500  # six bytes each, if they are none of ASCII
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelManifest:
     """One published model; the fields are explained in ``manifest.avsc``."""
@@ -233,7 +237,10 @@ def check_payload(manifest: ModelManifest, payload: bytes) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """What a worker reports on topic ``tidemill.acks``, key ``<worker>/<loop>``."""
+    """What a worker reports on topic ``tidemill.acks``, key ``<worker>/<loop>``.
+
+    Its record has at most `MAX_ACK_BYTES`: readers remember one for each worker and loop.
+    """
 
     worker: str
     loop: str
@@ -250,8 +257,9 @@ class Ack:
         return f"{self.worker}/{self.loop}".encode()
 
     def to_json(self) -> bytes:
-        """Return the record's value."""
-        return json.dumps(asdict(self) | {"at": self.at.isoformat()}, sort_keys=True).encode()
+        """Return the record's value; the end of a long *reason* is left out."""
+        value = asdict(self) | {"at": self.at.isoformat(), "reason": self.reason[:_REASON_CHARS]}
+        return json.dumps(value, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
@@ -260,6 +268,11 @@ class Ack:
         Raises:
             ModelError: it is not an acknowledgement.
         """
+        if len(value) > MAX_ACK_BYTES:
+            raise ModelError(
+                f"an acknowledgement of {len(value):,} bytes, over {MAX_ACK_BYTES:,}",
+                hint="look at who can write to this topic",
+            )
         try:
             held = json.loads(value)
             held["at"] = datetime.fromisoformat(held["at"])

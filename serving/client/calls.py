@@ -44,6 +44,7 @@ class DecisionCall(WorkerCall):
                 "entity": _text("entity", item.get("entity")),
                 "id": new_id() if item.get("id") is None else _text("id", item["id"]),
                 "at": _moment(item.get("at")),
+                **_baseline(item.get("baseline")),
             }
             for item in asked
         ]
@@ -112,6 +113,11 @@ def check_times(values: object, types: Mapping[str, str], noun: str) -> None:
                 f"{noun} {name!r:.100} is a datetime, not {types[name]}",
                 hint="send a value of that type",
             )
+
+
+def _baseline(value: object) -> dict[str, object]:
+    """Return the field for a baseline, if there is one: a worker of an earlier release has none."""
+    return {} if value is None else sendable({"baseline": value}, "field")
 
 
 def _body(value: Mapping[str, object]) -> bytes:

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from tidemill.schemas.registry.port import SchemaStore
 
 Asked = Mapping[str, object]
-"""One decision to ask for: ``features`` and, if known, ``entity``, ``id`` and ``at``."""
+"""One decision to ask for: ``features`` and, if known, ``entity``, ``id``, ``at`` and
+``baseline``."""
 
-_ASKED = frozenset({"features", "entity", "id", "at"})
+_ASKED = frozenset({"features", "entity", "id", "at", "baseline"})
 
 
 class ClientTransport(Protocol):
@@ -47,6 +48,7 @@ class ClientTransport(Protocol):
         entity: str | None,
         id: str | None,
         at: datetime | None,
+        baseline: object,
     ) -> DecisionResult:
         """Return one decision."""
 
@@ -112,7 +114,6 @@ class Client:
         definitions: Iterable["Loop"] = (),
         trusted: "TrustedKeys | None" = None,
         name: str | None = None,
-        seed: int | None = None,
         ready_s: float = 30.0,
         env: Mapping[str, str] | None = None,
         store: "SchemaStore | None" = None,
@@ -129,7 +130,6 @@ class Client:
             definitions: loops that are served at once, even while no broker answers.
             trusted: the keys whose models may serve; None for no model, so defaults answer.
             name: the name of the worker in acknowledgements; None for host and process.
-            seed: the seed of the policies; None for a random one.
             ready_s: how long to wait until the topics are read; with *definitions* there is no
                 wait.
             env: pass ``os.environ`` if the loops were published to a schema registry: with
@@ -154,7 +154,6 @@ class Client:
             definitions=tuple(definitions),
             trusted=trusted,
             name=name,
-            seed=seed,
             ready_s=ready_s,
             store=store or (writer_store(kafka, env or {}) if kafka is not None else None),
             journal=journal,
@@ -200,6 +199,7 @@ class LoopClient:
         entity: str | None = None,
         id: str | None = None,
         at: datetime | None = None,
+        baseline: bool | float | str | Sequence[str] | None = None,
     ) -> DecisionResult:
         """Return what to do now, given *features*; the decision is logged.
 
@@ -209,28 +209,30 @@ class LoopClient:
             id: the id of the decision; None for a new one. The same id twice counts once. The
                 result has another one if a worker that got this id did not answer.
             at: the time of the decision, with a time zone; now if None.
+            baseline: what the service would do without this call: an answer of the loop. It is
+                logged, and is the default of this decision; None for that of the loop.
 
         Raises:
-            RequestError: a feature is missing, unknown or of another type, or there is no such
-                loop.
+            RequestError: a feature is missing, unknown or of another type, the baseline is no
+                answer of the loop, or there is no such loop.
             BrokerError: no worker has ever answered, so the default is not known either; or the
                 worker inside this process has not read the loop yet.
         """
-        return self._transport.decide(self.name, features, entity, id, at)
+        return self._transport.decide(self.name, features, entity, id, at, baseline)
 
     def get_decisions(self, asked: Iterable[Asked]) -> list[DecisionResult]:
         """Return many decisions with one call, in order; see `get_decision`.
 
         Args:
-            asked: mappings with ``features`` and, if known, ``entity``, ``id`` and ``at``; at most
-                1,000 of them.
+            asked: mappings with ``features`` and, if known, ``entity``, ``id``, ``at`` and
+                ``baseline``; at most 1,000 of them.
         """
         listed = list(asked)
         for place, item in enumerate(listed):
             if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
                 raise RequestError(
                     f"item {place} has {_named(item)}",
-                    hint="each has features and may have entity, id and at",
+                    hint="each has features and may have entity, id, at and baseline",
                 )
         return self._transport.decide_all(self.name, listed) if listed else []
 

@@ -32,10 +32,11 @@ class EmbeddedTransport:
         entity: str | None,
         id: str | None,
         at: datetime | None,
+        baseline: object,
     ) -> DecisionResult:
         """Return the decision of the worker."""
         decider = self.worker.decider(loop)
-        return decider.decide(decider.decisions.check(features, entity, id, at))
+        return decider.decide(decider.decisions.check(features, entity, id, at, baseline))
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
         """Return the decisions of the worker; none is logged unless all can be."""
@@ -81,7 +82,6 @@ def open_transport(
     definitions: tuple[Loop, ...],
     trusted: TrustedKeys | None,
     name: str | None,
-    seed: int | None,
     ready_s: float,
     store: SchemaStore | None = None,
     journal: Path | None = None,
@@ -97,7 +97,6 @@ def open_transport(
         loops=loops,
         definitions=definitions,
         trusted=trusted,
-        seed=seed,
         journal=JournalConfig(folder=journal) if journal is not None else None,
     )
     worker = Worker(config, store=store)

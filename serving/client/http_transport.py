@@ -40,6 +40,26 @@ class _Default(msgspec.Struct):
     features: dict[str, str] = {}
     feedback: dict[str, dict[str, str]] = {}
 
+    def answer(self, id: str, baseline: object) -> DecisionResult:
+        """Return the decision that no worker made: the *baseline* of its request, or the default.
+
+        Raises:
+            RequestError: the baseline has another type than the default.
+        """
+        action = self.default
+        if baseline is not None:
+            try:
+                action = msgspec.convert(baseline, type(self.default))
+            except msgspec.ValidationError as error:
+                raise RequestError(
+                    f"baseline {baseline!r:.100} is no answer of the loop: {error}",
+                    hint=f"send one like the default, {self.default!r}",
+                ) from error
+        certain = 1.0 if isinstance(action, bool | str) else None  # as a worker's default
+        return DecisionResult(
+            *(id, action, None, certain, "fallback", None, self.policy_version, self.loop_version)
+        )
+
 
 class _Refused(msgspec.Struct):
     what: str = "the worker gave no reason"
@@ -88,9 +108,10 @@ class HttpTransport:
         entity: str | None,
         id: str | None,
         at: datetime | None,
+        baseline: object,
     ) -> DecisionResult:
-        """Return the decision of a worker, or the loop's default if none answers in time."""
-        asked = {"features": features, "entity": entity, "id": id, "at": at}
+        """Return the decision of a worker, or the default if none answers in time."""
+        asked = {"features": features, "entity": entity, "id": id, "at": at, "baseline": baseline}
         return self._decisions(loop, DecisionCall(loop, [asked], is_batch=False))[0]
 
     def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
@@ -161,19 +182,7 @@ class HttpTransport:
             raise error
         with self._lock:
             self.unanswered += len(asked)
-        return [
-            DecisionResult(
-                str(item["id"]),
-                known.default,
-                None,
-                1.0 if isinstance(known.default, bool | str) else None,  # as a worker's default
-                "fallback",
-                None,
-                known.policy_version,
-                known.loop_version,
-            )
-            for item in asked
-        ]
+        return [known.answer(str(item["id"]), item.get("baseline")) for item in asked]
 
     def _call(self, call: WorkerCall, deadline: float) -> bytes:
         """Return the body of the first answer with a status below 300.

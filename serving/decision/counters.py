@@ -6,6 +6,7 @@ BOUNDS_US = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000
 """Bounds of the histogram of times, in microseconds."""
 NOTED = 1_000
 """So many times are counted together: counting each by itself would cost three times as much."""
+SOURCES = ("model", "default", "explore", "fallback")
 _BOUNDS_S = [bound / 1e6 for bound in BOUNDS_US]
 
 
@@ -21,7 +22,7 @@ class DecisionCounters:
         self.feedback = 0
         self.failed = 0  # decisions whose model raised an error
         self.over_budget = 0  # decisions whose model had not enough time
-        self.took_s: dict[str, list[float]] = {"model": [], "default": [], "fallback": []}
+        self.took_s: dict[str, list[float]] = {name: [] for name in SOURCES}
         self._decisions = dict.fromkeys(self.took_s, 0)
         self._latency = [0] * (len(_BOUNDS_S) + 1)
         self._latency_s = 0.0

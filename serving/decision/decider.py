@@ -1,13 +1,13 @@
 """One decision inside a worker: score, choose, log, answer.
 
 A decision never waits, and never fails if its request is valid. Of several that are asked for
-together none is logged before all of them can be. Without a model the default of the
-loop answers. If the model fails or exceeds the budget of the loop, the default answers too, with
-the source ``fallback``. The follower swaps a model by assigning `Decider.model`.
+together none is logged before all of them can be. Without a model the policy explores around the
+default: the baseline of the request, or that of the loop. If the model fails or exceeds the budget
+of the loop, the default answers, with the source ``fallback``. An apprentice always answers the
+default. The follower swaps a model by assigning `Decider.model`.
 """
 
 from collections.abc import Iterable
-from random import Random
 from time import perf_counter, time_ns
 from typing import NamedTuple
 
@@ -18,16 +18,9 @@ from tidemill.schemas.logs import topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
-from tidemill.serving.decision.event_encoder import decision_encoder
+from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
 from tidemill.serving.decision.event_log import Event, EventLog
 from tidemill.serving.decision.ids import new_id
-from tidemill.serving.decision.policy import (
-    Choice,
-    Features,
-    ScoreFunction,
-    default_choice,
-    policy_of,
-)
 from tidemill.serving.decision.requests import (
     DecisionReader,
     DecisionRequest,
@@ -36,18 +29,13 @@ from tidemill.serving.decision.requests import (
     RequestLimits,
 )
 from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
+from tidemill.serving.policies.policies import certainty, policy_of
 
 MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
 _SLOW_IN_A_ROW = 3  # one slow decision may be due to the machine, three are due to the model
 _REST_S = 1.0  # how long a slow model is not called
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
-
-
-class LiveModel(NamedTuple):
-    """The model that decides: its version, and the function that scores features with it."""
-
-    version: str
-    score: ScoreFunction
 
 
 class Prepared(NamedTuple):
@@ -66,7 +54,6 @@ class Decider:
         loop: what to decide.
         store: gives the schemas of the events their prefix.
         log: takes the events.
-        random: the random generator of the policy.
         counters: count its decisions; None for new counters.
         limits: how much one request may bring.
     """
@@ -77,7 +64,6 @@ class Decider:
         *,
         store: SchemaStore,
         log: EventLog,
-        random: Random,
         counters: DecisionCounters | None = None,
         limits: RequestLimits | None = None,
     ) -> None:
@@ -88,8 +74,10 @@ class Decider:
         self.limits = limits or RequestLimits()
         self.decisions = DecisionReader(loop, self.limits)
         self.feedback = FeedbackReader(loop, self.limits)
-        self._choice = policy_of(loop, random).choose
-        self._default = default_choice(loop)
+        policy = policy_of(loop)
+        self._choice, self._without_model = policy.choose, policy.without_model
+        self._default: Action = loop.decision.default
+        self._is_apprentice = loop.learning == "apprentice"
         self._encode = decision_encoder(loop, store)
         self._encode_feedback = FeedbackEncoder(loop, store).encode
         self._write = log.write
@@ -145,14 +133,24 @@ class Decider:
         self, request: DecisionRequest, started_s: float, asked_s: float
     ) -> tuple[bytes, bytes, DecisionResult]:
         """Return key and payload of a decision's event, and its result; nothing is logged yet."""
-        features = request.features
-        choice, source, version = self._choose(features, started_s, asked_s)
+        features, baseline = request.features, request.baseline
+        default = self._default if baseline is None else baseline
         now_ns = time_ns()
         decision_id = request.id or new_id(now_ns)
         at = request.at or now_ns // 1_000
         try:
             key = decision_id.encode()
-            payload = self._encode(key, at, request.entity, choice, source, version, features)
+            choice, source, version = self._choose(features, default, key, started_s, asked_s)
+            chosen = None
+            if self._is_apprentice:
+                choice, source, chosen = _as_apprentice(choice, source, default)
+            action, score, propensity, positions = choice
+            circumstances = None
+            if not (baseline is None and positions is None and chosen is None):
+                circumstances = Circumstances(baseline, positions, chosen)
+            payload = self._encode(
+                *(key, at, request.entity, choice, source, version, features, circumstances)
+            )
         except ValueError as error:
             raise RequestError(
                 f"the request cannot be written as an event: {error}",
@@ -160,7 +158,6 @@ class Decider:
             ) from error
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
-        action, score, propensity = choice
         return (
             key,
             payload,
@@ -173,36 +170,38 @@ class Decider:
                 version,
                 self._policy_version,
                 self._version,
+                positions,
+                chosen,
             ),
         )
 
     def _choose(
-        self, features: Features, started_s: float, now_s: float
+        self, features: Features, default: Action, key: bytes, started_s: float, now_s: float
     ) -> tuple[Choice, str, str | None]:
         """Return choice, source and model version: the model's if it answers in time."""
         model = self.model
         if model is None:
-            return self._default, "default", None
-        version, score = model
+            choice, is_explored = self._without_model(default, key)
+            return choice, "explore" if is_explored else "default", None
         deadline_s = started_s + self._budget_s
         if now_s > deadline_s or now_s < self._rest_until_s:
             self.counters.over_budget += 1
-            return self._default, "fallback", None
+            return _certain(default), "fallback", None
         try:
-            choice = self._choice(score, features)
+            choice = self._choice(model, features, key)
         except _MODEL_FAILURES as error:
             self.counters.failed += 1
-            self.last_failure = f"{version}: {error}"
-            return self._default, "fallback", None
+            self.last_failure = f"{model.version}: {error}"
+            return _certain(default), "fallback", None
         now_s = perf_counter()
         if now_s <= deadline_s:
             self._slow = 0
-            return choice, "model", version
+            return choice, "model", model.version
         self.counters.over_budget += 1
         self._slow += 1
         if self._slow >= _SLOW_IN_A_ROW:
             self._rest_until_s = now_s + _REST_S
-        return self._default, "fallback", None
+        return _certain(default), "fallback", None
 
     def feedback_event(self, request: FeedbackRequest) -> tuple[str, Event]:
         """Return the id of a feedback and its event; nothing is logged yet.
@@ -240,6 +239,22 @@ class Decider:
             )
         self.counters.feedback += 1
         return feedback_id
+
+
+def _certain(action: Action) -> Choice:
+    return (action, None, certainty(action), None)
+
+
+def _as_apprentice(
+    choice: Choice, source: str, default: Action
+) -> tuple[Choice, str, Action | None]:
+    """Return what an apprentice answers and logs: the default, and what its model had chosen.
+
+    Without a model it explores nothing, because what it answers is what the service would do.
+    """
+    if source == "model":
+        return (default, choice[1], certainty(default), None), "default", choice[0]
+    return _certain(default), "fallback" if source == "fallback" else "default", None
 
 
 def _too_large(payload: bytes) -> RequestError:

@@ -7,7 +7,7 @@ cached.
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 from tidemill.schemas.avro.encoder import compile_values_encoder
 from tidemill.schemas.avro.primitives import (
@@ -22,22 +22,46 @@ from tidemill.schemas.avro.primitives import (
     write_timestamp,
 )
 from tidemill.schemas.avro.wire import Schema
-from tidemill.schemas.events.schemas import decision_schema, decision_subject
+from tidemill.schemas.events.schemas import CIRCUMSTANCES, decision_schema, decision_subject
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.port import SchemaStore
-from tidemill.serving.decision.policy import Choice, Features
+from tidemill.serving.policies.choice import Action, Choice, Features
+
+
+class Circumstances(NamedTuple):
+    """What else is logged about a decision; None where it does not apply.
+
+    Attributes:
+        baseline: what the service would have done.
+        propensities: in a ranking, the probability of each position, given those before it.
+        policy_action: what the policy had chosen, where something else was done.
+        stage, rule_version, experiment, arm: reserved for rules and experiments.
+    """
+
+    baseline: Action | None = None
+    propensities: list[float] | None = None
+    policy_action: Action | None = None
+    stage: str | None = None
+    rule_version: int | None = None
+    experiment: str | None = None
+    arm: str | None = None
+
 
 _NULL = b"\x00"
+_NOTHING = _NULL * len(CIRCUMSTANCES)
 _SOME = b"\x02"
 _some_double = struct.Struct("<Bd").pack
 _REMEMBERED = 1_000  # cached ends: sources x models x propensities
 
 Write = Callable[[object], bytes]
-EncodeDecision = Callable[[bytes, object, str | None, Choice, str, str | None, Features], bytes]
+EncodeDecision = Callable[
+    [bytes, object, str | None, Choice, str, str | None, Features, Circumstances | None], bytes
+]
 """Takes a decision and returns its payload for Kafka. The arguments are, in this order: its id in
 UTF-8, which is the key of the record too; its time, as an aware datetime or microseconds since
 1970; its entity, if known; its choice; its source; its model version, if a model decided; all
-features of the loop, in the order of the loop, as `DecisionReader` has checked them. Raises
+features of the loop, in the order of the loop, as `DecisionReader` has checked them; and its
+circumstances, None if there are none. Raises
 ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
 
 
@@ -52,7 +76,9 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
     fields = cast(list[Mapping[str, object]], schema["fields"])
     prefix = store.register(decision_subject(loop), schema)
     write_action = _action_writer(loop)
-    write_features = compile_values_encoder(cast(Schema, fields[-1]["type"]))
+    plain, added = fields[: -len(CIRCUMSTANCES)], fields[-len(CIRCUMSTANCES) :]
+    write_features = compile_values_encoder(cast(Schema, plain[-1]["type"]))
+    write_circumstances = compile_values_encoder({"name": "Circumstances", "fields": added})
     versions = write_int(loop.policy.version) + write_int(loop.version)
     ends: dict[tuple[float | None, str, str | None], bytes] = {}
     join = b"".join
@@ -65,8 +91,9 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
         source: str,
         model_version: str | None,
         features: Features,
+        circumstances: Circumstances | None,
     ) -> bytes:
-        action, score, propensity = choice
+        action, score, propensity, _ = choice
         end = (propensity, source, model_version)
         size = len(decision_id)
         return join(
@@ -80,6 +107,7 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
                 _NULL if score is None else _some_double(2, score),
                 ends.get(end) or remember(end),
                 write_features(features),
+                _NOTHING if circumstances is None else write_circumstances(circumstances),
             )
         )
 

@@ -16,9 +16,10 @@ from msgspec.structs import asdict, astuple
 
 from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.serving.decision.baselines import AnswerCheck
 from tidemill.serving.decision.bodies import BodyReader
-from tidemill.serving.decision.policy import Features
 from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, At, RequestValues
+from tidemill.serving.policies.choice import Action, Features
 
 MAX_BATCH = 1_000
 """Decisions or feedback of one request, if no setting says otherwise."""
@@ -73,6 +74,7 @@ class DecisionRequest(msgspec.Struct, frozen=True, gc=False):
     entity: str | None = None
     id: str | None = None
     at: datetime | None = None
+    baseline: Action | None = None
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True, gc=False):
@@ -92,10 +94,11 @@ class DecisionReader:
         limits = limits or RequestLimits()
         self.record = RequestValues("feature", loop.features, max_list=limits.list_items)
         self._loop = loop
+        self._baseline = AnswerCheck(loop)
         self._reader = BodyReader(
             self.check,
             required=("features",),
-            optional=("entity", "id", "at"),
+            optional=("entity", "id", "at", "baseline"),
             inside="features",
             max_batch=limits.batch,
         )
@@ -106,6 +109,7 @@ class DecisionReader:
         entity: str | None = None,
         id: str | None = None,
         at: datetime | str | None = None,
+        baseline: object = None,
     ) -> DecisionRequest:
         """Check a request and return it.
 
@@ -117,7 +121,8 @@ class DecisionReader:
         if id is not None:
             _check_id("id", id)
         moment = None if at is None else checked_at(at, self._loop)
-        return DecisionRequest(astuple(self.record.check(features)), entity, id, moment)
+        answer = None if baseline is None else self._baseline.checked(baseline)
+        return DecisionRequest(astuple(self.record.check(features)), entity, id, moment, answer)
 
     def read(self, body: bytes) -> DecisionRequest | list[DecisionRequest]:
         """Return the request in *body*, or the list of them if it is ``{"batch": [...]}``.

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class DecisionResult(msgspec.Struct, frozen=True, gc=False):
+class DecisionResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One decision as it was logged.
 
     Attributes:
@@ -11,11 +11,17 @@ class DecisionResult(msgspec.Struct, frozen=True, gc=False):
         action: what to do: a bool, one of the loop's actions, a number, or a list of actions.
         score: the score of the model; None if no model decided.
         propensity: the probability that the policy takes this action; None if it has no meaning.
-        source: ``model``, ``default`` (there is no model yet) or ``fallback`` (the model failed, or
-            there was no time left).
-        model_version: the model that decided; None if none did.
+        source: ``model``, ``default`` (there is no model yet, or the loop is an apprentice),
+            ``explore`` (there is no model yet, and chance took the action) or ``fallback`` (the
+            model failed, or there was no time left).
+        model_version: the model that decided, or of an apprentice the one that would have; None if
+            none did.
         policy_version: the version of the policy in the loop file.
         loop_version: the version of the loop file.
+        propensities: of a ranking that is explored, the probability of each position, given those
+            before it; else None, and not in an answer over HTTP.
+        policy_action: what the policy had chosen, if something else was done, as an apprentice
+            does; else None, and not in an answer over HTTP.
     """
 
     id: str
@@ -26,3 +32,5 @@ class DecisionResult(msgspec.Struct, frozen=True, gc=False):
     model_version: str | None
     policy_version: int
     loop_version: int
+    propensities: list[float] | None = None
+    policy_action: bool | float | str | list[str] | None = None

@@ -22,10 +22,10 @@ from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, SignatureField
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
-from tidemill.serving.decision.policy import ScoreFunction
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
 from tidemill.serving.model.trial import REFUSED, TrialRequest
+from tidemill.serving.policies.choice import ScoreFunction
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.manifest import LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.serving.decision.counters import DecisionCounters
-from tidemill.serving.decision.decider import Decider, LiveModel
-from tidemill.serving.decision.policy import ScoreFunction
+from tidemill.serving.decision.decider import Decider
+from tidemill.serving.policies.choice import LiveModel, ScoreFunction
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Follower:
         except ModelError as error:
             self._refuse(manifest, error.what)
             return False
-        decider.model = LiveModel(manifest.version, score)  # swaps the model
+        decider.model = LiveModel(manifest.version, score, manifest.trained_on_rows)  # swaps
         followed.serving = delivery
         logger.info("%s serves %s", manifest.loop, manifest.version)
         self._answer(manifest, "serving")

@@ -21,7 +21,7 @@ from tidemill.serving.model.model_text import END
 
 if TYPE_CHECKING:  # the child process of a trial needs neither and starts faster without
     from tidemill.schemas.models.feature_signature import FeatureSignature
-    from tidemill.serving.decision.policy import ScoreFunction
+    from tidemill.serving.policies.choice import ScoreFunction
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 from tidemill.streams.join.labels import GROUP, ComputedLabels, Labels
 from tidemill.streams.units import Int64s
@@ -19,7 +20,7 @@ LABELED, NO_FEEDBACK, CENSORED = "labeled", "no_feedback", "censored"
 NOT_ACTIVATED, LABEL_ERROR = "not_activated", "label_error"
 COLUMNS = (
     *("decision_id", "at", "entity", "features", "action", "score", "propensity", "source"),
-    *("model_version", "policy_version", "loop_version", "state", "label"),
+    *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES, "state", "label"),
     *("feedback_offsets", "first_feedback_at", "revision", "offset"),
 )
 _FIRST_REVISION = pl.lit(0, dtype=pl.Int32).alias("revision")

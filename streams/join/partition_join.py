@@ -12,6 +12,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
+from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.id_hashes import Keys, id_keys
 from tidemill.streams.join.checkpoints import Advance, Closed, Counts, Resume, conformed
@@ -32,7 +33,7 @@ __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
 
 DECISION_COLUMNS = (
     *("id", "at", "entity", "features", "action", "score", "propensity", "source"),
-    *("model_version", "policy_version", "loop_version", "offset"),
+    *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES, "offset"),
 )
 
 

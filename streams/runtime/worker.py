@@ -151,7 +151,7 @@ class StreamsWorker:
             last.callback(dead_letters.close)
             control = Writer(config.kafka)
             last.callback(control.close, 1.0)
-            close_requests = CloseRequests(config.kafka, self._bad)
+            close_requests = CloseRequests(config.kafka, self._bad, config.trusted)
             last.callback(close_requests.close)
             news = self._news(examiner, topic)
             last.callback(news.close)

@@ -99,7 +99,6 @@ def read(written: Sequence[Noise]) -> Read:
         name="w",
         trusted=TrustedKeys.of([KEY.public]),
         loops=tuple(sorted(names)),
-        seed=7,
     )
     worker = Worker(config, event_log=log)
     loops.take(by_topic[topics.LOOPS])
@@ -137,6 +136,7 @@ def read(written: Sequence[Noise]) -> Read:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_two_loops_beside_2000_random_records_are_as_in_quiet(seed: int) -> None:
     """What anybody may write to the shared topics must reach no loop but its own."""

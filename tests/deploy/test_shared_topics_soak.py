@@ -92,9 +92,7 @@ class Town:
             running.callback(self.trainers[-1].kill)
         trusted = TrustedKeys.of([KEY.public])
         self.server = Worker(
-            ServingWorkerConfig(
-                kafka=kafka, name="w", loops=("ads", "shop"), trusted=trusted, seed=7
-            )
+            ServingWorkerConfig(kafka=kafka, name="w", loops=("ads", "shop"), trusted=trusted)
         )
         self.server.start()
         running.callback(self.server.close)

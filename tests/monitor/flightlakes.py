@@ -10,6 +10,7 @@ import polars as pl
 
 from tidemill.deploy.demo.flights import LOOP_FILE, data_folder, load_flights
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
+from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import load_loop
@@ -114,6 +115,7 @@ def _decisions(frame: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
         model_version=pl.lit(None, dtype=pl.String),
         policy_version=pl.lit(1, dtype=pl.Int32),
         loop_version=pl.lit(1, dtype=pl.Int32),
+        **{name: pl.lit(None, dtype=rules.decisions[name]) for name in CIRCUMSTANCES},
     )
     return made.select(*rules.decisions).with_row_index("offset").cast({"offset": pl.Int64})
 

@@ -9,9 +9,10 @@ from functools import lru_cache
 import fastavro
 from hypothesis import strategies as st
 
+from tidemill.schemas.avro.columnar_decoder import LONG_LIST
 from tidemill.schemas.avro.primitives import EPOCH, MICROSECOND
 from tidemill.schemas.avro.wire import Schema, canonical_json
-from tidemill.schemas.events.schemas import DecisionEncoder, FeedbackEncoder
+from tidemill.schemas.events.schemas import CIRCUMSTANCES, DecisionEncoder, FeedbackEncoder
 from tidemill.schemas.loop.definition import (
     Decision,
     Feature,
@@ -84,7 +85,18 @@ def _record(fields: dict[str, Feature]) -> st.SearchStrategy[Event]:
     )
 
 
-decisions: st.SearchStrategy[Event] = st.fixed_dictionaries(
+circumstances: st.SearchStrategy[Event] = st.fixed_dictionaries(
+    {
+        "baseline": st.none() | st.sampled_from(["yes", "no"]),
+        "propensities": st.none() | st.lists(st.floats(), max_size=LONG_LIST),
+        "policy_action": st.none() | st.sampled_from(["yes", "no"]),
+        "stage": st.none() | texts,
+        "rule_version": st.none() | st.integers(-(2**31), 2**31 - 1),
+        "experiment": st.none() | texts,
+        "arm": st.none() | texts,
+    }
+)
+plain_decisions: st.SearchStrategy[Event] = st.fixed_dictionaries(
     {
         "id": texts,
         "at": usual_times,
@@ -98,6 +110,11 @@ decisions: st.SearchStrategy[Event] = st.fixed_dictionaries(
         "loop_version": st.integers(-(2**31), 2**31 - 1),
         "features": _record(FEATURES),
     }
+)
+decisions: st.SearchStrategy[Event] = st.builds(
+    lambda plain, more: plain | more,
+    plain_decisions,
+    st.just(dict.fromkeys(CIRCUMSTANCES)) | circumstances,
 )
 
 

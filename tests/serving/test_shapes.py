@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from random import Random
 
 import polars as pl
 import pytest
@@ -23,9 +22,9 @@ from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.serving.client.embedded import EmbeddedTransport
-from tidemill.serving.decision.decider import Decider, LiveModel
+from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.decision.policy import Features
+from tidemill.serving.policies.choice import Features, LiveModel
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -106,7 +105,7 @@ def test_an_action_of_every_shape_comes_back_from_the_lake(shape: str, tmp_path:
     """Lists and texts take other ways through Parquet and Delta than numbers do."""
     *_, kind, plain, modelled = SHAPES[shape]
     loop, store, log = loop_of(shape), MemorySchemaStore(), MemoryEventLog()
-    maker = Decider(loop, store=store, log=log, random=Random(1))
+    maker = Decider(loop, store=store, log=log)
     request = maker.decisions.check(FEATURES)
     first = maker.decide(request)
     maker.model = LiveModel("lightgbm-1", score)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.logs import (
     DECISIONS,
     FEEDBACK,
@@ -135,6 +136,7 @@ def decision_frame(rows: Sequence[D], first_offset: int = 0) -> pl.DataFrame:
         "policy_version": [1] * len(rows),
         "loop_version": [1] * len(rows),
         "features": [{"price": float(len(row.id))} for row in rows],
+        **{name: [None] * len(rows) for name in CIRCUMSTANCES},
     }
     return _with_offsets(pl.DataFrame(columns, schema=RULES.decisions), first_offset)
 

@@ -133,6 +133,7 @@ def test_a_cycle_with_nothing_new_makes_nothing(grown: Lake, make_loop: MakeLoop
     assert topic.log == before
 
 
+@pytest.mark.slow
 def test_retraining_counts_new_labels(
     grown: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:
@@ -153,6 +154,7 @@ def look(cycle: TrainingCycle) -> list[ModelVersion]:
     return [model for model in cycle.registry.models() if model.number >= before]
 
 
+@pytest.mark.slow
 def test_retraining_by_schedule_follows_event_time(
     grown: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:

@@ -164,9 +164,10 @@ def write_all(
     topic: str,
     items: Iterable[tuple[bytes, bytes | None]],
     *,
+    headers: Sequence[tuple[str, bytes]] = (),
     timeout_s: float = 30.0,
 ) -> None:
-    """Write key-value pairs in their order; return when each is acknowledged.
+    """Write key-value pairs in their order, each with *headers*; return when all are acknowledged.
 
     If an answer of the broker is lost, a record may be written twice.
 
@@ -191,7 +192,7 @@ def write_all(
         for key, value in items:
             while True:
                 try:
-                    producer.produce(topic, value, key)
+                    producer.produce(topic, value, key, headers=list(headers))
                     break
                 except BufferError:
                     producer.poll(0.1)

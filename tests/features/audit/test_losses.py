@@ -69,6 +69,7 @@ def test_a_removed_row_is_named_by_its_offset(root: Path, table: str) -> None:
     assert f"`tidemill lake repair {LOOP.loop} --partition {PARTITION}`" in loss.hint
 
 
+@pytest.mark.slow
 def test_the_newest_commit_of_examples_is_missed(root: Path) -> None:
     """Its rows are there and belong to no version; a worker would make them again."""
     log_entries(root, "examples")[-1].unlink()

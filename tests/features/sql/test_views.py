@@ -9,8 +9,10 @@ import pytest
 
 from tidemill.errors import LakeError
 from tidemill.features.lake.lake import CompareAndSwap, Lake
+from tidemill.features.lake.layouts import layouts
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.views import connect, views
+from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.loop.definition import Loop
 
 Rows = Callable[..., pl.DataFrame]
@@ -183,3 +185,19 @@ def test_a_loop_whose_tables_are_gone_costs_itself_alone(
     connection = connect(lake)
     assert connection.execute("SELECT count(*) FROM home_page.decisions").fetchall() == [(0,)]
     assert "other-page: 1 views are left out" in caplog.text
+
+
+def test_a_lake_of_an_earlier_release_is_read_beside_the_columns_it_lacked(
+    lake: Lake, loop: Loop, rows: Rows
+) -> None:
+    """The version of the loop is the same; only tidemill has more to say about a decision."""
+    for name, schema in layouts(loop).items():
+        older = {column: kind for column, kind in schema.items() if column not in CIRCUMSTANCES}
+        lake.create_table(loop.loop, name, pl.Schema(older))
+    before = rows("decisions", 3).drop(CIRCUMSTANCES, strict=False)
+    lake.table(loop.loop, "decisions").append(before, swaps=[])
+    lake.create(loop)
+    after = rows("decisions", 3, offset=3).with_columns(baseline=pl.col("action"))
+    lake.table(loop.loop, "decisions").append(after, swaps=[])
+    found = connect(lake).execute('SELECT baseline IS NULL FROM decisions ORDER BY "offset"')
+    assert found.fetchall() == [(True,)] * 3 + [(False,)] * 3

@@ -31,6 +31,8 @@ SCHEMA: Schema = {
         {"name": "y", "type": "int"},
         *({"name": f"d{number}", "type": "double"} for number in range(9)),
         {"name": "z", "type": ["null", "float"], "default": None},
+        {"name": "g", "type": {"type": "array", "items": "double"}},
+        {"name": "e", "type": ["null", {"type": "array", "items": "double"}], "default": None},
     ],
 }
 PREFIX = single_object_prefix(SCHEMA)
@@ -63,6 +65,8 @@ events = st.fixed_dictionaries(
         "y": edges.filter(lambda number: -(2**31) <= number < 2**31),
         **{f"d{number}": st.floats(width=64) for number in range(9)},
         "z": st.none() | st.floats(width=32),
+        "g": st.lists(st.floats(), max_size=4) | st.just([0.5] * LONG_LIST),
+        "e": st.none() | st.lists(st.floats(), max_size=4),
     }
 )
 
@@ -89,8 +93,10 @@ def passes(body: bytes) -> bool:
 
 
 SOUND = varint(1) + b"\x00" + b"\x02a" + b"\x00" + b"\x00"
-REST = b"\x00" + b"\x00" + b"\x02" + bytes(72) + b"\x00"
-"""An empty list, no bytes, the number 1, nine doubles, no float."""
+REST = b"\x00" + b"\x00" + b"\x02" + bytes(72) + b"\x00" + b"\x00" + b"\x00"
+"""An empty list, no bytes, the number 1, nine doubles, no float, an empty list, no list."""
+HALF = REST[:-2] + b"\x02" + bytes(8)
+"""The same with a list of one double, up to the zero that ends it."""
 
 
 @pytest.mark.parametrize(
@@ -113,11 +119,16 @@ REST = b"\x00" + b"\x00" + b"\x02" + bytes(72) + b"\x00"
         SOUND + varint(1) + b"\x02a" + varint(1) + b"\x02b" + REST,
         SOUND + varint(1) + b"\x02\xff" + REST,
         SOUND + REST[:2] + varint(2**31) + REST[3:],
+        SOUND + HALF + b"\x01\x00",
+        SOUND + HALF[:-1],
+        SOUND + REST[:-2] + b"\x7e" + bytes(8),
+        SOUND + REST[:-2] + varint(LONG_LIST + 1) + bytes(8 * LONG_LIST + 10),
     ],
 )
 def test_what_is_broken_or_rare_does_not(body: bytes) -> None:
     """The strict reader has the last word on these; here it is enough to be in doubt."""
     assert passes(SOUND + REST)
+    assert passes(SOUND + HALF + b"\x00\x00")
     assert not passes(body)
 
 
@@ -126,7 +137,7 @@ def test_texts_of_any_length_come_back_beside_others(length: int) -> None:
     """Short texts lie in their view, longer ones are copied out, the longest stay in the batch."""
     texts = ["a" * length, "é", "", "b" * (length - 1) + "c"]
     none = dict.fromkeys("muvz")
-    base = {**none, "n": 1, "w": ["d" * length], "x": b"", "y": 0}
+    base = {**none, "n": 1, "w": ["d" * length], "x": b"", "y": 0, "g": [], "e": None}
     base |= {f"d{number}": 0.5 for number in range(9)}
     payloads = Payloads.of([encoded({**base, "t": text}) for text in texts])
     read = PayloadReader(SCHEMA, PREFIX).read(payloads, np.arange(len(texts)))
@@ -136,12 +147,12 @@ def test_texts_of_any_length_come_back_beside_others(length: int) -> None:
 
 def test_a_payload_of_another_width_leaves_its_neighbours_lists_alone() -> None:
     """Lists and nulls are read among few rows: their values must come back to the right ones."""
-    base: dict[str, object] = {"n": 1, "t": "t", "x": b"", "y": 0, "z": None}
+    base: dict[str, object] = {"n": 1, "t": "t", "x": b"", "y": 0, "z": None, "g": [], "e": None}
     base |= {f"d{number}": 0.5 for number in range(9)}
     rows = [
-        {**base, "m": 5, "u": None, "v": ["a", "b"], "w": []},
-        {**base, "m": None, "u": "u", "v": None, "w": ["c"]},
-        {**base, "m": -7, "u": None, "v": [], "w": ["d", "e", "f"]},
+        {**base, "m": 5, "u": None, "v": ["a", "b"], "w": [], "g": [0.25, 0.5]},
+        {**base, "m": None, "u": "u", "v": None, "w": ["c"], "e": [0.75]},
+        {**base, "m": -7, "u": None, "v": [], "w": ["d", "e", "f"], "g": [1.0]},
     ]
     first, *others = [encoded(row) for row in rows]
     payloads = Payloads.of([first, first[:-1], *others])

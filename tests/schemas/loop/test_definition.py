@@ -32,6 +32,7 @@ def refused(**changes: object) -> str:
 
 
 CHOICE = {"type": "choice", "actions": ["a", "b"], "default": "a"}
+RANGE = {"kind": "value", "low": -1.0, "high": 1.0}
 THREE = {"type": "choice", "actions": ["a", "b", "c"], "default": "a"}
 FLOAT = {"type": "float", "default": 1.0}
 RANKING = {"type": "ranking", "actions": ["a", "b"], "default": ["b", "a"]}
@@ -61,7 +62,12 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"decision": RANKING}, "kind: greedy"),
         ({"decision": THREE}, "kind: greedy"),
         ({"policy": {"kind": "greedy"}}, "kind: threshold"),
-        ({"policy": {"kind": "threshold", "epsilon": 0.1}}, "kind: greedy"),
+        ({"policy": {"kind": "threshold", "temperature": 0.2}}, "kind: softmax"),
+        ({"policy": {"kind": "threshold", "grid": 5}}, "kind: value"),
+        ({"policy": {"kind": "threshold", "decay": 5}}, "epsilon: 0.1"),
+        ({"decision": FLOAT, "policy": {"kind": "value", "epsilon": 0.1}}, "grid: 11"),
+        ({"decision": FLOAT, "policy": {"kind": "value", "grid": 5}}, "from low to high"),
+        ({"decision": FLOAT, "policy": {**RANGE, "grid": 5, "spread": 0.1}}, "spread explores"),
         ({"policy": {"kind": "threshold", "threshold": 1.5}}, "from 0 to 1"),
         ({"policy": {"kind": "threshold", "above": True, "below": True}}, "decide nothing"),
         ({"policy": {"kind": "threshold", "above": "a"}}, "true or false"),

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from tests.serving.models import FEATURES, records, text
 from tidemill.schemas import topics
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.serving.api.http import MAX_BODY_BYTES
+from tidemill.serving.decision.counters import SOURCES
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.requests import RequestLimits
 from tidemill.serving.worker import Worker
@@ -235,7 +237,7 @@ def test_health_says_what_an_operator_asks(url: str, worker: Worker) -> None:
     assert isinstance(answer, dict)
     assert status == 200
     assert answer["events"] == {"waiting": 0, "delivered": 1, "dropped": 0, "failed": 0}
-    assert answer["loops"]["banner"]["decisions"] == {"model": 0, "default": 1, "fallback": 0}
+    assert answer["loops"]["banner"]["decisions"] == {**dict.fromkeys(SOURCES, 0), "default": 1}
     assert answer["worker"] == "w-1"
 
 
@@ -243,7 +245,7 @@ def test_a_worker_is_ready_once_the_topics_are_read(url: str, worker: Worker) ->
     """A load balancer must not send people to defaults when models are a second away."""
     assert call(url, "GET", "/readyz")[0] == 503
     worker.subscriber.ready.set()
-    assert call(url, "GET", "/readyz") == (200, {"ready": True})
+    assert call(url, "GET", "/readyz") == (200, {"ready": True, "pid": os.getpid()})
 
 
 def test_metrics_count_what_happened(url: str, worker: Worker) -> None:

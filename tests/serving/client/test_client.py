@@ -70,6 +70,17 @@ def test_ids_are_made_where_none_is_given(loop: LoopClient) -> None:
     assert len({loop.get_decision(FEATURES).id for _ in range(20)}) == 20
 
 
+def test_a_baseline_is_the_default_of_its_decision(loop: LoopClient, log: MemoryEventLog) -> None:
+    """Alone and in a batch, so that a service can hand over call by call."""
+    assert loop.get_decision(FEATURES, baseline="show").action == "show"
+    asked: list[dict[str, object]] = [{"features": FEATURES, "baseline": "show"}]
+    asked.append({"features": FEATURES})
+    assert [one.action for one in loop.get_decisions(asked)] == ["show", "hide"]
+    with pytest.raises(RequestError, match="is no answer of this choice"):
+        loop.get_decision(FEATURES, baseline="sell")
+    assert len(log.events) == 3
+
+
 def test_many_decisions_come_in_order(loop: LoopClient, log: MemoryEventLog) -> None:
     """One call for a page of products."""
     asked = [{"features": FEATURES, "id": f"d-{place}", "at": AT} for place in range(20)]
@@ -220,6 +231,7 @@ def knows_default(client: Client, worker_url: str) -> Client:
     return client
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_leaves_time_for_the_other(hanging: HangingWorker, url: str) -> None:
     """Waiting the whole budget for the first would make the second useless."""
     with Client([hanging.url, url], budget_ms=2_000) as client:
@@ -239,6 +251,15 @@ def test_when_no_worker_answers_the_default_does(hanging: HangingWorker, url: st
         client.loop("banner").log_feedback("d-1", "left")
 
 
+def test_when_no_worker_answers_the_baseline_does(hanging: HangingWorker, url: str) -> None:
+    """The service knew what to do before there was a worker; it knows it without one."""
+    client = knows_default(Client([hanging.url], budget_ms=150), url)
+    result = client.loop("banner").get_decision(FEATURES, baseline="show")
+    assert (result.action, result.source, result.propensity) == ("show", "fallback", 1.0)
+    with pytest.raises(RequestError, match="send one like the default"):
+        client.loop("banner").get_decision(FEATURES, baseline=3.0)
+
+
 def test_a_default_has_no_id_that_a_worker_may_have_logged(
     hanging: HangingWorker, dead_url: str, url: str
 ) -> None:
@@ -255,6 +276,7 @@ def test_a_default_has_no_id_that_a_worker_may_have_logged(
     assert nobody.loop("banner").get_decision(FEATURES, id="d-2").id == "d-2"
 
 
+@pytest.mark.slow
 def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: MemoryEventLog) -> None:
     """Each might decide something else about it; which of the two counts, only offsets say."""
     client = knows_default(Client([hanging.url, url], budget_ms=2_000), url)
@@ -269,6 +291,7 @@ def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: Memory
     assert all(key is not None and key not in hanging.received for key in keys)
 
 
+@pytest.mark.slow
 def test_an_id_of_the_caller_is_asked_for_once(
     hanging: HangingWorker, url: str, log: MemoryEventLog
 ) -> None:
@@ -415,6 +438,7 @@ def test_a_client_of_nobody_is_refused() -> None:
         Client([])
 
 
+@pytest.mark.slow
 def test_an_embedded_worker_without_kafka_needs_a_definition() -> None:
     """With one it decides at once; without, it says what is missing."""
     with pytest.raises(BrokerError, match="could not be read"):

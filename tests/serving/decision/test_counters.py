@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
+from tidemill.serving.decision.counters import BOUNDS_US, SOURCES, DecisionCounters
 
 TIMES_S = st.floats(0.0, 1.0) | st.sampled_from([bound / 1e6 for bound in BOUNDS_US])
 
 
-@given(st.lists(st.tuples(st.sampled_from(["model", "default", "fallback"]), TIMES_S)))
+@given(st.lists(st.tuples(st.sampled_from(SOURCES), TIMES_S)))
 def test_every_decision_is_in_the_first_bucket_that_holds_its_time(
     noted: list[tuple[str, float]],
 ) -> None:
@@ -29,4 +29,4 @@ def test_looking_twice_counts_once() -> None:
     """Prometheus and the health page both look."""
     counters = DecisionCounters()
     counters.took_s["model"].append(1e-5)
-    assert counters.decisions == counters.decisions == {"model": 1, "default": 0, "fallback": 0}
+    assert counters.decisions == counters.decisions == {**dict.fromkeys(SOURCES, 0), "model": 1}

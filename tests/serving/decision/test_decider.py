@@ -2,7 +2,6 @@
 
 import time
 from datetime import UTC, datetime
-from random import Random
 
 import pytest
 from tests.serving.models import FEATURES, NULLABLE, SIGNATURE, banner, booster, text
@@ -13,12 +12,12 @@ from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import register
 from tidemill.schemas.registry.memory import MemorySchemaStore
-from tidemill.serving.decision.decider import Decider, LiveModel
+from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.decision.policy import Features, ScoreFunction
 from tidemill.serving.decision.requests import FeedbackRequest
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.model.predictor import LightGbmModel
+from tidemill.serving.policies.choice import Features, LiveModel, ScoreFunction
 
 Rows = list[dict[str, object]]
 
@@ -26,7 +25,7 @@ Rows = list[dict[str, object]]
 def decider(loop: Loop | None = None, log: MemoryEventLog | None = None) -> Decider:
     """Return a decider with a store and a log in memory."""
     log = MemoryEventLog() if log is None else log
-    return Decider(loop or banner(), store=MemorySchemaStore(), log=log, random=Random(1))
+    return Decider(loop or banner(), store=MemorySchemaStore(), log=log)
 
 
 def decide(maker: Decider, **more: object) -> DecisionResult:
@@ -230,15 +229,87 @@ def test_an_event_too_large_for_kafka_is_refused() -> None:
         maker.decide(maker.decisions.check({**FEATURES, "country": "x" * 900_001}))
 
 
-def test_the_same_seed_takes_the_same_chances() -> None:
-    """An experiment that cannot be repeated cannot be explained."""
+def test_a_retry_of_an_id_gets_the_same_answer() -> None:
+    """A service whose call timed out asks again; its user must not see another page."""
     loop = banner(policy={"kind": "greedy", "epsilon": 0.5})
 
     def actions() -> list[object]:
         maker = decider(loop)
         maker.model = LiveModel("m-1", lambda features: float(features[-1] == "show"))
-        return [decide(maker).action for _ in range(100)]
+        return [decide(maker, id=f"d-{number}").action for number in range(100)]
 
     first = actions()
     assert first == actions()
     assert {"show", "hide"} == set(first)
+
+
+def test_exploration_begins_with_the_first_decision() -> None:
+    """Whatever is never tried is never learned: a first model needs rows of every action."""
+    log, loop = MemoryEventLog(), banner(policy={"kind": "greedy", "epsilon": 0.5})
+    maker = decider(loop, log)
+    results = [decide(maker, id=f"d-{number}") for number in range(200)]
+    assert {(one.action, one.propensity) for one in results} == {("hide", 0.75), ("show", 0.25)}
+    assert {one.source for one in results} == {"default", "explore"}
+    assert all(one.action == "hide" for one in results if one.source == "default")
+    rows = logged(log, "banner.decisions", loop)
+    assert [row["source"] for row in rows] == [one.source for one in results]
+    assert maker.counters.decisions["explore"] == sum(one.source == "explore" for one in results)
+
+
+def test_a_fallback_is_not_explored() -> None:
+    """It is no choice of the policy, so its row must not look like one."""
+    maker = decider(banner(policy={"kind": "greedy", "epsilon": 1.0}))
+    maker.model = LiveModel("m-1", raising(ValueError()))
+    results = [decide(maker, id=f"d-{number}") for number in range(50)]
+    assert {(one.action, one.source) for one in results} == {("hide", "fallback")}
+
+
+def test_a_baseline_is_logged_and_is_the_default_of_its_decision() -> None:
+    """What the service would have done is what the loop has to beat."""
+    log = MemoryEventLog()
+    maker = decider(log=log)
+    result = decide(maker, baseline="show")
+    assert (result.action, result.source, result.propensity) == ("show", "default", 1.0)
+    maker.model = LiveModel("m-1", raising(ValueError()))
+    assert decide(maker, baseline="show").action == "show", "a fallback answers it too"
+    maker.model = LiveModel("m-1", lambda _: 0.1)
+    assert decide(maker, baseline="show").action == "hide", "a model decides"
+    decide(maker)
+    rows = logged(log, "banner.decisions")
+    assert [row["baseline"] for row in rows] == ["show", "show", "show", None]
+
+
+def test_an_apprentice_answers_the_baseline_and_logs_what_it_would_have_done() -> None:
+    """A team sees what it would gain before it hands anything over."""
+    log = MemoryEventLog()
+    loop = banner(learning="apprentice", policy={"kind": "greedy", "epsilon": 0.5})
+    maker = decider(loop, log)
+    assert {decide(maker, id=f"d-{number}").action for number in range(50)} == {"hide"}
+    maker.model = LiveModel("m-1", lambda features: float(features[-1] == "show"))
+    results = [decide(maker, id=f"d-{number}", baseline="hide") for number in range(50)]
+    assert {(one.action, one.propensity, one.source) for one in results} == {
+        ("hide", 1.0, "default")
+    }
+    assert {one.policy_action for one in results} == {"show", "hide"}
+    assert {one.model_version for one in results} == {"m-1"}
+    rows = logged(log, "banner.decisions", loop)[50:]
+    assert [row["policy_action"] for row in rows] == [one.policy_action for one in results]
+    maker.model = LiveModel("m-2", raising(ValueError()))
+    fallen = decide(maker, baseline="show")
+    assert (fallen.action, fallen.source, fallen.policy_action) == ("show", "fallback", None)
+
+
+def test_the_positions_of_a_ranking_are_logged() -> None:
+    """Estimates by position need the probability of each."""
+    log = MemoryEventLog()
+    loop = banner(
+        decision={"type": "ranking", "actions": ["a", "b", "c"], "default": ["a", "b", "c"]},
+        policy={"kind": "softmax"},
+    )
+    maker = decider(loop, log)
+    maker.model = LiveModel("m-1", lambda features: float(features[-1] == "c") / 10)
+    result = decide(maker)
+    (row,) = logged(log, "banner.decisions", loop)
+    assert row["propensities"] == result.propensities
+    assert result.propensities is not None
+    assert len(result.propensities) == 3

@@ -1,0 +1,127 @@
+"""The policies of bool and choice decisions: threshold, greedy and softmax."""
+
+import math
+from collections.abc import Sequence
+
+from tidemill.serving.policies.choice import (
+    Action,
+    Choice,
+    Features,
+    LiveModel,
+    action_scores,
+    not_finite,
+)
+from tidemill.serving.policies.exploration import Exploration
+
+
+def default_or_other(
+    default: Action, actions: Sequence[Action], exploration: Exploration, key: bytes
+) -> tuple[Choice, bool]:
+    """Return *default* or, by chance, one of *actions*; and whether it was chance."""
+    action, propensity, is_explored = exploration.among(
+        default,  # type: ignore[type-var]  # an answer of the type of the actions, as was checked
+        actions,
+        exploration.epsilon,
+        key,
+    )
+    return (action, None, propensity, None), is_explored
+
+
+class ThresholdPolicy:
+    """Takes *above* if the score is at least *threshold*, else *below*, and explores the two."""
+
+    def __init__(
+        self, threshold: float, above: bool | str, below: bool | str, exploration: Exploration
+    ) -> None:
+        self.threshold = threshold
+        self.above = above
+        self.below = below
+        self._sides = [above, below]
+        self._exploration = exploration
+        self._explores = exploration.epsilon > 0.0
+
+    def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
+        """Choose by one score."""
+        found = model.score(features)
+        if found - found != 0.0:
+            raise not_finite(found)
+        best = self.above if found >= self.threshold else self.below
+        if not self._explores:
+            return (best, found, 1.0, None)
+        epsilon = self._exploration.share(model.learned_from)
+        action, propensity, _ = self._exploration.among(best, self._sides, epsilon, key)
+        return (action, found, propensity, None)
+
+    def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
+        """Take the default, or explore."""
+        return default_or_other(default, self._sides, self._exploration, key)
+
+
+class GreedyPolicy:
+    """Takes the action with the best score, and explores the others."""
+
+    def __init__(self, actions: list[str], exploration: Exploration) -> None:
+        self.actions = actions
+        self._exploration = exploration
+
+    def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
+        """Score each action and choose; of equal scores the first action in the loop file wins."""
+        scores = action_scores(model.score, features, self.actions)
+        best = max(self.actions, key=scores.__getitem__)
+        epsilon = self._exploration.share(model.learned_from)
+        action, propensity, _ = self._exploration.among(best, self.actions, epsilon, key)
+        return (action, scores[action], propensity, None)
+
+    def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
+        """Take the default, or explore."""
+        return default_or_other(default, self.actions, self._exploration, key)
+
+
+class SoftmaxPolicy:
+    """Takes each action with a probability that grows with its score.
+
+    The probability is proportional to exp(score / temperature), and a share epsilon of the
+    decisions is spread evenly over the actions beside.
+    """
+
+    def __init__(self, actions: list[str], temperature: float, exploration: Exploration) -> None:
+        self.actions = actions
+        self.temperature = temperature
+        self._exploration = exploration
+
+    def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
+        """Score each action and draw one."""
+        scores = action_scores(model.score, features, self.actions)
+        epsilon = self._exploration.share(model.learned_from)
+        weights = softmax_weights([scores[action] for action in self.actions], self.temperature)
+        (number,) = self._exploration.chance.numbers(key, 1)
+        place, propensity = drawn(weights, epsilon, number)
+        action = self.actions[place]
+        return (action, scores[action], propensity, None)
+
+    def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
+        """Take the default, or explore."""
+        return default_or_other(default, self.actions, self._exploration, key)
+
+
+def softmax_weights(scores: Sequence[float], temperature: float) -> list[float]:
+    """Return weights in proportion to exp(score / temperature); the largest is 1."""
+    best = max(scores)
+    return [math.exp((score - best) / temperature) for score in scores]
+
+
+def drawn(weights: Sequence[float], epsilon: float, number: float) -> tuple[int, float]:
+    """Return the place that *number*, between 0 and 1, draws, and its probability.
+
+    The weights count for a share 1 - *epsilon*; the rest is the same for all places.
+    """
+    total, even = sum(weights), epsilon / len(weights)
+    last, up_to = 0, 0.0
+    for place, weight in enumerate(weights):
+        share = (1.0 - epsilon) * weight / total + even
+        if share > 0.0:
+            last, probability = place, share
+        up_to += share
+        if number < up_to:
+            break
+    return last, probability

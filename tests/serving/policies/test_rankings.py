@@ -1,0 +1,61 @@
+"""Rankings are sorted or drawn, and each position has its probability."""
+
+import math
+
+import pytest
+from tests.serving.models import banner
+from tests.serving.policies.test_discrete import ACTIONS, by_action, of
+
+from tidemill.serving.policies.choice import ActionPolicy
+from tidemill.serving.policies.policies import policy_of
+
+
+def ranking(**policy: object) -> ActionPolicy:
+    """Return a policy that ranks four actions, by default a greedy one."""
+    decision = {"type": "ranking", "actions": ACTIONS, "default": ["c", "a"]}
+    return policy_of(banner(decision=decision, policy={"kind": "greedy", **policy}))
+
+
+def test_a_ranking_is_sorted_by_score() -> None:
+    """Equal scores keep the order of the loop file; the score logged is the first one's."""
+    found = ranking().choose(of(by_action), (), b"d")
+    assert found == (["b", "d", "c", "a"], 0.7, None, None)
+
+
+@pytest.mark.parametrize("policy", [{"epsilon": 0.5}, {"kind": "softmax", "epsilon": 0.1}])
+def test_the_positions_multiply_to_the_order(policy: dict[str, object]) -> None:
+    """Estimates by position and by list must not contradict each other."""
+    for number in range(100):
+        key = f"d-{number}".encode()
+        for found in (
+            ranking(**policy).choose(of(by_action), (), key),
+            ranking(**policy).without_model(["c", "a"], key)[0],
+        ):
+            order, _, propensity, positions = found
+            assert positions is not None
+            assert isinstance(order, list)
+            assert len(positions) == len(order) == len(set(order))
+            assert math.prod(positions) == propensity
+
+
+def test_the_sorted_order_may_be_drawn_too() -> None:
+    """So its propensity is more than the share that is not explored."""
+    found = [ranking(epsilon=0.5).choose(of(by_action), (), f"d{n}".encode()) for n in range(50)]
+    likely = {tuple(order): p for order, _, p, _ in found if isinstance(order, list)}
+    best = ("b", "d", "c", "a")
+    assert likely.pop(best) == pytest.approx(0.5 + 0.5 / 24)
+    assert list(likely.values()) == pytest.approx([0.5 / 24] * len(likely))
+
+
+def test_a_short_default_is_explored_by_orders_as_long() -> None:
+    """A page with two places gets two, whoever chose them."""
+    found = [ranking(epsilon=1.0).without_model(["c", "a"], f"d{n}".encode()) for n in range(200)]
+    assert all(is_explored for _, is_explored in found)
+    orders = {tuple(order) for (order, *_), _ in found if isinstance(order, list)}
+    assert len(orders) == 4 * 3
+    assert {p for (_, _, p, _), _ in found if p} == {1 / 12}
+
+
+def test_without_exploration_a_ranking_has_no_propensity() -> None:
+    """As it was before: nothing can be estimated from a log without chance."""
+    assert ranking().without_model(["c", "a"], b"d") == ((["c", "a"], None, None, None), False)
