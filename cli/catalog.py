@@ -193,6 +193,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="models",
     ),
     Command(
+        name="model show",
+        group="Things",
+        module="train",
+        function="show",
+        summary="Show the record of one model.",
+    ),
+    Command(
         name="model restore",
         group="Things",
         module="train",

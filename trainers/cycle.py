@@ -1,4 +1,4 @@
-"""One training cycle: learn new examples, train when due, judge, register, publish.
+"""One training cycle: watch the live model, learn new examples, train when due, judge, publish.
 
 The steps run in order in one thread. All state that must survive a crash is in the lake, so a new
 `TrainingCycle` on the same lake continues where the last one was killed:
@@ -23,15 +23,18 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.durations import told_duration
-from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
-from tidemill.trainers.commit_log import LabelCount, count_labels
+from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, LIVE, payload_digest, utc_now
+from tidemill.trainers.commit_log import LabelCount, commits_after, count_labels, known_ids
+from tidemill.trainers.evaluation.action_gate import judge_actions
+from tidemill.trainers.evaluation.action_sets import ActionSets
 from tidemill.trainers.evaluation.evaluation_sets import EvaluationSets
 from tidemill.trainers.evaluation.gate import Verdict, judge
+from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
 from tidemill.trainers.learners.online_run import OnlineRun
 from tidemill.trainers.model_trial import Trial, no_trial
 from tidemill.trainers.publisher import Publisher
-from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
+from tidemill.trainers.registry import ONLINE, ModelVersion, Registry, default_version
 from tidemill.trainers.rows import LabeledRows, split
 
 logger = logging.getLogger(__name__)
@@ -70,6 +73,7 @@ class TrainingCycle:
         self._lake, self._publisher = lake, publisher
         self._clock, self._on_version, self._trial = clock, on_version, trial
         self._examples = lake.table(loop.loop, EXAMPLES)
+        self._live_watch: LiveWatch | None = None
         self._published: dict[str, int] = {}
         self._refused_labels = -1
         self._ready_at: datetime | None = None  # the decision time up to which labels must be known
@@ -79,6 +83,9 @@ class TrainingCycle:
         self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
         predictions = self.online_run.predictions if self.online_run else None
         self._evaluation_sets = EvaluationSets(loop, lake, self.registry, predictions)
+        self._action_sets = (
+            ActionSets(loop, self._evaluation_sets, self.registry) if loop.scores_actions else None
+        )
 
     def run(self, *, force: bool = False) -> list[ModelVersion]:
         """Do all that is due and return the versions that were made.
@@ -93,6 +100,7 @@ class TrainingCycle:
         """
         self.publish()
         before = self.registry.next_number()
+        self._watch()
         self._follow(force=force)
         self._batch(force=force)
         return [model for model in self.registry.models() if model.number >= before]
@@ -125,6 +133,47 @@ class TrainingCycle:
                 self._publisher.publish(manifest, payload)
                 self._published[slot] = model.number
 
+    def _watch(self) -> None:
+        """Take the live model back if it earns less than the default; see `live_watch.py`."""
+        live, _ = self._evaluation_sets.live()
+        if self._action_sets is None or live is None:
+            self._live_watch = None
+            return
+        if self._live_watch is None or self._live_watch.version != live.version:
+            self._live_watch = self._action_sets.watch(live)
+        watch, until, learned = self._live_watch, live.until, live.until
+        for version, examples in commits_after(
+            self._examples, watch.seen_until, lambda: known_ids(self._examples, learned)
+        ):
+            rows = LabeledRows.of_examples(examples, self.loop, version)
+            watch.take(rows)
+            watch.seen_until = version
+            until = max(filter(None, (until, rows.last_at)), default=None)
+            problem = watch.problem()
+            if problem is not None:
+                self._take_back(live, watch, problem, until)
+                return
+
+    def _take_back(
+        self, live: ModelVersion, watch: LiveWatch, problem: str, until: datetime | None
+    ) -> None:
+        """Let the default decide from now on: in the registry first, then on the topic."""
+        gain = watch.gain()
+        model = default_version(
+            self.loop,
+            self.registry,
+            at=self._clock(),
+            reason=f"taken back: {problem}",
+            metrics={"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high},
+            snapshot=watch.seen_until,
+            until=until,
+        )
+        logger.warning("%s: %s", self.loop.loop, model.reason)
+        self.registry.add(model, DEFAULT_PAYLOAD)
+        self._on_version(model)
+        self._live_watch = None
+        self.publish()
+
     def _follow(self, *, force: bool) -> None:
         """Learn every new commit, and offer the learner's state to the gate whenever it is due."""
         run, online = self.online_run, self.loop.models.online
@@ -143,14 +192,19 @@ class TrainingCycle:
         if trained is None:
             return
         version = self._version(trained.learner)
-        evaluation = self._evaluation_sets.of_online(
-            trained.learner, window, version, trained.snapshot
-        )
+        if self._action_sets is not None:
+            explored = self._action_sets.of_online(window, version, trained.snapshot)
+            verdict = judge_actions(self.loop, explored)
+        else:
+            evaluation = self._evaluation_sets.of_online(
+                trained.learner, window, version, trained.snapshot
+            )
+            verdict = judge(self.loop, evaluation)
         count = LabelCount(trained.snapshot, trained.rows, run.learner.until)
         times = window.predictions.get_column("at")
         model = self._register(
             trained,
-            self._tried(trained, judge(self.loop, evaluation)),
+            self._tried(trained, verdict),
             count,
             times[0] if len(times) else None,
         )
@@ -177,8 +231,14 @@ class TrainingCycle:
             logger.warning("no model was trained: %s", error)
             self._refused_labels = count.labels
             return
-        evaluation = self._evaluation_sets.of_batch(trained, later, self._version(LIGHTGBM))
-        verdict = self._tried(trained, judge(self.loop, evaluation))
+        version = self._version(LIGHTGBM)
+        if self._action_sets is not None:
+            explored = self._action_sets.of_batch(trained, later, version)
+            verdict = judge_actions(self.loop, explored)
+        else:
+            evaluation = self._evaluation_sets.of_batch(trained, later, version)
+            verdict = judge(self.loop, evaluation)
+        verdict = self._tried(trained, verdict)
         trained = replace(trained, cost=watch.read())
         self._register(trained, verdict, count, later.at[0] if len(later) else None)
         self.publish()

@@ -30,6 +30,9 @@ INLINE_BYTES = 200_000
 MAX_PAYLOAD_BYTES = 64 * 2**20  # a larger model would take seconds to load in every worker
 MAX_RECORD_BYTES = 1_048_576
 LIVE = "live"
+DEFAULT = "default"
+"""The learner in the manifest of no model: the default decides from then on."""
+DEFAULT_PAYLOAD = b"the default decides"
 _UNREADABLE = (
     ValueError,
     EOFError,
