@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.backfill import measure_backfill
 from benchmarks.decide import measure_decisions
 from benchmarks.delay import measure_delay
+from benchmarks.feedback import measure_feedback
 from benchmarks.figures import Figures, missed, rounded, table, write
 from benchmarks.flat import measure_flat
 from benchmarks.join import measure_join
@@ -27,7 +28,16 @@ from tidemill.deploy.local.kafka import find_kafka
 from tidemill.errors import TidemillError
 from tidemill.kafka import KafkaConfig
 
-SHORT = ("join", "peers", "two_workers", "close_to_example_s", "decide", "train", "backfill")
+SHORT = (
+    "join",
+    "peers",
+    "two_workers",
+    "close_to_example_s",
+    "decide",
+    "feedback",
+    "train",
+    "backfill",
+)
 LONG = ("flat", "pending")
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
@@ -38,6 +48,7 @@ SIZES = {  # of a full run
     "live-seconds": (float, 60.0, "of live traffic"),
     "calls": (int, 400_000, "of decide, in process"),
     "seconds": (float, 10.0, "of load over HTTP"),
+    "feedback-rate": (float, 2_000.0, "feedback a second over HTTP"),
     "rows": (int, 1_000_000, "of the training set"),
     "raw-decisions": (int, 1_000_000, "of the backfill"),
     "pending-decisions": (int, 20_000_000, "of one window of pending"),
@@ -119,6 +130,11 @@ def _with_kafka(
     if "decide" in parts:
         decided = measure_decisions(kafka, decisions=asked.calls, seconds=asked.seconds, say=say)
         report["decide"] = rounded(decided)
+    if "feedback" in parts:
+        answered = measure_feedback(
+            kafka, per_second=asked.feedback_rate, seconds=asked.seconds, say=say
+        )
+        report["feedback"] = rounded(answered)
     return report
 
 

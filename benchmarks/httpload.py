@@ -1,5 +1,8 @@
 """A load generator: each connection sends its next request when the answer to the last is there.
 
+With a rate, a connection waits until its next request is due, and counts the time from then: a
+server that is late is not spared the requests that it delays.
+
 It reads only as much of an answer as it needs to check it, so one core is enough to load a server
 on another.
 """
@@ -9,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -36,10 +40,12 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, *, first_s: float = 0.0, period_s: float = 0.0) -> None:
         self._load = load
         self._buffer = b""
         self._sent_s = 0.0
+        self._due_s = first_s
+        self._period_s = period_s
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,7 +67,15 @@ class _Connection(asyncio.Protocol):
         self._send()
 
     def _send(self) -> None:
-        self._sent_s = time.perf_counter()
+        now_s = time.perf_counter()
+        if not self._period_s:
+            self._sent_s = now_s
+            self._transport.write(self._load.next())
+            return
+        asyncio.get_running_loop().call_later(max(0.0, self._due_s - now_s), self._send_due)
+
+    def _send_due(self) -> None:
+        self._sent_s, self._due_s = self._due_s, self._due_s + self._period_s
         self._transport.write(self._load.next())
 
 
@@ -73,12 +87,17 @@ class Result:
     p99_ms: float
 
 
-async def _run(host: str, port: int, load: Load, connections: int, seconds: float) -> Result:
+async def _run(
+    port: int, load: Load, connections: int, seconds: float, per_second: float | None
+) -> Result:
     running = asyncio.get_running_loop()
-    opened = [
-        await running.create_connection(lambda: _Connection(load), host, port)
-        for _ in range(connections)
-    ]
+    period_s = connections / per_second if per_second is not None else 0.0
+    begin_s = time.perf_counter()
+    opened = []
+    for number in range(connections):
+        first_s = begin_s + period_s * number / connections
+        made = partial(_Connection, load, first_s=first_s, period_s=period_s)
+        opened.append(await running.create_connection(made, "127.0.0.1", port))
     await asyncio.sleep(min(2.0, seconds))
     load.measuring = True
     started = time.perf_counter()
@@ -100,12 +119,15 @@ def generate(
     expected: bytes,
     connections: int = 32,
     seconds: float = 10.0,
+    per_second: float | None = None,
 ) -> Result:
     """Send *requests* by turns to this machine's *port* for so long, after a warm-up.
+
+    They are so many *per_second*, or as many as the server answers.
 
     Raises:
         RuntimeError: more than a few answers did not hold *expected*, or there was none.
     """
     load = Load(requests, expected)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run("127.0.0.1", port, load, connections, seconds))
+        return runner.run(_run(port, load, connections, seconds, per_second))

@@ -71,6 +71,13 @@ COMMANDS: tuple[Command, ...] = (
         summary="Say what a loop file defines, or what is wrong with it.",
     ),
     Command(
+        name="try",
+        group="Start",
+        module="sandbox",
+        function="try_",
+        summary="Play a history through a loop without Kafka.",
+    ),
+    Command(
         name="publish",
         group="Start",
         module="loop",
@@ -186,6 +193,13 @@ COMMANDS: tuple[Command, ...] = (
         alias="models",
     ),
     Command(
+        name="model show",
+        group="Things",
+        module="train",
+        function="show",
+        summary="Show the record of one model.",
+    ),
+    Command(
         name="model restore",
         group="Things",
         module="train",
@@ -215,6 +229,13 @@ COMMANDS: tuple[Command, ...] = (
         function="replay",
         summary="Read the topics once more, into a lake of its own.",
         alias="replay",
+    ),
+    Command(
+        name="lake repair",
+        group="Things",
+        module="lake",
+        function="repair",
+        summary="Put lost rows back into the lake, from the topics.",
     ),
     Command(
         name="lake accept-topic",

@@ -27,6 +27,9 @@ ToTime = Annotated[
 HostOption = Annotated[
     str, typer.Option(help="The address to listen on; 0.0.0.0 for all networks.")
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Let other machines call without a token.")
+]
 MetricsPort = Annotated[
     int | None, typer.Option(help="Answer GET /metrics at this port, for Prometheus.")
 ]

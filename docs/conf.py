@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from docs.generate.api import api, error_tree, short_signature  # noqa: E402  # found by the line above
 from docs.generate.commands import command_pages  # noqa: E402
+from docs.generate.http_api import http_api  # noqa: E402
 from docs.generate.loop_file import loop_file_tables  # noqa: E402
 from docs.generate.metrics import metrics_tables  # noqa: E402
 from docs.generate.names import API  # noqa: E402
@@ -50,6 +51,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": command_pages,
     "loop-file": loop_file_tables,
     "metrics": metrics_tables,
+    "http-api": http_api,
     "errors": error_tree,
     **{f"api {page}": partial(api, page) for page in API},
 }

@@ -20,6 +20,9 @@ from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import joined_topics
+from tidemill.schemas.record_signature import Attested
+
+_SKEW_S = 600.0  # clocks differ; a time far ahead would be the newest for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class Chain:
         refused: workers that refused the last model they acknowledged.
         trainer_age_s: since the last heartbeat of a trainer; None if there never was one.
         backlog: commits of examples that its trainer had not looked at.
+        unverified: what workers or the trainer said is not all signed by a key that is trusted
+            here, so anybody who may write to the topics can have made it up.
         verdict: the gate's sentence on the last model.
     """
 
@@ -53,6 +58,7 @@ class Chain:
     refused: int
     trainer_age_s: float | None = None
     backlog: int | None = None
+    unverified: bool = False
     verdict: str | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -62,7 +68,12 @@ class Chain:
 
 
 def read_chain(
-    loop: Loop, lake: Lake, reader: LagReader, acks: Iterable[Ack], *, now_s: float | None = None
+    loop: Loop,
+    lake: Lake,
+    reader: LagReader,
+    acks: Iterable[Attested[Ack]],
+    *,
+    now_s: float | None = None,
 ) -> Chain:
     """Return the chain of *loop*; *acks* may hold those of other loops.
 
@@ -76,7 +87,8 @@ def read_chain(
     decision = _age(newest[by_log[DECISIONS]], now)
     feedback = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
     example, until = _examples(lake, loop, now)
-    mine = [ack for ack in acks if ack.loop == loop.loop]
+    said = [each for each in acks if each.value.loop == loop.loop]
+    mine = [each.value for each in said]
     served = [ack for ack in mine if ack.status == "serving"]
     latest = max(served, key=lambda ack: ack.at, default=None)
     with_latest = [ack for ack in served if latest and ack.version == latest.version]
@@ -91,20 +103,26 @@ def read_chain(
         serving=len(with_latest),
         workers=len(mine),
         refused=sum(ack.status == "refused" for ack in mine),
+        unverified=not all(each.is_verified for each in said),
     )
 
 
 def with_trainer(
-    chain: Chain, lake: Lake, beats: Iterable[TrainerBeat], *, now_s: float | None = None
+    chain: Chain,
+    lake: Lake,
+    beats: Iterable[Attested[TrainerBeat]],
+    *,
+    now_s: float | None = None,
 ) -> Chain:
     """Return *chain* with what the last heartbeat of its trainer tells; *beats* are of all loops.
 
     Raises:
         LakeError: the lake does not answer.
     """
-    beat = next((each for each in beats if each.loop == chain.loop), None)
-    if beat is None:
+    said = next((each for each in beats if each.value.loop == chain.loop), None)
+    if said is None:
         return chain
+    beat = said.value
     now = time.time() if now_s is None else now_s
     newest = lake.table(chain.loop, EXAMPLES).version()
     return replace(
@@ -112,6 +130,7 @@ def with_trainer(
         trainer_age_s=max(0.0, now - beat.at.timestamp()),
         backlog=max(0, newest - max(beat.examples, 0)),
         verdict=f"{beat.version}: {beat.reason}" if beat.version else None,
+        unverified=chain.unverified or not said.is_verified,
     )
 
 
@@ -119,9 +138,14 @@ def parse_ack(record: Record) -> Ack:
     """Return the acknowledgement of *record*.
 
     Raises:
-        ModelError: it is none, or one of another worker or loop than its key says.
+        ModelError: it is none, or one of another worker or loop than its key says, or of a time
+            after its record.
     """
     ack = Ack.from_json(record.value or b"")
+    if record.timestamp_ms > 0 and ack.at.timestamp() > record.timestamp_ms / 1000 + _SKEW_S:
+        raise ModelError(
+            "an acknowledgement of a time after its record", hint="set the clock of that worker"
+        )
     if record.key != ack.key:
         raise ModelError(
             "an acknowledgement under another key", hint="look at who can write to this topic"

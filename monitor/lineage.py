@@ -14,6 +14,7 @@ from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.manifest import DEFAULT
 
 MODELS = "models"
 _BATCH = "lightgbm"
@@ -84,6 +85,8 @@ def uses(
     found = []
     examples = lake.table(loop.loop, EXAMPLES)
     for model in models:
+        if model.learner == DEFAULT:
+            continue  # the default decides: no model
         if model.until is not None and at > model.until:
             continue  # later than the newest decision the model used
         seen = _as_of(examples, model.snapshot, partition, offset, at)

@@ -7,17 +7,20 @@ shown while the rest cannot, for each kind of reading and for each loop.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from typing import Self, TypeVar
 
 from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import (
     BadRecord,
     BadRecords,
     CompactedLog,
     KafkaConfig,
     LogFollower,
+    Record,
     partition_counts,
 )
 from tidemill.kafka.outage import is_away
@@ -26,9 +29,10 @@ from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.schemas import topics
-from tidemill.schemas.control import TrainerBeat, parse_control
+from tidemill.schemas.control import MOST_MESSAGES, TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.manifest import Ack, check_record
+from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.published import (
     LoopTopic,
     check_unchanged,
@@ -38,15 +42,18 @@ from tidemill.schemas.published import (
     unpublished,
     versions,
 )
+from tidemill.schemas.record_signature import Attested, attested, check_attested
 from tidemill.schemas.registry.kafka import parse_schema
 
 V = TypeVar("V")
 
-WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL)
-"""The shared topics whose records are examined. Those of the model topic are by the workers, which
-have the keys: a chain counts who refused."""
+PORT = 8790
 
-_CONTROL_RECORDS = 10_000  # each commit writes one, so the topic may be long
+WATCHED = (topics.LOOPS, topics.ACKS, topics.SCHEMAS, topics.CONTROL, topics.MODELS)
+"""The shared topics whose records are examined. The signatures of models are examined by the
+workers, which have the keys: a chain counts who refused."""
+
+_ACKS = 10_000  # one for each worker and loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +63,11 @@ class MonitorConfig:
     kafka: KafkaConfig
     lake: LakeConfig
     loops: Sequence[str] = ()  # empty: every published loop
-    host: str = "127.0.0.1"  # it is read without credentials, so only from this machine
-    port: int = 8790
+    http: HttpConfig = field(default_factory=lambda: HttpConfig(port=PORT))
     every_s: float = 5.0
     ledger_every_s: float = 60.0  # it reads all tables
+    trusted: TrustedKeys | None = None  # whose signatures are taken for verified; None: nobody's
+    ack_age: timedelta = timedelta(days=90)  # what a worker said before then is forgotten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +142,10 @@ class Status:
         }
 
 
+def _check_model_record(record: Record) -> None:
+    check_record(record.key, record.value or b"")  # its value is large, and not kept
+
+
 class Observer:
     """Makes one `Status` after another; the ledger, which reads all tables, less often.
 
@@ -146,15 +158,29 @@ class Observer:
         self._reader = LagReader(config.kafka)
         self._bad = BadRecords()
         self._loops = LogFollower(config.kafka, topics.LOOPS, parse_loop, check_unchanged)
-        self._acks = LogFollower(config.kafka, topics.ACKS, parse_ack)
+        self._acks = LogFollower(
+            config.kafka,
+            topics.ACKS,
+            attested(parse_ack, config.trusted),
+            check_attested,
+            most=_ACKS,
+            is_weak=lambda ack: not ack.is_verified,
+        )
         self._schemas = LogFollower(config.kafka, topics.SCHEMAS, parse_schema)
         self._control = LogFollower(
-            config.kafka, topics.CONTROL, parse_control, newest=_CONTROL_RECORDS
+            config.kafka,
+            topics.CONTROL,
+            attested(lambda record: parse_control(record, config.trusted), config.trusted),
+            check_attested,
+            newest=MOST_MESSAGES,  # each commit writes one, so the topic may be long
+            most=MOST_MESSAGES,
+            is_weak=lambda message: not message.is_verified,
         )
+        self._models = LogFollower(config.kafka, topics.MODELS, _check_model_record)
         self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
         self._unpublished: dict[str, str] = {}
-        self._said: Sequence[Ack] = ()
-        self._beats: Sequence[TrainerBeat] = ()
+        self._said: Sequence[Attested[Ack]] = ()
+        self._beats: Sequence[Attested[TrainerBeat]] = ()
         self._ledger_due_s = 0.0
 
     def read(self, last: Status) -> Status:
@@ -180,10 +206,13 @@ class Observer:
     def _shared(self) -> Sequence[BadRecord]:
         """Read what is new on the shared topics; return the bad records."""
         published = LoopTopic.of(self._followed(topics.LOOPS, self._loops)).loops
-        self._said = self._followed(topics.ACKS, self._acks).values
+        oldest_ms = (time.time() - self._config.ack_age.total_seconds()) * 1000
+        acks = self._followed(topics.ACKS, self._acks).values
+        self._said = [each for each in acks if each.written_ms >= oldest_ms]
         self._followed(topics.SCHEMAS, self._schemas)
+        self._followed(topics.MODELS, self._models)
         control = self._followed(topics.CONTROL, self._control).values
-        self._beats = [each for each in control if isinstance(each, TrainerBeat)]
+        self._beats = [each for each in control if isinstance(each.value, TrainerBeat)]  # type: ignore[misc]  # a check of the part tells no type of the whole
         names = self._config.loops or sorted({name for name, _ in published})
         self._known = [newest(published, name) for name in names if versions(published, name)]
         self._unpublished = {
@@ -238,7 +267,7 @@ class Observer:
     def close(self) -> None:
         """Disconnect."""
         self._reader.close()
-        for follower in (self._loops, self._acks, self._schemas, self._control):
+        for follower in (self._loops, self._acks, self._schemas, self._control, self._models):
             follower.close()
 
     def __enter__(self) -> Self:

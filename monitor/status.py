@@ -1,25 +1,22 @@
 """Serves the status of the monitor over HTTP.
 
-`/metrics` for Prometheus, `/status` for people and programs, `/healthz` for supervisors.
+`/metrics` for Prometheus, `/status` for people and programs, `/healthz` for supervisors, `/readyz`
+for whoever has no token.
 """
 
 import json
-import logging
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 
-from tidemill.errors import ConfigError
+from tidemill.http_server.pages import Pages, PageServer
+from tidemill.http_server.replies import TEXT, Reply
 from tidemill.monitor.observer import WATCHED, MonitorConfig, Observer, Status
-
-logger = logging.getLogger(__name__)
 
 _AddGauge = Callable[[str, str, Iterable[tuple[Mapping[str, str], float | None]]], None]
 
@@ -102,16 +99,6 @@ def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:
         Exception: an error of the monitor's own.
     """
     current = Status.before(config)
-    try:
-        server = ThreadingHTTPServer(
-            (config.host, config.port), _handler(lambda: current.as_of(time.time()))
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"the monitor cannot listen on port {config.port} of {config.host}: {error.strerror}",
-            hint="name a free one with --port",
-        ) from error
-    threading.Thread(target=server.serve_forever, name="monitor-http", daemon=True).start()
     failed: list[Exception] = []
 
     def observe() -> None:
@@ -125,41 +112,25 @@ def run_monitor(config: MonitorConfig, stop: threading.Event) -> int:
             failed.append(error)
             stop.set()
 
-    threading.Thread(target=observe, name="observer", daemon=True).start()
-    stop.wait()  # a reading under way may wait for a broker; it ends with the process
-    server.shutdown()
-    server.server_close()
+    with PageServer(_pages(lambda: current.as_of(time.time())), config.http):
+        threading.Thread(target=observe, name="observer", daemon=True).start()
+        stop.wait()  # a reading under way may wait for a broker; it ends with the process
     if failed:
         raise failed[0]
     return 0
 
 
-def _handler(current: Callable[[], Status]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status = current()
-            match self.path:
-                case "/metrics":
-                    self._answer(HTTPStatus.OK, as_metrics(status), CONTENT_TYPE_LATEST)
-                case "/status":
-                    text = json.dumps(status.to_json() | {"pid": os.getpid()}).encode()
-                    self._answer(HTTPStatus.OK, text, "application/json")
-                case "/healthz":
-                    well = status.problem is None
-                    code = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-                    self._answer(code, (status.problem or "ok").encode(), "text/plain")
-                case _:
-                    hint = b"there is /metrics, /status and /healthz"
-                    self._answer(HTTPStatus.NOT_FOUND, hint, "text/plain")
+def _pages(current: Callable[[], Status]) -> Pages:
+    def status() -> Reply:
+        text = json.dumps(current().to_json() | {"pid": os.getpid()})
+        return Reply(200, text.encode())
 
-        def _answer(self, code: HTTPStatus, body: bytes, kind: str) -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def health() -> Reply:
+        problem = current().problem
+        return Reply(200 if problem is None else 503, (problem or "ok").encode(), TEXT)
 
-        def log_message(self, format: str, *args: object) -> None:
-            logger.debug(format, *args)
-
-    return Handler
+    return {
+        "/metrics": lambda: Reply(200, as_metrics(current()), TEXT),
+        "/status": status,
+        "/healthz": health,
+    }

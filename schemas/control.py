@@ -1,7 +1,7 @@
 """Messages on the control topic: what they say, and how they are written.
 
 They wake other processes or ask something of them, and are never a source of truth: whoever misses
-one finds the same by itself, later.
+one finds the same by itself, later. A request to close changes results, so it can be signed.
 """
 
 import json
@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 
 from tidemill.errors import RequestError
 from tidemill.kafka import Record
+from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.schemas.record_signature import require_signature
 
+MOST_MESSAGES = 10_000  # that a reader remembers; there are a few for each loop
 _CLOSE = "close/"
 _TRAINER = "trainer/"
 
@@ -66,10 +69,13 @@ class TrainerBeat:
 ControlMessage = CloseRequest | NewExamples | TrainerBeat
 
 
-def parse_control(record: Record) -> ControlMessage:
+def parse_control(record: Record, trusted: TrustedKeys | None = None) -> ControlMessage:
     """Return the message of *record*.
 
+    With *trusted* keys, one of them must have signed what changes a result: a request to close.
+
     Raises:
+        ContractError: it is a request to close, and not signed.
         RequestError: it is none.
         ValueError: likewise; its key is no text, or its value no JSON, or no number.
     """
@@ -82,6 +88,7 @@ def parse_control(record: Record) -> ControlMessage:
     until = datetime.fromisoformat(found["until"]) if isinstance(found, dict) else None
     if until is None or until.tzinfo is None:
         raise RequestError("a request to close names no time", hint="use tidemill lake close")
+    require_signature(record, trusted, "a request to close")
     return CloseRequest(key.removeprefix(_CLOSE), until)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from tidemill.errors import ConfigError
+from tidemill.private_folder import make_private
 from tidemill.serving.decision.event_log import Event
 
 JOURNAL = "TIDEMILL_JOURNAL"
@@ -207,7 +208,7 @@ def _head(topic: str) -> bytes:
 
 def _new_folder(parent: Path) -> tuple[Path, BinaryIO]:
     """Make a folder with a lock that this process holds until it ends."""
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(parent)
     folder = parent / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(mode=0o700)
     return folder, _lock(folder)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from tidemill.errors import ConfigError
 from tidemill.kafka import AcknowledgedWriter, KafkaConfig, Writer
+from tidemill.schemas.record_signature import RecordHeaders
 from tidemill.serving.decision.event_log import Event, OnDelivered, WriteEvent
 from tidemill.serving.journal import Journal, JournalConfig, LeftJournal, left_journals
 from tidemill.serving.journaled_writer import JournaledWriter
@@ -20,6 +21,7 @@ from tidemill.serving.journaled_writer import JournaledWriter
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_KEPT = "stay in the journal: the next start sends them"
 
 
 class KafkaEventLog:
@@ -54,13 +56,18 @@ class KafkaEventLog:
             Writer(config, queue_messages=queue_events, linger_ms=linger_ms) for _ in range(count)
         ]
         self.write: WriteEvent = self._writers[0].write
-        self.write_volatile: WriteEvent = self._writers[0].write
         self.journaled: JournaledWriter | None = None
         self._left: _LeftDelivery | None = None
         if journal is not None and made is not None:
             self.journaled = JournaledWriter(made, (self._writers[0], self._writers[1]))
             self.write = self.journaled.write
             self._left = _LeftDelivery(config, journal)
+
+    def write_volatile(
+        self, topic: str, key: bytes | None, value: bytes | None, *, headers: RecordHeaders = ()
+    ) -> bool:
+        """Take one record that need not survive this process."""
+        return self._writers[0].write(topic, key, value, headers=headers)
 
     def _new_journal(self, journal: JournalConfig) -> Journal | None:
         try:
@@ -135,8 +142,17 @@ class KafkaEventLog:
             self._left.close()
         if self.journaled is not None:
             self.journaled.close()
-        for each in self._all():
-            each.close(timeout_s=0.0)
+        for writer in self._writers:
+            writer.close(timeout_s=0.0, consequence=self._left_behind())
+        if self._acknowledged is not None:
+            self._acknowledged.close(timeout_s=0.0)
+
+    def _left_behind(self) -> str:
+        """Return what becomes of events that Kafka does not have at the end."""
+        if self.journaled is None:
+            return "are lost"
+        missed = self.journal_missed
+        return f"{_KEPT}, but for at most {missed} without room in it" if missed else _KEPT
 
     def _all(self) -> list[Writer | AcknowledgedWriter]:
         acknowledged = self._acknowledged
@@ -184,7 +200,7 @@ class _LeftDelivery:
             writer = Writer(self._config)
             for left in ours:
                 self._send(left, writer)
-            writer.close(timeout_s=0.0)
+            writer.close(timeout_s=0.0, consequence=_KEPT)
 
     def _send(self, left: LeftJournal, writer: Writer) -> None:
         failed, events = writer.failed, list(left.events())

@@ -16,7 +16,8 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack
-from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
+from tidemill.schemas.models.signing import TRUSTED_KEYS, SigningKey, TrustedKeys
+from tidemill.schemas.record_signature import signed_headers
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
@@ -53,6 +54,8 @@ class ServingWorkerConfig:
     """Loops that are served at once, even without Kafka; newer published versions replace them."""
     trusted: TrustedKeys | None = None
     """The keys whose models may serve; None for no model."""
+    signer: SigningKey | None = None
+    """Signs what the worker acknowledges; None for acknowledgements that are not verified."""
     queue_events: int = 100_000
     """How many events may wait for Kafka: those of a minute with 1,500 decisions a second."""
     linger_ms: int = 50
@@ -91,7 +94,8 @@ class ServingWorkerConfig:
             name=name,
             loops=loops,
             definitions=definitions,
-            trusted=TrustedKeys.from_env(env) if env.get(TRUSTED_KEYS) else None,
+            trusted=TrustedKeys.if_set(env),
+            signer=SigningKey.if_set(env),
             requests=RequestLimits.from_env(env),
             journal=JournalConfig.from_env(env),
         )
@@ -244,7 +248,9 @@ class Worker:
         )
 
     def _acknowledge(self, ack: Ack) -> None:
-        self.log.write_volatile(topics.ACKS, ack.key, ack.to_json())
+        key, value = ack.key, ack.to_json()
+        headers = signed_headers(self.config.signer, topics.ACKS, key, value)
+        self.log.write_volatile(topics.ACKS, key, value, headers=headers)
 
 
 def _event_log(config: ServingWorkerConfig) -> EventLog:

@@ -84,6 +84,7 @@ def test_without_a_broker_in_the_environment_the_error_says_what_to_do(env: dict
     assert "tidemill kafka" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_not_there_is_named_with_a_hint() -> None:
     """An operator needs the address that failed, not a librdkafka code."""
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1"):

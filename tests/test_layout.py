@@ -29,6 +29,7 @@ SHARED_NAMES = {
     "queries": "SQL of the lake, and of the audit",
     "replay": "the replay, its processes, its command",
     "reprocess": "the commands of backfill and replay, their tables",
+    "sandbox": "the sandbox, its command, its table",
     "report": "what an audit found, and what a demo found",
     "s3": "the local S3 server, its fixture",
     "slices": "stretches of event time, of an audit and of a backfill",

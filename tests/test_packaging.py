@@ -85,6 +85,7 @@ def test_the_version_is_said_once_and_agrees_everywhere(
     assert re.findall(r"^## (\S+)", changelog, re.M)[:2] == ["Unreleased", tidemill.__version__]
 
 
+@pytest.mark.slow
 def test_nothing_unpickles_and_nothing_mocks() -> None:
     """A pickle is code of a stranger; a mock is a test of the mock."""
     found = {

@@ -18,6 +18,18 @@ with StopSignals(stop, within_s=0.2):
     threading.Thread(target=threading.Event().wait).start()  # no daemon: it keeps the process alive
 """
 
+BUSY = """
+import ctypes, threading
+from tidemill.stop_signals import StopSignals
+stop = threading.Event()
+threading.Thread(target=lambda: stop.wait() and print("told", flush=True), daemon=True).start()
+mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+with StopSignals(stop, within_s=0.2):
+    libc.pthread_mutex_lock(mutex)
+    print("up", flush=True)
+    libc.pthread_mutex_lock(mutex)  # never returns, so Python runs no handler in this thread
+"""
+
 
 def test_a_signal_sets_the_event_and_afterwards_means_what_it_meant() -> None:
     """A worker that closes one thing after the other must not lose the word that it should end."""
@@ -55,5 +67,19 @@ def test_a_process_that_hangs_in_its_stop_ends_with_a_word() -> None:
         assert process.stdout.readline() == "up\n"
         process.terminate()
         _, told = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "not stopped in order within 0.2 s" in told
+
+
+def test_a_stop_begins_while_a_c_library_keeps_the_main_thread() -> None:
+    """A worker that waited in librdkafka for its broker began its eight seconds only afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        assert process.stdout.readline() == "told\n"
+        _, told = process.communicate()
     assert process.returncode == 0
     assert "not stopped in order within 0.2 s" in told

@@ -15,7 +15,10 @@ from tidemill.features.lake.lake import Table
 from tidemill.features.sql.revisions import FIRST, has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 
-_NEEDED = ("decision_id", "at", "features", "action", "label", "partition", "offset", "revision")
+_NEEDED = (
+    *("decision_id", "at", "features", "action", "label", "partition", "offset", "revision"),
+    *("propensity", "source", "propensities", "baseline"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,14 @@ def count_labels(examples: Table, loop: Loop) -> LabelCount:
     return LabelCount(version, *counts.row(0))
 
 
+def known_ids(examples: Table, until: datetime | None) -> pl.Series:
+    """Return the ids of the decisions up to *until*, of which no later commit is new."""
+    if until is None:
+        return pl.Series("decision_id", [], dtype=pl.String)
+    wanted = FIRST & (pl.col("at") <= until)
+    return examples.read(["decision_id"], wanted).get_column("decision_id")
+
+
 def commits_after(
     examples: Table, version: int, learned_ids: Callable[[], pl.Series]
 ) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -61,14 +72,15 @@ def commits_after(
         learned_ids: returns the decision ids already learned; called only if the log no longer
             holds *version* + 1. All other rows then come as one commit of the newest version.
     """
+    needed = [name for name in _NEEDED if name in examples.schema]
     try:
         commits = examples.commits_since(version)
     except LakeError:  # the log is cut; if the storage fails, the read below raises it again
         newest = examples.version()
-        rows = examples.read(_NEEDED, FIRST, newest)
+        rows = examples.read(needed, FIRST, newest)
         known = pl.DataFrame({"decision_id": learned_ids()})
         yield newest, rows.join(known, on="decision_id", how="anti")
         return
     for commit in commits:
         if commit.files:
-            yield commit.version, examples.rows(commit).filter(FIRST).select(_NEEDED)
+            yield commit.version, examples.rows(commit).filter(FIRST).select(needed)

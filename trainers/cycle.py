@@ -1,4 +1,4 @@
-"""One training cycle: learn new examples, train when due, judge, register, publish.
+"""One training cycle: watch the live model, learn new examples, train when due, judge, publish.
 
 The steps run in order in one thread. All state that must survive a crash is in the lake, so a new
 `TrainingCycle` on the same lake continues where the last one was killed:
@@ -23,15 +23,18 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.durations import told_duration
-from tidemill.schemas.models.manifest import LIVE, payload_digest, utc_now
-from tidemill.trainers.commit_log import LabelCount, count_labels
+from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, LIVE, payload_digest, utc_now
+from tidemill.trainers.commit_log import LabelCount, commits_after, count_labels, known_ids
+from tidemill.trainers.evaluation.action_gate import judge_actions
+from tidemill.trainers.evaluation.action_sets import ActionSets
 from tidemill.trainers.evaluation.evaluation_sets import EvaluationSets
 from tidemill.trainers.evaluation.gate import Verdict, judge
+from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
 from tidemill.trainers.learners.online_run import OnlineRun
 from tidemill.trainers.model_trial import Trial, no_trial
 from tidemill.trainers.publisher import Publisher
-from tidemill.trainers.registry import ONLINE, ModelVersion, Registry
+from tidemill.trainers.registry import ONLINE, ModelVersion, Registry, default_version
 from tidemill.trainers.rows import LabeledRows, split
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ class TrainingCycle:
         trial: what a model that would be promoted must survive first.
         clock: the present time, which is only recorded; nothing depends on it.
         on_version: called with each version once it is in the registry.
+        count_share: the share of its time that the trainer may spend counting labels; at 1 it
+            counts in every cycle.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class TrainingCycle:
         trial: Trial = no_trial,
         clock: Callable[[], datetime] = utc_now,
         on_version: OnVersion = lambda _model: None,
+        count_share: float = 0.05,
     ) -> None:
         lake.create(loop)
         self.loop = loop
@@ -67,15 +73,19 @@ class TrainingCycle:
         self._lake, self._publisher = lake, publisher
         self._clock, self._on_version, self._trial = clock, on_version, trial
         self._examples = lake.table(loop.loop, EXAMPLES)
+        self._live_watch: LiveWatch | None = None
         self._published: dict[str, int] = {}
         self._refused_labels = -1
         self._ready_at: datetime | None = None  # the decision time up to which labels must be known
         self._label_count: LabelCount | None = None
-        self._next_count_s = 0.0
+        self._next_count_s, self._count_share = 0.0, count_share
         online = loop.models.online
         self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
         predictions = self.online_run.predictions if self.online_run else None
         self._evaluation_sets = EvaluationSets(loop, lake, self.registry, predictions)
+        self._action_sets = (
+            ActionSets(loop, self._evaluation_sets, self.registry) if loop.scores_actions else None
+        )
 
     def run(self, *, force: bool = False) -> list[ModelVersion]:
         """Do all that is due and return the versions that were made.
@@ -90,6 +100,7 @@ class TrainingCycle:
         """
         self.publish()
         before = self.registry.next_number()
+        self._watch()
         self._follow(force=force)
         self._batch(force=force)
         return [model for model in self.registry.models() if model.number >= before]
@@ -122,6 +133,47 @@ class TrainingCycle:
                 self._publisher.publish(manifest, payload)
                 self._published[slot] = model.number
 
+    def _watch(self) -> None:
+        """Take the live model back if it earns less than the default; see `live_watch.py`."""
+        live, _ = self._evaluation_sets.live()
+        if self._action_sets is None or live is None:
+            self._live_watch = None
+            return
+        if self._live_watch is None or self._live_watch.version != live.version:
+            self._live_watch = self._action_sets.watch(live)
+        watch, until, learned = self._live_watch, live.until, live.until
+        for version, examples in commits_after(
+            self._examples, watch.seen_until, lambda: known_ids(self._examples, learned)
+        ):
+            rows = LabeledRows.of_examples(examples, self.loop, version)
+            watch.take(rows)
+            watch.seen_until = version
+            until = max(filter(None, (until, rows.last_at)), default=None)
+            problem = watch.problem()
+            if problem is not None:
+                self._take_back(live, watch, problem, until)
+                return
+
+    def _take_back(
+        self, live: ModelVersion, watch: LiveWatch, problem: str, until: datetime | None
+    ) -> None:
+        """Let the default decide from now on: in the registry first, then on the topic."""
+        gain = watch.gain()
+        model = default_version(
+            self.loop,
+            self.registry,
+            at=self._clock(),
+            reason=f"taken back: {problem}",
+            metrics={"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high},
+            snapshot=watch.seen_until,
+            until=until,
+        )
+        logger.warning("%s: %s", self.loop.loop, model.reason)
+        self.registry.add(model, DEFAULT_PAYLOAD)
+        self._on_version(model)
+        self._live_watch = None
+        self.publish()
+
     def _follow(self, *, force: bool) -> None:
         """Learn every new commit, and offer the learner's state to the gate whenever it is due."""
         run, online = self.online_run, self.loop.models.online
@@ -140,14 +192,19 @@ class TrainingCycle:
         if trained is None:
             return
         version = self._version(trained.learner)
-        evaluation = self._evaluation_sets.of_online(
-            trained.learner, window, version, trained.snapshot
-        )
+        if self._action_sets is not None:
+            explored = self._action_sets.of_online(window, version, trained.snapshot)
+            verdict = judge_actions(self.loop, explored)
+        else:
+            evaluation = self._evaluation_sets.of_online(
+                trained.learner, window, version, trained.snapshot
+            )
+            verdict = judge(self.loop, evaluation)
         count = LabelCount(trained.snapshot, trained.rows, run.learner.until)
         times = window.predictions.get_column("at")
         model = self._register(
             trained,
-            self._tried(trained, judge(self.loop, evaluation)),
+            self._tried(trained, verdict),
             count,
             times[0] if len(times) else None,
         )
@@ -174,8 +231,14 @@ class TrainingCycle:
             logger.warning("no model was trained: %s", error)
             self._refused_labels = count.labels
             return
-        evaluation = self._evaluation_sets.of_batch(trained, later, self._version(LIGHTGBM))
-        verdict = self._tried(trained, judge(self.loop, evaluation))
+        version = self._version(LIGHTGBM)
+        if self._action_sets is not None:
+            explored = self._action_sets.of_batch(trained, later, version)
+            verdict = judge_actions(self.loop, explored)
+        else:
+            evaluation = self._evaluation_sets.of_batch(trained, later, version)
+            verdict = judge(self.loop, evaluation)
+        verdict = self._tried(trained, verdict)
         trained = replace(trained, cost=watch.read())
         self._register(trained, verdict, count, later.at[0] if len(later) else None)
         self.publish()
@@ -199,7 +262,7 @@ class TrainingCycle:
     def _count_labels(self, *, force: bool) -> LabelCount | None:
         """Count the labels if the table has changed; None if the last count is too recent.
 
-        A count of a large lake takes long, so counting takes a twentieth of the time at most.
+        A count of a large lake takes long, so counting has a share of the time.
         """
         started = time.monotonic()
         if not force and started < self._next_count_s:
@@ -207,7 +270,7 @@ class TrainingCycle:
         if self._label_count is None or self._label_count.version != self._examples.version():
             self._label_count = count_labels(self._examples, self.loop)
             taken = time.monotonic() - started
-            self._next_count_s = started + 20 * taken
+            self._next_count_s = started + taken / self._count_share
         return self._label_count
 
     def _is_due(self, batch: Batch, count: LabelCount, *, force: bool) -> bool:

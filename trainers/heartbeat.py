@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
 from tidemill.schemas.control import TrainerBeat
+from tidemill.schemas.models.signing import SigningKey
+from tidemill.schemas.record_signature import signed_headers
 from tidemill.trainers.cycle import TrainingCycle
 
 EVERY_S = 10.0
@@ -30,10 +32,16 @@ def beat_of(cycle: TrainingCycle, at: datetime) -> TrainerBeat:
 
 
 class Heartbeat:
-    """Writes the heartbeat of one trainer."""
+    """Writes the heartbeat of one trainer, signed by *signer*."""
 
-    def __init__(self, kafka: KafkaConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        signer: SigningKey,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._writer = Writer(kafka)
+        self._signer = signer
         self._clock = clock
         self._next_s = 0.0
 
@@ -43,7 +51,8 @@ class Heartbeat:
             return
         self._next_s = self._clock() + EVERY_S
         key, value = beat_of(cycle, datetime.now(UTC)).record()
-        self._writer.write(topics.CONTROL, key=key, value=value)
+        headers = signed_headers(self._signer, topics.CONTROL, key, value)
+        self._writer.write(topics.CONTROL, key=key, value=value, headers=headers)
 
     def close(self) -> None:
         """Disconnect."""

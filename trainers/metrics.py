@@ -30,7 +30,7 @@ class TrainerMetrics:
         )
         self.models = Counter(
             "tidemill_models",
-            "Versions that were made",
+            "Versions that were made; learner default: a model was taken back",
             ["loop", "learner", "promoted"],
             registry=self.registry,
         )
@@ -48,7 +48,7 @@ class TrainerMetrics:
         )
         self.live = Gauge(
             "tidemill_live_model_number",
-            "Number of the live model",
+            "Number of the live model; 0 while the default decides",
             ["loop"],
             registry=self.registry,
         )

@@ -8,7 +8,7 @@ import threading
 
 from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
-from tidemill.schemas.control import NewExamples, parse_control
+from tidemill.schemas.control import MOST_MESSAGES, NewExamples, parse_control
 
 _STOP_LOOK_S = 0.2
 
@@ -31,7 +31,7 @@ class Notifier:
         bad: BadRecords | None = None,
     ) -> None:
         self._loop, self._stop, self._bad = loop, stop, bad or BadRecords()
-        self._messages = CompactedLog(parse_control)
+        self._messages = CompactedLog(parse_control, most=MOST_MESSAGES)
         self._notified = threading.Event()
         self._thread = TailThread(
             config,

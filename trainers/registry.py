@@ -17,8 +17,11 @@ import polars as pl
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.progress_keys import MODEL_NUMBER
+from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import (
+    DEFAULT,
+    DEFAULT_PAYLOAD,
     INLINE_BYTES,
     LIVE,
     ModelManifest,
@@ -27,6 +30,7 @@ from tidemill.schemas.models.manifest import (
 )
 
 MODELS = "models"
+LOOK = "look"  # the metric that says which candidate of a series it was
 ONLINE = "online"  # the slot of the newest state of an online learner, promoted or not
 _TIME = pl.Datetime("us", "UTC")
 _SCHEMA = pl.Schema(
@@ -73,7 +77,7 @@ class ModelVersion:
         number: counts the models of the loop, over all learners, from 1.
         version: learner and number.
         at: when it was made.
-        promoted: whether the gate promoted it to live.
+        promoted: whether it was made live, by the gate or because a model was taken back.
         sequence: counts the promoted models, from 1; 0 for a model that was not promoted.
         reason: the gate's sentence.
         snapshot: version of the examples table it was trained on.
@@ -135,8 +139,30 @@ class Registry:
         return list(self._models)
 
     def live(self) -> ModelVersion | None:
-        """Return the version that was promoted last; None if there is none."""
+        """Return the version that was promoted last, which may be the default; None if none was."""
         return max((one for one in self._models if one.promoted), key=_sequence, default=None)
+
+    def model(self) -> ModelVersion | None:
+        """Return the model that decides; None if the default does, as before the first one."""
+        live = self.live()
+        return None if live is None or live.learner == DEFAULT else live
+
+    def taken_back_until(self) -> datetime | None:
+        """Return the time of the newest decision known when a model was taken back.
+
+        None if a model decides, or none ever did.
+        """
+        live = self.live()
+        return live.until if live is not None and live.learner == DEFAULT else None
+
+    def looks(self) -> int:
+        """Return how many candidates were judged by rewards since the last change of who decides.
+
+        A candidate for which there was too little evidence was not judged.
+        """
+        live = self.live()
+        since = live.number if live else 0
+        return sum(one.number > since and LOOK in one.metrics for one in self._models)
 
     def newest(self, learner: str) -> ModelVersion | None:
         """Return the newest version of *learner*, promoted or not."""
@@ -207,6 +233,45 @@ class Registry:
             metrics=model.metrics,
             created_at=model.at,
         )
+
+
+def default_version(
+    loop: Loop,
+    registry: Registry,
+    *,
+    at: datetime,
+    reason: str,
+    metrics: Mapping[str, float],
+    snapshot: int,
+    until: datetime | None,
+) -> ModelVersion:
+    """Return the version by which the default of *loop* decides instead of the live model."""
+    live = registry.live()
+    return ModelVersion(
+        number=registry.next_number(),
+        version=f"{DEFAULT}-{registry.next_number()}",
+        at=at,
+        learner=DEFAULT,
+        loop_version=loop.version,
+        policy_version=loop.policy.version,
+        label_type=loop.label.type,
+        promoted=True,
+        sequence=registry.next_sequence(),
+        reason=reason,
+        metrics=metrics,
+        snapshot=snapshot,
+        labels=live.labels if live else 0,
+        until=until,
+        later_from=until,
+        trained_on_rows=0,
+        base_rate=0.0,
+        seed=0,
+        replaces=live.version if live else "",
+        wall_s=0.0,
+        cpu_s=0.0,
+        digest=payload_digest(DEFAULT_PAYLOAD),
+        features=FeatureSignature.of_loop(loop).to_json(),
+    )
 
 
 def _row_schema() -> dict[str, pl.DataType]:

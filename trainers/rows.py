@@ -12,14 +12,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tidemill.features.sql.datasets import TrainingSet
+from tidemill.features.estimates.off_policy import clipped
+from tidemill.features.sql.datasets import BASELINE, PROPENSITY, SOURCE, TrainingSet
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.feature_signature import ACTION
+from tidemill.schemas.models.feature_signature import ACTION, action_text, scored_actions
 
 logger = logging.getLogger(__name__)
 
+Integers = NDArray[np.integer]
+
 MAX_LABEL = float(np.finfo(np.float32).max)
 """The largest label: LightGBM reads labels as float32 and makes some number of a larger one."""
+
+
+MAX_WEIGHT = 20.0
+"""The largest weight of a row in training: rarer actions count less than their propensity says."""
+FALLBACK = "fallback"  # the source of answers that no policy gave: after an error, or too late
 
 
 def is_learnable() -> pl.Expr:
@@ -27,11 +35,68 @@ def is_learnable() -> pl.Expr:
     return pl.col("label").is_not_null() & (pl.col("label").abs() <= MAX_LABEL)
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedActions:
+    """What was done in some rows: columns of equal length.
+
+    Attributes:
+        action: the number of the logged action among the scored ones; -1 if it is none of them.
+        baseline: the same of what the default, or the baseline of the request, would have done.
+        propensity: the chance of the logged action; nan if no chance decided, as for a fallback and
+            for an action that was certain.
+        actions: how many scored actions there are.
+    """
+
+    action: Integers
+    baseline: Integers
+    propensity: NDArray[np.float64]
+    actions: int
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame, loop: Loop) -> Self:
+        """Return the actions of *frame*, which has the columns of `logged_columns`."""
+        numbers = {text: number for number, text in enumerate(scored_actions(loop))}
+        columns = frame.select(
+            pl.col(name).replace_strict(numbers, default=-1, return_dtype=pl.Int64)
+            for name in (ACTION, BASELINE)
+        )
+        chance = frame.get_column(PROPENSITY)
+        is_chosen = (chance > 0.0) & (chance < 1.0) & (frame.get_column(SOURCE) != FALLBACK)
+        return cls(
+            columns.get_column(ACTION).to_numpy(),
+            columns.get_column(BASELINE).to_numpy(),
+            np.where(is_chosen.fill_null(False).to_numpy(), chance.to_numpy(), np.nan),
+            len(numbers),
+        )
+
+    def __getitem__(self, rows: "slice | Integers") -> "LoggedActions":
+        return LoggedActions(
+            self.action[rows], self.baseline[rows], self.propensity[rows], self.actions
+        )
+
+    def weights(self) -> NDArray[np.float64]:
+        """Return the weights with which a model of all actions learns rows that chance selected.
+
+        They make the rows what they would be if each action had the same chance, so that a rare
+        action is learned as carefully as the default. Rows without a chance were certain. The
+        weights are 1 on average, and at most `MAX_WEIGHT`.
+        """
+        chance = np.where(np.isfinite(self.propensity), self.propensity, 1.0)
+        return clipped(1.0 / (self.actions * chance), MAX_WEIGHT)
+
+    @property
+    def is_explored(self) -> NDArray[np.bool_]:
+        """Whether a row says something about other policies: chance decided, and is known."""
+        known = (self.action >= 0) & (self.baseline >= 0)
+        return known & np.isfinite(self.propensity)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledRows:
     """Rows of one snapshot, ordered by (at, decision_id).
 
-    *features* holds the loop's features by name and, for a greedy policy, the logged ``action``.
+    *features* holds the loop's features by name and, where actions are scored, the logged
+    ``action``. *logged* has the chances of those actions then.
     """
 
     features: pl.DataFrame
@@ -39,6 +104,7 @@ class LabeledRows:
     at: pl.Series
     ids: pl.Series
     snapshot: int
+    logged: LoggedActions | None = None
 
     @classmethod
     def of(cls, training: TrainingSet, loop: Loop) -> Self:
@@ -58,6 +124,21 @@ class LabeledRows:
             at=frame.get_column("at"),
             ids=frame.get_column("decision_id"),
             snapshot=training.version,
+            logged=logged_actions(frame, loop),
+        )
+
+    @classmethod
+    def of_examples(cls, examples: pl.DataFrame, loop: Loop, snapshot: int) -> Self:
+        """Return the learnable rows of *examples*, which has the columns of that table."""
+        frame = logged_columns(examples.filter(is_learnable()), loop).sort("at", "decision_id")
+        columns = [pl.col("features").struct.field(name) for name in loop.features]
+        return cls(
+            features=frame.select(*columns, *scored_action(loop)),
+            label=frame.get_column("label").to_numpy(),
+            at=frame.get_column("at"),
+            ids=frame.get_column("decision_id"),
+            snapshot=snapshot,
+            logged=logged_actions(frame, loop),
         )
 
     def __len__(self) -> int:
@@ -71,7 +152,23 @@ class LabeledRows:
             at=self.at[start:stop],
             ids=self.ids[start:stop],
             snapshot=self.snapshot,
+            logged=self.logged[start:stop] if self.logged else None,
         )
+
+    def take(self, rows: "Integers") -> "LabeledRows":
+        """Return the rows with these numbers."""
+        return LabeledRows(
+            features=self.features[rows],
+            label=self.label[rows],
+            at=self.at[rows],
+            ids=self.ids[rows],
+            snapshot=self.snapshot,
+            logged=self.logged[rows] if self.logged else None,
+        )
+
+    def weights(self) -> NDArray[np.float64] | None:
+        """Return the weight of each row in training; None if all count alike."""
+        return None if self.logged is None else self.logged.weights()
 
     def since(self, at: datetime) -> int:
         """Return the index of the first row that is not before *at*."""
@@ -89,16 +186,49 @@ class LabeledRows:
 
 
 def scored_action(loop: Loop) -> list[pl.Expr]:
-    """Return the logged action as the category a greedy policy scores; nothing for other policies.
+    """Return the logged action as the category a model scores; nothing if it scores none.
 
     In a ranking, the action is the first item.
     """
-    if not loop.scores_actions:
-        return []
-    action = pl.col(ACTION)
+    return [_as_text(ACTION, loop)] if loop.scores_actions else []
+
+
+def _as_text(column: str, loop: Loop) -> pl.Expr:
+    action = pl.col(column)
     if loop.decision.type == "ranking":
         action = action.list.first()
-    return [action.cast(pl.String).alias(ACTION)]
+    return action.cast(pl.String).alias(column)
+
+
+def logged_actions(frame: pl.DataFrame, loop: Loop) -> LoggedActions | None:
+    """Return what was done in the rows of a training set; None if no action is scored."""
+    if not loop.scores_actions:
+        return None
+    default = pl.lit(action_text(loop.decision.default))
+    baseline = pl.lit(None, dtype=pl.String)
+    if frame.schema[BASELINE] == frame.schema[ACTION]:
+        baseline = _as_text(BASELINE, loop)
+    columns = (
+        _as_text(ACTION, loop),
+        pl.coalesce(baseline, default).alias(BASELINE),
+        pl.col(PROPENSITY).cast(pl.Float64),
+        pl.col(SOURCE),
+    )
+    return LoggedActions.of(frame.select(columns), loop)
+
+
+def logged_columns(examples: pl.DataFrame, loop: Loop) -> pl.DataFrame:
+    """Return rows of the table ``examples`` with the columns that `logged_actions` reads."""
+    nothing = pl.lit(None)
+    propensity = pl.col("propensity")
+    if loop.decision.type == "ranking":
+        has_each = "propensities" in examples.columns
+        propensity = pl.col("propensities").list.first() if has_each else nothing
+    return examples.with_columns(
+        propensity.alias(PROPENSITY),
+        pl.col("source").alias(SOURCE),
+        (pl.col("baseline") if "baseline" in examples.columns else nothing).alias(BASELINE),
+    )
 
 
 def split(

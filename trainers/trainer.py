@@ -22,6 +22,7 @@ from tidemill.kafka import BadRecords, KafkaConfig, Outages
 from tidemill.log_fields import log_fields
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
+from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.published import fetch_loops, unpublished, versions
 from tidemill.stop_signals import STOP_S, StopSignals
@@ -129,7 +130,7 @@ def _train_until(
     maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
-    heartbeat = Heartbeat(config.kafka)
+    heartbeat = Heartbeat(config.kafka, config.key)
     count = 0
     try:
         while not stop.is_set():
@@ -216,10 +217,11 @@ class _NewestCycle:
 def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
     if cycle.online_run is not None:
         metrics.learned.labels(loop).set(cycle.online_run.learner.learned_until)
-    live = cycle.registry.live()
+    live = cycle.registry.model()
     metrics.live.labels(loop).set(live.number if live else 0)
     metrics.heartbeat.labels(loop).set_to_current_time()
     metrics.backlog.labels(loop).set(cycle.backlog)
     models = cycle.registry.models()
     if models:
-        metrics.promoted.labels(loop).set(models[-1].promoted)
+        last = models[-1]
+        metrics.promoted.labels(loop).set(last.promoted and last.learner != DEFAULT)

@@ -1,6 +1,7 @@
-"""`tidemill sql`, `tidemill ledger`, `tidemill lake compact` and `tidemill lake accept-topic`."""
+"""`tidemill sql`, `tidemill ledger`, and `tidemill lake compact`, `repair` and `accept-topic`."""
 
 import os
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -71,6 +72,39 @@ def compact(loop: OneLoop = None) -> None:
                 f"{name}/{done.table}: {done.merged} files merged to {done.made},"
                 f" {done.removed} old files removed"
             )
+
+
+def repair(
+    loop: LoopName,
+    partitions: Annotated[
+        list[int] | None,
+        typer.Option("--partition", min=0, help="Repair this partition only; may be repeated."),
+    ] = None,
+    first: Annotated[
+        int | None,
+        typer.Option("--from", min=0, help="The first offset whose row is made again."),
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=0, help="The last offset whose row is made again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the rows that a lake has lost back into it, from the topics.
+
+    Exactly the missing rows are made, by the version of the loop that had made them: decisions and
+    feedback are read again, examples follow from them. Workers may run. It refuses if Kafka no
+    longer has the records. --from and --to are about the offsets of decisions and feedback.
+    """
+    from tidemill.cli.tables.reprocess import print_repair
+    from tidemill.deploy.reprocess.repair import run_repair
+    from tidemill.streams.reprocess.lost_rows import RepairLimits
+    from tidemill.streams.runtime.worker import StreamsWorkerConfig
+
+    limits = RepairLimits(partitions=partitions, first=first or 0)
+    if last is not None:
+        limits = replace(limits, behind=last + 1)
+    worker = StreamsWorkerConfig.from_env(os.environ, [loop])
+    print_repair(run_repair(worker, loop, limits), as_json=as_json)
 
 
 def accept_topic(loop: LoopName) -> None:

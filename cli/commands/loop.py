@@ -62,6 +62,8 @@ def check(path: LoopFileArgument, as_json: AsJson = False) -> int:
     try:
         loop = checked_loop(path)
     except LoopError as error:
+        if isinstance(error.__cause__, OSError):  # there is no file to find anything in
+            raise
         mistakes = error.diagnostics if isinstance(error, LoopFileError) else [error]
         print_mistakes(mistakes, as_json=as_json)
         return 1

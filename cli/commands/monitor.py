@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, HostOption, LoopNames
+from tidemill.cli.options import AsJson, HostOption, Insecure, LoopNames
 from tidemill.cli.terminal import print_error, print_text
 
 
@@ -18,6 +18,7 @@ def monitor(
     every: Annotated[float, typer.Option(help="Seconds between readings.")] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Read once, print, and end.")] = False,
     as_json: AsJson = False,
+    insecure: Insecure = False,
 ) -> int:
     """Measure lag, freshness and ledger, and serve them over HTTP until Ctrl-C.
 
@@ -26,17 +27,19 @@ def monitor(
     from tidemill.cli.tables.chain import chain_table, troubles
     from tidemill.cli.terminal import print_json, print_table
     from tidemill.features.lake.lake import LakeConfig
+    from tidemill.http_server.listener import HttpConfig
     from tidemill.kafka import KafkaConfig
     from tidemill.monitor.observer import MonitorConfig, Observer, Status
     from tidemill.monitor.status import run_monitor
+    from tidemill.schemas.models.signing import TrustedKeys
 
     config = MonitorConfig(
         kafka=KafkaConfig.from_env(os.environ),
         lake=LakeConfig.from_env(os.environ),
         loops=loops or (),
-        host=host,
-        port=port,
+        http=HttpConfig.from_env(os.environ, host=host, port=port, is_insecure=insecure),
         every_s=every,
+        trusted=TrustedKeys.if_set(os.environ),
     )
     if once:
         with Observer(config) as observer:
@@ -54,5 +57,5 @@ def monitor(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    print_text(f"monitor: http://{host}:{port}/status")
+    print_text(f"monitor: {config.http.url}/status")
     return run_monitor(config, stop)

@@ -8,17 +8,18 @@ from typing import Annotated
 import typer
 
 from tidemill.access import SCOPES, TOKENS, add_token
-from tidemill.cli.options import HostOption, LoopNames
+from tidemill.cli.options import HostOption, Insecure, LoopNames
 from tidemill.cli.terminal import print_text
+from tidemill.http_server.listener import HttpConfig
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.schemas.registry.choose import writer_store
-from tidemill.serving.api.server import ServerConfig, run_server
+from tidemill.serving.api.server import PORT, ServerConfig, run_server
 from tidemill.serving.worker import ServingWorkerConfig
 
 
 def serve(
     loops: LoopNames = None,
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free one.")] = 8700,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for any free one.")] = PORT,
     host: HostOption = "127.0.0.1",
     name: Annotated[
         str | None,
@@ -31,9 +32,7 @@ def serve(
         list[str] | None,
         typer.Option(help="An origin whose pages may call, say https://shop.example."),
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let other machines call without a token.")
-    ] = False,
+    insecure: Insecure = False,
 ) -> int:
     """Serve decisions of published loops over HTTP until SIGTERM."""
     definitions = tuple(load_loop(path) for path in file or ())
@@ -41,25 +40,23 @@ def serve(
     worker = ServingWorkerConfig.from_env(
         os.environ, name=name, loops=tuple(loops or ()), definitions=definitions
     )
-    config = ServerConfig.from_env(
+    http = HttpConfig.from_env(
         os.environ,
-        worker=worker,
         host=host,
         port=port,
         origins=tuple(cors_origin or ()),
         is_insecure=insecure,
     )
-    kind = "http" if config.tls is None else "https"
-    print_text(f"worker {name} answers at {kind}://{host}:{port}")
+    print_text(f"worker {name} answers at {http.url}")
     store = writer_store(worker.kafka, os.environ) if worker.kafka is not None else None
-    return run_server(config, store=store)
+    return run_server(ServerConfig(worker=worker, http=http), store=store)
 
 
 def token(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=f"The file of {TOKENS}.")],
     name: Annotated[str, typer.Option(help="Whose token it is, for messages.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="decide, feedback, loops or admin; default: all four.")
+        list[str] | None, typer.Option(help=f"One of {', '.join(SCOPES)}; default: all of them.")
     ] = None,
     loop: Annotated[
         list[str] | None, typer.Option(help="A loop it is for; all of them by default.")

@@ -1,4 +1,4 @@
-"""`tidemill train`, `tidemill model list` and `tidemill keys`."""
+"""`tidemill train`, `tidemill model list`, `show` and `restore`, and `tidemill keys`."""
 
 import os
 from dataclasses import replace
@@ -9,6 +9,7 @@ import typer
 
 from tidemill.cli.options import AsJson, LoopName, MetricsPort
 from tidemill.cli.terminal import print_text
+from tidemill.errors import RequestError
 
 if TYPE_CHECKING:
     from tidemill.trainers.registry import ModelVersion
@@ -54,6 +55,27 @@ def models(loop: LoopName, as_json: AsJson = False) -> None:
     lake.loop(loop)  # refuses a name that is not in the lake
     registry = Registry(lake, loop)
     print_models(loop, registry.models(), registry.live(), as_json=as_json)
+
+
+def show(
+    loop: LoopName,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="As `model list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the record of one model: its verdict, what it learned, and how it was judged."""
+    from tidemill.cli.lakes import open_lake
+    from tidemill.cli.tables.models import print_model
+    from tidemill.trainers.registry import Registry
+
+    lake = open_lake()
+    lake.loop(loop)  # refuses a name that is not in the lake
+    registry = Registry(lake, loop)
+    found = next((one for one in registry.models() if one.version == version), None)
+    if found is None:
+        raise RequestError(
+            f"{loop} has no model {version!r}", hint=f"see tidemill model list {loop}"
+        )
+    print_model(found, is_live=found == registry.live(), as_json=as_json)
 
 
 def restore(loop: LoopName, as_json: AsJson = False) -> int:

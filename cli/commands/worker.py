@@ -54,8 +54,10 @@ def close(
     """Close the windows of all decisions up to a time, as if the loop's topics had ended."""
     from tidemill.cli.times import time_of
     from tidemill.kafka import KafkaConfig
+    from tidemill.schemas.models.signing import command_signer
     from tidemill.streams.runtime.close_requests import request_close
 
     time = time_of("--until", until)
-    request_close(KafkaConfig.from_env(os.environ), loop, time)
+    signer = command_signer(os.environ)
+    request_close(KafkaConfig.from_env(os.environ), loop, time, signer)
     print_text(f"{loop}: workers close the windows of decisions up to {time.isoformat()}")

@@ -12,5 +12,6 @@ Proved elsewhere: `lag` by `tests/monitor/lag/test_lag_reader.py`.
 Proved elsewhere: `loops` by `tests/cli/commands/test_loop.py`.
 Proved elsewhere: `models` by `tests/cli/commands/test_train.py`.
 Proved elsewhere: `reprocess` by `tests/cli/commands/test_reprocess.py`.
+Proved elsewhere: `sandbox` by `tests/cli/commands/test_sandbox.py`.
 Proved elsewhere: `trace` by `tests/monitor/test_trace.py`.
 """

@@ -58,6 +58,8 @@ def print_ledger(
             print_text("")
     _print_not_counted(accounts, not_counted)
     print_text("balanced") if balanced else print_text("NOT balanced", WRONG)
+    for loop in dict.fromkeys(each.loop for each in accounts if each.lost or each.difference > 0):
+        print_text(f"  hint: put the lost rows back from the topics: tidemill lake repair {loop}")
 
 
 def _print_not_counted(accounts: Sequence[Account], not_counted: Sequence[NotCounted]) -> None:

@@ -31,6 +31,8 @@ def print_audits(reports: Sequence[AuditReport], *, as_json: bool) -> None:
         hidden = report.differences - len(report.first)
         if hidden > 0:
             print_text(f"and {hidden:,} more; show more with --limit")
+        if any(each.columns.get("rows", ("",))[0] == "0" for each in report.first):
+            print_text(f"  hint: put the missing rows back: tidemill lake repair {report.loop}")
         first = report.first[0]
         print_text(f"{report.loop}: the first difference", WRONG)
         print_text(f"  {first}")

@@ -30,6 +30,7 @@ def chain_table(chains: Sequence[Chain]) -> Table:
     )
     for chain in sorted(chains, key=_urgency):
         refused = f" {chain.refused} refused" if chain.refused else ""
+        unverified = " unverified" if chain.unverified else ""
         add_row(
             table,
             chain.loop,
@@ -39,7 +40,7 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             chain.closed_until and chain.closed_until.replace(microsecond=0),
             chain.model,
             _ago(chain.model_age_s),
-            f"{chain.serving}/{chain.workers}{refused}",
+            f"{chain.serving}/{chain.workers}{refused}{unverified}",
             _trainer(chain),
             style=WRONG if chain.refused or _has_stopped(chain) else None,
         )

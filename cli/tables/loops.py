@@ -8,6 +8,7 @@ from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.schemas.loop.diff import Change
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.loop.labels import compile_label
+from tidemill.schemas.loop.validation import is_dependence_known
 from tidemill.schemas.published import produced_topics
 
 
@@ -25,11 +26,25 @@ def print_loop(loop: Loop, *, as_json: bool) -> None:
     """Print what *loop* defines, for a person to compare with what was meant."""
     if as_json:
         document = {"ok": True, "loop": loop.loop, "version": loop.version, "digest": loop.digest}
-        print_json(document | {"label": compile_label(loop).plain}, indent=2)
+        label = {"label": compile_label(loop).plain, "depends_on": loop.depends_on}
+        print_json(document | label | {"notes": notes(loop)}, indent=2)
         return
     print_text(f"{loop.loop} version {loop.version} is legal  (digest {loop.digest[:12]})")
     for name, text in _definition(loop):
         print_text(f"  {name:<10} {text}")
+    for note in notes(loop):
+        print_text(f"note: {note}")
+
+
+def notes(loop: Loop) -> list[str]:
+    """Return what a loop file leaves open that only its author knows, with the line to write."""
+    if is_dependence_known(loop):
+        return []
+    return [
+        "nothing says what the label depends on, so it counts as one of the world: the same "
+        "whatever is decided. Write label: {depends_on: world} if that is so; write "
+        "label: {depends_on: action} if the feedback can come only after some actions"
+    ]
 
 
 def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
@@ -43,6 +58,9 @@ def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(more, start=1):
         yield "", line + (ending if number == len(more) else "")
     yield "no label", loop.label.missing
+    yield "depends on", f"the {loop.depends_on}"
+    if loop.gate.reward is not None:
+        yield "reward", loop.gate.reward
     yield "counts", f"once there is {loop.activation} feedback" if loop.activation else "always"
     yield "closes", _closes(loop)
     learners = [m.learner for m in (loop.models.batch, loop.models.online) if m is not None]

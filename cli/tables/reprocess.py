@@ -1,6 +1,7 @@
-"""Backfills and replays that have ended, and the list of a loop's backfills."""
+"""Backfills, replays and repairs that have ended, and the list of a loop's backfills."""
 
 from tidemill.cli.terminal import add_row, new_table, print_json, print_table, print_text
+from tidemill.deploy.reprocess.repair import Repaired
 from tidemill.deploy.reprocess.replay import Replayed
 from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.backfills import (
@@ -69,3 +70,15 @@ def print_replay(replayed: Replayed, into: str, *, as_json: bool) -> None:
         print_text(f"{name}: {replayed.records:,} records replayed into {into}")
         ends = ", ".join(f"{count:,} {end}" for end, count in replayed.counts.items() if count)
         print_text(f"  decisions: {ends or 'none'}")
+
+
+def print_repair(repaired: Repaired, *, as_json: bool) -> None:
+    """Print how many rows a repair has put back, by table."""
+    if as_json:
+        print_json(repaired.to_json())
+        return
+    rows = ", ".join(f"{count:,} of {table}" for table, count in repaired.rows.items() if count)
+    print_text(f"{repaired.loop}: rows put back: {rows or 'none, nothing is lost'}")
+    files = sum(repaired.files.values())
+    if files:
+        print_text(f"  {files:,} lost files are taken out of the logs of the tables")

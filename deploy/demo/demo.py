@@ -18,6 +18,7 @@ import polars as pl
 from rich.console import Console
 from rich.text import Text
 
+from tidemill.access import ACCESS_SETTINGS
 from tidemill.deploy.demo import report
 from tidemill.deploy.demo.flights import LOOP_FILE, load_flights
 from tidemill.deploy.demo.model_watcher import ModelWatcher
@@ -38,7 +39,7 @@ from tidemill.monitor.ledger import is_balanced, ledger
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import checked_loop
-from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.choose import schema_store
 from tidemill.streams.runtime.close_requests import request_close
@@ -145,7 +146,11 @@ def _stack(config: DemoConfig, kafka: KafkaConfig, loop: Loop) -> Stack:
         folder=config.folder.resolve(),
         ports=Ports.free(config.servers),
         loops=[loop.loop],
-        env={name: value for name, value in config.env.items() if name.startswith("TIDEMILL_")},
+        env={
+            name: value
+            for name, value in config.env.items()
+            if name.startswith("TIDEMILL_") and name not in ACCESS_SETTINGS
+        },
     )
 
 
@@ -214,7 +219,9 @@ class _DemoRun:
         """Close the last windows, and wait until every decision has ended."""
         last = self.past.decisions["at"].max()
         assert isinstance(last, datetime)
-        request_close(self.kafka.config, self.loop.loop, last)
+        request_close(
+            self.kafka.config, self.loop.loop, last, SigningKey.from_env(self.stack.keys())
+        )
         wanted, lake = self.past.decisions.height, self._lake()
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         while (found := self._ended(lake)) < wanted:

@@ -13,12 +13,13 @@ import numpy as np
 import polars as pl
 from prometheus_client.parser import text_string_to_metric_families
 
+from tidemill.features.estimates.intervals import Floats
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.monitor.ledger import Account
 from tidemill.schemas.loop.definition import Loop
-from tidemill.trainers.evaluation.metrics import Floats, losses, roc_auc
+from tidemill.trainers.evaluation.metrics import losses, roc_auc
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from tidemill.errors import ConfigError
+from tidemill.private_folder import make_private
 
 NAME = "owner.lock"
 
@@ -34,7 +35,7 @@ class FolderLock:
         if self._file is not None:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._path.parent)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(

@@ -36,6 +36,7 @@ from tidemill.deploy.local.patience import Patience
 from tidemill.errors import BrokerError, ConfigError
 from tidemill.kafka import ANSWER_S, KafkaConfig, client_log
 from tidemill.kafka.outage import why_away
+from tidemill.private_folder import PRIVATE, make_private
 
 logger = logging.getLogger(__name__)
 
@@ -178,9 +179,10 @@ class EmbeddedKafka:
         jars = fetch_jars(self._cache)
         settings = SETTINGS + listeners(*self._ports)
         logs = self.data / "logs"
-        self.data.mkdir(parents=True, exist_ok=True)
+        make_private(self.data)
         if not logs.exists():
             shutil.copytree(formatted_storage(self._cache, jars, settings), logs)
+            logs.chmod(PRIVATE)  # also in a folder that others may read
         properties = self.data / "server.properties"
         properties.write_text(f"{settings}{self._more(*self._ports)}log.dirs={logs}\n")
         logging_file = self.data / "log4j2.properties"

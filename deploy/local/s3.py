@@ -15,6 +15,7 @@ from tidemill.deploy.local.jars import Jars, fetch_jars
 from tidemill.deploy.local.kafka_settings import free_port
 from tidemill.errors import LakeError
 from tidemill.features.lake.lake import LakeConfig
+from tidemill.private_folder import make_private
 
 SERVER = ("org.gaul:s3proxy:4.1.0",)
 BUCKET = "tidemill"
@@ -33,7 +34,7 @@ def embedded_s3(cache: Path, data: Path, *, timeout_s: float = 60.0) -> Iterator
         LakeError: it does not start.
     """
     jars = fetch_jars(cache, SERVER, name="s3proxy")
-    (data / "objects" / BUCKET).mkdir(parents=True, exist_ok=True)
+    make_private(data / "objects" / BUCKET)
     port = free_port()
     with (data / "s3.log").open("wb") as log:
         process = subprocess.Popen(

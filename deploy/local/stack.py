@@ -1,10 +1,13 @@
 """The processes of loops on this machine: streams, serving, trainers, monitor."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Self
 
+from tidemill.access import TlsConfig
 from tidemill.deploy.local.kafka_settings import free_port, is_free
 from tidemill.deploy.local.supervisor import Program, answers, tidemill_command
 from tidemill.errors import ConfigError
@@ -84,12 +87,16 @@ class Stack:
     @property
     def server_urls(self) -> list[str]:
         """The addresses of the serving workers."""
-        return [f"http://127.0.0.1:{port}" for port in self.ports.servers]
+        return [f"{self._scheme}://127.0.0.1:{port}" for port in self.ports.servers]
 
     @property
     def monitor_url(self) -> str:
         """The address of the monitor's page."""
-        return f"http://127.0.0.1:{self.ports.monitor}/status"
+        return f"{self._scheme}://127.0.0.1:{self.ports.monitor}/status"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if TlsConfig.from_env(self.env) is None else "https"
 
     @property
     def metrics_url(self) -> str:
@@ -131,6 +138,7 @@ class Stack:
         )
 
     def _servers(self, env: Mapping[str, str]) -> list[Program]:
+        look = _Look.with_tls(self.env)
         return [
             Program(
                 name=f"serve-{number}",
@@ -138,8 +146,8 @@ class Stack:
                     "serve", *self.loops, "--port", str(port), "--name", f"serve-{number}"
                 ),
                 env=env,
-                is_ready=partial(_serves, url),
-                is_alive=partial(_answers, f"{url}/healthz"),
+                is_ready=partial(look.is_ready, url),
+                is_alive=partial(look.is_alive, url),
                 address=url,
             )
             for number, (port, url) in enumerate(
@@ -157,12 +165,14 @@ class Stack:
             )
             for loop, port in zip(self.loops, self.ports.trainer_metrics, strict=False)
         ]
+        look = _Look.with_tls(self.env)
+        url = self.monitor_url.removesuffix("/status")
         monitor = Program(
             name="monitor",
             command=tidemill_command("monitor", *self.loops, "--port", str(self.ports.monitor)),
             env=env,
-            is_ready=partial(_answers, self.monitor_url),
-            is_alive=partial(_answers, self.monitor_url),
+            is_ready=partial(look.is_ready, url),
+            is_alive=partial(look.is_alive, url),
             address=self.monitor_url,
         )
         return [*trainers, monitor]
@@ -172,8 +182,26 @@ def _answers(url: str, pid: int) -> bool:
     return answers(url, pid=pid, timeout_s=_ANSWER_S)
 
 
-def _serves(url: str, pid: int) -> bool:
-    return answers(f"{url}/readyz") and answers(f"{url}/healthz", pid=pid)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Looks at ``/readyz`` of a program, which needs no token."""
+
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def with_tls(cls, env: Mapping[str, str]) -> Self:
+        """Return one for programs with the settings *env*."""
+        tls = TlsConfig.from_env(env)
+        return cls(None if tls is None else tls.own_client())
+
+    def is_ready(self, url: str, pid: int) -> bool:
+        """Return whether the process *pid* answers at *url* and is ready."""
+        return answers(f"{url}/readyz", pid=pid, tls=self.tls)
+
+    def is_alive(self, url: str, pid: int) -> bool:
+        """Return whether the process *pid* answers at *url*."""
+        ready = f"{url}/readyz"
+        return answers(ready, pid=pid, tls=self.tls, statuses=(200, 503), timeout_s=_ANSWER_S)
 
 
 def _key_files(folder: Path) -> tuple[Path, Path]:

@@ -9,19 +9,21 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tidemill.errors import ConfigError
+from tidemill.private_folder import make_private
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
@@ -58,19 +60,29 @@ def tidemill_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tidemill", *arguments]
 
 
-def answers(url: str, *, pid: int | None = None, timeout_s: float = 1.0) -> bool:
-    """Return whether GET *url* is answered with 200, and by the process *pid* if that is given.
+def answers(
+    url: str,
+    *,
+    pid: int | None = None,
+    timeout_s: float = 1.0,
+    tls: ssl.SSLContext | None = None,
+    statuses: Container[int] = (200,),
+) -> bool:
+    """Return whether GET *url* has one of *statuses*, and is by the process *pid* if it is given.
 
     Pages name their process: JSON in `pid`, metrics in `tidemill_process_id`.
     """
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-            if answer.status != 200:
-                return False
-            named = None if pid is None else _PID.search(answer.read())
+        with urllib.request.urlopen(url, timeout=timeout_s, context=tls) as answer:
+            status, body = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, body = error.code, error.read()
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
-    return pid is None or (named is not None and int(float(named[1])) == pid)
+    named = _PID.search(body)
+    is_its = pid is None or (named is not None and int(float(named[1])) == pid)
+    return status in statuses and is_its
 
 
 class Supervisor:
@@ -191,7 +203,7 @@ class _SupervisedProcess:
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._log.parent)
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARDED, self.program.name, *self.program.command],

@@ -103,6 +103,7 @@ def print_addresses(stack: Stack, console: Console) -> None:
         ("logs", str(stack.logs)),
         ("for tidemill's commands", f"export KAFKA_BOOTSTRAP_SERVERS={stack.kafka.bootstrap}"),
         ("", f"export TIDEMILL_LAKE={stack.lake}"),
+        *(("", f"export {name}={value}") for name, value in stack.keys().items()),
     ]:
         console.print(f"  {name:<24}{value}", soft_wrap=True)
 

@@ -78,6 +78,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "sql": "SQL that aggregates the feedback of one decision to one value.",
         "type": "The type of the label.",
         "missing": "What a decision without a label is, once its window has closed.",
+        "depends_on": "What the outcome is a matter of: the action that was taken, or the world.",
     },
     "Policy": {
         "version": "Version of the policy; it is written into each decision.",
@@ -120,6 +121,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "metric": "The loss that is compared; by default that of the label's type.",
         "confidence": "Confidence with which a candidate must be better.",
         "min_rows": "Rows that are needed for a verdict.",
+        "reward": "What a decision is worth: SQL over `label` and `action`.",
     },
     "MaxBad": {
         "share": "A worker stops if more than this share of records cannot be read; 1 for never.",

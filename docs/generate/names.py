@@ -3,6 +3,7 @@
 When something public is added, moved or renamed, this is the file to change.
 """
 
+from importlib.resources import files
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -26,6 +27,7 @@ from tidemill.schemas.loop.loop_file import dump_loop, load_loop, parse_loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.published import MemoryLoops
 from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.serving.api.descriptions import openapi
 from tidemill.serving.api.metrics import registry_of
 from tidemill.serving.client.client import LoopClient
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
@@ -114,6 +116,15 @@ def registries() -> dict[str, CollectorRegistry]:
 def _serving() -> CollectorRegistry:
     config = ServingWorkerConfig(kafka=KafkaConfig("localhost:9092"), name="reference")
     return registry_of(Worker(config, event_log=MemoryEventLog()))
+
+
+def served_api() -> dict[str, Any]:
+    """Return the OpenAPI document of a worker with the loop of `tidemill init my-loop.yaml`."""
+    template = files("tidemill.cli").joinpath("loop.template.yaml").read_text(encoding="utf-8")
+    config = ServingWorkerConfig(
+        kafka=KafkaConfig("localhost:9092"), name="reference", definitions=(parse_loop(template),)
+    )
+    return openapi(Worker(config, event_log=MemoryEventLog()).follower.deciders.values())
 
 
 def _monitor() -> CollectorRegistry:

@@ -13,14 +13,13 @@ from datetime import datetime
 
 import duckdb
 
+from tidemill.features.audit.expected import create_expected
 from tidemill.features.audit.losses import with_losses
 from tidemill.features.audit.plan import Planner
 from tidemill.features.audit.queries import (
     EXPECTED,
     compared_sql,
     example_differences_sql,
-    expected_sql,
-    first_time_sql,
     last_sql,
     raw_differences_sql,
     settled_sql,
@@ -35,8 +34,6 @@ from tidemill.features.audit.spans import (
     OffsetRange,
     bounds_of,
     can_be_counted,
-    memory,
-    micros,
     read_spans,
 )
 from tidemill.features.lake.lake import Lake
@@ -217,12 +214,7 @@ class _Checker:
         examples = self._tables[EXAMPLES if is_last else _AT_CLOSE]
         examined = self._examined if is_last else unexamined_positions(loop, share.bounds)
         decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
-        ((first,),) = self._connection.execute(first_time_sql(loop, decisions, share)).fetchall()
-        reach = micros(memory(loop))
-        usual = share.since - micros(loop.early) - reach
-        back = (usual if first is None else min(usual, first)) - reach
-        expected = expected_sql(loop, decisions, feedback, share, back, examined)
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {EXPECTED} AS {expected}")
+        create_expected(self._connection, loop, (decisions, feedback), share, examined)
         query = example_differences_sql(decisions, examples, self._columns, share)
         self._compare(loop, query, DECISIONS)
         (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()

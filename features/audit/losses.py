@@ -23,11 +23,11 @@ from tidemill.schemas.loop.definition import Loop
 _SHOWN = 5
 
 
-def _replay_hint(loop_name: str, partition: int) -> str:
-    """Return how the rows of a partition are made again."""
+def _repair_hint(loop_name: str, partition: int) -> str:
+    """Return how the rows of a partition are put back."""
     return (
-        "make the rows again from the topics, in a lake of its own: `tidemill lake replay "
-        f"{loop_name} --into LAKE --partition {partition}`"
+        "put the rows back from the topics: `tidemill lake repair "
+        f"{loop_name} --partition {partition}`"
     )
 
 
@@ -88,7 +88,7 @@ def _lost_rows(
             gaps = _gaps(connection, f"{raw} WHERE {where}", partition, read)
             yield Loss(
                 what=f"{log}, partition {partition}: {_lost(lost, gaps)}",
-                hint=_replay_hint(loop.loop, partition),
+                hint=_repair_hint(loop.loop, partition),
             )
 
 
@@ -136,7 +136,7 @@ def _lost_revisions(
             yield Loss(
                 what=f"examples, partition {partition}: {missing:,} superseded "
                 f"revision{'s were' if missing > 1 else ' was'} removed{of}",
-                hint=_replay_hint(loop.loop, partition),
+                hint=_repair_hint(loop.loop, partition),
             )
 
 
@@ -160,6 +160,14 @@ def _lost_commits(lake: Lake, loop: Loop) -> Iterator[Loss]:
             yield Loss(
                 what=f"{file}, and newer than the newest commit: its writer was killed, or that "
                 "commit was taken away",
-                hint="start a worker: it makes these rows again; or restore the entry of "
-                f"{loop.loop}/{name}/_delta_log from a copy",
+                hint=_lost_commit_hint(loop.loop, name),
             )
+
+
+def _lost_commit_hint(loop_name: str, table: str) -> str:
+    """Return how rows of no commit are made again; examples follow from the raw tables."""
+    act = f"run `tidemill lake repair {loop_name}`" if table == EXAMPLES else "start a worker"
+    return (
+        f"{act}: it makes these rows again; or restore the entry of "
+        f"{loop_name}/{table}/_delta_log from a copy"
+    )

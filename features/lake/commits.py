@@ -47,13 +47,20 @@ class Commit:
 
 
 def write_files(
-    storage: Storage, folder: str, frame: pl.DataFrame, schema: pl.Schema, name: str
+    storage: Storage,
+    folder: str,
+    frame: pl.DataFrame,
+    schema: pl.Schema,
+    name: str,
+    *,
+    is_new: bool = True,
 ) -> list[AddAction]:
     """Write *frame* below *folder*, one Parquet file per date; return the actions of the commit.
 
     Of many dates the large ones get files of their own, and the rest shares a file without a date
     (`split_by_date`). A table whose *schema* has no date gets one file. If one file fails, the
-    earlier ones are removed.
+    earlier ones are removed. Rows that are not *is_new* were in the table before: readers of
+    commits pass over them.
     """
     arrow = plain_arrow(schema)
     actions: list[AddAction] = []
@@ -65,7 +72,7 @@ def write_files(
             paths.append(path)
             size = storage.write_parquet(f"{folder}/{path}", rows, arrow)
             values = {PARTITION: day.isoformat() if day else None} if is_dated else {}
-            actions.append(_add_action(path, size, values, rows))
+            actions.append(_add_action(path, size, values, rows, is_new=is_new))
     except BaseException:
         remove_files(storage, folder, paths)
         raise
@@ -135,14 +142,14 @@ def _own_dates(dated: pl.DataFrame) -> pl.Series:
 
 
 def _add_action(
-    path: str, size: int, values: Mapping[str, str | None], rows: pl.DataFrame
+    path: str, size: int, values: Mapping[str, str | None], rows: pl.DataFrame, *, is_new: bool
 ) -> AddAction:
     return AddAction(
         path=path,
         size=size,
         partition_values=dict(values),
         modification_time=int(datetime.now(UTC).timestamp() * 1000),
-        data_change=True,
+        data_change=is_new,
         stats=statistics(rows),
     )
 

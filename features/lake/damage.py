@@ -5,8 +5,9 @@ The log says which rows a lost file held, so that they can be restored from the 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 import deltalake.exceptions
@@ -26,6 +27,7 @@ _LIBRARIES = (
     deltalake.exceptions.DeltaError,
     duckdb.Error,
     pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
 )
 
 
@@ -43,15 +45,20 @@ def damage_told(lake: Lake, *loop_names: str) -> Iterator[None]:
         if found:
             more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
             lines = [f"the lake at {lake.root} is damaged:", *found[:_SHOWN], *more]
-            raise LakeError("\n  ".join(lines), hint=_HINT) from error
+            raise LakeError("\n  ".join(lines), hint=_hint(found)) from error
         raise
 
 
-_HINT = (
-    "put the files back from a backup, or read the topics once more into a new lake: "
-    "tidemill lake replay LOOP --into OTHER (docs/howto/restore-a-lake.md); --partition reads some "
-    "partitions only"
-)
+def _hint(found: Sequence[str]) -> str:
+    """Return what to do: rows can be put back; a table whose log is damaged cannot be repaired."""
+    loops = sorted({line.split("/", 1)[0] for line in found})
+    if not any(f"/{_LOG} " in line or "cannot be opened" in line for line in found):
+        commands = "; ".join(f"tidemill lake repair {name}" for name in loops)
+        return f"put the rows back from the topics: {commands} (docs/howto/repair-a-lake.md)"
+    return (
+        "put the files back from a backup, or read the topics once more into a new lake: "
+        f"tidemill lake replay {loops[0]} --into OTHER (docs/howto/restore-a-lake.md)"
+    )
 
 
 def damage(lake: Lake, loop_name: str) -> list[str]:
@@ -77,8 +84,8 @@ def _of_table(lake: Lake, loop_name: str, name: str) -> list[str]:
     except LakeError as error:
         return [f"{folder} cannot be opened: {error.what}"]
     return [
-        f"{folder}/{path} is {what}, with {rows:,} rows: {held}"
-        for path, what, rows, held in _lost_files(lake, table)
+        f"{folder}/{file.path} is {file.what}, with {file.rows:,} rows: {file.places}"
+        for file in lost_files(lake, table)
     ]
 
 
@@ -93,8 +100,22 @@ def _lost_versions(lake: Lake, folder: str) -> list[int]:
     return sorted(set(range(first + 1, max(versions))) - versions)
 
 
-def _lost_files(lake: Lake, table: Table) -> Iterator[tuple[str, str, int, str]]:
-    """Yield path, fault, number of rows and their places of each file that is not as committed."""
+@dataclass(frozen=True, slots=True)
+class LostFile:
+    """A data file that is not as it was committed: its path in its table, and what it held."""
+
+    path: str
+    what: str
+    rows: int
+    places: str
+
+
+def lost_files(lake: Lake, table: Table) -> Iterator[LostFile]:
+    """Yield each file of the newest version of *table* that is gone or cut off.
+
+    Raises:
+        LakeError: the storage does not answer.
+    """
     present: dict[str, dict[str, StoredFile]] = {}
     for row in _committed(table).iter_rows(named=True):
         path, size = unquote(row["path"]), row["size_bytes"]
@@ -103,10 +124,10 @@ def _lost_files(lake: Lake, table: Table) -> Iterator[tuple[str, str, int, str]]
             present[folder] = lake.storage.files(f"{table.folder}/{folder}".rstrip("/"))
         found = present[folder].get(file)
         if found is None:
-            yield path, "gone", row["num_records"], _places(row)
+            yield LostFile(path, "gone", row["num_records"], _places(row))
         elif found.size != size:
             what = f"cut to {found.size:,} of {size:,} bytes"
-            yield path, what, row["num_records"], _places(row)
+            yield LostFile(path, what, row["num_records"], _places(row))
 
 
 def _committed(table: Table) -> pl.DataFrame:
@@ -119,10 +140,15 @@ def uncommitted_files(table: Table) -> list[str]:
 
     Its writer was killed before its commit, or the newest commit was taken away.
     """
+    return [_uncommitted(table, path) for path in uncommitted_paths(table)]
+
+
+def uncommitted_paths(table: Table) -> list[str]:
+    """Return the paths of these files in their table, sorted."""
     if not _behind_the_log(table):
         return []
     time.sleep(_COMMIT_S)  # a running worker commits what it has written
-    return [_uncommitted(table, path) for path in _behind_the_log(table)]
+    return _behind_the_log(table)
 
 
 def _behind_the_log(table: Table) -> list[str]:

@@ -6,6 +6,7 @@ and reads their rows.
 
 import contextlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,8 +22,9 @@ from tidemill.features.lake.commits import Commit, CompareAndSwap
 from tidemill.features.lake.handles import LakeLocation, unknown
 from tidemill.features.lake.layouts import PARTITION, layouts, missing_fields, to_delta, to_polars
 from tidemill.features.lake.log_retention import CHECKPOINT_EVERY
-from tidemill.features.lake.storage import lake_errors, open_storage
+from tidemill.features.lake.storage import lake_errors, open_storage, read_document
 from tidemill.features.lake.tables import Table
+from tidemill.private_folder import PRIVATE
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.durations import parse_duration
 
@@ -47,16 +49,18 @@ class LakeConfig:
     keep: timedelta | None = None
     """How long log entries and merged files are kept, and so how far a learner may lag behind. None
     leaves existing tables as they are; new ones get a day."""
+    mode: int = PRIVATE
+    """The permissions of new folders of a local lake; those that exist stay as they are."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read TIDEMILL_LAKE (a folder or ``s3://bucket/prefix``) and, for S3, the AWS_* names.
 
-        TIDEMILL_LAKE_KEEP is `keep` as a duration, ``6h``.
+        TIDEMILL_LAKE_KEEP is `keep` as a duration, ``6h``; TIDEMILL_LAKE_MODE is `mode`, ``750``.
 
         Raises:
-            ConfigError: TIDEMILL_LAKE is not set or an address of another kind, or
-                TIDEMILL_LAKE_KEEP is less than an hour.
+            ConfigError: TIDEMILL_LAKE is not set or an address of another kind,
+                TIDEMILL_LAKE_KEEP is less than an hour, or TIDEMILL_LAKE_MODE is no mode.
         """
         root = env.get("TIDEMILL_LAKE", "")
         if not root:
@@ -77,7 +81,7 @@ class LakeConfig:
                 f"TIDEMILL_LAKE is {root}, which is no folder and no s3:// address",
                 hint="set it to a folder, or to s3://bucket/prefix",
             )
-        return cls(root=root, keep=keep)
+        return cls(root=root, keep=keep, mode=_mode(env.get("TIDEMILL_LAKE_MODE", "")))
 
 
 def _keep(text: str) -> timedelta | None:
@@ -94,6 +98,18 @@ def _keep(text: str) -> timedelta | None:
     return keep
 
 
+def _mode(text: str) -> int:
+    """Read TIDEMILL_LAKE_MODE; private if it is not set."""
+    if not text:
+        return PRIVATE
+    if re.fullmatch("0?7[0-7]{2}", text) is None:
+        raise ConfigError(
+            f"TIDEMILL_LAKE_MODE is {text!r}, no mode of a folder that its owner can use",
+            hint="set it to 750 to let the group read the lake, or leave it out",
+        )
+    return int(text, 8)
+
+
 class Lake:
     """All tables of all loops below one root."""
 
@@ -103,7 +119,7 @@ class Lake:
         self.config = config
         self.root = root
         self.storage_options = dict(config.storage_options)
-        self.storage = open_storage(root, self.storage_options)
+        self.storage = open_storage(root, self.storage_options, config.mode)
         self._location = LakeLocation(root, self._options(), self.storage)
 
     def create(self, loop: Loop) -> None:
@@ -169,7 +185,7 @@ class Lake:
             versions = self._versions(loop_name)
             if not versions:
                 raise unknown(loop_name, self.root)
-            return Loop.model_validate_json(self.storage.read(self._path(loop_name, max(versions))))
+            return self._definition(loop_name, max(versions))
 
     def newest_number(self, loop_name: str) -> int:
         """Return the number of the newest version of a loop in this lake; 0 if it has none."""
@@ -186,8 +202,10 @@ class Lake:
             versions = sorted(self._versions(loop_name))
             if not versions:
                 raise unknown(loop_name, self.root)
-            texts = (self.storage.read(self._path(loop_name, version)) for version in versions)
-            return [Loop.model_validate_json(text) for text in texts]
+            return [self._definition(loop_name, version) for version in versions]
+
+    def _definition(self, loop_name: str, version: int) -> Loop:
+        return read_document(self.storage, self.root, self._path(loop_name, version), Loop)
 
     def _versions(self, loop_name: str) -> list[int]:
         names = self.storage.names(loop_name)
@@ -198,8 +216,7 @@ class Lake:
         """Return whether the lake does not have this version of *loop* yet."""
         if loop.version not in self._versions(loop.loop):
             return True
-        known = self.storage.read(self._path(loop.loop, loop.version))
-        if Loop.model_validate_json(known).digest != loop.digest:
+        if self._definition(loop.loop, loop.version).digest != loop.digest:
             raise ContractError(
                 f"the lake has version {loop.version} of {loop.loop} with another content",
                 hint="a version never changes: raise `version` in the loop file",
@@ -213,8 +230,7 @@ class Lake:
         uri = self._uri(loop_name, name)
         if not DeltaTable.is_deltatable(uri, self._options()):
             with contextlib.suppress(deltalake.exceptions.DeltaError):  # created by another process
-                if "://" not in uri:
-                    Path(uri).mkdir(parents=True, exist_ok=True)
+                self.storage.make_folder(f"{loop_name}/{name}")
                 DeltaTable.create(
                     uri,
                     to_delta(schema),

@@ -13,6 +13,8 @@ them.
                        holes/<partition>                 offsets that held no record
                        topic/<partition>                 63 bits of the id of the topic read
                        cluster/<partition>               63 bits of the id of its cluster
+                       restored/<partition>              rows that were lost and put back; also of
+                                                         examples; there once a lake was repaired
                        begin/<version>/<partition>       offset at which a loop version took over
     examples           frontier/<partition>              decisions are closed up to here (us, excl.)
                        late/<partition>                  feedback that came too late so far
@@ -91,6 +93,8 @@ OF_EXAMPLES: Final = (FRONTIER, LATE, DUPLICATE, UNMATCHED, REVISED)
 
 NOTHING_CLOSED: Final = -(2**62)
 """The frontier at which a version begins (us) in a partition that has closed nothing."""
+
+RESTORED: Final = ProgressName("restored")
 
 SLICE_EXAMPLES: Final = ProgressName("examples")
 OF_SLICE: Final = (SLICE_EXAMPLES, LATE, DUPLICATE, ProgressName("open"))

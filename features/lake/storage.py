@@ -9,18 +9,28 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import deltalake.exceptions
 import polars as pl
 import pyarrow as pa
 from deltalake._internal import DeltaFileSystemHandler
+from pydantic import BaseModel, ValidationError
 
 from tidemill.errors import LakeError
+from tidemill.private_folder import PRIVATE, make_private
 
 _COMPRESSION: Final = "snappy"
 """For files that are written every second and soon merged: it takes a third less CPU than zstd, and
 every reader supports it. Compaction writes zstd (`compaction.py`)."""
+Document = TypeVar("Document", bound=BaseModel)
+
+_LIBRARIES = (
+    OSError,
+    deltalake.exceptions.DeltaError,
+    pl.exceptions.ComputeError,
+    pl.exceptions.PanicException,  # of a Parquet file that ends before its footer says
+)
 _FULL_BYTES = 256 * 1024  # if less than that is free, a write failed for want of space
 
 
@@ -37,6 +47,9 @@ class Storage(Protocol):
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*; raise FileNotFoundError if there is no such file."""
+
+    def make_folder(self, path: str) -> None:
+        """Make the folder *path*, and those above it, if folders have to be made."""
 
     def write(self, path: str, data: bytes) -> None:
         """Replace the content of *path* by *data* atomically."""
@@ -60,8 +73,13 @@ class Storage(Protocol):
 class LocalFolder:
     """A folder of this machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mode: int = PRIVATE) -> None:
         self._root = root
+        self._mode = mode
+
+    def make_folder(self, path: str) -> None:
+        """Make the folder *path*, and those above it, if they are missing."""
+        make_private(self._root / path, self._mode)
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*."""
@@ -70,7 +88,7 @@ class LocalFolder:
     def write(self, path: str, data: bytes) -> None:
         """Write to a temporary file and rename it, so that no reader gets half of it."""
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent, self._mode)
         partial = target.with_name(f".{target.name}.partial")
         partial.write_bytes(data)
         partial.replace(target)
@@ -78,7 +96,7 @@ class LocalFolder:
     def write_parquet(self, path: str, frame: pl.DataFrame, schema: pa.Schema) -> int:
         """Write *frame* at *path* and return its size in bytes."""
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent, self._mode)
         frame.write_parquet(target, compression=_COMPRESSION, arrow_schema=schema)
         return target.stat().st_size
 
@@ -114,6 +132,9 @@ class S3Folder:
         self._options = dict(options)
         # deltalake's public wrapper hands Arrow buffers to a writer that takes bytes only
         self._files = DeltaFileSystemHandler(root, self._options)
+
+    def make_folder(self, path: str) -> None:
+        """Do nothing: a bucket has no folders."""
 
     def read(self, path: str) -> bytes:
         """Return the bytes of *path*."""
@@ -161,9 +182,31 @@ class S3Folder:
         return sorted({info.base_name for info in infos})
 
 
-def open_storage(root: str, options: Mapping[str, str]) -> Storage:
-    """Return the storage at *root*: a local path, or ``s3://bucket/prefix``."""
-    return S3Folder(root, options) if "://" in root else LocalFolder(Path(root))
+def open_storage(root: str, options: Mapping[str, str], mode: int = PRIVATE) -> Storage:
+    """Return the storage at *root*: a local path, or ``s3://bucket/prefix``.
+
+    New local folders get *mode*.
+    """
+    return S3Folder(root, options) if "://" in root else LocalFolder(Path(root), mode)
+
+
+def read_document(storage: Storage, root: str, path: str, kind: type[Document]) -> Document:
+    """Return the JSON file at *path* below *root* as *kind*, say a definition of a loop.
+
+    Raises:
+        LakeError: it is damaged.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return kind.model_validate_json(storage.read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise LakeError(
+            f"{root}/{path} is damaged: {where}: {first['msg']}",
+            hint="put the file back from a copy; a worker writes the definition of a loop that is "
+            "gone again, as it was published",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -173,7 +216,7 @@ def lake_errors(doing: str, root: str) -> Iterator[None]:
         yield
     except LakeError:
         raise
-    except (OSError, deltalake.exceptions.DeltaError, pl.exceptions.ComputeError) as error:
+    except _LIBRARIES as error:
         text = _told(error, root)
         raise LakeError(f"cannot {doing} at {root}: {text}", hint=_hint(text, root)) from error
 

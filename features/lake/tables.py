@@ -78,11 +78,13 @@ class Table:
         *,
         swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
+        is_new: bool = True,
     ) -> int:
         """Commit the rows of *frame* and all *swaps* at once and return the new version.
 
         Without rows the commit only moves the numbers. `event_date` is computed from `at`. Columns
-        and struct fields of newer loop versions may be absent.
+        and struct fields of newer loop versions may be absent. Rows that are not *is_new* were
+        lost and are put back: readers of commits, say a learner, pass over them.
 
         Raises:
             FencedError: a swap expects another number than the table has, or lost the race.
@@ -95,7 +97,7 @@ class Table:
             if not swaps and (frame is None or frame.is_empty()):
                 return self._handle.version
             commit_id = uuid4().hex
-            actions = self._write(frame, commit_id)
+            actions = self._write(frame, commit_id, is_new=is_new)
             return self._commit(actions, swaps, {COMMIT_ID: commit_id, **(metadata or {})})
 
     def read(
@@ -219,7 +221,7 @@ class Table:
             hint="another worker has taken over; drop this one's state and read the progress again",
         )
 
-    def _write(self, frame: pl.DataFrame | None, name: str) -> list[AddAction]:
+    def _write(self, frame: pl.DataFrame | None, name: str, *, is_new: bool) -> list[AddAction]:
         if frame is None or frame.is_empty():
             return []
         try:
@@ -227,7 +229,7 @@ class Table:
         except ValueError:  # a loop version may have added columns since
             self._handle.refresh()
             rows = fitted(frame, undated(self.schema))
-        return write_files(self._storage, self.folder, rows, self.schema, name)
+        return write_files(self._storage, self.folder, rows, self.schema, name, is_new=is_new)
 
     def _commit(
         self, actions: list[AddAction], swaps: Sequence[CompareAndSwap], metadata: dict[str, str]

@@ -21,7 +21,7 @@ from tidemill.features.lake.progress_keys import (
     OF_SLICE,
     SLICE_EXAMPLES,
 )
-from tidemill.features.lake.storage import lake_errors
+from tidemill.features.lake.storage import lake_errors, read_document
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FIELD
@@ -129,7 +129,7 @@ def read_backfill(lake: Lake, loop_name: str, name: str) -> Backfill:
     """
     with lake_errors(f"read backfill {name}", lake.root):
         try:
-            return Backfill.model_validate_json(lake.storage.read(_path(loop_name, name)))
+            return read_document(lake.storage, lake.root, _path(loop_name, name), Backfill)
         except FileNotFoundError as error:
             known = ", ".join(backfills(lake, loop_name)) or "none"
             raise LakeError(

@@ -18,6 +18,7 @@ from tidemill.features.sql.views import newest_examples, open_duckdb, quoted
 from tidemill.schemas.loop.definition import Loop
 
 BESIDES = ("action", "label", "at", "decision_id")  # features cannot have these names
+PROPENSITY, SOURCE, BASELINE = "_propensity", "_source", "_baseline"  # nor begin like these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,8 @@ class TrainingSet:
     """Labelled rows to train on, oldest first.
 
     *table* has the features of the loop as columns, then `action`, `label`, `at` and `decision_id`,
-    ordered by (at, decision_id). The same *version* of `examples` gives the same rows again.
+    then `_propensity` (of the action; in a ranking of its first), `_source` and `_baseline`. They
+    are ordered by (at, decision_id). The same *version* of `examples` gives the same rows again.
     """
 
     table: pa.Table
@@ -72,12 +74,21 @@ def _query(
 ) -> tuple[str, int]:
     examples = newest_examples(connection, table, loop, version)
     features = [f"features.{quoted(name)} AS {quoted(name)}" for name in loop.features]
-    columns = ", ".join([*features, *map(quoted, BESIDES)])
+    columns = ", ".join([*features, *map(quoted, BESIDES), *_chances(table, loop)])
     return (
         f"SELECT {columns} FROM {examples.sql} WHERE {_condition(since, until)}"
         ' ORDER BY "at", decision_id',
         examples.version,
     )
+
+
+def _chances(table: Table, loop: Loop) -> list[str]:
+    """Return the columns that say by what chance an action was taken; null in older lakes."""
+    propensity = "propensity"
+    if loop.decision.type == "ranking":
+        propensity = "propensities[1]" if "propensities" in table.schema else "NULL::DOUBLE"
+    baseline = "baseline" if "baseline" in table.schema else "NULL"
+    return [f"{propensity} AS {PROPENSITY}", f"source AS {SOURCE}", f"{baseline} AS {BASELINE}"]
 
 
 def _condition(since: datetime | None, until: datetime | None) -> str:

@@ -10,6 +10,7 @@ Longer than 300 lines because it is the vocabulary of loop files, which is read 
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, Self
 
@@ -47,8 +48,10 @@ ADDED_SETTINGS = (
 )
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
-use them. The same holds for the `stream` of a kind, and for `ADDED_TO_POLICY`."""
+use them. The same holds for the `stream` of a kind, for `ADDED_TO_POLICY` and `ADDED_IN_PARTS`."""
 ADDED_TO_POLICY = ("decay", "temperature", "spread", "grid")
+ADDED_IN_PARTS: Mapping[str, str] = {"label": "depends_on", "gate": "reward"}
+"""The same of parts of a loop: a setting that is null by default."""
 
 RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
 """Columns that the SQL of a label has beside the values of a feedback."""
@@ -94,11 +97,16 @@ class Label(Value):
 
     *missing* says what a decision without a label becomes when its window closes: ``negative``
     (label 0), ``censored`` (the label is unknown) or ``dropped`` (not an example).
+
+    *depends_on* says what the outcome is a matter of: the ``action`` (nobody clicks a banner that
+    is not shown), or the ``world`` (a flight is late whatever is said). Null stands for the default
+    of the kind of decision; see `Loop.depends_on`.
     """
 
     sql: str = Field(min_length=1, max_length=4_000)
     type: Literal["bool", "float"] = "bool"
     missing: Literal["negative", "censored", "dropped"] = "negative"
+    depends_on: Literal["action", "world"] | None = None
 
 
 class Decision(Value):
@@ -226,11 +234,17 @@ class Models(Value):
 
 
 class Gate(Value):
-    """What a candidate must prove on rows later than those it was trained on."""
+    """What a candidate must prove on rows later than those it was trained on.
+
+    *reward* is what a decision is worth, as SQL over its ``label`` and its ``action``. Null stands
+    for the default of the policy: the label, for a threshold less the threshold where the action is
+    *above*; where the label depends on the world, less the cost of a wrong action.
+    """
 
     metric: Literal["log_loss", "mse"] = "log_loss"
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     min_rows: int = Field(default=500, ge=1)
+    reward: str | None = Field(default=None, min_length=1, max_length=4_000)
 
 
 class MaxBad(Value):
@@ -293,9 +307,14 @@ class Loop(Value):
         return self
 
     @property
+    def depends_on(self) -> Literal["action", "world"]:
+        """What the label depends on, as the loop says or by the default for its decision."""
+        return self.label.depends_on or validation.default_dependence(self)
+
+    @property
     def scores_actions(self) -> bool:
         """Whether a model reads the action: it predicts the label for each action there is."""
-        return self.policy.kind not in ("threshold", "value")
+        return self.policy.kind not in ("threshold", "value") or self.depends_on == "action"
 
     @property
     def wait(self) -> timedelta:
@@ -329,5 +348,8 @@ class Loop(Value):
         left = [name for name in ADDED_SETTINGS if getattr(self, name) == fields[name].default]
         of_policy = type(self.policy).model_fields
         unset = {n for n in ADDED_TO_POLICY if getattr(self.policy, n) == of_policy[n].default}
-        parts = {"feedback": plain, "policy": unset}
+        parts: dict[str, Any] = {"feedback": plain, "policy": unset}
+        for part, name in ADDED_IN_PARTS.items():
+            if getattr(getattr(self, part), name) is None:
+                parts[part] = {name}
         return {**dict.fromkeys(left, True), **{name: part for name, part in parts.items() if part}}

@@ -1,4 +1,4 @@
-"""Labels: the SQL of a loop, checked and compiled to a query that depends on its rows alone.
+"""Labels and rewards: the SQL of a loop, checked, and compiled to depend on its rows alone.
 
 The expression reads one row per joined feedback: ``kind``, ``at``, ``offset``, ``decision_at`` and
 every value by its name, NULL for other kinds. The seconds to the first feedback, for example, are
@@ -19,6 +19,7 @@ from tidemill.schemas.loop.sql.allow_list import Columns, LabelTree
 from tidemill.schemas.loop.sql.label_query import LabelQuery, guarded
 from tidemill.schemas.loop.sql.literals import Literals, check_casts
 from tidemill.schemas.loop.sql.names import is_taken, schema_name, unquoted_keywords
+from tidemill.schemas.loop.sql.rewards import RewardQuery, checked_reward
 from tidemill.schemas.loop.sql.tree import Node, expression_text, parse_expression
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 
@@ -130,17 +131,39 @@ def compile_label(loop: Loop, *, is_published: bool = False) -> LabelQuery:
     return query
 
 
-def check_label(read: LoopFile) -> None:
-    """Check what DuckDB will make of a loop file: its label, and the schema with its views.
+def compile_reward(loop: Loop) -> RewardQuery | None:
+    """Return the reward that the gate of *loop* states; None if the default of its policy counts.
+
+    The column ``label`` is a number, 1 for true. ``action`` is the action, of a ranking its first.
 
     Raises:
-        LoopError: as `compile_label`, or DuckDB has the loop's name; with file and line.
+        LoopError: the SQL is wrong, reads something else, or is not a number.
     """
-    try:
-        compile_label(read.loop)
-    except LoopError as error:
-        line = read.line("label", "sql")
-        raise LoopError(error.what, hint=error.hint, file=read.file, line=line) from error
+    if loop.gate.reward is None:
+        return None
+    kind = {"bool": "BOOLEAN", "float": "DOUBLE"}.get(loop.decision.type, "VARCHAR")
+    known: list[object] = [True, False] if kind == "BOOLEAN" else list(loop.decision.actions)
+    with connect() as connection:
+        actions = known if loop.label.type == "bool" else []
+        return checked_reward(connection, loop.gate.reward, kind, actions)
+
+
+def check_label(read: LoopFile) -> None:
+    """Check what DuckDB will make of a loop file: label, reward, and the schema with its views.
+
+    Raises:
+        LoopError: as `compile_label` and `compile_reward`, or DuckDB has the loop's name; with file
+            and line.
+    """
+    for place, compiled in (
+        (("label", "sql"), compile_label),
+        (("gate", "reward"), compile_reward),
+    ):
+        try:
+            compiled(read.loop)
+        except LoopError as error:
+            line = read.line(*place)
+            raise LoopError(error.what, hint=error.hint, file=read.file, line=line) from error
     with connect() as connection:
         if is_taken(connection, schema_name(read.loop.loop)):
             raise LoopError(

@@ -6,7 +6,7 @@ path in the definition.
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tidemill.schemas.logs import RESERVED_STREAMS, feedback_log, number_of
 from tidemill.schemas.loop.fields import FieldType, wrong
@@ -70,6 +70,45 @@ def completed_models(loop: "Loop") -> "Models":
         return loop.models
     fitting = online.model_copy(update={"learner": _ONLINE[loop.label.type]})
     return loop.models.model_copy(update={"online": fitting})
+
+
+def default_dependence(loop: "Loop") -> Literal["action", "world"]:
+    """Return what a label depends on if the loop does not say.
+
+    A greedy policy compares actions by their labels. Of a threshold it cannot be known, unless an
+    activation says that the feedback is about what was shown; such labels were always judged as
+    those of the world.
+    """
+    if loop.policy.kind == "value":
+        return "world"
+    if loop.policy.kind == "threshold":
+        return "world" if loop.activation is None else "action"
+    return "action"
+
+
+def is_dependence_known(loop: "Loop") -> bool:
+    """Return whether the loop says what its label depends on, or no other answer is possible."""
+    is_open = loop.policy.kind == "threshold" and loop.activation is None
+    return loop.label.depends_on is not None or not is_open
+
+
+def check_dependence(loop: "Loop") -> None:
+    """Refuse a label that depends on what the policy cannot use."""
+    at, kind = ("label", "depends_on"), loop.policy.kind
+    if kind == "value" and loop.label.depends_on == "action":
+        raise wrong(
+            "a value policy answers the label that it predicts, so the label cannot depend on "
+            "the answer",
+            hint="leave depends_on out, or make the decision a choice among some numbers",
+            at=at,
+        )
+    if kind not in ("value", "threshold") and loop.label.depends_on == "world":
+        raise wrong(
+            f"a {kind} policy takes the action with the best label, so the label has to depend on "
+            "the action",
+            hint="leave depends_on out, or make the policy kind: threshold",
+            at=at,
+        )
 
 
 def check_names(loop: "Loop") -> None:
@@ -272,5 +311,5 @@ def check_times(loop: "Loop") -> None:
 
 CHECKS = (
     *(check_names, check_values, check_streams, check_activation),
-    *(check_policy, check_models, check_times),
+    *(check_policy, check_dependence, check_models, check_times),
 )

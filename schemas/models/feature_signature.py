@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType, Loop
 
-ACTION = "action"  # the extra feature under a greedy policy: the action that is scored
+ACTION = "action"  # the extra feature where a model scores actions: the action
 MAX_CATEGORIES = 4_096  # of a vocabulary; the most frequent ones are taken
 MAX_ITEMS = 256  # the same for a list of categories, each of which is a column
 MAX_WORD_BYTES = 256  # a longer word is free text and not in the vocabulary
@@ -93,6 +93,11 @@ class FeatureSignature:
         if loop.scores_actions:
             fields.append(SignatureField(ACTION, FieldType.CATEGORY))
         return cls(tuple(fields))
+
+    @property
+    def reads_action(self) -> bool:
+        """Whether the model scores an action, which is its last feature then."""
+        return self.fields[-1].name == ACTION
 
     def fit(self, frame: pl.DataFrame) -> "FeatureSignature":
         """Return this signature with the vocabularies of *frame*, flat feature columns by name.
@@ -175,6 +180,8 @@ class FeatureSignature:
         """
         wanted = [(item.name, item.type) for item in FeatureSignature.of_loop(loop).fields]
         found = [(item.name, item.type) for item in self.fields]
+        if loop.policy.kind == "threshold" and not self.reads_action:
+            wanted = [field for field in wanted if field[0] != ACTION]  # of an earlier release
         if wanted != found:
             odd = [f"{name} ({kind})" for name, kind in set(wanted) ^ set(found)]
             raise ModelError(
@@ -182,6 +189,29 @@ class FeatureSignature:
                 + (", ".join(sorted(odd)) or "another order"),
                 hint=f"train a model for this version: tidemill train {loop.loop} --once",
             )
+
+
+def scored_actions(loop: Loop) -> list[str]:
+    """Return the actions that a model of *loop* scores, as it reads them; none if it scores none.
+
+    >>> from tidemill.schemas.loop.loop_file import load_loop
+    >>> scored_actions(load_loop("deploy/demo/flights.yaml"))
+    []
+    """
+    if not loop.scores_actions:
+        return []
+    return loop.decision.actions or ["false", "true"]
+
+
+def action_text(action: object) -> str:
+    """Return *action* as a model reads it; of a ranking that is the first.
+
+    >>> action_text(True), action_text(["b", "a"])
+    ('true', 'b')
+    """
+    if isinstance(action, bool):
+        return "true" if action else "false"
+    return str(action[0]) if isinstance(action, list) else str(action)
 
 
 def _parsed(item: Mapping[str, object]) -> SignatureField:

@@ -3,6 +3,8 @@
 This is the protocol of the model topic. A manifest is the value of key ``<loop>/<slot>``. A payload
 over `INLINE_BYTES` is written before it in chunks under ``<loop>/payload/<digest>/<i>``. Only the
 manifest is signed; it contains the digest of the payload. `assembler.py` joins the records again.
+
+Longer than 300 lines because what signs, verifies and checks a record shares one strict decoding.
 """
 
 import hashlib
@@ -28,6 +30,9 @@ INLINE_BYTES = 200_000
 MAX_PAYLOAD_BYTES = 64 * 2**20  # a larger model would take seconds to load in every worker
 MAX_RECORD_BYTES = 1_048_576
 LIVE = "live"
+DEFAULT = "default"
+"""The learner in the manifest of no model: the default decides from then on."""
+DEFAULT_PAYLOAD = b"the default decides"
 _UNREADABLE = (
     ValueError,
     EOFError,
@@ -57,6 +62,10 @@ class RefusedError(ModelError):
     def __init__(self, reason: Reason, what: str) -> None:
         super().__init__(what, hint="publish the model again; the live one goes on serving")
         self.reason: Reason = reason
+
+
+MAX_ACK_BYTES = 8_192
+_REASON_CHARS = 500  # six bytes each, if they are none of ASCII
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +195,35 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | N
         )
     if not trusted.verify(key, signed["signature"], body):
         raise RefusedError("bad-signature", f"the manifest is not what key {key} signed")
+    return _checked(body, payload), payload
+
+
+def check_record(key: bytes | None, value: bytes) -> None:
+    """Check what can be checked of a record of the model topic without the keys that are trusted.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    check_key(key)
+    is_chunk = parse_chunk_key(key or b"") is not None
+    if len(value) > (CHUNK_BYTES if is_chunk else MAX_RECORD_BYTES):
+        raise RefusedError("oversize", f"a record of {len(value)} bytes")
+    if is_chunk:
+        return
+    signed = _decode("Signed", value)
+    manifest = _checked(signed["body"], signed["payload"])
+    if manifest.key != key:
+        raise RefusedError("misplaced", f"a manifest of {manifest.key.decode()}")
+
+
+def _checked(body: bytes, payload: bytes | None) -> ModelManifest:
+    """Return the manifest of *body*, whose *payload* is the one that it names, if it is inline."""
     manifest = ModelManifest(**_decode("Announcement", body))
     if manifest.chunks == 0:
         check_payload(manifest, payload or b"")
     elif payload is not None:
         raise RefusedError("malformed", f"{manifest.version} has chunks and an inline payload")
-    return manifest, payload
+    return manifest
 
 
 def check_payload(manifest: ModelManifest, payload: bytes) -> None:
@@ -208,7 +240,10 @@ def check_payload(manifest: ModelManifest, payload: bytes) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """What a worker reports on topic ``tidemill.acks``, key ``<worker>/<loop>``."""
+    """What a worker reports on topic ``tidemill.acks``, key ``<worker>/<loop>``.
+
+    Its record has at most `MAX_ACK_BYTES`: readers remember one for each worker and loop.
+    """
 
     worker: str
     loop: str
@@ -225,8 +260,9 @@ class Ack:
         return f"{self.worker}/{self.loop}".encode()
 
     def to_json(self) -> bytes:
-        """Return the record's value."""
-        return json.dumps(asdict(self) | {"at": self.at.isoformat()}, sort_keys=True).encode()
+        """Return the record's value; the end of a long *reason* is left out."""
+        value = asdict(self) | {"at": self.at.isoformat(), "reason": self.reason[:_REASON_CHARS]}
+        return json.dumps(value, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
@@ -235,6 +271,11 @@ class Ack:
         Raises:
             ModelError: it is not an acknowledgement.
         """
+        if len(value) > MAX_ACK_BYTES:
+            raise ModelError(
+                f"an acknowledgement of {len(value):,} bytes, over {MAX_ACK_BYTES:,}",
+                hint="look at who can write to this topic",
+            )
         try:
             held = json.loads(value)
             held["at"] = datetime.fromisoformat(held["at"])

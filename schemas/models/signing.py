@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from tidemill.errors import ConfigError
+from tidemill.private_folder import make_private
 from tidemill.watched_file import WatchedFile, refuse_others_writing
 
 SIGNING_KEY = "TIDEMILL_SIGNING_KEY"  # the file of the private key, for trainers
@@ -73,6 +74,15 @@ class SigningKey:
         """
         return cls.load(_named(env, SIGNING_KEY))
 
+    @classmethod
+    def if_set(cls, env: Mapping[str, str]) -> Self | None:
+        """Load the file that TIDEMILL_SIGNING_KEY names; None if it is not set.
+
+        Raises:
+            ConfigError: as for `load`.
+        """
+        return cls.from_env(env) if env.get(SIGNING_KEY) else None
+
     def save(self, path: Path) -> None:
         """Write the key to the new file *path*, mode 0600.
 
@@ -96,9 +106,9 @@ class SigningKey:
         """The short name of the public key."""
         return key_id(self.public)
 
-    def sign(self, body: bytes) -> bytes:
-        """Return the signature of *body*, 64 bytes."""
-        return self._key.sign(_CONTEXT + body)
+    def sign(self, body: bytes, *, context: bytes = _CONTEXT) -> bytes:
+        """Return the signature of *body*, 64 bytes; it is not valid in another *context*."""
+        return self._key.sign(context + body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,15 @@ class TrustedKeys:
         return cls.watched(_named(env, TRUSTED_KEYS))
 
     @classmethod
+    def if_set(cls, env: Mapping[str, str]) -> Self | None:
+        """Watch the file that TIDEMILL_TRUSTED_KEYS names; None if it is not set.
+
+        Raises:
+            ConfigError: as for `load`.
+        """
+        return cls.from_env(env) if env.get(TRUSTED_KEYS) else None
+
+    @classmethod
     def watched(cls, path: Path) -> Self:
         """Return the keys of a file as they are whenever somebody looks.
 
@@ -170,13 +189,13 @@ class TrustedKeys:
         lines = [f"ed25519 {base64.b64encode(key).decode()}\n" for key in self.keys.values()]
         _write_new(path, "".join(lines).encode(), 0o644)
 
-    def verify(self, key: str, signature: bytes, body: bytes) -> bool:
+    def verify(self, key: str, signature: bytes, body: bytes, *, context: bytes = _CONTEXT) -> bool:
         """Return whether the trusted key with this short name signed *body*."""
         public = self.keys.get(key)
         if public is None:
             return False
         try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signature, _CONTEXT + body)
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, context + body)
         except InvalidSignature:
             return False
         return True
@@ -198,6 +217,21 @@ class _KeysOfFile(Mapping[str, bytes]):
         return len(self.file.value)
 
 
+def command_signer(env: Mapping[str, str]) -> SigningKey | None:
+    """Return the key that signs what a command asks of workers, if TIDEMILL_SIGNING_KEY is set.
+
+    Raises:
+        ConfigError: TIDEMILL_TRUSTED_KEYS is set, so workers here would refuse what is not signed.
+    """
+    signer, trusted = SigningKey.if_set(env), TrustedKeys.if_set(env)
+    if trusted is not None and (signer is None or signer.id not in trusted.keys):
+        raise ConfigError(
+            f"workers that trust the keys of {env[TRUSTED_KEYS]} would refuse this request",
+            hint=f"set {SIGNING_KEY} to the file of a key that is listed there",
+        )
+    return signer
+
+
 def init_keys(folder: Path) -> tuple[Path, Path]:
     """Write a new pair into *folder*: ``signing.key`` (0600) and ``trusted.keys``; return both.
 
@@ -211,7 +245,7 @@ def init_keys(folder: Path) -> tuple[Path, Path]:
                 f"{path} exists already; a new pair would make every published model untrusted",
                 hint="name another folder, or remove both files to replace the pair",
             )
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     key = SigningKey.generate()
     key.save(signing)
     TrustedKeys.of([key.public]).save(trusted)

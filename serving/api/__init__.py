@@ -1,11 +1,8 @@
 """The HTTP API of a worker.
 
-Read `http` (paths and answers) with `replies`, `callers` (tokens and origins), `server` (the
-process), `connections` with `http_limits`, `metrics`, and `coalesce` (fast writes).
+Read `http` (paths and answers), `server` (the process) and `metrics`; who may call, and how much of
+the server one client may take, is in `tidemill.http_server`.
 It may not import `client`, and makes no Kafka calls.
 
-Proved elsewhere: `coalesce` by `tests/serving/api/test_server.py`.
-Proved elsewhere: `http_limits` by `tests/serving/api/test_connections.py`.
 Proved elsewhere: `metrics` by `tests/serving/api/test_http.py`.
-Proved elsewhere: `replies` by `tests/serving/api/test_http.py`.
 """

@@ -7,15 +7,15 @@ has it.
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from tidemill.errors import BrokerError, RequestError, TidemillError
-from tidemill.serving.api.callers import Caller, HttpAccess
-from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
-from tidemill.serving.api.metrics import exposition, health, registry_of
-from tidemill.serving.api.replies import (
+from tidemill.http_server.callers import Caller, HttpAccess
+from tidemill.http_server.http_limits import HttpCounters, HttpLimits
+from tidemill.http_server.replies import (
     TEXT,
     App,
     HttpRefusal,
@@ -23,8 +23,14 @@ from tidemill.serving.api.replies import (
     Receive,
     Reply,
     Send,
+    check_read,
     encode,
+    read_body,
+    send_reply,
+    wrong_method,
 )
+from tidemill.serving.api.descriptions import described, openapi
+from tidemill.serving.api.metrics import exposition, health, registry_of
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import Event
 from tidemill.serving.decision.requests import DecisionRequest, UnknownError
@@ -65,11 +71,11 @@ def app_of(
         try:
             caller = access.admit(scope)
         except HttpRefusal as refusal:
-            if await _body(receive, 0) is None:
+            if await read_body(receive, 0) is None:
                 return
             reply = refusal.reply
         else:
-            body = await _body(receive, limits.body_bytes)
+            body = await read_body(receive, limits.body_bytes)
             if body is None:
                 return  # the client has gone, or was refused while it sent the body
             try:
@@ -82,27 +88,9 @@ def app_of(
             if caller.headers:
                 reply = reply._replace(headers=reply.headers + caller.headers)
         worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
-        headers = [reply.kind, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        await send_reply(send, reply)
 
     return app
-
-
-async def _body(receive: Receive, keep_bytes: int) -> bytes | None:
-    """Return the whole body, or its first bytes if it is larger; None if it did not arrive."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        return body
-    parts = bytearray()
-    while message["type"] == "http.request":
-        if len(parts) <= keep_bytes:
-            parts += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(parts)
-        message = await receive()
-    return None
 
 
 class _Api:
@@ -120,6 +108,7 @@ class _Api:
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/v1/loops": self._list,
+            "/openapi.json": self._openapi,
         }
         self._posts = {"decisions": self._decide, "feedback": self._take_feedback}
 
@@ -136,42 +125,45 @@ class _Api:
         if post is None:
             return self._page(method, path, parts, caller)
         if method != "POST":
-            raise _wrong_method(method, path, "POST")
+            raise wrong_method(method, path, "POST")
         return post(parts[3], body, caller, started_s)
 
     def _page(self, method: str, path: str, parts: list[str], caller: Caller) -> Reply:
         page = self._pages.get(path)
         is_loop = len(parts) == 4 and parts[1:3] == _LOOPS
-        if page is None and not is_loop:
-            error = RequestError(f"there is nothing at {path[:200]}", hint=_PATHS)
-            raise HttpRefusal(404, error)
-        if method not in ("GET", "HEAD"):
-            raise _wrong_method(method, path, "GET, HEAD")
+        check_read(method, path, is_there=page is not None or is_loop, paths=_PATHS)
         if page is not None:
             return page(caller)
         caller.require("decide", "feedback", "loops", "admin", loop=parts[3])
-        return Reply(200, encode(_described(self._worker.decider(parts[3]))))
+        return Reply(200, encode(described(self._worker.decider(parts[3]))))
 
     def _list(self, caller: Caller) -> Reply:
         caller.require("loops", "admin")
         return Reply(200, encode({"loops": sorted(self._worker.follower.deciders)}))
 
+    def _openapi(self, caller: Caller) -> Reply:
+        caller.require("decide", "feedback", "loops", "admin")
+        deciders = self._worker.follower.deciders
+        seen = [one for name, one in deciders.items() if caller.sees(name)]
+        return Reply(200, encode(openapi(seen)))
+
     def _metrics(self, caller: Caller) -> Reply:
-        caller.require("admin")
+        caller.require("observe", "admin")
         return Reply(200, exposition(self._registry), TEXT)
 
     def _healthz(self, caller: Caller) -> Reply:
-        caller.require("admin")
+        caller.require("observe", "admin")
         page = health(self._worker)
         if self._access.trouble is not None:
             page["trouble"] = [*self._worker.troubles(), self._access.trouble]
         return Reply(200, encode(page))
 
     def _readyz(self, caller: Caller) -> Reply:
-        if self._worker.ready:
-            return Reply(200, encode({"ready": True}))
-        trouble = {} if caller.is_anybody else {"trouble": self._worker.troubles()}
-        return Reply(503, encode({"ready": False, **trouble}))
+        is_ready = self._worker.ready
+        page: dict[str, object] = {"ready": is_ready, "pid": os.getpid()}
+        if not is_ready and not caller.is_anybody:
+            page["trouble"] = self._worker.troubles()
+        return Reply(200 if is_ready else 503, encode(page))
 
     def _decide(
         self, loop: str, body: bytes, caller: Caller, started_s: float
@@ -269,30 +261,8 @@ async def _in_slices(make: Callable[[T], R], requests: Sequence[T]) -> list[R]:
     return made
 
 
-def _described(decider: Decider) -> dict[str, object]:
-    """Describe a loop to a client, which answers with the default if no worker does."""
-    loop = decider.loop
-    return {
-        "loop": loop.loop,
-        "loop_version": loop.version,
-        "policy_version": loop.policy.version,
-        "default": loop.decision.default,
-        "features": {name: str(feature.type) for name, feature in loop.features.items()},
-        "feedback": {
-            kind: {name: str(value.type) for name, value in feedback.values.items()}
-            for kind, feedback in loop.feedback.items()
-        },
-        "model_version": decider.model.version if decider.model else None,
-    }
-
-
-def _wrong_method(method: str, path: str, right: str) -> HttpRefusal:
-    error = RequestError(f"{method} is not for {path[:200]}", hint=f"use {right}")
-    return HttpRefusal(405, error, ((b"allow", right.encode()),))
-
-
 _LOOPS = ["v1", "loops"]
 _PATHS = (
     "POST /v1/loops/LOOP/decisions or /v1/loops/LOOP/feedback; "
-    "GET /v1/loops, /healthz, /readyz or /metrics"
+    "GET /v1/loops, /openapi.json, /healthz, /readyz or /metrics"
 )

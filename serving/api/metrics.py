@@ -14,7 +14,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from tidemill.serving.api.http_limits import REFUSALS, HttpCounters
+from tidemill.http_server.http_limits import REFUSALS, HttpCounters
 from tidemill.serving.decision.counters import BOUNDS_US, DecisionCounters
 from tidemill.serving.worker import Worker
 

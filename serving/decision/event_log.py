@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from tidemill.schemas.record_signature import RecordHeaders
+
 
 class Event(NamedTuple):
     """One event as it was written."""
@@ -58,8 +60,9 @@ class EventLog(Protocol):
     def write(self) -> WriteEvent:
         """Takes one event and returns at once; False if it was dropped."""
 
-    @property
-    def write_volatile(self) -> WriteEvent:
+    def write_volatile(
+        self, topic: str, key: bytes | None, value: bytes | None, *, headers: RecordHeaders = ()
+    ) -> bool:
         """The same for a record that need not survive this process: an acknowledgement."""
 
     def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:
@@ -80,6 +83,7 @@ class MemoryEventLog:
 
     def __init__(self, capacity: int = 100_000) -> None:
         self.events: list[Event] = []
+        self.headers: dict[Event, RecordHeaders] = {}
         self.dropped = 0
         self.failed = 0
         self.journal_bytes = 0
@@ -107,8 +111,11 @@ class MemoryEventLog:
             self.events.append(Event(topic, key, value))
             return True
 
-    def write_volatile(self, topic: str, key: bytes | None, value: bytes | None, /) -> bool:
+    def write_volatile(
+        self, topic: str, key: bytes | None, value: bytes | None, *, headers: RecordHeaders = ()
+    ) -> bool:
         """Take one record; False if *capacity* is reached."""
+        self.headers[Event(topic, key, value)] = headers
         return self.write(topic, key, value)
 
     def deliver(self, events: Sequence[Event], done: OnDelivered) -> None:

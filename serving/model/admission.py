@@ -20,7 +20,12 @@ from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.models.assembler import Delivery
-from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, SignatureField
+from tidemill.schemas.models.feature_signature import (
+    ACTION,
+    FeatureSignature,
+    SignatureField,
+    action_text,
+)
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
@@ -56,7 +61,7 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
             f"{loop.loop} version {loop.version} has a {loop.label.type} one",
             hint=f"train a model for this version: tidemill train {loop.loop} --once",
         )
-    return try_payload(
+    score = try_payload(
         loop,
         version=manifest.version,
         learner=manifest.learner,
@@ -64,6 +69,18 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
         signature=signature,
         limits=limits,
     )
+    if loop.policy.kind == "threshold" and signature.reads_action:
+        return advantage(score, loop)
+    return score
+
+
+def advantage(score: ScoreFunction, loop: Loop) -> ScoreFunction:
+    """Return what a threshold compares where the label depends on the action.
+
+    It is the predicted label after *above* less that after *below*: what acting adds.
+    """
+    above, below = action_text(loop.policy.above), action_text(loop.policy.below)
+    return lambda features: score((*features, above)) - score((*features, below))
 
 
 def try_payload(

@@ -13,7 +13,7 @@ from typing import Literal
 from tidemill.errors import BrokerError, ModelError, TidemillError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
-from tidemill.schemas.models.manifest import LIVE, Ack, ModelManifest, utc_now
+from tidemill.schemas.models.manifest import DEFAULT, LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
@@ -150,13 +150,20 @@ class Follower:
         decider, manifest = followed.decider, delivery.manifest
         if decider is None:
             return False
+        if manifest.learner == DEFAULT:
+            decider.model = None
+            return self._serve(followed, delivery)
         try:
             score = self._admit(delivery, decider.loop)
         except ModelError as error:
             self._refuse(manifest, error.what)
             return False
         decider.model = LiveModel(manifest.version, score, manifest.trained_on_rows)  # swaps
-        followed.serving = delivery
+        return self._serve(followed, delivery)
+
+    def _serve(self, followed: Followed, delivery: Delivery) -> bool:
+        """Record and acknowledge that *delivery* serves now."""
+        manifest, followed.serving = delivery.manifest, delivery
         logger.info("%s serves %s", manifest.loop, manifest.version)
         self._answer(manifest, "serving")
         return True

@@ -4,7 +4,6 @@ The public names are here; each package says in its `__init__` what it holds. Re
 `schemas`. It imports what a service needs, and no lake and no trainer.
 
 Proved elsewhere: `harmless` by `tests/cli/test_terminal.py`.
-Proved elsewhere: `log_fields` by `tests/cli/test_log_format.py`.
 Proved elsewhere: `watched_file` by `tests/test_access.py`.
 """
 

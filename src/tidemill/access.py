@@ -5,6 +5,7 @@ comment. Scopes and loops are separated by commas; ``*`` stands for all loops. A
 text of 256 bits, so one round of SHA-256 is enough.
 """
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -23,7 +24,8 @@ TOKENS = "TIDEMILL_HTTP_TOKENS"
 TLS_CERT = "TIDEMILL_TLS_CERT"
 TLS_KEY = "TIDEMILL_TLS_KEY"
 TLS_CLIENT_CA = "TIDEMILL_TLS_CLIENT_CA"
-SCOPES = ("decide", "feedback", "loops", "admin")
+ACCESS_SETTINGS = (TOKENS, TLS_CERT, TLS_KEY, TLS_CLIENT_CA)
+SCOPES = ("decide", "feedback", "loops", "observe", "admin")
 _MAKE = "`tidemill keys token FILE --name NAME` adds a line"
 
 
@@ -192,6 +194,46 @@ class TlsConfig:
                 hint=f"check the PEM files of {TLS_CERT}, {TLS_KEY} and {TLS_CLIENT_CA}",
             ) from error
         return context
+
+    def own_client(self) -> ssl.SSLContext:
+        """Return the context of a client on this machine, which looks whether the server answers.
+
+        The client knows the process it has started, and asks for nothing that is secret: it does
+        not check the name in the certificate. If the server asks for one, it shows the server's.
+
+        Raises:
+            ConfigError: no server with these settings would accept it.
+        """
+        server, client = self.context(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+        if self.client_ca is not None:
+            client.load_cert_chain(self.cert, self.key)
+        try:
+            _shake_hands(server, client)
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"the certificate {self.cert} is none of a client of {self.client_ca}: {error}",
+                hint=f"have {self.client_ca} sign it, for clients too; or unset {TLS_CLIENT_CA}",
+            ) from error
+        return client
+
+
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """Make a handshake in memory.
+
+    Raises:
+        ssl.SSLError: one side refuses the other.
+    """
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server),
+    ]
+    while sides:
+        for side in list(sides):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                sides.remove(side)
 
 
 def check_address(

@@ -7,6 +7,7 @@ a broker or a disk while it stops is ended, and does not keep its supervisor wai
 import logging
 import os
 import signal
+import socket
 import threading
 from types import FrameType
 
@@ -22,6 +23,10 @@ class StopSignals:
     The event stays set, so a signal that comes while something else is closed is not lost. In
     another thread than the main one, where Python takes no signals, the block changes nothing.
 
+    A handler of Python runs in the main thread, and not before a call of a C library there returns,
+    say one that waits for a broker. So a thread reads the signals from a socket, to which Python
+    writes them at once.
+
     Args:
         stop: is set by the signals.
         within_s: so long after a signal the process ends with status 0, whatever it is doing then;
@@ -32,13 +37,29 @@ class StopSignals:
         self._stop = stop
         self._within_s = within_s
         self._before: dict[int, object] = {}
+        self._told: tuple[socket.socket, threading.Thread, int] | None = None
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in STOPS:
-                self._before[number] = signal.signal(number, self._set)
+        if threading.current_thread() is not threading.main_thread():
+            return
+        reads, writes = socket.socketpair()
+        writes.setblocking(False)
+        listener = threading.Thread(
+            target=self._listen, args=(reads,), name="stop-signals", daemon=True
+        )
+        listener.start()
+        before = signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)
+        self._told = writes, listener, before
+        for number in STOPS:
+            self._before[number] = signal.signal(number, _write_only)
 
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
+    def _listen(self, signals: socket.socket) -> None:
+        with signals:
+            while numbers := signals.recv(16):
+                if not set(numbers).isdisjoint(STOPS):
+                    self._begin_stop()
+
+    def _begin_stop(self) -> None:
         if self._within_s is not None and not self._stop.is_set():
             timer = threading.Timer(self._within_s, _end, (self._within_s,))
             timer.daemon = True
@@ -48,6 +69,15 @@ class StopSignals:
     def __exit__(self, *_error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() returned
+        if self._told is not None:
+            writes, listener, before = self._told
+            signal.set_wakeup_fd(before)
+            writes.close()  # ends the listener, once it has read what was sent
+            listener.join()
+
+
+def _write_only(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: with this handler Python writes the signal to the socket."""
 
 
 def _end(after_s: float) -> None:

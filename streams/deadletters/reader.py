@@ -179,7 +179,9 @@ def _dead_letter(record: Record, headers: dict[str, bytes]) -> DeadLetter | None
         )
     except (KeyError, ValueError):
         logger.warning(
-            "%s/%d at %d is no dead letter", record.topic, record.partition, record.offset
+            "%s/%d at %d is no dead letter",
+            *(record.topic, record.partition, record.offset),
+            extra={"partition": record.partition},
         )
         return None
 

@@ -5,7 +5,7 @@ topic that nobody was told of.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from prometheus_client import Counter
 
@@ -13,6 +13,8 @@ from tidemill.schemas.logs import Log
 from tidemill.streams.deadletters.writer import REASONS, DeadLetter
 
 logger = logging.getLogger(__name__)
+
+_KEY_CHARS = 200
 
 
 class DeadLetterReport:
@@ -35,11 +37,12 @@ class DeadLetterReport:
                 self._tell(dead_letter)
 
     def _tell(self, dead_letter: DeadLetter) -> None:
-        fields: Mapping[str, object] = {"loop": self._loop, "partition": dead_letter.partition}
+        key = (dead_letter.key or b"").decode(errors="backslashreplace")[:_KEY_CHARS]
         logger.warning(
             "a dead letter: %s/%d offset %d cannot be read (%s: %s); more of this reason are only "
             "counted\n  hint: tidemill dead-letters show --loop %s --reason %s",
             *(dead_letter.topic, dead_letter.partition, dead_letter.offset),
             *(dead_letter.reason, dead_letter.detail, self._loop, dead_letter.reason),
-            extra=fields,
+            extra={"loop": self._loop, "partition": dead_letter.partition}
+            | ({"decision_id": key} if key else {}),
         )

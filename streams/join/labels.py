@@ -36,7 +36,7 @@ class Labels:
 
     The expression aggregates one row per joined feedback: columns ``kind``, ``at``, ``offset``,
     ``decision_at`` and every feedback value by its name. *failed* counts the decisions whose label
-    is an error; *last_error* names one of the last of them, and says why.
+    is an error; *last_error* names one of the last of them, *last_failed_id*, and says why.
     """
 
     def __init__(self, query: LabelQuery) -> None:
@@ -44,7 +44,7 @@ class Labels:
         self._plain = query.plain
         self._connection = connect()
         self.failed = 0
-        self.last_error = ""
+        self.last_error = self.last_failed_id = ""
 
     def of(self, joined: pl.DataFrame, ids: pl.Series) -> ComputedLabels:
         """Return one label for each decision.
@@ -67,7 +67,8 @@ class Labels:
         if labels.is_error.any():
             self.failed += int(np.count_nonzero(labels.is_error))
             group = int(np.argmax(labels.is_error))
-            self.last_error = f"{ids[group]}: {self._error_of(group)}"
+            self.last_failed_id = str(ids[group])
+            self.last_error = f"{self.last_failed_id}: {self._error_of(group)}"
         self._connection.unregister("joined")
         return labels
 

@@ -164,6 +164,7 @@ class Rekeyer:
                     low - at,
                     self._source,
                     tp.partition,
+                    extra={"partition": tp.partition},
                 )
             consumer.seek(tp, max(at, low))
             self._next[tp.partition] = at

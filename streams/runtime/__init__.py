@@ -4,7 +4,6 @@ Read `worker` with `worker_config` and `fit_loops`, `agents`, `flow_control`, `l
 `commit_schedule` and `owned_partition`, `partitions`, then the rest. It may import every other
 sub-package of streams but `reprocess`.
 
-Proved elsewhere: `close_requests` by `tests/streams/runtime/test_worker.py`.
 Proved elsewhere: `commit_schedule` by `tests/streams/runtime/test_loop_runner.py`.
 Proved elsewhere: `fit_loops` by `tests/streams/runtime/test_shared_topics.py`.
 Proved elsewhere: `flow_control` by `tests/streams/runtime/test_worker.py`.

@@ -4,7 +4,7 @@ Delivery: exactly once. Rows, offsets and frontier are in commits of the lake wi
 (`commit/progress_commit.py`); a crash before a commit repeats its batches, a crash after it repeats
 nothing. Dead letters are the exception: the broker acknowledges them before the commit that passes
 their records, so a crash between the two writes them twice. An agent that fails ends the process:
-Faust would acknowledge the batch and continue.
+Faust would acknowledge the batch and continue. Where the lake refuses, only its loop stops.
 
 Partitions are claimed and recovered when a rebalance is complete, before anything is fetched. They
 are committed and released before the next rebalance starts.
@@ -12,13 +12,13 @@ are committed and released before the next rebalance starts.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import faust
 from faust.types import TP
 
-from tidemill.errors import ContractError
+from tidemill.errors import ContractError, FencedError, LakeError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.consumer.app import GroupConfig, new_app
@@ -63,6 +63,20 @@ def complete_partitions(topics: Mapping[Log, str], assigned: Collection[TP]) -> 
             )
         logger.warning("%s only %s of all: are there workers of another version?", problem, common)
     return common
+
+
+async def _unless_refused(runner: LoopRunner, work: Awaitable[None]) -> None:
+    """Do *work* of *runner*; if its tables refuse it, stop that loop: the lake has the others too.
+
+    Raises:
+        FencedError: another worker has taken over, which is about all loops of this one.
+    """
+    try:
+        await work
+    except FencedError:
+        raise
+    except LakeError as error:
+        runner.refuse(error)
 
 
 class StreamsApp:
@@ -117,7 +131,7 @@ class StreamsApp:
                 owner = self._flow.log_of(batch)
                 if owner is not None:
                     loop_runner, name = owner
-                    await loop_runner.take(name, batch)
+                    await _unless_refused(loop_runner, loop_runner.take(name, batch))
 
         self.app.agent(topic, name=f"tidemill.{runner.loop.loop}")(work)
 
@@ -130,29 +144,29 @@ class StreamsApp:
             except ContractError as error:
                 runner.refuse(error)
                 complete = set()
-            await runner.claim(complete)
+            await _unless_refused(runner, runner.claim(complete))
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and release all partitions; their owners after the rebalance recover them."""
         for runner in self._runners:
-            await runner.release()
+            await _unless_refused(runner, runner.release())
 
     async def _finish(self, _sender: object, **_more: object) -> None:
         if self.app.crashed:
             return
         for runner in self._runners:
             if not runner.failed:
-                await runner.commit()
+                await _unless_refused(runner, runner.commit())
         await self.app.consumer.commit()
         for runner in self._runners:
-            await runner.release()
+            await _unless_refused(runner, runner.release())
 
     async def _commit_in_time(self) -> None:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
             for runner in self._runners:
                 if runner.is_due(partial(self._flow.is_caught_up, runner)):
-                    await runner.commit()
+                    await _unless_refused(runner, runner.commit())
 
     async def _watch_idle(self) -> None:
         ticks = 0

@@ -10,13 +10,18 @@ from typing import Protocol
 from tidemill.errors import RequestError
 from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailThread, write_all
 from tidemill.schemas import topics
-from tidemill.schemas.control import CloseRequest, parse_control
+from tidemill.schemas.control import MOST_MESSAGES, CloseRequest, parse_control
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
+from tidemill.schemas.record_signature import signed_headers
 
 
-def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
+def request_close(
+    config: KafkaConfig, loop_name: str, until: datetime, signer: SigningKey | None = None
+) -> None:
     """Ask all workers of a loop to close every decision up to *until*, that one included.
 
-    They do once they have read all topics of the loop to their end.
+    They do once they have read all topics of the loop to their end. Workers with trusted keys do
+    only if one of those is the key of *signer*.
 
     Raises:
         RequestError: *until* has no time zone.
@@ -27,7 +32,9 @@ def request_close(config: KafkaConfig, loop_name: str, until: datetime) -> None:
             f"{until.isoformat()} could be anywhere",
             hint=f"say where: {until.isoformat()}Z for UTC",
         )
-    write_all(config, topics.CONTROL, [CloseRequest(loop_name, until).record()])
+    key, value = CloseRequest(loop_name, until).record()
+    headers = signed_headers(signer, topics.CONTROL, key, value)
+    write_all(config, topics.CONTROL, [(key, value)], headers=headers)
 
 
 class EndOfStreamSource(Protocol):
@@ -40,17 +47,25 @@ class EndOfStreamSource(Protocol):
 class CloseRequests:
     """The latest time requested for each loop; a thread of its own reads the control topic.
 
-    Records that are no message are passed over and reported to *bad*.
+    Records that are no message, and with *trusted* keys requests that none of them has signed, are
+    passed over and reported to *bad*.
     """
 
-    def __init__(self, config: KafkaConfig, bad: BadRecords | None = None) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        bad: BadRecords | None = None,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         """Begin to read.
 
         Raises:
             BrokerError: there is no control topic, or no answer.
         """
         self._bad = bad or BadRecords()
-        self._messages = CompactedLog(parse_control)
+        self._messages = CompactedLog(
+            lambda record: parse_control(record, trusted), most=MOST_MESSAGES
+        )
         self._until: dict[str, datetime] = {}
         self._thread = TailThread(
             config,

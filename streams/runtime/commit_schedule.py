@@ -16,7 +16,7 @@ class Cadence:
     every_s: float = 1.0  # a commit of a table takes 12 ms or more; readers see rows this late
     rows: int = 120_000  # limits the work a crash repeats, and the memory of uncommitted rows
     batch_records: int = BATCH_RECORDS  # records to decode at once, or fewer before a commit
-    patience_s: float = PATIENCE_S  # a lake that refuses for longer ends the worker
+    patience_s: float = PATIENCE_S  # a lake that refuses for longer stops the loop
     clock: Callable[[], float] = time.monotonic  # in seconds; it never goes back
 
 

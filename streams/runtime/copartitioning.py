@@ -124,6 +124,7 @@ class CopartitioningCheck:
             "%s/%d has feedback of decisions of other partitions, see offset %d: it never meets "
             "them, and ends as misplaced\n  hint: %s",
             *(self.topics[log], self.partition, offset, _PARTITIONER),
+            extra={"partition": self.partition},
         )
 
     def _over(self, log: Log, checked: _Checked) -> ContractError:

@@ -50,13 +50,13 @@ class StoppedLoop:
     """
 
     version: int
-    error: ContractError
+    error: ContractError | LakeError
     pause_s: float | None
     at_s: float
 
     @classmethod
-    def by_its_records(
-        cls, version: int, error: ContractError, before: "StoppedLoop | None"
+    def by_its_error(
+        cls, version: int, error: ContractError | LakeError, before: "StoppedLoop | None"
     ) -> "StoppedLoop":
         """Return a loop stopped by *error*; it is tried again after a pause, each time a longer."""
         last_s = before.pause_s if before is not None and before.version == version else None

@@ -149,6 +149,7 @@ class FlowControl:
             records,
             tp.topic,
             tp.partition,
+            extra={"loop": runner.loop.loop, "partition": tp.partition},
         )
 
     def position(self, tp: TP) -> LogPosition:

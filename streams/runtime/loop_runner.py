@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import product
 
-from tidemill.errors import ContractError
+from tidemill.errors import ContractError, LakeError
 from tidemill.log_fields import log_fields
 from tidemill.schemas.logs import Log
 from tidemill.schemas.published import joined_topics
@@ -116,11 +116,11 @@ class LoopRunner:
         self._is_in_thread = False  # a snapshot is being made: nobody else may use the joins
         self.failed = False
         self.superseded = False
-        self.refusal: ContractError | None = None
+        self.refusal: ContractError | LakeError | None = None
         self.verify: Callable[[], Awaitable[bool]] | None = None
 
-    def refuse(self, error: ContractError) -> None:
-        """Read and commit nothing any more: the topics are not what the loop says, see *error*.
+    def refuse(self, error: ContractError | LakeError) -> None:
+        """Read and commit nothing any more, because of the topics or the lake: see *error*.
 
         Nothing since the last commit counts as read. Other loops of the worker go on.
         """
@@ -368,6 +368,7 @@ class LoopRunner:
                 "%s: the label of %d decisions is an error; they are examples without label, "
                 "label_error. One is %s",
                 *(self.loop.loop, self._labels.failed, self._labels.last_error),
+                extra={"loop": self.loop.loop, "decision_id": self._labels.last_failed_id},
             )
 
     def _load(self, partitions: Collection[int]) -> dict[int, OwnedPartition]:

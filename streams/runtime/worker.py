@@ -151,7 +151,7 @@ class StreamsWorker:
             last.callback(dead_letters.close)
             control = Writer(config.kafka)
             last.callback(control.close, 1.0)
-            close_requests = CloseRequests(config.kafka, self._bad)
+            close_requests = CloseRequests(config.kafka, self._bad, config.trusted)
             last.callback(close_requests.close)
             news = self._news(examiner, topic)
             last.callback(news.close)
@@ -208,7 +208,7 @@ class StreamsWorker:
         for each in refused:
             if str(each) not in before:
                 running = self._fit.running.get(each.loop)
-                logger.error("%s", each)
+                logger.error("%s", each, extra={"loop": each.loop})
                 logger.error(
                     "%s %s; all other loops go on",
                     each.loop,
@@ -236,7 +236,7 @@ class StreamsWorker:
             loop = runner.loop
             if runner.refusal is not None:
                 before = self._stopped.get(loop.loop)
-                self._stopped[loop.loop] = StoppedLoop.by_its_records(
+                self._stopped[loop.loop] = StoppedLoop.by_its_error(
                     loop.version, runner.refusal, before
                 )
             elif runner.superseded:

@@ -9,6 +9,7 @@ from typing import Self
 from tidemill.errors import ConfigError
 from tidemill.features.lake.lake import LakeConfig
 from tidemill.kafka import KafkaConfig
+from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.streams.runtime.audits import EVERY_S
 from tidemill.streams.runtime.commit_schedule import Cadence
 from tidemill.streams.state.spill_files import spill_folder
@@ -28,6 +29,7 @@ class StreamsWorkerConfig:
     fetch_records: int = 8_000
     accept_bad: datetime | None = None  # what came until then does not count for `max_bad`
     audit_s: float = EVERY_S  # how often the worker audits the windows it closed; 0: never
+    trusted: TrustedKeys | None = None  # who may have windows closed; None: everybody
     scratch: Path = field(default_factory=lambda: spill_folder({}))  # on a local disk
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the schema store
 
@@ -37,7 +39,7 @@ class StreamsWorkerConfig:
 
         TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
         TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_ACCEPT_BAD, TIDEMILL_AUDIT_S,
-        TIDEMILL_SCRATCH.
+        TIDEMILL_SCRATCH, TIDEMILL_TRUSTED_KEYS.
 
         Raises:
             ConfigError: a setting is missing or no number.
@@ -60,6 +62,7 @@ class StreamsWorkerConfig:
             fetch_records=int(_number(env, "TIDEMILL_FETCH_RECORDS", plain.fetch_records)),
             accept_bad=_time(env, "TIDEMILL_ACCEPT_BAD"),
             audit_s=_number(env, "TIDEMILL_AUDIT_S", plain.audit_s),
+            trusted=TrustedKeys.if_set(env),
             scratch=spill_folder(env),
             env=dict(env),
         )

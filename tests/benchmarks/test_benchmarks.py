@@ -35,6 +35,7 @@ KEYS = {
         *("events_per_second", "cpu_s_per_million"),
     },
     "decide": {"in_process_us", "http_per_second", "http_p99_ms"},
+    "feedback": {"per_second", "p99_ms", "cpu_us"},
     "train": {"rows", "first_tree_s", "peak_mb"},
     "backfill": {
         "decisions",
@@ -53,8 +54,9 @@ KEYS = {
 }
 SIZES = (
     "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
-    "--pair-decisions 9000 --pair-rounds 1 --live-rate 900 --live-seconds 16 --flat-events 3000 "
-    "--raw-decisions 3000 --pending-decisions 90000 --pending-memory 5MB"
+    "--pair-decisions 9000 --pair-rounds 1 --feedback-rate 200 --live-rate 900 --live-seconds 16 "
+    "--flat-events 3000 --raw-decisions 3000 --pending-decisions 90000 "
+    "--pending-memory 5MB"
 )
 
 

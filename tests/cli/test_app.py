@@ -218,6 +218,7 @@ def test_tidemill_kafka_prints_its_address_and_ends_at_ctrl_c(
     assert (process.returncode, errors) == (0, "")
 
 
+@pytest.mark.slow
 def test_without_a_broker_only_what_and_hint_are_printed() -> None:
     """The client's own log of each attempt would bury the one line a person can act on."""
     script = (

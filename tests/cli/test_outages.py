@@ -26,23 +26,24 @@ def frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
-@pytest.mark.slow
+COMMANDS = {
+    "lag": pytest.mark.slow,
+    "lag any-group --forget": pytest.mark.soak,
+    "ledger": pytest.mark.slow,
+    "monitor --once": pytest.mark.soak,
+    "loop diff loop.yaml": pytest.mark.soak,
+    "publish loop.yaml": pytest.mark.slow,
+    "dead-letters show": pytest.mark.soak,
+    "dead-letters replay": pytest.mark.soak,
+    "lake close banner --until 2026-01-01T00:00:00Z": pytest.mark.soak,
+    "lake replay banner --into other": pytest.mark.soak,
+    "kafka": pytest.mark.soak,
+    "up loop.yaml": pytest.mark.slow,
+}
+
+
 @pytest.mark.parametrize(
-    "command",
-    [
-        "lag",
-        "lag any-group --forget",
-        "ledger",
-        "monitor --once",
-        "loop diff loop.yaml",
-        "publish loop.yaml",
-        "dead-letters show",
-        "dead-letters replay",
-        "lake close banner --until 2026-01-01T00:00:00Z",
-        "lake replay banner --into other",
-        "kafka",
-        "up loop.yaml",
-    ],
+    "command", [pytest.param(command, marks=mark) for command, mark in COMMANDS.items()]
 )
 def test_a_command_says_soon_that_the_brokers_do_not_answer(
     command: str, frozen: Path, capsys: pytest.CaptureFixture[str]

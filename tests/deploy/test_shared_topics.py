@@ -136,6 +136,7 @@ def read(written: Sequence[Noise]) -> Read:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_two_loops_beside_2000_random_records_are_as_in_quiet(seed: int) -> None:
     """What anybody may write to the shared topics must reach no loop but its own."""

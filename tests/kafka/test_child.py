@@ -44,6 +44,7 @@ def test_a_call_that_kills_its_child_is_an_error_and_the_next_one_works(
     assert child.call(Crashing.count) == 1
 
 
+@pytest.mark.slow
 def test_a_call_that_hangs_is_ended() -> None:
     """A client that waits for a lock for ever has no time limit of its own."""
     with ChildProcess(Crashing, what="it hung", timeout_s=0.1) as child:

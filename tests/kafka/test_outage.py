@@ -25,6 +25,7 @@ class Failing:
         return "done"
 
 
+@pytest.mark.slow
 def test_work_begins_anew_until_a_broker_answers(caplog: pytest.LogCaptureFixture) -> None:
     """A worker that was started during an outage ended after 30 s, again and again."""
     assert Outages(NOWHERE, "the worker", often=2, pause_s=0.0).waited(Failing(4)) == "done"
@@ -48,6 +49,7 @@ def test_other_errors_are_not_waited_for() -> None:
         Outages(NOWHERE, "the worker", pause_s=0.0).waited(lambda: 1 // 0)
 
 
+@pytest.mark.slow
 def test_an_error_says_why_there_was_no_answer() -> None:
     """A name that does not resolve is another mistake than a broker that is down."""
     assert is_away(NOWHERE)
@@ -63,6 +65,7 @@ def test_an_error_says_why_there_was_no_answer() -> None:
         raise TimeoutError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ask",
     [

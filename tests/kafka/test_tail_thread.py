@@ -81,6 +81,7 @@ def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
     return sum(words in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_an_outage_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     """A line for each attempt would fill the log of a night without a broker."""
     with Reader(NOWHERE, "any") as reader:
@@ -94,6 +95,7 @@ def test_an_outage_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixtu
         assert reader.failures == []
 
 
+@pytest.mark.slow
 def test_whoever_needs_the_topic_at_once_gets_the_error() -> None:
     """A worker without its control topic should not start and then wait for ever."""
     with Reader(NOWHERE, "any") as reader, pytest.raises(BrokerError, match=r"127\.0\.0\.1:1"):

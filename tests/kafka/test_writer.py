@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.kafka.writer import Progress
 
@@ -22,6 +24,7 @@ def test_records_that_wait_while_none_is_done_are_told_by_their_time() -> None:
         assert progress.stuck_s == stuck_s, now_s
 
 
+@pytest.mark.slow
 def test_a_writer_without_a_broker_is_in_trouble_and_has_lost_nothing() -> None:
     """The health page showed none for eight minutes, and then a loss."""
     writer = Writer(KafkaConfig("127.0.0.1:1"))

@@ -20,6 +20,7 @@ from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
 from tidemill.monitor.chain import Chain, parse_ack, with_trainer
 from tidemill.monitor.lag import GroupLag
@@ -29,8 +30,10 @@ from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
 from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.manifest import MAX_ACK_BYTES, Ack
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import key_of, publish_loop
+from tidemill.schemas.record_signature import Attested, signed_headers
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -51,7 +54,9 @@ def config(kafka: KafkaConfig, loop: Loop, tmp_path: Path) -> MonitorConfig:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
     lake = LakeConfig(root=str(tmp_path / "lake"))
-    return MonitorConfig(kafka=kafka, lake=lake, loops=[loop.loop], port=port, every_s=0.1)
+    return MonitorConfig(
+        kafka=kafka, lake=lake, loops=[loop.loop], http=HttpConfig(port=port), every_s=0.1
+    )
 
 
 def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tuple[bytes, bytes]:
@@ -143,6 +148,34 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
     assert chain_table([found]).rows[0].style == WRONG
 
 
+@pytest.mark.kafka
+def test_what_nobody_has_signed_is_shown_as_unverified(config: MonitorConfig, loop: Loop) -> None:
+    """Whoever may write to the topic can say that all workers serve a model that none has."""
+    key = SigningKey.generate()
+    trusting = replace(config, trusted=TrustedKeys.of([key.public]))
+    name, value = ack(loop, "a", "lightgbm-1", "serving", NOON)
+    write_all(config.kafka, topics.ACKS, [(name, value)])
+    assert (chain(trusting).serving, chain(trusting).unverified) == (1, True)
+    headers = signed_headers(key, topics.ACKS, name, value)
+    write_all(config.kafka, topics.ACKS, [(name, value)], headers=headers)
+    found = chain(trusting)
+    assert (found.model, found.unverified) == ("lightgbm-1", False)
+    assert found.to_json()["unverified"] is False
+    assert chain(config).unverified, "this monitor trusts nobody"
+    forged = ack(loop, "a", "lightgbm-9", "serving", NOON + timedelta(minutes=1))
+    write_all(config.kafka, topics.ACKS, [forged])
+    assert chain(trusting).model == "lightgbm-1", "what is signed stays"
+    assert chain(config).model == "lightgbm-9"
+    write_all(config.kafka, topics.ACKS, [ack(loop, "b", "lightgbm-9", "refused", NOON)])
+    shown = chain(trusting)
+    assert shown.unverified
+    [*_, workers, _trainer] = chain_table([shown]).columns
+    assert [str(cell) for cell in workers.cells] == ["1/2 1 refused unverified"]
+    aged = replace(trusting, ack_age=timedelta(0))
+    assert chain(aged).workers == 0
+    write_all(config.kafka, topics.ACKS, [(name, None), (b"b/" + loop.loop.encode(), None)])
+
+
 def test_trouble_comes_first_and_idle_loops_last() -> None:
     """Of a thousand loops a person reads the first ten."""
     ages = {"idle": None, "slow": 90.0, "busy": 0.5, "broken": 300.0}
@@ -176,6 +209,7 @@ def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Pat
     beat = TrainerBeat(
         loop="shop", at=NOON, examples=1, version="lightgbm-2", reason="not promoted: worse"
     )
+    said = Attested(value=beat, written_ms=0, is_verified=True)
     plain = Chain(
         loop="shop",
         decision_age_s=1.0,
@@ -190,9 +224,12 @@ def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Pat
     )
     assert with_trainer(plain, lake, []) == plain
     alive, silent = (
-        with_trainer(plain, lake, [beat], now_s=NOON.timestamp() + age_s) for age_s in (5, 7_200)
+        with_trainer(plain, lake, [said], now_s=NOON.timestamp() + age_s) for age_s in (5, 7_200)
     )
     assert (alive.trainer_age_s, alive.backlog) == (5.0, 2)
+    assert not alive.unverified
+    (made_up,) = (with_trainer(plain, lake, [replace(said, is_verified=False)]),)
+    assert made_up.unverified
     assert chain_table([alive]).rows[0].style is None
     assert chain_table([silent]).rows[0].style == WRONG
     assert troubles(status_of(alive)) == []
@@ -209,7 +246,7 @@ def test_the_service_answers_and_says_when_it_cannot_look(
     config: MonitorConfig, loop: Loop
 ) -> None:
     """A monitor that hides its own failure is worse than none."""
-    stop, url = threading.Event(), f"http://127.0.0.1:{config.port}"
+    stop, url = threading.Event(), f"http://127.0.0.1:{config.http.port}"
     thread = threading.Thread(target=run_monitor, args=(config, stop))
     thread.start()
     try:
@@ -236,7 +273,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     homeless = minimal(loop=f"homeless-{loop.loop}")
     home = (key_of(homeless), homeless.canonical.encode())
     write_all(config.kafka, topics.LOOPS, [home])
-    for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS):
+    for topic in (topics.LOOPS, topics.CONTROL, topics.SCHEMAS, topics.MODELS):
         write_all(config.kafka, topic, [junk])
     observer = Observer(replace(config, loops=[loop.loop, "nobody", homeless.loop]))
     try:
@@ -247,7 +284,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         assert f"no topic {homeless.loop}." in status.unread[homeless.loop]
         found = [bad for bad in status.bad_records.value or () if bad.key.startswith(name)]
         assert sorted(bad.topic for bad in found) == sorted(
-            [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.SCHEMAS]
+            [topics.ACKS, topics.ACKS, topics.CONTROL, topics.LOOPS, topics.MODELS, topics.SCHEMAS]
         )
         assert any(line.startswith("nobody could not be read") for line in troubles(status))
         assert any(f"key '{name}/1'" in line for line in troubles(status))
@@ -256,7 +293,7 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
     finally:
         keys = [key for key, _ in (*mine, elsewhere)]
         write_all(config.kafka, topics.ACKS, [(key, None) for key in keys])
-        for topic in (topics.LOOPS, topics.SCHEMAS):
+        for topic in (topics.LOOPS, topics.SCHEMAS, topics.MODELS):
             write_all(config.kafka, topic, [(junk[0], None)])
         write_all(config.kafka, topics.LOOPS, [(home[0], None)])
     gone = observer.read(status).bad_records.value
@@ -274,6 +311,8 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         {"status": "well"},
         {"worker": "another"},
         {"more": "x"},
+        {"reason": "x" * MAX_ACK_BYTES},
+        {"at": "2124-01-01T00:00:00+00:00"},
     ],
     ids=str,
 )
@@ -284,7 +323,14 @@ def test_what_is_no_acknowledgement_costs_that_record_alone(change: dict[str, ob
     log = CompactedLog(parse_ack)
     log.take(
         [
-            Record(topic=topics.ACKS, partition=0, offset=n, key=key, value=each, timestamp_ms=0)
+            Record(
+                topic=topics.ACKS,
+                partition=0,
+                offset=n,
+                key=key,
+                value=each,
+                timestamp_ms=int(NOON.timestamp() * 1000),
+            )
             for n, each in enumerate((value, broken))
         ]
     )
@@ -324,6 +370,7 @@ def test_figures_of_a_failed_reading_are_not_exported() -> None:
     assert "tidemill_monitor_up 0.0" in metrics
 
 
+@pytest.mark.slow
 def test_a_monitor_without_kafka_says_what_it_could_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

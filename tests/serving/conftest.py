@@ -10,9 +10,10 @@ import pytest
 import uvicorn
 from tests.serving.models import banner
 
+from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
-from tidemill.serving.api.server import ServerConfig, server_of
+from tidemill.serving.api.server import server_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
@@ -50,7 +51,7 @@ class Serve(Protocol):
     """Start a real server on a real port for a worker; returns its address."""
 
     def __call__(self, worker: Worker, **settings: object) -> str:
-        """Serve *worker*; *settings* are those of `ServerConfig`."""
+        """Serve *worker*; *settings* are those of `HttpConfig`."""
 
 
 @pytest.fixture
@@ -61,13 +62,12 @@ def serve() -> Iterator[Serve]:
     def start(worker: Worker, **settings: object) -> str:
         opened = socket.create_server(("127.0.0.1", 0), backlog=2_048)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192)  # the rest is ours to limit
-        config = ServerConfig(worker=worker.config, **settings)  # type: ignore[arg-type]
-        tls = config.tls.context() if config.tls is not None else None
-        server = server_of(worker, config, tls)
+        http = HttpConfig(port=0, **settings)  # type: ignore[arg-type]
+        server = server_of(worker, http)
         thread = threading.Thread(target=server.run, args=([opened],), daemon=True)
         thread.start()
         running.append((server, thread))
-        kind = "http" if tls is None else "https"
+        kind = "http" if http.tls is None else "https"
         return f"{kind}://127.0.0.1:{opened.getsockname()[1]}"
 
     yield start

@@ -17,10 +17,10 @@ from tests.serving.models import FEATURES, banner
 from tests.serving.test_worker import eventually, read_events, served
 
 from tidemill.errors import ConfigError
+from tidemill.http_server.http_limits import HttpLimits
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
-from tidemill.serving.api.http_limits import HttpLimits
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.kafka import KafkaConfig
 from tidemill.serving.decision.event_log import Event
 from tidemill.serving.journal import SEGMENT_BYTES, Journal, JournalConfig, left_journals
 from tidemill.serving.journaled_writer import JournaledWriter
+from tidemill.serving.kafka_log import KafkaEventLog
 
 LARGE = b"x" * (SEGMENT_BYTES // 4)  # three fit into a segment
 
@@ -143,3 +145,23 @@ def test_a_record_is_found_where_it_was_appended(setup: Setup) -> None:
         Event("t", b"a", b"aaa"),
         Event("t", b"bb", b"bbbbbb"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("has_journal", "told"),
+    [(True, "stay in the journal: the next start sends them"), (False, "are lost")],
+)
+def test_the_log_says_whether_unsent_events_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, has_journal: bool, told: str
+) -> None:
+    """An operator looked for losses in the logs of a worker whose journal had everything."""
+    journal = JournalConfig(folder=tmp_path) if has_journal else None
+    log = KafkaEventLog(KafkaConfig("127.0.0.1:1"), journal=journal)
+    assert log.write("t", b"a", b"1")
+    log.close(timeout_s=0.0)
+    lines = [each.getMessage() for each in caplog.records]
+    assert f"1 records were never acknowledged and {told}" in lines
+    left = [
+        event for each in left_journals(JournalConfig(folder=tmp_path)) for event in each.events()
+    ]
+    assert left == ([Event("t", b"a", b"1")] if has_journal else [])

@@ -158,6 +158,7 @@ def test_how_the_logs_are_polled_does_not_matter(
     assert at_once.closed[-1].counts == step_by_step.closed[-1].counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
     """A dataset has to be reproducible from the topics, down to the last bit."""

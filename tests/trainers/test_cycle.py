@@ -68,12 +68,13 @@ class DyingTable(Table):
         *,
         swaps: Sequence[CompareAndSwap],
         metadata: Mapping[str, str] | None = None,
+        is_new: bool = True,
     ) -> int:
         """Append, unless this is the write to die at."""
         self._lake.left -= 1
         if self._lake.left == 0 and not self._lake.is_after:
             raise Killed
-        version = super().append(frame, swaps=swaps, metadata=metadata)
+        version = super().append(frame, swaps=swaps, metadata=metadata, is_new=is_new)
         if self._lake.left == 0:
             raise Killed
         return version
@@ -132,6 +133,7 @@ def test_a_cycle_with_nothing_new_makes_nothing(grown: Lake, make_loop: MakeLoop
     assert topic.log == before
 
 
+@pytest.mark.slow
 def test_retraining_counts_new_labels(
     grown: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:
@@ -152,6 +154,7 @@ def look(cycle: TrainingCycle) -> list[ModelVersion]:
     return [model for model in cycle.registry.models() if model.number >= before]
 
 
+@pytest.mark.slow
 def test_retraining_by_schedule_follows_event_time(
     grown: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_lake_that_is_gone_is_no_quiet_failure(lake: Lake, make_loop: MakeLoop
         Maintenance(lake, make_loop().loop).run_if_due()
 
 
+@pytest.mark.slow
 def test_merged_files_are_learned_once(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows
 ) -> None:

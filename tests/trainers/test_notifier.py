@@ -14,6 +14,7 @@ from tidemill.trainers.notifier import Notifier
 NOWHERE = KafkaConfig("127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_without_a_broker_the_wait_ends_after_the_timeout() -> None:
     """A missed message is found in the lake; a trainer that waited for it would stand still."""
     notifier = Notifier(NOWHERE, "banner", threading.Event())
@@ -23,6 +24,7 @@ def test_without_a_broker_the_wait_ends_after_the_timeout() -> None:
     notifier.close()
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_wait() -> None:
     """A supervisor kills what does not end in time."""
     stop = threading.Event()

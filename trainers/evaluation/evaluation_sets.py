@@ -15,13 +15,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tidemill.errors import ModelError
+from tidemill.features.estimates.intervals import Floats
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import Evaluation
-from tidemill.trainers.evaluation.metrics import Candidate, Floats
+from tidemill.trainers.evaluation.metrics import Candidate
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
 from tidemill.trainers.learners.prequential import Predictions
@@ -69,7 +70,7 @@ class EvaluationSets:
 
     def of_batch(self, trained: Trained, later: LabeledRows, version: str) -> Evaluation:
         """Return the evaluation of a batch model on the rows held out from it."""
-        live, note = self._live()
+        live, note = self.live()
         own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
         if live is not None:
             indices, its = self._predicted_by(live, later)
@@ -87,13 +88,13 @@ class EvaluationSets:
         self, learner: str, window: EvaluationWindow, version: str, snapshot: int
     ) -> Evaluation:
         """Return the evaluation of an online learner by the predictions it would have served."""
-        live, note = self._live()
+        live, note = self.live()
         own = window.predictions.get_column("predicted").to_numpy()
         label, its, continued = window.predictions.get_column("label").to_numpy(), None, ""
-        if live is not None and self._is_learning(live):
+        if live is not None and self.is_learning(live):
             continued, live = live.version, None
         elif live is not None and label.size:
-            rows = self._rows(window.predictions, snapshot)
+            rows = self.rows(window.predictions, snapshot)
             indices, its = self._predicted_by(live, rows)
             own, label = own[indices], label[indices]
         return Evaluation(
@@ -113,8 +114,8 @@ class EvaluationSets:
         """
         if self._predictions is None:
             raise ValueError(f"{self._loop.loop} has no online learner")
-        live, _ = self._live()
-        since = None if live is None or self._is_learning(live) else self._unseen_from(live)
+        live, _ = self.live()
+        since = None if live is None or self.is_learning(live) else self.unseen_from(live)
         found = self._predictions.newest(WINDOW_ROWS, since)
         known = is_learnable()
         if found.height:
@@ -135,52 +136,52 @@ class EvaluationSets:
             f"{math.ceil(wanted / batch.holdout):,}"
         )
 
-    def _live(self) -> tuple[ModelVersion | None, str]:
+    def live(self) -> tuple[ModelVersion | None, str]:
         """Return the live model, or None and the reason why no live model can be compared."""
-        live = self._registry.live()
+        live = self._registry.model()
         if live is None:
-            return None, "nothing was live"
+            is_back = self._registry.live() is not None
+            return None, "the default decided" if is_back else "nothing was live"
         try:
             live.signature.check(self._loop)
         except ModelError:
             return None, f"the live {live.version} reads other features and could not compete"
         return live, ""
 
-    def _is_learning(self, live: ModelVersion) -> bool:
+    def is_learning(self, live: ModelVersion) -> bool:
         """Say whether *live* is an earlier state of the learner that is learning now."""
         online = self._loop.models.online
         return online is not None and (live.learner, live.params) == (
             online.learner,
-            settings_of(online),
+            settings_of(self._loop, online),
         )
 
-    def _unseen_from(self, live: ModelVersion) -> datetime | None:
+    def unseen_from(self, live: ModelVersion) -> datetime | None:
         """Return the decision time from which on *live* has learned no row; None if unknown."""
         return live.later_from if live.learner == LIGHTGBM else live.until
 
     def _predicted_by(self, live: ModelVersion, rows: LabeledRows) -> tuple[RowNumbers, Floats]:
         """Return the indices of the *rows* that can judge the live model, and its predictions."""
-        if self._is_learning(live):
-            known = self._served(rows)
+        if self.is_learning(live):
+            known = self.served(rows)
             return known.get_column("index").to_numpy(), known.get_column("predicted").to_numpy()
-        unseen = self._unseen_from(live)
+        unseen = self.unseen_from(live)
         start = 0 if unseen is None else rows.since(unseen)
         model = load_model(live, self._registry.payload(live))
         return np.arange(start, len(rows)), model.predict(rows.features[start:])
 
-    def _served(self, rows: LabeledRows) -> pl.DataFrame:
+    def served(self, rows: LabeledRows) -> pl.DataFrame:
         """Return index and prediction of the *rows* that the online learner has served."""
         indexed = pl.DataFrame({"decision_id": rows.ids}).with_row_index("index")
         if self._predictions is None:
-            return indexed.clear().with_columns(pl.lit(0.0).alias("predicted"))
+            nothing = pl.lit(None, dtype=pl.List(pl.Float64)).alias("scores")
+            return indexed.clear().with_columns(pl.lit(0.0).alias("predicted"), nothing)
         saved = self._predictions.read(since=rows.at[0] if len(rows) else None)
         return indexed.join(saved, on="decision_id", how="inner").sort("index")
 
-    def _rows(self, predictions: pl.DataFrame, snapshot: int) -> LabeledRows:
+    def rows(self, predictions: pl.DataFrame, snapshot: int) -> LabeledRows:
         """Return the decisions of *predictions* with their features, in the same order."""
-        since = predictions.get_column("at")[0]
-        training = training_set(self._lake, self._loop, version=snapshot, since=since)
-        found = LabeledRows.of(training, self._loop)
+        found = self._labelled(predictions, snapshot)
         features = found.features.with_columns(found.ids.alias(" id"))
         wanted = predictions.select(pl.col("decision_id").alias(" id"))
         joined = wanted.join(features, on=" id", how="left", maintain_order="left").drop(" id")
@@ -191,6 +192,20 @@ class EvaluationSets:
             ids=predictions.get_column("decision_id"),
             snapshot=snapshot,
         )
+
+    def labelled(
+        self, predictions: pl.DataFrame, snapshot: int
+    ) -> tuple[LabeledRows, pl.DataFrame]:
+        """Return the rows of *predictions* that have a label, and their predictions, in order."""
+        found = self._labelled(predictions, snapshot)
+        numbers = pl.DataFrame({"decision_id": found.ids}).with_row_index("number")
+        known = predictions.join(numbers, on="decision_id", how="inner", maintain_order="left")
+        return found.take(known.get_column("number").to_numpy()), known
+
+    def _labelled(self, predictions: pl.DataFrame, snapshot: int) -> LabeledRows:
+        since = predictions.get_column("at")[0] if predictions.height else None
+        training = training_set(self._lake, self._loop, version=snapshot, since=since)
+        return LabeledRows.of(training, self._loop)
 
 
 def _candidate(model: ModelVersion | None, predicted: Floats | None) -> Candidate | None:

@@ -9,26 +9,27 @@ The cost of deciding, where the shape of the decision allows it:
 - threshold: at threshold 0.5 a wrong action costs 1. A threshold of t implies that a needless
   ``above`` costs t to a missing one's 1 - t, so they cost 2t and 2(1 - t).
 - value: the squared distance of the action from the label.
-- greedy: not judged, because the log does not say what another action would have brought. That
-  takes off-policy estimates with propensities.
+- `gate.reward`, if the loop states one: minus that reward.
+
+Where the label depends on the action, the log does not say what another action would have brought,
+and `action_gate.py` judges.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from tidemill.features.estimates.intervals import Floats, Interval, difference, interval
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.labels import compile_reward
 from tidemill.trainers.evaluation.metrics import (
     METRIC_NAMES,
     Candidate,
-    Floats,
-    Interval,
     Metric,
     MetricScore,
-    difference,
-    interval,
     losses,
     roc_auc,
     score,
@@ -74,11 +75,11 @@ def judge(loop: Loop, evaluation: Evaluation) -> Verdict:
     gate, rows = loop.gate, evaluation.label.size
     if rows < gate.min_rows:
         told = f"; {evaluation.more_rows}" if evaluation.more_rows else ""
-        return _refused(
+        return refused(
             f"only {rows:,} later rows, the gate wants {gate.min_rows:,}{told}", rows=rows
         )
     if not np.isfinite(evaluation.candidate.predicted).all():
-        return _refused("some predictions are not numbers", rows=rows)
+        return refused("some predictions are not numbers", rows=rows)
     metric = metric_of(loop)
     base = Candidate("base rate", "", np.full(rows, evaluation.base_rate))
     rivals = [base] if evaluation.live is None else [base, evaluation.live]
@@ -87,18 +88,20 @@ def judge(loop: Loop, evaluation: Evaluation) -> Verdict:
         for one in (evaluation.candidate, *rivals)
     ]
     costs = _costs(loop, evaluation, gate.confidence)
+    if not all(np.isfinite(each.value.mean) for each in costs):
+        return refused("some rewards are not numbers", rows=rows)
     metrics = _metrics(loop, evaluation, scores, costs)
     every_score = (*scores, *costs)
     for rival, its in zip(rivals, scores[1:], strict=True):
         problem = _not_better(loop, evaluation, rival, scores[0], its)
         if problem:
-            return _refused(problem, rows=rows, scores=every_score, metrics=metrics)
+            return refused(problem, rows=rows, scores=every_score, metrics=metrics)
     if costs and costs[0].value.mean > costs[1].value.mean:
         problem = (
             f"deciding by it costs {costs[0].value.mean:.4f} a decision, always "
             f"{loop.decision.default!r} costs {costs[1].value.mean:.4f} on {rows:,} later rows"
         )
-        return _refused(problem, rows=rows, scores=every_score, metrics=metrics)
+        return refused(problem, rows=rows, scores=every_score, metrics=metrics)
     return Verdict(
         promoted=True,
         reason=_reason(evaluation, scores, costs),
@@ -159,7 +162,9 @@ def _costs(loop: Loop, evaluation: Evaluation, confidence: float) -> list[Metric
 
 def policy_cost(loop: Loop, label: Floats, predicted: Floats) -> Floats | None:
     """Return the cost of the policy's action for each prediction; None if it is not judged."""
-    policy = loop.policy
+    policy, stated = loop.policy, compile_reward(loop)
+    if stated is not None:
+        return -stated.of(label, _actions(loop, predicted))
     if policy.kind == "threshold" and loop.label.type == "bool":
         return _action_cost(loop, label, predicted >= policy.threshold)
     if policy.kind == "value":
@@ -169,13 +174,24 @@ def policy_cost(loop: Loop, label: Floats, predicted: Floats) -> Floats | None:
 
 def default_cost(loop: Loop, label: Floats) -> Floats | None:
     """Return the cost of the default action for each row; None if it is not judged."""
-    policy, default = loop.policy, loop.decision.default
+    policy, default, stated = loop.policy, loop.decision.default, compile_reward(loop)
+    if stated is not None:
+        return -stated.of(label, pl.Series([default] * label.size))
     if policy.kind == "threshold" and loop.label.type == "bool":
         above = True if policy.above is None else policy.above
         return _action_cost(loop, label, np.full(label.size, default == above))
     if policy.kind == "value" and isinstance(default, int | float):
         return np.square(float(default) - label)
     return None
+
+
+def _actions(loop: Loop, predicted: Floats) -> pl.Series:
+    """Return what the policy answers to each prediction."""
+    policy = loop.policy
+    if policy.kind == "value":
+        return pl.Series(np.clip(predicted, policy.low, policy.high))
+    is_above = (predicted >= policy.threshold).tolist()
+    return pl.Series([policy.above if each else policy.below for each in is_above])
 
 
 def _action_cost(loop: Loop, label: Floats, above: NDArray[np.bool_]) -> Floats:
@@ -223,13 +239,14 @@ def _reason(evaluation: Evaluation, scores: list[MetricScore], costs: list[Metri
     return "promoted: " + "; ".join(parts)
 
 
-def _refused(
+def refused(
     why: str,
     *,
     rows: int,
     scores: tuple[MetricScore, ...] = (),
     metrics: Mapping[str, float] | None = None,
 ) -> Verdict:
+    """Return the verdict that a candidate is not promoted, and *why*."""
     return Verdict(
         promoted=False,
         reason=f"not promoted: {why}",

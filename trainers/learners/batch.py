@@ -22,7 +22,7 @@ from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.lightgbm_params import check_params
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
-from tidemill.trainers.rows import LabeledRows
+from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows
 
 LIGHTGBM = "lightgbm"
 MANY = 1_500  # rows of the rarer label
@@ -134,7 +134,7 @@ def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
         rows=len(rows),
         base_rate=rows.mean_label,
         seed=batch.seed,
-        params=params | {"rounds": batch.rounds},
+        params=params | {"rounds": batch.rounds} | weighting(loop),
         software=software("lightgbm", "numpy", "polars"),
         cost=watch.read(),
     )
@@ -159,6 +159,11 @@ def parameters(
         "force_row_wise": True,
         "verbosity": -1,
     }
+
+
+def weighting(loop: Loop) -> dict[str, bool | int | float | str]:
+    """Return how rows are weighted, for the model's record; nothing if all count alike."""
+    return {"max_weight": MAX_WEIGHT} if loop.scores_actions else {}
 
 
 def defaults(label: NDArray[np.float64]) -> dict[str, int | float]:
@@ -197,6 +202,7 @@ def _boost(
     data = lightgbm.Dataset(
         encoded.to_arrow(),
         label=rows.label,
+        weight=rows.weights(),
         categorical_feature=signature.categorical,
         params=dict(params),
     )

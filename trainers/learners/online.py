@@ -30,7 +30,8 @@ from tidemill.schemas.models.river_state import (
     Scale,
     Weight,
 )
-from tidemill.trainers.rows import is_learnable, scored_action
+from tidemill.trainers.learners.batch import weighting
+from tidemill.trainers.rows import is_learnable, logged_actions, logged_columns, scored_action
 
 _TINY = 1e-15
 
@@ -41,7 +42,7 @@ class Learned:
 
     *predictions* has one row for each example, in the order they were learned: ``decision_id``,
     ``at``, ``label``, and ``prequential``, the prediction before the label was learned. *rows* are
-    their features.
+    their features, with the action that was scored.
     """
 
     version: int
@@ -127,7 +128,9 @@ class OnlineLearner:
             labelled = labelled.clear()
         labels: list[float] = labelled.get_column("label").to_list()
         rows = list(feature_rows(labelled, self._loop))
-        predicted = [self._learn_one(row, label) for row, label in zip(rows, labels, strict=True)]
+        logged = logged_actions(logged_columns(labelled, self._loop), self._loop)
+        weights = [1.0] * len(rows) if logged is None else logged.weights().tolist()
+        predicted = [self._learn_one(*each) for each in zip(rows, labels, weights, strict=True)]
         self.learned_until = max(version, self.learned_until)
         self.rows += len(labels)
         predictions = labelled.select(
@@ -138,8 +141,8 @@ class OnlineLearner:
             self.until = newest if self.until is None else max(newest, self.until)
         return Learned(version, predictions, rows)
 
-    def _learn_one(self, row: Mapping[str, object], label: float) -> float:
-        """Learn *label* for *row*; return the prediction before that."""
+    def _learn_one(self, row: Mapping[str, object], label: float, weight: float) -> float:
+        """Learn *label* for *row* with *weight*; return the prediction before that."""
         numbers, flags = self._mapping(row)
         if len(self._model._weights) + len(numbers) + len(flags) > MAX_NAMES:
             flags = [flag for flag in flags if flag in self._model._weights]
@@ -152,7 +155,7 @@ class OnlineLearner:
         x = self._scaler.transform_one(numbers)
         for flag in flags:
             x[flag] = 1.0
-        self._model.learn_one(x, label)
+        self._model.learn_one(x, label, weight)
         return predicted
 
     def _predict(self, x: Mapping[str, float]) -> float:
@@ -188,9 +191,9 @@ class FrozenLinear:
         return np.fromiter(scores, dtype=np.float64, count=features.height)
 
 
-def settings_of(online: Online) -> dict[str, bool | int | float | str]:
+def settings_of(loop: Loop, online: Online) -> dict[str, bool | int | float | str]:
     """Return the settings that identify a learner; with another rate it learns from the start."""
-    return {"learning_rate": online.learning_rate, "l2": online.l2}
+    return {"learning_rate": online.learning_rate, "l2": online.l2} | weighting(loop)
 
 
 def continues(online: Online, state: LinearState) -> bool:
@@ -200,7 +203,7 @@ def continues(online: Online, state: LinearState) -> bool:
 
 
 def feature_rows(examples: pl.DataFrame, loop: Loop) -> Iterable[Mapping[str, object]]:
-    """Return the features of each example as a mapping, with the action a greedy policy scores."""
+    """Return the features of each example as a mapping, with the action that is scored."""
     columns = [pl.col("features").struct.field(name) for name in loop.features]
     return examples.select(*columns, *scored_action(loop)).iter_rows(named=True)
 

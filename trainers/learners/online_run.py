@@ -5,7 +5,7 @@ them. It restores all three from the lake when the trainer starts again.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import polars as pl
@@ -14,6 +14,7 @@ from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.schemas.loop.definition import Loop, Online
+from tidemill.schemas.models.feature_signature import ACTION, scored_actions
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState
 from tidemill.trainers.commit_log import commits_after
 from tidemill.trainers.learners.batch import Cost, Stopwatch, Trained, software
@@ -35,8 +36,9 @@ class OnlineRun:
     """
 
     def __init__(self, loop: Loop, online: Online, lake: Lake, registry: Registry) -> None:
-        self.predictions = Predictions(lake, loop.loop, online)
+        self.predictions = Predictions(lake, loop.loop, online, is_weighted=loop.scores_actions)
         self._loop, self._online = loop, online
+        self._actions = scored_actions(loop)
         self._examples: Table = lake.table(loop.loop, EXAMPLES)
         self._offered = OfferedStates(loop.wait + loop.grace)
         self._spent = Cost(0.0, 0.0)
@@ -48,7 +50,9 @@ class OnlineRun:
         state, until = None, None
         made = [model for model in registry.models() if model.learner == self._online.learner]
         for model in made[-MAX_STATES:]:
-            if model.params != settings_of(self._online):  # of other rates, or of another lake
+            if model.params != settings_of(
+                self._loop, self._online
+            ):  # of other rates, or of another lake
                 continue
             found = LinearState.from_bytes(registry.payload(model))
             if continues(self._online, found):
@@ -77,10 +81,22 @@ class OnlineRun:
             learned = self.learner.learn(version, rows)
             predictions = learned.predictions
             times: list[datetime] = predictions.get_column("at").to_list()
-            served = pl.Series("predicted", self._offered.predict(times, learned.rows), pl.Float64)
-            self.predictions.add(version, predictions.with_columns(served))
+            served = self._served(times, learned.rows)
+            self.predictions.add(version, predictions.with_columns(*served))
             self._spent = self._spent.plus(watch.read())
             yield version
+
+    def _served(
+        self, times: Sequence[datetime], rows: Sequence[Mapping[str, object]]
+    ) -> tuple[pl.Series, pl.Series]:
+        """Return what would have been served for *rows*, and the same for each scored action."""
+        predicted = pl.Series("predicted", self._offered.predict(times, rows), pl.Float64)
+        each = [
+            self._offered.predict(times, [{**row, ACTION: action} for row in rows])
+            for action in self._actions
+        ]
+        found = [None if None in scores else list(scores) for scores in zip(*each, strict=True)]
+        return predicted, pl.Series("scores", found or [None] * len(rows), pl.List(pl.Float64))
 
     def save(self) -> None:
         """Store the predictions of the rows learned so far."""
@@ -104,7 +120,7 @@ class OnlineRun:
             rows=learner.rows,
             base_rate=base_rate,
             seed=0,
-            params=settings_of(online),
+            params=settings_of(self._loop, online),
             software=software("river"),
             cost=self._spent,
         )

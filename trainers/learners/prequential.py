@@ -26,13 +26,14 @@ from tidemill.schemas.models.river_state import LinearPredictor
 
 PREDICTIONS = "online_predictions"
 _TIME = pl.Datetime("us", "UTC")
-_COLUMNS = ("decision_id", "at", "label", "predicted")
+_COLUMNS = ("decision_id", "at", "label", "predicted", "scores")
 _SCHEMA = pl.Schema(
     {
         "decision_id": pl.String(),
         "at": _TIME,
         "label": pl.Float64(),
         "predicted": pl.Float64(),
+        "scores": pl.List(pl.Float64()),
         "prequential": pl.Float64(),
         "learner": pl.String(),
         "snapshot": pl.Int64(),
@@ -73,17 +74,20 @@ class OfferedStates:
         return [self.score(at, row) for at, row in zip(times, rows, strict=True)]
 
 
-def learner_name(online: Online) -> str:
+def learner_name(online: Online, *, is_weighted: bool = False) -> str:
     """Return the name predictions are stored under: another rate is another learner."""
-    return f"{online.learner} rate={online.learning_rate!r} l2={online.l2!r}"
+    name = f"{online.learner} rate={online.learning_rate!r} l2={online.l2!r}"
+    return f"{name} weighted" if is_weighted else name
 
 
 class Predictions:
     """The predictions of one online learner; `save` stores those of all `add` calls."""
 
-    def __init__(self, lake: Lake, loop_name: str, online: Online) -> None:
+    def __init__(
+        self, lake: Lake, loop_name: str, online: Online, *, is_weighted: bool = False
+    ) -> None:
         self._table = lake.create_table(loop_name, PREDICTIONS, _SCHEMA)
-        self._learner = learner_name(online)
+        self._learner = learner_name(online, is_weighted=is_weighted)
         self._app_id = learned(self._learner)
         self._waiting: list[pl.DataFrame] = []
         self._newest = -1
@@ -93,7 +97,8 @@ class Predictions:
 
         Args:
             version: that of ``examples``.
-            predictions: ``decision_id``, ``at``, ``label``, ``predicted``, ``prequential``.
+            predictions: ``decision_id``, ``at``, ``label``, ``predicted``, ``scores`` (of each
+                action, where actions are scored), ``prequential``.
         """
         self._waiting.append(
             predictions.with_columns(
@@ -122,8 +127,8 @@ class Predictions:
     def read(self, since: datetime | None = None) -> pl.DataFrame:
         """Return the saved predictions of decisions not before *since*, by (at, decision_id).
 
-        Columns ``decision_id``, ``at``, ``label``, ``predicted``. Rows that no state could serve
-        are left out.
+        Columns ``decision_id``, ``at``, ``label``, ``predicted``, ``scores``. Rows that no state
+        could serve are left out.
         """
         return self._table.read(_COLUMNS, self._wanted(since)).sort("at", "decision_id")
 

@@ -27,24 +27,32 @@ CHILDREN: Mapping[str, tuple[str, ...]] = {
 }
 
 _FROM = " FROM feedback"
-_HINT = "write one aggregate expression, say max(arr_delay) > 15"
+_HINTS = {
+    "label": "write one aggregate expression, say max(arr_delay) > 15",
+    "reward": "write one expression, say label - case when action = 'coupon' then 0.1 else 0 end",
+}
 
 
-def parse_expression(connection: duckdb.DuckDBPyConnection, sql: str) -> Node:
+def parse_expression(connection: duckdb.DuckDBPyConnection, sql: str, of: str = "label") -> Node:
     """Return the tree of *sql*, which has to be exactly one expression.
+
+    Args:
+        connection: whose parser reads it.
+        sql: the expression.
+        of: what it is, for errors: a label or a reward.
 
     Raises:
         LoopError: it is no SQL, not one expression, or nested deeper than `MAX_DEPTH`.
     """
     # Alone it cannot close a bracket of ours, and in brackets it cannot be more than an expression.
-    alone = _selected(connection, sql)
-    _selected(connection, f"({sql}\n)")
+    alone = _selected(connection, sql, of)
+    _selected(connection, f"({sql}\n)", of)
     return alone
 
 
 def expression_text(connection: duckdb.DuckDBPyConnection, node: Node) -> str:
     """Return *node* as SQL."""
-    tree = _tree(connection, f"SELECT 1{_FROM}")
+    tree = _tree(connection, f"SELECT 1{_FROM}", "label")
     tree["statements"][0]["node"]["select_list"] = [node]
     row = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
     text = str(row[0]) if row else ""
@@ -113,34 +121,34 @@ def bare(kind: str, type_: str) -> Node:
     }
 
 
-def _selected(connection: duckdb.DuckDBPyConnection, sql: str) -> Node:
+def _selected(connection: duckdb.DuckDBPyConnection, sql: str, of: str) -> Node:
     """Return the only expression that a query selects."""
     try:
-        tree = _tree(connection, f"SELECT {sql}\n{_FROM}")
+        tree = _tree(connection, f"SELECT {sql}\n{_FROM}", of)
         node = tree["statements"][0]["node"]
         if len(tree["statements"]) != 1 or node["type"] != "SELECT_NODE":
-            raise _not_one_expression()
+            raise _not_one_expression(of)
         if len(node["select_list"]) != 1 or node["select_list"][0]["alias"]:
-            raise _not_one_expression()
+            raise _not_one_expression(of)
         [expression] = node["select_list"]
         if _depth(expression) > MAX_DEPTH:
             raise RecursionError
     except RecursionError as error:
         raise LoopError(
-            f"label nests operators more than {MAX_DEPTH} deep",
+            f"{of} nests operators more than {MAX_DEPTH} deep",
             hint="write it flatter: count(*) filter (where ...), in (...), or case with many whens",
         ) from error
     return dict(expression)
 
 
-def _tree(connection: duckdb.DuckDBPyConnection, query: str) -> Node:
+def _tree(connection: duckdb.DuckDBPyConnection, query: str, of: str) -> Node:
     try:
         [text] = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or [""]
     except duckdb.Error as error:
-        raise _no_sql(str(error).splitlines()[0]) from error
+        raise _no_sql(str(error).splitlines()[0], of) from error
     tree = dict(json.loads(text))
     if tree["error"]:
-        raise _no_sql(tree["error_message"])
+        raise _no_sql(tree["error_message"], of)
     return tree
 
 
@@ -159,14 +167,14 @@ def _depth(node: Node) -> int:
     return deepest
 
 
-def _no_sql(message: str) -> LoopError:
+def _no_sql(message: str, of: str) -> LoopError:
     if "expression depth" in message:
         raise RecursionError(message)
-    return LoopError(f"label is not SQL: {message}", hint=_HINT)
+    return LoopError(f"{of} is not SQL: {message}", hint=_HINTS[of])
 
 
-def _not_one_expression() -> LoopError:
+def _not_one_expression(of: str) -> LoopError:
     return LoopError(
-        "label is more than one expression",
-        hint="write one aggregate expression without select, from, as and semicolon",
+        f"{of} is more than one expression",
+        hint=f"{_HINTS[of]}, without select, from, as and semicolon",
     )

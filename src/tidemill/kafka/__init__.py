@@ -22,7 +22,7 @@ from tidemill.kafka.bad_records import BadRecord, BadRecords, parsed
 from tidemill.kafka.child import ChildProcess
 from tidemill.kafka.compacted import CompactedLog, LogFollower, read_values
 from tidemill.kafka.config import ANSWER_S, KafkaConfig, Setting, client_log
-from tidemill.kafka.ends import TopicEnds
+from tidemill.kafka.ends import TopicEnds, read_range
 from tidemill.kafka.outage import Outages, broker_errors
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
@@ -61,6 +61,7 @@ __all__ = [
     "partition_count",
     "partition_counts",
     "read_compacted",
+    "read_range",
     "read_values",
     "topics_with_producer_time",
     "write_all",

@@ -85,6 +85,7 @@ class BadRecords:
                 "  hint: look at who can write to this topic; if a newer tidemill wrote it, "
                 "upgrade this one; else write the right value, or a tombstone, under its key",
                 each,
+                extra={"partition": each.partition},
             )
 
     def _told_to(self, bad: BadRecord) -> int:

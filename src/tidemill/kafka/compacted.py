@@ -21,15 +21,23 @@ class CompactedLog(Generic[V]):
     A record that *parse* refuses by an error is passed over: the value that its key had before
     stays. So is one whose value *check* refuses to follow that value. What is written later under
     its key, a tombstone too, removes it from `bad`.
+
+    With *most*, about so many values are remembered, and as many bad records, for a topic on which
+    anybody may write keys without end: first to go is what *is_weak*, then what is oldest.
     """
 
     def __init__(
         self,
         parse: Callable[[Record], V],
         check: Callable[[V, V], object] = lambda _before, _after: None,
+        *,
+        most: int | None = None,
+        is_weak: Callable[[V], bool] = lambda _value: False,
     ) -> None:
         self._parse = parse
         self._check = check
+        self._most = most
+        self._is_weak = is_weak
         self._values: dict[bytes | None, V] = {}
         self._bad: dict[bytes | None, BadRecord] = {}
 
@@ -54,11 +62,23 @@ class CompactedLog(Generic[V]):
             found = parsed(record, self._follow)
             if isinstance(found, BadRecord):
                 self._bad[record.key] = found
-                continue
-            self._values.pop(record.key, None)  # keys in the order of their newest record
-            self._values[record.key] = found
-            taken.append(found)
+            else:
+                self._values.pop(record.key, None)  # keys in the order of their newest record
+                self._values[record.key] = found
+                taken.append(found)
+            self._forget()
         return taken
+
+    def _forget(self) -> None:
+        """Forget what is too much, in one go once it is a quarter more."""
+        if self._most is None:
+            return
+        if len(self._bad) > self._most * 5 // 4:
+            self._bad = dict(list(self._bad.items())[-self._most :])
+        if len(self._values) > self._most * 5 // 4:
+            ranked = sorted(self._values.items(), key=lambda item: not self._is_weak(item[1]))
+            kept = {key for key, _ in ranked[-self._most :]}
+            self._values = {key: each for key, each in self._values.items() if key in kept}
 
     def _follow(self, record: Record) -> V:
         value = self._parse(record)
@@ -91,7 +111,7 @@ class LogFollower(Generic[V]):
     """Keeps the values of a topic up to date, over one connection. Not thread-safe.
 
     With *newest*, only the last so many offsets of each partition are read at first: for a topic
-    that is not compacted and may be long.
+    that is not compacted and may be long. *most* and *is_weak* are those of `CompactedLog`.
     """
 
     def __init__(
@@ -102,11 +122,13 @@ class LogFollower(Generic[V]):
         check: Callable[[V, V], object] = lambda _before, _after: None,
         *,
         newest: int | None = None,
+        most: int | None = None,
+        is_weak: Callable[[V], bool] = lambda _value: False,
     ) -> None:
         self._config = config
         self._newest = newest
         self._topic = topic
-        self._log = CompactedLog(parse, check)
+        self._log = CompactedLog(parse, check, most=most, is_weak=is_weak)
         self._tail: Tail | None = None
 
     def read(self, *, timeout_s: float = 30.0) -> CompactedLog[V]:

@@ -1,9 +1,15 @@
-"""The end offsets of a topic, read repeatedly over one connection: has anything been written?"""
+"""The end offsets of a topic, read repeatedly over one connection: has anything been written?
 
-from confluent_kafka import Consumer, TopicPartition
+`read_range` reads the records between two offsets of a partition, without a consumer group.
+"""
 
-from tidemill.kafka.config import KafkaConfig, client_log
+from collections.abc import Iterator
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from tidemill.kafka.config import ANSWER_S, KafkaConfig, client_log
 from tidemill.kafka.outage import broker_errors
+from tidemill.kafka.tail import Record, record_of
 
 
 class TopicEnds:
@@ -40,3 +46,42 @@ class TopicEnds:
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None
+
+
+def read_range(
+    config: KafkaConfig, topic: str, partition: int, first: int, behind: int
+) -> list[Record]:
+    """Return the records of a partition from offset *first* to before *behind* that are there.
+
+    Raises:
+        BrokerError: there is no answer.
+    """
+    settings = config.client(
+        group_id="tidemill-range",  # required by the client, never used
+        enable_auto_commit=False,
+        enable_partition_eof=True,
+        auto_offset_reset="earliest",
+    )
+    consumer = Consumer(settings, logger=client_log)
+    try:
+        with broker_errors(config, f"{topic}/{partition} could not be read", consumer):
+            consumer.assign([TopicPartition(topic, partition, first)])
+            return [each for each in _until(consumer, behind) if each.offset < behind]
+    finally:
+        consumer.close()
+
+
+def _until(consumer: Consumer, behind: int) -> Iterator[Record]:
+    """Yield the records up to offset *behind*, and perhaps more, or to the end of the log."""
+    while True:
+        messages = consumer.consume(10_000, timeout=ANSWER_S)
+        if not messages:
+            raise TimeoutError(f"no answer within {ANSWER_S:g} s")
+        for message in messages:
+            error = message.error()
+            if error is None:
+                yield record_of(message)
+            elif error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            if error is not None or (message.offset() or 0) >= behind - 1:
+                return

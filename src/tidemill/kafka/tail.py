@@ -158,27 +158,18 @@ class Tail:
 
     def _record(self, message: Message) -> Record | None:
         error, partition, offset = message.error(), message.partition(), message.offset()
-        topic = message.topic()
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._note_end(partition or 0, offset or 0)
             elif error.fatal() or error.code() in _REFUSALS:
                 raise self._refused(error)
             return None
-        if topic is None or partition is None or offset is None:
+        if partition is None or offset is None:
             return None
         self._next[partition] = offset + 1
         if self._unread_to.get(partition, offset + 2) <= offset + 1:
             del self._unread_to[partition]
-        return Record(
-            topic=topic,
-            partition=partition,
-            offset=offset,
-            key=message.key(),
-            value=message.value(),
-            timestamp_ms=message.timestamp()[1],
-            headers=_headers(message),
-        )
+        return record_of(message)
 
     def _note_end(self, partition: int, offset: int) -> None:
         """Take that *partition* ended at *offset*, unless that was so before the last aim.
@@ -212,6 +203,19 @@ class Tail:
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()
+
+
+def record_of(message: Message) -> Record:
+    """Return *message*, which has no error, as a record."""
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        key=message.key(),
+        value=message.value(),
+        timestamp_ms=message.timestamp()[1],
+        headers=_headers(message),
+    )
 
 
 def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:

@@ -103,13 +103,16 @@ class Writer:
         """Wait for the acknowledgements; return how many records have none yet."""
         return int(self._producer.flush(timeout_s))
 
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Flush for at most *timeout_s* and stop; log how many records were not delivered."""
+    def close(self, timeout_s: float = 10.0, *, consequence: str = "are lost") -> None:
+        """Flush for at most *timeout_s* and stop; log how many records were not delivered.
+
+        *consequence* says what becomes of those.
+        """
         waiting = self.flush(timeout_s)
         self._closed.set()
         self._server.join()
         if waiting:
-            logger.error("%d records were never acknowledged and are lost", waiting)
+            logger.error("%d records were never acknowledged and %s", waiting, consequence)
 
     def _on_failure(self, error: KafkaError, message: Message | None) -> None:
         with self._lock:
@@ -161,9 +164,10 @@ def write_all(
     topic: str,
     items: Iterable[tuple[bytes, bytes | None]],
     *,
+    headers: Sequence[tuple[str, bytes]] = (),
     timeout_s: float = 30.0,
 ) -> None:
-    """Write key-value pairs in their order; return when each is acknowledged.
+    """Write key-value pairs in their order, each with *headers*; return when all are acknowledged.
 
     If an answer of the broker is lost, a record may be written twice.
 
@@ -188,7 +192,7 @@ def write_all(
         for key, value in items:
             while True:
                 try:
-                    producer.produce(topic, value, key)
+                    producer.produce(topic, value, key, headers=list(headers))
                     break
                 except BufferError:
                     producer.poll(0.1)

@@ -162,6 +162,7 @@ def test_ledger_says_that_it_did_not_look_at_kafka(
     assert "not counted: Kafka: KAFKA_BOOTSTRAP_SERVERS is not set" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ledger_without_its_broker_says_so_and_ends_with_3(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,13 @@ def test_check_tells_every_mistake_and_fails(run: Run, banner: Path) -> None:
     assert [mistake["line"] for mistake in json.loads(output)["mistakes"]] == [5, 8]
 
 
+def test_a_file_that_cannot_be_read_is_no_finding(run: Run, tmp_path: Path) -> None:
+    """A pipeline that names the wrong file has not checked anything."""
+    status, _, error = run("check", tmp_path / "gone.yaml")
+    assert status == 2
+    assert "cannot be read" in error
+
+
 def test_check_looks_into_the_label(run: Run, banner: Path) -> None:
     """SQL is where data engineers make their mistakes."""
     banner.write_text(MINIMAL.replace("count(*)", "max(visits)"))

@@ -7,12 +7,14 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import pytest
 from tests.schemas.loops import MINIMAL
 
 from tidemill.deploy.local.kafka_settings import free_port
 from tidemill.deploy.local.supervisor import answers, tidemill_command
 
 
+@pytest.mark.slow
 def test_a_loop_file_is_served_without_kafka(tmp_path: Path) -> None:
     """The page "A start without Kafka" is what a newcomer tries before there is any Kafka."""
     path, port = tmp_path / "loop.yaml", free_port()

@@ -1,6 +1,7 @@
 """The commands around models: what a person types and reads."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from tidemill.cli.app import main
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.schemas.loop.definition import FieldType, Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
-from tidemill.schemas.models.manifest import payload_digest
+from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, payload_digest
 from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, SigningKey, TrustedKeys
-from tidemill.trainers.registry import ModelVersion, Registry
+from tidemill.trainers.registry import ModelVersion, Registry, default_version
 
 LOOP = Loop.model_validate(
     {
@@ -93,6 +94,41 @@ def test_models_shows_every_version_and_why(lake: Lake, capsys: pytest.CaptureFi
     assert "lightgbm-2" in shown
     assert "live" in shown
     assert "lightgbm-2 not promoted: it is worse" in shown.splitlines()
+
+
+def test_a_model_that_was_judged_by_rewards_shows_them(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And that the default took over after it."""
+    registry = Registry(lake, "offer")
+    rewards = {"reward": 0.25, "default_reward": 0.125, "reward_dr": 0.26, "look": 1.0}
+    params = {"max_weight": 20.0}
+    good = model(1, promoted=True, reason="promoted: reward 0.25")
+    registry.add(replace(good, metrics=rewards, params=params), b"tree")
+    back = default_version(
+        LOOP,
+        registry,
+        at=datetime(2026, 1, 2, tzinfo=UTC),
+        reason="taken back: it earns less",
+        metrics={},
+        snapshot=4,
+        until=None,
+    )
+    registry.add(back, DEFAULT_PAYLOAD)
+    assert main(["model", "list", "offer"]) == 0
+    shown = capsys.readouterr().out
+    assert "of default" in shown
+    assert "0.125" in shown
+    assert "default-2 taken back: it earns less" in shown.splitlines()
+    assert main(["model", "show", "offer", "lightgbm-1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("lightgbm-1 is not live: promoted: reward 0.25")
+    assert "max_weight 20" in shown
+    assert "default_reward 0.125" in shown
+    assert main(["model", "show", "offer", "default-2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["live"] is True
+    assert main(["model", "show", "offer", "lightgbm-9"]) == 2
+    assert "model list offer" in capsys.readouterr().err
 
 
 def test_models_of_an_unknown_loop_makes_nothing(

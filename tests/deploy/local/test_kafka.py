@@ -136,6 +136,13 @@ def test_a_second_broker_over_the_same_data_is_refused(own_kafka: EmbeddedKafka)
 
 
 @pytest.mark.kafka
+def test_the_data_of_a_broker_are_private(own_kafka: EmbeddedKafka) -> None:
+    """They are all events; the storage is a copy of one that everybody may read."""
+    for folder in (own_kafka.data, own_kafka.data / "logs"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.kafka
 def test_a_broker_whose_port_is_taken_does_not_move(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Its clients would look for it where somebody else listens."""
     port, controller = free_port(), free_port()
@@ -187,6 +194,7 @@ def test_a_broker_given_by_the_environment_is_used_as_it_is(kafka: KafkaConfig) 
     found.stop()
 
 
+@pytest.mark.slow
 def test_a_given_broker_that_does_not_answer_is_an_error_not_a_second_choice() -> None:
     """Starting another one would hide that the configured one is down."""
     with pytest.raises(BrokerError, match="does not answer"):

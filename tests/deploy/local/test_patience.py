@@ -3,6 +3,8 @@
 import os
 import time
 
+import pytest
+
 from tidemill.deploy.local.patience import Patience, cpu_seconds
 
 
@@ -23,6 +25,7 @@ def test_it_waits_while_the_process_works_and_not_for_ever() -> None:
     assert patience.is_over(start + 901.0)
 
 
+@pytest.mark.slow
 def test_the_time_of_a_process_is_that_of_the_system() -> None:
     """What `ps` prints has minutes, hours and days."""
     deadline = time.process_time() + 1.5

@@ -1,12 +1,19 @@
-"""The ports of the processes of a machine: their own, or a plain error."""
+"""The processes of a machine: their ports, and how they are looked at."""
 
+import os
 import socket
+from pathlib import Path
 
 import pytest
+from tests.serving.api.test_callers import certificate
 
+from tidemill.access import TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TOKENS, add_token
 from tidemill.deploy.local.kafka_settings import ephemeral_ports, free_port
-from tidemill.deploy.local.stack import Ports
+from tidemill.deploy.local.stack import Ports, Stack
 from tidemill.errors import ConfigError
+from tidemill.http_server.listener import HttpConfig
+from tidemill.http_server.pages import PageServer
+from tidemill.kafka import KafkaConfig
 
 
 def test_ports_that_are_taken_are_named_before_anything_starts() -> None:
@@ -29,3 +36,53 @@ def test_no_connection_is_given_a_port_of_ours() -> None:
     """A client's connection sat on the port of a broker that came back."""
     first, last = ephemeral_ports()
     assert not any(first <= free_port() <= last for _ in range(300))
+
+
+@pytest.mark.parametrize("is_mutual", [False, True])
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_programs_with_tokens_and_certificates_are_seen_to_be_ready(
+    has_tls: bool, is_mutual: bool, tmp_path: Path
+) -> None:
+    """Else `up` would start its own monitor anew for ever, because it has no token."""
+    env = {TOKENS: str(tmp_path / "tokens")}
+    add_token(
+        tmp_path / "tokens", name="x", scopes=frozenset(("admin",)), loops=frozenset("*"), rate=None
+    )
+    authority, _ = certificate(tmp_path, "ca")
+    if has_tls:
+        cert, key = certificate(tmp_path, "server", "ca")
+        env |= {TLS_CERT: str(cert), TLS_KEY: str(key)}
+        env |= {TLS_CLIENT_CA: str(authority)} if is_mutual else {}
+    ports = Ports.free(1)
+    kafka = KafkaConfig("127.0.0.1:1")
+    stack = Stack(kafka=kafka, lake="", folder=tmp_path, ports=ports, loops=["shop"], env=env)
+    programs = {each.name: each for each in stack.programs()}
+    assert programs["monitor"].address.startswith("https://" if has_tls else "http://")
+    for name, port in (("monitor", ports.monitor), ("serve-1", ports.servers[0])):
+        ready, alive = programs[name].is_ready, programs[name].is_alive
+        assert ready is not None
+        assert alive is not None
+        assert not ready(os.getpid())
+        with PageServer({}, HttpConfig.from_env(env, port=port)):
+            assert ready(os.getpid())
+            assert alive(os.getpid())
+            assert not ready(os.getpid() + 1), "somebody else's program"
+
+
+def test_certificates_that_would_keep_up_out_are_told_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    """A stack that never becomes ready does not say why."""
+    authority, _ = certificate(tmp_path, "ca")
+    cert, key = certificate(tmp_path, "alone")
+    env = {TLS_CERT: str(cert), TLS_KEY: str(key), TLS_CLIENT_CA: str(authority)}
+    stack = Stack(
+        kafka=KafkaConfig("127.0.0.1:1"),
+        lake="",
+        folder=tmp_path,
+        ports=Ports.free(1),
+        loops=["shop"],
+        env=env,
+    )
+    with pytest.raises(ConfigError, match="none of a client"):
+        stack.programs()

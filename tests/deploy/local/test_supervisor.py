@@ -71,6 +71,7 @@ def test_a_crashed_child_is_reported_and_restarted(tmp_path: Path) -> None:
     assert "was restarted" in texts[1]
 
 
+@pytest.mark.slow
 def test_a_child_that_crashes_again_and_again_waits_longer_each_time(tmp_path: Path) -> None:
     """Restarting a thousand times a minute is an outage of its own."""
     texts: list[str] = []
@@ -155,6 +156,7 @@ def page(port: int) -> Program:
     )
 
 
+@pytest.mark.slow
 def test_another_program_at_its_address_is_not_taken_for_the_child(tmp_path: Path) -> None:
     """A second `up` said ready because the first one answered, and crashed in a loop."""
     port = free_port()
@@ -168,6 +170,7 @@ def test_another_program_at_its_address_is_not_taken_for_the_child(tmp_path: Pat
         assert first.restarts == {"page": 0}
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
     """SIGSTOP, a deadlock: the process is there and nobody is served."""
     texts: list[str] = []

@@ -66,9 +66,10 @@ def test_a_removed_row_is_named_by_its_offset(root: Path, table: str) -> None:
     assert not report.agrees
     (loss,) = report.losses
     assert loss.what == f"{table}, partition {PARTITION}: 1 row was removed, at offset {victim}"
-    assert f"lake replay {LOOP.loop} --into LAKE --partition {PARTITION}" in loss.hint
+    assert f"`tidemill lake repair {LOOP.loop} --partition {PARTITION}`" in loss.hint
 
 
+@pytest.mark.slow
 def test_the_newest_commit_of_examples_is_missed(root: Path) -> None:
     """Its rows are there and belong to no version; a worker would make them again."""
     log_entries(root, "examples")[-1].unlink()
@@ -78,7 +79,7 @@ def test_the_newest_commit_of_examples_is_missed(root: Path) -> None:
     (loss,) = report.losses
     assert f"examples/{file.parent.name}/{file.name} is of no commit" in loss.what
     assert "newer than the newest commit" in loss.what
-    assert "start a worker" in loss.hint
+    assert f"`tidemill lake repair {LOOP.loop}`" in loss.hint
 
 
 @pytest.mark.parametrize("revision", [0, 1])

@@ -256,3 +256,37 @@ def test_a_folder_that_may_not_be_written_says_so(tmp_path: Path, loop: Loop) ->
     folder.write_text("a file, where the lake's folder should be")
     with pytest.raises(LakeError, match="cannot create the tables"):
         Lake(LakeConfig(root=str(folder))).create(loop)
+
+
+@pytest.mark.parametrize("text", [b"junk", b"\xff\xfe", b"", b'{"loop": "home-page"}'])
+def test_a_damaged_definition_is_named_by_its_file(tmp_path: Path, loop: Loop, text: bytes) -> None:
+    """Every command of the lake reads it first, and ended in the traceback of a library."""
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    path = tmp_path / loop.loop / f"loop-{loop.version}.json"
+    path.write_bytes(text)
+    readers: list[Callable[[], object]] = [
+        lambda: lake.definitions(loop.loop),
+        lambda: lake.loop(loop.loop),
+        lambda: lake.create(loop),
+    ]
+    for read in readers:
+        with pytest.raises(LakeError) as told:
+            read()
+        assert f"{path} is damaged: " in told.value.what
+        assert "put the file back" in told.value.hint
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_data_file_that_is_cut_off_is_an_error_of_the_lake(
+    tmp_path: Path, loop: Loop, rows: Rows, size: int
+) -> None:
+    """Polars panics on it, which no `except Exception` of a worker catches."""
+    lake = Lake(LakeConfig(root=str(tmp_path)))
+    lake.create(loop)
+    table = lake.table(loop.loop, "decisions")
+    table.append(rows("decisions", 3), swaps=[])
+    (file,) = map(Path, table.uris())
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(LakeError, match="cannot read"):
+        table.read()

@@ -46,6 +46,7 @@ def test_the_keys_of_examples_are_as_every_lake_has_them() -> None:
         "begin/2/3",
     ]
     assert [keys.MISPLACED.key(3), keys.TOPIC_ID.key(3)] == ["misplaced/3", "topic/3"]
+    assert keys.RESTORED.key(3) == "restored/3"
     assert keys.CLUSTER_ID.for_log(ORDERS).key(3) == "cluster@orders/3"
     times = [keys.join_time(log).key(3) for log in (DECISIONS, FEEDBACK, ORDERS)]
     assert times == ["time/decisions/3", "time/feedback/3", "time/feedback.orders/3"]

@@ -246,6 +246,7 @@ def test_a_commit_writes_a_bounded_number_of_files_whatever_event_times_it_has(
     assert table.read(where=pl.col("event_date") == wanted)["offset"].to_list() == [900]
 
 
+@pytest.mark.slow
 def test_a_date_with_many_rows_has_a_file_of_its_own(table: Table, rows: Rows) -> None:
     """A year that is played back in an hour must stay as quick to read by date as one lived."""
     days, each = OWN_FILES + 10, DATE_ROWS

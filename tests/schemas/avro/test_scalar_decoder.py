@@ -95,6 +95,7 @@ def test_no_bytes_do_anything_but_read_or_refuse(
         READ(bytes(body), 0)
 
 
+@pytest.mark.slow
 def test_the_largest_payload_takes_bounded_memory() -> None:
     """1 MiB is what Kafka lets through; it must not become gigabytes."""
     schema: Schema = {

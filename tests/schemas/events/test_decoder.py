@@ -97,6 +97,7 @@ def broken(payload: bytes, chance: random.Random) -> bytes:
             return payload[:PREFIX] + chance.randbytes(chance.randrange(200))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.randoms(use_true_random=False), st.integers(1, 60))
 def test_what_becomes_of_a_payload_does_not_depend_on_its_neighbours(

@@ -223,6 +223,7 @@ def test_records_that_lie_or_are_no_schema_are_passed_over(
     assert fresh.lookup(b"\xc3\x01\x01\x02\x03\x04\x05\x06\x07\x08") is None
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_says_so(tmp_path: Path) -> None:
     """Unknown and unreachable are different: the one is poison, the other is a pause."""
     prefix = single_object_prefix(record(("a", "long")))

@@ -4,7 +4,9 @@ import datetime as dt
 import http.client
 import ipaddress
 import json
+import os
 import ssl
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,9 +24,9 @@ from tidemill import Client
 from tidemill.access import TOKENS, TlsConfig, TokenList, add_token
 from tidemill.cli.app import main
 from tidemill.errors import BrokerError, ConfigError, RequestError
-from tidemill.serving.api.server import ServerConfig
+from tidemill.http_server.listener import HttpConfig
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.worker import ServingWorkerConfig, Worker
+from tidemill.serving.worker import Worker
 from tidemill.watched_file import WatchedFile
 
 BODY = json.dumps({"features": FEATURES}).encode()
@@ -77,15 +79,17 @@ def test_each_scope_opens_its_paths_and_no_others(tokens: Tokens, log: MemoryEve
         "decide": ("POST", DECISIONS, BODY, 200),
         "feedback": ("POST", FEEDBACK, LEFT, 202),
         "loops": ("GET", "/v1/loops", None, 200),
-        "admin": ("GET", "/metrics", None, 200),
+        "observe": ("GET", "/metrics", None, 200),
     }
-    for scope in paths:
+    for scope in (*paths, "admin"):
         token = tokens.add(scope, scope)
         for needed, (method, path, body, right) in paths.items():
-            may = needed == scope or (needed, scope) == ("loops", "admin")
+            may = needed == scope or (scope == "admin" and needed in ("loops", "observe"))
             assert tokens.ask(token, method, path, body) == (right if may else 403), (scope, path)
-        assert tokens.ask(token, "GET", "/v1/loops/banner") == 200
-        assert tokens.ask(token, "GET", "/healthz") == (200 if scope == "admin" else 403)
+        assert tokens.ask(token, "GET", "/v1/loops/banner") == (403 if scope == "observe" else 200)
+        assert tokens.ask(token, "GET", "/healthz") == (
+            200 if scope in ("observe", "admin") else 403
+        )
     assert len(log.events) == 2
 
 
@@ -110,7 +114,7 @@ def test_without_a_valid_token_nothing_is_told(tokens: Tokens, log: MemoryEventL
     connection = http.client.HTTPConnection(urlsplit(tokens.url).netloc, timeout=120)
     connection.request("GET", "/readyz")
     answer = connection.getresponse()
-    assert (answer.status, json.loads(answer.read())) == (503, {"ready": False})
+    assert (answer.status, json.loads(answer.read())) == (503, {"ready": False, "pid": os.getpid()})
     connection.close()
     assert log.events == []
 
@@ -183,15 +187,14 @@ def test_a_page_that_is_listed_may_call(worker: Worker, serve: Serve) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "worker.example"])
 def test_without_tokens_a_server_is_for_this_machine(host: str, tmp_path: Path) -> None:
     """Whoever opens it to a network has to say so."""
-    worker = ServingWorkerConfig(kafka=NOWHERE, name="w")
     with pytest.raises(ConfigError, match="other machines") as caught:
-        ServerConfig(worker=worker, host=host)
+        HttpConfig(port=0, host=host)
     assert "--insecure" in caught.value.hint
-    ServerConfig(worker=worker, host=host, is_insecure=True)
+    HttpConfig(port=0, host=host, is_insecure=True)
     add_token(tmp_path / "t", name="x", scopes=frozenset(("admin",)), loops=ALL, rate=None)
-    ServerConfig(worker=worker, host=host, tokens=WatchedFile(tmp_path / "t", TokenList.load))
+    HttpConfig(port=0, host=host, tokens=WatchedFile(tmp_path / "t", TokenList.load))
     for local in ("127.0.0.1", "::1", "localhost"):
-        ServerConfig(worker=worker, host=local)
+        HttpConfig(port=0, host=local)
 
 
 def test_the_command_refuses_an_open_server(
@@ -269,7 +272,7 @@ def test_tls_and_the_certificates_of_clients(
     with Client(url, budget_ms=10_000, tls=trusting) as client:
         assert client.loop("banner").get_decision(FEATURES).source == "default"
     if is_mutual:
-        ServerConfig(worker=worker.config, host="0.0.0.0", tls=tls)
+        HttpConfig(port=0, host="0.0.0.0", tls=tls)
 
 
 def test_tls_that_cannot_work_is_told_at_the_start(tmp_path: Path) -> None:
@@ -281,3 +284,17 @@ def test_tls_that_cannot_work_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not possible"):
         found.context()
     assert TlsConfig.from_env({}) is None
+
+
+def test_the_description_of_the_api_names_the_loops_of_the_token(
+    tokens: Tokens, log: MemoryEventLog
+) -> None:
+    """What another team decides is not for everybody to read."""
+    for loop, is_seen in (("banner", True), ("nope", False), ("*", True)):
+        token = tokens.add(f"for-{loop.replace('*', 'all')}", "decide", loop=loop)
+        request = urllib.request.Request(
+            f"{tokens.url}/openapi.json", headers={"authorization": f"Bearer {token}"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            assert (DECISIONS in json.load(answer)["paths"]) == is_seen, loop
+    assert ask(tokens.url, "GET", "/openapi.json")[0] == 401

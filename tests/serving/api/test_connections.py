@@ -4,19 +4,25 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.serving.api.test_callers import certificate
 from tests.serving.api.test_http import DECISIONS, FEEDBACK, call, post
 from tests.serving.conftest import Serve
 from tests.serving.models import FEATURES
 
+from tidemill.access import TlsConfig
 from tidemill.errors import ConfigError
-from tidemill.serving.api.http_limits import HttpLimits
+from tidemill.http_server.http_limits import HttpLimits
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import Worker
 
@@ -28,6 +34,7 @@ SHORT = HttpLimits(
     header_bytes=2_000,
     body_bytes=100_000,
     held_bytes=300_000,
+    handshake_s=0.4,
     header_s=0.4,
     body_s=0.4,
     idle_s=1,
@@ -114,6 +121,7 @@ def test_half_a_request_is_refused_in_words(
     assert log.events == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"\r\n"])
 @pytest.mark.parametrize("is_used", [False, True])
 def test_a_connection_without_a_request_is_closed(
@@ -258,3 +266,71 @@ def test_each_limit_is_a_setting(name: str) -> None:
     for wrong in ("0", "-1", "x", "nan"):
         with pytest.raises(ConfigError, match=rf"{variable}|{name}"):
             HttpLimits.from_env({variable: wrong})
+
+
+@pytest.fixture
+def secure(worker: Worker, serve: Serve, tmp_path: Path) -> tuple[str, ssl.SSLContext]:
+    """The address of a server with small limits and TLS, and what trusts it."""
+    authority, _ = certificate(tmp_path, "ca")
+    cert, key = certificate(tmp_path, "server", "ca")
+    url = serve(worker, limits=SHORT, tls=TlsConfig(cert=cert, key=key))
+    return url, ssl.create_default_context(cafile=str(authority))
+
+
+def page(url: str, trusting: ssl.SSLContext, path: str) -> str:
+    """Return a page that is read over TLS."""
+    with urllib.request.urlopen(f"{url}{path}", context=trusting, timeout=EVER) as answer:
+        return str(answer.read().decode())
+
+
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the beginning of a handshake
+
+
+@pytest.mark.parametrize("sent", [b"", HELLO, b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_client_that_does_not_finish_its_handshake_is_closed(
+    sent: bytes,
+    secure: tuple[str, ssl.SSLContext],
+    connect: Callable[[str], socket.socket],
+) -> None:
+    """It holds memory and a place, and has said nothing yet that could be answered."""
+    url, trusting = secure
+    connection = connect(url)
+    connection.sendall(sent)
+    while b"\x15" not in (end := rest(connection)[:1]) and end:
+        pass  # an alert of TLS may come first
+    shown = page(url, trusting, "/metrics")
+    late = 0.0 if sent.startswith(b"GET") else 1.0  # what is no handshake is closed at once
+    assert f'tidemill_http_refused_total{{reason="handshake_s"}} {late}' in shown
+    assert "tidemill_http_connections 1.0" in shown
+
+
+def test_clients_in_a_handshake_count_and_make_room(
+    worker: Worker,
+    serve: Serve,
+    tmp_path: Path,
+    connect: Callable[[str], socket.socket],
+) -> None:
+    """Thousands of them, each within its time, would keep all others out."""
+    authority, _ = certificate(tmp_path, "ca")
+    cert, key = certificate(tmp_path, "server", "ca")
+    limits = replace(SHORT, handshake_s=10 * EVER)
+    url = serve(worker, limits=limits, tls=TlsConfig(cert=cert, key=key))
+    trusting = ssl.create_default_context(cafile=str(authority))
+    held = [connect(url) for _ in range(3 * SHORT.connections)]
+    shown = page(url, trusting, "/metrics")
+    over = 2 * SHORT.connections + 1
+    assert f'tidemill_http_refused_total{{reason="connections"}} {over:.1f}' in shown
+    assert f"tidemill_http_connections {SHORT.connections:.1f}" in shown
+    assert rest(held[0]) == b"", "the oldest made room"
+
+
+def test_a_large_body_and_many_requests_come_over_tls(
+    secure: tuple[str, ssl.SSLContext],
+) -> None:
+    """Bytes may come together with the end of the handshake; none may be lost."""
+    url, trusting = secure
+    body = json.dumps({"batch": [{"features": FEATURES}] * 500}).encode()
+    for _ in range(20):
+        request = urllib.request.Request(f"{url}{DECISIONS}", body, method="POST")
+        with urllib.request.urlopen(request, context=trusting, timeout=EVER) as answer:
+            assert len(json.loads(answer.read())["batch"]) == 500

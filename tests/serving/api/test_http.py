@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -244,7 +245,7 @@ def test_a_worker_is_ready_once_the_topics_are_read(url: str, worker: Worker) ->
     """A load balancer must not send people to defaults when models are a second away."""
     assert call(url, "GET", "/readyz")[0] == 503
     worker.subscriber.ready.set()
-    assert call(url, "GET", "/readyz") == (200, {"ready": True})
+    assert call(url, "GET", "/readyz") == (200, {"ready": True, "pid": os.getpid()})
 
 
 def test_metrics_count_what_happened(url: str, worker: Worker) -> None:

@@ -8,6 +8,7 @@ from tests.serving.conftest import NOWHERE, Serve
 from tests.serving.models import banner
 
 from tidemill.cli.app import main
+from tidemill.http_server.listener import HttpConfig
 from tidemill.schemas.loop.loop_file import load_loop
 from tidemill.serving.api.server import ServerConfig, run_server
 from tidemill.serving.decision.event_log import MemoryEventLog
@@ -16,12 +17,13 @@ from tidemill.serving.worker import ServingWorkerConfig, Worker
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_a_failure_and_no_crash() -> None:
     """Its supervisor must see a status, its log the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         worker = ServingWorkerConfig(kafka=NOWHERE, name="w", definitions=(banner(),), close_s=0.1)
-        config = ServerConfig(worker=worker, port=taken.getsockname()[1])
-        assert run_server(config) == 1
+        config = ServerConfig(worker=worker, http=HttpConfig(port=taken.getsockname()[1]))
+        assert run_server(config) == 2
 
 
 def test_serve_without_a_broker_named_says_what_to_set(

@@ -231,6 +231,7 @@ def knows_default(client: Client, worker_url: str) -> Client:
     return client
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_leaves_time_for_the_other(hanging: HangingWorker, url: str) -> None:
     """Waiting the whole budget for the first would make the second useless."""
     with Client([hanging.url, url], budget_ms=2_000) as client:
@@ -275,6 +276,7 @@ def test_a_default_has_no_id_that_a_worker_may_have_logged(
     assert nobody.loop("banner").get_decision(FEATURES, id="d-2").id == "d-2"
 
 
+@pytest.mark.slow
 def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: MemoryEventLog) -> None:
     """Each might decide something else about it; which of the two counts, only offsets say."""
     client = knows_default(Client([hanging.url, url], budget_ms=2_000), url)
@@ -289,6 +291,7 @@ def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: Memory
     assert all(key is not None and key not in hanging.received for key in keys)
 
 
+@pytest.mark.slow
 def test_an_id_of_the_caller_is_asked_for_once(
     hanging: HangingWorker, url: str, log: MemoryEventLog
 ) -> None:
@@ -435,6 +438,7 @@ def test_a_client_of_nobody_is_refused() -> None:
         Client([])
 
 
+@pytest.mark.slow
 def test_an_embedded_worker_without_kafka_needs_a_definition() -> None:
     """With one it decides at once; without, it says what is missing."""
     with pytest.raises(BrokerError, match="could not be read"):

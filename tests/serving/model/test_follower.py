@@ -13,7 +13,7 @@ from tests.serving.models import (
 )
 
 from tidemill.schemas import topics
-from tidemill.schemas.models.manifest import INLINE_BYTES, Ack
+from tidemill.schemas.models.manifest import DEFAULT, DEFAULT_PAYLOAD, INLINE_BYTES, Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
@@ -55,6 +55,33 @@ def test_a_published_model_serves_and_is_acknowledged(
     (ack,) = acks(log)
     assert (ack.worker, ack.loop, ack.status, ack.reason) == ("w-1", "banner", "serving", "")
     assert ack.digest == manifest(PAYLOAD).digest
+
+
+def test_the_default_decides_again_once_a_model_is_taken_back(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """By a signed manifest without a model; an older model does not come back, a newer one does."""
+    feed(worker, *records(key, PAYLOAD))
+    assert decide(worker).source == "model"
+    back = manifest(DEFAULT_PAYLOAD, 2, learner=DEFAULT, version="default-2", trained_on_rows=0)
+    feed(worker, *records(key, DEFAULT_PAYLOAD, back))
+    assert decide(worker).source == "default"
+    assert answered(log)[-1] == ("default-2", "serving")
+    feed(worker, *records(key, PAYLOAD, manifest(PAYLOAD, 1)))
+    assert decide(worker).source == "default"
+    feed(worker, *records(key, PAYLOAD, manifest(PAYLOAD, 3)))
+    assert decide(worker).model_version == "lightgbm-3"
+
+
+def test_nobody_but_a_trainer_can_take_a_model_back(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """Negative control: an unknown key, and a payload that is another."""
+    feed(worker, *records(key, PAYLOAD))
+    back = manifest(DEFAULT_PAYLOAD, 2, learner=DEFAULT, version="default-2", trained_on_rows=0)
+    feed(worker, *records(SigningKey.generate(), DEFAULT_PAYLOAD, back))
+    assert decide(worker).model_version == "lightgbm-1"
+    assert worker.follower.refused == 1
 
 
 def test_a_model_in_chunks_serves_once_it_is_whole(

@@ -99,6 +99,7 @@ def test_odd_numbers_take_the_branches_that_lightgbm_takes(
     assert struct.pack("d", walked.predict(row)) == struct.pack("d", expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_splits_of_any_kind_and_threshold_part_as_in_the_library(data: st.DataObject) -> None:

@@ -142,6 +142,7 @@ def test_a_hostile_text_is_refused(case: str) -> None:
         read_text(hostile, WIDTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["a node that is its own child", "a feature out of range"])
 def test_without_the_check_a_hostile_text_harms_the_process(case: str) -> None:
     """The negative control: the library itself takes them, and crashes, hangs or reads on."""

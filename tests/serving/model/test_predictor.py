@@ -78,6 +78,7 @@ def test_a_model_of_another_width_is_refused(load: Load) -> None:
         load(text(), WIDTH + 1)
 
 
+@pytest.mark.slow
 def test_scores_outlive_the_model_they_were_made_from(load: Load) -> None:
     """A decider keeps the function only; the trees in C must stay as long as it does."""
     features = {**FEATURES, "seen": None, "tags": None, "age": 30.0}

@@ -1,7 +1,9 @@
 """What a serving worker makes of the records of its two topics, bad ones among them."""
 
 import json
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.serving.conftest import NOWHERE
@@ -9,10 +11,12 @@ from tests.serving.model.bad_models import PAYLOAD
 from tests.serving.models import FEATURES, banner, manifest, records
 
 from tidemill.kafka import Record
+from tidemill.kafka.bad_records import METRIC
 from tidemill.schemas import topics
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import key_of
+from tidemill.serving.api.metrics import registry_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
@@ -93,3 +97,26 @@ def test_a_worker_looks_at_its_own_loops_only(
     assert list(worker.follower.deciders) == ["mine"]
     acks = [Ack.from_json(each.value or b"") for each in log.events if each.topic == topics.ACKS]
     assert [ack.loop for ack in acks] == ["mine"]
+
+
+def test_the_metric_of_bad_records_follows_the_reader_that_takes_over(
+    key: SigningKey, tmp_path: Path
+) -> None:
+    """After a key was revoked, the metric stood still at what the reader before it had found."""
+    path = tmp_path / "trusted.keys"
+    TrustedKeys.of([key.public]).save(path)
+    config = ServingWorkerConfig(
+        kafka=NOWHERE, name="w-1", definitions=(banner(),), trusted=TrustedKeys.watched(path)
+    )
+    worker = Worker(config, event_log=MemoryEventLog())
+    registry, before = registry_of(worker), worker.subscriber
+    worker.start()
+    try:
+        path.unlink()
+        TrustedKeys.of([SigningKey.generate().public]).save(path)
+        while worker.subscriber is before:
+            threading.Event().wait(0.01)
+        worker.subscriber.take_loops(log_of(topics.LOOPS, (b"banner/2", b"{")))
+        assert registry.get_sample_value(METRIC, {"topic": topics.LOOPS}) == 1
+    finally:
+        worker.close()

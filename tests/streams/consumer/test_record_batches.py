@@ -37,6 +37,7 @@ def parsed(raws: Sequence[bytes]) -> list[Row]:
     return [(each.offset, each.timestamp, each.key, each.value) for each in records]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(

@@ -23,7 +23,7 @@ def dead_letter(reason: str, offset: int) -> DeadLetter:
         timestamp_ms=0,
         reason=reason,
         detail="it is odd",
-        key=None,
+        key=b"d1",
         value=b"x",
     )
 
@@ -44,6 +44,8 @@ def test_dead_letters_are_counted_from_zero_and_the_first_of_each_reason_is_told
     assert "t.feedback/2 offset 5 cannot be read (skew: it is odd)" in first
     assert "tidemill dead-letters show --loop t --reason skew" in first
     assert "offset 7" in second
+    fields = caplog.records[0].__dict__
+    assert (fields["loop"], fields["partition"], fields["decision_id"]) == ("t", 2, "d1")
     shown = generate_latest(registry).decode()
     assert 'dead_total{log="feedback",loop="t",reason="skew"} 3.0' in shown
 

@@ -156,6 +156,7 @@ EXPRESSIONS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql", EXPRESSIONS)
 def test_a_label_is_an_error_exactly_where_duckdb_says_so_of_that_decision_alone(
     sql: str,

@@ -120,7 +120,11 @@ def grown(rig: Rig, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "state", "found"), [(DelayedRekeyer, "labeled", 0), (HastyRekeyer, "no_feedback", 1)]
+    ("kind", "state", "found"),
+    [
+        (DelayedRekeyer, "labeled", 0),
+        pytest.param(HastyRekeyer, "no_feedback", 1, marks=pytest.mark.soak),
+    ],
 )
 def test_one_flush_into_two_partitions_is_rekeyed_as_it_was_appended(
     kafka: KafkaConfig, tmp_path: Path, kind: type[DelayedRekeyer], state: str, found: int
@@ -157,7 +161,11 @@ def test_one_flush_into_two_partitions_is_rekeyed_as_it_was_appended(
 
 
 @pytest.mark.parametrize(
-    ("kind", "order"), [(DelayedRekeyer, ["2/0", "1/0"]), (HastyRekeyer, ["1/0", "2/0"])]
+    ("kind", "order"),
+    [
+        (DelayedRekeyer, ["2/0", "1/0"]),
+        pytest.param(HastyRekeyer, ["1/0", "2/0"], marks=pytest.mark.soak),
+    ],
 )
 def test_a_new_partition_of_the_source_is_read_before_another_overtakes_it(
     kafka: KafkaConfig, tmp_path: Path, kind: type[DelayedRekeyer], order: list[str]

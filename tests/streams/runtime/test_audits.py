@@ -92,6 +92,7 @@ def one_wrong(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(label.alias("label"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [True, False])
 def test_a_wrong_row_is_an_alarm(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, *, wrong: bool

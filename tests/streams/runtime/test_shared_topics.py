@@ -213,3 +213,34 @@ def test_a_loop_with_too_much_poison_stops_alone(kafka: KafkaConfig, tmp_path: P
     assert f"{poisoned.loop.loop}.decisions/0: " in rig.log()
     assert poisoned.rows("decisions") == 10
     assert_exact(rig)
+
+
+def test_a_loop_whose_table_refuses_stops_alone(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """One damaged table ended the worker for all loops of the lake, at each restart."""
+    rig = new_rig(kafka, tmp_path, partitions=1)
+    damaged = Rig(kafka, new_loop(partitions=1), tmp_path)
+    publish_loop(kafka, damaged.loop)
+    worker = named(rig, rig.loop.loop, damaged.loop.loop).start(TIDEMILL_PATIENCE_S="1")
+    log = tmp_path / "lake" / damaged.loop.loop / "decisions" / "_delta_log"
+    try:
+        send(damaged, 0, 10)
+        send(rig, 0)
+        until(lambda: rig.is_read() and damaged.is_read(), "both are read")
+        log.rename(log.with_name("aside"))
+        log.write_text("no folder any more")
+        send(damaged, 10, 10)
+        until(lambda: damaged.loop.loop in str(health(rig, worker)["refused"]), "it is refused")
+        send(rig, 50)
+        until(rig.is_read, "the other one goes on")
+        assert health(rig, worker)["running"] == {rig.loop.loop: 1}
+        assert rig.metric(worker, "tidemill_loop_refused{") == 1
+    finally:
+        code = end(worker)
+    assert code == EXIT_REFUSED
+    assert f"version 1 of {damaged.loop.loop} is refused: " in rig.log()
+    assert_exact(rig)
+    log.unlink()
+    log.with_name("aside").rename(log)
+    with damaged.worker():
+        until(damaged.is_read, "it goes on from the last commit")
+    assert_exact(damaged)

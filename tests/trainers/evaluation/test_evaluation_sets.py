@@ -57,6 +57,7 @@ def test_a_longer_holdout_does_not_judge_the_live_model_by_rows_it_knows(
     assert "live_log_loss" in candidate.metrics
 
 
+@pytest.mark.slow
 def test_a_live_state_of_another_rate_is_asked_as_it_stands(
     lake: Lake, make_loop: MakeLoop, grow_to: Callable[[int, int], None]
 ) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import (
     Evaluation,
@@ -14,7 +15,7 @@ from tidemill.trainers.evaluation.gate import (
     metric_of,
     policy_cost,
 )
-from tidemill.trainers.evaluation.metrics import Candidate, Floats
+from tidemill.trainers.evaluation.metrics import Candidate
 
 MakeLoop = Callable[..., Loop]
 RANDOM = np.random.default_rng(11)

@@ -42,6 +42,7 @@ def test_a_killed_online_learner_ends_as_the_same_model(
     assert predictions["decision_id"].n_unique() == predictions.height == newest.trained_on_rows
 
 
+@pytest.mark.slow
 def test_a_learner_is_not_credited_with_labels_that_came_later(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_learner_is_not_credited_with_labels_that_came_later(
     assert made[-1].metrics["log_loss"] > base
 
 
+@pytest.mark.slow
 def test_a_cut_log_is_made_up_for_by_ids(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:

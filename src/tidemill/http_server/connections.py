@@ -20,8 +20,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from tidemill.serving.api.coalesce import CoalescingProtocol, CoalescingWriter
-from tidemill.serving.api.http_limits import HttpCounters, HttpLimits
+from tidemill.http_server.coalesce import CoalescingProtocol, CoalescingWriter
+from tidemill.http_server.http_limits import HttpCounters, HttpLimits
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.ERROR)  # uvicorn's warnings about clients: anybody could fill the log
@@ -50,7 +50,7 @@ class ConnectionWatch:
         self.incomplete: OrderedDict[LimitedProtocol, float] = OrderedDict()
         """Connections with half a request or none yet, the oldest first, and their deadlines."""
         self.open: set[LimitedProtocol] = set()
-        self._period_s = min(1.0, limits.header_s / 4, limits.body_s / 4, limits.write_s / 4)
+        self._period_s = min(1.0, *(each / 4 for each in limits.deadlines_s))
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: "LimitedProtocol") -> None:
@@ -97,7 +97,7 @@ class LimitedProtocol(CoalescingProtocol):
         self._watch = watch
         self._limits = watch.limits
         self._header_bytes = watch.limits.header_bytes
-        self._phase = "idle"  # then head, body, whole, refused
+        self._phase = "idle"  # after handshake; then head, body, whole, refused
         self._received = 0  # bytes of the phase
         self._queued = 0  # bytes that came while requests wait behind another
         self._unread_since: float | None = None

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from tidemill.access import Token, TokenList
 from tidemill.errors import RequestError
-from tidemill.serving.api.http_limits import HttpCounters
-from tidemill.serving.api.replies import Headers, HttpRefusal, Message, Reply
+from tidemill.http_server.http_limits import HttpCounters
+from tidemill.http_server.replies import Headers, HttpRefusal, Message, Reply
 from tidemill.watched_file import WatchedFile
 
 _READ = frozenset((b"authorization", b"origin", b"content-encoding"))
@@ -147,6 +147,10 @@ class Caller:
         """
         if not self.is_free:
             self._access.require(self, scopes, loop)
+
+    def sees(self, loop: str) -> bool:
+        """Return whether *loop* is one of the caller's."""
+        return self.token is None or not self.token.loops.isdisjoint((loop, "*"))
 
     def charge(self, count: int) -> None:
         """Return if the caller may send *count* more events.

@@ -22,6 +22,8 @@ class HttpLimits:
     """Bytes of a body; 1,000 decisions take a third of it."""
     held_bytes: int = 64 * 2**20
     """Bytes of all bodies together that have not arrived whole yet."""
+    handshake_s: float = 10.0
+    """From the connection to the end of the TLS handshake."""
     header_s: float = 10.0
     """From the first byte, or from the connection, to the end of the headers."""
     body_s: float = 10.0
@@ -41,6 +43,11 @@ class HttpLimits:
                     f"the HTTP limit {field.name} is {value}, so nothing could be served",
                     hint=f"set {PREFIX}{field.name.upper()} above zero, or leave it out",
                 )
+
+    @property
+    def deadlines_s(self) -> tuple[float, ...]:
+        """The limits of time that are compared from outside, because a client may do nothing."""
+        return self.handshake_s, self.header_s, self.body_s, self.write_s
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -72,6 +79,7 @@ REFUSALS = (
     "header_bytes",
     "body_bytes",
     "held_bytes",
+    "handshake_s",
     "header_s",
     "body_s",
     "write_s",

@@ -1,0 +1,228 @@
+"""The gate where labels depend on the action: it compares what policies would have earned.
+
+The log has the outcome of one action of each decision, and the chance with which it was taken. From
+explored decisions that are later than those the candidate learned, `off_policy` estimates the
+reward of the candidate, of the live model and of the default, each without its exploration. The
+candidate is promoted only if both SNIPS and DR find it above the default and above the live model.
+Each candidate that is judged is a look at much the same rows, so it gets a part of the error that
+the loop's confidence allows all of them together (`sequences.spent_confidence`).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from tidemill.features.estimates.intervals import Floats, Interval
+from tidemill.features.estimates.off_policy import (
+    Estimate,
+    doubly_robust,
+    effective_rows,
+    is_supported,
+    snips,
+)
+from tidemill.features.estimates.sequences import spent_confidence
+from tidemill.schemas.loop.definition import Loop
+from tidemill.trainers.evaluation.gate import Verdict, refused
+from tidemill.trainers.registry import LOOK
+from tidemill.trainers.rows import Integers, LoggedActions
+
+REWARD = "reward"  # the metric that says what a policy earns, by SNIPS; with _dr by DR
+MIN_EFFECTIVE = 100
+"""Of how many equally weighted decisions an estimate has to be; fewer have no usable interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPolicy:
+    """A model as a policy: the number of the action that it takes in each row."""
+
+    version: str
+    choice: Integers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionEvaluation:
+    """The explored rows to judge by, in order of time.
+
+    Attributes:
+        reward: what each logged action earned, shape (n,).
+        logged: the logged actions, their chances, and what the default would have done.
+        expected: the reward that the candidate predicts of each action, shape (n, actions).
+        candidate: what the candidate would do.
+        live: what the live model would do; None if there is none to compare with.
+        live_note: why there is none.
+        continues: the live version, if the candidate is a later state of it.
+        first_at: the time of the first row; None if there is no row.
+        last_at: the time of the last one.
+        share: the share of all labels that judges a candidate.
+        look: how many candidates were judged since the last promotion, this one included.
+    """
+
+    reward: Floats
+    logged: LoggedActions
+    expected: Floats
+    candidate: ScoredPolicy
+    live: ScoredPolicy | None = None
+    live_note: str = ""
+    continues: str = ""
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    share: float = 1.0
+    look: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyValue:
+    """What one policy would have earned, by two estimators."""
+
+    name: str
+    snips: Estimate
+    robust: Estimate
+
+
+def judge_actions(loop: Loop, evaluation: ActionEvaluation) -> Verdict:
+    """Return whether the gate of *loop* promotes the candidate of *evaluation*."""
+    rows, reward = evaluation.reward.size, evaluation.reward
+    if not rows:
+        return refused(_unexplored(loop), rows=0)
+    if not (np.isfinite(evaluation.expected).all() and np.isfinite(reward).all()):
+        odd = int((~np.isfinite(reward)).sum())
+        what = f"{odd:,} rewards are" if odd else "some predictions are"
+        return refused(f"{what} not numbers", rows=rows)
+    weight = _weight(evaluation, evaluation.candidate.choice)
+    support = effective_rows(weight)
+    metrics = {"explored_rows": float(rows), "effective_rows": support}
+    if rows < loop.gate.min_rows or support < MIN_EFFECTIVE:
+        return refused(_missing(loop, evaluation, support), rows=rows, metrics=metrics)
+    policies = list(_policies(evaluation))
+    for name, choice in policies:
+        its = _weight(evaluation, choice)
+        if not is_supported(its):
+            why = (
+                f"the propensities of the log do not support {name}: weights are "
+                f"{its.mean():.2f} on average, not 1, so some of its actions are never explored"
+            )
+            return refused(why, rows=rows, metrics=metrics)
+    own, *rivals = [_value(evaluation, name, choice) for name, choice in policies]
+    confidence = spent_confidence(evaluation.look, loop.gate.confidence)
+    metrics |= _metrics(own, rivals, evaluation.look)
+    parts = []
+    for rival in rivals:
+        gap, is_above = _gap(own, rival, confidence)
+        if not is_above:
+            why = f"{_told(own, evaluation, support)} {_not_above(rival, gap, confidence)}"
+            return refused(f"{why}{_looks(loop, evaluation)}", rows=rows, metrics=metrics)
+        parts.append(
+            f"{rival.name} {rival.snips.value:.4f}, which is {gap.low:.4f} to {gap.high:.4f} less "
+            f"with {confidence:.2%} confidence"
+        )
+    notes = [f"it continues the live {evaluation.continues}"] if evaluation.continues else []
+    notes += [evaluation.live_note] if evaluation.live_note else []
+    reason = "; ".join([_told(own, evaluation, support), *parts, *notes])
+    return Verdict(
+        promoted=True,
+        reason=f"promoted: {reason}{_looks(loop, evaluation)}",
+        rows=rows,
+        metrics=metrics,
+    )
+
+
+def _policies(evaluation: ActionEvaluation) -> Iterator[tuple[str, Integers]]:
+    yield "the candidate", evaluation.candidate.choice
+    yield "the default", evaluation.logged.baseline
+    if evaluation.live is not None:
+        yield f"the live {evaluation.live.version}", evaluation.live.choice
+
+
+def _weight(evaluation: ActionEvaluation, choice: Integers) -> Floats:
+    logged = evaluation.logged
+    return np.asarray((logged.action == choice) / logged.propensity)
+
+
+def _value(evaluation: ActionEvaluation, name: str, choice: Integers) -> PolicyValue:
+    """Return the value of the policy that takes *choice*, by the candidate's model of rewards."""
+    weight, rows = _weight(evaluation, choice), np.arange(choice.size)
+    predicted = evaluation.expected[rows, evaluation.logged.action]
+    expected = evaluation.expected[rows, choice]
+    return PolicyValue(
+        name=name,
+        snips=snips(evaluation.reward, weight),
+        robust=doubly_robust(evaluation.reward, weight, predicted, expected),
+    )
+
+
+def _gap(own: PolicyValue, rival: PolicyValue, confidence: float) -> tuple[Interval, bool]:
+    """Return the more cautious of the two differences, and whether both are above zero."""
+    gaps = [
+        own.snips.above(rival.snips, confidence),
+        own.robust.above(rival.robust, confidence),
+    ]
+    least = min(gaps, key=lambda gap: gap.low)
+    return least, least.low > 0.0
+
+
+def _told(own: PolicyValue, evaluation: ActionEvaluation, support: float) -> str:
+    return (
+        f"reward {own.snips.value:.4f} a decision by SNIPS, {own.robust.value:.4f} by DR, on "
+        f"{evaluation.reward.size:,} later explored decisions that count as {support:,.0f}"
+    )
+
+
+def _not_above(rival: PolicyValue, gap: Interval, confidence: float) -> str:
+    if gap.mean <= 0.0:
+        return f"is not above {rival.name}'s {rival.snips.value:.4f}"
+    return (
+        f"is above {rival.name}'s {rival.snips.value:.4f}, but that may be chance: the difference "
+        f"is between {gap.low:.4f} and {gap.high:.4f} with {confidence:.2%} confidence"
+    )
+
+
+def _looks(loop: Loop, evaluation: ActionEvaluation) -> str:
+    if evaluation.look == 1:
+        return ""
+    return (
+        f"; candidate {evaluation.look} since the last promotion, all together judged with "
+        f"{loop.gate.confidence:.0%}"
+    )
+
+
+def _metrics(own: PolicyValue, rivals: list[PolicyValue], look: int) -> dict[str, float]:
+    """Return the metrics for registry and manifest."""
+    names = ("", "default_", "live_")
+    found = {LOOK: float(look)}
+    for prefix, value in zip(names, (own, *rivals), strict=False):
+        found[f"{prefix}{REWARD}"] = value.snips.value
+        found[f"{prefix}{REWARD}_dr"] = value.robust.value
+    return found
+
+
+def _unexplored(loop: Loop) -> str:
+    write = "policy: {kind: greedy, epsilon: 0.1}"
+    if loop.policy.kind == "threshold":
+        write = "an exploring policy (docs/guide/loops.md)"
+    return (
+        "no later decision was explored, so nothing says what another action would have brought; "
+        f"write {write}, or label: {{depends_on: world}} if the label is the same whatever is "
+        "decided"
+    )
+
+
+def _missing(loop: Loop, evaluation: ActionEvaluation, support: float) -> str:
+    """Return how many explored decisions are missing, and when they will be there."""
+    rows = evaluation.reward.size
+    why = (
+        f"{rows:,} later explored decisions count as {support:,.0f} for what the candidate would "
+        f"do, the gate wants {loop.gate.min_rows:,} that count as {MIN_EFFECTIVE:,}"
+    )
+    if not support:
+        return f"{why}; none of them did what it would do"
+    wanted = max(float(loop.gate.min_rows), rows * MIN_EFFECTIVE / support)
+    missing = math.ceil((wanted - rows) / evaluation.share)
+    told = f"{why}; about {missing:,} more explored decisions are missing"
+    first, last = evaluation.first_at, evaluation.last_at
+    if first is None or last is None or last <= first:
+        return told
+    ready = last + (last - first) / rows * (wanted - rows) / evaluation.share
+    return f"{told}, which are there at about {ready:%Y-%m-%d %H:%M} by the rate of the log"
