@@ -65,6 +65,19 @@ def test_check_tells_every_mistake_and_fails(run: Run, banner: Path) -> None:
     assert [mistake["line"] for mistake in json.loads(output)["mistakes"]] == [5, 8]
 
 
+def test_check_warns_of_a_loop_that_cannot_learn(run: Run, banner: Path) -> None:
+    """The file is legal, so the status is 0; the reason and the line to write are on stderr."""
+    banner.write_text(banner.read_text() + "\nlearning: apprentice\n")
+    text = banner.read_text().replace("kind: threshold", "kind: threshold, epsilon: 0.1")
+    banner.write_text(text)
+    status, _, errors = run("check", banner)
+    assert status == 0
+    assert "warning: epsilon 0.1 has no effect" in errors
+    assert "learning: on" in errors
+    (told,) = json.loads(run("check", banner, "--json")[1])["warnings"]
+    assert told["what"].startswith("epsilon 0.1 has no effect")
+
+
 def test_a_file_that_cannot_be_read_is_no_finding(run: Run, tmp_path: Path) -> None:
     """A pipeline that names the wrong file has not checked anything."""
     status, _, error = run("check", tmp_path / "gone.yaml")
