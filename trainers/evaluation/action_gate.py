@@ -26,7 +26,7 @@ from tidemill.features.estimates.off_policy import (
 from tidemill.features.estimates.sequences import spent_confidence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import Verdict, refused
-from tidemill.trainers.evaluation.policies import certain
+from tidemill.trainers.evaluation.model_policies import certain
 from tidemill.trainers.registry import LOOK
 from tidemill.trainers.rows import LoggedActions
 

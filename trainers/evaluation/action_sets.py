@@ -20,7 +20,7 @@ from tidemill.trainers.evaluation.evaluation_sets import (
     load_model,
 )
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.policies import action_scores, chances, model_chances
+from tidemill.trainers.evaluation.model_policies import action_scores, chances, model_chances
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import LightGBM, Trained
 from tidemill.trainers.registry import ModelVersion, Registry

@@ -12,7 +12,7 @@ from tidemill.features.estimates.off_policy import doubly_robust
 from tidemill.features.estimates.sequences import confidence_sequence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
-from tidemill.trainers.evaluation.policies import (
+from tidemill.trainers.evaluation.model_policies import (
     FramePredictor,
     action_scores,
     certain,
