@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, LoopFileArgument, LoopFileArguments, LoopName
-from tidemill.cli.tables.loops import print_changes, print_loop, print_mistakes
+from tidemill.cli.tables.loops import print_changes, print_loop, print_mistakes, print_warnings
 from tidemill.cli.terminal import print_json, print_text
 from tidemill.errors import ConfigError, ContractError, LoopError
 from tidemill.kafka import KafkaConfig
@@ -184,6 +184,7 @@ def _print_published(loop: Loop, config: KafkaConfig, *, is_new: bool, as_json: 
     print_text(f"{loop.loop} version {loop.version} {outcome} at {config.bootstrap}")
     *others, last = produced_topics(loop).values()
     print_text(f"  topics {', '.join(others)} and {last}, {loop.partitions} partitions")
+    print_warnings(loop)
 
 
 def _in_lake(loop: Loop) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
+from tidemill.cli.notes import notes, warnings
 from tidemill.cli.terminal import print_error, print_json, print_text
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.schemas.loop.diff import Change
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.loop.labels import compile_label
-from tidemill.schemas.loop.validation import is_dependence_known
 from tidemill.schemas.published import produced_topics
 
 
@@ -27,24 +27,21 @@ def print_loop(loop: Loop, *, as_json: bool) -> None:
     if as_json:
         document = {"ok": True, "loop": loop.loop, "version": loop.version, "digest": loop.digest}
         label = {"label": compile_label(loop).plain, "depends_on": loop.depends_on}
-        print_json(document | label | {"notes": notes(loop)}, indent=2)
+        told = [{"what": one.what, "hint": one.hint} for one in warnings(loop)]
+        print_json(document | label | {"notes": notes(loop), "warnings": told}, indent=2)
         return
     print_text(f"{loop.loop} version {loop.version} is legal  (digest {loop.digest[:12]})")
     for name, text in _definition(loop):
         print_text(f"  {name:<10} {text}")
     for note in notes(loop):
         print_text(f"note: {note}")
+    print_warnings(loop)
 
 
-def notes(loop: Loop) -> list[str]:
-    """Return what a loop file leaves open that only its author knows, with the line to write."""
-    if is_dependence_known(loop):
-        return []
-    return [
-        "nothing says what the label depends on, so it counts as one of the world: the same "
-        "whatever is decided. Write label: {depends_on: world} if that is so; write "
-        "label: {depends_on: action} if the feedback can come only after some actions"
-    ]
+def print_warnings(loop: Loop) -> None:
+    """Print why *loop* cannot learn, on standard error, each with the line to write."""
+    for warning in warnings(loop):
+        print_error(f"warning: {warning.what}\n  hint: {warning.hint}")
 
 
 def _definition(loop: Loop) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -72,10 +73,10 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Nulls:
-    """Nothing but nulls of the type *kind*."""
+    """Nothing but nulls, for a column of the type *column*."""
 
     count: int
-    kind: pa.DataType
+    column: pl.DataType
 
     def only(self, rows: RowIndexes) -> Self:
         """Return the column of those *rows*."""
@@ -91,7 +92,8 @@ class Nulls:
 
     def arrow(self) -> pa.Array:
         """Return the column as an Arrow array."""
-        return pa.nulls(self.count, self.kind)
+        kind = pl.Series(dtype=self.column).to_arrow(compat_level=pl.CompatLevel.newest()).type
+        return pa.nulls(self.count, kind)
 
 
 @dataclass(frozen=True, slots=True)

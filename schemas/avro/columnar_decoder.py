@@ -35,6 +35,7 @@ LONG_LIST = 63
 _OWN_BYTES = 64  # shorter texts are copied out of the batch; at most `PADDING`
 _DOUBLES = 8  # adjacent fields that are read at once; their bytes are at most `PADDING`
 _BRANCHES = 8  # adjacent nullable fields whose branches are read at once: the bytes of a word
+_ENOUGH = 3  # of fewer it is not worth a look whether all are null
 
 
 def compile_cursors(
@@ -135,9 +136,9 @@ def _nullable(read: Read, null_first: bool) -> Read:
 def _nullables(fields: Sequence[Mapping[str, object]]) -> Callable[[Cursors], Sequence[Column]]:
     """Return the reader of adjacent nullable fields, which looks once if all of them are null."""
     reads = [_read(field["type"]) for field in fields]
-    if len(fields) == 1:
-        return _single(reads[0])
-    kinds = [_arrow_type(field["type"]) for field in fields]
+    if len(fields) < _ENOUGH:
+        return lambda cursors: [read(cursors) for read in reads]
+    kinds = [cast(pl.DataType, column_type(field["type"])) for field in fields]
     branches = np.uint64(2 ** (8 * len(fields)) - 1)
 
     def nullables(cursors: Cursors) -> Sequence[Column]:
@@ -147,11 +148,6 @@ def _nullables(fields: Sequence[Mapping[str, object]]) -> Callable[[Cursors], Se
         return [Nulls(len(cursors.at), kind) for kind in kinds]
 
     return nullables
-
-
-def _arrow_type(kind: object) -> pa.DataType:
-    column = pl.Series(dtype=column_type(kind))
-    return column.to_arrow(compat_level=pl.CompatLevel.newest()).type
 
 
 def _doubles(count: int) -> Callable[[Cursors], Sequence[Column]]:

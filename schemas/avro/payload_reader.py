@@ -6,7 +6,7 @@ it or says what is wrong with it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemill.errors import PayloadError
+from tidemill.schemas.avro.arrow_columns import Nulls, RecordColumn
 from tidemill.schemas.avro.columnar_decoder import compile_cursors
 from tidemill.schemas.avro.payloads import Payloads
 from tidemill.schemas.avro.scalar_decoder import compile_reader
@@ -50,7 +51,7 @@ class PayloadReader:
             if len(rows) < len(payloads):
                 starts, ends = starts[rows], ends[rows]
             records, passed = self._walk(payloads.data, starts + self._skipped, ends)
-            read.frames.append(pl.DataFrame(pa.RecordBatch.from_struct_array(records.arrow())))
+            read.frames.append(_columns_of(records))
             read.numbers.append(rows if passed.all() else rows[passed])
             rows = rows[~passed]
         self._singly(payloads, rows, read)
@@ -68,6 +69,19 @@ class PayloadReader:
         if records:
             read.frames.append(_frame(records, self.columns))
             read.numbers.append(np.array(numbers, dtype=np.int64))
+
+
+def _columns_of(records: RecordColumn) -> pl.DataFrame:
+    """Return *records* as columns; what is null in all of them takes one value, not one a row."""
+    nulls = {name: each for name, each in records.fields.items() if isinstance(each, Nulls)}
+    some = {name: each for name, each in records.fields.items() if name not in nulls}
+    if not nulls or not some:
+        return pl.DataFrame(pa.RecordBatch.from_struct_array(records.arrow()))
+    known = replace(records, fields=some).arrow()
+    frame = pl.DataFrame(pa.RecordBatch.from_struct_array(known))
+    frame = frame.with_columns(pl.lit(None, each.column).alias(n) for n, each in nulls.items())
+    in_order = [*some, *nulls] == [*records.fields]
+    return frame if in_order else frame.select(*records.fields)
 
 
 def _columns(schema: Schema) -> pl.Schema:

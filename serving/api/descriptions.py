@@ -107,7 +107,12 @@ def _or_batch(name: str) -> JsonSchema:
 def _asked(decider: Decider) -> JsonSchema:
     features = _values(decider.decisions.record)
     return _object(
-        {"features": features, "entity": _or_null({"type": "string"}), **_own("decision")},
+        {
+            "features": features,
+            "entity": _or_null({"type": "string"}),
+            "baseline": _or_null(_action(decider.loop.decision)),
+            **_own("decision"),
+        },
         ["features"],
     )
 
