@@ -1,5 +1,6 @@
 """Lost rows are put back into the lake by the command that ledger, audit and sql print."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -178,6 +179,20 @@ def test_the_printed_command_puts_exactly_the_lost_rows_back(
     assert_exact(damaged)
     assert main(["lake", "repair", name]) == 0
     assert "none, nothing is lost" in capsys.readouterr().out
+
+
+def test_a_repair_can_be_limited_to_a_partition_and_its_offsets(
+    damaged: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A large table is repaired in parts, and what is left is found by the next call."""
+    before, name = rows_of(damaged), damaged.loop.loop
+    table_of(damaged, "feedback").handle().delete('"offset" IN (17, 20, 21, 30)')
+    limits = ["--partition", "1", "--from", "18", "--to", "21"]
+    assert main(["lake", "repair", name, *limits, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]["feedback"] == 2
+    assert main(["audit", name]) == 1
+    assert main(["lake", "repair", name]) == 0
+    assert_frame_equal(rows_of(damaged)["feedback"], before["feedback"])
 
 
 def test_a_worker_goes_on_beside_a_repair(damaged: Rig) -> None:
