@@ -8,6 +8,5 @@ It may import `schemas`, `features` and `kafka`: no Faust, and not `streams`, `s
 
 Proved elsewhere: `commit_log` by `tests/trainers/learners/test_online_run.py`.
 Proved elsewhere: `metrics` by `tests/trainers/test_trainer.py`.
-Proved elsewhere: `rows` by `tests/trainers/learners/test_batch.py`.
 Proved elsewhere: `model_trial` by `tests/trainers/test_cycle.py`.
 """

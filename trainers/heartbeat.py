@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
 from tidemill.schemas.control import TrainerBeat
+from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.record_signature import signed_headers
 from tidemill.trainers.cycle import TrainingCycle
@@ -26,7 +27,7 @@ def beat_of(cycle: TrainingCycle, at: datetime) -> TrainerBeat:
         at=at,
         examples=cycle.learned_until,
         version="" if last is None else last.version,
-        promoted=last is not None and last.promoted,
+        promoted=last is not None and last.promoted and last.learner != DEFAULT,
         reason="" if last is None else last.reason,
     )
 

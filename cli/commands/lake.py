@@ -1,7 +1,6 @@
 """`tidemill sql`, `tidemill ledger`, and `tidemill lake compact`, `repair` and `accept-topic`."""
 
 import os
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -81,9 +80,8 @@ def repair(
         typer.Option("--partition", min=0, help="Repair this partition only; may be repeated."),
     ] = None,
     first: Annotated[
-        int | None,
-        typer.Option("--from", min=0, help="The first offset whose row is made again."),
-    ] = None,
+        int, typer.Option("--from", min=0, help="The first offset whose row is made again.")
+    ] = 0,
     last: Annotated[
         int | None, typer.Option("--to", min=0, help="The last offset whose row is made again.")
     ] = None,
@@ -97,12 +95,12 @@ def repair(
     """
     from tidemill.cli.tables.reprocess import print_repair
     from tidemill.deploy.reprocess.repair import run_repair
+    from tidemill.schemas.logs import OFFSETS
     from tidemill.streams.reprocess.lost_rows import RepairLimits
     from tidemill.streams.runtime.worker import StreamsWorkerConfig
 
-    limits = RepairLimits(partitions=partitions, first=first or 0)
-    if last is not None:
-        limits = replace(limits, behind=last + 1)
+    behind = OFFSETS if last is None else last + 1
+    limits = RepairLimits(partitions=partitions, first=first, behind=behind)
     worker = StreamsWorkerConfig.from_env(os.environ, [loop])
     print_repair(run_repair(worker, loop, limits), as_json=as_json)
 

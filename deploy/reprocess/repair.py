@@ -70,26 +70,28 @@ def run_repair(worker: StreamsWorkerConfig, name: str, limits: RepairLimits) -> 
     newest = definitions[-1]
     store = schema_store(worker.kafka, worker.env)
     versions = snapshot(lake, newest)
-    history = [
-        (PreparedLoop.of(loop, store), spans)
-        for loop, spans in read_spans(lake, definitions, versions)
-    ]
+    spans = read_spans(lake, definitions, versions)
+    history = [(PreparedLoop.of(loop, store), each) for loop, each in spans]
     records = KafkaRecords(worker.kafka, newest)
     _check_topics(worker.kafka, lake, newest)
-    rows: dict[str, int] = {}
-    files: dict[str, int] = {}
+    rows, files = dict[str, int](), dict[str, int]()
     for table in (DECISIONS, FEEDBACK):
         rows[table] = _repair_raw(lake, newest, table, history, records, limits)
         files[table] = len(take_out(lake, lake.table(name, table)))
     examples = lake.table(name, EXAMPLES)
     files[EXAMPLES] = len(take_out(lake, examples))
     prepared = PreparedLoop.of(newest, store)
-    rows[EXAMPLES] = close_again(lake, prepared, limits.partitions, worker.scratch)
-    known = restored_rows(examples, range(newest.partitions))
-    lost = lost_examples(lake, name, limits.partitions)
-    put_back(examples, lost, known)
-    rows[EXAMPLES] += lost.height
+    closed = close_again(lake, prepared, limits.partitions, worker.scratch)
+    rows[EXAMPLES] = closed + _repair_examples(lake, newest, examples, limits)
     return Repaired(loop=name, rows=rows, files=files)
+
+
+def _repair_examples(lake: Lake, loop: Loop, examples: Table, limits: RepairLimits) -> int:
+    """Put the lost examples back, which follow from the raw tables; return how many."""
+    known = restored_rows(examples, range(loop.partitions))
+    lost = lost_examples(lake, loop.loop, limits.partitions)
+    put_back(examples, lost, known)
+    return lost.height
 
 
 @dataclass(slots=True)

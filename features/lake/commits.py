@@ -59,8 +59,7 @@ def write_files(
 
     Of many dates the large ones get files of their own, and the rest shares a file without a date
     (`split_by_date`). A table whose *schema* has no date gets one file. If one file fails, the
-    earlier ones are removed. Rows that are not *is_new* were in the table before: readers of
-    commits pass over them.
+    earlier ones are removed. Readers of commits pass over rows that are not *is_new*.
     """
     arrow = plain_arrow(schema)
     actions: list[AddAction] = []

@@ -19,7 +19,7 @@ from tidemill.schemas.loop.sql.allow_list import Columns, LabelTree
 from tidemill.schemas.loop.sql.label_query import LabelQuery, guarded
 from tidemill.schemas.loop.sql.literals import Literals, check_casts
 from tidemill.schemas.loop.sql.names import is_taken, schema_name, unquoted_keywords
-from tidemill.schemas.loop.sql.rewards import RewardQuery, checked_reward
+from tidemill.schemas.loop.sql.reward_query import RewardQuery, checked_reward
 from tidemill.schemas.loop.sql.tree import Node, expression_text, parse_expression
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 

@@ -192,15 +192,8 @@ class FeatureSignature:
 
 
 def scored_actions(loop: Loop) -> list[str]:
-    """Return the actions that a model of *loop* scores, as it reads them; none if it scores none.
-
-    >>> from tidemill.schemas.loop.loop_file import load_loop
-    >>> scored_actions(load_loop("deploy/demo/flights.yaml"))
-    []
-    """
-    if not loop.scores_actions:
-        return []
-    return loop.decision.actions or ["false", "true"]
+    """Return the actions that a model of *loop* scores, as it reads them, if it scores any."""
+    return (loop.decision.actions or ["false", "true"]) if loop.scores_actions else []
 
 
 def action_text(action: object) -> str:

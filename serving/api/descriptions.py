@@ -5,11 +5,11 @@ allows is what the worker takes. Read `openapi`.
 """
 
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
-from tidemill import __version__
 from tidemill.schemas.loop.definition import Decision, Loop
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.results import DecisionResult
@@ -62,7 +62,7 @@ def openapi(deciders: Iterable[Decider]) -> JsonSchema:
         "openapi": "3.1.0",
         "info": {
             "title": "tidemill serving worker",
-            "version": __version__,
+            "version": version("tidemill"),
             "description": "Ask for decisions, and say what came of them.",
         },
         "paths": paths | _pages(),

@@ -57,7 +57,9 @@ def get(
         return error.code, error.read()
 
 
-def test_pages_are_read_by_those_who_may_observe(show: Show, tmp_path: Path) -> None:
+def test_pages_are_read_by_those_who_may_observe(
+    show: Show, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The monitor knows every loop, its models and its lag: no page for everybody."""
     path = tmp_path / "tokens"
     tokens = {
@@ -75,6 +77,9 @@ def test_pages_are_read_by_those_who_may_observe(show: Show, tmp_path: Path) -> 
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if not line.startswith("observe")))
     assert get(f"{url}/status", tokens["observe"])[0] == 401, "a revoked token ends at once"
+    path.write_text("what is this")
+    assert [get(f"{url}/status", tokens["admin"])[0] for _ in range(3)] == [200] * 3
+    assert caplog.text.count("what it said before still holds") == 1
 
 
 def test_without_tokens_pages_are_free_and_only_read(show: Show) -> None:

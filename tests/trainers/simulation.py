@@ -18,7 +18,7 @@ from tidemill.trainers.evaluation.action_gate import ScoredPolicy, judge_actions
 from tidemill.trainers.evaluation.action_sets import action_evaluation
 from tidemill.trainers.evaluation.gate import Verdict
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.policies import action_scores, choices
+from tidemill.trainers.evaluation.policies import action_scores, chances
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import LightGBM, train
 from tidemill.trainers.rows import Integers, LabeledRows, LoggedActions, split
@@ -176,14 +176,14 @@ class Simulation:
         its = None
         if self.live is not None:
             live_scores = action_scores(self.live.model, later.features, self.loop)
-            its = ScoredPolicy(self.live.version, choices(live_scores, self.loop))
+            its = ScoredPolicy(self.live.version, chances(live_scores, self.loop))
         found = replace(found, share=batch.holdout, look=self._looks + 1, live=its)
         verdict = judge_actions(self.loop, found)
         self.verdicts.append(verdict)
         self._looks += "look" in verdict.metrics
         if verdict.promoted:
             frame = pl.DataFrame({"segment": self.segments, ACTION: None})
-            choice = choices(action_scores(model, frame, self.loop), self.loop)
+            choice = chances(action_scores(model, frame, self.loop), self.loop).argmax(axis=1)
             watch = LiveWatch(
                 self.loop, version=version, model=model, signature=trained.signature, seen_until=0
             )

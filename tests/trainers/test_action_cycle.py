@@ -1,6 +1,7 @@
 """The training cycle of a loop whose labels depend on the action: promoted, watched, taken back."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -143,6 +144,26 @@ def test_after_new_evidence_a_model_may_decide_again(
     assert model.promoted, model.reason
     assert model.sequence == 3
     assert live_version(topic) == model.version
+
+
+def test_a_watch_over_a_cut_log_looks_at_what_the_model_has_not_learned(
+    lake: Lake, make_loop: MakeLoop, make_explored: MakeRows, grow: Grow
+) -> None:
+    """The commits after the model's snapshot are gone; the times of its decisions are not."""
+    loop, topic = make_loop(policy=GREEDY, models=BATCH_ONLY), MemoryModelTopic()
+    cycle = cycle_of(loop, lake, topic)
+    grow(lake, make_explored(4_000))
+    cycle.run()
+    for first in range(4_000, 6_500, 500):
+        grow(lake, make_explored(500, first=first, gain=-0.3, live="warn"))
+    examples = lake.table(loop.loop, "examples")
+    log = sorted((Path(lake.root) / loop.loop / "examples" / "_delta_log").glob("*.json"))
+    examples.handle().create_checkpoint()
+    for file in log[:-2]:
+        file.unlink()
+    back = cycle_of(loop, Lake(lake.config), topic).run()[0]
+    assert back.version == "default-2"
+    assert "on 2,500 explored decisions since it was trained" in back.reason
 
 
 def test_a_trainer_that_starts_again_watches_on(

@@ -5,5 +5,6 @@ labels depend on the action: `rewards`, `policies` (what models do), `action_set
 and `live_watch`, which takes a model back.
 `metrics` and `gate` may not import the lake, the learners or the publisher.
 
+Proved elsewhere: `action_sets` by `tests/trainers/test_action_cycle.py`.
 Proved elsewhere: `rewards` by `tests/trainers/evaluation/test_policies.py`.
 """

@@ -2,7 +2,7 @@
 
 The log has the outcome of one action of each decision, and the chance with which it was taken. From
 explored decisions that are later than those the candidate learned, `off_policy` estimates the
-reward of the candidate, of the live model and of the default, each without its exploration. The
+reward of the candidate, of the live model and of the default, each without its epsilon. The
 candidate is promoted only if both SNIPS and DR find it above the default and above the live model.
 Each candidate that is judged is a look at much the same rows, so it gets a part of the error that
 the loop's confidence allows all of them together (`sequences.spent_confidence`).
@@ -26,8 +26,9 @@ from tidemill.features.estimates.off_policy import (
 from tidemill.features.estimates.sequences import spent_confidence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import Verdict, refused
+from tidemill.trainers.evaluation.policies import certain
 from tidemill.trainers.registry import LOOK
-from tidemill.trainers.rows import Integers, LoggedActions
+from tidemill.trainers.rows import LoggedActions
 
 REWARD = "reward"  # the metric that says what a policy earns, by SNIPS; with _dr by DR
 MIN_EFFECTIVE = 100
@@ -36,10 +37,10 @@ MIN_EFFECTIVE = 100
 
 @dataclass(frozen=True, slots=True)
 class ScoredPolicy:
-    """A model as a policy: the number of the action that it takes in each row."""
+    """A model as a policy: the chance with which it takes each action, shape (n, actions)."""
 
     version: str
-    choice: Integers
+    chances: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,21 +92,21 @@ def judge_actions(loop: Loop, evaluation: ActionEvaluation) -> Verdict:
         odd = int((~np.isfinite(reward)).sum())
         what = f"{odd:,} rewards are" if odd else "some predictions are"
         return refused(f"{what} not numbers", rows=rows)
-    weight = _weight(evaluation, evaluation.candidate.choice)
+    weight = _weight(evaluation, evaluation.candidate.chances)
     support = effective_rows(weight)
     metrics = {"explored_rows": float(rows), "effective_rows": support}
     if rows < loop.gate.min_rows or support < MIN_EFFECTIVE:
         return refused(_missing(loop, evaluation, support), rows=rows, metrics=metrics)
     policies = list(_policies(evaluation))
-    for name, choice in policies:
-        its = _weight(evaluation, choice)
+    for name, chances in policies:
+        its = _weight(evaluation, chances)
         if not is_supported(its):
             why = (
                 f"the propensities of the log do not support {name}: weights are "
                 f"{its.mean():.2f} on average, not 1, so some of its actions are never explored"
             )
             return refused(why, rows=rows, metrics=metrics)
-    own, *rivals = [_value(evaluation, name, choice) for name, choice in policies]
+    own, *rivals = [_value(evaluation, name, chances) for name, chances in policies]
     confidence = spent_confidence(evaluation.look, loop.gate.confidence)
     metrics |= _metrics(own, rivals, evaluation.look)
     parts = []
@@ -129,23 +130,24 @@ def judge_actions(loop: Loop, evaluation: ActionEvaluation) -> Verdict:
     )
 
 
-def _policies(evaluation: ActionEvaluation) -> Iterator[tuple[str, Integers]]:
-    yield "the candidate", evaluation.candidate.choice
-    yield "the default", evaluation.logged.baseline
+def _policies(evaluation: ActionEvaluation) -> Iterator[tuple[str, Floats]]:
+    yield "the candidate", evaluation.candidate.chances
+    yield "the default", certain(evaluation.logged.baseline, evaluation.logged.actions)
     if evaluation.live is not None:
-        yield f"the live {evaluation.live.version}", evaluation.live.choice
+        yield f"the live {evaluation.live.version}", evaluation.live.chances
 
 
-def _weight(evaluation: ActionEvaluation, choice: Integers) -> Floats:
+def _weight(evaluation: ActionEvaluation, chances: Floats) -> Floats:
     logged = evaluation.logged
-    return np.asarray((logged.action == choice) / logged.propensity)
+    taken = chances[np.arange(logged.action.size), logged.action]
+    return np.asarray(taken / logged.propensity)
 
 
-def _value(evaluation: ActionEvaluation, name: str, choice: Integers) -> PolicyValue:
-    """Return the value of the policy that takes *choice*, by the candidate's model of rewards."""
-    weight, rows = _weight(evaluation, choice), np.arange(choice.size)
+def _value(evaluation: ActionEvaluation, name: str, chances: Floats) -> PolicyValue:
+    """Return the value of the policy with these *chances*, by the candidate's model of rewards."""
+    weight, rows = _weight(evaluation, chances), np.arange(chances.shape[0])
     predicted = evaluation.expected[rows, evaluation.logged.action]
-    expected = evaluation.expected[rows, choice]
+    expected = (chances * evaluation.expected).sum(axis=1)
     return PolicyValue(
         name=name,
         snips=snips(evaluation.reward, weight),
@@ -199,14 +201,12 @@ def _metrics(own: PolicyValue, rivals: list[PolicyValue], look: int) -> dict[str
 
 
 def _unexplored(loop: Loop) -> str:
-    write = "policy: {kind: greedy, epsilon: 0.1}"
+    told = "no later decision was explored, so nothing says what another action would have brought"
+    if loop.policy.epsilon == 0.0:
+        told += f"; write policy: {{kind: {loop.policy.kind}, epsilon: 0.1}}"
     if loop.policy.kind == "threshold":
-        write = "an exploring policy (docs/guide/loops.md)"
-    return (
-        "no later decision was explored, so nothing says what another action would have brought; "
-        f"write {write}, or label: {{depends_on: world}} if the label is the same whatever is "
-        "decided"
-    )
+        told += ", or label: {depends_on: world} if the label is the same whatever is decided"
+    return told
 
 
 def _missing(loop: Loop, evaluation: ActionEvaluation, support: float) -> str:

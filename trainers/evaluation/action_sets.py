@@ -20,7 +20,7 @@ from tidemill.trainers.evaluation.evaluation_sets import (
     load_model,
 )
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.policies import action_scores, choices, model_choices
+from tidemill.trainers.evaluation.policies import action_scores, chances, model_chances
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import LightGBM, Trained
 from tidemill.trainers.registry import ModelVersion, Registry
@@ -45,7 +45,7 @@ def action_evaluation(
         reward=rewards.of(rows.label, rows.logged.action),
         logged=rows.logged,
         expected=rewards.expected(scores),
-        candidate=ScoredPolicy(version, choices(scores, loop)),
+        candidate=ScoredPolicy(version, chances(scores, loop)),
         first_at=rows.at[0] if len(rows) else None,
         last_at=rows.last_at,
     )
@@ -70,7 +70,7 @@ class ActionSets:
         live, note = self._sets.live()
         its = None
         if live is not None:
-            indices, its = self._choices_of(live, rows)
+            indices, its = self._chances_of(live, rows)
             rows = rows.take(indices)
         batch = self._loop.models.batch
         scores = action_scores(LightGBM.of(trained), rows.features, self._loop)
@@ -90,7 +90,7 @@ class ActionSets:
         if live is not None and self._sets.is_learning(live):
             continued, live = live.version, None
         elif live is not None:
-            indices, its = self._choices_of(live, rows)
+            indices, its = self._chances_of(live, rows)
             rows, scores = rows.take(indices), scores[indices]
         return self._evaluation(rows, scores, version, live, its, note, continues=continued)
 
@@ -110,7 +110,7 @@ class ActionSets:
         scores: Floats,
         version: str,
         live: ModelVersion | None,
-        its: Integers | None,
+        its: Floats | None,
         note: str,
         *,
         share: float = 1.0,
@@ -138,19 +138,19 @@ class ActionSets:
             known &= (rows.at > since).to_numpy()
         return np.flatnonzero(known)
 
-    def _choices_of(self, live: ModelVersion, rows: LabeledRows) -> tuple[Integers, Integers]:
+    def _chances_of(self, live: ModelVersion, rows: LabeledRows) -> tuple[Integers, Floats]:
         """Return the numbers of *rows* that can judge the live model, and what it does in them."""
         if self._sets.is_learning(live):
             served = self._sets.served(rows).filter(pl.col("scores").is_not_null())
             numbers = served.get_column("index").to_numpy()
-            return numbers, choices(self._matrix(served), self._loop)
+            return numbers, chances(self._matrix(served), self._loop)
         unseen = self._sets.unseen_from(live)
         start = 0 if unseen is None else rows.since(unseen)
         model = load_model(live, self._registry.payload(live))
         features = rows.features[start:]
         return (
             np.arange(start, len(rows)),
-            model_choices(model, live.signature, features, self._loop),
+            model_chances(model, live.signature, features, self._loop),
         )
 
     def _matrix(self, served: pl.DataFrame) -> Floats:

@@ -12,9 +12,14 @@ from tidemill.features.estimates.off_policy import doubly_robust
 from tidemill.features.estimates.sequences import confidence_sequence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
-from tidemill.trainers.evaluation.policies import FramePredictor, action_scores, model_choices
+from tidemill.trainers.evaluation.policies import (
+    FramePredictor,
+    action_scores,
+    certain,
+    model_chances,
+)
 from tidemill.trainers.evaluation.rewards import Rewards
-from tidemill.trainers.rows import Integers, LabeledRows
+from tidemill.trainers.rows import LabeledRows
 
 RUN_ROWS = 50
 """Explored decisions of one value: at least 30 of them are seen before a model is taken back."""
@@ -85,12 +90,12 @@ class LiveWatch:
         if self._signature.reads_action:
             scores = action_scores(self._model, rows.features, self._loop)
             expected = self._rewards.expected(scores)
-        choice = model_choices(self._model, self._signature, rows.features, self._loop)
+        chances = model_chances(self._model, self._signature, rows.features, self._loop)
         numbers = np.arange(len(rows))
         predicted = expected[numbers, logged.action]
 
-        def terms(choices: Integers) -> Floats:
-            weight = (logged.action == choices) / logged.propensity
-            return doubly_robust(reward, weight, predicted, expected[numbers, choices]).terms
+        def terms(policy: Floats) -> Floats:
+            weight = policy[numbers, logged.action] / logged.propensity
+            return doubly_robust(reward, weight, predicted, (policy * expected).sum(axis=1)).terms
 
-        return terms(choice) - terms(logged.baseline)
+        return terms(chances) - terms(certain(logged.baseline, logged.actions))

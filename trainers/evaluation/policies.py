@@ -1,4 +1,4 @@
-"""What models do as policies, without their exploration: the action in each row of a frame."""
+"""What models do as policies, without epsilon: the chance of each action in each row of a frame."""
 
 from typing import Protocol
 
@@ -32,26 +32,39 @@ def action_scores(model: FramePredictor, features: pl.DataFrame, loop: Loop) -> 
     return np.column_stack(columns)
 
 
-def choices(scores: Floats, loop: Loop) -> Integers:
-    """Return the number of the action that the policy of *loop* takes without exploration.
+def certain(choice: Integers, actions: int) -> Floats:
+    """Return the chances of a policy that takes *choice*, shape (n, actions).
 
-    Under a threshold *above* is taken if it adds that much to the label; else the best action is,
-    and of equal ones the first.
+    >>> certain(np.array([1]), 3).tolist()
+    [[0.0, 1.0, 0.0]]
+    """
+    return np.asarray(np.eye(actions)[choice])
+
+
+def chances(scores: Floats, loop: Loop) -> Floats:
+    """Return the chance with which the policy of *loop* takes each action, shape (n, actions).
+
+    Under a threshold *above* is taken if it adds that much to the label. Softmax draws. Else the
+    best action is taken, and of equal ones the first.
     """
     policy, actions = loop.policy, scored_actions(loop)
-    if policy.kind != "threshold":
-        return np.asarray(np.argmax(scores, axis=1))
-    above, below = (actions.index(action_text(side)) for side in (policy.above, policy.below))
-    adds = scores[:, above] - scores[:, below]
-    return np.where(adds >= policy.threshold, above, below)
+    if policy.kind == "softmax":
+        weight = np.exp((scores - scores.max(axis=1, keepdims=True)) / policy.temperature)
+        return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+    if policy.kind == "threshold":
+        above, below = (actions.index(action_text(side)) for side in (policy.above, policy.below))
+        adds = scores[:, above] - scores[:, below]
+        return certain(np.where(adds >= policy.threshold, above, below), len(actions))
+    return certain(np.argmax(scores, axis=1), len(actions))
 
 
-def model_choices(
+def model_chances(
     model: FramePredictor, signature: FeatureSignature, features: pl.DataFrame, loop: Loop
-) -> Integers:
-    """Return the number of the action that a *model* takes; one without actions has a threshold."""
+) -> Floats:
+    """Return the chances of a *model*'s actions; one that reads no action has a threshold."""
     if signature.reads_action:
-        return choices(action_scores(model, features, loop), loop)
+        return chances(action_scores(model, features, loop), loop)
     policy, actions = loop.policy, scored_actions(loop)
     above, below = (actions.index(action_text(side)) for side in (policy.above, policy.below))
-    return np.where(model.predict(features) >= policy.threshold, above, below)
+    is_above = model.predict(features) >= policy.threshold
+    return certain(np.where(is_above, above, below), len(actions))

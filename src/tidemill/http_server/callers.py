@@ -5,6 +5,7 @@ page of a browser may call only if its origin is listed: other requests with an 
 because a browser sends them for any page that somebody looks at.
 """
 
+import logging
 import time
 from collections.abc import Iterable
 
@@ -13,6 +14,8 @@ from tidemill.errors import RequestError
 from tidemill.http_server.http_limits import HttpCounters
 from tidemill.http_server.replies import Headers, HttpRefusal, Message, Reply
 from tidemill.watched_file import WatchedFile
+
+logger = logging.getLogger(__name__)
 
 _READ = frozenset((b"authorization", b"origin", b"content-encoding"))
 _CHALLENGE = ((b"www-authenticate", b"Bearer"),)
@@ -43,6 +46,7 @@ class HttpAccess:
         self._origins = frozenset(origin.rstrip("/").encode() for origin in origins)
         self._counters = counters or HttpCounters()
         self._everybody = Caller(self)
+        self._told: str | None = None
         self._levels: dict[str, tuple[float, float]] = {}  # by token: what is left, and since when
 
     @property
@@ -79,12 +83,22 @@ class HttpAccess:
 
     def _token(self, sent: bytes | None, headers: Headers) -> Token:
         kind, _, text = (sent or b"").partition(b" ")
-        tokens = self._tokens.value if self._tokens is not None else TokenList(())
+        tokens = self._known_tokens()
         token = tokens.find(text.strip()) if kind.lower() == b"bearer" else None
         if token is None:
             what = "there is no token" if sent is None else "the token is not known here"
             raise self._refused("token", 401, what, _SEND_TOKEN, headers + _CHALLENGE)
         return token
+
+    def _known_tokens(self) -> TokenList:
+        """Return the tokens as of now; log once if their file has become wrong."""
+        if self._tokens is None:
+            return TokenList(())
+        found, trouble = self._tokens.value, self._tokens.trouble
+        if trouble is not None and trouble != self._told:
+            logger.warning("%s", trouble)
+        self._told = trouble
+        return found
 
     def _refused(
         self, reason: str, status: int, what: str, hint: str, headers: Headers = ()

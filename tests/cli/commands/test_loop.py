@@ -128,6 +128,35 @@ def test_diff_of_two_files_says_nothing_of_publishing_what_never_was(
     assert run("loop", "diff", banner, banner)[0] == 0
 
 
+def test_check_asks_what_a_label_depends_on_where_it_cannot_know(run: Run, banner: Path) -> None:
+    """Only the author knows whether the outcome is the same whatever is decided."""
+    status, out, _ = run("check", banner)
+    assert status == 0
+    assert "depends on the world" in out
+    assert "note: nothing says what the label depends on" in out
+    assert "write label: {depends_on: action}" in out
+    document = json.loads(run("check", "--json", banner)[1])
+    assert document["depends_on"] == "world"
+    assert len(document["notes"]) == 1
+    stated = MINIMAL.replace("count(*) > 0", "count(*) > 0\n  depends_on: action")
+    reward = "gate: {reward: label - 0.1}\n"
+    banner.write_text(stated + reward)
+    out = run("check", banner)[1]
+    assert "depends on the action" in out
+    assert "reward     label - 0.1" in out
+    assert "note:" not in out
+
+
+def test_check_names_the_line_of_a_wrong_reward(run: Run, banner: Path) -> None:
+    """It is SQL like the label, and wrong in the same ways."""
+    banner.write_text(MINIMAL + "gate:\n  reward: label - visits\n")
+    status, _, errors = run("check", banner)
+    assert status == 1
+    line = banner.read_text().splitlines().index("  reward: label - visits") + 1
+    assert f"banner.yaml:{line}" in errors
+    assert "reward reads 'visits'" in errors
+
+
 def test_check_tells_times_and_label_as_people_write_them(run: Run, banner: Path) -> None:
     """A person compares it with the file; 481m and what SQL is compiled to are no help in that."""
     sql = "count(*) filter (where seconds > 3) > 0"

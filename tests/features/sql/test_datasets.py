@@ -30,7 +30,8 @@ def filled(lake: Lake, loop: Loop, rows: Rows) -> Lake:
 def test_features_are_columns_and_rows_are_in_order(filled: Lake, loop: Loop) -> None:
     """The learner sees what was logged when the decision was made, oldest first."""
     made = training_set(filled, loop)
-    assert made.table.column_names == [*loop.features, "action", "label", "at", "decision_id"]
+    beside = ["action", "label", "at", "decision_id", "_propensity", "_source", "_baseline"]
+    assert made.table.column_names == [*loop.features, *beside]
     assert made.features == tuple(loop.features)
     assert made.table["decision_id"].to_pylist() == [f"0-{number}" for number in range(7)]
     assert made.table["country"].to_pylist() == ["NL"] * 7

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType, Loop
-from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, SignatureField
+from tidemill.schemas.models.feature_signature import (
+    ACTION,
+    FeatureSignature,
+    SignatureField,
+    action_text,
+    scored_actions,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WORDS = st.text(max_size=6)
@@ -133,6 +139,24 @@ def make_loop(**changes: object) -> Loop:
         "policy": {"kind": "greedy"},
     }
     return Loop.model_validate(values | changes)
+
+
+def test_a_label_that_depends_on_the_action_makes_it_a_feature() -> None:
+    """Also of a bool decision under a threshold, whose actions are read as texts."""
+    label = {"sql": "count(*) > 0", "depends_on": "action"}
+    loop = make_loop(
+        decision={"type": "bool", "default": False}, policy={"kind": "threshold"}, label=label
+    )
+    assert FeatureSignature.of_loop(loop).reads_action
+    assert scored_actions(loop) == ["false", "true"]
+    assert [action_text(each) for each in (True, False, "a", ["b", "a"])] == [
+        *("true", "false", "a", "b")
+    ]
+    world = make_loop(policy={"kind": "threshold"})
+    assert not FeatureSignature.of_loop(world).reads_action
+    FeatureSignature.of_loop(world).check(loop)  # of an earlier release
+    with pytest.raises(ModelError, match="other features"):
+        FeatureSignature.of_loop(world).check(make_loop())
 
 
 def test_a_greedy_policy_scores_the_action_as_a_category() -> None:

@@ -25,7 +25,7 @@ from tidemill.schemas.loop.definition import FieldType
 from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import ModelManifest
-from tidemill.schemas.models.river_state import LinearPredictor, LinearState
+from tidemill.schemas.models.river_state import LinearPredictor, LinearState, Weight
 from tidemill.serving.model import admission, forest
 from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, run_trial, try_in_child
 from tidemill.serving.model.forest import pack
@@ -47,6 +47,34 @@ def test_a_sound_model_scores_as_it_was_trained() -> None:
     score = admit(delivery(text().encode()), banner(), LIMITS)
     row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
     assert score(VALUES) == booster().predict([row], num_threads=1)[0]
+
+
+def acting(signature: FeatureSignature) -> Delivery:
+    """Return an online model that gives `show` two more than `hide`, in log odds."""
+    payload = replace(
+        LinearState.from_bytes(river_state()),
+        weights=(Weight("action=show", 2.0), Weight("country=c01", 1.0)),
+    ).to_bytes()
+    features = {"features": signature.to_json(), "features_digest": signature.digest}
+    return delivery(payload, learner="logistic_regression", **features)
+
+
+def test_a_threshold_gets_what_acting_adds_where_the_label_depends_on_it() -> None:
+    """A guest who buys anyway needs no banner: the policy compares both actions' labels."""
+    loop = banner(label={"sql": "max(seconds) > 3", "depends_on": "action"})
+    signature = FeatureSignature(
+        (*SIGNATURE.fields, SignatureField("action", FieldType.CATEGORY, ("hide", "show")))
+    )
+    found = admit(acting(signature), loop, LIMITS)(VALUES)
+    shown, hidden = (1 / (1 + math.exp(-odds)) for odds in (3.5, 1.5))
+    assert found == pytest.approx(shown - hidden)
+
+
+def test_a_model_of_an_earlier_release_serves_such_a_loop_until_there_is_another() -> None:
+    """It reads no action, so the policy gets its score as before; an upgrade stops nothing."""
+    loop = banner(label={"sql": "max(seconds) > 3", "depends_on": "action"})
+    model = delivery(text().encode())
+    assert admit(model, loop, LIMITS)(VALUES) == admit(model, banner(), LIMITS)(VALUES)
 
 
 def test_an_online_model_scores_as_its_state_says() -> None:

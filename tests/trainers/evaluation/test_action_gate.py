@@ -15,6 +15,7 @@ from tidemill.trainers.evaluation.action_gate import (
     ScoredPolicy,
     judge_actions,
 )
+from tidemill.trainers.evaluation.policies import certain
 from tidemill.trainers.rows import Integers, LoggedActions
 
 ACTIONS, ROWS, EPSILON = 3, 6_000, 0.3
@@ -38,7 +39,9 @@ def explored(
         reward=reward,
         logged=LoggedActions(action, np.zeros(rows, dtype=np.int64), propensity, ACTIONS),
         expected=np.full((rows, ACTIONS), 0.2),
-        candidate=ScoredPolicy("lightgbm-2", np.full(rows, 2) if choice is None else choice),
+        candidate=ScoredPolicy(
+            "lightgbm-2", certain(np.full(rows, 2) if choice is None else choice, ACTIONS)
+        ),
         first_at=START,
         last_at=START + rows * timedelta(seconds=1),
     )
@@ -75,11 +78,13 @@ def test_the_default_in_other_clothes_is_not_promoted() -> None:
 def test_a_candidate_has_to_beat_the_live_model_too() -> None:
     """And not only the default, which the live model beats as well."""
     better = explored(3, gain=0.15)
-    copy = replace(better, live=ScoredPolicy("lightgbm-1", better.candidate.choice))
+    copy = replace(better, live=ScoredPolicy("lightgbm-1", better.candidate.chances))
     verdict = judge_actions(LOOP, copy)
     assert not verdict.promoted
     assert "is not above the live lightgbm-1's" in verdict.reason
-    worse = replace(better, live=ScoredPolicy("lightgbm-1", np.ones(ROWS, dtype=np.int64)))
+    worse = replace(
+        better, live=ScoredPolicy("lightgbm-1", certain(np.ones(ROWS, dtype=np.int64), ACTIONS))
+    )
     verdict = judge_actions(LOOP, worse)
     assert verdict.promoted
     assert "the live lightgbm-1 0.1" in verdict.reason or "lightgbm-1 0.2" in verdict.reason
@@ -92,7 +97,9 @@ def ever_promoted(loop: Loop, world: int, *, is_spent: bool) -> bool:
     log = explored(world, gain=0.0, rows=3_000)
     for look in range(1, 21):
         choice = random.integers(0, ACTIONS, log.reward.size)
-        candidate = replace(log, candidate=ScoredPolicy("x", choice), look=look if is_spent else 1)
+        candidate = replace(
+            log, candidate=ScoredPolicy("x", certain(choice, ACTIONS)), look=look if is_spent else 1
+        )
         if judge_actions(loop, candidate).promoted:
             return True
     return False
@@ -132,10 +139,12 @@ def test_too_little_evidence_says_how_much_is_missing_and_when_it_is_there() -> 
 
 def test_a_log_without_exploration_says_what_to_write() -> None:
     """40,000 decisions by the default with propensity 1 say nothing about anything else."""
-    verdict = judge_actions(LOOP, explored(5, gain=0.15, rows=0))
-    assert "no later decision was explored" in verdict.reason
-    assert "epsilon" in verdict.reason
-    assert "depends_on: world" in verdict.reason
+    nothing = explored(5, gain=0.15, rows=0)
+    assert "no later decision was explored" in judge_actions(LOOP, nothing).reason
+    assert "write" not in judge_actions(LOOP, nothing).reason
+    certain_loop = headline_loop(World(np.full((2, ACTIONS), 0.2)), epsilon=0.0)
+    verdict = judge_actions(certain_loop, nothing)
+    assert "write policy: {kind: greedy, epsilon: 0.1}" in verdict.reason
 
 
 def test_an_action_that_is_never_explored_is_no_evidence() -> None:
@@ -148,7 +157,7 @@ def test_an_action_that_is_never_explored_is_no_evidence() -> None:
         reward=log.reward[known],
         logged=log.logged[np.flatnonzero(known)],
         expected=log.expected[known],
-        candidate=ScoredPolicy("x", choice[known]),
+        candidate=ScoredPolicy("x", certain(choice[known], ACTIONS)),
     )
     verdict = judge_actions(LOOP, part)
     assert "do not support the candidate" in verdict.reason

@@ -15,7 +15,8 @@ from tidemill.schemas.models.feature_signature import (
     SignatureField,
     scored_actions,
 )
-from tidemill.trainers.evaluation.policies import action_scores, choices, model_choices
+from tidemill.serving.policies.discrete import softmax_weights
+from tidemill.trainers.evaluation.policies import action_scores, chances, model_chances
 from tidemill.trainers.evaluation.rewards import Rewards
 
 MakeLoop = Callable[..., Loop]
@@ -47,7 +48,17 @@ def test_the_best_action_is_taken_and_of_equal_ones_the_first() -> None:
     """As the worker's policy does."""
     loop = headline_loop(World(np.full((1, 3), 0.1)))
     scores = np.array([[0.1, 0.3, 0.3], [0.2, 0.2, 0.2], [0.0, 0.1, 0.4]])
-    assert choices(scores, loop).tolist() == [1, 0, 2]
+    assert chances(scores, loop).argmax(axis=1).tolist() == [1, 0, 2]
+    assert chances(scores, loop).sum(axis=1).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_softmax_draws_as_a_worker_does() -> None:
+    """Its draws are the policy, so they are judged and not taken for exploration."""
+    loop = headline_loop(World(np.full((1, 3), 0.1)), kind="softmax", temperature=0.2, epsilon=0.0)
+    scores = [0.1, 0.5, 0.3]
+    weights = softmax_weights(scores, 0.2)
+    expected = [weight / sum(weights) for weight in weights]
+    assert chances(np.array([scores]), loop).tolist() == [pytest.approx(expected)]
 
 
 def test_a_threshold_compares_what_acting_adds(make_loop: MakeLoop) -> None:
@@ -55,7 +66,7 @@ def test_a_threshold_compares_what_acting_adds(make_loop: MakeLoop) -> None:
     loop = make_loop(**BANNER)
     assert scored_actions(loop) == ["false", "true"]
     scores = np.array([[0.0, 0.4], [0.5, 0.7], [0.25, 0.5625]])
-    assert choices(scores, loop).tolist() == [1, 0, 1]
+    assert chances(scores, loop)[:, 1].tolist() == [1.0, 0.0, 1.0]
 
 
 def test_a_model_of_an_earlier_release_keeps_its_threshold(make_loop: MakeLoop) -> None:
@@ -63,7 +74,7 @@ def test_a_model_of_an_earlier_release_keeps_its_threshold(make_loop: MakeLoop) 
     loop = make_loop(**BANNER)
     frame = pl.DataFrame({"hour": [0, 1]})
     old = FeatureSignature((SignatureField("hour", loop.features["hour"].type),))
-    assert model_choices(ByAction(), old, frame, loop).tolist() == [0, 1]
+    assert model_chances(ByAction(), old, frame, loop)[:, 1].tolist() == [0.0, 1.0]
 
 
 def test_the_default_reward_is_the_label_less_the_cost_of_acting(make_loop: MakeLoop) -> None:
