@@ -148,6 +148,18 @@ class StreamMetrics:
             ["loop"],
             registry=self.registry,
         )
+        self.propensity_ratio = Gauge(
+            "tidemill_audit_propensity_ratio",
+            "How often an action was taken over how often it should have been, by its propensities",
+            ["loop", "action"],
+            registry=self.registry,
+        )
+        self.propensities_wrong = Gauge(
+            "tidemill_audit_propensities_wrong",
+            "1 if logged propensities cannot be the frequencies of the actions; an alarm",
+            ["loop"],
+            registry=self.registry,
+        )
         self.audit_seconds = Counter(
             "tidemill_audit_seconds",
             "Seconds the worker's audits took",

@@ -3,8 +3,9 @@
 Read `oracle` (the rules of the join as one query), `spans` and `plan` (what to look at), `queries`
 with `checks` and `slices` (the comparison), `expected` (their result as a table, and the examples
 that are not there), then `audit` and `report`; `rekeyed` compares with the topics themselves,
-`losses` finds what is gone. It imports `lake` and `sql`, and nothing of
-`streams`: the oracle shares no code with the join. It writes nothing.
+`losses` finds what is gone, `propensities` compares the chance of a policy with its log. It imports
+`lake` and `sql`, and nothing of `streams`: the oracle shares no code with the join. It writes
+nothing.
 
 Proved elsewhere: `checks` by `tests/features/audit/test_audit.py`.
 Proved elsewhere: `expected` by `tests/deploy/reprocess/test_repair.py`.

@@ -3,7 +3,7 @@
 Each check takes a whole loop and raises an error for the first contradiction, with a hint and its
 path in the definition.
 
-Longer than 300 lines because what parts of a loop ask of each other is read in one go.
+Longer than 300 lines because a new check belongs beside those that it must not contradict.
 """
 
 from collections.abc import Sequence

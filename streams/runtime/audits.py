@@ -17,9 +17,11 @@ import duckdb
 
 from tidemill.errors import LakeError
 from tidemill.features.audit.audit import Effort, Interrupt, audit_spans
+from tidemill.features.audit.propensities import PropensityAudit
 from tidemill.features.audit.report import AuditReport
 from tidemill.features.audit.spans import AuditSpan, PartitionState, read_partition_states
 from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.layouts import DECISIONS
 from tidemill.features.sql.views import snapshot
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.metrics import StreamMetrics
@@ -46,6 +48,11 @@ class LoopAudit:
     owned: Callable[[], Collection[int]]
     begins: dict[int, PartitionState] = field(default_factory=dict)
     reached: dict[int, PartitionState] = field(default_factory=dict)
+    propensities: PropensityAudit = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no decision compared."""
+        self.propensities = PropensityAudit(self.loop)
 
     def run(
         self, on_begin: Callable[[Interrupt], None] = lambda _interrupt: None
@@ -77,6 +84,8 @@ class LoopAudit:
             report = audit_spans(
                 self.lake, [(self.loop, spans)], versions, effort=EFFORT, on_begin=on_begin
             )
+            decisions = self.lake.table(self.loop.loop, DECISIONS)
+            self.propensities.take(decisions, spans, versions[DECISIONS], on_begin)
         for number in owned:
             self.begins.setdefault(number, states[number])
             self.reached[number] = states[number]
@@ -118,6 +127,7 @@ class AuditTimer:
             for each in self._audits:
                 try:
                     self._report(each.loop.loop, each.run(self._begun))
+                    self._report_propensities(each.loop.loop, each.propensities)
                 except LakeError as error:
                     logger.warning("%s was not audited: %s", each.loop.loop, error)
                 except Exception:  # the outermost loop of a thread: the worker continues
@@ -130,6 +140,20 @@ class AuditTimer:
 
     def _begun(self, interrupt: Interrupt) -> None:
         self._interrupt = interrupt
+
+    def _report_propensities(self, loop_name: str, found: PropensityAudit) -> None:
+        for action, ratio in found.ratios().items():
+            self._metrics.propensity_ratio.labels(loop_name, action).set(ratio)
+        self._metrics.propensities_wrong.labels(loop_name).set(not found.agrees)
+        if not found.agrees:
+            told = ", ".join(f"{name} {ratio:.3f}" for name, ratio in found.ratios().items())
+            logger.error(
+                "%s: actions are not taken as often as their propensities say; taken over expected "
+                "in %d decisions: %s\n  hint: estimates of policies are wrong until this is found: "
+                "is there a producer of decisions beside the workers, or a worker of another "
+                "release?",
+                *(loop_name, found.decisions, told),
+            )
 
     def _report(self, loop_name: str, report: AuditReport | None) -> None:
         if report is None:

@@ -118,6 +118,36 @@ def test_a_wrong_row_is_an_alarm(
     assert all("label is" in error and "hint:" in error for error in errors)
 
 
+def explored(frame: pl.DataFrame) -> pl.DataFrame:
+    """Say of each decision that it was explored, and hardly could have been."""
+    return frame.with_columns(pl.lit(0.01).alias("propensity"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_propensity_that_cannot_be_is_an_alarm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, wrong: bool
+) -> None:
+    """The gate rests on propensities, and nothing else would notice."""
+    stream = Shell(random_logs(random.Random(3), 120))
+    growing = GrowingLake(stream, tmp_path)
+    growing.follow()
+    metrics = StreamMetrics()
+    audit = LoopAudit(growing.lake, LOOP, lambda: [PARTITION])
+    timer = AuditTimer([audit], metrics, every_s=0.01)
+    until(lambda: audit.reached)
+    stream.finish()
+    if wrong:
+        stream.raw[DECISIONS] = [explored(frame) for frame in stream.raw[DECISIONS]]
+    growing.follow(explored if wrong else lambda frame: frame)
+    until(lambda: audit.reached[PARTITION].frontier > 0)
+    timer.close()
+    exposed = generate_latest(metrics.registry).decode()
+    assert f'tidemill_audit_propensities_wrong{{loop="shop"}} {float(wrong)}' in exposed
+    assert ('tidemill_audit_propensity_ratio{action="false"' in exposed) == wrong
+    assert ("not taken as often as their propensities say" in caplog.text) == wrong
+
+
 def test_a_lake_that_cannot_be_read_is_audited_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
