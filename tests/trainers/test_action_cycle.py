@@ -1,6 +1,6 @@
 """The training cycle of a loop whose labels depend on the action: promoted, watched, taken back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,13 @@ import polars as pl
 import pytest
 from tests.trainers.cycles import BATCH_ONLY, KEY, cycle_of, live_version
 
+from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import DEFAULT, DEFAULT_PAYLOAD
 from tidemill.schemas.models.signing import TrustedKeys
-from tidemill.trainers.publisher import MemoryModelTopic
+from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic
 from tidemill.trainers.registry import Registry
 from tidemill.trainers.rows import MAX_WEIGHT
 
@@ -126,6 +127,37 @@ def test_a_live_model_that_earns_less_is_taken_back(
     assert (last.learner, last.sequence) == (DEFAULT, 2)
     assert "no later decision was explored" in made[1].reason
     assert cycle_of(loop, lake, topic).run() == []
+    assert live_version(topic) == "default-2"
+
+
+class AwayTopic(MemoryModelTopic):
+    """A model topic whose broker is away once `is_away` is set."""
+
+    is_away = False
+
+    def write(self, items: Iterable[KeyedRecord]) -> None:
+        """Append, unless the broker is away."""
+        if self.is_away:
+            raise BrokerError("away", hint="wait")
+        super().write(items)
+
+
+def test_what_was_taken_back_is_published_once_a_broker_answers(
+    lake: Lake, make_loop: MakeLoop, make_explored: MakeRows, grow: Grow
+) -> None:
+    """The registry has it first, so a trainer that is killed between the two loses nothing."""
+    loop, topic = make_loop(policy=GREEDY, models=BATCH_ONLY), AwayTopic()
+    cycle = cycle_of(loop, lake, topic)
+    grow(lake, make_explored(4_000))
+    cycle.run()
+    topic.is_away = True
+    grow(lake, make_explored(3_000, first=4_000, gain=-0.3, live="warn"))
+    with pytest.raises(BrokerError):
+        cycle.run()
+    assert [model.version for model in Registry(lake, loop.loop).models()][1] == "default-2"
+    assert live_version(topic) == "lightgbm-1"
+    topic.is_away = False
+    cycle_of(loop, lake, topic).run()
     assert live_version(topic) == "default-2"
 
 
