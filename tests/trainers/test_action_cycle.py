@@ -9,11 +9,12 @@ import pytest
 from tests.trainers.cycles import BATCH_ONLY, KEY, cycle_of, live_version
 
 from tidemill.errors import BrokerError
-from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import DEFAULT, DEFAULT_PAYLOAD
 from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.trainers.model_restore import restore_models
 from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic
 from tidemill.trainers.registry import Registry
 from tidemill.trainers.rows import MAX_WEIGHT
@@ -196,6 +197,28 @@ def test_a_watch_over_a_cut_log_looks_at_what_the_model_has_not_learned(
     back = cycle_of(loop, Lake(lake.config), topic).run()[0]
     assert back.version == "default-2"
     assert "on 2,500 explored decisions since it was trained" in back.reason
+
+
+def test_a_restored_model_is_watched_by_what_came_after_it(
+    lake: Lake, make_loop: MakeLoop, make_explored: MakeRows, grow: Grow, tmp_path: Path
+) -> None:
+    """Its snapshot counts commits of a lake that is lost, where there were many more."""
+    loop, topic = make_loop(policy=GREEDY, models=BATCH_ONLY), MemoryModelTopic()
+    cycle = cycle_of(loop, lake, topic)
+    for first in range(0, 4_000, 400):
+        grow(lake, make_explored(400, first=first))
+    assert cycle.run(force=True)[0].promoted
+    again = Lake(LakeConfig(root=str(tmp_path / "again")))
+    again.create(loop)
+    grow(again, make_explored(4_000))
+    [model] = restore_models(again, loop, topic, TrustedKeys.of([KEY.public]))
+    assert model.snapshot > again.table(loop.loop, "examples").version()
+    restored = cycle_of(loop, again, topic)
+    restored.run()
+    grow(again, make_explored(2_000, first=4_000, gain=-0.3, live="warn"))
+    back = restored.run(force=True)[0]
+    assert back.learner == DEFAULT
+    assert "on 2,000 explored decisions since it was trained" in back.reason
 
 
 def test_a_trainer_that_starts_again_watches_on(
