@@ -2,6 +2,8 @@
 
 Each check takes a whole loop and raises an error for the first contradiction, with a hint and its
 path in the definition.
+
+Longer than 300 lines because it is one list of checks, each of which stands by itself.
 """
 
 from collections.abc import Sequence
