@@ -29,8 +29,6 @@ def chain_table(chains: Sequence[Chain]) -> Table:
         numbers=("workers",),
     )
     for chain in sorted(chains, key=_urgency):
-        refused = f" {chain.refused} refused" if chain.refused else ""
-        unverified = " unverified" if chain.unverified else ""
         add_row(
             table,
             chain.loop,
@@ -40,11 +38,18 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             chain.closed_until and chain.closed_until.replace(microsecond=0),
             chain.model,
             _ago(chain.model_age_s),
-            f"{chain.serving}/{chain.workers}{refused}{unverified}",
+            _workers(chain),
             _trainer(chain),
             style=WRONG if chain.refused or _has_stopped(chain) else None,
         )
     return table
+
+
+def _workers(chain: Chain) -> str:
+    """Return how many workers serve the newest model, of how many, and what is wrong with that."""
+    refused = f" {chain.refused} refused" if chain.refused else ""
+    unverified = " unverified" if chain.unverified else ""
+    return f"{chain.serving}/{chain.workers}{refused}{unverified}"
 
 
 def _trainer(chain: Chain) -> str | None:

@@ -3,7 +3,7 @@
 Each check takes a whole loop and raises an error for the first contradiction, with a hint and its
 path in the definition.
 
-Longer than 300 lines because it is one list of checks, each of which stands by itself.
+Longer than 300 lines because a new check belongs beside those that it must not contradict.
 """
 
 from collections.abc import Sequence

@@ -29,7 +29,7 @@ POSTERIOR = "posterior"
 """The learner of these models, as the manifest names it."""
 MAX_COLUMNS = 128  # each decision costs the square of it for each action
 MAX_BYTES = 64 * 2**20
-Floats = NDArray[np.float64]
+Vector = NDArray[np.float64]
 _UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 
 
@@ -177,9 +177,9 @@ class Design:
         self._flags = {flag: place for place, flag in enumerate(flags, start=1 + len(scales))}
         self.columns = 1 + len(scales) + len(flags)
 
-    def __call__(self, row: FeatureRow) -> Floats:
+    def __call__(self, row: FeatureRow) -> Vector:
         """Return the numbers of *row*."""
-        found: Floats = np.zeros(self.columns)
+        found: Vector = np.zeros(self.columns)
         found[0] = 1.0
         numbers, flags = self._mapping(row)
         for name, value in numbers.items():

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.errors import ModelError
+from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, scored_actions
 from tidemill.schemas.models.posterior import (
@@ -21,7 +22,6 @@ from tidemill.schemas.models.posterior import (
     POSTERIOR,
     ActionPosterior,
     Design,
-    Floats,
     NumberScale,
     Posterior,
     PosteriorPredictor,

@@ -1,5 +1,6 @@
 """Lost rows are put back into the lake by the command that ledger, audit and sql print."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -142,13 +143,13 @@ def everything(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("damage", "shows"),
     [
-        (lose_files("decisions"), "sql"),
-        (lose_files("feedback"), "ledger"),
-        (lose_files("examples"), "sql"),
-        (cut_file, "sql"),
-        (remove_feedback, "ledger"),
-        (remove_first_revisions, "audit"),
-        (remove_newest_commit, "audit"),
+        pytest.param(lose_files("decisions"), "sql", marks=pytest.mark.soak),
+        pytest.param(lose_files("feedback"), "ledger", marks=pytest.mark.soak),
+        pytest.param(lose_files("examples"), "sql", marks=pytest.mark.soak),
+        pytest.param(cut_file, "sql", marks=pytest.mark.soak),
+        pytest.param(remove_feedback, "ledger", marks=pytest.mark.soak),
+        pytest.param(remove_first_revisions, "audit", marks=pytest.mark.soak),
+        pytest.param(remove_newest_commit, "audit", marks=pytest.mark.soak),
         (everything, "audit"),
     ],
 )
@@ -180,6 +181,22 @@ def test_the_printed_command_puts_exactly_the_lost_rows_back(
     assert "none, nothing is lost" in capsys.readouterr().out
 
 
+@pytest.mark.soak
+def test_a_repair_can_be_limited_to_a_partition_and_its_offsets(
+    damaged: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A large table is repaired in parts, and what is left is found by the next call."""
+    before, name = rows_of(damaged), damaged.loop.loop
+    table_of(damaged, "feedback").handle().delete('"offset" IN (17, 20, 21, 30)')
+    limits = ["--partition", "1", "--from", "18", "--to", "21"]
+    assert main(["lake", "repair", name, *limits, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]["feedback"] == 2
+    assert main(["audit", name]) == 1
+    assert main(["lake", "repair", name]) == 0
+    assert_frame_equal(rows_of(damaged)["feedback"], before["feedback"])
+
+
+@pytest.mark.soak
 def test_a_worker_goes_on_beside_a_repair(damaged: Rig) -> None:
     """A repair at noon must not be an outage."""
     with damaged.worker() as worker:
@@ -196,6 +213,7 @@ def test_a_worker_goes_on_beside_a_repair(damaged: Rig) -> None:
     assert_exact(damaged, idle=True)  # the records came after the logs were ended
 
 
+@pytest.mark.soak
 def test_rows_that_kafka_no_longer_has_are_refused(
     damaged: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:

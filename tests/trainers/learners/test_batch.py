@@ -18,7 +18,7 @@ from tidemill.serving.model.forest import Forest, pack
 from tidemill.serving.model.model_text import read_text
 from tidemill.trainers.evaluation.metrics import roc_auc
 from tidemill.trainers.learners.batch import LightGBM, parameters, train
-from tidemill.trainers.rows import LabeledRows, split
+from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows, split
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
@@ -152,6 +152,26 @@ def test_a_greedy_policy_learns_from_the_logged_action(
     ]
     assert trained.signature.fields[-1].vocabulary == ("quiet", "warn")
     assert asked[0] - asked[1] > 0.3
+
+
+def test_a_row_counts_for_those_that_chance_left_out(
+    make_loop: MakeLoop, make_rows: MakeRows
+) -> None:
+    """A label of 1 after a rare `warn` and of 0 after a usual one: the rare one stands for many."""
+    loop = make_loop(policy={"kind": "greedy"})
+    rare = np.arange(2_000) % 2 == 0
+    examples = make_rows(2_000, signal=0.0).with_columns(
+        pl.lit("warn").alias("action"),
+        pl.Series("label", rare.astype(float)),
+        pl.Series("propensity", np.where(rare, 0.1, 0.9)),
+    )
+    rows = LabeledRows.of_examples(examples, loop, 0)
+    trained = train(rows, loop, batch_of(loop))
+    assert LightGBM.of(trained).predict(rows.features).mean() == pytest.approx(0.9, abs=0.02)
+    assert trained.params["max_weight"] == MAX_WEIGHT
+    certain = examples.with_columns(pl.lit(1.0).alias("propensity"))
+    alike = train(LabeledRows.of_examples(certain, loop, 0), loop, batch_of(loop))
+    assert LightGBM.of(alike).predict(rows.features).mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_parameters_that_lightgbm_refuses_name_the_place_to_edit(

@@ -202,3 +202,24 @@ def test_one_absurd_number_does_not_end_the_learner(
     absurd = rows.with_columns(pl.col("features").struct.with_fields(pl.lit(1e300).alias("wind")))
     learner.learn(1, absurd)
     assert learner.state().rows == 10
+
+
+def test_a_row_counts_for_those_that_chance_left_out(
+    make_loop: MakeLoop, make_rows: MakeRows
+) -> None:
+    """A label of 1 after a rare action and of 0 after a usual one: the rare one stands for many."""
+    loop = make_loop(policy={"kind": "greedy"})
+    rare = np.random.default_rng(4).random(2_000) < 0.5
+    examples = make_rows(2_000, signal=0.0).with_columns(
+        pl.lit("warn").alias("action"),
+        pl.Series("label", rare.astype(float)),
+        pl.Series("propensity", np.where(rare, 0.1, 0.9)),
+    )
+    certain = examples.with_columns(pl.lit(1.0).alias("propensity"))
+    means = []
+    for rows in (examples, certain):
+        learner = OnlineLearner(loop, online_of(loop))
+        learned = learner.learn(1, rows)
+        means.append(np.mean([learner.predict_one(row) for row in learned.rows]))
+    assert means[0] > 0.8
+    assert means[1] == pytest.approx(0.5, abs=0.1)
