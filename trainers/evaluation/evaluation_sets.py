@@ -21,10 +21,14 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate
+from tidemill.trainers.evaluation.model_policies import FramePredictor
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
+from tidemill.trainers.learners.posteriors import FramePosterior
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows, is_learnable
@@ -41,15 +45,28 @@ class EvaluationWindow:
     base_rate: float
 
 
-def load_model(model: ModelVersion, payload: bytes) -> LightGBM | FrozenLinear:
+def load_model(model: ModelVersion, payload: bytes) -> FramePredictor:
     """Return the model with its *payload*, ready to predict frames.
 
     Raises:
         ModelError: the payload or the signature cannot be read.
     """
-    if model.learner == LIGHTGBM:
-        return LightGBM(payload, model.signature)
-    return FrozenLinear(payload, model.signature)
+    return predictor_of(model.learner, payload, model.signature)
+
+
+def predictor_of(learner: str, payload: bytes, signature: FeatureSignature) -> FramePredictor:
+    """Return what a *learner* has made, ready to predict frames.
+
+    Raises:
+        ModelError: the payload or the signature cannot be read.
+    """
+    match learner:
+        case "lightgbm":
+            return LightGBM(payload, signature)
+        case "posterior":
+            return FramePosterior(payload, signature)
+        case _:
+            return FrozenLinear(payload, signature)
 
 
 class EvaluationSets:
@@ -71,7 +88,8 @@ class EvaluationSets:
     def of_batch(self, trained: Trained, later: LabeledRows, version: str) -> Evaluation:
         """Return the evaluation of a batch model on the rows held out from it."""
         live, note = self.live()
-        own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
+        model = predictor_of(trained.learner, trained.payload, trained.signature)
+        own, label, its = model.predict(later.features), later.label, None
         ids = later.ids
         if live is not None:
             indices, its = self._predicted_by(live, later)
@@ -180,7 +198,7 @@ class EvaluationSets:
 
     def unseen_from(self, live: ModelVersion) -> datetime | None:
         """Return the decision time from which on *live* has learned no row; None if unknown."""
-        return live.later_from if live.learner == LIGHTGBM else live.until
+        return live.later_from if live.learner in (LIGHTGBM, POSTERIOR) else live.until
 
     def _predicted_by(self, live: ModelVersion, rows: LabeledRows) -> tuple[RowNumbers, Floats]:
         """Return the indices of the *rows* that can judge the live model, and its predictions."""
