@@ -145,12 +145,12 @@ class TrainingCycle:
             self._live_watch = None
             return
         if self._live_watch is None or self._live_watch.version != live.version:
-            self._live_watch = self._action_sets.watch(live)
+            self._live_watch = self._action_sets.watch(live, self._examples.version())
         watch, until, learned = self._live_watch, live.until, live.until
         for version, examples in commits_after(
             self._examples, watch.seen_until, lambda: known_ids(self._examples, learned)
         ):
-            rows = LabeledRows.of_examples(examples, self.loop, version)
+            rows = LabeledRows.of_examples(examples, self.loop, version).after(learned)
             watch.take(rows)
             watch.seen_until = version
             until = max(filter(None, (until, rows.last_at)), default=None)

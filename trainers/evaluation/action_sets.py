@@ -21,7 +21,7 @@ from tidemill.trainers.evaluation.evaluation_sets import (
     predictor_of,
 )
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.policies import action_scores, chances, model_chances
+from tidemill.trainers.evaluation.model_policies import action_scores, chances, model_chances
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import Trained
 from tidemill.trainers.registry import ModelVersion, Registry
@@ -96,14 +96,17 @@ class ActionSets:
             rows, scores = rows.take(indices), scores[indices]
         return self._evaluation(rows, scores, version, live, its, note, continues=continued)
 
-    def watch(self, live: ModelVersion) -> LiveWatch:
-        """Return the watch on *live*, which has seen nothing yet."""
+    def watch(self, live: ModelVersion, newest: int) -> LiveWatch:
+        """Return the watch on *live*, which has seen nothing yet.
+
+        *newest* is the version of ``examples``: a restored model counts those of the lost lake.
+        """
         return LiveWatch(
             self._loop,
             version=live.version,
             model=load_model(live, self._registry.payload(live)),
             signature=live.signature,
-            seen_until=live.snapshot,
+            seen_until=min(live.snapshot, newest),
         )
 
     def _evaluation(
