@@ -145,12 +145,10 @@ class Decider:
             if self._is_apprentice:
                 choice, source, chosen = _as_apprentice(choice, source, default)
             action, score, propensity, positions = choice
-            circumstances = None
+            more = None
             if not (baseline is None and positions is None and chosen is None):
-                circumstances = Circumstances(baseline, positions, chosen)
-            payload = self._encode(
-                *(key, at, request.entity, choice, source, version, features, circumstances)
-            )
+                more = Circumstances(baseline, positions, chosen)
+            payload = self._encode(key, at, request.entity, choice, source, version, features, more)
         except ValueError as error:
             raise RequestError(
                 f"the request cannot be written as an event: {error}",
