@@ -4,18 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from tidemill.deploy.explain.contributions import ScoreParts, score_parts
+from tidemill.deploy.explain.loaded import LoadedModel, load_version
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision, read_logged
 from tidemill.deploy.explain.remade import REMADE, differing, remade_answer
 from tidemill.deploy.explain.wording import exploration_sentence, nothing_more, policy_sentence
-from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake
-from tidemill.schemas.models.feature_signature import FeatureSignature
-from tidemill.serving.model.admission import policy_score, try_payload
-from tidemill.serving.policies.choice import LiveModel, ScoreFunction
-from tidemill.trainers.evaluation.evaluation_sets import load_model
-from tidemill.trainers.learners.batch import LightGBM
-from tidemill.trainers.learners.online import FrozenLinear
-from tidemill.trainers.registry import MODELS, ModelVersion, Registry
+from tidemill.serving.policies.choice import LiveModel
+from tidemill.trainers.registry import ModelVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +61,6 @@ class Explanation:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """One model: its record, what workers score with, and what tells the parts of a score."""
-
-    record: ModelVersion
-    signature: FeatureSignature
-    score: ScoreFunction
-    parts: LightGBM | FrozenLinear
-
-
 class Explainer:
     """Explains the decisions of one loop; each model is loaded once.
 
@@ -86,8 +71,7 @@ class Explainer:
 
     def __init__(self, lake: Lake, loop_name: str) -> None:
         self._lake, self._loop_name = lake, loop_name
-        self._loaded: dict[tuple[str, int], _Loaded] = {}
-        self._payloads: Registry | None = None
+        self._loaded: dict[tuple[str, int], LoadedModel] = {}
 
     def explain(self, id_: str) -> Explanation | None:
         """Return the explanation of the decision *id_*; None if the lake does not have it.
@@ -118,47 +102,17 @@ class Explainer:
 
     def _by_model(self, found: Explanation, version: str) -> Explanation:
         logged = found.logged
-        loaded = self._model(logged, version)
-        score = policy_score(loaded.score, loaded.signature, logged.loop)
-        model = LiveModel(version, score, loaded.record.trained_on_rows)
-        found = _with_answer(found, model)
+        key = version, logged.loop.version
+        if key not in self._loaded:
+            self._loaded[key] = load_version(self._lake, logged.loop, version)
+        loaded = self._loaded[key]
+        found = _with_answer(found, loaded.live)
         answer = found.remade or logged.answer
         taken = answer.action if answer.policy_action is None else answer.policy_action
         scored = score_parts(logged, loaded.parts, loaded.signature, loaded.score, taken)
         reads = loaded.signature.reads_action
         sentence = policy_sentence(logged.loop.policy, reads_action=reads)
         return replace(found, model=loaded.record, scored=scored, policy=sentence)
-
-    def _model(self, logged: LoggedDecision, version: str) -> _Loaded:
-        key = version, logged.loop.version
-        if key in self._loaded:
-            return self._loaded[key]
-        registry = self._registry()
-        for record in registry.models() if registry is not None else ():
-            if record.version == version and registry is not None:
-                payload, signature = registry.payload(record), record.signature
-                score = try_payload(
-                    logged.loop,
-                    version=version,
-                    learner=record.learner,
-                    payload=payload,
-                    signature=signature,
-                )
-                parts = load_model(record, payload)
-                self._loaded[key] = _Loaded(
-                    record=record, signature=signature, score=score, parts=parts
-                )
-                return self._loaded[key]
-        raise LakeError(
-            f"the lake has no model {version} of {self._loop_name}, which made {logged.id}",
-            hint="if this lake was replayed from the topics, restore its models: "
-            f"tidemill model restore {self._loop_name}",
-        )
-
-    def _registry(self) -> Registry | None:
-        if self._payloads is None and self._lake.has_table(self._loop_name, MODELS):
-            self._payloads = Registry(self._lake, self._loop_name)
-        return self._payloads
 
 
 def _with_answer(found: Explanation, model: LiveModel | None) -> Explanation:
