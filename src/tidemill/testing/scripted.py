@@ -18,6 +18,7 @@ import pytest
 from tidemill.errors import BrokerError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import checked_loop
+from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.serving.client.async_client import AsyncClient
 from tidemill.serving.client.client import Client
 from tidemill.serving.decision.baselines import AnswerCheck
@@ -226,7 +227,8 @@ class ScriptedClient(Client):
     def pin(self, loop: str, score: ScoreByNames, *, version: str = "pinned") -> None:
         """Decide *loop* by its policy and this *score*, without epsilon.
 
-        Policies that draw (softmax, `spread`) still do, the same in each run.
+        Policies that draw (softmax, `spread`) still do, the same in each run. Of `thompson`, `ucb`
+        and `linucb` the action with the best score is taken.
         """
         served = self._transport.of(loop)
         self._pin(served, LiveModel(version, _by_names(served.loop, score)))
@@ -278,7 +280,10 @@ class ScriptedClient(Client):
 
     @staticmethod
     def _pin(served: _ScriptedLoop, model: LiveModel) -> None:
-        policy = served.loop.policy.model_copy(update={"epsilon": 0.0, "decay": None})
+        changes: dict[str, object] = {"epsilon": 0.0, "decay": None}
+        if served.loop.policy.kind in BELIEFS and not hasattr(model.score, "beliefs"):
+            changes["kind"] = "greedy"  # a function does not say how sure it is
+        policy = served.loop.policy.model_copy(update=changes)
         served.loop = served.loop.model_copy(update={"policy": policy})
         served.model, served.script = model, None
 
