@@ -1,9 +1,9 @@
 """Admission: what a delivered model has to pass before it may decide anything.
 
 `schemas/models/assembler.py` has checked its signature and digest. Admission checks that the model
-reads the features of the loop, that its structure is sound, and that a child process loads it and
-scores probe rows with it within limits of time and memory. A model that crashes or hangs ends the
-child, not the worker.
+fits the version of the loop (`schemas/models/fit.py`), that its structure is sound, and that a
+child process loads it and scores probe rows with it within limits of time and memory. A model that
+crashes or hangs ends the child, not the worker.
 """
 
 import logging
@@ -11,6 +11,7 @@ import math
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -26,6 +27,7 @@ from tidemill.schemas.models.feature_signature import (
     SignatureField,
     action_text,
 )
+from tidemill.schemas.models.fit import check_fit, taken_names
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
@@ -54,13 +56,13 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
     """
     manifest = delivery.manifest
     signature = FeatureSignature.from_json(manifest.features)
-    signature.check(loop)
-    if manifest.label_type != loop.label.type:
-        raise ModelError(
-            f"{manifest.version} predicts a {manifest.label_type} label, "
-            f"{loop.loop} version {loop.version} has a {loop.label.type} one",
-            hint=f"train a model for this version: tidemill train {loop.loop} --once",
-        )
+    check_fit(
+        loop,
+        manifest.version,
+        signature,
+        label_type=manifest.label_type,
+        label_digest=manifest.label_digest,
+    )
     score = try_payload(
         loop,
         version=manifest.version,
@@ -102,18 +104,18 @@ def try_payload(
     if learner == "lightgbm":
         nullable = {name for name, feature in loop.features.items() if feature.nullable}
         model = _admit_text(version, payload, signature, limits or TrialLimits())
-        return model.scorer(signature, nullable)
+        return model.scorer(signature, nullable, taken_names(signature, loop))
     if learner in LEARNERS:
-        return _by_name(LinearPredictor(LinearState.from_bytes(payload), signature), signature)
+        linear = LinearPredictor(LinearState.from_bytes(payload), signature)
+        return _by_name(linear, taken_names(signature, loop))
     raise ModelError(
         f"{version} was trained by {learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
     )
 
 
-def _by_name(model: LinearPredictor, signature: FeatureSignature) -> ScoreFunction:
-    """Return the scores of a model that reads features by name."""
-    names = [field.name for field in signature.fields]
+def _by_name(model: LinearPredictor, names: Sequence[str]) -> ScoreFunction:
+    """Return the scores of a model that reads features by name, from the values of *names*."""
     return lambda features: model.score(dict(zip(names, features, strict=True)))
 
 
