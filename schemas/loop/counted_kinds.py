@@ -21,8 +21,10 @@ _OF_VALUE = re.compile(
     r"\b(?:max|min|sum|avg|count|bool_or|bool_and)\s*\(\s*(\w+)\s*\)", re.IGNORECASE
 )
 _SCALAR = frozenset(
-    ("coalesce", "greatest", "least", "abs", "round", "floor", "ceil", "ln", "log", "sqrt")
-    + ("filter", "where", "and", "or", "not", "in")
+    (
+        *("coalesce", "greatest", "least", "abs", "round", "floor", "ceil", "ln", "log", "sqrt"),
+        *("filter", "where", "and", "or", "not", "in"),
+    )
 )
 """What may stand before a parenthesis and is no aggregate."""
 _CALL = re.compile(r"([\w\"']*)\s*\(")

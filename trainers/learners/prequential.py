@@ -78,9 +78,9 @@ class OfferedStates:
 
     def score_action(self, at: datetime, row: Mapping[str, object], action: str) -> float | None:
         """Return the score of *action* in *row*; nan if the state has not learned it."""
-        for known_at, predictor, learned in reversed(self._states):
+        for known_at, predictor, known in reversed(self._states):
             if known_at <= at:
-                is_learned = learned is None or action in learned
+                is_learned = known is None or action in known
                 return predictor.score({**row, ACTION: action}) if is_learned else math.nan
         return None
 

@@ -1,7 +1,5 @@
 """A model outlives the version it was trained for as long as all it reads is there."""
 
-from collections.abc import Callable
-
 import pytest
 from tests.schemas.models.test_feature_signature import make_loop
 
@@ -84,10 +82,10 @@ def test_the_vocabulary_of_the_action_says_what_was_learned() -> None:
     assert why(loop, acting("gone")).startswith("has learned none of the actions")
 
 
-def test_a_threshold_needs_both_sides(make: Callable[..., Loop] = make_loop) -> None:
+def test_a_threshold_needs_both_sides() -> None:
     """What acting adds is the difference of two scores."""
     label = {"sql": "count(*) > 0", "depends_on": "action"}
-    loop = make(
+    loop = make_loop(
         decision={"type": "bool", "default": False}, policy={"kind": "threshold"}, label=label
     )
     assert why(loop, acting("false")).startswith("has not learned the action true")
