@@ -126,7 +126,7 @@ def test_a_version_with_a_label_in_euros_never_learns_the_rows_of_the_old_label(
     assert model.replaces == ""
     assert "live_mse" not in model.metrics
     rows = training_set(grown, third).table
-    assert pl.Series(rows["label"]).min() == 30.0  # type: ignore[arg-type]  # an Arrow column
+    assert pl.Series(rows["label"]).min() == 30.0
 
 
 def test_a_backfill_makes_the_old_rows_fit_to_be_learned(
