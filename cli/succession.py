@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from tidemill.errors import LakeError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.fit import learned_actions, misfit
+from tidemill.schemas.models.posterior import POSTERIOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,7 @@ class LoopState:
 
     Attributes:
         model: the version of the model that decides; None if there is none.
+        learner: what trained it.
         signature: what that model reads.
         label_type: the type of its label.
         label_digest: the digest of its label.
@@ -27,6 +30,7 @@ class LoopState:
     """
 
     model: str | None = None
+    learner: str = ""
     signature: FeatureSignature | None = None
     label_type: str = ""
     label_digest: str | None = None
@@ -57,6 +61,7 @@ def read_state(new: Loop) -> LoopState | None:
         return LoopState(left_out=left_out)
     return LoopState(
         model=model.version,
+        learner=model.learner,
         signature=model.signature,
         label_type=model.label_type,
         label_digest=model.label_digest,
@@ -101,13 +106,15 @@ def _models(old: Loop, new: Loop, state: LoopState | None) -> Iterator[str]:
         return
     name, signature = "the live model, if there is one,", FeatureSignature.of_loop(old)
     label_type: str = old.label.type
+    learner = POSTERIOR if old.policy.kind in BELIEFS else ""
     label_digest = old.label_digest
     known = old.decision.actions
     if state is not None and state.model is not None and state.signature is not None:
-        name, signature = state.model, state.signature
+        name, signature, learner = state.model, state.signature, state.learner
         label_type, label_digest = state.label_type, state.label_digest or new.label_digest
-        known = learned_actions(signature, new) or new.decision.actions
-    why = misfit(new, signature, label_type=label_type, label_digest=label_digest)
+        learned = learned_actions(signature, new) or new.decision.actions
+        known = [action for action in learned if action in old.decision.actions]
+    why = misfit(new, signature, learner=learner, label_type=label_type, label_digest=label_digest)
     if why:
         yield f"{name} {why}: the default decides {promoted}"
         return
@@ -120,6 +127,8 @@ def _models(old: Loop, new: Loop, state: LoopState | None) -> Iterator[str]:
 def _of_new_action(action: str, new: Loop) -> str:
     if new.decision.type == "ranking":
         return f"the action {action} is new and ranks by the mean of the others until it is learned"
+    if new.policy.kind in BELIEFS:
+        return f"the action {action} is new and tried as what the model is least sure of"
     if new.policy.epsilon:
         return f"the action {action} is new and explored until a model has learned it"
     return (

@@ -6,12 +6,14 @@ means the same. Workers, trainers and `tidemill loop diff` ask here, so that the
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.schemas.models.feature_signature import (
     ACTION,
     FeatureSignature,
     action_text,
     scored_actions,
 )
+from tidemill.schemas.models.posterior import POSTERIOR
 
 
 def taken_names(signature: FeatureSignature, loop: Loop) -> list[str]:
@@ -37,21 +39,29 @@ def learned_actions(signature: FeatureSignature, loop: Loop) -> list[str] | None
     """Return the actions of *loop* that the model has learned, in the loop's order; None for all.
 
     The vocabulary of its action says so. Online models of earlier releases have none and count as
-    models of all actions.
+    models of all actions, and so do posteriors, which are unsure of what they have not learned.
     """
+    if loop.policy.kind in BELIEFS:
+        return None
     known = signature.fields[-1].vocabulary if signature.reads_action else ()
     learned = [action for action in scored_actions(loop) if action in known]
     return None if not known or learned == scored_actions(loop) else learned
 
 
 def misfit(
-    loop: Loop, signature: FeatureSignature, *, label_type: str, label_digest: str | None
+    loop: Loop,
+    signature: FeatureSignature,
+    *,
+    learner: str,
+    label_type: str,
+    label_digest: str | None,
 ) -> str:
     """Return why a model cannot serve *loop*; empty if it can.
 
     Args:
         loop: the version of the loop.
         signature: what the model reads.
+        learner: what trained it.
         label_type: the type of the label that it predicts.
         label_digest: `Loop.label_digest` of that label; None in models of earlier releases, which
             are judged by the type alone.
@@ -59,6 +69,9 @@ def misfit(
     version = f"{loop.loop} version {loop.version}"
     if odd := lacking(signature, loop):
         return f"reads other features than {version}: {', '.join(odd)}"
+    if (learner == POSTERIOR) != (loop.policy.kind in BELIEFS):
+        policy = f"{loop.policy.kind} policy of {version}"
+        return f"was trained by {learner}, which the {policy} cannot use"
     if label_type != loop.label.type:
         return f"predicts a {label_type} label, {version} has a {loop.label.type} one"
     if label_digest is not None and label_digest != loop.label_digest:
@@ -79,6 +92,7 @@ def check_fit(
     version: str,
     signature: FeatureSignature,
     *,
+    learner: str,
     label_type: str,
     label_digest: str | None,
 ) -> None:
@@ -87,7 +101,9 @@ def check_fit(
     Raises:
         ModelError: with the reason.
     """
-    if why := misfit(loop, signature, label_type=label_type, label_digest=label_digest):
+    if why := misfit(
+        loop, signature, learner=learner, label_type=label_type, label_digest=label_digest
+    ):
         raise ModelError(
             f"{version} {why}",
             hint=f"train a model for this version: tidemill train {loop.loop} --once",

@@ -28,11 +28,12 @@ from tidemill.schemas.models.feature_signature import (
     action_text,
 )
 from tidemill.schemas.models.fit import check_fit, taken_names
+from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
 from tidemill.serving.model.trial import REFUSED, TrialRequest
-from tidemill.serving.policies.choice import ScoreFunction
+from tidemill.serving.policies.choice import Features, ScoreFunction
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
         loop,
         manifest.version,
         signature,
+        learner=manifest.learner,
         label_type=manifest.label_type,
         label_digest=manifest.label_digest,
     )
@@ -71,6 +73,11 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
         signature=signature,
         limits=limits,
     )
+    return policy_score(score, signature, loop)
+
+
+def policy_score(score: ScoreFunction, signature: FeatureSignature, loop: Loop) -> ScoreFunction:
+    """Return what the policy of *loop* reads of a model whose *score* reads *signature*."""
     if loop.policy.kind == "threshold" and signature.reads_action:
         return advantage(score, loop)
     return score
@@ -105,6 +112,8 @@ def try_payload(
         nullable = {name for name, feature in loop.features.items() if feature.nullable}
         model = _admit_text(version, payload, signature, limits or TrialLimits())
         return model.scorer(signature, nullable, taken_names(signature, loop))
+    if learner == POSTERIOR:
+        return BeliefScore(loop, PosteriorPredictor(Posterior.from_bytes(payload), signature))
     if learner in LEARNERS:
         linear = LinearPredictor(LinearState.from_bytes(payload), signature)
         return _by_name(linear, taken_names(signature, loop))
@@ -112,6 +121,25 @@ def try_payload(
         f"{version} was trained by {learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
     )
+
+
+class BeliefScore:
+    """The scores of a posterior, ready to serve *loop*: means, and how sure they are."""
+
+    def __init__(self, loop: Loop, predictor: PosteriorPredictor) -> None:
+        self._names = list(loop.features)
+        self._actions = loop.decision.actions
+        self._predictor = predictor
+
+    def __call__(self, features: Features) -> float:
+        """Return the label expected after the action that is the last of *features*."""
+        row = dict(zip((*self._names, ACTION), features, strict=True))
+        return self._predictor.score(row)
+
+    def beliefs(self, features: Features) -> tuple[list[float], list[float]]:
+        """Return the label expected after each action of the loop, and its deviation."""
+        row = dict(zip(self._names, features, strict=True))
+        return self._predictor.beliefs(row, self._actions)
 
 
 def _by_name(model: LinearPredictor, names: Sequence[str]) -> ScoreFunction:

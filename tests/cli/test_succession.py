@@ -22,6 +22,7 @@ def state(loop: Loop, **left_out: int) -> LoopState:
     acts = loop.scores_actions
     return LoopState(
         model="lightgbm-7",
+        learner="lightgbm",
         signature=LEARNED if acts else SIGNATURE,
         label_type="bool",
         label_digest=loop.label_digest,

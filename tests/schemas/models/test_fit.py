@@ -19,7 +19,8 @@ def acting(*learned: str) -> FeatureSignature:
 
 def why(loop: Loop, signature: FeatureSignature, **label: object) -> str:
     """Return why a model of the label of *loop*, or of another *label*, cannot serve it."""
-    known = {"label_type": loop.label.type, "label_digest": loop.label_digest} | label
+    known: dict[str, object] = {"learner": "lightgbm", "label_type": loop.label.type}
+    known |= {"label_digest": loop.label_digest} | label
     return misfit(loop, signature, **known)  # type: ignore[arg-type]  # as the keywords say
 
 
@@ -48,7 +49,9 @@ def test_a_feature_that_went_away_or_changed_its_type_is_named(
         why(loop, acting("a", "b")) == f"reads other features than {loop.loop} version 1: {named}"
     )
     with pytest.raises(ModelError, match="m-1 reads other features"):
-        check_fit(loop, "m-1", acting("a"), label_type="bool", label_digest=None)
+        check_fit(
+            loop, "m-1", acting("a"), learner="lightgbm", label_type="bool", label_digest=None
+        )
 
 
 def test_a_model_that_reads_no_action_serves_thresholds_alone() -> None:
@@ -90,3 +93,12 @@ def test_a_threshold_needs_both_sides() -> None:
     )
     assert why(loop, acting("false")).startswith("has not learned the action true")
     assert why(loop, acting("false", "true")) == ""
+
+
+def test_a_policy_that_explores_by_doubt_needs_a_posterior() -> None:
+    """And no other policy can use one: its score functions differ."""
+    doubtful = make_loop(policy={"kind": "thompson"})
+    assert "which the thompson policy of offer version 1 cannot use" in why(doubtful, acting("a"))
+    assert why(doubtful, acting("a"), learner="posterior") == ""
+    assert learned_actions(acting("a"), doubtful) is None, "of the others it knows its doubt"
+    assert "was trained by posterior" in why(make_loop(), acting("a"), learner="posterior")
