@@ -28,7 +28,7 @@ def notes(loop: Loop) -> list[str]:
 
 def warnings(loop: Loop) -> list[LoopWarning]:
     """Return why *loop* cannot learn, or has settings without effect; empty if all is well."""
-    return [*_no_exploration(loop), *_no_effect(loop)]
+    return [*_no_exploration(loop), *_no_new_action(loop), *_no_effect(loop)]
 
 
 def _no_exploration(loop: Loop) -> Iterator[LoopWarning]:
@@ -49,6 +49,17 @@ def _no_exploration(loop: Loop) -> Iterator[LoopWarning]:
         "can learn what other answers would bring, and none is promoted",
         hint,
     )
+
+
+def _no_new_action(loop: Loop) -> Iterator[LoopWarning]:
+    """Yield the warning of a later version under which no action that it adds is ever tried."""
+    is_learned_only = loop.policy.kind in ("greedy", "softmax") and loop.decision.type == "choice"
+    if loop.version > 1 and is_learned_only and not loop.policy.epsilon:
+        yield LoopWarning(
+            "nothing is explored: an action that this version adds would never be tried, because a "
+            "model chooses among those it has learned",
+            "write epsilon: 0.1 below policy: a tenth of the decisions then takes one at random",
+        )
 
 
 def _no_effect(loop: Loop) -> Iterator[LoopWarning]:

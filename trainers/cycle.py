@@ -17,12 +17,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
+import polars as pl
+
 from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.sql.backfills import complete_table
 from tidemill.features.sql.datasets import training_set
+from tidemill.features.sql.judgements import comparable_rows
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.durations import told_duration
+from tidemill.schemas.models.fit import check_fit
 from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, LIVE, payload_digest, utc_now
 from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.commit_log import LabelCount, commits_after, count_labels, known_ids
@@ -83,6 +88,7 @@ class TrainingCycle:
         self._refused_labels = -1
         self._ready_at: datetime | None = None  # the decision time up to which labels must be known
         self._label_count: LabelCount | None = None
+        self._has_told_left_out = False
         self._next_count_s, self._count_share = 0.0, count_share
         online = loop.models.online
         self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
@@ -147,10 +153,14 @@ class TrainingCycle:
         if self._live_watch is None or self._live_watch.version != live.version:
             self._live_watch = self._action_sets.watch(live, self._examples.version())
         watch, until, learned = self._live_watch, live.until, live.until
+        is_comparable: pl.Expr | None = None
         for version, examples in commits_after(
             self._examples, watch.seen_until, lambda: known_ids(self._examples, learned)
         ):
-            rows = LabeledRows.of_examples(examples, self.loop, version).after(learned)
+            if is_comparable is None:
+                is_comparable = comparable_rows(self._lake, self.loop).expr()
+            own = examples.filter(is_comparable)
+            rows = LabeledRows.of_examples(own, self.loop, version).after(learned)
             watch.take(rows)
             watch.seen_until = version
             until = max(filter(None, (until, rows.last_at)), default=None)
@@ -205,7 +215,9 @@ class TrainingCycle:
                 trained.learner, window, version, trained.snapshot
             )
             verdict = judge(self.loop, evaluation)
-        count = LabelCount(trained.snapshot, trained.rows, run.learner.until)
+        count = replace(
+            self._counted(trained.snapshot), labels=trained.rows, last_at=run.learner.until
+        )
         times = window.predictions.get_column("at")
         model = self._register(
             trained,
@@ -267,18 +279,45 @@ class TrainingCycle:
     def _count_labels(self, *, force: bool) -> LabelCount | None:
         """Count the labels if the table has changed; None if the last count is too recent.
 
-        A count of a large lake takes long, so counting has a share of the time.
+        A count of a large lake takes long, so counting has a share of the time. While rows are left
+        out, it is repeated without a change of the table: a backfill may have made their labels.
         """
         started = time.monotonic()
         if not force and started < self._next_count_s:
             return None
-        if self._label_count is None or self._label_count.version != self._examples.version():
-            self._label_count = count_labels(self._examples, self.loop)
+        last = self._label_count
+        if last is None or last.left_out or last.version != self._examples.version():
+            self._label_count = self._counted()
             taken = time.monotonic() - started
             self._next_count_s = started + taken / self._count_share
         return self._label_count
 
+    def _counted(self, version: int | None = None) -> LabelCount:
+        rows, made = comparable_rows(self._lake, self.loop), None
+        if rows.backfill is not None:
+            made = complete_table(self._lake, self.loop.loop, rows.backfill)
+        return count_labels(self._examples, self.loop, rows, backfill=made, version=version)
+
+    def _tell_left_out(self, batch: Batch, count: LabelCount) -> None:
+        """Say once what there are labels of, if there are too few of this version's."""
+        if not count.left_out or count.labels >= batch.min_labels or self._has_told_left_out:
+            return
+        self._has_told_left_out = True
+        others = " and ".join(f"{n:,} rows of {name}" for name, n in count.left_out.items())
+        logger.warning(
+            "no model was trained yet: version %d has %s labels of the %s that models.batch "
+            "min_labels asks for. %s have a label that means something else and are not learned. "
+            "It waits for the decisions of version %d to close; `tidemill publish LOOP.yaml "
+            "--backfill` makes the labels of the others anew",
+            self.loop.version,
+            f"{count.labels:,}",
+            f"{batch.min_labels:,}",
+            others,
+            self.loop.version,
+        )
+
     def _is_due(self, batch: Batch, count: LabelCount, *, force: bool) -> bool:
+        self._tell_left_out(batch, count)
         if count.labels < batch.min_labels or count.labels == self._refused_labels:
             return False
         if not force and self._ready_at and count.last_at and count.last_at < self._ready_at:
@@ -298,10 +337,23 @@ class TrainingCycle:
         """Return *verdict*, or a refusal if workers could not serve what it promotes."""
         if not verdict.promoted:
             return verdict
+        loop, version = self.loop, self._version(trained.learner)
+        live = self.registry.model()
+        if live is not None and live.loop_version > loop.version and not self._means_as_much(live):
+            why = f"{live.version} of loop version {live.loop_version} has learned another label"
+            return replace(verdict, promoted=False, reason=f"not promoted: {why}, and it is newer")
         try:
+            check_fit(
+                loop,
+                version,
+                trained.signature,
+                learner=trained.learner,
+                label_type=loop.label.type,
+                label_digest=loop.label_digest,
+            )
             self._trial(
-                self.loop,
-                version=self._version(trained.learner),
+                loop,
+                version=version,
                 learner=trained.learner,
                 payload=trained.payload,
                 signature=trained.signature,
@@ -312,6 +364,10 @@ class TrainingCycle:
             )
         return verdict
 
+    def _means_as_much(self, model: ModelVersion) -> bool:
+        """Return whether the label of *model* is that of this version, as far as it is known."""
+        return model.label_digest in (None, self.loop.label_digest)
+
     def _version(self, learner: str) -> str:
         return f"{learner}-{self.registry.next_number()}"
 
@@ -320,6 +376,7 @@ class TrainingCycle:
     ) -> ModelVersion:
         """Add the version to the registry, with its verdict."""
         live, cost = self.registry.live(), trained.cost
+        is_rival = live is not None and self._means_as_much(live)
         model = ModelVersion(
             number=self.registry.next_number(),
             version=self._version(trained.learner),
@@ -342,11 +399,13 @@ class TrainingCycle:
             seed=trained.seed,
             params=trained.params,
             software=trained.software,
-            replaces=live.version if live else "",
+            replaces=live.version if live and is_rival else "",
             wall_s=cost.wall_s,
             cpu_s=cost.cpu_s,
             digest=payload_digest(trained.payload),
             features=trained.signature.to_json(),
+            label_digest=self.loop.label_digest,
+            sources=count.sources,
         )
         self.registry.add(model, trained.payload)
         self._on_version(model)

@@ -89,4 +89,5 @@ def _version(delivery: Delivery, count: LabelCount) -> ModelVersion:
         cpu_s=0.0,
         digest=manifest.digest,
         features=manifest.features,
+        label_digest=manifest.label_digest,
     )

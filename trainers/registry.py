@@ -61,12 +61,14 @@ _SCHEMA = pl.Schema(
         "cpu_s": pl.Float64(),
         "digest": pl.String(),
         "features": pl.String(),
+        "label_digest": pl.String(),
+        "sources": pl.String(),
         "payload": pl.Binary(),
         "event_date": pl.Date(),
     }
 )
 _LISTED = [name for name in _SCHEMA if name not in ("payload", "event_date")]
-_JSON = ("metrics", "params", "software")
+_JSON = ("metrics", "params", "software", "sources")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,9 @@ class ModelVersion:
         cpu_s: CPU seconds of all cores that training took.
         digest: SHA-256 of the payload.
         features: its feature signature as JSON.
+        label_digest: `Loop.label_digest` of the label it learned; None in earlier releases.
+        sources: how many of its labels each version of the loop judged, or which backfill made
+            them; empty in earlier releases.
     """
 
     number: int
@@ -119,6 +124,8 @@ class ModelVersion:
     digest: str
     features: str
     revised: int = 0
+    label_digest: str | None = None
+    sources: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def signature(self) -> FeatureSignature:
@@ -204,7 +211,9 @@ class Registry:
         self._models.append(model)
 
     def _read(self) -> list[ModelVersion]:
-        table = self._table.read(_LISTED).with_columns(pl.col("revised").fill_null(0))
+        table = self._table.read(_LISTED).with_columns(
+            pl.col("revised").fill_null(0), pl.col("sources").fill_null("{}")
+        )
         rows = table.sort("number").iter_rows(named=True)
         return [
             ModelVersion(**row | {name: json.loads(row[name]) for name in _JSON}) for row in rows
@@ -232,6 +241,7 @@ class Registry:
             base_rate=model.base_rate,
             metrics=model.metrics,
             created_at=model.at,
+            label_digest=model.label_digest,
         )
 
 

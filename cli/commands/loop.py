@@ -10,10 +10,17 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.options import AsJson, LoopFileArgument, LoopFileArguments, LoopName
-from tidemill.cli.tables.loops import print_changes, print_loop, print_mistakes, print_warnings
+from tidemill.cli.tables.loops import (
+    print_changes,
+    print_happens,
+    print_loop,
+    print_mistakes,
+    print_warnings,
+)
 from tidemill.cli.terminal import print_json, print_text
 from tidemill.errors import ConfigError, ContractError, LoopError
-from tidemill.kafka import KafkaConfig
+from tidemill.kafka import KafkaConfig, partition_count
+from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor, diff_loops
 from tidemill.schemas.loop.json_schema import FILE, loop_json_schema_text
@@ -95,8 +102,12 @@ def diff(
         published = versions(loops, new.loop)
         old = published.get(new.version, newest(loops, new.loop))
     changes = diff_loops(old, new)
-    print_changes(old, new, changes, as_json=as_json)
-    if any(not change.is_compatible for change in changes):
+    from tidemill.cli.succession import read_state, succession
+
+    is_compatible = all(change.is_compatible for change in changes)
+    state = read_state(new) if newer is None and is_compatible else None
+    print_changes(old, new, changes, succession(old, new, state), as_json=as_json)
+    if not is_compatible:
         return 1
     if newer is not None:
         _check_versions(old, new, newer)
@@ -158,27 +169,60 @@ def publish(
             help="Take topics whose records have their producer's time, not the broker's.",
         ),
     ] = False,
+    with_backfill: Annotated[
+        bool,
+        typer.Option(
+            "--backfill",
+            help="Make the labels of earlier rows anew, by the label and windows of this version.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check loop files and publish each: its topics, its event schemas, its definition.
 
     If any of them is wrong, none is published. With TIDEMILL_LAKE set, the lake gets the tables of
-    the loops, or the columns that these versions add.
+    the loops, or the columns that these versions add. Before a version is published, it is said
+    what it does to the models and the rows of the version before.
     """
+    from tidemill.cli.commands.reprocess import make_labels_anew
+    from tidemill.cli.lakes import open_lake
+
     loops = [checked_loop(path) for path in paths]
+    if with_backfill:
+        open_lake()  # refuse before anything is published
     config = KafkaConfig.from_env(os.environ)
     store = schema_store(config, os.environ)
     for loop in loops:
+        happens = _happens(loop, config)
+        if not as_json:
+            print_happens(loop, happens)
         is_new = publish_loop(
             config, loop, store, prepare=_in_lake, accept_create_time=accept_create_time
         )
-        _print_published(loop, config, is_new=is_new, as_json=as_json)
+        _print_published(loop, config, happens, is_new=is_new, as_json=as_json)
+        if with_backfill:
+            make_labels_anew(loop, as_json=as_json)
 
 
-def _print_published(loop: Loop, config: KafkaConfig, *, is_new: bool, as_json: bool) -> None:
+def _happens(loop: Loop, config: KafkaConfig) -> list[str]:
+    """Return what publishing *loop* does to the models and rows of the version before."""
+    from tidemill.cli.succession import read_state, succession
+
+    if partition_count(config, topics.LOOPS) is None:
+        return []  # nothing was ever published
+    known = versions(fetch_loops(config), loop.loop)
+    before = known.get(loop.version) or known.get(max(known, default=0))
+    if before is None or any(not each.is_compatible for each in diff_loops(before, loop)):
+        return []  # the first version, or one that is refused
+    return succession(before, loop, read_state(loop))
+
+
+def _print_published(
+    loop: Loop, config: KafkaConfig, happens: list[str], *, is_new: bool, as_json: bool
+) -> None:
     if as_json:
         document = {"loop": loop.loop, "version": loop.version, "digest": loop.digest}
-        print_json(document | {"new": is_new})
+        print_json(document | {"new": is_new, "happens": happens})
         return
     outcome = "is published" if is_new else "was published already, nothing changed"
     print_text(f"{loop.loop} version {loop.version} {outcome} at {config.bootstrap}")

@@ -86,12 +86,15 @@ def backfill(
         early=_durations("--early", early),
         grace=grace,
     )
-    _run(lake, wanted, event_span(since, until), name, processes or _cores(), as_json=as_json)
+    run_backfill(
+        lake, wanted, event_span(since, until), name, processes or cores(), as_json=as_json
+    )
 
 
-def _run(
+def run_backfill(
     lake: "Lake", loop: "Loop", span: Span, name: str | None, processes: int, *, as_json: bool
 ) -> None:
+    """Make the examples of *loop* again, in the backfill *name* or one named by its definition."""
     from tidemill.cli.tables.reprocess import print_backfill
     from tidemill.cli.terminal import progress_bar
     from tidemill.deploy.reprocess.backfill import begun, run
@@ -109,6 +112,23 @@ def _run(
             on_slices=lambda count: on_slices(count, chosen.slices),
         )
     print_backfill(chosen, done, cpu_s, as_json=as_json)
+
+
+def make_labels_anew(loop: "Loop", *, as_json: bool) -> None:
+    """Make the labels of all rows in the lake again, by those of *loop*.
+
+    The backfill has a name of its own, by which trainers find it. Without rows there is nothing to
+    make.
+    """
+    from tidemill.cli.lakes import open_lake
+    from tidemill.features.lake.layouts import DECISIONS
+    from tidemill.features.sql.judgements import backfill_name
+
+    lake = open_lake()
+    if not lake.table(loop.loop, DECISIONS).uris():
+        print_text(f"{loop.loop}: the lake has no decisions yet, so there are no labels to make")
+        return
+    run_backfill(lake, loop, (None, None), backfill_name(loop.version), cores(), as_json=as_json)
 
 
 def _checked(path: Path, loop: str) -> "Loop":
@@ -133,7 +153,8 @@ def _durations(option: str, given: Sequence[str] | None) -> dict[str, str]:
     return {kind: duration for kind, _, duration in pairs}
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

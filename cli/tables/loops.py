@@ -81,11 +81,17 @@ def _closes(loop: Loop) -> str:
     return text
 
 
-def print_changes(old: Loop, new: Loop, changes: Sequence[Change], *, as_json: bool) -> None:
-    """Print *changes*, with a ``!`` and a hint at those that make *new* incompatible with *old*."""
+def print_changes(
+    old: Loop, new: Loop, changes: Sequence[Change], happens: Sequence[str], *, as_json: bool
+) -> None:
+    """Print *changes*, with a ``!`` and a hint at those that make *new* incompatible with *old*.
+
+    *happens* says what that does to models and rows.
+    """
     if as_json:
+        document = {"old": old.version, "new": new.version}
         rows = [_document(change) for change in changes]
-        print_json({"old": old.version, "new": new.version, "changes": rows}, indent=2)
+        print_json(document | {"changes": rows, "happens": list(happens)}, indent=2)
         return
     for change in changes:
         print_text(_line(change))
@@ -94,6 +100,15 @@ def print_changes(old: Loop, new: Loop, changes: Sequence[Change], *, as_json: b
             print_text(f"    hint: {change.hint}")
     if not changes:
         print_text(f"{old.loop}: no difference")
+    print_happens(new, happens)
+
+
+def print_happens(new: Loop, happens: Sequence[str]) -> None:
+    """Print what version *new* does to models and rows; nothing if it does nothing."""
+    if happens:
+        print_text(f"with version {new.version} of {new.loop}:")
+    for sentence in happens:
+        print_text(f"  {sentence}")
 
 
 def _document(change: Change) -> dict[str, object]:

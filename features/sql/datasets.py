@@ -2,19 +2,22 @@
 
 A training set is one DuckDB query over one version of `examples`, with Arrow as the result. That
 table has closed decisions only, so every label is final, or the newest revision if it was
-corrected. Rows without a label (censored, dropped, not activated) are left out.
+corrected. Rows without a label (censored, dropped, not activated) are left out, and so are rows
+that a version of the loop with another label has judged (`judgements.py`).
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 
 from tidemill.features.lake.lake import Lake, Table
-from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.lake.layouts import EXAMPLES, layouts
 from tidemill.features.sql.backfills import complete_table
-from tidemill.features.sql.views import newest_examples, open_duckdb, quoted
+from tidemill.features.sql.judgements import comparable_rows
+from tidemill.features.sql.views import duck_type, newest_examples, open_duckdb, quoted
 from tidemill.schemas.loop.definition import Loop
 
 BESIDES = ("action", "label", "at", "decision_id")  # features cannot have these names
@@ -46,40 +49,57 @@ def training_set(
 ) -> TrainingSet:
     """Return the labelled examples of *loop* whose decision is in [*since*, *until*).
 
-    They are of the live table, or of a complete *backfill*; *version* is of that table.
+    They are of the live table, or of a complete *backfill*; *version* is of that table. Of the live
+    table, rows of another label are taken from the backfill that made their labels anew, or left
+    out if there is none.
 
     Raises:
         LakeError: the lake cannot be read, or has no such backfill.
     """
     connection = open_duckdb()
-    examples = _examples(lake, loop, backfill)
-    query, pinned = _query(connection, examples, loop, version, since, until)
+    condition = _condition(since, until)
+    if backfill is None:
+        rows = comparable_rows(lake, loop)
+        live = lake.table(loop.loop, EXAMPLES)
+        queries = [_query(connection, live, loop, f"{condition} AND {rows.sql()}", version)]
+        if rows.backfill is not None:
+            made = complete_table(lake, loop.loop, rows.backfill)
+            wanted = f"{condition} AND {rows.other_sql()}"
+            queries.append(_query(connection, made, loop, wanted, None))
+    else:
+        made = complete_table(lake, loop.loop, backfill)
+        queries = [_query(connection, made, loop, condition, version)]
+    pinned = queries[0][1]
+    query = " UNION ALL ".join(text for text, _ in queries) + ' ORDER BY "at", decision_id'
     table = connection.sql(query).to_arrow_table()
     return TrainingSet(table=table, features=tuple(loop.features), version=pinned)
-
-
-def _examples(lake: Lake, loop: Loop, backfill: str | None) -> Table:
-    if backfill is None:
-        return lake.table(loop.loop, EXAMPLES)
-    return complete_table(lake, loop.loop, backfill)
 
 
 def _query(
     connection: duckdb.DuckDBPyConnection,
     table: Table,
     loop: Loop,
+    condition: str,
     version: int | None,
-    since: datetime | None,
-    until: datetime | None,
 ) -> tuple[str, int]:
+    """Return the query of the rows of *table* under *condition*, and the version it reads."""
     examples = newest_examples(connection, table, loop, version)
-    features = [f"features.{quoted(name)} AS {quoted(name)}" for name in loop.features]
-    columns = ", ".join([*features, *map(quoted, BESIDES), *_chances(table, loop)])
-    return (
-        f"SELECT {columns} FROM {examples.sql} WHERE {_condition(since, until)}"
-        ' ORDER BY "at", decision_id',
-        examples.version,
-    )
+    columns = ", ".join([*_features(table, loop), *map(quoted, BESIDES), *_chances(table, loop)])
+    return f"SELECT {columns} FROM {examples.sql} WHERE {condition}", examples.version
+
+
+def _features(table: Table, loop: Loop) -> list[str]:
+    """Return the columns of the features; a backfill of an earlier version may lack new ones."""
+    known, wanted = table.schema["features"], layouts(loop)[EXAMPLES]["features"]
+    if not (isinstance(known, pl.Struct) and isinstance(wanted, pl.Struct)):
+        raise TypeError(f"the features of {table.folder} are no struct but {known}")
+    have = {each.name for each in known.fields}
+    return [
+        f"features.{quoted(each.name)} AS {quoted(each.name)}"
+        if each.name in have
+        else f"NULL::{duck_type(each.dtype)} AS {quoted(each.name)}"
+        for each in wanted.fields
+    ]
 
 
 def _chances(table: Table, loop: Loop) -> list[str]:

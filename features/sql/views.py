@@ -273,18 +273,19 @@ def _literal(text: str) -> str:
 
 
 def _empty(schema: pl.Schema) -> str:
-    columns = (f"NULL::{_duck_type(kind)} AS {quoted(name)}" for name, kind in schema.items())
+    columns = (f"NULL::{duck_type(kind)} AS {quoted(name)}" for name, kind in schema.items())
     return f"SELECT {', '.join(columns)} WHERE false"
 
 
-def _duck_type(kind: pl.DataType) -> str:
-    match kind:
+def duck_type(kind: object) -> str:
+    """Return the type of DuckDB for a type of Polars."""
+    match instance := _instance(kind):
         case pl.List():
-            return f"{_duck_type(_instance(kind.inner))}[]"
+            return f"{duck_type(instance.inner)}[]"
         case pl.Struct():
-            inside = (f"{quoted(f.name)} {_duck_type(_instance(f.dtype))}" for f in kind.fields)
+            inside = (f"{quoted(each.name)} {duck_type(each.dtype)}" for each in instance.fields)
             return f"STRUCT({', '.join(inside)})"
-    return _DUCK_TYPES[kind]
+    return _DUCK_TYPES[instance]
 
 
 def _instance(kind: object) -> pl.DataType:

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from tidemill.schemas.logs import DECISIONS, Log, feedback_log
 from tidemill.schemas.loop import validation
+from tidemill.schemas.loop.counted_kinds import counted_kinds
 from tidemill.schemas.loop.durations import Age, Duration, format_duration, parse_duration
 from tidemill.schemas.loop.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
 from tidemill.schemas.loop.sizes import Size
@@ -348,6 +349,24 @@ class Loop(Value):
     def digest(self) -> str:
         """SHA-256 of `canonical`; equal definitions have equal digests."""
         return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+    @property
+    def label_digest(self) -> str:
+        """SHA-256 of all that a label depends on; labels of equal digests can be compared.
+
+        Those are its SQL, its type, what a decision without feedback becomes, what the outcome is a
+        matter of, the activation, and the windows of the kinds that it counts.
+        """
+        windows = {
+            name: (
+                format_duration(self.feedback[name].early),
+                format_duration(self.feedback[name].within),
+            )
+            for name in sorted(counted_kinds(self.label.sql, self.feedback, self.activation))
+        }
+        label = self.label
+        parts = (label.sql.strip(), label.type, label.missing, self.depends_on, self.activation)
+        return hashlib.sha256(json.dumps([*parts, windows], sort_keys=True).encode()).hexdigest()
 
     def _left_at_default(self) -> dict[str, Any]:
         fields = type(self).model_fields

@@ -172,24 +172,6 @@ class FeatureSignature:
         """SHA-256 of the canonical JSON, in hex."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def check(self, loop: Loop) -> None:
-        """Refuse a model that reads other features than *loop* has.
-
-        Raises:
-            ModelError: a feature is missing from the loop, additional, or of another type.
-        """
-        wanted = [(item.name, item.type) for item in FeatureSignature.of_loop(loop).fields]
-        found = [(item.name, item.type) for item in self.fields]
-        if loop.policy.kind == "threshold" and not self.reads_action:
-            wanted = [field for field in wanted if field[0] != ACTION]  # of an earlier release
-        if wanted != found:
-            odd = [f"{name} ({kind})" for name, kind in set(wanted) ^ set(found)]
-            raise ModelError(
-                f"the model reads other features than {loop.loop} version {loop.version}: "
-                + (", ".join(sorted(odd)) or "another order"),
-                hint=f"train a model for this version: tidemill train {loop.loop} --once",
-            )
-
 
 def scored_actions(loop: Loop) -> list[str]:
     """Return the actions that a model of *loop* scores, as it reads them, if it scores any."""

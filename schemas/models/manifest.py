@@ -92,6 +92,7 @@ class ModelManifest:
     base_rate: float
     metrics: Mapping[str, float]
     created_at: datetime
+    label_digest: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a value that contradicts itself.
@@ -171,9 +172,9 @@ def sign(manifest: ModelManifest, key: SigningKey, *, payload: bytes | None = No
     """
     if (payload is not None) != (manifest.chunks == 0):
         raise ValueError(f"{manifest.version} has {manifest.chunks} chunks")
-    body = _encode("Announcement", asdict(manifest))
+    body = _encode(_announcement(is_early=manifest.label_digest is None), asdict(manifest))
     value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
-    return _encode("Signed", value)
+    return _encode(_schemas()["Signed"], value)
 
 
 def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | None]:
@@ -187,7 +188,7 @@ def verify(value: bytes, trusted: TrustedKeys) -> tuple[ModelManifest, bytes | N
     """
     if len(value) > MAX_RECORD_BYTES:
         raise RefusedError("oversize", f"a manifest of {len(value)} bytes")
-    signed = _decode("Signed", value)
+    signed = _decode(_schemas()["Signed"], value)
     key, body, payload = signed["key_id"], signed["body"], signed["payload"]
     if key not in trusted.keys:
         raise RefusedError(
@@ -210,7 +211,7 @@ def check_record(key: bytes | None, value: bytes) -> None:
         raise RefusedError("oversize", f"a record of {len(value)} bytes")
     if is_chunk:
         return
-    signed = _decode("Signed", value)
+    signed = _decode(_schemas()["Signed"], value)
     manifest = _checked(signed["body"], signed["payload"])
     if manifest.key != key:
         raise RefusedError("misplaced", f"a manifest of {manifest.key.decode()}")
@@ -218,7 +219,7 @@ def check_record(key: bytes | None, value: bytes) -> None:
 
 def _checked(body: bytes, payload: bytes | None) -> ModelManifest:
     """Return the manifest of *body*, whose *payload* is the one that it names, if it is inline."""
-    manifest = ModelManifest(**_decode("Announcement", body))
+    manifest = ModelManifest(**_announced(body))
     if manifest.chunks == 0:
         check_payload(manifest, payload or b"")
     elif payload is not None:
@@ -292,32 +293,56 @@ class Ack:
             ) from error
 
 
+def _announced(body: bytes) -> dict[str, Any]:
+    """Return the fields of an announcement, also of one that an earlier release has made."""
+    try:
+        return _decode(_announcement(is_early=False), body)
+    except RefusedError:
+        return _decode(_announcement(is_early=True), body)
+
+
 @cache
-def _schema(name: str) -> Any:  # noqa: ANN401  # fastavro's own parsed form
+def _schemas() -> Mapping[str, Any]:
     text = files("tidemill.schemas.models").joinpath("manifest.avsc").read_text()
-    schemas = {schema["name"]: schema for schema in json.loads(text)}
-    return fastavro.parse_schema(schemas[name], named_schemas={})
+    return {schema["name"]: schema for schema in json.loads(text)}
 
 
-def _encode(name: str, value: Mapping[str, object]) -> bytes:
+def _announcement(*, is_early: bool) -> Mapping[str, Any]:
+    """Return the schema of an announcement; that of earlier releases has no fields with a default.
+
+    An announcement that needs none of them is written like that, and every release can read it.
+    """
+    schema = _schemas()["Announcement"]
+    if not is_early:
+        return schema  # type: ignore[no-any-return]  # JSON
+    return {**schema, "fields": [each for each in schema["fields"] if "default" not in each]}
+
+
+def _encode(schema: Mapping[str, Any], value: Mapping[str, object]) -> bytes:
     out = io.BytesIO()
-    fastavro.schemaless_writer(out, _schema(name), value)
+    fastavro.schemaless_writer(out, _parsed(json.dumps(schema)), value)
     return out.getvalue()
 
 
-def _decode(name: str, data: bytes) -> dict[str, Any]:
+def _decode(schema: Mapping[str, Any], data: bytes) -> dict[str, Any]:
     """Decode one datum; refuse bytes that do not encode to themselves again.
 
     The round trip refuses trailing bytes, negative lengths and whatever else fastavro accepts
     beyond the Avro specification.
     """
+    name = schema["name"]
     try:
-        value = fastavro.schemaless_reader(io.BytesIO(data), _schema(name), None)
-        if isinstance(value, dict) and _encode(name, value) == data:
+        value = fastavro.schemaless_reader(io.BytesIO(data), _parsed(json.dumps(schema)), None)
+        if isinstance(value, dict) and _encode(schema, value) == data:
             return value
     except _UNREADABLE as error:
         raise RefusedError("malformed", f"not a {name} in Avro: {error!r}") from error
     raise RefusedError("malformed", f"not a {name} in canonical Avro")
+
+
+@cache
+def _parsed(schema: str) -> Any:  # noqa: ANN401  # fastavro's own parsed form
+    return fastavro.parse_schema(json.loads(schema), named_schemas={})
 
 
 def utc_now() -> datetime:

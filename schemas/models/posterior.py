@@ -130,6 +130,7 @@ class PosteriorPredictor:
         self._design = Design(model.scales, model.flags, signature)
         self._names = [field.name for field in signature.fields]
         self._base = model.base
+        self._prior = _prior_deviation(model)
         self._weights = {each.action: np.array(each.weights) for each in model.actions}
         columns = self._design.columns
         self._factors = {
@@ -161,19 +162,29 @@ class PosteriorPredictor:
     def beliefs(self, row: FeatureRow, actions: Sequence[str]) -> tuple[list[float], list[float]]:
         """Return the label expected after each of *actions*, and its deviation.
 
-        Raises:
-            ModelError: the model does not know one of them.
+        An action that the model does not know has the prior: the mean label, as unsure as can be.
         """
         x = self._design(row)
-        try:
-            means = [self._base + float(x @ self._weights[action]) for action in actions]
-            steps = [x @ self._factors[action] for action in actions]
-        except KeyError as error:
-            raise ModelError(
-                f"the model does not know the action {error}",
-                hint="train it again: tidemill train LOOP --once",
-            ) from error
-        return means, [math.sqrt(float(step @ step)) for step in steps]
+        means, deviations = [], []
+        for action in actions:
+            if action in self._weights:
+                step = x @ self._factors[action]
+                means.append(self._base + float(x @ self._weights[action]))
+                deviations.append(math.sqrt(float(step @ step)))
+            else:
+                means.append(self._base)
+                deviations.append(self._prior * math.sqrt(float(x @ x)))
+        return means, deviations
+
+
+def _prior_deviation(model: Posterior) -> float:
+    """Return the deviation of each weight before anything was learned: that of the noise.
+
+    The first number of every row is 1, so the first entry of the precision of an action is 1 + its
+    rows, and that of its factor is the deviation over the root of that.
+    """
+    first = model.actions[0] if model.actions else None
+    return abs(first.factor[0]) * math.sqrt(1 + first.rows) if first else 0.0
 
 
 class Design:

@@ -1,9 +1,9 @@
 """Admission: what a delivered model has to pass before it may decide anything.
 
 `schemas/models/assembler.py` has checked its signature and digest. Admission checks that the model
-reads the features of the loop, that its structure is sound, and that a child process loads it and
-scores probe rows with it within limits of time and memory. A model that crashes or hangs ends the
-child, not the worker.
+fits the version of the loop (`schemas/models/fit.py`), that its structure is sound, and that a
+child process loads it and scores probe rows with it within limits of time and memory. A model that
+crashes or hangs ends the child, not the worker.
 """
 
 import logging
@@ -11,6 +11,7 @@ import math
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -19,7 +20,6 @@ import msgspec
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
-from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import (
     ACTION,
@@ -27,6 +27,7 @@ from tidemill.schemas.models.feature_signature import (
     SignatureField,
     action_text,
 )
+from tidemill.schemas.models.fit import check_fit, taken_names
 from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
@@ -56,19 +57,14 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
     """
     manifest = delivery.manifest
     signature = FeatureSignature.from_json(manifest.features)
-    signature.check(loop)
-    if manifest.label_type != loop.label.type:
-        raise ModelError(
-            f"{manifest.version} predicts a {manifest.label_type} label, "
-            f"{loop.loop} version {loop.version} has a {loop.label.type} one",
-            hint=f"train a model for this version: tidemill train {loop.loop} --once",
-        )
-    if (loop.policy.kind in BELIEFS) != (manifest.learner == POSTERIOR):
-        raise ModelError(
-            f"{manifest.version} was trained by {manifest.learner}, which a {loop.policy.kind} "
-            "policy cannot use",
-            hint=f"train a model for this version: tidemill train {loop.loop} --once",
-        )
+    check_fit(
+        loop,
+        manifest.version,
+        signature,
+        learner=manifest.learner,
+        label_type=manifest.label_type,
+        label_digest=manifest.label_digest,
+    )
     score = try_payload(
         loop,
         version=manifest.version,
@@ -115,11 +111,12 @@ def try_payload(
     if learner == "lightgbm":
         nullable = {name for name, feature in loop.features.items() if feature.nullable}
         model = _admit_text(version, payload, signature, limits or TrialLimits())
-        return model.scorer(signature, nullable)
+        return model.scorer(signature, nullable, taken_names(signature, loop))
     if learner == POSTERIOR:
         return BeliefScore(loop, PosteriorPredictor(Posterior.from_bytes(payload), signature))
     if learner in LEARNERS:
-        return _by_name(LinearPredictor(LinearState.from_bytes(payload), signature), signature)
+        linear = LinearPredictor(LinearState.from_bytes(payload), signature)
+        return _by_name(linear, taken_names(signature, loop))
     raise ModelError(
         f"{version} was trained by {learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
@@ -133,11 +130,6 @@ class BeliefScore:
         self._names = list(loop.features)
         self._actions = loop.decision.actions
         self._predictor = predictor
-        if missing := set(self._actions) - set(predictor.actions):
-            raise ModelError(
-                f"the model does not know {', '.join(sorted(missing))}",
-                hint=f"train it again: tidemill train {loop.loop} --once",
-            )
 
     def __call__(self, features: Features) -> float:
         """Return the label expected after the action that is the last of *features*."""
@@ -150,9 +142,8 @@ class BeliefScore:
         return self._predictor.beliefs(row, self._actions)
 
 
-def _by_name(model: LinearPredictor, signature: FeatureSignature) -> ScoreFunction:
-    """Return the scores of a model that reads features by name."""
-    names = [field.name for field in signature.fields]
+def _by_name(model: LinearPredictor, names: Sequence[str]) -> ScoreFunction:
+    """Return the scores of a model that reads features by name, from the values of *names*."""
     return lambda features: model.score(dict(zip(names, features, strict=True)))
 
 

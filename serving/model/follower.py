@@ -13,6 +13,8 @@ from typing import Literal
 from tidemill.errors import BrokerError, ModelError, TidemillError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.schemas.models.manifest import DEFAULT, LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.serving.decision.counters import DecisionCounters
@@ -158,7 +160,10 @@ class Follower:
         except ModelError as error:
             self._refuse(manifest, error.what)
             return False
-        decider.model = LiveModel(manifest.version, score, manifest.trained_on_rows)  # swaps
+        learned = learned_actions(FeatureSignature.from_json(manifest.features), decider.loop)
+        decider.model = LiveModel(
+            manifest.version, score, manifest.trained_on_rows, learned
+        )  # swaps
         return self._serve(followed, delivery)
 
     def _serve(self, followed: Followed, delivery: Delivery) -> bool:

@@ -55,11 +55,16 @@ class RowModel:
         """
         return self._scorer(self._fill_row)(row)
 
-    def scorer(self, signature: "FeatureSignature", nullable: Collection[str]) -> "ScoreFunction":
+    def scorer(
+        self,
+        signature: "FeatureSignature",
+        nullable: Collection[str],
+        names: Sequence[str] | None = None,
+    ) -> "ScoreFunction":
         """Return the function that scores features; see `row_filler` for the arguments."""
         from tidemill.serving.model.row_filler import row_filler  # see TYPE_CHECKING above
 
-        return self._scorer(row_filler(signature, nullable, self.fill))
+        return self._scorer(row_filler(signature, nullable, self.fill, names))
 
     def error(self) -> ModelError:
         """Return the error of the last call."""

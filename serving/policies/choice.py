@@ -29,11 +29,13 @@ class LiveModel(NamedTuple):
         version: its name.
         score: scores features with it.
         learned_from: how many examples it has learned from, as its announcement says.
+        actions: the actions of the loop that it has learned, in the loop's order; None for all.
     """
 
     version: str
     score: ScoreFunction
     learned_from: int = 0
+    actions: list[str] | None = None
 
 
 class ActionPolicy(Protocol):

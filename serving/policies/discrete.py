@@ -58,7 +58,10 @@ class ThresholdPolicy:
 
 
 class GreedyPolicy:
-    """Takes the action with the best score, and explores the others."""
+    """Takes the action with the best score, and explores the others.
+
+    An action that the model has not learned is reached by exploration alone, and has no score.
+    """
 
     def __init__(self, actions: list[str], exploration: Exploration) -> None:
         self.actions = actions
@@ -66,11 +69,12 @@ class GreedyPolicy:
 
     def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
         """Score each action and choose; of equal scores the first action in the loop file wins."""
-        scores = action_scores(model.score, features, self.actions)
-        best = max(self.actions, key=scores.__getitem__)
+        learned = model.actions or self.actions
+        scores = action_scores(model.score, features, learned)
+        best = max(learned, key=scores.__getitem__)
         epsilon = self._exploration.share(model.learned_from)
         action, propensity, _ = self._exploration.among(best, self.actions, epsilon, key)
-        return (action, scores[action], propensity, None)
+        return (action, scores.get(action), propensity, None)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""
@@ -81,7 +85,8 @@ class SoftmaxPolicy:
     """Takes each action with a probability that grows with its score.
 
     The probability is proportional to exp(score / temperature), and a share epsilon of the
-    decisions is spread evenly over the actions beside.
+    decisions is spread evenly over the actions beside. That share alone reaches an action that the
+    model has not learned.
     """
 
     def __init__(self, actions: list[str], temperature: float, exploration: Exploration) -> None:
@@ -91,13 +96,13 @@ class SoftmaxPolicy:
 
     def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
         """Score each action and draw one."""
-        scores = action_scores(model.score, features, self.actions)
+        scores = action_scores(model.score, features, model.actions or self.actions)
         epsilon = self._exploration.share(model.learned_from)
-        weights = softmax_weights([scores[action] for action in self.actions], self.temperature)
+        each = [scores.get(action, -math.inf) for action in self.actions]
         (number,) = self._exploration.chance.numbers(key, 1)
-        place, propensity = drawn(weights, epsilon, number)
+        place, propensity = drawn(softmax_weights(each, self.temperature), epsilon, number)
         action = self.actions[place]
-        return (action, scores[action], propensity, None)
+        return (action, scores.get(action), propensity, None)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""
@@ -105,7 +110,10 @@ class SoftmaxPolicy:
 
 
 def softmax_weights(scores: Sequence[float], temperature: float) -> list[float]:
-    """Return weights in proportion to exp(score / temperature); the largest is 1."""
+    """Return weights in proportion to exp(score / temperature); the largest is 1.
+
+    A score of minus infinity has the weight 0, as long as another one is finite.
+    """
     best = max(scores)
     return [math.exp((score - best) / temperature) for score in scores]
 

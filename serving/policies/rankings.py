@@ -24,6 +24,21 @@ def default_or_other_order(
     return (order, None, propensity, positions), is_explored
 
 
+def ranked_scores(model: LiveModel, features: Features, actions: list[str]) -> dict[str, float]:
+    """Return the score of each action; one that the model has not learned has their mean.
+
+    So it comes between the better and the worse ones, is shown, and can be learned.
+
+    Raises:
+        ModelError: a score is not a finite number.
+    """
+    scores = action_scores(model.score, features, model.actions or actions)
+    if model.actions is None:
+        return scores
+    mean = sum(scores.values()) / len(scores)
+    return {action: scores.get(action, mean) for action in actions}
+
+
 class RankingPolicy:
     """Ranks all actions by their scores, or with probability epsilon in a random order.
 
@@ -37,7 +52,7 @@ class RankingPolicy:
 
     def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
         """Score each action and rank; actions with equal scores keep the order of the loop file."""
-        scores = action_scores(model.score, features, self.actions)
+        scores = ranked_scores(model, features, self.actions)
         ranked = sorted(self.actions, key=lambda action: -scores[action])
         epsilon = self._exploration.share(model.learned_from)
         order, propensity, positions, _ = self._exploration.order(
@@ -64,7 +79,7 @@ class PlackettLucePolicy:
 
     def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
         """Score each action and draw an order."""
-        scores = action_scores(model.score, features, self.actions)
+        scores = ranked_scores(model, features, self.actions)
         epsilon = self._exploration.share(model.learned_from)
         left, order, positions = list(self.actions), list[str](), list[float]()
         for number in self._exploration.chance.numbers(key, len(left)):

@@ -246,7 +246,8 @@ def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: Make
     loop = make_loop(version=3, models=BATCH_ONLY, features=features)
     [model] = cycle_of(loop, grown, MemoryModelTopic()).run()
     assert model.promoted
-    assert model.reason.endswith("reads other features and could not compete")
+    assert "the live lightgbm-1 reads other features than" in model.reason
+    assert model.reason.endswith("and could not compete")
     assert model.loop_version == 3
 
 

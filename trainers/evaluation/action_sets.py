@@ -13,6 +13,7 @@ import polars as pl
 from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import scored_actions
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.trainers.evaluation.action_gate import ActionEvaluation, ScoredPolicy
 from tidemill.trainers.evaluation.evaluation_sets import (
     EvaluationSets,
@@ -21,7 +22,12 @@ from tidemill.trainers.evaluation.evaluation_sets import (
     predictor_of,
 )
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.model_policies import action_scores, chances, model_chances
+from tidemill.trainers.evaluation.model_policies import (
+    action_scores,
+    chances,
+    filled,
+    model_chances,
+)
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import Trained
 from tidemill.trainers.registry import ModelVersion, Registry
@@ -45,7 +51,7 @@ def action_evaluation(
     return ActionEvaluation(
         reward=rewards.of(rows.label, rows.logged.action),
         logged=rows.logged,
-        expected=rewards.expected(scores),
+        expected=rewards.expected(filled(scores)),
         candidate=ScoredPolicy(version, chances(scores, loop)),
         first_at=rows.at[0] if len(rows) else None,
         last_at=rows.last_at,
@@ -75,14 +81,15 @@ class ActionSets:
             rows = rows.take(indices)
         batch = self._loop.models.batch
         model = predictor_of(trained.learner, trained.payload, trained.signature)
-        scores = action_scores(model, rows.features, self._loop)
+        learned = learned_actions(trained.signature, self._loop)
+        scores = action_scores(model, rows.features, self._loop, learned)
         return self._evaluation(
             rows, scores, version, live, its, note, share=batch.holdout if batch else 1.0
         )
 
     def of_online(self, window: EvaluationWindow, version: str, snapshot: int) -> ActionEvaluation:
         """Return the evaluation of an online learner by what it would have served."""
-        served = window.predictions.filter(pl.col("scores").is_not_null())
+        served = self._scored(window.predictions)
         rows, served = self._sets.labelled(served, snapshot)
         scores = self._matrix(served)
         kept = self._explored_numbers(rows)
@@ -146,7 +153,7 @@ class ActionSets:
     def _chances_of(self, live: ModelVersion, rows: LabeledRows) -> tuple[Integers, Floats]:
         """Return the numbers of *rows* that can judge the live model, and what it does in them."""
         if self._sets.is_learning(live):
-            served = self._sets.served(rows).filter(pl.col("scores").is_not_null())
+            served = self._scored(self._sets.served(rows))
             numbers = served.get_column("index").to_numpy()
             return numbers, chances(self._matrix(served), self._loop)
         unseen = self._sets.unseen_from(live)
@@ -158,8 +165,32 @@ class ActionSets:
             model_chances(model, live.signature, features, self._loop),
         )
 
+    def _scored(self, served: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of *served* whose scores can be assigned to actions.
+
+        Those of earlier releases do not say which actions they are of.
+        """
+        is_same_size = pl.col("scores").list.len() == len(scored_actions(self._loop))
+        return served.filter(
+            pl.col("scores").is_not_null() & (pl.col("actions").is_not_null() | is_same_size)
+        )
+
     def _matrix(self, served: pl.DataFrame) -> Floats:
-        """Return the scores of *served* predictions, shape (n, actions)."""
-        width = len(scored_actions(self._loop))
-        scores = served.get_column("scores").cast(pl.Array(pl.Float64, width))
-        return scores.to_numpy().reshape(-1, width)
+        """Return the scores of *served* predictions by action, shape (n, actions).
+
+        An action that the loop did not have when they were made is not learned: nan.
+        """
+        wanted = scored_actions(self._loop)
+        known = pl.col("actions").fill_null(pl.lit(wanted))
+        columns = [
+            pl.when(known.list.contains(action))
+            .then(
+                pl.col("scores").list.get(
+                    known.list.eval(pl.element() == action).list.arg_max(), null_on_oob=True
+                )
+            )
+            .fill_null(np.nan)
+            .alias(action)
+            for action in wanted
+        ]
+        return served.select(columns).to_numpy()

@@ -14,14 +14,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tidemill.errors import ModelError
 from tidemill.features.estimates.intervals import Floats
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
+from tidemill.features.sql.judgements import comparable_rows
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.fit import misfit
 from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate
@@ -146,6 +147,7 @@ class EvaluationSets:
         examples = table.scan(snapshot)
         if has_revisions(table, self._loop, snapshot):
             examples = newest_rows(examples)
+        known &= comparable_rows(self._lake, self._loop).expr()
         rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
         return EvaluationWindow(found, float(rate or 0.0))
 
@@ -182,11 +184,14 @@ class EvaluationSets:
         if live is None:
             is_back = self._registry.live() is not None
             return None, "the default decided" if is_back else "nothing was live"
-        try:
-            live.signature.check(self._loop)
-        except ModelError:
-            return None, f"the live {live.version} reads other features and could not compete"
-        return live, ""
+        why = misfit(
+            self._loop,
+            live.signature,
+            learner=live.learner,
+            label_type=live.label_type,
+            label_digest=live.label_digest,
+        )
+        return (None, f"the live {live.version} {why} and could not compete") if why else (live, "")
 
     def is_learning(self, live: ModelVersion) -> bool:
         """Say whether *live* is an earlier state of the learner that is learning now."""

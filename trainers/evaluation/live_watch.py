@@ -14,10 +14,12 @@ from tidemill.features.estimates.off_policy import doubly_robust
 from tidemill.features.estimates.sequences import confidence_sequence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.trainers.evaluation.model_policies import (
     FramePredictor,
     action_scores,
     certain,
+    filled,
     model_chances,
 )
 from tidemill.trainers.evaluation.rewards import Rewards
@@ -98,8 +100,9 @@ class LiveWatch:
         reward = self._rewards.of(rows.label, logged.action)
         expected = np.zeros((len(rows), logged.actions))
         if self._signature.reads_action:
-            scores = action_scores(self._model, rows.features, self._loop)
-            expected = self._rewards.expected(scores)
+            learned = learned_actions(self._signature, self._loop)
+            scores = action_scores(self._model, rows.features, self._loop, learned)
+            expected = self._rewards.expected(filled(scores))
         chances = model_chances(self._model, self._signature, rows.features, self._loop)
         numbers = np.arange(len(rows))
         predicted = expected[numbers, logged.action]

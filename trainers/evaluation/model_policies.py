@@ -1,5 +1,10 @@
-"""What models do as policies, without epsilon: the chance of each action in each row of a frame."""
+"""What models do as policies, without epsilon: the chance of each action in each row of a frame.
 
+The score of an action that a model has not learned is nan. As in a worker it is never the best one,
+and has the mean score in a ranking.
+"""
+
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +19,7 @@ from tidemill.schemas.models.feature_signature import (
     action_text,
     scored_actions,
 )
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.trainers.rows import Integers
 
 
@@ -34,13 +40,40 @@ class AdditiveModel(FramePredictor, Protocol):
         """Return what the splits by each feature have gained in training; None without splits."""
 
 
-def action_scores(model: FramePredictor, features: pl.DataFrame, loop: Loop) -> Floats:
-    """Return what *model* predicts for each action in each row, shape (n, actions)."""
+def action_scores(
+    model: FramePredictor,
+    features: pl.DataFrame,
+    loop: Loop,
+    learned: Sequence[str] | None = None,
+) -> Floats:
+    """Return what *model* predicts for each action in each row, shape (n, actions).
+
+    Args:
+        model: the model.
+        features: the rows.
+        loop: whose actions are scored.
+        learned: the actions that the model has learned; None for all.
+    """
     columns = [
         model.predict(features.with_columns(pl.lit(action).alias(ACTION)))
+        if learned is None or action in learned
+        else np.full(features.height, np.nan)
         for action in scored_actions(loop)
     ]
     return np.column_stack(columns)
+
+
+def filled(scores: Floats) -> Floats:
+    """Return *scores* with the mean of the learned actions for each that is not learned.
+
+    >>> filled(np.array([[1.0, np.nan, 3.0]])).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
+    unknown = np.isnan(scores)
+    count = (~unknown).sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(unknown, 0.0, scores).sum(axis=1, keepdims=True) / count
+    return np.where(unknown, mean, scores)
 
 
 def certain(choice: Integers, actions: int) -> Floats:
@@ -59,6 +92,10 @@ def chances(scores: Floats, loop: Loop) -> Floats:
     best action is taken, and of equal ones the first.
     """
     policy, actions = loop.policy, scored_actions(loop)
+    if policy.kind == "threshold" or loop.decision.type == "ranking":
+        scores = filled(scores)
+    else:
+        scores = np.where(np.isnan(scores), -np.inf, scores)
     if policy.kind == "softmax":
         weight = np.exp((scores - scores.max(axis=1, keepdims=True)) / policy.temperature)
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
@@ -74,7 +111,8 @@ def model_chances(
 ) -> Floats:
     """Return the chances of a *model*'s actions; one that reads no action has a threshold."""
     if signature.reads_action:
-        return chances(action_scores(model, features, loop), loop)
+        learned = learned_actions(signature, loop)
+        return chances(action_scores(model, features, loop, learned), loop)
     policy, actions = loop.policy, scored_actions(loop)
     above, below = (actions.index(action_text(side)) for side in (policy.above, policy.below))
     is_above = model.predict(features) >= policy.threshold

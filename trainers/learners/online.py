@@ -10,7 +10,7 @@ algorithms", Machine Learning 90(3), 2013.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -21,7 +21,7 @@ from river.utils import VectorDict
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.feature_signature import FeatureRow, FeatureSignature
+from tidemill.schemas.models.feature_signature import ACTION, FeatureRow, FeatureSignature
 from tidemill.schemas.models.river_state import (
     MAX_NAMES,
     LinearPredictor,
@@ -115,6 +115,17 @@ class OnlineLearner:
                 f"the online learner of {self._loop.loop} has diverged: {error}",
                 hint="lower `models.online.learning_rate` in the loop file",
             ) from error
+
+    def fitted_signature(self) -> FeatureSignature:
+        """Return the signature; the vocabulary of its action has the actions learned so far."""
+        if not self.signature.reads_action:
+            return self.signature
+        prefix = f"{ACTION}="
+        words = (
+            name.removeprefix(prefix) for name in self._model.weights if name.startswith(prefix)
+        )
+        *others, action = self.signature.fields
+        return FeatureSignature((*others, replace(action, vocabulary=tuple(sorted(words)))))
 
     def learn(self, version: int, examples: pl.DataFrame) -> Learned:
         """Predict and learn each labelled row of one commit, in the order of its log.

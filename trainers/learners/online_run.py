@@ -13,16 +13,23 @@ import polars as pl
 from tidemill.errors import ModelError
 from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.sql.backfills import complete_table
+from tidemill.features.sql.judgements import ComparableRows, comparable_rows
+from tidemill.features.sql.revisions import newest_rows
 from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.feature_signature import ACTION, scored_actions
+from tidemill.schemas.models.feature_signature import scored_actions
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState
-from tidemill.trainers.commit_log import commits_after
+from tidemill.trainers.commit_log import NEEDED, commits_after
 from tidemill.trainers.learners.batch import Cost, Stopwatch, Trained, software
 from tidemill.trainers.learners.online import OnlineLearner, continues, settings_of
 from tidemill.trainers.learners.prequential import MAX_STATES, OfferedStates, Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 
 logger = logging.getLogger(__name__)
+
+BACKFILLED = 0
+"""The commit as which the rows of a backfill are learned: that of the empty table, before all."""
 
 
 class OnlineRun:
@@ -36,7 +43,15 @@ class OnlineRun:
     """
 
     def __init__(self, loop: Loop, online: Online, lake: Lake, registry: Registry) -> None:
-        self.predictions = Predictions(lake, loop.loop, online, is_weighted=loop.scores_actions)
+        first = lake.definitions(loop.loop)[0].label_digest
+        self.predictions = Predictions(
+            lake,
+            loop.loop,
+            online,
+            is_weighted=loop.scores_actions,
+            label="" if loop.label_digest == first else loop.label_digest,
+        )
+        self._lake = lake
         self._loop, self._online = loop, online
         self._actions = scored_actions(loop)
         self._examples: Table = lake.table(loop.loop, EXAMPLES)
@@ -54,6 +69,8 @@ class OnlineRun:
                 self._loop, self._online
             ):  # of other rates, or of another lake
                 continue
+            if model.label_digest not in (None, self._loop.label_digest):
+                continue
             found = LinearState.from_bytes(registry.payload(model))
             if continues(self._online, found):
                 state, until = found, model.until
@@ -64,7 +81,8 @@ class OnlineRun:
 
     def _offer(self, state: LinearState, model: ModelVersion) -> None:
         if model.until is not None:
-            self._offered.add(model.until, LinearPredictor(state, model.signature))
+            learned = learned_actions(model.signature, self._loop)
+            self._offered.add(model.until, LinearPredictor(state, model.signature), learned)
 
     @property
     def fresh_rows(self) -> int:
@@ -72,11 +90,13 @@ class OnlineRun:
         return self.learner.rows - self._offered_rows
 
     def follow(self) -> Iterator[int]:
-        """Learn each new commit when asked for the next, and yield its version."""
+        """Learn each new commit when asked for the next, and yield its version.
+
+        Rows of another label are passed over. Before the first commit come the rows of the backfill
+        that made their labels anew, if it is complete when the learner begins.
+        """
         start = self.learner.learned_until
-        for version, rows in commits_after(
-            self._examples, start, lambda: self.predictions.learned_ids(start)
-        ):
+        for version, rows in self._new_rows(start):
             watch = Stopwatch()
             learned = self.learner.learn(version, rows)
             predictions = learned.predictions
@@ -86,17 +106,38 @@ class OnlineRun:
             self._spent = self._spent.plus(watch.read())
             yield version
 
+    def _new_rows(self, start: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        commits = commits_after(self._examples, start, lambda: self.predictions.learned_ids(start))
+        comparable: ComparableRows | None = None
+        for version, rows in commits:
+            if comparable is None:  # read once there is a commit, and before the log goes on
+                comparable = comparable_rows(self._lake, self._loop)
+                if start < 0 and comparable.backfill is not None:
+                    yield BACKFILLED, self._backfilled(comparable, comparable.backfill)
+            yield version, rows.filter(comparable.expr())
+
+    def _backfilled(self, comparable: ComparableRows, name: str) -> pl.DataFrame:
+        """Return the rows of backfill *name* that the live table has under another label."""
+        table = complete_table(self._lake, self._loop.loop, name)
+        needed = [column for column in NEEDED if column in table.schema]
+        return newest_rows(table.scan()).filter(comparable.other_expr()).select(needed).collect()
+
     def _served(
         self, times: Sequence[datetime], rows: Sequence[Mapping[str, object]]
-    ) -> tuple[pl.Series, pl.Series]:
+    ) -> tuple[pl.Series, pl.Series, pl.Expr]:
         """Return what would have been served for *rows*, and the same for each scored action."""
         predicted = pl.Series("predicted", self._offered.predict(times, rows), pl.Float64)
         each = [
-            self._offered.predict(times, [{**row, ACTION: action} for row in rows])
+            [
+                self._offered.score_action(at, row, action)
+                for at, row in zip(times, rows, strict=True)
+            ]
             for action in self._actions
         ]
         found = [None if None in scores else list(scores) for scores in zip(*each, strict=True)]
-        return predicted, pl.Series("scores", found or [None] * len(rows), pl.List(pl.Float64))
+        scores = pl.Series("scores", found or [None] * len(rows), pl.List(pl.Float64))
+        actions = pl.lit(self._actions or None, dtype=pl.List(pl.String)).alias("actions")
+        return predicted, scores, actions
 
     def save(self) -> None:
         """Store the predictions of the rows learned so far."""
@@ -115,7 +156,7 @@ class OnlineRun:
         return Trained(
             learner=online.learner,
             payload=payload,
-            signature=learner.signature,
+            signature=learner.fitted_signature(),
             snapshot=learner.learned_until,
             rows=learner.rows,
             base_rate=base_rate,

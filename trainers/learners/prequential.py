@@ -13,7 +13,8 @@ Source of the delay: M. Grzenda, H. M. Gomes, A. Bifet, "Delayed labelling evalu
 streams", Data Mining and Knowledge Discovery 34(5), 2020.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -22,11 +23,12 @@ from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.progress_keys import learned
 from tidemill.schemas.loop.definition import Online
+from tidemill.schemas.models.feature_signature import ACTION
 from tidemill.schemas.models.river_state import LinearPredictor
 
 PREDICTIONS = "online_predictions"
 _TIME = pl.Datetime("us", "UTC")
-_COLUMNS = ("decision_id", "at", "label", "predicted", "scores")
+_COLUMNS = ("decision_id", "at", "label", "predicted", "scores", "actions")
 _SCHEMA = pl.Schema(
     {
         "decision_id": pl.String(),
@@ -34,12 +36,14 @@ _SCHEMA = pl.Schema(
         "label": pl.Float64(),
         "predicted": pl.Float64(),
         "scores": pl.List(pl.Float64()),
+        "actions": pl.List(pl.String()),
         "prequential": pl.Float64(),
         "learner": pl.String(),
         "snapshot": pl.Int64(),
         "event_date": pl.Date(),
     }
 )
+_LABEL = " label="
 MAX_STATES = 64  # a decision that was made under an older state is not judged
 
 
@@ -52,19 +56,32 @@ class OfferedStates:
 
     def __init__(self, maturity: timedelta) -> None:
         self._maturity = maturity
-        self._states: list[tuple[datetime, LinearPredictor]] = []
+        self._states: list[tuple[datetime, LinearPredictor, Sequence[str] | None]] = []
 
-    def add(self, until: datetime, predictor: LinearPredictor) -> None:
-        """Add a state whose newest row was decided at *until*; the oldest state may be dropped."""
-        self._states.append((until + self._maturity, predictor))
+    def add(
+        self, until: datetime, predictor: LinearPredictor, learned: Sequence[str] | None = None
+    ) -> None:
+        """Add a state whose newest row was decided at *until*; the oldest state may be dropped.
+
+        *learned* are the actions it has learned; None for all.
+        """
+        self._states.append((until + self._maturity, predictor, learned))
         self._states.sort(key=lambda state: state[0])
         del self._states[:-MAX_STATES]
 
     def score(self, at: datetime, row: Mapping[str, object]) -> float | None:
         """Return the score of *row* at *at*; None if no state could serve at that time."""
-        for known_at, predictor in reversed(self._states):
+        for known_at, predictor, _ in reversed(self._states):
             if known_at <= at:
                 return predictor.score(row)
+        return None
+
+    def score_action(self, at: datetime, row: Mapping[str, object], action: str) -> float | None:
+        """Return the score of *action* in *row*; nan if the state has not learned it."""
+        for known_at, predictor, known in reversed(self._states):
+            if known_at <= at:
+                is_learned = known is None or action in known
+                return predictor.score({**row, ACTION: action}) if is_learned else math.nan
         return None
 
     def predict(
@@ -74,20 +91,30 @@ class OfferedStates:
         return [self.score(at, row) for at, row in zip(times, rows, strict=True)]
 
 
-def learner_name(online: Online, *, is_weighted: bool = False) -> str:
-    """Return the name predictions are stored under: another rate is another learner."""
+def learner_name(online: Online, *, is_weighted: bool = False, label: str = "") -> str:
+    """Return the name predictions are stored under: another rate is another learner.
+
+    *label* is the digest of the label, if it is not that of the first version of the loop.
+    """
     name = f"{online.learner} rate={online.learning_rate!r} l2={online.l2!r}"
-    return f"{name} weighted" if is_weighted else name
+    name += " weighted" if is_weighted else ""
+    return f"{name}{_LABEL}{label[:16]}" if label else name
 
 
 class Predictions:
     """The predictions of one online learner; `save` stores those of all `add` calls."""
 
     def __init__(
-        self, lake: Lake, loop_name: str, online: Online, *, is_weighted: bool = False
+        self,
+        lake: Lake,
+        loop_name: str,
+        online: Online,
+        *,
+        is_weighted: bool = False,
+        label: str = "",
     ) -> None:
         self._table = lake.create_table(loop_name, PREDICTIONS, _SCHEMA)
-        self._learner = learner_name(online, is_weighted=is_weighted)
+        self._learner = learner_name(online, is_weighted=is_weighted, label=label)
         self._app_id = learned(self._learner)
         self._waiting: list[pl.DataFrame] = []
         self._newest = -1
@@ -98,7 +125,7 @@ class Predictions:
         Args:
             version: that of ``examples``.
             predictions: ``decision_id``, ``at``, ``label``, ``predicted``, ``scores`` (of each
-                action, where actions are scored), ``prequential``.
+                action, where actions are scored), ``actions`` (which these are), ``prequential``.
         """
         self._waiting.append(
             predictions.with_columns(
@@ -127,8 +154,8 @@ class Predictions:
     def read(self, since: datetime | None = None) -> pl.DataFrame:
         """Return the saved predictions of decisions not before *since*, by (at, decision_id).
 
-        Columns ``decision_id``, ``at``, ``label``, ``predicted``, ``scores``. Rows that no state
-        could serve are left out.
+        Columns ``decision_id``, ``at``, ``label``, ``predicted``, ``scores``, ``actions``. Rows
+        that no state could serve are left out.
         """
         return self._table.read(_COLUMNS, self._wanted(since)).sort("at", "decision_id")
 
@@ -152,9 +179,12 @@ class Predictions:
     def learned_ids(self, up_to: int) -> pl.Series:
         """Return the decision ids learned from versions of ``examples`` up to *up_to*.
 
-        Rows that wait for the next `save` are included.
+        Rows that wait for the next `save` are included, and those of other labels.
         """
-        wanted = (pl.col("learner") == self._learner) & (pl.col("snapshot") <= up_to)
+        name = self._learner.partition(_LABEL)[0]
+        learner = pl.col("learner")
+        is_same = (learner == name) | learner.str.starts_with(name + _LABEL)
+        wanted = is_same & (pl.col("snapshot") <= up_to)
         saved = self._table.read(["decision_id"], wanted)
         waiting = [frame.filter(wanted).select("decision_id") for frame in self._waiting]
         return pl.concat([saved, *waiting]).get_column("decision_id").unique()

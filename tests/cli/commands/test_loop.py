@@ -103,6 +103,11 @@ def test_diff_shows_changes_and_fails_where_events_would_become_unreadable(
     status, out, _ = run("loop", "diff", banner, newer)
     assert status == 0
     assert "feedback.clicked.within" in out
+    assert "with version 2 of banner:\n  the label changes its meaning" in out
+    assert "another label than that of banner version 2: the default decides until" in out
+    assert "rows of version 1 are not learned; tidemill publish --backfill" in out
+    happens = json.loads(run("loop", "diff", "--json", banner, newer)[1])["happens"]
+    assert happens[0] == "the label changes its meaning"
     newer.write_text(MINIMAL.replace("visits: int", "visits: bool") + "version: 2\n")
     status, output, _ = run("loop", "diff", "--json", banner, newer)
     assert status == 1
@@ -271,7 +276,12 @@ def test_publishing_adds_the_columns_of_a_version_to_the_lake(
     monkeypatch.setenv("TIDEMILL_LAKE", lake.root)
     assert run("publish", banner)[0] == 0
     banner.write_text(f"{second}version: 2\n")
-    assert run("publish", banner)[0] == 0
+    said = f"with version 2 of {name}:\n  no model decides yet"
+    assert said in run("loop", "diff", banner)[1]
+    status, out, _ = run("publish", "--backfill", banner)
+    assert status == 0
+    assert out.index(said) < out.index("version 2 is published"), "before it happens"
+    assert "no labels to make" in out
     for table in ("decisions", "examples"):
         assert "age" in str(lake.table(name, table).schema["features"])
     assert lake.newest_number(name) == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,11 +14,14 @@ from tests.streams.join_logs import LOOP
 from tests.streams.raw_lakes import examples, shop, worked, write
 
 from tidemill.cli.app import main
+from tidemill.cli.commands.reprocess import make_labels_anew
 from tidemill.deploy.local.supervisor import tidemill_command
 from tidemill.deploy.reprocess.backfill import begun, run
 from tidemill.errors import LakeError, RequestError
-from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.sql.backfills import Backfill, done, read_backfill, table_name
+from tidemill.features.sql.datasets import training_set
+from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import dump_loop
 
 pytestmark = pytest.mark.slow  # each starts processes
@@ -181,3 +185,37 @@ def test_an_error_of_a_child_reaches_the_caller(lake: Lake) -> None:
     made = begun(lake, shop(2), "elsewhere", since=None, until=None, processes=1)
     with pytest.raises(LakeError, match="has no"):
         run(lake, made, processes=1, env={"TIDEMILL_LAKE": f"{lake.root}/nowhere"})
+
+
+def test_publish_makes_labels_anew_under_a_name_that_trainers_find(
+    written: Lake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each closed decision of the version before is learned by the new label, once."""
+    shutil.copytree(written.root, tmp_path / "lake")
+    lake = Lake(LakeConfig(root=str(tmp_path / "lake")))
+    monkeypatch.setenv("TIDEMILL_LAKE", lake.root)
+    tree = shop(2).model_dump(mode="json") | {"version": 2}
+    tree["label"] |= {"sql": "100 * sum(amount)"}
+    second = Loop.model_validate(tree)
+    lake.create(second)
+    assert training_set(lake, second).table.num_rows == 0
+    make_labels_anew(second, as_json=False)
+    assert "examples in view examples_version_2" in capsys.readouterr().out
+    rows = training_set(lake, second).table
+    assert rows.num_rows > 50
+    assert rows.equals(training_set(lake, second, backfill="version_2").table)
+    make_labels_anew(second, as_json=False)
+    assert training_set(lake, second).table.equals(rows), "the same command again makes nothing"
+
+
+def test_a_lake_without_decisions_has_no_labels_to_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`publish --backfill` of a first version is no error."""
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
+    Lake(LakeConfig(root=str(tmp_path))).create(shop(2))
+    make_labels_anew(shop(2), as_json=False)
+    assert "no decisions yet" in capsys.readouterr().out

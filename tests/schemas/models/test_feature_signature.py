@@ -154,9 +154,6 @@ def test_a_label_that_depends_on_the_action_makes_it_a_feature() -> None:
     ]
     world = make_loop(policy={"kind": "threshold"})
     assert not FeatureSignature.of_loop(world).reads_action
-    FeatureSignature.of_loop(world).check(loop)  # of an earlier release
-    with pytest.raises(ModelError, match="other features"):
-        FeatureSignature.of_loop(world).check(make_loop())
 
 
 def test_a_greedy_policy_scores_the_action_as_a_category() -> None:
@@ -164,12 +161,3 @@ def test_a_greedy_policy_scores_the_action_as_a_category() -> None:
     signature = FeatureSignature.of_loop(make_loop())
     assert [item.name for item in signature.fields] == ["hour", "city", ACTION]
     assert signature.categorical == [1, 2]
-
-
-def test_a_model_of_other_features_is_refused_by_name() -> None:
-    """The operator should read which feature it is about."""
-    signature = FeatureSignature.of_loop(make_loop())
-    signature.check(make_loop())
-    other = make_loop(features={"hour": "float", "city": "category"})
-    with pytest.raises(ModelError, match="hour"):
-        signature.check(other)

@@ -1,11 +1,21 @@
 """Records of the model topic, as far as they can be checked without the keys that are trusted."""
 
+from dataclasses import asdict, replace
+
 import pytest
 from tests.serving.model import bad_models
 from tests.serving.models import manifest, records, text
 
-from tidemill.schemas.models.manifest import CHUNK_BYTES, RefusedError, check_record, chunk_key
-from tidemill.schemas.models.signing import SigningKey
+from tidemill.schemas.models import manifest as manifest_module
+from tidemill.schemas.models.manifest import (
+    CHUNK_BYTES,
+    RefusedError,
+    check_record,
+    chunk_key,
+    sign,
+    verify,
+)
+from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 
 KEY = SigningKey.generate()
 PAYLOAD = text().encode()
@@ -37,3 +47,24 @@ def test_what_nobody_could_serve_is_refused(key: bytes | None, value: bytes, rea
     with pytest.raises(RefusedError) as told:
         check_record(key, value)
     assert told.value.reason == reason
+
+
+def test_a_manifest_carries_the_digest_of_its_label() -> None:
+    """Workers of this release compare it with that of the loop they serve."""
+    said = manifest(PAYLOAD, label_digest="0" * 64)
+    found, payload = verify(sign(said, KEY, payload=PAYLOAD), TrustedKeys.of([KEY.public]))
+    assert (found, payload) == (said, PAYLOAD)
+
+
+def test_a_manifest_without_a_label_digest_is_written_as_earlier_releases_do() -> None:
+    """They read it, and what they wrote is read; a byte more or less is still refused."""
+    said = manifest(PAYLOAD)
+    early, late = (
+        sign(each, KEY, payload=PAYLOAD) for each in (said, replace(said, label_digest=""))
+    )
+    assert verify(early, TrustedKeys.of([KEY.public])) == (said, PAYLOAD)
+    assert len(late) == len(early) + 2, "which value it is, and an empty text"
+    body = manifest_module._encode(manifest_module._announcement(is_early=True), asdict(said))
+    for odd in (body + b"\x00" * 2, body[:-1]):
+        with pytest.raises(RefusedError, match=r"in (canonical )?Avro"):
+            manifest_module._announced(odd)

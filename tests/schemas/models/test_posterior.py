@@ -70,8 +70,6 @@ def test_it_says_what_it_expects_and_how_sure_it_is() -> None:
     assert deviations == pytest.approx([(0.01 + 0.16 + 0.09) ** 0.5] * 2)
     assert predictor.score({**row, ACTION: "a"}) == means[0]
     assert predictor.score({**row, ACTION: "new"}) == MODEL.base
-    with pytest.raises(ModelError, match="does not know the action 'c'"):
-        predictor.beliefs(row, ["a", "c"])
 
 
 def test_what_is_missing_or_unknown_adds_nothing() -> None:

@@ -1,10 +1,13 @@
 """Only a complete, signed, fitting model serves; others are refused and acknowledged so."""
 
+from dataclasses import replace
+
 import pytest
 from tests.serving.conftest import NOWHERE
 from tests.serving.model.bad_models import BAD, PAYLOAD, hostile, replayed
 from tests.serving.models import (
     FEATURES,
+    SIGNATURE,
     banner,
     manifest,
     records,
@@ -13,7 +16,10 @@ from tests.serving.models import (
 )
 
 from tidemill.schemas import topics
+from tidemill.schemas.loop.fields import FieldType
+from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import DEFAULT, DEFAULT_PAYLOAD, INLINE_BYTES, Ack
+from tidemill.schemas.models.river_state import LinearState, Weight
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
@@ -121,6 +127,59 @@ def test_a_model_of_the_next_loop_version_waits_for_it(
     feed(worker)
     assert answered(log)[-1] == ("lightgbm-2", "serving")
     assert decide(worker).model_version == "lightgbm-2"
+
+
+def test_a_model_outlives_a_version_until_its_label_changes(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """One more feature stops nothing; under another label the default decides, and says why."""
+    said = manifest(PAYLOAD, label_digest=banner().label_digest)
+    feed(worker, *records(key, PAYLOAD, said))
+    features = {"fresh": {"type": "int", "nullable": True}, **banner().model_dump()["features"]}
+    worker.follower.install(banner(version=2, features=features))
+    feed(worker)
+    assert decide(worker).model_version == "lightgbm-1"
+    label = {"sql": "max(seconds) > 60"}
+    worker.follower.install(banner(version=3, features=features, label=label))
+    feed(worker)
+    assert decide(worker).source == "default"
+    assert answered(log) == [
+        *[("lightgbm-1", "serving")] * 2,
+        ("lightgbm-1", "refused"),
+    ]
+    why = "lightgbm-1 has learned another label than that of banner version 3"
+    assert acks(log)[-1].reason == why
+
+
+def test_a_new_action_is_not_taken_for_a_learned_one(
+    worker: Worker, log: MemoryEventLog, key: SigningKey
+) -> None:
+    """The worker knows it by the vocabulary of the model's action."""
+    payload = replace(
+        LinearState.from_bytes(river_state()),
+        weights=(Weight("action=show", 2.0), Weight("action=hide", 1.0)),
+    ).to_bytes()
+    action = SignatureField("action", FieldType.CATEGORY, ("hide", "show"))
+    signature = FeatureSignature((*SIGNATURE.fields, action))
+    said = manifest(
+        payload,
+        learner="logistic_regression",
+        features=signature.to_json(),
+        features_digest=signature.digest,
+    )
+    greedy = {"kind": "greedy"}
+    worker.follower.install(banner(version=2, policy=greedy))
+    feed(worker, *records(key, payload, said))
+    maker = worker.decider("banner")
+    assert maker.model is not None
+    assert maker.model.actions is None
+    actions = {"type": "choice", "actions": ["new", "hide", "show"], "default": "hide"}
+    worker.follower.install(banner(version=3, decision=actions, policy=greedy))
+    feed(worker)
+    maker = worker.decider("banner")
+    assert maker.model is not None
+    assert maker.model.actions == ["hide", "show"]
+    assert decide(worker).action == "show"
 
 
 def test_a_topic_read_again_after_a_lost_connection_refuses_nothing(

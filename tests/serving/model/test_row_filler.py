@@ -31,3 +31,15 @@ def test_a_filled_row_has_the_bits_of_an_encoded_one(features: dict[str, object]
     fill = row_filler(SIGNATURE, NULLABLE, lambda *numbers: filled.append(pack(*numbers)))
     fill(tuple(features[field.name] for field in SIGNATURE.fields))
     assert filled == [pack(*SIGNATURE.encode_row(features))]
+
+
+@given(FEATURES, st.permutations([*(field.name for field in SIGNATURE.fields), "fresh", "more"]))
+def test_the_position_of_a_feature_does_not_matter(
+    features: dict[str, object], names: list[str]
+) -> None:
+    """A later version of the loop may have other features in between."""
+    pack = struct.Struct(f"{len(SIGNATURE.columns)}d").pack
+    filled: list[bytes] = []
+    fill = row_filler(SIGNATURE, NULLABLE, lambda *numbers: filled.append(pack(*numbers)), names)
+    fill(tuple(features.get(name, "not read") for name in names))
+    assert filled == [pack(*SIGNATURE.encode_row(features))]

@@ -1,6 +1,7 @@
 """Policies take the action the loop file says, and log how likely it was."""
 
 import math
+from collections import Counter
 
 import pytest
 from tests.serving.models import banner
@@ -102,3 +103,37 @@ def test_the_same_id_is_explored_alike() -> None:
     first, again = ([policy_of(loop).without_model("hide", key) for key in keys] for _ in range(2))
     assert first == again
     assert {action for (action, *_), _ in first} == {"show", "hide"}
+
+
+LEARNED = LiveModel("m-1", by_action, actions=["a", "c"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "certain"), [({}, 1.0), ({"kind": "softmax", "temperature": 1e-3}, 1.0)]
+)
+def test_an_action_is_explored_until_the_model_has_learned_it(
+    policy: dict[str, object], certain: float
+) -> None:
+    """`b` and `d` score best, but their scores are of nothing the model has ever read."""
+    found = [
+        choice(epsilon=0.2, **policy).choose(LEARNED, (), f"d-{number}".encode())
+        for number in range(2_000)
+    ]
+    chances = {(action, score): chance for action, score, chance, _ in found}
+    assert chances == {
+        ("c", 0.4): pytest.approx(0.8 * certain + 0.05),
+        ("a", 0.1): pytest.approx(0.05),
+        ("b", None): pytest.approx(0.05),
+        ("d", None): pytest.approx(0.05),
+    }
+    counts = Counter(action for action, *_ in found)
+    assert all(60 < counts[action] < 140 for action in "abd")
+
+
+@pytest.mark.parametrize("policy", [{}, {"kind": "softmax"}])
+def test_without_epsilon_an_action_that_is_not_learned_is_never_tried(
+    policy: dict[str, object],
+) -> None:
+    """`tidemill check` says so; with the model of all actions `b` would be taken."""
+    found = {choice(**policy).choose(LEARNED, (), f"d{n}".encode())[0] for n in range(500)}
+    assert found <= {"a", "c"}

@@ -6,7 +6,7 @@ import pytest
 from tests.serving.models import banner
 from tests.serving.policies.test_discrete import ACTIONS, by_action, of
 
-from tidemill.serving.policies.choice import ActionPolicy
+from tidemill.serving.policies.choice import ActionPolicy, LiveModel
 from tidemill.serving.policies.policies import policy_of
 
 
@@ -59,3 +59,12 @@ def test_a_short_default_is_explored_by_orders_as_long() -> None:
 def test_without_exploration_a_ranking_has_no_propensity() -> None:
     """As it was before: nothing can be estimated from a log without chance."""
     assert ranking().without_model(["c", "a"], b"d") == ((["c", "a"], None, None, None), False)
+
+
+def test_an_action_that_is_not_learned_ranks_by_the_mean_of_the_others() -> None:
+    """So it is shown in the middle, gets feedback there, and is learned."""
+    learned = LiveModel("m-1", by_action, actions=["a", "b"])
+    assert ranking().choose(learned, (), b"d")[0] == ["b", "c", "d", "a"]
+    assert ranking().choose(of(by_action), (), b"d")[0] == ["b", "d", "c", "a"]
+    drawn = ranking(kind="softmax", temperature=1e-3).choose(learned, (), b"d")
+    assert drawn[0] in (["b", "c", "d", "a"], ["b", "d", "c", "a"])

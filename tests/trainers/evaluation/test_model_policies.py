@@ -16,7 +16,12 @@ from tidemill.schemas.models.feature_signature import (
     scored_actions,
 )
 from tidemill.serving.policies.discrete import softmax_weights
-from tidemill.trainers.evaluation.model_policies import action_scores, chances, model_chances
+from tidemill.trainers.evaluation.model_policies import (
+    action_scores,
+    chances,
+    filled,
+    model_chances,
+)
 from tidemill.trainers.evaluation.rewards import Rewards
 
 MakeLoop = Callable[..., Loop]
@@ -100,3 +105,23 @@ def test_a_reward_of_a_number_is_that_of_the_predicted_one(make_loop: MakeLoop) 
     label = {"sql": "max(delay)", "type": "float", "depends_on": "action"}
     loop = make_loop(**{**BANNER, "label": label}, gate={"reward": "2 * label"})
     assert Rewards(loop).expected(np.array([[3.0, 5.0]])).tolist() == [[6.0, 10.0]]
+
+
+@pytest.mark.parametrize("kind", ["greedy", "softmax"])
+def test_an_action_that_is_not_learned_has_no_chance(kind: str) -> None:
+    """A worker reaches it by exploration alone, so it is no part of the policy that is judged."""
+    loop = headline_loop(World(np.full((1, 3), 0.1)), kind=kind)
+    first, *learned = scored_actions(loop)
+    frame = pl.DataFrame({"segment": ["a"], ACTION: ["?"]})
+    scores = action_scores(ByAction(), frame, loop, learned)
+    assert np.isnan(scores[:, 0]).all()
+    assert not np.isnan(scores[:, 1:]).any()
+    assert chances(scores, loop)[0, 0] == 0.0
+    assert chances(scores, loop).sum() == pytest.approx(1.0)
+    assert chances(action_scores(ByAction(), frame, loop), loop)[0, 0] > 0.0, first
+
+
+def test_the_reward_expected_of_an_action_that_is_not_learned_is_the_mean_of_the_others() -> None:
+    """A doubly robust estimate needs a number for it; as in rankings, it is the mean."""
+    assert filled(np.array([[np.nan, 0.2, 0.4]])).tolist() == [pytest.approx([0.3, 0.2, 0.4])]
+    assert np.isnan(filled(np.array([[np.nan, np.nan]]))).all()

@@ -72,6 +72,16 @@ def test_more_rows_make_it_surer_and_no_rows_leave_the_prior() -> None:
     assert deviations[1] > 5 * deviations[0]
 
 
+def test_an_action_that_a_version_adds_has_the_prior_of_one_without_rows() -> None:
+    """To the last digits: the noise follows from what the model says of any other action."""
+    row = {"segment": "x", "age": 55.0}
+    _, predictor = learned(500)
+    [mean, new], [deviation, doubt] = predictor.beliefs(row, ["c", "new"])
+    assert mean == new
+    assert doubt == pytest.approx(deviation, rel=1e-12)
+    assert predictor.beliefs(row, ["a"])[1][0] < doubt
+
+
 def test_it_is_the_closed_form() -> None:
     """Weights and covariance of one action, computed another way."""
     trained, _ = learned(300, "ucb")
