@@ -210,5 +210,6 @@ def _feedback(kind: str, values: Collection[str], schema: pl.Schema) -> Shape:
         pl.lit(kind).alias("kind"),
         pl.col("at"),
         struct.alias("values"),
+        *([pl.col("item")] if "item" in schema else []),
     ]
     return lambda frame: frame.select(columns)

@@ -146,13 +146,12 @@ def check_items(loop: "Loop") -> None:
                 hint=f"call that of the items something else, say item_{name}",
                 at=(*where, name),
             )
-    values = {
-        ("feedback", kind, "values", name): name
-        for kind, feedback in loop.feedback.items()
-        for name in feedback.values
-    }
-    features = {(*where, name): name for name in items.features}
-    for at, name in {**features, **{("features", n): n for n in loop.features}, **values}.items():
+    paths: list[tuple[str, ...]] = [(*where, name) for name in items.features]
+    paths += [("features", name) for name in loop.features]
+    for kind, feedback in loop.feedback.items():
+        paths += [("feedback", kind, "values", name) for name in feedback.values]
+    for at in paths:
+        name = at[-1]
         is_ours = name in RESERVED_WITH_ITEMS
         if is_ours or (name in RESERVED_FEATURES and at[:3] == where):
             raise wrong(

@@ -76,8 +76,9 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
     fields = cast(list[Mapping[str, object]], schema["fields"])
     prefix = store.register(decision_subject(loop), schema)
     write_action = _action_writer(loop)
-    plain, added = fields[: -len(CIRCUMSTANCES)], fields[-len(CIRCUMSTANCES) :]
-    write_features = compile_values_encoder(cast(Schema, plain[-1]["type"]))
+    named = {str(field["name"]): field for field in fields}
+    added = [named[name] for name in CIRCUMSTANCES]
+    write_features = compile_values_encoder(cast(Schema, named["features"]["type"]))
     write_circumstances = compile_values_encoder({"name": "Circumstances", "fields": added})
     versions = write_int(loop.policy.version) + write_int(loop.version)
     ends: dict[tuple[float | None, str, str | None], bytes] = {}

@@ -33,7 +33,7 @@ def test_the_default_is_what_the_request_brings_first() -> None:
 def refused(**changes: object) -> str:
     """Return what is said about the loop with items with *changes*."""
     with pytest.raises(ValidationError) as caught:
-        with_items(**changes)
+        Loop.model_validate({**with_items().model_dump(), **changes})
     return str(caught.value)
 
 
