@@ -61,8 +61,8 @@ EncodeDecision = Callable[
 UTF-8, which is the key of the record too; its time, as an aware datetime or microseconds since
 1970; its entity, if known; its choice; its source; its model version, if a model decided; all
 features of the loop, in the order of the loop, as `DecisionReader` has checked them; and its
-circumstances, None if there are none. Raises
-ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
+circumstances, None if there are none. Where a loop has items, they follow the payload (`items.py`).
+Raises ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
 
 
 def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
@@ -126,6 +126,8 @@ def _action_writer(loop: Loop) -> Write:
     """Return the function that writes an action of *loop*."""
     if loop.decision.type == "bool":
         return cast(Write, {action: write_boolean(action) for action in (True, False)}.__getitem__)
+    if loop.decision.items is not None and loop.decision.type == "choice":
+        return cast(Write, write_string)
     if loop.decision.type == "choice":
         written = {action: write_category(action) for action in loop.decision.actions}
         return cast(Write, written.__getitem__)
