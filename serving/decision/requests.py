@@ -99,7 +99,7 @@ class DecisionReader:
         self._loop = loop
         self._baseline = AnswerCheck(loop)
         items = loop.decision.items
-        self._items = items and ItemCheck(loop, items, max_list=limits.list_items)
+        self._items = None if items is None else ItemCheck(loop, items, max_list=limits.list_items)
         self._reader = BodyReader(
             self.check,
             required=("features",),

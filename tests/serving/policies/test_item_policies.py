@@ -15,7 +15,7 @@ from tidemill.serving.policies.policies import item_policy_of
 DRAWS = 30_000
 LIKELY = 1e-4
 SCORES = [0.2, 0.9, 0.4, 0.7]
-SETTINGS = {
+SETTINGS: dict[str, dict[str, object]] = {
     "greedy": {"kind": "greedy", "epsilon": 0.3},
     "decayed": {"kind": "greedy", "epsilon": 0.6, "decay": 500},
     "softmax": {"kind": "softmax", "temperature": 0.5},
