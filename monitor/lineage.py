@@ -17,7 +17,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import DEFAULT
 
 MODELS = "models"
-_BATCH = "lightgbm"
+_BATCH = ("lightgbm", "posterior")
 _LISTED = ("version", "at", "learner", "promoted", "reason", "snapshot", "until", "later_from")
 
 Role = Literal["learned", "judged by", "left out"]
@@ -120,6 +120,6 @@ def _as_of(
 
 
 def _role(model: ListedModel, at: datetime, maturity: timedelta) -> Role:
-    if model.learner != _BATCH or model.later_from is None or at < model.later_from - maturity:
+    if model.learner not in _BATCH or model.later_from is None or at < model.later_from - maturity:
         return "learned"
     return "judged by" if at >= model.later_from else "left out"

@@ -26,7 +26,6 @@ SHARED_NAMES = {
     "lag": "the lag, its table",
     "lake": "the lake, its commands",
     "metrics": "the counters of one kind of process, or of an evaluation",
-    "policies": "how a worker chooses, and what the gate says that a policy would choose",
     "queries": "SQL of the lake, and of the audit",
     "replay": "the replay, its processes, its command",
     "reprocess": "the commands of backfill and replay, their tables",

@@ -24,6 +24,7 @@ from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, LIVE, payload_digest, utc_now
+from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.commit_log import LabelCount, commits_after, count_labels, known_ids
 from tidemill.trainers.evaluation.action_gate import judge_actions
 from tidemill.trainers.evaluation.action_sets import ActionSets
@@ -32,12 +33,16 @@ from tidemill.trainers.evaluation.gate import Verdict, judge
 from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
 from tidemill.trainers.learners.online_run import OnlineRun
+from tidemill.trainers.learners.posteriors import train_posterior
 from tidemill.trainers.model_trial import Trial, no_trial
 from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry, default_version
 from tidemill.trainers.rows import LabeledRows, split
 
 logger = logging.getLogger(__name__)
+
+LEARN = {LIGHTGBM: train, POSTERIOR: train_posterior}
+"""What trains a model on a snapshot, by the learner of the loop file."""
 
 OnVersion = Callable[[ModelVersion], None]
 
@@ -140,12 +145,12 @@ class TrainingCycle:
             self._live_watch = None
             return
         if self._live_watch is None or self._live_watch.version != live.version:
-            self._live_watch = self._action_sets.watch(live)
+            self._live_watch = self._action_sets.watch(live, self._examples.version())
         watch, until, learned = self._live_watch, live.until, live.until
         for version, examples in commits_after(
             self._examples, watch.seen_until, lambda: known_ids(self._examples, learned)
         ):
-            rows = LabeledRows.of_examples(examples, self.loop, version)
+            rows = LabeledRows.of_examples(examples, self.loop, version).after(learned)
             watch.take(rows)
             watch.seen_until = version
             until = max(filter(None, (until, rows.last_at)), default=None)
@@ -226,12 +231,12 @@ class TrainingCycle:
             self._wait_for_older(rows, batch)
             return
         try:
-            trained = train(earlier, self.loop, batch)
+            trained = LEARN[batch.learner](earlier, self.loop, batch)
         except ModelError as error:
             logger.warning("no model was trained: %s", error)
             self._refused_labels = count.labels
             return
-        version = self._version(LIGHTGBM)
+        version = self._version(trained.learner)
         if self._action_sets is not None:
             explored = self._action_sets.of_batch(trained, later, version)
             verdict = judge_actions(self.loop, explored)
@@ -278,7 +283,7 @@ class TrainingCycle:
             return False
         if not force and self._ready_at and count.last_at and count.last_at < self._ready_at:
             return False
-        last = self.registry.newest(LIGHTGBM)
+        last = self.registry.newest(batch.learner)
         if last is None or last.loop_version != self.loop.version:
             return True
         fresh = count.labels - last.labels

@@ -155,6 +155,11 @@ class LabeledRows:
             logged=self.logged[start:stop] if self.logged else None,
         )
 
+    def after(self, at: datetime | None) -> "LabeledRows":
+        """Return the rows whose decision is later than *at*; all if that is None."""
+        start = 0 if at is None else int(self.at.search_sorted(at, side="right"))
+        return self.slice(start, len(self))
+
     def take(self, rows: "Integers") -> "LabeledRows":
         """Return the rows with these numbers."""
         return LabeledRows(

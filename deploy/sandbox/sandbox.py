@@ -166,7 +166,7 @@ class Sandbox:
             mean_label=mean if isinstance(mean, float) else None,
             refused=Counter(letter.reason for letter in self._dead_letters.written),
             models=self.cycle.registry.models(),
-            live=self.cycle.registry.live(),
+            live=self.cycle.registry.model(),
             took_s=took_s,
         )
 

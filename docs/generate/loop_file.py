@@ -92,6 +92,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "decay": "After so many examples that the live model has learned from, half of `epsilon`.",
         "temperature": "The higher, the more evenly actions are drawn.",
         "spread": "Standard deviation of the numbers drawn around the score.",
+        "width": "How many deviations a doubtful action is given the benefit of.",
         "grid": "How many points from `low` to `high` there are to take.",
     },
     "Models": {

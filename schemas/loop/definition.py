@@ -50,7 +50,7 @@ ADDED_SETTINGS = (
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
 use them. The same holds for the `stream` of a kind, for `ADDED_TO_POLICY` and `ADDED_IN_PARTS`."""
-ADDED_TO_POLICY = ("decay", "temperature", "spread", "grid")
+ADDED_TO_POLICY = ("decay", "temperature", "spread", "grid", "width")
 ADDED_IN_PARTS: Mapping[str, str] = {"label": "depends_on", "gate": "reward", "decision": "items"}
 """The same of parts of a loop: a setting that is null by default."""
 
@@ -229,6 +229,9 @@ class Policy(Value):
     ``action``; the best one is taken.
     softmax: for choice or ranking. The probability of an action is proportional to
     exp(score / *temperature*); a ranking draws one position after the other (Plackett-Luce).
+    thompson, ucb, linucb: for choice. The model is a posterior: for each action a linear model of
+    the label, and how sure it is. thompson takes each action as often as it is likely the best;
+    linucb the one with the best mean plus *width* deviations, and ucb too, without the features.
     value: for float. The score, clipped to [*low*, *high*], is the action; with *spread* a draw
     from the normal around it, with *grid* the nearest of so many points.
 
@@ -238,7 +241,7 @@ class Policy(Value):
     """
 
     version: int = Field(default=1, ge=1, lt=2**31)
-    kind: Literal["threshold", "greedy", "softmax", "value"]
+    kind: Literal["threshold", "greedy", "softmax", "value", "thompson", "ucb", "linucb"]
     threshold: float = Field(default=0.5, allow_inf_nan=False)
     above: bool | str | None = None
     below: bool | str | None = None
@@ -249,6 +252,7 @@ class Policy(Value):
     temperature: float = Field(default=0.1, gt=0.0, allow_inf_nan=False)
     spread: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
     grid: int | None = Field(default=None, ge=2, le=1_000)
+    width: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _only_its_own_settings(self) -> Self:
@@ -264,9 +268,12 @@ class Retrain(Value):
 
 
 class Batch(Value):
-    """The batch learner: LightGBM on a snapshot of the lake."""
+    """The batch learner, on a snapshot of the lake: LightGBM, or posteriors by linear regression.
 
-    learner: Literal["lightgbm"] = "lightgbm"
+    Posteriors are for the policies thompson, ucb and linucb, and are their default.
+    """
+
+    learner: Literal["lightgbm", "posterior"] = "lightgbm"
     min_labels: int = Field(default=1_000, ge=1)
     retrain: Retrain = Retrain()
     holdout: float = Field(default=0.2, gt=0.0, lt=1.0)

@@ -29,16 +29,19 @@ ACTIVATED_AT = "activated_at"
 
 _POLICIES = {
     "bool": ("threshold",),
-    "choice": ("threshold", "greedy", "softmax"),
+    "choice": ("threshold", "greedy", "softmax", "thompson", "ucb", "linucb"),
     "ranking": ("greedy", "softmax"),
     "float": ("value",),
 }
 _SETTINGS = {
-    "threshold": ("threshold", "above", "below"),
-    "softmax": ("temperature",),
-    "value": ("low", "high", "spread", "grid"),
+    ("threshold",): ("threshold", "above", "below"),
+    ("softmax",): ("temperature",),
+    ("value",): ("low", "high", "spread", "grid"),
+    ("ucb", "linucb"): ("width",),
 }
-"""The settings that only one kind of policy has."""
+"""The settings that only some kinds of policy have."""
+BELIEFS = ("thompson", "ucb", "linucb")
+"""The policies whose models are posteriors."""
 _METRICS = {"bool": ("log_loss",), "float": ("mse",)}
 _ONLINE = {"bool": "logistic_regression", "float": "linear_regression"}
 
@@ -70,7 +73,10 @@ def completed_gate(loop: "Loop") -> "Gate":
 
 def completed_models(loop: "Loop") -> "Models":
     """Return the models with the online learner for the type of the label, unless one is given."""
-    online = loop.models.online
+    batch, online = loop.models.batch, loop.models.online
+    if loop.policy.kind in BELIEFS and batch and "learner" not in batch.model_fields_set:
+        posterior = batch.model_copy(update={"learner": "posterior"})
+        return loop.models.model_copy(update={"batch": posterior})
     if online is None or "learner" in online.model_fields_set:
         return loop.models
     fitting = online.model_copy(update={"learner": _ONLINE[loop.label.type]})
@@ -235,9 +241,10 @@ def check_activation(loop: "Loop") -> None:
 def check_policy_settings(policy: "Policy") -> None:
     """Refuse settings that have no effect on their policy, or contradict each other."""
     fields = type(policy).model_fields
-    for kind, names in _SETTINGS.items():
+    for kinds, names in _SETTINGS.items():
         is_used = any(getattr(policy, name) != fields[name].default for name in names)
-        if is_used and kind != policy.kind:
+        if is_used and policy.kind not in kinds:
+            kind = " or ".join(kinds)
             raise wrong(
                 f"{_listed(names)} no effect on a {policy.kind} policy",
                 hint=f"leave {'them' if names[1:] else 'it'} out, or make the policy kind: {kind}",
@@ -328,12 +335,37 @@ def check_models(loop: "Loop") -> None:
             hint=f"write metric: {_METRICS[label][0]}, or leave it out",
             at=("gate", "metric"),
         )
+    _check_learners(loop)
     online = loop.models.online
     if online is not None and online.learner != _ONLINE[label]:
         raise wrong(
             f"{online.learner} does not learn a {label} label",
             hint=f"write learner: {_ONLINE[label]}, or leave it out",
             at=("models", "online", "learner"),
+        )
+
+
+def _check_learners(loop: "Loop") -> None:
+    """Refuse a learner whose models the policy cannot use."""
+    kind, batch, online = loop.policy.kind, loop.models.batch, loop.models.online
+    if kind in BELIEFS and online is not None:
+        raise wrong(
+            f"a {kind} policy decides by posteriors, and the online learner has none",
+            hint="write online: null, or leave it out",
+            at=("models", "online"),
+        )
+    if batch is not None and (batch.learner == "posterior") != (kind in BELIEFS):
+        fitting = "posterior" if kind in BELIEFS else "lightgbm"
+        raise wrong(
+            f"a {kind} policy cannot use what {batch.learner} learns",
+            hint=f"write learner: {fitting}, or leave it out",
+            at=("models", "batch", "learner"),
+        )
+    if batch is not None and batch.learner == "posterior" and batch.params:
+        raise wrong(
+            "params have no effect on posteriors: they are parameters of LightGBM",
+            hint="leave them out",
+            at=("models", "batch", "params"),
         )
 
 

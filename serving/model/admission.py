@@ -19,6 +19,7 @@ import msgspec
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import FieldType
+from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import (
     ACTION,
@@ -26,11 +27,12 @@ from tidemill.schemas.models.feature_signature import (
     SignatureField,
     action_text,
 )
+from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel
 from tidemill.serving.model.trial import REFUSED, TrialRequest
-from tidemill.serving.policies.choice import ScoreFunction
+from tidemill.serving.policies.choice import Features, ScoreFunction
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,12 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
         raise ModelError(
             f"{manifest.version} predicts a {manifest.label_type} label, "
             f"{loop.loop} version {loop.version} has a {loop.label.type} one",
+            hint=f"train a model for this version: tidemill train {loop.loop} --once",
+        )
+    if (loop.policy.kind in BELIEFS) != (manifest.learner == POSTERIOR):
+        raise ModelError(
+            f"{manifest.version} was trained by {manifest.learner}, which a {loop.policy.kind} "
+            "policy cannot use",
             hint=f"train a model for this version: tidemill train {loop.loop} --once",
         )
     score = try_payload(
@@ -103,12 +111,38 @@ def try_payload(
         nullable = {name for name, feature in loop.features.items() if feature.nullable}
         model = _admit_text(version, payload, signature, limits or TrialLimits())
         return model.scorer(signature, nullable)
+    if learner == POSTERIOR:
+        return BeliefScore(loop, PosteriorPredictor(Posterior.from_bytes(payload), signature))
     if learner in LEARNERS:
         return _by_name(LinearPredictor(LinearState.from_bytes(payload), signature), signature)
     raise ModelError(
         f"{version} was trained by {learner!r}, unknown to this worker",
         hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
     )
+
+
+class BeliefScore:
+    """The scores of a posterior, ready to serve *loop*: means, and how sure they are."""
+
+    def __init__(self, loop: Loop, predictor: PosteriorPredictor) -> None:
+        self._names = list(loop.features)
+        self._actions = loop.decision.actions
+        self._predictor = predictor
+        if missing := set(self._actions) - set(predictor.actions):
+            raise ModelError(
+                f"the model does not know {', '.join(sorted(missing))}",
+                hint=f"train it again: tidemill train {loop.loop} --once",
+            )
+
+    def __call__(self, features: Features) -> float:
+        """Return the label expected after the action that is the last of *features*."""
+        row = dict(zip((*self._names, ACTION), features, strict=True))
+        return self._predictor.score(row)
+
+    def beliefs(self, features: Features) -> tuple[list[float], list[float]]:
+        """Return the label expected after each action of the loop, and its deviation."""
+        row = dict(zip(self._names, features, strict=True))
+        return self._predictor.beliefs(row, self._actions)
 
 
 def _by_name(model: LinearPredictor, signature: FeatureSignature) -> ScoreFunction:

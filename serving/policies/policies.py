@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+from tidemill.serving.policies.beliefs import ThompsonPolicy, UcbPolicy
 from tidemill.serving.policies.chance import Chance
 from tidemill.serving.policies.choice import Action, ActionPolicy
 from tidemill.serving.policies.discrete import GreedyPolicy, SoftmaxPolicy, ThresholdPolicy
@@ -37,6 +38,10 @@ def policy_of(loop: "Loop") -> ActionPolicy:
         case "softmax":
             draw = PlackettLucePolicy if is_ranking else SoftmaxPolicy
             return draw(actions, settings.temperature, exploration)
+        case "thompson":
+            return ThompsonPolicy(actions, exploration)
+        case "ucb" | "linucb":
+            return UcbPolicy(actions, settings.width, exploration)
         case "greedy":
             return (RankingPolicy if is_ranking else GreedyPolicy)(actions, exploration)
 

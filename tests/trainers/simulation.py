@@ -18,7 +18,7 @@ from tidemill.trainers.evaluation.action_gate import ScoredPolicy, judge_actions
 from tidemill.trainers.evaluation.action_sets import action_evaluation
 from tidemill.trainers.evaluation.gate import Verdict
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.policies import action_scores, chances
+from tidemill.trainers.evaluation.model_policies import action_scores, chances
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import LightGBM, train
 from tidemill.trainers.rows import Integers, LabeledRows, LoggedActions, split

@@ -1,6 +1,6 @@
 """The training cycle of a loop whose labels depend on the action: promoted, watched, taken back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +8,14 @@ import polars as pl
 import pytest
 from tests.trainers.cycles import BATCH_ONLY, KEY, cycle_of, live_version
 
-from tidemill.features.lake.lake import Lake
+from tidemill.errors import BrokerError
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import DEFAULT, DEFAULT_PAYLOAD
 from tidemill.schemas.models.signing import TrustedKeys
-from tidemill.trainers.publisher import MemoryModelTopic
+from tidemill.trainers.model_restore import restore_models
+from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic
 from tidemill.trainers.registry import Registry
 from tidemill.trainers.rows import MAX_WEIGHT
 
@@ -129,6 +131,37 @@ def test_a_live_model_that_earns_less_is_taken_back(
     assert live_version(topic) == "default-2"
 
 
+class AwayTopic(MemoryModelTopic):
+    """A model topic whose broker is away once `is_away` is set."""
+
+    is_away = False
+
+    def write(self, items: Iterable[KeyedRecord]) -> None:
+        """Append, unless the broker is away."""
+        if self.is_away:
+            raise BrokerError("away", hint="wait")
+        super().write(items)
+
+
+def test_what_was_taken_back_is_published_once_a_broker_answers(
+    lake: Lake, make_loop: MakeLoop, make_explored: MakeRows, grow: Grow
+) -> None:
+    """The registry has it first, so a trainer that is killed between the two loses nothing."""
+    loop, topic = make_loop(policy=GREEDY, models=BATCH_ONLY), AwayTopic()
+    cycle = cycle_of(loop, lake, topic)
+    grow(lake, make_explored(4_000))
+    cycle.run()
+    topic.is_away = True
+    grow(lake, make_explored(3_000, first=4_000, gain=-0.3, live="warn"))
+    with pytest.raises(BrokerError):
+        cycle.run()
+    assert [model.version for model in Registry(lake, loop.loop).models()][1] == "default-2"
+    assert live_version(topic) == "lightgbm-1"
+    topic.is_away = False
+    cycle_of(loop, lake, topic).run()
+    assert live_version(topic) == "default-2"
+
+
 def test_after_new_evidence_a_model_may_decide_again(
     lake: Lake, make_loop: MakeLoop, make_explored: MakeRows, grow: Grow
 ) -> None:
@@ -164,6 +197,28 @@ def test_a_watch_over_a_cut_log_looks_at_what_the_model_has_not_learned(
     back = cycle_of(loop, Lake(lake.config), topic).run()[0]
     assert back.version == "default-2"
     assert "on 2,500 explored decisions since it was trained" in back.reason
+
+
+def test_a_restored_model_is_watched_by_what_came_after_it(
+    lake: Lake, make_loop: MakeLoop, make_explored: MakeRows, grow: Grow, tmp_path: Path
+) -> None:
+    """Its snapshot counts commits of a lake that is lost, where there were many more."""
+    loop, topic = make_loop(policy=GREEDY, models=BATCH_ONLY), MemoryModelTopic()
+    cycle = cycle_of(loop, lake, topic)
+    for first in range(0, 4_000, 400):
+        grow(lake, make_explored(400, first=first))
+    assert cycle.run(force=True)[0].promoted
+    again = Lake(LakeConfig(root=str(tmp_path / "again")))
+    again.create(loop)
+    grow(again, make_explored(4_000))
+    [model] = restore_models(again, loop, topic, TrustedKeys.of([KEY.public]))
+    assert model.snapshot > again.table(loop.loop, "examples").version()
+    restored = cycle_of(loop, again, topic)
+    restored.run()
+    grow(again, make_explored(2_000, first=4_000, gain=-0.3, live="warn"))
+    back = restored.run(force=True)[0]
+    assert back.learner == DEFAULT
+    assert "on 2,000 explored decisions since it was trained" in back.reason
 
 
 def test_a_trainer_that_starts_again_watches_on(

@@ -309,3 +309,20 @@ def test_a_version_that_adds_a_feature_trains_before_its_first_example(
     made = cycle_of(newer, lake, topic).run(force=True)
     assert {model.learner for model in made} == {"logistic_regression", "lightgbm"}
     assert all("logged_in" in model.features for model in made)
+
+
+def test_requests_with_a_baseline_are_judged_against_it(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
+) -> None:
+    """Both learners: the default of the loop is not what the service would have done."""
+    loop, topic = make_loop(), MemoryModelTopic()
+    lake.create(loop)
+    for start in range(0, 3_000, 500):
+        rows = make_rows(500, first=start)
+        known = pl.when(pl.col("label") > 0).then(pl.lit("warn")).otherwise(pl.lit("quiet"))
+        grow(lake, rows.with_columns(known.alias("baseline")))
+    made = cycle_of(loop, lake, topic).run()
+    judged = [model for model in made if "default_cost" in model.metrics]
+    assert {model.learner for model in judged} == {"logistic_regression", "lightgbm"}
+    assert all(model.metrics["default_cost"] == 0.0 for model in judged)
+    assert not any(model.promoted for model in made)

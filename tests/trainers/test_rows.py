@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.features.lake.lake import Lake
+from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows, LoggedActions
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
+Grow = Callable[[Lake, pl.DataFrame], int]
 GREEDY = {"kind": "greedy", "epsilon": 0.2}
 
 
@@ -89,6 +92,43 @@ def test_a_ranking_is_judged_by_its_first_action(make_loop: MakeLoop, make_rows:
     assert found.action.tolist() == [0, 1]
     assert found.propensity.tolist() == [0.2, 0.8]
     assert found.baseline.tolist() == [1, 1]
+
+
+RANKING = {"type": "ranking", "actions": ["warn", "quiet"], "default": ["quiet", "warn"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["choice", "ranking"])
+def test_a_training_set_says_the_same_as_the_commits(
+    lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow, kind: str
+) -> None:
+    """The gate reads the one, the watch the others; both judge the same decisions."""
+    loop = make_loop(policy=GREEDY, **({"decision": RANKING} if kind == "ranking" else {}))
+    rows = make_rows(30)
+    chance = np.where(np.arange(30) % 3, 0.9, 0.1)
+    if kind == "choice":
+        rows = rows.with_columns(
+            pl.Series("propensity", chance), pl.Series("baseline", ["warn"] * 10 + [None] * 20)
+        )
+    else:
+        rows = rows.with_columns(
+            pl.Series("action", [["quiet", "warn"]] * 15 + [["warn", "quiet"]] * 15),
+            pl.Series("propensities", [[each, 1.0] for each in chance.tolist()]),
+            pl.Series("baseline", [["warn", "quiet"]] * 10 + [None] * 20),
+        )
+    lake.create(loop)
+    grow(lake, rows)
+    trained = LabeledRows.of(training_set(lake, loop), loop)
+    committed = LabeledRows.of_examples(rows, loop, 0)
+    assert trained.logged is not None
+    assert committed.logged is not None
+    assert trained.ids.to_list() == committed.ids.to_list()
+    assert trained.features.get_column("action").equals(committed.features.get_column("action"))
+    for name in ("action", "baseline", "propensity"):
+        first, second = getattr(trained.logged, name), getattr(committed.logged, name)
+        assert first.tolist() == second.tolist()
+    assert trained.logged.baseline.tolist() == [0] * 10 + [1] * 20
+    assert trained.logged.is_explored.all()
 
 
 @given(st.lists(st.floats(0.001, 0.999), min_size=1, max_size=20), st.integers(2, 10))

@@ -58,8 +58,8 @@ def any_change(seed: int) -> bool:
         if any(verdict.promoted for verdict in simulation.verdicts):
             return True
         if sum("look" in verdict.metrics for verdict in simulation.verdicts) == 20:
-            break
-    return False
+            return False
+    raise AssertionError(f"world {seed} has judged fewer than 20 candidates")
 
 
 @pytest.mark.slow

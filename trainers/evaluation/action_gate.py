@@ -26,7 +26,7 @@ from tidemill.features.estimates.off_policy import (
 from tidemill.features.estimates.sequences import spent_confidence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import Verdict, refused
-from tidemill.trainers.evaluation.policies import certain
+from tidemill.trainers.evaluation.model_policies import certain
 from tidemill.trainers.registry import LOOK
 from tidemill.trainers.rows import LoggedActions
 
@@ -85,49 +85,56 @@ class PolicyValue:
 
 def judge_actions(loop: Loop, evaluation: ActionEvaluation) -> Verdict:
     """Return whether the gate of *loop* promotes the candidate of *evaluation*."""
-    rows, reward = evaluation.reward.size, evaluation.reward
+    rows = evaluation.reward.size
     if not rows:
         return refused(_unexplored(loop), rows=0)
-    if not (np.isfinite(evaluation.expected).all() and np.isfinite(reward).all()):
-        odd = int((~np.isfinite(reward)).sum())
-        what = f"{odd:,} rewards are" if odd else "some predictions are"
-        return refused(f"{what} not numbers", rows=rows)
-    weight = _weight(evaluation, evaluation.candidate.chances)
-    support = effective_rows(weight)
+    odd = _not_numbers(evaluation)
+    if odd:
+        return refused(odd, rows=rows)
+    support = effective_rows(_weight(evaluation, evaluation.candidate.chances))
     metrics = {"explored_rows": float(rows), "effective_rows": support}
-    if rows < loop.gate.min_rows or support < MIN_EFFECTIVE:
-        return refused(_missing(loop, evaluation, support), rows=rows, metrics=metrics)
-    policies = list(_policies(evaluation))
-    for name, chances in policies:
-        its = _weight(evaluation, chances)
-        if not is_supported(its):
-            why = (
-                f"the propensities of the log do not support {name}: weights are "
-                f"{its.mean():.2f} on average, not 1, so some of its actions are never explored"
-            )
-            return refused(why, rows=rows, metrics=metrics)
-    own, *rivals = [_value(evaluation, name, chances) for name, chances in policies]
+    problem = _no_evidence(loop, evaluation, support)
+    if problem:
+        return refused(problem, rows=rows, metrics=metrics)
+    own, *rivals = [_value(evaluation, *policy) for policy in _policies(evaluation)]
     confidence = spent_confidence(evaluation.look, loop.gate.confidence)
     metrics |= _metrics(own, rivals, evaluation.look)
-    parts = []
+    told = [_told(own, evaluation, support)]
     for rival in rivals:
         gap, is_above = _gap(own, rival, confidence)
         if not is_above:
-            why = f"{_told(own, evaluation, support)} {_not_above(rival, gap, confidence)}"
-            return refused(f"{why}{_looks(loop, evaluation)}", rows=rows, metrics=metrics)
-        parts.append(
+            why = f"{told[0]} {_not_above(rival, gap, confidence)}{_looks(loop, evaluation)}"
+            return refused(why, rows=rows, metrics=metrics)
+        told.append(
             f"{rival.name} {rival.snips.value:.4f}, which is {gap.low:.4f} to {gap.high:.4f} less "
             f"with {confidence:.2%} confidence"
         )
-    notes = [f"it continues the live {evaluation.continues}"] if evaluation.continues else []
-    notes += [evaluation.live_note] if evaluation.live_note else []
-    reason = "; ".join([_told(own, evaluation, support), *parts, *notes])
-    return Verdict(
-        promoted=True,
-        reason=f"promoted: {reason}{_looks(loop, evaluation)}",
-        rows=rows,
-        metrics=metrics,
-    )
+    told += [f"it continues the live {evaluation.continues}"] if evaluation.continues else []
+    told += [evaluation.live_note] if evaluation.live_note else []
+    reason = f"promoted: {'; '.join(told)}{_looks(loop, evaluation)}"
+    return Verdict(promoted=True, reason=reason, rows=rows, metrics=metrics)
+
+
+def _not_numbers(evaluation: ActionEvaluation) -> str | None:
+    """Return which numbers are none, or None."""
+    odd = int((~np.isfinite(evaluation.reward)).sum())
+    if odd:
+        return f"{odd:,} rewards are not numbers"
+    return None if np.isfinite(evaluation.expected).all() else "some predictions are not numbers"
+
+
+def _no_evidence(loop: Loop, evaluation: ActionEvaluation, support: float) -> str | None:
+    """Return why the log does not say what the policies would have earned, or None."""
+    if evaluation.reward.size < loop.gate.min_rows or support < MIN_EFFECTIVE:
+        return _missing(loop, evaluation, support)
+    for name, chances in _policies(evaluation):
+        weight = _weight(evaluation, chances)
+        if not is_supported(weight):
+            return (
+                f"the propensities of the log do not support {name}: weights are "
+                f"{weight.mean():.2f} on average, not 1, so some of its actions are never explored"
+            )
+    return None
 
 
 def _policies(evaluation: ActionEvaluation) -> Iterator[tuple[str, Floats]]:

@@ -21,10 +21,14 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate
+from tidemill.trainers.evaluation.model_policies import FramePredictor
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
+from tidemill.trainers.learners.posteriors import FramePosterior
 from tidemill.trainers.learners.prequential import Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows, is_learnable
@@ -41,15 +45,28 @@ class EvaluationWindow:
     base_rate: float
 
 
-def load_model(model: ModelVersion, payload: bytes) -> LightGBM | FrozenLinear:
+def load_model(model: ModelVersion, payload: bytes) -> FramePredictor:
     """Return the model with its *payload*, ready to predict frames.
 
     Raises:
         ModelError: the payload or the signature cannot be read.
     """
-    if model.learner == LIGHTGBM:
-        return LightGBM(payload, model.signature)
-    return FrozenLinear(payload, model.signature)
+    return predictor_of(model.learner, payload, model.signature)
+
+
+def predictor_of(learner: str, payload: bytes, signature: FeatureSignature) -> FramePredictor:
+    """Return what a *learner* has made, ready to predict frames.
+
+    Raises:
+        ModelError: the payload or the signature cannot be read.
+    """
+    match learner:
+        case "lightgbm":
+            return LightGBM(payload, signature)
+        case "posterior":
+            return FramePosterior(payload, signature)
+        case _:
+            return FrozenLinear(payload, signature)
 
 
 class EvaluationSets:
@@ -71,14 +88,17 @@ class EvaluationSets:
     def of_batch(self, trained: Trained, later: LabeledRows, version: str) -> Evaluation:
         """Return the evaluation of a batch model on the rows held out from it."""
         live, note = self.live()
-        own, label, its = LightGBM.of(trained).predict(later.features), later.label, None
+        model = predictor_of(trained.learner, trained.payload, trained.signature)
+        own, label, its = model.predict(later.features), later.label, None
+        ids = later.ids
         if live is not None:
             indices, its = self._predicted_by(live, later)
-            own, label = own[indices], label[indices]
+            own, label, ids = own[indices], label[indices], ids[indices]
         return Evaluation(
             label=label,
             candidate=Candidate(trained.learner, version, own),
             base_rate=trained.base_rate,
+            baseline=self._baselines(ids, later.at[0] if len(later) else None),
             live=_candidate(live, its),
             live_note=note,
             more_rows=self._held_out(),
@@ -90,17 +110,19 @@ class EvaluationSets:
         """Return the evaluation of an online learner by the predictions it would have served."""
         live, note = self.live()
         own = window.predictions.get_column("predicted").to_numpy()
+        ids, times = (window.predictions.get_column(name) for name in ("decision_id", "at"))
         label, its, continued = window.predictions.get_column("label").to_numpy(), None, ""
         if live is not None and self.is_learning(live):
             continued, live = live.version, None
         elif live is not None and label.size:
             rows = self.rows(window.predictions, snapshot)
             indices, its = self._predicted_by(live, rows)
-            own, label = own[indices], label[indices]
+            own, label, ids = own[indices], label[indices], ids[indices]
         return Evaluation(
             label=label,
             candidate=Candidate(learner, version, own),
             base_rate=window.base_rate,
+            baseline=self._baselines(ids, times[0] if len(times) else None),
             live=_candidate(live, its),
             live_note=note,
             continues=continued,
@@ -126,6 +148,24 @@ class EvaluationSets:
             examples = newest_rows(examples)
         rate = examples.filter(known).select(pl.col("label").mean()).collect().item()
         return EvaluationWindow(found, float(rate or 0.0))
+
+    def _baselines(self, ids: pl.Series, since: datetime | None) -> pl.Series | None:
+        """Return what the requests of *ids* would have got without the loop, from *since* on.
+
+        None if no request brought a baseline: then that is the default for all of them.
+        """
+        examples = self._lake.table(self._loop.loop, EXAMPLES)
+        if since is None or "baseline" not in examples.schema:
+            return None
+        wanted = pl.col("baseline").is_not_null() & (pl.col("at") >= since)
+        wanted &= pl.col("event_date") >= since.date()
+        known = examples.read(["decision_id", "baseline"], wanted).unique("decision_id")
+        if not known.height:
+            return None
+        found = pl.DataFrame({"decision_id": ids}).join(
+            known, on="decision_id", how="left", maintain_order="left"
+        )
+        return found.get_column("baseline").fill_null(pl.lit(self._loop.decision.default))
 
     def _held_out(self) -> str:
         batch, wanted = self._loop.models.batch, self._loop.gate.min_rows
@@ -158,7 +198,7 @@ class EvaluationSets:
 
     def unseen_from(self, live: ModelVersion) -> datetime | None:
         """Return the decision time from which on *live* has learned no row; None if unknown."""
-        return live.later_from if live.learner == LIGHTGBM else live.until
+        return live.later_from if live.learner in (LIGHTGBM, POSTERIOR) else live.until
 
     def _predicted_by(self, live: ModelVersion, rows: LabeledRows) -> tuple[RowNumbers, Floats]:
         """Return the indices of the *rows* that can judge the live model, and its predictions."""

@@ -4,10 +4,11 @@ A candidate must have a lower loss than the base rate and than the live model, b
 explains, and its actions must not cost more than the loop's default action alone. All are compared
 on the same rows, which are later than those the candidate learned.
 
-The cost of deciding, where the shape of the decision allows it:
+The cost of deciding:
 
-- threshold: at threshold 0.5 a wrong action costs 1. A threshold of t implies that a needless
-  ``above`` costs t to a missing one's 1 - t, so they cost 2t and 2(1 - t).
+- threshold: a wrong action costs twice the distance of the label from the threshold. So at
+  threshold 0.5 a wrong answer to a bool label costs 1, and at t a needless ``above`` 2t and a
+  missing one 2(1 - t).
 - value: the squared distance of the action from the label.
 - `gate.reward`, if the loop states one: minus that reward.
 
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from tidemill.features.estimates.intervals import Floats, Interval, difference, interval
 from tidemill.schemas.loop.definition import Loop
@@ -53,12 +53,14 @@ class Evaluation:
 
     ``continues`` names the live model if it is an earlier state of the same online learner. It has
     no predictions of its own, so the candidate is compared with the base rate alone. ``more_rows``
-    says when there will be more rows to judge by.
+    says when there will be more rows to judge by. ``baseline`` is what each request would have got
+    without the loop; None if that is the default of the loop for all of them.
     """
 
     label: Floats
     candidate: Candidate
     base_rate: float
+    baseline: pl.Series | None = None
     live: Candidate | None = None
     live_note: str = ""
     continues: str = ""
@@ -96,10 +98,12 @@ def judge(loop: Loop, evaluation: Evaluation) -> Verdict:
         problem = _not_better(loop, evaluation, rival, scores[0], its)
         if problem:
             return refused(problem, rows=rows, scores=every_score, metrics=metrics)
-    if costs and costs[0].value.mean > costs[1].value.mean:
+    if costs[0].value.mean > costs[1].value.mean:
+        is_baseline = evaluation.baseline is not None
+        default = "the baseline" if is_baseline else f"always {loop.decision.default!r}"
         problem = (
-            f"deciding by it costs {costs[0].value.mean:.4f} a decision, always "
-            f"{loop.decision.default!r} costs {costs[1].value.mean:.4f} on {rows:,} later rows"
+            f"deciding by it costs {costs[0].value.mean:.4f} a decision, {default} costs "
+            f"{costs[1].value.mean:.4f} on {rows:,} later rows"
         )
         return refused(problem, rows=rows, scores=every_score, metrics=metrics)
     return Verdict(
@@ -139,11 +143,9 @@ def _gap(loop: Loop, evaluation: Evaluation, rival: Candidate, metric: Metric) -
 
 
 def _costs(loop: Loop, evaluation: Evaluation, confidence: float) -> list[MetricScore]:
-    """Return the cost of deciding by the candidate and by the default alone; none if unknown."""
+    """Return the cost of deciding by the candidate, and by the default alone."""
     by_candidate = policy_cost(loop, evaluation.label, evaluation.candidate.predicted)
-    by_default = default_cost(loop, evaluation.label)
-    if by_candidate is None or by_default is None:
-        return []
+    by_default = default_cost(loop, evaluation.label, evaluation.baseline)
     named = (
         (evaluation.candidate.name, evaluation.candidate.version, by_candidate),
         ("default", "", by_default),
@@ -160,44 +162,34 @@ def _costs(loop: Loop, evaluation: Evaluation, confidence: float) -> list[Metric
     ]
 
 
-def policy_cost(loop: Loop, label: Floats, predicted: Floats) -> Floats | None:
-    """Return the cost of the policy's action for each prediction; None if it is not judged."""
-    policy, stated = loop.policy, compile_reward(loop)
-    if stated is not None:
-        return -stated.of(label, _actions(loop, predicted))
-    if policy.kind == "threshold" and loop.label.type == "bool":
-        return _action_cost(loop, label, predicted >= policy.threshold)
-    if policy.kind == "value":
-        return np.square(np.clip(predicted, policy.low, policy.high) - label)
-    return None
-
-
-def default_cost(loop: Loop, label: Floats) -> Floats | None:
-    """Return the cost of the default action for each row; None if it is not judged."""
-    policy, default, stated = loop.policy, loop.decision.default, compile_reward(loop)
-    if stated is not None:
-        return -stated.of(label, pl.Series([default] * label.size))
-    if policy.kind == "threshold" and loop.label.type == "bool":
-        above = True if policy.above is None else policy.above
-        return _action_cost(loop, label, np.full(label.size, default == above))
-    if policy.kind == "value" and isinstance(default, int | float):
-        return np.square(float(default) - label)
-    return None
-
-
-def _actions(loop: Loop, predicted: Floats) -> pl.Series:
-    """Return what the policy answers to each prediction."""
+def policy_cost(loop: Loop, label: Floats, predicted: Floats) -> Floats:
+    """Return the cost of the policy's action for each prediction."""
     policy = loop.policy
     if policy.kind == "value":
-        return pl.Series(np.clip(predicted, policy.low, policy.high))
+        return action_cost(loop, label, pl.Series(np.clip(predicted, policy.low, policy.high)))
     is_above = (predicted >= policy.threshold).tolist()
-    return pl.Series([policy.above if each else policy.below for each in is_above])
+    return action_cost(
+        loop, label, pl.Series([policy.above if each else policy.below for each in is_above])
+    )
 
 
-def _action_cost(loop: Loop, label: Floats, above: NDArray[np.bool_]) -> Floats:
-    needless, missing = 2.0 * loop.policy.threshold, 2.0 * (1.0 - loop.policy.threshold)
-    positive = label > 0.5
-    return np.where(above & ~positive, needless, 0.0) + np.where(~above & positive, missing, 0.0)
+def default_cost(loop: Loop, label: Floats, baseline: pl.Series | None = None) -> Floats:
+    """Return the cost of the default action, or of the *baseline* if there is one, for each row."""
+    if baseline is None:
+        baseline = pl.Series([loop.decision.default] * label.size)
+    return action_cost(loop, label, baseline)
+
+
+def action_cost(loop: Loop, label: Floats, action: pl.Series) -> Floats:
+    """Return what each *action* costs, where the label is the same whatever is decided."""
+    policy, stated = loop.policy, compile_reward(loop)
+    if stated is not None:
+        return -stated.of(label, action)
+    if policy.kind == "value":
+        return np.asarray(np.square(action.to_numpy() - label))
+    is_above = (action == policy.above).to_numpy()
+    beyond = label - policy.threshold
+    return 2.0 * np.where(is_above, np.maximum(-beyond, 0.0), np.maximum(beyond, 0.0))
 
 
 def _metrics(
@@ -216,9 +208,8 @@ def _metrics(
         found["auc"] = roc_auc(evaluation.label, evaluation.candidate.predicted)
     if evaluation.live is not None:
         found[f"live_{metric}"] = scores[2].value.mean
-    if costs:
-        found["policy_cost"] = costs[0].value.mean
-        found["default_cost"] = costs[1].value.mean
+    found["policy_cost"] = costs[0].value.mean
+    found["default_cost"] = costs[1].value.mean
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
@@ -228,10 +219,7 @@ def _reason(evaluation: Evaluation, scores: list[MetricScore], costs: list[Metri
     parts.append(f"base rate {scores[1].value.mean:.4f}")
     if evaluation.live is not None:
         parts.append(f"live {evaluation.live.version} {scores[2].value.mean:.4f}")
-    if costs:
-        parts.append(f"policy cost {costs[0].value.mean:.4f}, default {costs[1].value.mean:.4f}")
-    else:
-        parts.append("against the default not judged: this policy's actions leave no such evidence")
+    parts.append(f"policy cost {costs[0].value.mean:.4f}, default {costs[1].value.mean:.4f}")
     if evaluation.continues:
         parts.append(f"it continues the live {evaluation.continues}")
     if evaluation.live_note:

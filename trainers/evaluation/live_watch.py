@@ -5,6 +5,8 @@ sequence, so it may look after each of them. The values are differences of doubl
 averaged over runs of decisions, because neighbours share causes and weighted rewards are skewed.
 """
 
+import logging
+
 import numpy as np
 
 from tidemill.features.estimates.intervals import Floats, Interval
@@ -12,7 +14,7 @@ from tidemill.features.estimates.off_policy import doubly_robust
 from tidemill.features.estimates.sequences import confidence_sequence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
-from tidemill.trainers.evaluation.policies import (
+from tidemill.trainers.evaluation.model_policies import (
     FramePredictor,
     action_scores,
     certain,
@@ -20,6 +22,8 @@ from tidemill.trainers.evaluation.policies import (
 )
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.rows import LabeledRows
+
+logger = logging.getLogger(__name__)
 
 RUN_ROWS = 50
 """Explored decisions of one value: at least 30 of them are seen before a model is taken back."""
@@ -58,7 +62,13 @@ class LiveWatch:
         explored = rows.take(np.flatnonzero(rows.logged.is_explored))
         if not len(explored):
             return
-        gains = np.concatenate([self._rest, self._gains(explored)])
+        fresh = self._gains(explored)
+        known = np.isfinite(fresh)
+        if not known.all():
+            odd = int((~known).sum())
+            said = "the watch on %s leaves out %d rewards that are no numbers"
+            logger.warning(said, self.version, odd)
+        gains = np.concatenate([self._rest, fresh[known]])
         runs, rest = divmod(gains.size, RUN_ROWS)
         whole = gains[: runs * RUN_ROWS].reshape(runs, RUN_ROWS)
         self._means += whole.mean(axis=1).tolist()

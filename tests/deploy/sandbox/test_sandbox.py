@@ -16,6 +16,9 @@ from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
+from tidemill.serving.model.admission import try_payload
+from tidemill.serving.policies.choice import LiveModel
+from tidemill.serving.policies.policies import policy_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RATES = {"x": {"a": 0.1, "b": 0.4}, "y": {"a": 0.1, "b": 0.02}}
@@ -130,3 +133,29 @@ def test_a_published_history_becomes_the_examples_of_the_sandbox(
     assert rig.examples().select(columns).sort("decision_id").equals(promised)
     with pytest.raises(ContractError, match="records already"):
         publish_history(kafka, loop, events, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linucb", "thompson"])
+def test_a_policy_that_explores_by_doubt_gets_a_posterior_that_workers_admit(
+    tmp_path: Path, kind: str
+) -> None:
+    """From the rows to a model that decides, by the trial that production has."""
+    loop = shop(policy={"kind": kind, "epsilon": 0.2})
+    sandbox = Sandbox(loop, tmp_path, trial=try_payload)
+    report = sandbox.play(history(loop, 6_000))
+    assert report.live is not None, [model.reason for model in report.models]
+    assert report.live.learner == "posterior"
+    payload = sandbox.cycle.registry.payload(report.live)
+    score = try_payload(
+        loop,
+        version=report.live.version,
+        learner="posterior",
+        payload=payload,
+        signature=report.live.signature,
+    )
+    policy, model = policy_of(loop), LiveModel(report.live.version, score)
+    for segment, best in (("x", "b"), ("y", "a")):
+        keys = [f"d{number}".encode() for number in range(200)]
+        taken = [policy.choose(model, (segment,), key)[0] for key in keys]
+        assert taken.count(best) > 150

@@ -32,6 +32,8 @@ def refused(**changes: object) -> str:
 
 
 CHOICE = {"type": "choice", "actions": ["a", "b"], "default": "a"}
+LIGHTGBM = {"batch": {"learner": "lightgbm"}}
+POSTERIORS = {"batch": {"learner": "posterior"}}
 RANGE = {"kind": "value", "low": -1.0, "high": 1.0}
 THREE = {"type": "choice", "actions": ["a", "b", "c"], "default": "a"}
 FLOAT = {"type": "float", "default": 1.0}
@@ -64,6 +66,24 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"policy": {"kind": "greedy"}}, "kind: threshold"),
         ({"policy": {"kind": "threshold", "temperature": 0.2}}, "kind: softmax"),
         ({"policy": {"kind": "threshold", "grid": 5}}, "kind: value"),
+        ({"policy": {"kind": "threshold", "width": 2.0}}, "kind: ucb or linucb"),
+        ({"decision": THREE, "policy": {"kind": "ucb"}, "models": {"online": {}}}, "online: null"),
+        (
+            {"decision": THREE, "policy": {"kind": "ucb"}, "models": LIGHTGBM},
+            "learner: posterior",
+        ),
+        (
+            {"decision": THREE, "policy": {"kind": "greedy"}, "models": POSTERIORS},
+            "learner: lightgbm",
+        ),
+        (
+            {
+                "decision": THREE,
+                "policy": {"kind": "linucb"},
+                "models": {"batch": {"params": {"num_leaves": 7}}},
+            },
+            "leave them out",
+        ),
         ({"policy": {"kind": "threshold", "decay": 5}}, "epsilon: 0.1"),
         ({"decision": FLOAT, "policy": {"kind": "value", "epsilon": 0.1}}, "grid: 11"),
         ({"decision": FLOAT, "policy": {"kind": "value", "grid": 5}}, "from low to high"),

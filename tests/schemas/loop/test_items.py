@@ -64,6 +64,7 @@ def having(*names: str) -> dict[str, object]:
         (decided(items=having("position")), "'position' is the name of a column", "before"),
         ({"features": {"item": "category"}}, "'item' is the name of a column", "item_before"),
         ({"policy": {"kind": "threshold"}}, "a threshold policy cannot answer", "greedy or softm"),
+        ({"policy": {"kind": "thompson"}}, "a thompson policy cannot answer", "greedy or softmax"),
         ({"policy": {"kind": "value"}}, "a value policy cannot answer", "greedy or softmax"),
     ],
 )

@@ -15,7 +15,7 @@ from tidemill.trainers.evaluation.action_gate import (
     ScoredPolicy,
     judge_actions,
 )
-from tidemill.trainers.evaluation.policies import certain
+from tidemill.trainers.evaluation.model_policies import certain
 from tidemill.trainers.rows import Integers, LoggedActions
 
 ACTIONS, ROWS, EPSILON = 3, 6_000, 0.3

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from tidemill.features.estimates.intervals import Floats
@@ -153,13 +154,50 @@ def test_at_one_half_the_cost_is_the_error_rate(make_loop: MakeLoop) -> None:
     assert float(np.mean(cost)) == pytest.approx(float(np.mean((TRUTH >= 0.5) != (LABEL > 0.5))))
 
 
-def test_a_greedy_policy_is_not_judged_by_its_default_and_the_verdict_says_so(
-    make_loop: MakeLoop,
-) -> None:
-    """What another action would have brought is not in the log."""
-    verdict = judge(make_loop(policy={"kind": "greedy"}), GOOD)
+def test_a_threshold_on_a_number_is_judged_by_its_distance(make_loop: MakeLoop) -> None:
+    """Minutes of delay: a missing warning costs twice what was beyond the threshold."""
+    loop = make_loop(
+        label={"sql": "max(delay)", "type": "float"},
+        policy={"kind": "threshold", "threshold": 15.0, "above": "warn", "below": "quiet"},
+    )
+    label = np.array([10.0, 20.0, 20.0])
+    assert policy_cost(loop, label, np.array([16.0, 16.0, 3.0])).tolist() == [10.0, 0.0, 10.0]
+    assert default_cost(loop, label).tolist() == [0.0, 10.0, 10.0]
+
+
+def test_a_stated_reward_replaces_the_cost(make_loop: MakeLoop) -> None:
+    """A warning that costs more than it is worth is not given, however good the predictions."""
+    reward = "case when action = 'warn' then 5 * label - 1 else 0 end"
+    loop = make_loop(gate={"min_rows": 100, "reward": reward})
+    verdict = judge(loop, GOOD)
     assert verdict.promoted
-    assert "against the default not judged" in verdict.reason
+    assert verdict.metrics["default_cost"] == 0.0
+    assert verdict.metrics["policy_cost"] < 0.0
+    dear = make_loop(gate={"min_rows": 100, "reward": reward.replace("- 1", "- 6")})
+    verdict = judge(dear, GOOD)
+    assert "deciding by it costs" in verdict.reason
+    assert "always 'quiet' costs -0.0000" in verdict.reason or "costs 0.0000" in verdict.reason
+
+
+def test_the_baseline_of_a_request_is_what_has_to_be_beaten(make_loop: MakeLoop) -> None:
+    """A service that decides well already loses by a model that only beats the loop's default."""
+    known = pl.Series(np.where(LABEL > 0.5, "warn", "quiet"))
+    verdict = judge(make_loop(), replace(GOOD, baseline=known))
+    assert verdict.metrics["default_cost"] == 0.0
+    assert "the baseline costs 0.0000" in verdict.reason
+
+
+def test_a_reward_that_is_no_number_promotes_nothing(make_loop: MakeLoop) -> None:
+    """For a label that is a number nobody can check that before."""
+    loop = make_loop(
+        decision={"type": "float", "default": 0.0},
+        label={"sql": "max(delay)", "type": "float"},
+        policy={"kind": "value", "low": 0.0, "high": 20.0},
+        gate={"min_rows": 100, "reward": "ln(label)"},
+    )
+    label = RANDOM.normal(0.0, 3.0, ROWS)
+    trial = Evaluation(label=label, candidate=candidate(label), base_rate=0.0)
+    assert judge(loop, trial).reason == "not promoted: some rewards are not numbers"
 
 
 def test_a_number_is_judged_by_squared_error(make_loop: MakeLoop) -> None:

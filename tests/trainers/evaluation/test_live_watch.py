@@ -90,6 +90,17 @@ def test_answers_that_no_chance_decided_say_nothing() -> None:
     assert np.isnan(watch.gain().mean)
 
 
+def test_rewards_that_are_no_numbers_do_not_blind_the_watch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One such reward would make every mean after it none, and no model would be taken back."""
+    watch, rows = watched(gain=-0.2, rows=6_000)
+    rows.label[::100] = np.nan
+    watch.take(rows)
+    assert watch.problem() is not None
+    assert "leaves out 60 rewards that are no numbers" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_model_as_good_as_the_default_is_hardly_ever_taken_back() -> None:
     """100 null worlds, 120 looks each: at most 5 %."""

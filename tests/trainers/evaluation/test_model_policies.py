@@ -16,7 +16,7 @@ from tidemill.schemas.models.feature_signature import (
     scored_actions,
 )
 from tidemill.serving.policies.discrete import softmax_weights
-from tidemill.trainers.evaluation.policies import action_scores, chances, model_chances
+from tidemill.trainers.evaluation.model_policies import action_scores, chances, model_chances
 from tidemill.trainers.evaluation.rewards import Rewards
 
 MakeLoop = Callable[..., Loop]

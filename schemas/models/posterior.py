@@ -1,0 +1,198 @@
+"""A posterior: for each action a linear model of the label, and how sure its weights are.
+
+`PosteriorPredictor` says what label it expects after an action, and with which deviation. Policies
+that explore by uncertainty use both. The prior of each action is the mean label with weights of 0,
+so an action without examples is as good as the mean and as unsure as can be.
+
+Numbers are scaled, each category is a flag, and a value that is missing adds nothing.
+"""
+
+import io
+import json
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Self
+
+import fastavro
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.errors import ModelError
+from tidemill.schemas.models.feature_signature import ACTION, FeatureRow, FeatureSignature
+from tidemill.schemas.models.river_state import RowMapping
+
+POSTERIOR = "posterior"
+"""The learner of these models, as the manifest names it."""
+MAX_COLUMNS = 128  # each decision costs the square of it for each action
+MAX_BYTES = 64 * 2**20
+Vector = NDArray[np.float64]
+_UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberScale:
+    """Mean and deviation by which one number is scaled."""
+
+    name: str
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActionPosterior:
+    """The weights of one action, and the square matrix whose square is their covariance."""
+
+    action: str
+    rows: int
+    weights: tuple[float, ...]
+    factor: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """A whole model as a value; ``posterior.avsc`` explains the fields."""
+
+    base: float
+    scales: tuple[NumberScale, ...]
+    flags: tuple[str, ...]
+    actions: tuple[ActionPosterior, ...]
+
+    def __post_init__(self) -> None:
+        columns = 1 + len(self.scales) + len(self.flags)
+        names = [*(scale.name for scale in self.scales), *self.flags]
+        if columns > MAX_COLUMNS or len(set(names)) != len(names):
+            raise ValueError(f"{columns} columns, {len(set(names))} names")
+        if len({each.action for each in self.actions}) != len(self.actions):
+            raise ValueError("an action stands twice")
+        numbers = [self.base, *(n for scale in self.scales for n in (scale.mean, scale.deviation))]
+        for each in self.actions:
+            if (len(each.weights), len(each.factor)) != (columns, columns * columns):
+                raise ValueError(f"{each.action!r} has weights for other columns")
+            numbers += [*each.weights, *each.factor]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a number is not finite")
+        if any(scale.deviation <= 0.0 for scale in self.scales):
+            raise ValueError("a deviation is not above 0")
+
+    def to_bytes(self) -> bytes:
+        """Return the model in Avro (``posterior.avsc``); `from_bytes` restores it bit for bit."""
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, _schema(), asdict(self))
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote; refuse bytes that do not encode to themselves again.
+
+        Raises:
+            ModelError: it is no such model, larger than `MAX_BYTES`, or not finite.
+        """
+        try:
+            if len(data) > MAX_BYTES:
+                raise ValueError(f"{len(data)} bytes are over {MAX_BYTES}")
+            value = fastavro.schemaless_reader(io.BytesIO(data), _schema(), None)
+            if not isinstance(value, dict):
+                raise ValueError("not a record")
+            found = cls(
+                base=value["base"],
+                scales=tuple(NumberScale(**each) for each in value["scales"]),
+                flags=tuple(value["flags"]),
+                actions=tuple(
+                    ActionPosterior(
+                        each["action"], each["rows"], tuple(each["weights"]), tuple(each["factor"])
+                    )
+                    for each in value["actions"]
+                ),
+            )
+            if found.to_bytes() != data:
+                raise ValueError("it is not in canonical Avro")
+        except _UNREADABLE as error:
+            raise ModelError(
+                f"a posterior cannot be read: {error!r}",
+                hint="train it again: tidemill train LOOP --once",
+            ) from error
+        return found
+
+
+class PosteriorPredictor:
+    """Says what a `Posterior` expects of each action, and how sure it is.
+
+    Args:
+        model: the model.
+        signature: the features it reads; the action is the last one.
+    """
+
+    def __init__(self, model: Posterior, signature: FeatureSignature) -> None:
+        self._design = Design(model.scales, model.flags, signature)
+        self._base = model.base
+        self._weights = {each.action: np.array(each.weights) for each in model.actions}
+        columns = self._design.columns
+        self._factors = {
+            each.action: np.array(each.factor).reshape(columns, columns) for each in model.actions
+        }
+
+    @property
+    def actions(self) -> list[str]:
+        """The actions that the model knows."""
+        return list(self._weights)
+
+    def score(self, row: FeatureRow) -> float:
+        """Return the label that is expected after the action of *row*."""
+        weights = self._weights.get(str(row[ACTION]))
+        return self._base if weights is None else self._base + float(self._design(row) @ weights)
+
+    def beliefs(self, row: FeatureRow, actions: Sequence[str]) -> tuple[list[float], list[float]]:
+        """Return the label expected after each of *actions*, and its deviation.
+
+        Raises:
+            ModelError: the model does not know one of them.
+        """
+        x = self._design(row)
+        try:
+            means = [self._base + float(x @ self._weights[action]) for action in actions]
+            steps = [x @ self._factors[action] for action in actions]
+        except KeyError as error:
+            raise ModelError(
+                f"the model does not know the action {error}",
+                hint="train it again: tidemill train LOOP --once",
+            ) from error
+        return means, [math.sqrt(float(step @ step)) for step in steps]
+
+
+class Design:
+    """Turns a row into the numbers of a posterior: 1, the scaled numbers, the flags."""
+
+    def __init__(
+        self, scales: Sequence[NumberScale], flags: Sequence[str], signature: FeatureSignature
+    ) -> None:
+        self._mapping = RowMapping(field for field in signature.fields if field.name != ACTION)
+        self._numbers = {
+            scale.name: (place, scale.mean, scale.deviation)
+            for place, scale in enumerate(scales, start=1)
+        }
+        self._flags = {flag: place for place, flag in enumerate(flags, start=1 + len(scales))}
+        self.columns = 1 + len(scales) + len(flags)
+
+    def __call__(self, row: FeatureRow) -> Vector:
+        """Return the numbers of *row*."""
+        found: Vector = np.zeros(self.columns)
+        found[0] = 1.0
+        numbers, flags = self._mapping(row)
+        for name, value in numbers.items():
+            if name in self._numbers:
+                place, mean, deviation = self._numbers[name]
+                found[place] = (value - mean) / deviation
+        for flag in flags:
+            if flag in self._flags:
+                found[self._flags[flag]] = 1.0
+        return found
+
+
+@cache
+def _schema() -> Any:  # noqa: ANN401  # fastavro's own parsed form
+    text = files("tidemill.schemas.models").joinpath("posterior.avsc").read_text()
+    return fastavro.parse_schema(json.loads(text), named_schemas={})
