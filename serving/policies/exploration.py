@@ -61,7 +61,15 @@ class Exploration:
         first, *rest = self.chance.numbers(key, 1 + len(best))
         order = shuffled(actions, rest) if first < epsilon else best
         positions = _positions(order, best, len(actions), epsilon)
-        return order, math.prod(positions), positions, first < epsilon
+        return order, probability_of(positions), positions, first < epsilon
+
+
+def probability_of(positions: Sequence[float]) -> float | None:
+    """Return the probability of an order by that of its *positions*, given those before each.
+
+    It is None where it is too small for a double: a zero would say that the order cannot happen.
+    """
+    return math.prod(positions) or None
 
 
 def shuffled(actions: Sequence[A], numbers: Sequence[float]) -> list[A]:

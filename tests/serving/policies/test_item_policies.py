@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from tests.schemas.loops import with_items
 
 from tidemill.errors import ModelError
-from tidemill.serving.policies.item_policies import ItemChoice, ItemPolicy
+from tidemill.serving.policies.item_policies import ItemChoice, ItemPolicy, place_drawn
 from tidemill.serving.policies.policies import item_policy_of
 
 DRAWS = 30_000
@@ -132,3 +132,13 @@ def test_a_score_that_is_no_number_decides_nothing(kind: str, name: str, score: 
     """The default answers, with the source fallback."""
     with pytest.raises(ModelError):
         policy_of(kind, name).choose([0.5, score], 0, b"k")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.3, 0.7])
+def test_an_item_of_weight_zero_is_never_drawn_by_weight(epsilon: float) -> None:
+    """The largest number of a chance may round up to all of the weight, and past the last item."""
+    last = 1.0 - 2.0**-53
+    for weights in ([1.0, 0.0], [0.1, 0.2, 0.0], [0.3, 0.7, 0.0, 0.0]):
+        drawn = place_drawn(weights, epsilon, last)
+        assert weights[drawn] > 0.0
+    assert place_drawn([1.0, 0.0], 1.0, last) == 1

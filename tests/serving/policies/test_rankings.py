@@ -6,7 +6,7 @@ import pytest
 from tests.serving.models import banner
 from tests.serving.policies.test_discrete import ACTIONS, by_action, of
 
-from tidemill.serving.policies.choice import ActionPolicy
+from tidemill.serving.policies.choice import ActionPolicy, Features
 from tidemill.serving.policies.policies import policy_of
 
 
@@ -59,3 +59,22 @@ def test_a_short_default_is_explored_by_orders_as_long() -> None:
 def test_without_exploration_a_ranking_has_no_propensity() -> None:
     """As it was before: nothing can be estimated from a log without chance."""
     assert ranking().without_model(["c", "a"], b"d") == ((["c", "a"], None, None, None), False)
+
+
+def by_number(features: Features) -> float:
+    """Score an action by the number in its name."""
+    return float(str(features[-1])[1:])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"kind": "greedy", "epsilon": 1.0}, {"kind": "softmax", "temperature": 1e6}],
+)
+def test_a_long_ranking_has_the_probability_of_each_position(policy: dict[str, object]) -> None:
+    """Of 200 actions an order has one that no double can hold: zero would say it cannot happen."""
+    actions = [f"a{number}" for number in range(200)]
+    decision = {"type": "ranking", "actions": actions, "default": actions}
+    made = policy_of(banner(decision=decision, policy=policy))
+    _, _, propensity, positions = made.choose(of(by_number), (), b"d")
+    assert propensity is None
+    assert positions == pytest.approx([1 / (200 - place) for place in range(200)], rel=1e-3)
