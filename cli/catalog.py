@@ -134,6 +134,13 @@ COMMANDS: tuple[Command, ...] = (
         summary="Show the whole life of one decision.",
     ),
     Command(
+        name="explain",
+        group="Look",
+        module="trace",
+        function="explain",
+        summary="Make a decision again, and show what each feature added.",
+    ),
+    Command(
         name="sql",
         group="Look",
         module="lake",
@@ -198,6 +205,13 @@ COMMANDS: tuple[Command, ...] = (
         module="train",
         function="show",
         summary="Show the record of one model.",
+    ),
+    Command(
+        name="model importance",
+        group="Things",
+        module="train",
+        function="importance",
+        summary="Show how much a model needs each feature.",
     ),
     Command(
         name="model restore",

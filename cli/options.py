@@ -16,6 +16,7 @@ LoopNames = Annotated[
 ]
 LoopFileArgument = Annotated[Path, typer.Argument(metavar="LOOP.yaml", help="A loop file.")]
 LoopFileArguments = Annotated[list[Path], typer.Argument(metavar="LOOP.yaml", help="Loop files.")]
+PngFile = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Draw it as PNG, too.")]
 FromTime = Annotated[
     str | None,
     typer.Option("--from", metavar="TIME", help="Only decisions made from then on, in event time."),

@@ -1,11 +1,11 @@
-"""`tidemill trace`."""
+"""`tidemill trace` and `tidemill explain`."""
 
 import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson
+from tidemill.cli.options import AsJson, PngFile
 from tidemill.errors import BrokerError, RequestError
 
 if TYPE_CHECKING:
@@ -41,6 +41,43 @@ def trace(
             is_found = True
     if not is_found:
         raise _unknown(decision, loop)
+
+
+def explain(
+    decision: Annotated[str, typer.Argument(metavar="DECISION", help="The id of a decision.")],
+    loop: Annotated[str | None, typer.Option(help="Look in one loop; in all by default.")] = None,
+    png: PngFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make one decision again from the lake, and show what each feature added to its score.
+
+    Score, action and propensity are computed by the model, the policy and the features of the
+    decision, and compared bit for bit with what was logged. The exit status is 1 if they differ.
+    """
+    from tidemill.cli.charts import draw_explanation
+    from tidemill.cli.lakes import chosen_loops, open_lake
+    from tidemill.cli.tables.explain import print_explanation
+    from tidemill.deploy.explain.explanation import Explainer
+    from tidemill.features.lake.damage import damage_told
+
+    lake = open_lake()
+    found = []
+    for name in chosen_loops(lake, loop):
+        with damage_told(lake, name):
+            explanation = Explainer(lake, name).explain(decision)
+        if explanation is not None:
+            found.append(explanation)
+    if not found:
+        where = "any loop" if loop is None else loop
+        raise RequestError(
+            f"the lake has no decision with the id {decision} in {where}",
+            hint=f"see where it is: tidemill trace {decision}",
+        )
+    if png is not None:
+        draw_explanation(found[0], png)
+    for explanation in found:
+        print_explanation(explanation, as_json=as_json)
+    return int(any(each.differences for each in found))
 
 
 def _unknown(decision: str, loop: str | None) -> RequestError:

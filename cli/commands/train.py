@@ -1,4 +1,4 @@
-"""`tidemill train`, `tidemill model list`, `show` and `restore`, and `tidemill keys`."""
+"""`tidemill train`, `model list`, `model show`, `model importance`, `model restore`, and `keys`."""
 
 import os
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName, MetricsPort
+from tidemill.cli.options import AsJson, LoopName, MetricsPort, PngFile
 from tidemill.cli.terminal import print_text
 from tidemill.errors import RequestError
 
@@ -76,6 +76,36 @@ def show(
             f"{loop} has no model {version!r}", hint=f"see tidemill model list {loop}"
         )
     print_model(found, is_live=found == registry.live(), as_json=as_json)
+
+
+def importance(
+    loop: LoopName,
+    model: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Another model than the live one.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="How often each feature is shuffled.")] = 5,
+    png: PngFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how much a model needs each feature: by its splits, and by rows it has not learned.
+
+    A feature is shuffled among the rows that are later than those the model has learned; how much
+    worse the gate's metric gets is its importance.
+    """
+    from tidemill.cli.charts import draw_importance
+    from tidemill.cli.lakes import open_lake
+    from tidemill.cli.tables.explain import print_importance
+    from tidemill.features.lake.damage import damage_told
+    from tidemill.trainers.evaluation.importance import importance_of, named_model
+
+    lake = open_lake()
+    with damage_told(lake, loop):
+        defined = lake.loop(loop)
+        chosen = named_model(lake, defined, model)
+        found = importance_of(lake, defined, chosen, repeats=repeats)
+    if png is not None:
+        draw_importance(found, png)
+    print_importance(found, as_json=as_json)
 
 
 def restore(loop: LoopName, as_json: AsJson = False) -> int:

@@ -7,6 +7,7 @@ Proved elsewhere: `answers` by `tests/cli/commands/test_lake.py`.
 Proved elsewhere: `audit` by `tests/cli/commands/test_audit.py`.
 Proved elsewhere: `chain` by `tests/monitor/test_observer.py`.
 Proved elsewhere: `deadletters` by `tests/streams/deadletters/test_redrive.py`.
+Proved elsewhere: `explain` by `tests/cli/commands/test_explain.py`.
 Proved elsewhere: `label_lag` by `tests/monitor/test_label_lag.py`.
 Proved elsewhere: `lag` by `tests/monitor/lag/test_lag_reader.py`.
 Proved elsewhere: `loops` by `tests/cli/commands/test_loop.py`.

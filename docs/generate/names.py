@@ -29,6 +29,7 @@ from tidemill.schemas.published import MemoryLoops
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.serving.api.descriptions import openapi
 from tidemill.serving.api.metrics import registry_of
+from tidemill.serving.client.async_client import AsyncLoopClient
 from tidemill.serving.client.client import LoopClient
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
 from tidemill.serving.decision.results import DecisionResult
@@ -43,7 +44,15 @@ Command = Any  # Typer has click's classes under private names of its own
 Parameter = Any
 
 API: dict[str, list[object]] = {
-    "client": [tidemill.Client, LoopClient, DecisionResult, KafkaConfig, TrustedKeys],
+    "client": [
+        tidemill.Client,
+        LoopClient,
+        tidemill.AsyncClient,
+        AsyncLoopClient,
+        DecisionResult,
+        KafkaConfig,
+        TrustedKeys,
+    ],
     "loop files": [load_loop, parse_loop, dump_loop],
     "loop": [
         definition.Loop,

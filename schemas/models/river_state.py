@@ -179,6 +179,7 @@ class LinearPredictor:
     def __init__(self, state: LinearState, signature: FeatureSignature) -> None:
         weights = {weight.name: weight.value for weight in state.weights}
         self._mapping = RowMapping(signature.fields)
+        self._names = [item.name for item in signature.fields]
         self._numbers = {
             scale.name: (scale.mean, scale.variance**0.5, weights.get(scale.name, 0.0))
             for scale in state.scales
@@ -201,6 +202,22 @@ class LinearPredictor:
         for flag in flags:
             total += weights.get(flag, 0.0)
         return self._link(total + self._intercept)
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds to the raw score of *row*, and the intercept.
+
+        A number adds its weight times its scaled value, a category the weight of its flag. Their
+        sum is the score before the logistic function.
+        """
+        numbers, flags = self._mapping(row)
+        added = dict.fromkeys(self._names, 0.0)
+        for name, value in numbers.items():
+            if name in self._numbers:
+                mean, spread, weight = self._numbers[name]
+                added[name] += (value - mean) / spread * weight
+        for flag in flags:
+            added[flag.partition("=")[0]] += self._flags.get(flag, 0.0)
+        return added, self._intercept
 
 
 Link = Callable[[float], float]

@@ -38,8 +38,9 @@ _ASKED = frozenset({"features", "entity", "id", "at", "baseline"})
 class ClientTransport(Protocol):
     """How a client reaches its workers."""
 
-    unanswered: int
-    """How many decisions no worker answered in time."""
+    @property
+    def unanswered(self) -> int:
+        """How many decisions no worker answered in time."""
 
     def decide(
         self,
@@ -165,6 +166,11 @@ class Client:
         return LoopClient(self._transport, name)
 
     @property
+    def transport(self) -> ClientTransport:
+        """How it reaches its workers."""
+        return self._transport
+
+    @property
     def unanswered(self) -> int:
         """How many decisions got the default because no worker answered in time."""
         return self._transport.unanswered
@@ -227,13 +233,7 @@ class LoopClient:
             asked: mappings with ``features`` and, if known, ``entity``, ``id``, ``at`` and
                 ``baseline``; at most 1,000 of them.
         """
-        listed = list(asked)
-        for place, item in enumerate(listed):
-            if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
-                raise RequestError(
-                    f"item {place} has {_named(item)}",
-                    hint="each has features and may have entity, id, at and baseline",
-                )
+        listed = checked_requests(asked)
         return self._transport.decide_all(self.name, listed) if listed else []
 
     def log_feedback(
@@ -262,6 +262,22 @@ class LoopClient:
         feedback_id = new_id() if id is None else id
         self._transport.give(self.name, decision_id, kind, values, feedback_id, at)
         return feedback_id
+
+
+def checked_requests(asked: Iterable[Asked]) -> list[Asked]:
+    """Return *asked* as a list.
+
+    Raises:
+        RequestError: one of them has no features, or a name that a request cannot have.
+    """
+    listed = list(asked)
+    for place, item in enumerate(listed):
+        if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
+            raise RequestError(
+                f"item {place} has {_named(item)}",
+                hint="each has features and may have entity, id, at and baseline",
+            )
+    return listed
 
 
 def _named(item: object) -> str:

@@ -151,17 +151,15 @@ class Decider:
             )
             chosen = None
             if self._is_apprentice:
-                choice, source, chosen = _as_apprentice(choice, source, default)
+                choice, source, chosen = as_apprentice(choice, source, default)
             action, score, propensity, positions = choice
-            circumstances, logged = None, b""
+            more, logged = None, b""
             if self._items is not None and items is not None:
                 logged = self._items.written(items, choice)
                 positions = None  # each item has its own
             if not (baseline is None and positions is None and chosen is None):
-                circumstances = Circumstances(baseline, positions, chosen)
-            payload = self._encode(
-                *(key, at, request.entity, choice, source, version, features, circumstances)
-            )
+                more = Circumstances(baseline, positions, chosen)
+            payload = self._encode(key, at, request.entity, choice, source, version, features, more)
             payload += logged
         except ValueError as error:
             raise RequestError(
@@ -207,7 +205,7 @@ class Decider:
         deadline_s = started_s + self._budget_s
         if now_s > deadline_s or now_s < self._rest_until_s:
             self.counters.over_budget += 1
-            return _certain(default), "fallback", None
+            return certain_choice(default), "fallback", None
         try:
             if among is None or items is None:
                 choice = self._choice(model, features, key)
@@ -216,7 +214,7 @@ class Decider:
         except _MODEL_FAILURES as error:
             self.counters.failed += 1
             self.last_failure = f"{model.version}: {error}"
-            return _certain(default), "fallback", None
+            return certain_choice(default), "fallback", None
         now_s = perf_counter()
         if now_s <= deadline_s:
             self._slow = 0
@@ -225,7 +223,7 @@ class Decider:
         self._slow += 1
         if self._slow >= _SLOW_IN_A_ROW:
             self._rest_until_s = now_s + _REST_S
-        return _certain(default), "fallback", None
+        return certain_choice(default), "fallback", None
 
     def feedback_event(self, request: FeedbackRequest) -> tuple[str, Event]:
         """Return the id of a feedback and its event; nothing is logged yet.
@@ -265,11 +263,12 @@ class Decider:
         return feedback_id
 
 
-def _certain(action: Action) -> Choice:
+def certain_choice(action: Action) -> Choice:
+    """Return the choice of an *action* that no policy took: there is no score."""
     return (action, None, certainty(action), None)
 
 
-def _as_apprentice(
+def as_apprentice(
     choice: Choice, source: str, default: Action
 ) -> tuple[Choice, str, Action | None]:
     """Return what an apprentice answers and logs: the default, and what its model had chosen.
@@ -278,7 +277,7 @@ def _as_apprentice(
     """
     if source == "model":
         return (default, choice[1], certainty(default), None), "default", choice[0]
-    return _certain(default), "fallback" if source == "fallback" else "default", None
+    return certain_choice(default), "fallback" if source == "fallback" else "default", None
 
 
 def _too_large(payload: bytes) -> RequestError:

@@ -77,6 +77,11 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
         signature=signature,
         limits=limits,
     )
+    return policy_score(score, signature, loop)
+
+
+def policy_score(score: ScoreFunction, signature: FeatureSignature, loop: Loop) -> ScoreFunction:
+    """Return what the policy of *loop* reads of a model whose *score* reads *signature*."""
     if loop.policy.kind == "threshold" and signature.reads_action:
         return advantage(score, loop)
     return score

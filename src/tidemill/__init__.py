@@ -11,6 +11,7 @@ __version__ = "0.1.0"  # the only place: pyproject.toml reads it
 
 from tidemill.errors import TidemillError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.serving.client.async_client import AsyncClient
 from tidemill.serving.client.client import Client
 
-__all__ = ["Client", "Loop", "TidemillError", "__version__"]
+__all__ = ["AsyncClient", "Client", "Loop", "TidemillError", "__version__"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from typing import Self
 
 import lightgbm
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tidemill.errors import LoopError, ModelError
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.lightgbm_params import check_params
-from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.feature_signature import FeatureRow, FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
 from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows
 
@@ -102,6 +103,29 @@ class LightGBM:
         if not len(matrix):
             return np.empty(0)
         return np.asarray(self._booster.predict(matrix, num_threads=THREADS), dtype=np.float64)
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds to the raw score of *row*, and the expected raw score.
+
+        They are SHAP values: their sum is the sum of the trees, of a bool label the log-odds.
+        Source: S. M. Lundberg et al., "From local explanations to global understanding with
+        explainable AI for trees", Nature Machine Intelligence 2, 2020.
+        """
+        matrix = np.array([self._signature.encode_row(row)])
+        (values,) = self._booster.predict(matrix, pred_contrib=True, num_threads=THREADS)
+        return self._by_feature(values[:-1]), float(values[-1])
+
+    def gains(self) -> dict[str, float] | None:
+        """Return how much the splits by each feature have lowered the loss in training."""
+        return self._by_feature(self._booster.feature_importance("gain"))
+
+    def _by_feature(self, columns: NDArray[np.float64]) -> dict[str, float]:
+        """Return the sum of the *columns* of each feature: a list of categories has several."""
+        left = iter(columns)
+        return {
+            item.name: float(sum(islice(left, len(item.columns))))
+            for item in self._signature.fields
+        }
 
 
 def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:

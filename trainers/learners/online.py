@@ -21,7 +21,7 @@ from river.utils import VectorDict
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.feature_signature import FeatureRow, FeatureSignature
 from tidemill.schemas.models.river_state import (
     MAX_NAMES,
     LinearPredictor,
@@ -189,6 +189,14 @@ class FrozenLinear:
         """Return the score of each row of *features*, columns by name."""
         scores = map(self._predictor.score, features.iter_rows(named=True))
         return np.fromiter(scores, dtype=np.float64, count=features.height)
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds to the raw score of *row*, and the intercept."""
+        return self._predictor.contributions(row)
+
+    def gains(self) -> dict[str, float] | None:
+        """Return None: a linear model has no splits, so nothing is gained by one."""
+        return None
 
 
 def settings_of(loop: Loop, online: Online) -> dict[str, bool | int | float | str]:

@@ -1,7 +1,8 @@
-"""Pytest fixtures for users and for tidemill's own tests: a real Kafka and a real S3 server.
+"""Pytest fixtures for users and for tidemill's own tests: a scripted client, a Kafka, an S3 server.
 
-Read kafka.py, then s3.py; docker.py runs both in containers where a Docker engine answers. Product
-code does not import this package: it needs pytest, which is not among the dependencies.
+Read scripted.py (the unit tests of a service), kafka.py, then s3.py; docker.py runs both in
+containers where a Docker engine answers. Product code does not import this package: it needs
+pytest, which is not among the dependencies.
 
 Proved elsewhere: `docker` by `tests/deploy/local/test_kafka_contract.py`.
 Proved elsewhere: `kafka` by `tests/deploy/local/test_kafka_contract.py`.

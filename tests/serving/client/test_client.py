@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pytest
+from tests.serving.client.blocking import BlockingClient, EventLoopThread
 from tests.serving.conftest import NOWHERE, Serve
 from tests.serving.models import FEATURES, SIGNATURE, banner, booster, records, text
 
-from tidemill import Client
+from tidemill import AsyncClient, Client
 from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas import topics
 from tidemill.schemas.models.signing import SigningKey
@@ -27,15 +29,52 @@ from tidemill.serving.worker import NO_KAFKA, Worker
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-@pytest.fixture(params=["http", "embedded"])
-def client(request: pytest.FixtureRequest, worker: Worker) -> Iterator[Client]:
+class OpenClient(Protocol):
+    """Open a client over HTTP; the fixture closes it."""
+
+    def __call__(self, urls: str | list[str], **settings: Any) -> Client:  # noqa: ANN401
+        """Return the client; *settings* are those of `Client`."""
+
+
+@pytest.fixture
+def thread() -> Iterator[EventLoopThread]:
+    """Where the asynchronous client runs."""
+    with closing(EventLoopThread()) as running:
+        yield running
+
+
+@pytest.fixture(params=["blocking", "async"])
+def open_client(request: pytest.FixtureRequest, thread: EventLoopThread) -> Iterator[OpenClient]:
+    """Each client over HTTP in turn."""
+    opened: list[Client] = []
+
+    def of(urls: str | list[str], **settings: Any) -> Client:  # noqa: ANN401
+        made: Any = Client(urls, **settings)
+        if request.param == "async":
+            made = BlockingClient(thread, AsyncClient(urls, **settings))
+        opened.append(made)
+        return cast(Client, made)
+
+    yield of
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture(params=["http", "embedded", "async http", "async embedded"])
+def client(
+    request: pytest.FixtureRequest, worker: Worker, thread: EventLoopThread
+) -> Iterator[Client]:
     """Each client in turn, to the same worker."""
-    if request.param == "http":
-        made = Client(request.getfixturevalue("url"), budget_ms=10_000)
-    else:
-        made = Client.through(EmbeddedTransport(worker))
+    is_http = request.param.endswith("http")
+    url = request.getfixturevalue("url") if is_http else ""
+    made: Any = (
+        Client(url, budget_ms=10_000) if is_http else Client.through(EmbeddedTransport(worker))
+    )
+    if request.param.startswith("async"):
+        inner = AsyncClient(url, budget_ms=10_000) if is_http else AsyncClient.of(made)
+        made = BlockingClient(thread, inner)
     yield made
-    if request.param == "http":
+    if is_http:
         made.close()
 
 
@@ -175,20 +214,22 @@ def test_threads_share_a_client(loop: LoopClient, log: MemoryEventLog) -> None:
     assert len(log.events) == 400
 
 
-def test_workers_take_turns(worker: Worker, serve: Serve) -> None:
+def test_workers_take_turns(open_client: OpenClient, worker: Worker, serve: Serve) -> None:
     """Two processes on two ports share the load of one client."""
     logs = [MemoryEventLog(), MemoryEventLog()]
     urls = [serve(Worker(worker.config, event_log=log)) for log in logs]
-    with Client(urls, budget_ms=10_000) as client:
+    with open_client(urls, budget_ms=10_000) as client:
         loop = client.loop("banner")
         for _ in range(10):
             loop.get_decision(FEATURES)
     assert [len(log.events) for log in logs] == [5, 5]
 
 
-def test_a_dead_worker_is_skipped(url: str, dead_url: str, log: MemoryEventLog) -> None:
+def test_a_dead_worker_is_skipped(
+    open_client: OpenClient, url: str, dead_url: str, log: MemoryEventLog
+) -> None:
     """A rolling restart must not be felt."""
-    with Client([dead_url, url, dead_url], budget_ms=10_000) as client:
+    with open_client([dead_url, url, dead_url], budget_ms=10_000) as client:
         loop = client.loop("banner")
         assert [loop.get_decision(FEATURES).source for _ in range(10)] == ["default"] * 10
         assert client.unanswered == 0
@@ -227,21 +268,25 @@ def knows_default(client: Client, worker_url: str) -> Client:
     """Return *client* with the default of ``banner``, as if a worker had answered before."""
     with Client(worker_url, budget_ms=10_000) as healthy:
         healthy.loop("banner").get_decision(FEATURES)
-        client._transport._defaults.update(healthy._transport._defaults)  # type: ignore[attr-defined]
+        client._transport.rules.defaults.update(healthy._transport.rules.defaults)  # type: ignore[attr-defined]
     return client
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_leaves_time_for_the_other(hanging: HangingWorker, url: str) -> None:
+def test_a_worker_that_hangs_leaves_time_for_the_other(
+    open_client: OpenClient, hanging: HangingWorker, url: str
+) -> None:
     """Waiting the whole budget for the first would make the second useless."""
-    with Client([hanging.url, url], budget_ms=2_000) as client:
+    with open_client([hanging.url, url], budget_ms=2_000) as client:
         assert client.loop("banner").get_decision(FEATURES).source == "default"
         assert client.unanswered == 0
 
 
-def test_when_no_worker_answers_the_default_does(hanging: HangingWorker, url: str) -> None:
+def test_when_no_worker_answers_the_default_does(
+    open_client: OpenClient, hanging: HangingWorker, url: str
+) -> None:
     """The page is shown in time, whatever became of the workers."""
-    client = knows_default(Client([hanging.url], budget_ms=150), url)
+    client = knows_default(open_client([hanging.url], budget_ms=150), url)
     started = time.monotonic()
     result = client.loop("banner").get_decision(FEATURES)
     assert time.monotonic() - started < 30.0
@@ -251,9 +296,11 @@ def test_when_no_worker_answers_the_default_does(hanging: HangingWorker, url: st
         client.loop("banner").log_feedback("d-1", "left")
 
 
-def test_when_no_worker_answers_the_baseline_does(hanging: HangingWorker, url: str) -> None:
+def test_when_no_worker_answers_the_baseline_does(
+    open_client: OpenClient, hanging: HangingWorker, url: str
+) -> None:
     """The service knew what to do before there was a worker; it knows it without one."""
-    client = knows_default(Client([hanging.url], budget_ms=150), url)
+    client = knows_default(open_client([hanging.url], budget_ms=150), url)
     result = client.loop("banner").get_decision(FEATURES, baseline="show")
     assert (result.action, result.source, result.propensity) == ("show", "fallback", 1.0)
     with pytest.raises(RequestError, match="send one like the default"):
@@ -261,10 +308,10 @@ def test_when_no_worker_answers_the_baseline_does(hanging: HangingWorker, url: s
 
 
 def test_a_default_has_no_id_that_a_worker_may_have_logged(
-    hanging: HangingWorker, dead_url: str, url: str
+    open_client: OpenClient, hanging: HangingWorker, dead_url: str, url: str
 ) -> None:
     """Feedback about it would label what that worker decided, and nobody did."""
-    client = knows_default(Client(hanging.url, budget_ms=300), url)
+    client = knows_default(open_client(hanging.url, budget_ms=300), url)
     for given in (None, "d-1"):
         result = client.loop("banner").get_decision(FEATURES, id=given)
         assert result.source == "fallback"
@@ -272,14 +319,16 @@ def test_a_default_has_no_id_that_a_worker_may_have_logged(
     assert b'"id":"d-1"' in hanging.received
     (first, second) = client.loop("banner").get_decisions([{"features": FEATURES}] * 2)
     assert first.id != second.id
-    nobody = knows_default(Client(dead_url, budget_ms=300), url)
+    nobody = knows_default(open_client(dead_url, budget_ms=300), url)
     assert nobody.loop("banner").get_decision(FEATURES, id="d-2").id == "d-2"
 
 
 @pytest.mark.slow
-def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: MemoryEventLog) -> None:
+def test_no_two_workers_get_one_id(
+    open_client: OpenClient, hanging: HangingWorker, url: str, log: MemoryEventLog
+) -> None:
     """Each might decide something else about it; which of the two counts, only offsets say."""
-    client = knows_default(Client([hanging.url, url], budget_ms=2_000), url)
+    client = knows_default(open_client([hanging.url, url], budget_ms=2_000), url)
     log.events.clear()
     loop = client.loop("banner")
     results = [loop.get_decision(FEATURES)]
@@ -293,10 +342,10 @@ def test_no_two_workers_get_one_id(hanging: HangingWorker, url: str, log: Memory
 
 @pytest.mark.slow
 def test_an_id_of_the_caller_is_asked_for_once(
-    hanging: HangingWorker, url: str, log: MemoryEventLog
+    open_client: OpenClient, hanging: HangingWorker, url: str, log: MemoryEventLog
 ) -> None:
     """Its feedback may come from elsewhere under that id, so no second worker may use it."""
-    client = knows_default(Client([hanging.url, url], budget_ms=2_000), url)
+    client = knows_default(open_client([hanging.url, url], budget_ms=2_000), url)
     log.events.clear()
     results = {name: client.loop("banner").get_decision(FEATURES, id=name) for name in ("a", "b")}
     (lost,) = [name for name, result in results.items() if result.source == "fallback"]
@@ -306,10 +355,10 @@ def test_an_id_of_the_caller_is_asked_for_once(
 
 
 def test_a_default_is_known_while_another_thread_reads_a_newer_one(
-    url: str, worker: Worker
+    open_client: OpenClient, url: str, worker: Worker
 ) -> None:
     """A version is published while the site is busy; no call may fail because of it."""
-    with Client(url, budget_ms=30_000) as client, ThreadPoolExecutor(8) as pool:
+    with open_client(url, budget_ms=30_000) as client, ThreadPoolExecutor(8) as pool:
         loop = client.loop("banner")
         stop = threading.Event()
 
@@ -328,49 +377,49 @@ def test_a_default_is_known_while_another_thread_reads_a_newer_one(
             stop.set()
         assert all(found.result() == {"default"} for found in calls)
         loop.get_decision(FEATURES)
-        assert client._transport._defaults["banner"].loop_version == 41  # type: ignore[attr-defined]
+        assert client._transport.rules.defaults["banner"].loop_version == 41  # type: ignore[attr-defined]
 
 
 def test_a_worker_that_does_not_know_the_loop_yet_is_passed_over(
-    worker: Worker, serve: Serve, log: MemoryEventLog
+    open_client: OpenClient, worker: Worker, serve: Serve, log: MemoryEventLog
 ) -> None:
     """It has just started, or has not read what was just published; another one knows the loop."""
     without = Worker(replace(worker.config, definitions=()), event_log=MemoryEventLog())
     not_ready = Worker(replace(worker.config, definitions=()), event_log=MemoryEventLog())
     not_ready._is_started = True  # its topics are being read
     urls = [serve(without), serve(not_ready), serve(worker)]
-    with Client(urls, budget_ms=10_000) as client:
+    with open_client(urls, budget_ms=10_000) as client:
         results = [client.loop("banner").get_decision(FEATURES) for _ in range(12)]
         assert {result.source for result in results} == {"default"}
         assert client.unanswered == 0
         client.loop("banner").log_feedback("d-1", "left")
         with pytest.raises(RequestError, match="serves no loop 'nope'"):
-            Client([urls[0], urls[2]]).loop("nope").get_decision(FEATURES)
+            open_client([urls[0], urls[2]]).loop("nope").get_decision(FEATURES)
     assert len(log.events) == 13
-    alone = knows_default(Client(urls[1], budget_ms=1_000), urls[2])
+    alone = knows_default(open_client(urls[1], budget_ms=1_000), urls[2])
     assert alone.loop("banner").get_decision(FEATURES).source == "fallback"
     with pytest.raises(BrokerError, match="has not read the loop 'banner' yet"):
-        Client(urls[1], budget_ms=1_000).loop("banner").get_decision(FEATURES)
+        open_client(urls[1], budget_ms=1_000).loop("banner").get_decision(FEATURES)
     with pytest.raises(BrokerError, match="has not read the loop 'banner' yet"):
         Client.through(EmbeddedTransport(not_ready)).loop("banner").get_decision(FEATURES)
 
 
-def test_an_answer_that_is_no_workers_is_no_crash(url: str) -> None:
+def test_an_answer_that_is_no_workers_is_no_crash(open_client: OpenClient, url: str) -> None:
     """A proxy's page with status 200 is nothing to show to a customer."""
     page = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
     with closing(socket.create_server(("127.0.0.1", 0))) as opened:
         threading.Thread(target=_answer_always, args=(opened, page), daemon=True).start()
         address = f"http://127.0.0.1:{opened.getsockname()[1]}"
-        client = knows_default(Client(address, budget_ms=5_000), url)
-        assert client.loop("banner").get_decision(FEATURES).source == "fallback"
+        with knows_default(open_client(address, budget_ms=5_000), url) as client:
+            assert client.loop("banner").get_decision(FEATURES).source == "fallback"
         with pytest.raises(BrokerError, match="not that of a worker"):
-            Client(address).loop("banner").get_decision(FEATURES)
+            open_client(address).loop("banner").get_decision(FEATURES)
 
 
-def test_when_no_worker_ever_answered_that_is_said(dead_url: str) -> None:
+def test_when_no_worker_ever_answered_that_is_said(open_client: OpenClient, dead_url: str) -> None:
     """A wrong address is found at the first call, not in a month of defaults."""
     with pytest.raises(BrokerError, match="no worker of") as caught:
-        Client(dead_url, budget_ms=300).loop("banner").get_decision(FEATURES)
+        open_client(dead_url, budget_ms=300).loop("banner").get_decision(FEATURES)
     assert "tidemill serve" in caught.value.hint
 
 
@@ -379,11 +428,37 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(url: str, log: Memo
     with Client(url, budget_ms=10_000) as client:
         loop = client.loop("banner")
         loop.get_decision(FEATURES)
-        (host,) = client._transport._hosts  # type: ignore[attr-defined]
-        for connection in host.free:
+        (free,) = client._transport._free.values()  # type: ignore[attr-defined]
+        for connection in free:
             connection._socket.shutdown(socket.SHUT_RDWR)
         loop.get_decision(FEATURES)
     assert len(log.events) == 2
+
+
+@pytest.mark.parametrize("gives_id", [False, True])
+def test_an_async_connection_that_was_closed_meanwhile_is_made_anew(
+    url: str, thread: EventLoopThread, log: MemoryEventLog, gives_id: bool
+) -> None:
+    """By the rule of the blocking client: what was sent may be logged, so its id is used once."""
+    client = AsyncClient(url, budget_ms=10_000)
+    loop = client.loop("banner")
+
+    async def after_the_night() -> str:
+        await loop.get_decision(FEATURES)
+        for transport in _kept_open(client):
+            transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        return (await loop.get_decision(FEATURES, id="d-1" if gives_id else None)).source
+
+    source = thread.wait(after_the_night())
+    thread.wait(client.close())
+    assert (source, len(log.events)) in [("default", 2), ("fallback", 1)]
+    assert source == "default" or gives_id, "without an id of the caller it is asked for again"
+
+
+def _kept_open(client: AsyncClient) -> list[Any]:
+    """Return the connections that the session of *client* keeps."""
+    pooled = client._transport._session.connector._conns.values()  # type: ignore[attr-defined]
+    return [protocol.transport for listed in pooled for protocol, _ in listed]
 
 
 ANSWER = (
@@ -402,12 +477,12 @@ ANSWER = (
     ],
     ids=["chunked", "closing"],
 )
-def test_answers_through_a_proxy_are_understood(answer: bytes) -> None:
+def test_answers_through_a_proxy_are_understood(open_client: OpenClient, answer: bytes) -> None:
     """Proxies chunk answers and close connections as they please."""
     with closing(socket.create_server(("127.0.0.1", 0))) as opened:
         thread = threading.Thread(target=_answer_always, args=(opened, answer), daemon=True)
         thread.start()
-        with Client(f"http://127.0.0.1:{opened.getsockname()[1]}", budget_ms=5_000) as client:
+        with open_client(f"http://127.0.0.1:{opened.getsockname()[1]}", budget_ms=5_000) as client:
             assert client.loop("banner").get_decision(FEATURES).id == "d"
 
 
@@ -426,16 +501,16 @@ def _answer_always(opened: socket.socket, answer: bytes) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:8700", "ftp://x", "http://", "http://x:99999999", ""])
-def test_a_wrong_address_is_refused_at_once(url: str) -> None:
+def test_a_wrong_address_is_refused_at_once(open_client: OpenClient, url: str) -> None:
     """Not at the first decision, in the night."""
     with pytest.raises(ConfigError):
-        Client(url)
+        open_client(url)
 
 
-def test_a_client_of_nobody_is_refused() -> None:
+def test_a_client_of_nobody_is_refused(open_client: OpenClient) -> None:
     """An empty setting is a mistake."""
     with pytest.raises(ConfigError):
-        Client([])
+        open_client([])
 
 
 @pytest.mark.slow

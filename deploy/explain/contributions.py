@@ -1,0 +1,89 @@
+"""The parts of a score: what each feature adds to it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill.deploy.explain.logged import LoggedDecision
+from tidemill.schemas.models.feature_signature import (
+    ACTION,
+    FeatureRow,
+    FeatureSignature,
+    action_text,
+    scored_actions,
+)
+from tidemill.serving.policies.choice import ScoreFunction
+
+
+class AdditiveModel(Protocol):
+    """A model whose raw score is a sum of what its features add."""
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds, and what is there without any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreParts:
+    """One score and what it is the sum of.
+
+    Attributes:
+        action: the action that was scored; None for a model that reads none.
+        score: what the model predicts, as workers compute it.
+        raw: the sum of *base* and the *contributions*; of a bool label the log-odds of *score*.
+        base: what is there without any feature.
+        contributions: what each feature adds, in the order of the loop, the action last.
+    """
+
+    action: str | None
+    score: float
+    raw: float
+    base: float
+    contributions: Mapping[str, float]
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values."""
+        return {
+            "action": self.action,
+            "score": self.score,
+            "raw": self.raw,
+            "base": self.base,
+            "contributions": dict(self.contributions),
+        }
+
+
+def score_parts(
+    logged: LoggedDecision,
+    model: AdditiveModel,
+    signature: FeatureSignature,
+    score: ScoreFunction,
+    taken: object,
+) -> tuple[ScoreParts, ...]:
+    """Return the parts of the score; of a model of actions those of *taken* and of the runner-up.
+
+    The runner-up is the best of the other actions.
+
+    Args:
+        logged: the decision.
+        model: the model that scored it.
+        signature: what the model reads.
+        score: scores its features, with the action last where the model reads one.
+        taken: the action that the policy took.
+    """
+    if not signature.reads_action:
+        return (_parts(logged.features, model, None, score(logged.values)),)
+    scores = {name: score((*logged.values, name)) for name in scored_actions(logged.loop)}
+    first = action_text(taken)
+    others = sorted((name for name in scores if name != first), key=lambda name: -scores[name])
+    shown = [first, *others[:1]]
+    return tuple(
+        _parts({**logged.features, ACTION: name}, model, name, scores[name])
+        for name in shown
+        if name in scores
+    )
+
+
+def _parts(row: FeatureRow, model: AdditiveModel, action: str | None, score: float) -> ScoreParts:
+    added, base = model.contributions(row)
+    raw = math.fsum([base, *added.values()])
+    return ScoreParts(action=action, score=score, raw=raw, base=base, contributions=added)
