@@ -5,7 +5,7 @@ refused, so that every row ever written stays readable.
 """
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import polars as pl
 import pyarrow as pa
@@ -64,7 +64,7 @@ _OUTCOME: Mapping[str, pl.DataType] = {
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
     """Return the columns of every table of *loop*, by table name."""
     decision = decision_frame_schema(loop)
-    context = {name: kind for name, kind in decision.items() if name != "id"}
+    context = {name: kind for name, kind in decision.items() if name not in ("id", "items")}
     return {
         DECISIONS: pl.Schema({**decision, **_INTAKE}),
         FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),
@@ -125,23 +125,36 @@ def missing_fields(table: str, have: pl.Schema, want: pl.Schema) -> list[Field]:
     """
     added = {}
     for name, kind in want.items():
-        if name not in have:
-            added[name] = kind
-        elif isinstance(kind, pl.Struct) and isinstance(have[name], pl.Struct):
-            known = {field.name: field.dtype for field in _fields(have[name])}
-            fresh = {field.name: field.dtype for field in kind.fields if field.name not in known}
-            for field in kind.fields:
-                if known.get(field.name, field.dtype) != field.dtype:
-                    raise _changed(f"{table}.{name}.{field.name}", known[field.name], field.dtype)
-            if fresh:
-                added[name] = pl.Struct(fresh)
-        elif have[name] != kind:
-            raise _changed(f"{table}.{name}", have[name], kind)
+        missing = _missing(f"{table}.{name}", have[name], kind) if name in have else kind
+        if missing is not None:
+            added[name] = missing
     return list(to_delta(pl.Schema(added)).fields) if added else []
 
 
-def _fields(kind: pl.DataType) -> list[pl.Field]:
-    return kind.fields if isinstance(kind, pl.Struct) else []
+def _missing(column: str, have: pl.DataType, want: pl.DataType) -> pl.DataType | None:
+    """Return the fields of *want* that *have* lacks, in structs and in lists of them; or None."""
+    if isinstance(want, pl.List) and isinstance(have, pl.List):
+        inside = _missing(column, _inner(have), _inner(want))
+        return None if inside is None else pl.List(inside)
+    if isinstance(want, pl.Struct) and isinstance(have, pl.Struct):
+        known = _fields(have)
+        fresh = {
+            name: _missing(f"{column}.{name}", known[name], kind) if name in known else kind
+            for name, kind in _fields(want).items()
+        }
+        some = {name: kind for name, kind in fresh.items() if kind is not None}
+        return pl.Struct(some) if some else None
+    if have != want:
+        raise _changed(column, have, want)
+    return None
+
+
+def _fields(kind: pl.Struct) -> dict[str, pl.DataType]:
+    return {field.name: cast(pl.DataType, field.dtype) for field in kind.fields}
+
+
+def _inner(kind: pl.List) -> pl.DataType:
+    return cast(pl.DataType, kind.inner)
 
 
 def _changed(column: str, old: object, new: object) -> ContractError:
@@ -167,21 +180,32 @@ def fitted(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
 
 
 def _fits(kind: pl.DataType, into: pl.DataType | None) -> bool:
+    if isinstance(kind, pl.List) and isinstance(into, pl.List):
+        return _fits(_inner(kind), _inner(into))
     if isinstance(kind, pl.Struct) and isinstance(into, pl.Struct):
-        known = {field.name: field.dtype for field in into.fields}
-        return all(known.get(field.name) == field.dtype for field in kind.fields)
+        known = _fields(into)
+        return all(_fits(each, known.get(name)) for name, each in _fields(kind).items())
     return kind == into
 
 
 def _column(name: str, kind: pl.DataType, have: pl.DataType | None) -> pl.Expr:
     if have is None:
         return pl.lit(None, dtype=kind).alias(name)
-    if have == kind or not isinstance(kind, pl.Struct):
-        return pl.col(name)
-    inside = {field.name for field in _fields(have)}
+    return _widened(pl.col(name), kind, have).alias(name)
+
+
+def _widened(value: pl.Expr, kind: pl.DataType, have: pl.DataType) -> pl.Expr:
+    """Return *value*, of the type *have*, with the fields that only *kind* has as nulls."""
+    if have == kind:
+        return value
+    if isinstance(kind, pl.List) and isinstance(have, pl.List):
+        return value.list.eval(_widened(pl.element(), _inner(kind), _inner(have)))
+    if not (isinstance(kind, pl.Struct) and isinstance(have, pl.Struct)):
+        return value
+    known = _fields(have)
     return pl.struct(
-        pl.col(name).struct.field(field.name)
-        if field.name in inside
-        else pl.lit(None, dtype=field.dtype).alias(field.name)
-        for field in kind.fields
-    ).alias(name)
+        _widened(value.struct.field(name), each, known[name]).alias(name)
+        if name in known
+        else pl.lit(None, dtype=each).alias(name)
+        for name, each in _fields(kind).items()
+    )

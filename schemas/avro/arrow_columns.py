@@ -166,7 +166,7 @@ class Lists:
     """Lists: the number of items of each row, and the items of all rows in order."""
 
     counts: RowIndexes
-    items: Texts | Numbers
+    items: Column
     valid: Flags | None = None
 
     def only(self, rows: RowIndexes) -> Self:
@@ -190,8 +190,9 @@ class Lists:
         """Return the column as an Arrow array."""
         ends = np.concatenate(([0], np.cumsum(self.counts)))
         buffers = [_bits(self.valid), pa.py_buffer(ends)]
-        kind = pa.large_list(self.items.kind)
-        return pa.Array.from_buffers(kind, len(self.counts), buffers, children=[self.items.arrow()])
+        items = self.items.arrow()
+        kind = pa.large_list(items.type)
+        return pa.Array.from_buffers(kind, len(self.counts), buffers, children=[items])
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,16 @@ from tidemill.schemas.avro.arrow_columns import (
 )
 from tidemill.schemas.avro.cursors import Cursors, PayloadBytes, Positions, Read
 from tidemill.schemas.avro.primitives import EARLIEST, LATEST
+from tidemill.schemas.avro.skips import compile_skip
 from tidemill.schemas.avro.types import column_type, fields_of, item_of, type_name
 from tidemill.schemas.avro.wire import Schema
 
-LONG_LIST = 63
-"""A longer list does not pass: its count takes two bytes, and every step costs all payloads."""
+LONG_LIST = 1_000
+"""A longer list does not pass: a list of texts or records takes a step for each of its items."""
 
 _OWN_BYTES = 64  # shorter texts are copied out of the batch; at most `PADDING`
 _DOUBLES = 8  # adjacent fields that are read at once; their bytes are at most `PADDING`
+_CACHED = 2_048  # rows whose doubles are transposed at once, while the processor has them near
 _BRANCHES = 8  # adjacent nullable fields whose branches are read at once: the bytes of a word
 _ENOUGH = 3  # of fewer it is not worth a look whether all are null
 
@@ -112,7 +114,7 @@ def _read(kind: object) -> Read:
         case "record":
             return _record(kind)
         case "array":
-            return _list(type_name(item_of(kind)))
+            return _list(item_of(kind))
         case name:
             return _READERS[name]
 
@@ -152,9 +154,12 @@ def _nullables(fields: Sequence[Mapping[str, object]]) -> Callable[[Cursors], Se
 
 def _doubles(count: int) -> Callable[[Cursors], Sequence[Column]]:
     def doubles(cursors: Cursors) -> Sequence[Column]:
-        found = cursors.source.of(f"V{8 * count}")[cursors.at]
+        source, at = cursors.source.of(f"V{8 * count}"), cursors.at
+        columns = np.empty((count, len(at)))
+        for start in range(0, len(at), _CACHED):
+            part = slice(start, start + _CACHED)
+            columns[:, part] = source[at[part]].view("<f8").reshape(-1, count).T
         cursors.move(8 * count)
-        columns = np.ascontiguousarray(found.view("<f8").reshape(-1, count).T)
         return [Numbers(column, pa.float64()) for column in columns]
 
     return doubles
@@ -212,11 +217,11 @@ def _text(kind: pa.DataType, *, shared: bool = False) -> Callable[[Cursors], Tex
 
 def _counts(cursors: Cursors) -> Positions:
     """Return how many items the next lists have, and step over that; odd counts fail and are 0."""
-    first = cursors.byte()
-    odd = (first & 0x81) != 0  # negative, or beyond LONG_LIST
+    counts = cursors.number()
+    odd = (counts < 0) | (counts > LONG_LIST)
     cursors.failed |= odd
-    cursors.move(1)
-    return np.where(odd, 0, first >> 1).astype(np.int64)
+    counts[odd] = 0
+    return counts
 
 
 def _end(cursors: Cursors, counts: Positions) -> None:
@@ -240,22 +245,30 @@ def _double_list(cursors: Cursors) -> Column:
     return Lists(counts, Numbers(found, pa.float64()))
 
 
-def _list(item: str) -> Read:
-    """Return the reader of lists that are empty or one block."""
-    if item == "double":
+def _list(item: object) -> Read:
+    """Return the reader of lists that are empty or one block.
+
+    Cursors step over the items of all lists, one of each list at a time; then all items are read at
+    once, each by a cursor of its own.
+    """
+    if type_name(item) == "double":
         return _double_list
-    kind = _VIEWS[item]
-    read = _text(kind, shared=True)
+    skip, read = compile_skip(item, _read), _read(item)
 
     def listed(cursors: Cursors) -> Column:
         counts = _counts(cursors)
         begins = np.cumsum(counts) - counts
-        views = np.zeros((int(counts.sum()), 2), dtype=np.uint64)
+        starts = np.empty(int(counts.sum()), dtype=np.int64)
         for done in range(int(counts.max(initial=0))):
             rows = np.flatnonzero(counts > done)
-            views[begins[rows] + done] = cast(Texts, cursors.among(rows, read)).views
+            starts[begins[rows] + done] = cursors.at[rows]
+            cursors.among(rows, skip)
         _end(cursors, counts)
-        return Lists(counts, Texts(views, cursors.source.data, kind))
+        rows = np.repeat(np.arange(len(counts)), counts)
+        items = Cursors(cursors.source, starts, cursors.ends[rows])
+        column = read(items)
+        cursors.failed[rows[items.failed]] = True
+        return Lists(counts, column)
 
     return listed
 

@@ -5,7 +5,7 @@ another one and passes: one that leaves its payload has failed.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ PADDING = 80
 
 Positions = NDArray[np.int64]
 Read = Callable[["Cursors"], Column]
+Walked = TypeVar("Walked")
 
 _CONTINUES = np.uint64(0x8080808080808080)
 _ONE = np.uint64(1)
@@ -61,13 +62,15 @@ class Cursors:
         is_at_end: Flags = self.at == self.ends
         return is_at_end & ~self.failed
 
-    def among(self, rows: Positions, read: Read) -> Column:
-        """Return the values that *read* finds at the cursors of *rows*; the others stay."""
+    def among(self, rows: Positions, read: Callable[["Cursors"], Walked]) -> Walked:
+        """Return what *read* finds at the cursors of *rows*; the others stay."""
+        if len(rows) == len(self.at):
+            return read(self)
         few = Cursors(self.source, self.at[rows], self.ends[rows])
-        column = read(few)
+        found = read(few)
         self.at[rows] = few.at
         self.failed[rows] |= few.failed
-        return column
+        return found
 
     def byte(self) -> NDArray[np.uint8]:
         """Return the next byte without moving."""

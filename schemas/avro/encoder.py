@@ -29,6 +29,7 @@ _WRITERS: Mapping[str, Callable[[object], bytes]] = {
     "category": primitives.write_category,
     "strings": primitives.write_strings,
     "doubles": primitives.write_doubles,
+    "records": primitives.refuse_records,
     "timestamp": primitives.write_timestamp,
 }
 _INLINE: Mapping[str, str] = {  # tried before the writer is called: a call costs 60 ns
@@ -65,7 +66,8 @@ class _Field:
                 raise ValueError(f"field {self.name!r}: only unions of null and a type: {kind}")
             kind = kind[1]
         self.record = kind if isinstance(kind, Mapping) and kind["type"] == "record" else None
-        self.kind = "record" if self.record else _kind(kind, self.name)
+        self.item = _item(kind)
+        self.kind = "record" if self.record else "records" if self.item else _kind(kind, self.name)
         self.optional = "default" in field
         self.default = field.get("default")
 
@@ -79,11 +81,18 @@ class _Field:
     def write(self, checked: bool) -> str:
         """Return the expression for the bytes of this field."""
         inline = _INLINE_CHECKED if checked else _INLINE
-        plain = inline.get(self.kind, f"write_{self.kind}({{0}})").format(self.variable)
+        writer = f"write{self.index}" if self.item else f"write_{self.kind}"
+        plain = inline.get(self.kind, f"{writer}({{0}})").format(self.variable)
         if not self.nullable:
             return plain
         fast = _SOME_DOUBLE.format(self.variable) if self.kind == "double" else ""
         return f"{fast}no if {self.variable} is None else some + ({plain})"
+
+
+def _item(kind: object) -> Schema | None:
+    """Return the schema of the records in a list of the type *kind*, if it is one."""
+    item = kind.get("items") if isinstance(kind, Mapping) else None
+    return item if isinstance(item, Mapping) and item["type"] == "record" else None
 
 
 def _kind(schema: object, name: str) -> str:
@@ -107,7 +116,7 @@ def _fields(schema: Schema, index: str = "") -> list[_Field]:
 class _Code:
     """Source text of one encoder and the names it needs."""
 
-    def __init__(self, schema: Schema, *, checked: bool) -> None:
+    def __init__(self, schema: Schema, *, checked: bool, index: str = "") -> None:
         self._checked = checked
         self.names: dict[str, object] = {
             **{writer.__name__: writer for writer in _WRITERS.values()},
@@ -125,7 +134,7 @@ class _Code:
         if checked:
             values = ", ".join(field.variable for field in _fields(schema))
             self.lines.append(f"{values}, = record")
-        pieces = list(self._record(schema, "record", ""))
+        pieces = list(self._record(schema, "record", index))
         body = "\n        ".join([*self.lines, f"return join((prefix, {', '.join(pieces)},))"])
         self.text = (
             f"def encode(record):\n    try:\n        {body}\n"
@@ -144,6 +153,8 @@ class _Code:
                 yield self._doubles(list(run))
             else:
                 for field in run:
+                    if field.item is not None:
+                        self.names[f"write{field.index}"] = _records_writer(field.item)
                     if field.record is None:
                         yield field.write(self._checked)
                     else:
@@ -201,6 +212,18 @@ def compile_values_encoder(schema: Schema) -> EncodeValues:
     return cast(EncodeValues, _compiled(_Code(schema, checked=True), schema, b"", explain))
 
 
+def _records_writer(item: Schema) -> Callable[[Sequence[Mapping[str, object]]], bytes]:
+    """Return the function that writes a list of records of *item* as one block."""
+    code = _Code(item, checked=False, index="_item")
+    encode = _compiled(code, item, b"", lambda record: None)  # the event's encoder explains
+
+    def write(records: Sequence[Mapping[str, object]]) -> bytes:
+        body = b"".join(map(encode, records))
+        return primitives.varint(len(records)) + body + b"\x00" if records else b"\x00"
+
+    return write
+
+
 def _compiled(
     code: _Code, schema: Schema, prefix: bytes, explain: Callable[..., None]
 ) -> Callable[..., bytes]:
@@ -238,6 +261,9 @@ def _explain_field(field: _Field, record: Mapping[str, object], path: str) -> No
     value = record[field.name]
     if field.record is not None:
         _explain(field.record, value, where + ".")
+    elif field.item is not None and isinstance(value, Sequence) and not isinstance(value, str):
+        for number, each in enumerate(value):
+            _explain(field.item, each, f"{where}[{number}].")
     elif value is not None or not field.nullable:
         try:
             _WRITERS[field.kind](value)
@@ -268,5 +294,6 @@ _HINTS: Mapping[str, str] = {
     "boolean": "send true or false",
     "strings": "send a list of texts",
     "doubles": "send a list of numbers",
+    "records": "send a list of objects",
     "timestamp": 'send a time with its zone, say "2013-01-01T00:00:00Z"',
 }

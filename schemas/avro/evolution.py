@@ -26,6 +26,8 @@ _PROMOTIONS: Mapping[str, Sequence[str]] = {
     "long": ("float", "double"),
     "float": ("double",),
 }
+EACH = "[]"
+"""Each item of a list, in the path of a column."""
 _PLAIN = frozenset(
     ("boolean", "int", "long", "float", "double", "bytes", "string", "timestamp-micros")
 )
@@ -85,6 +87,8 @@ def _check_type(old: object, new: object, path: str) -> None:
     was, now = optional(old)[1], optional(new)[1]
     if type_name(was) == type_name(now) == "record":
         _check_record(cast(Schema, was), cast(Schema, now), path + ".")
+    elif _are_records(was, now):
+        _check_record(cast(Schema, item_of(was)), cast(Schema, item_of(now)), path + "[].")
     elif not _widens(was, now):
         raise ContractError(
             f"{path} was {described(was)} and would become {described(now)}",
@@ -99,6 +103,13 @@ def _widens(old: object, new: object) -> bool:
     if was == now:
         return was in _PLAIN or old == new
     return now in _PROMOTIONS.get(was, ())
+
+
+def _are_records(old: object, new: object) -> bool:
+    """Return whether both types are lists of records, which are matched field by field."""
+    return all(
+        type_name(each) == "array" and type_name(item_of(each)) == "record" for each in (old, new)
+    )
 
 
 def _match(
@@ -132,7 +143,7 @@ def resolve(frame: pl.DataFrame, writer: Schema, reader: Schema) -> pl.DataFrame
 def unsure_columns(writer: Schema, reader: Schema) -> list[tuple[str, ...]]:
     """Return what *writer* may leave null although *reader* declares it not null.
 
-    Each is the path of a column, or of a field of its struct.
+    Each is the path of a column, or of a field of its struct; `EACH` is each item of a list.
     """
     return list(_unsure(writer, reader, ()))
 
@@ -149,6 +160,8 @@ def _unsure(writer: object, reader: object, path: tuple[str, ...]) -> Iterator[t
             yield inside
         if type_name(was) == type_name(now) == "record":
             yield from _unsure(was, now, inside)
+        elif _are_records(was, now):
+            yield from _unsure(item_of(was), item_of(now), (*inside, EACH))
 
 
 def _resolve_field(
@@ -178,6 +191,12 @@ def _resolve_field(
         inner = {cast(str, each["name"]): each for each in fields_of(was)}
         parts = [_resolve_field(each, inner, source) for each in fields_of(plain)]
         return pl.struct(parts).alias(name) if parts else source.alias(name)
+    if _are_records(was, plain):
+        if item_of(was) == item_of(plain):
+            return source.alias(name)
+        inner = {cast(str, each["name"]): each for each in fields_of(item_of(was))}
+        parts = [_resolve_field(e, inner, pl.element()) for e in fields_of(item_of(plain))]
+        return source.list.eval(pl.struct(parts)).alias(name)
     if not _widens(was, plain):
         raise ContractError(
             f"{name} is {described(was)} in the event and {described(plain)} here",

@@ -164,6 +164,11 @@ def write_strings(value: object) -> bytes:
     return b"".join((varint(len(value)), *map(write_category, value), b"\x00"))
 
 
+def refuse_records(value: object) -> bytes:
+    """Refuse what is no list of records, which the encoder of an event writes itself."""
+    raise TypeError("is not a list of objects")
+
+
 def write_doubles(value: object) -> bytes:
     """Write a list of numbers as one block."""
     if isinstance(value, str) or not isinstance(value, Sequence):

@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from tidemill.errors import PayloadError
-from tidemill.schemas.avro.columnar_decoder import LONG_LIST
-from tidemill.schemas.avro.limits import MAX_FIELDS
 from tidemill.schemas.avro.primitives import EARLIEST, LATEST
 from tidemill.schemas.avro.types import fields_of, type_name
 from tidemill.schemas.avro.wire import Schema
 
 ReadValue = Callable[["Body"], object]
-MAX_VALUES = MAX_FIELDS * (LONG_LIST + 1)
-"""How many list items and records one payload may hold: no fewer than cursors let pass."""
+MAX_VALUES = 2**18
+"""How many list items and records a payload may hold if it is read alone: each is an object."""
 
 _float = struct.Struct("<f")
 _double = struct.Struct("<d")

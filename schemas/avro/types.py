@@ -111,6 +111,9 @@ def column_type(schema: object) -> pl.DataType | None:
     name = type_name(plain)
     if name == "array":
         item = item_of(plain)
+        if type_name(item) == "record":
+            record = column_type(item)
+            return None if record is None or _holds_records(item) else pl.List(record)
         return pl.List(_COLUMNS[str(item)]) if item in ("string", "double") else None
     if name == "record":
         if nullable:
@@ -118,3 +121,13 @@ def column_type(schema: object) -> pl.DataType | None:
         fields = {str(field["name"]): column_type(field["type"]) for field in fields_of(plain)}
         return pl.Struct(cast(dict[str, pl.DataType], fields)) if all(fields.values()) else None
     return _COLUMNS.get(name)
+
+
+def _holds_records(schema: object) -> bool:
+    """Return whether a list of records is somewhere in the record *schema*."""
+    kinds = [optional(field["type"])[1] for field in fields_of(schema)]
+    return any(
+        (type_name(kind) == "array" and type_name(item_of(kind)) == "record")
+        or (type_name(kind) == "record" and _holds_records(kind))
+        for kind in kinds
+    )

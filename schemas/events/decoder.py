@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.errors import ContractError
-from tidemill.schemas.avro.evolution import resolve, unsure_columns
+from tidemill.schemas.avro.evolution import EACH, resolve, unsure_columns
 from tidemill.schemas.avro.limits import why_unreadable
 from tidemill.schemas.avro.payload_reader import PayloadReader, PayloadRows
 from tidemill.schemas.avro.payloads import Payloads, Poison
@@ -173,12 +173,20 @@ def _shaped(plan: _ReadPlan, read: PayloadRows, poison: list[Poison]) -> Iterato
 
 
 def _is_null(path: Sequence[str]) -> pl.Expr:
-    """Return whether a column, or a field of its struct, is null."""
+    """Return whether a column, a field of its struct, or one of an item of its list is null."""
     column, *fields = path
-    value = pl.col(column)
-    for field in fields:
-        value = value.struct.field(field)
-    return value.is_null()
+    return _is_null_in(pl.col(column), fields)
+
+
+def _is_null_in(value: pl.Expr, fields: Sequence[str]) -> pl.Expr:
+    match fields:
+        case []:
+            return value.is_null()
+        case [field, *others] if field == EACH:
+            return value.list.eval(_is_null_in(pl.element(), others)).list.any().fill_null(False)
+        case [field, *others]:
+            return _is_null_in(value.struct.field(field), others)
+    raise TypeError(fields)
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:
@@ -202,5 +210,6 @@ def _feedback(kind: str, values: Collection[str], schema: pl.Schema) -> Shape:
         pl.lit(kind).alias("kind"),
         pl.col("at"),
         struct.alias("values"),
+        *([pl.col("item")] if "item" in schema else []),
     ]
     return lambda frame: frame.select(columns)

@@ -2,6 +2,8 @@
 
 A loop has one decision event, and one feedback event per kind. Their schemas are generated from the
 loop definition alone, so a service in any language can produce events from the published schemas.
+
+Longer than 300 lines because the fields of an event and its columns change together.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +16,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.avro.encoder import Encode, compile_encoder
 from tidemill.schemas.avro.primitives import EPOCH, MICROSECOND
 from tidemill.schemas.avro.wire import Schema
-from tidemill.schemas.loop.definition import Feature, FieldType, Loop
+from tidemill.schemas.loop.definition import Feature, FieldType, Items, Loop
 from tidemill.schemas.registry.port import SchemaStore
 
 TIME = pl.Datetime("us", "UTC")
@@ -85,6 +87,7 @@ def decision_schema(loop: Loop) -> Schema:
             _nullable("rule_version", "int"),
             _nullable("experiment", "string"),
             _nullable("arm", "string"),
+            *([] if loop.decision.items is None else [_nullable("items", _items(loop))]),
         ],
     }
 
@@ -104,6 +107,7 @@ def feedback_schema(loop: Loop, kind: str) -> Schema:
             {"name": "decision_id", "type": "string"},
             {"name": "at", "type": _TIMESTAMP},
             {"name": "values", "type": _record(f"Values_{kind}", _values(loop, kind))},
+            *([] if loop.decision.items is None else [_nullable("item", "string")]),
         ],
     }
 
@@ -131,7 +135,6 @@ def feedback_subject(loop: Loop, kind: str) -> str:
 
 def decision_frame_schema(loop: Loop) -> pl.Schema:
     """Return the names and types of the columns of decision events."""
-    features = {name: _POLARS[feature.type] for name, feature in loop.features.items()}
     return pl.Schema(
         {
             "id": pl.String(),
@@ -144,7 +147,7 @@ def decision_frame_schema(loop: Loop) -> pl.Schema:
             "model_version": pl.String(),
             "policy_version": pl.Int32(),
             "loop_version": pl.Int32(),
-            "features": pl.Struct(features),
+            "features": _struct(loop.features),
             "baseline": _ACTION_POLARS[loop.decision.type],
             "propensities": pl.List(pl.Float64),
             "policy_action": _ACTION_POLARS[loop.decision.type],
@@ -152,8 +155,20 @@ def decision_frame_schema(loop: Loop) -> pl.Schema:
             "rule_version": pl.Int32(),
             "experiment": pl.String(),
             "arm": pl.String(),
+            **({} if loop.decision.items is None else {"items": items_type(loop.decision.items)}),
         }
     )
+
+
+def items_type(items: Items) -> pl.DataType:
+    """Return the type of the column of *items*: each with id, propensity, position, features."""
+    item = {
+        "id": pl.String(),
+        "propensity": pl.Float64(),
+        "position": pl.Int32(),
+        "features": _struct(items.features),
+    }
+    return pl.List(pl.Struct(item))
 
 
 def feedback_frame_schema(loop: Loop) -> pl.Schema:
@@ -174,6 +189,7 @@ def feedback_frame_schema(loop: Loop) -> pl.Schema:
             "kind": pl.String(),
             "at": TIME,
             "values": pl.Struct(values or NO_VALUES),
+            **({} if loop.decision.items is None else {"item": pl.String()}),
         }
     )
 
@@ -242,6 +258,27 @@ def _values(loop: Loop, kind: str) -> Mapping[str, Feature]:
 def _unknown_kind(kind: str, known: Mapping[str, object]) -> RequestError:
     what = f"feedback kind {kind!r} is not known"
     return RequestError(what, hint=f"the loop has {', '.join(known)}")
+
+
+def _items(loop: Loop) -> dict[str, object]:
+    """Return the Avro type of the items of a decision of *loop*, which has some.
+
+    The position is that at which an item was shown, from 0; null if it was not. The propensity is
+    the probability of the item at its position, given those before it; of an item that was not
+    shown, that of the first position.
+    """
+    features = {} if loop.decision.items is None else loop.decision.items.features
+    fields = [
+        {"name": "id", "type": "string"},
+        _nullable("propensity", "double"),
+        _nullable("position", "int"),
+        {"name": "features", "type": _record("ItemFeatures", features)},
+    ]
+    return {"type": "array", "items": {"type": "record", "name": "Item", "fields": fields}}
+
+
+def _struct(fields: Mapping[str, Feature]) -> pl.Struct:
+    return pl.Struct({name: _POLARS[each.type] for name, each in fields.items()})
 
 
 def _record(name: str, fields: Mapping[str, Feature]) -> dict[str, object]:

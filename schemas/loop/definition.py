@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tidemill.schemas.logs import DECISIONS, Log, feedback_log
 from tidemill.schemas.loop import validation
@@ -33,6 +33,7 @@ __all__ = [
     "Feedback",
     "FieldType",
     "Gate",
+    "Items",
     "Label",
     "Loop",
     "MaxBad",
@@ -51,8 +52,11 @@ ADDED_SETTINGS = (
 that loops published before stay equal to themselves, and older releases can read loops that do not
 use them. The same holds for the `stream` of a kind, for `ADDED_TO_POLICY` and `ADDED_IN_PARTS`."""
 ADDED_TO_POLICY = ("decay", "temperature", "spread", "grid", "width")
-ADDED_IN_PARTS: Mapping[str, str] = {"label": "depends_on", "gate": "reward"}
+ADDED_IN_PARTS: Mapping[str, str] = {"label": "depends_on", "gate": "reward", "decision": "items"}
 """The same of parts of a loop: a setting that is null by default."""
+
+_DEFAULT_OF_ITEMS: Mapping[str, str | list[str]] = {"choice": "", "ranking": []}
+"""What a loop with items has for a default: an item of the request cannot be named before."""
 
 RESERVED_VALUES = frozenset({"kind", "at", "offset", "decision_at", "decision_id", "id"})
 """Columns that the SQL of a label has beside the values of a feedback."""
@@ -110,15 +114,48 @@ class Label(Value):
     depends_on: Literal["action", "world"] | None = None
 
 
+class Items(Value):
+    """The things to choose among, where each request brings its own: their features, how many.
+
+    *max* is how many a request may bring. *log* says which of them the event of a decision has:
+    ``all``, or only those that were ``shown``; then no policy can be judged that did not run.
+    """
+
+    features: dict[FieldName, Feature] = Field(min_length=1)
+    max: int = Field(default=200, ge=2, le=1_000)  # more are not decoded in columns
+    log: Literal["all", "shown"] = "all"
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema["required"].remove("default")
+    schema["anyOf"] = [{"required": ["default"]}, {"required": ["items"]}]
+
+
 class Decision(Value):
-    """The type of the answer, and the answer while there is no model."""
+    """The type of the answer, and the answer while there is no model.
+
+    With *items* there are no actions, and the default is left out: it is the first item of the
+    request, or their order.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_without_default)
 
     type: Literal["bool", "choice", "float", "ranking"]
     actions: list[str] = Field(default_factory=list)
     default: bool | float | str | list[str]
+    items: Items | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_of_items(cls, value: object) -> object:
+        if isinstance(value, Mapping) and value.get("items") is not None:
+            return {"default": _DEFAULT_OF_ITEMS.get(str(value.get("type")), ""), **value}
+        return value
 
     @model_validator(mode="after")
     def _actions_fit(self) -> Self:
+        if self.items is not None:
+            return self._items_fit()
         names = ", ".join(self.actions)
         if self.type in ("bool", "float"):
             if self.actions:
@@ -140,6 +177,27 @@ class Decision(Value):
                 at=("actions",),
             )
         return self._default_fits()
+
+    def _items_fit(self) -> Self:
+        if self.type not in _DEFAULT_OF_ITEMS:
+            raise wrong(
+                f"a {self.type} decision has no items to choose among",
+                hint="leave items out, or make it a choice or a ranking",
+                at=("items",),
+            )
+        if self.actions:
+            raise wrong(
+                "items come with each request, and actions are the same for all of them",
+                hint="leave out one of the two",
+                at=("actions",),
+            )
+        if self.default != _DEFAULT_OF_ITEMS[self.type]:
+            raise wrong(
+                f"default {self.default!r} may not be among the items of a request",
+                hint="leave default out: it is the first item of the request, or their order",
+                at=("default",),
+            )
+        return self
 
     def _default_fits(self) -> Self:
         default = self.default

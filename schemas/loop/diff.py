@@ -14,6 +14,7 @@ from tidemill.errors import ContractError
 from tidemill.schemas.logs import stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import Feature
+from tidemill.schemas.loop.validation import why_not_run
 
 RETRAINS = ("label", "policy", "models", "gate")
 """Parts that no event contains: a change of them takes effect from now on."""
@@ -84,6 +85,8 @@ def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
             f"{name} is published and never changes, but this file differs in {what}",
             hint=f"write version: {newest + 1}, or undo the changes",
         )
+    if refusal := why_not_run(new):
+        raise ContractError(f"{name}: {refusal[0]}", hint=refusal[1])
     if new.version < newest:
         raise ContractError(
             f"{name} is older than version {newest}, which is published",
@@ -107,6 +110,20 @@ def _decision(old: Loop, new: Loop) -> Iterator[Change]:
             problem=f"the decision was a {before.type} and becomes a {after.type}",
             hint="that is another decision: give the loop another name",
         )
+    if (before.items is None) != (after.items is None):
+        yield Change(
+            "decision.items",
+            _presence(before.items is not None),
+            _presence(after.items is not None),
+            problem="fixed actions and items of the request are two kinds of examples",
+            hint="that is another decision: give the loop another name",
+        )
+    elif before.items is not None and after.items is not None:
+        was, now = before.items.features, after.items.features
+        yield from _fields("decision.items.features", was, now, was)
+        others = {"features"}
+        plain = (each.model_dump(exclude=others) for each in (before.items, after.items))
+        yield from _plain("decision.items", *plain)
     for name in ("actions", "default"):
         if getattr(before, name) != getattr(after, name):
             yield Change(f"decision.{name}", getattr(before, name), getattr(after, name))

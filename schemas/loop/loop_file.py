@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diagnostics import diagnostics
+from tidemill.schemas.loop.validation import why_not_run
 from tidemill.schemas.loop.yaml_subset import PlainDumper, YamlTree, read_tree
 
 MAX_BYTES = 256 * 1024  # a loop file of a thousand features has 60 kB
@@ -104,6 +105,9 @@ def read_text(text: str, *, file: str) -> LoopFile:
         # A misspelt key is also a missing one: show the misspelling first.
         found.sort(key=lambda one: (one.what.endswith("is missing"), one.line or 0))
         raise LoopFileError(found) from error
+    if refusal := why_not_run(loop):
+        line = tree.line(("decision", "items"))
+        raise LoopFileError([LoopError(refusal[0], hint=refusal[1], file=file, line=line)])
     return LoopFile(loop, file, tree.lines)
 
 
@@ -111,7 +115,11 @@ def dump_loop(loop: Loop) -> str:
     """Return *loop* as the text of a loop file; `parse_loop` turns it into an equal value."""
     value = loop.model_dump(mode="json", exclude_defaults=True)
     value = {"loop": loop.loop, "version": loop.version, **value}
-    groups = [value["features"], *(kind.get("values", {}) for kind in value["feedback"].values())]
+    items = value["decision"].get("items")
+    if items is not None:
+        del value["decision"]["default"]
+    groups = [value["features"], *([] if items is None else [items["features"]])]
+    groups += (kind.get("values", {}) for kind in value["feedback"].values())
     for fields in groups:
         for name, field in fields.items():
             if set(field) == {"type"}:

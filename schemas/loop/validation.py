@@ -21,6 +21,9 @@ RESERVED_LOOPS = frozenset({"tidemill", "main", "temp", "system"})
 RESERVED_FEATURES = frozenset({"action", "label", "at", "decision_id"})
 """Columns that a training set has beside the features."""
 
+RESERVED_WITH_ITEMS = frozenset({"item", "position"})
+"""Columns that examples have besides, where decisions choose among items."""
+
 ACTIVATED_AT = "activated_at"
 """The column with the time of the first activation, in labels of loops that have one."""
 
@@ -136,6 +139,44 @@ def check_names(loop: "Loop") -> None:
             )
 
 
+def check_items(loop: "Loop") -> None:
+    """Refuse names that the features of items share with others, or with columns of tidemill."""
+    items = loop.decision.items
+    if items is None:
+        return
+    where = ("decision", "items", "features")
+    for name in items.features:
+        if name in loop.features:
+            raise wrong(
+                f"feature {name!r} is one of the loop and one of its items; a model reads both",
+                hint=f"call that of the items something else, say item_{name}",
+                at=(*where, name),
+            )
+    paths: list[tuple[str, ...]] = [(*where, name) for name in items.features]
+    paths += [("features", name) for name in loop.features]
+    for kind, feedback in loop.feedback.items():
+        paths += [("feedback", kind, "values", name) for name in feedback.values]
+    for at in paths:
+        name = at[-1]
+        is_ours = name in RESERVED_WITH_ITEMS
+        if is_ours or (name in RESERVED_FEATURES and at[:3] == where):
+            raise wrong(
+                f"{name!r} is the name of a column of tidemill in loops with items",
+                hint=f"call it something else, say {name}_before",
+                at=at,
+            )
+
+
+def why_not_run(loop: "Loop") -> tuple[str, str] | None:
+    """Return why this release does not run the legal *loop*, and a hint; or None."""
+    if loop.decision.items is None:
+        return None
+    return (
+        "this release knows decision.items, and does not run loops that have them yet",
+        "choose among fixed actions until then: actions: [show, hide]",
+    )
+
+
 def check_values(loop: "Loop") -> None:
     """Refuse two kinds of feedback that have a value of the same name with different types."""
     types: dict[str, tuple[str, FieldType]] = {}
@@ -233,7 +274,7 @@ def _listed(names: Sequence[str]) -> str:
 def check_policy(loop: "Loop") -> None:
     """Refuse a policy that cannot produce the answers of the decision."""
     policy, decision = loop.policy, loop.decision
-    fitting = _POLICIES[decision.type]
+    fitting = _POLICIES["ranking" if decision.items else decision.type]
     if policy.kind not in fitting:
         raise wrong(
             f"a {policy.kind} policy cannot answer a {decision.type} decision",
@@ -344,6 +385,6 @@ def check_times(loop: "Loop") -> None:
 
 
 CHECKS = (
-    *(check_names, check_values, check_streams, check_activation),
+    *(check_names, check_items, check_values, check_streams, check_activation),
     *(check_policy, check_dependence, check_models, check_times),
 )

@@ -16,6 +16,8 @@ _decode = msgspec.json.Decoder().decode
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+LISTED = "items"
+"""The optional field whose value is a list of objects, which have names and values themselves."""
 _EXAMPLE = "see docs/guide/serving.md for the bodies of requests"
 
 
@@ -48,6 +50,7 @@ class BodyReader(Generic[T]):
         item = msgspec.defstruct("RequestItem", fields, forbid_unknown_fields=True, gc=False)
         self._one = msgspec.json.Decoder(item).decode
         self._place = (required + optional).index(inside)
+        self._listed = (required + optional).index(LISTED) if LISTED in optional else None
         self._required = frozenset(required)
         self._known = frozenset(required + optional)
         self._inside = inside
@@ -66,6 +69,8 @@ class BodyReader(Generic[T]):
         request = self._check(*item)
         inside = item[self._place]
         keys = len(item) - item.count(None) + (0 if inside is None else len(inside))
+        if self._listed is not None:
+            keys += _keys_in(item[self._listed])
         if body.count(b":") != keys:
             self._read_any(body)  # a null, a colon in a text, or a key that stands twice
         return request
@@ -118,7 +123,17 @@ class BodyReader(Generic[T]):
 
     def _keys(self, item: Mapping[str, object]) -> int:
         inside = item.get(self._inside)
-        return len(item) + (len(inside) if isinstance(inside, dict) else 0)
+        own = len(inside) if isinstance(inside, dict) else 0
+        return len(item) + own + _keys_in(item.get(LISTED))
+
+
+def _keys_in(listed: object) -> int:
+    """Return how many keys the objects of a list have, and the objects in those."""
+    if not isinstance(listed, list):
+        return 0
+    objects = [each for each in listed if isinstance(each, dict)]
+    inner = [len(value) for each in objects for value in each.values() if isinstance(value, dict)]
+    return sum(map(len, objects)) + sum(inner)
 
 
 def _keys_stand_once(body: bytes, keys: int) -> None:

@@ -21,6 +21,7 @@ from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
 from tidemill.serving.decision.event_log import Event, EventLog
 from tidemill.serving.decision.ids import new_id
+from tidemill.serving.decision.items import ItemAnswers, RequestItems
 from tidemill.serving.decision.requests import (
     DecisionReader,
     DecisionRequest,
@@ -76,6 +77,8 @@ class Decider:
         self.feedback = FeedbackReader(loop, self.limits)
         policy = policy_of(loop)
         self._choice, self._without_model = policy.choose, policy.without_model
+        items = loop.decision.items
+        self._items = None if items is None else ItemAnswers(loop, items)
         self._default: Action = loop.decision.default
         self._is_apprentice = loop.learning == "apprentice"
         self._encode = decision_encoder(loop, store)
@@ -135,20 +138,29 @@ class Decider:
         """Return key and payload of a decision's event, and its result; nothing is logged yet."""
         features, baseline = request.features, request.baseline
         default = self._default if baseline is None else baseline
+        items = request.items
+        if items is not None:
+            default = items.default
         now_ns = time_ns()
         decision_id = request.id or new_id(now_ns)
         at = request.at or now_ns // 1_000
         try:
             key = decision_id.encode()
-            choice, source, version = self._choose(features, default, key, started_s, asked_s)
+            choice, source, version = self._choose(
+                features, default, items, key, started_s, asked_s
+            )
             chosen = None
             if self._is_apprentice:
                 choice, source, chosen = as_apprentice(choice, source, default)
             action, score, propensity, positions = choice
-            more = None
+            more, logged = None, b""
+            if self._items is not None and items is not None:
+                logged = self._items.written(items, choice)
+                positions = None  # each item has its own
             if not (baseline is None and positions is None and chosen is None):
                 more = Circumstances(baseline, positions, chosen)
             payload = self._encode(key, at, request.entity, choice, source, version, features, more)
+            payload += logged
         except ValueError as error:
             raise RequestError(
                 f"the request cannot be written as an event: {error}",
@@ -168,25 +180,37 @@ class Decider:
                 version,
                 self._policy_version,
                 self._version,
-                positions,
+                choice[3] if isinstance(action, list) else None,
                 chosen,
             ),
         )
 
     def _choose(
-        self, features: Features, default: Action, key: bytes, started_s: float, now_s: float
+        self,
+        features: Features,
+        default: Action,
+        items: RequestItems | None,
+        key: bytes,
+        started_s: float,
+        now_s: float,
     ) -> tuple[Choice, str, str | None]:
         """Return choice, source and model version: the model's if it answers in time."""
-        model = self.model
+        model, among = self.model, self._items
         if model is None:
-            choice, is_explored = self._without_model(default, key)
+            if among is None or items is None:
+                choice, is_explored = self._without_model(default, key)
+            else:
+                choice, is_explored = among.without_model(items, key)
             return choice, "explore" if is_explored else "default", None
         deadline_s = started_s + self._budget_s
         if now_s > deadline_s or now_s < self._rest_until_s:
             self.counters.over_budget += 1
             return certain_choice(default), "fallback", None
         try:
-            choice = self._choice(model, features, key)
+            if among is None or items is None:
+                choice = self._choice(model, features, key)
+            else:
+                choice = among.choose(model, features, items, key)
         except _MODEL_FAILURES as error:
             self.counters.failed += 1
             self.last_failure = f"{model.version}: {error}"
@@ -208,15 +232,15 @@ class Decider:
             RequestError: a text of the request is not valid Unicode, or the event is too large.
         """
         feedback_id = request.id or new_id()
-        payload = self._encode_feedback(
-            request.kind,
-            {
-                "id": feedback_id,
-                "decision_id": request.decision_id,
-                "at": request.at or time_ns() // 1_000,
-                "values": request.values,
-            },
-        )
+        event: dict[str, object] = {
+            "id": feedback_id,
+            "decision_id": request.decision_id,
+            "at": request.at or time_ns() // 1_000,
+            "values": request.values,
+        }
+        if request.item is not None:
+            event["item"] = request.item
+        payload = self._encode_feedback(request.kind, event)
         if len(payload) > MAX_EVENT_BYTES:
             raise _too_large(payload)
         topic = self._feedback_topics[request.kind]

@@ -61,8 +61,8 @@ EncodeDecision = Callable[
 UTF-8, which is the key of the record too; its time, as an aware datetime or microseconds since
 1970; its entity, if known; its choice; its source; its model version, if a model decided; all
 features of the loop, in the order of the loop, as `DecisionReader` has checked them; and its
-circumstances, None if there are none. Raises
-ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
+circumstances, None if there are none. Where a loop has items, they follow the payload (`items.py`).
+Raises ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
 
 
 def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
@@ -76,8 +76,9 @@ def decision_encoder(loop: Loop, store: SchemaStore) -> EncodeDecision:
     fields = cast(list[Mapping[str, object]], schema["fields"])
     prefix = store.register(decision_subject(loop), schema)
     write_action = _action_writer(loop)
-    plain, added = fields[: -len(CIRCUMSTANCES)], fields[-len(CIRCUMSTANCES) :]
-    write_features = compile_values_encoder(cast(Schema, plain[-1]["type"]))
+    named = {str(field["name"]): field for field in fields}
+    added = [named[name] for name in CIRCUMSTANCES]
+    write_features = compile_values_encoder(cast(Schema, named["features"]["type"]))
     write_circumstances = compile_values_encoder({"name": "Circumstances", "fields": added})
     versions = write_int(loop.policy.version) + write_int(loop.version)
     ends: dict[tuple[float | None, str, str | None], bytes] = {}
@@ -125,6 +126,8 @@ def _action_writer(loop: Loop) -> Write:
     """Return the function that writes an action of *loop*."""
     if loop.decision.type == "bool":
         return cast(Write, {action: write_boolean(action) for action in (True, False)}.__getitem__)
+    if loop.decision.items is not None and loop.decision.type == "choice":
+        return cast(Write, write_string)
     if loop.decision.type == "choice":
         written = {action: write_category(action) for action in loop.decision.actions}
         return cast(Write, written.__getitem__)

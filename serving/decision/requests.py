@@ -18,6 +18,7 @@ from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.decision.baselines import AnswerCheck
 from tidemill.serving.decision.bodies import BodyReader
+from tidemill.serving.decision.items import ItemCheck, RequestItems
 from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, At, RequestValues
 from tidemill.serving.policies.choice import Action, Features
 
@@ -75,6 +76,7 @@ class DecisionRequest(msgspec.Struct, frozen=True, gc=False):
     id: str | None = None
     at: datetime | None = None
     baseline: Action | None = None
+    items: RequestItems | None = None
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True, gc=False):
@@ -85,6 +87,7 @@ class FeedbackRequest(msgspec.Struct, frozen=True, gc=False):
     values: Mapping[str, object]
     id: str | None = None
     at: datetime | None = None
+    item: str | None = None
 
 
 class DecisionReader:
@@ -95,10 +98,12 @@ class DecisionReader:
         self.record = RequestValues("feature", loop.features, max_list=limits.list_items)
         self._loop = loop
         self._baseline = AnswerCheck(loop)
+        items = loop.decision.items
+        self._items = None if items is None else ItemCheck(loop, items, max_list=limits.list_items)
         self._reader = BodyReader(
             self.check,
             required=("features",),
-            optional=("entity", "id", "at", "baseline"),
+            optional=("entity", "id", "at", "baseline", "items"),
             inside="features",
             max_batch=limits.batch,
         )
@@ -110,6 +115,7 @@ class DecisionReader:
         id: str | None = None,
         at: datetime | str | None = None,
         baseline: object = None,
+        items: object = None,
     ) -> DecisionRequest:
         """Check a request and return it.
 
@@ -121,8 +127,15 @@ class DecisionReader:
         if id is not None:
             _check_id("id", id)
         moment = None if at is None else checked_at(at, self._loop)
+        record = astuple(self.record.check(features))
+        if self._items is not None:
+            among = self._items.checked(items, baseline)
+            answer = None if baseline is None else among.default
+            return DecisionRequest(record, entity, id, moment, answer, among)
+        if items is not None:
+            raise _without_items("items", self._loop)
         answer = None if baseline is None else self._baseline.checked(baseline)
-        return DecisionRequest(astuple(self.record.check(features)), entity, id, moment, answer)
+        return DecisionRequest(record, entity, id, moment, answer)
 
     def read(self, body: bytes) -> DecisionRequest | list[DecisionRequest]:
         """Return the request in *body*, or the list of them if it is ``{"batch": [...]}``.
@@ -146,7 +159,7 @@ class FeedbackReader:
         self._reader = BodyReader(
             self._check_item,
             required=("decision_id", "kind"),
-            optional=("values", "id", "at"),
+            optional=("values", "id", "at", "item"),
             inside="values",
             max_batch=limits.batch,
         )
@@ -167,8 +180,9 @@ class FeedbackReader:
         values: Mapping[str, object],
         id: str | None = None,
         at: datetime | str | None = None,
+        item: str | None = None,
     ) -> FeedbackRequest:
-        """Check a feedback and return it.
+        """Check a feedback and return it; *item* is the id of the one it is about, if of one.
 
         Raises:
             UnknownError: the loop has no feedback of that kind.
@@ -178,8 +192,12 @@ class FeedbackReader:
         _check_id("decision_id", decision_id)
         if id is not None:
             _check_id("id", id)
+        if item is not None:
+            if self._loop.decision.items is None:
+                raise _without_items("item", self._loop)
+            _check_id("item", item)
         moment = None if at is None else checked_at(at, self._loop)
-        return FeedbackRequest(decision_id, kind, checked, id, moment)
+        return FeedbackRequest(decision_id, kind, checked, id, moment, item)
 
     def record(self, kind: str) -> RequestValues:
         """Return the values of a feedback of *kind*.
@@ -206,8 +224,16 @@ class FeedbackReader:
         values: Mapping[str, object] | None = None,
         id: str | None = None,
         at: str | None = None,
+        item: str | None = None,
     ) -> FeedbackRequest:
-        return self.check(decision_id, kind, {} if values is None else values, id, at)
+        return self.check(decision_id, kind, {} if values is None else values, id, at, item)
+
+
+def _without_items(field: str, loop: Loop) -> RequestError:
+    return RequestError(
+        f"field {field!r} is unknown: the requests of {loop.loop} bring no items",
+        hint="leave it out, or declare decision.items in the loop file",
+    )
 
 
 def checked_at(at: datetime | str, loop: Loop) -> datetime:

@@ -49,8 +49,8 @@ class Exploration:
         return action, propensity + (1.0 - epsilon if action == best else 0.0), first < epsilon
 
     def order(
-        self, best: list[str], actions: Sequence[str], epsilon: float, key: bytes
-    ) -> tuple[list[str], float | None, list[float] | None, bool]:
+        self, best: list[A], actions: Sequence[A], epsilon: float, key: bytes
+    ) -> tuple[list[A], float | None, list[float] | None, bool]:
         """Return *best*, or as many of *actions* in a random order, and whether chance took it.
 
         Between them are the propensity of the order, and the probability of each position, given
@@ -61,29 +61,32 @@ class Exploration:
         first, *rest = self.chance.numbers(key, 1 + len(best))
         order = shuffled(actions, rest) if first < epsilon else best
         positions = _positions(order, best, len(actions), epsilon)
-        return order, math.prod(positions), positions, first < epsilon
+        return order, probability_of(positions), positions, first < epsilon
 
 
-def shuffled(actions: Sequence[str], numbers: Sequence[float]) -> list[str]:
+def probability_of(positions: Sequence[float]) -> float | None:
+    """Return the probability of an order by that of its *positions*, given those before each.
+
+    It is None where it is too small for a double: a zero would say that the order cannot happen.
+    """
+    return math.prod(positions) or None
+
+
+def shuffled(actions: Sequence[A], numbers: Sequence[float]) -> list[A]:
     """Return as many of *actions* as there are *numbers*, in an order that the numbers draw."""
     left = list(actions)
     return [left.pop(int(number * len(left))) for number in numbers]
 
 
-def _positions(order: list[str], best: list[str], count: int, epsilon: float) -> list[float]:
+def _positions(order: list[A], best: list[A], count: int, epsilon: float) -> list[float]:
     """Return the probability of each position of *order*, given those before it.
 
     As long as the positions are those of *best*, either the policy or chance may have taken them;
-    `by_chance` is how likely chance has, and the rest of the weight is the policy's.
+    `by_chance` is how likely it was chance, given the positions so far.
     """
-    positions, is_best, by_chance = [], True, epsilon
+    positions, by_chance = [], epsilon
     for place, (action, usual) in enumerate(zip(order, best, strict=True)):
-        each = 1.0 / (count - place)
-        if not is_best:
-            positions.append(each)
-            continue
-        before = 1.0 - epsilon + by_chance
-        by_chance *= each
-        is_best = action == usual
-        positions.append((by_chance + (1.0 - epsilon if is_best else 0.0)) / before)
+        drawn = by_chance / (count - place)
+        positions.append(drawn + (1.0 - by_chance if action == usual else 0.0))
+        by_chance = drawn / positions[-1]
     return positions

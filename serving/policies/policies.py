@@ -1,4 +1,4 @@
-"""The policy of a loop: `policy_of`."""
+"""The policy of a loop: `policy_of`, or `item_policy_of` where its requests bring items."""
 
 import math
 from typing import TYPE_CHECKING
@@ -8,6 +8,13 @@ from tidemill.serving.policies.chance import Chance
 from tidemill.serving.policies.choice import Action, ActionPolicy
 from tidemill.serving.policies.discrete import GreedyPolicy, SoftmaxPolicy, ThresholdPolicy
 from tidemill.serving.policies.exploration import Exploration
+from tidemill.serving.policies.item_policies import (
+    BestItem,
+    ItemPolicy,
+    PlackettLuceItems,
+    RankedItems,
+    SoftmaxItem,
+)
 from tidemill.serving.policies.numbers import GridPolicy, NormalPolicy, ValuePolicy
 from tidemill.serving.policies.rankings import PlackettLucePolicy, RankingPolicy
 
@@ -37,6 +44,19 @@ def policy_of(loop: "Loop") -> ActionPolicy:
             return UcbPolicy(actions, settings.width, exploration)
         case "greedy":
             return (RankingPolicy if is_ranking else GreedyPolicy)(actions, exploration)
+
+
+def item_policy_of(loop: "Loop") -> ItemPolicy:
+    """Return the policy of *loop*, whose requests bring items."""
+    settings = loop.policy
+    exploration = Exploration(
+        settings.epsilon, settings.decay, Chance(loop.loop, settings.version, loop.salt)
+    )
+    is_ranking = loop.decision.type == "ranking"
+    if settings.kind == "softmax":
+        draw = PlackettLuceItems if is_ranking else SoftmaxItem
+        return draw(settings.temperature, exploration)
+    return (RankedItems if is_ranking else BestItem)(exploration)
 
 
 def _of_numbers(loop: "Loop", exploration: Exploration) -> ActionPolicy:

@@ -1,6 +1,5 @@
 """The policies of rankings: sorted by score, or drawn by Plackett-Luce."""
 
-import math
 from typing import cast
 
 from tidemill.serving.policies.choice import (
@@ -11,7 +10,7 @@ from tidemill.serving.policies.choice import (
     action_scores,
 )
 from tidemill.serving.policies.discrete import drawn, softmax_weights
-from tidemill.serving.policies.exploration import Exploration
+from tidemill.serving.policies.exploration import Exploration, probability_of
 
 
 def default_or_other_order(
@@ -87,7 +86,7 @@ class PlackettLucePolicy:
             place, probability = drawn(weights, epsilon, number)
             order.append(left.pop(place))
             positions.append(probability)
-        return (order, scores[order[0]], math.prod(positions), positions)
+        return (order, scores[order[0]], probability_of(positions), positions)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default order, or explore."""

@@ -54,3 +54,15 @@ def with_label(sql: str, kind: str = "bool") -> Loop:
         label=Label.model_validate({"sql": sql, "type": kind}),
         policy=Policy(kind="threshold"),
     )
+
+
+ITEMS: dict[str, object] = {
+    "features": {"price": "float", "topic": "category", "age": {"type": "int", "nullable": True}},
+    "max": 50,
+}
+
+
+def with_items(kind: str = "choice", **changes: object) -> Loop:
+    """Return a small legal loop whose requests bring items, with *changes* to its parts."""
+    parts = {"decision": {"type": kind, "items": ITEMS}, "policy": {"kind": "greedy"}}
+    return minimal(**{**parts, **changes})

@@ -9,7 +9,6 @@ from functools import lru_cache
 import fastavro
 from hypothesis import strategies as st
 
-from tidemill.schemas.avro.columnar_decoder import LONG_LIST
 from tidemill.schemas.avro.primitives import EPOCH, MICROSECOND
 from tidemill.schemas.avro.wire import Schema, canonical_json
 from tidemill.schemas.events.schemas import CIRCUMSTANCES, DecisionEncoder, FeedbackEncoder
@@ -88,7 +87,7 @@ def _record(fields: dict[str, Feature]) -> st.SearchStrategy[Event]:
 circumstances: st.SearchStrategy[Event] = st.fixed_dictionaries(
     {
         "baseline": st.none() | st.sampled_from(["yes", "no"]),
-        "propensities": st.none() | st.lists(st.floats(), max_size=LONG_LIST),
+        "propensities": st.none() | st.lists(st.floats(), max_size=70),
         "policy_action": st.none() | st.sampled_from(["yes", "no"]),
         "stage": st.none() | texts,
         "rule_version": st.none() | st.integers(-(2**31), 2**31 - 1),

@@ -6,7 +6,7 @@ import pytest
 from tests.serving.models import banner
 from tests.serving.policies.test_discrete import ACTIONS, by_action, of
 
-from tidemill.serving.policies.choice import ActionPolicy, LiveModel
+from tidemill.serving.policies.choice import ActionPolicy, Features, LiveModel
 from tidemill.serving.policies.policies import policy_of
 
 
@@ -68,3 +68,22 @@ def test_an_action_that_is_not_learned_ranks_by_the_mean_of_the_others() -> None
     assert ranking().choose(of(by_action), (), b"d")[0] == ["b", "d", "c", "a"]
     drawn = ranking(kind="softmax", temperature=1e-3).choose(learned, (), b"d")
     assert drawn[0] in (["b", "c", "d", "a"], ["b", "d", "c", "a"])
+
+
+def by_number(features: Features) -> float:
+    """Score an action by the number in its name."""
+    return float(str(features[-1])[1:])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"kind": "greedy", "epsilon": 1.0}, {"kind": "softmax", "temperature": 1e6}],
+)
+def test_a_long_ranking_has_the_probability_of_each_position(policy: dict[str, object]) -> None:
+    """Of 200 actions an order has one that no double can hold: zero would say it cannot happen."""
+    actions = [f"a{number}" for number in range(200)]
+    decision = {"type": "ranking", "actions": actions, "default": actions}
+    made = policy_of(banner(decision=decision, policy=policy))
+    _, _, propensity, positions = made.choose(of(by_number), (), b"d")
+    assert propensity is None
+    assert positions == pytest.approx([1 / (200 - place) for place in range(200)], rel=1e-3)
