@@ -2,8 +2,8 @@
 
 import pytest
 
-from tidemill.schemas.loop.counted_kinds import counted_kinds
 from tidemill.schemas.loop.definition import Feedback
+from tidemill.schemas.loop.sql.counted_kinds import counted_kinds
 
 KINDS = {
     "clicked": Feedback.model_validate({"within": "10m", "values": {"s": "float"}}),
