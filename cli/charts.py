@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tidemill.cli.terminal import shown
 from tidemill.errors import ConfigError
 from tidemill.harmless import harmless
+from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.trainers.evaluation.metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def draw_explanation(found: "Explanation", path: Path) -> None:
     named, rest = ordered[:MOST], ordered[MOST:]
     figure, axes = new_figure(len(named) + bool(rest), len(found.scored))
     labels = [_labelled(name, logged.features) for name in named]
-    unit = "log-odds" if logged.loop.label.type == "bool" else "the label"
+    is_odds = logged.loop.label.type == "bool" and logged.loop.policy.kind not in BELIEFS
+    unit = "log-odds" if is_odds else "the label"
     for panel, parts in zip(axes, found.scored, strict=True):
         values = [parts.contributions[name] for name in named]
         if rest:

@@ -105,6 +105,12 @@ def test_every_file_the_tour_names_is_there() -> None:
     assert missing == set()
 
 
+def test_type_checkers_are_told_that_the_package_is_typed() -> None:
+    """Without the marker in the wheel, a service that calls the clients is checked by nobody."""
+    assert BUILD["package-data"]["tidemill"] == ["py.typed"]
+    assert (ROOT / "src" / "tidemill" / "py.typed").exists()
+
+
 def test_the_tour_walks_through_every_folder() -> None:
     """A folder that no walk comes by is one that a newcomer has to guess at."""
     text = (ROOT / "docs" / "how-it-works.md").read_text()

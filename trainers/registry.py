@@ -5,6 +5,8 @@ payload, so the model topic can be restored from the lake alone.
 
 Delivery: exactly once. The commit that adds a row also moves the number of the newest version by
 compare-and-swap, so a second trainer of the same loop is fenced.
+
+Longer than 300 lines because a row has thirty columns, which are named once for each use.
 """
 
 import json

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from tidemill.deploy.explain.logged import LoggedDecision
 from tidemill.schemas.models.feature_signature import (
@@ -14,13 +13,7 @@ from tidemill.schemas.models.feature_signature import (
     scored_actions,
 )
 from tidemill.serving.policies.choice import ScoreFunction
-
-
-class AdditiveModel(Protocol):
-    """A model whose raw score is a sum of what its features add."""
-
-    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
-        """Return what each feature adds, and what is there without any."""
+from tidemill.trainers.evaluation.model_policies import AdditiveModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +23,8 @@ class ScoreParts:
     Attributes:
         action: the action that was scored; None for a model that reads none.
         score: what the model predicts, as workers compute it.
-        raw: the sum of *base* and the *contributions*; of a bool label the log-odds of *score*.
+        raw: the sum of *base* and the *contributions*; of a bool label the log-odds of *score*,
+            unless the model is a posterior.
         base: what is there without any feature.
         contributions: what each feature adds, in the order of the loop, the action last.
     """

@@ -10,8 +10,7 @@ from tidemill.schemas.models.fit import learned_actions
 from tidemill.serving.model.admission import policy_score, try_payload
 from tidemill.serving.policies.choice import LiveModel, ScoreFunction
 from tidemill.trainers.evaluation.evaluation_sets import load_model
-from tidemill.trainers.learners.batch import LightGBM
-from tidemill.trainers.learners.online import FrozenLinear
+from tidemill.trainers.evaluation.model_policies import AdditiveModel
 from tidemill.trainers.registry import MODELS, ModelVersion, Registry
 
 
@@ -30,7 +29,7 @@ class LoadedModel:
     record: ModelVersion
     signature: FeatureSignature
     score: ScoreFunction
-    parts: LightGBM | FrozenLinear
+    parts: AdditiveModel
     live: LiveModel
 
 

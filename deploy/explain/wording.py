@@ -23,6 +23,10 @@ def policy_sentence(policy: Policy, *, reads_action: bool) -> str:
             return "the best score wins"
         case "softmax":
             return f"each action in proportion to exp(score / {policy.temperature:g})"
+        case "thompson":
+            return "each action with the probability that it is the best one"
+        case "ucb" | "linucb":
+            return f"the best score plus {policy.width:g} deviations wins"
         case "value":
             return _number_sentence(policy)
 
@@ -46,7 +50,7 @@ def exploration_sentence(logged: LoggedDecision, model: LiveModel | None) -> str
     policy, is_fallback = logged.loop.policy, logged.answer.source == "fallback"
     if is_fallback or (logged.loop.learning == "apprentice" and model is None):
         return "none: the default answered"
-    if policy.kind == "softmax" and model is not None:
+    if policy.kind in ("softmax", "thompson") and model is not None:
         return f"by the draw itself, and a share {policy.epsilon:g} of it is even"
     if policy.spread is not None:
         return "by the draw itself"

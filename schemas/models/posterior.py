@@ -128,6 +128,7 @@ class PosteriorPredictor:
 
     def __init__(self, model: Posterior, signature: FeatureSignature) -> None:
         self._design = Design(model.scales, model.flags, signature)
+        self._names = [field.name for field in signature.fields]
         self._base = model.base
         self._prior = _prior_deviation(model)
         self._weights = {each.action: np.array(each.weights) for each in model.actions}
@@ -145,6 +146,18 @@ class PosteriorPredictor:
         """Return the label that is expected after the action of *row*."""
         weights = self._weights.get(str(row[ACTION]))
         return self._base if weights is None else self._base + float(self._design(row) @ weights)
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds to the score of *row*, and the mean label.
+
+        What holds for all rows of an action is what the action adds.
+        """
+        weights = self._weights.get(str(row[ACTION]))
+        added = dict.fromkeys(self._names, 0.0)
+        if weights is not None:
+            for name, value in zip(self._design.names, self._design(row) * weights, strict=True):
+                added[name] += float(value)
+        return added, self._base
 
     def beliefs(self, row: FeatureRow, actions: Sequence[str]) -> tuple[list[float], list[float]]:
         """Return the label expected after each of *actions*, and its deviation.
@@ -187,6 +200,10 @@ class Design:
         }
         self._flags = {flag: place for place, flag in enumerate(flags, start=1 + len(scales))}
         self.columns = 1 + len(scales) + len(flags)
+        self.names = [
+            *(ACTION, *(scale.name for scale in scales)),
+            *(flag.partition("=")[0] for flag in flags),
+        ]
 
     def __call__(self, row: FeatureRow) -> Vector:
         """Return the numbers of *row*."""

@@ -92,6 +92,14 @@ def test_a_pinned_score_goes_through_the_policy_of_the_loop(client: ScriptedClie
     assert client.loop("banner").get_decision({**FEATURES, "visits": 4}).action == "a"
 
 
+def test_policies_that_want_to_know_how_sure_a_model_is_take_the_best_score() -> None:
+    """A function of the test says what it expects, and no deviation."""
+    client = ScriptedClient.through(ScriptedTransport())
+    client.add(banner(decision=CHOICE, policy={"kind": "thompson"}))
+    client.pin("banner", lambda features: float(features["action"] == "b"))
+    assert {client.loop("banner").get_decision(FEATURES).action for _ in range(20)} == {"b"}
+
+
 @pytest.mark.slow
 def test_a_trained_model_can_be_pinned_from_its_lake(
     client: ScriptedClient, tmp_path: Path

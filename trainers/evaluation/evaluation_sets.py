@@ -26,7 +26,7 @@ from tidemill.schemas.models.fit import misfit
 from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate
-from tidemill.trainers.evaluation.model_policies import FramePredictor
+from tidemill.trainers.evaluation.model_policies import AdditiveModel
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
 from tidemill.trainers.learners.online import FrozenLinear, settings_of
 from tidemill.trainers.learners.posteriors import FramePosterior
@@ -46,7 +46,7 @@ class EvaluationWindow:
     base_rate: float
 
 
-def load_model(model: ModelVersion, payload: bytes) -> FramePredictor:
+def load_model(model: ModelVersion, payload: bytes) -> AdditiveModel:
     """Return the model with its *payload*, ready to predict frames.
 
     Raises:
@@ -55,7 +55,7 @@ def load_model(model: ModelVersion, payload: bytes) -> FramePredictor:
     return predictor_of(model.learner, payload, model.signature)
 
 
-def predictor_of(learner: str, payload: bytes, signature: FeatureSignature) -> FramePredictor:
+def predictor_of(learner: str, payload: bytes, signature: FeatureSignature) -> AdditiveModel:
     """Return what a *learner* has made, ready to predict frames.
 
     Raises:

@@ -18,10 +18,11 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import DEFAULT
+from tidemill.schemas.models.posterior import POSTERIOR
+from tidemill.schemas.models.river_state import LEARNERS
 from tidemill.trainers.evaluation.evaluation_sets import WINDOW_ROWS, load_model
-from tidemill.trainers.evaluation.metrics import losses
-from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM
-from tidemill.trainers.learners.online import FrozenLinear
+from tidemill.trainers.evaluation.metrics import Metric, losses
+from tidemill.trainers.evaluation.model_policies import AdditiveModel
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows
 
@@ -57,7 +58,8 @@ class ModelImportance:
     """What the features are worth to one model, the most important one first.
 
     Attributes:
-        metric: the loss, that of the loop's gate.
+        metric: the loss, that of the loop's gate; the squared error of a posterior, whose
+            predictions are no probabilities.
         loss: that of the model on the rows as they are.
         rows: how many rows; *first_at* and *last_at* are the times of their decisions.
         repeats: how often each feature was shuffled.
@@ -65,7 +67,7 @@ class ModelImportance:
 
     loop: str
     version: str
-    metric: str
+    metric: Metric
     loss: float
     rows: int
     first_at: datetime
@@ -110,9 +112,10 @@ def importance_of(lake: Lake, loop: Loop, model: ModelVersion, *, repeats: int) 
         LakeError: the lake cannot be read.
     """
     model.check_fit(loop)
-    since = model.later_from if model.learner == LIGHTGBM else model.until
+    is_online = model.learner in LEARNERS
+    since = model.until if is_online else model.later_from
     rows = LabeledRows.of(training_set(lake, loop, since=since), loop)
-    if model.learner != LIGHTGBM and since is not None:
+    if is_online and since is not None:
         rows = rows.slice(int(rows.at.search_sorted(since, side="right")), len(rows))
     rows = rows.slice(max(0, len(rows) - WINDOW_ROWS), len(rows))
     if len(rows) < LEAST_ROWS:
@@ -126,7 +129,7 @@ def importance_of(lake: Lake, loop: Loop, model: ModelVersion, *, repeats: int) 
 
 
 def permuted(
-    loaded: LightGBM | FrozenLinear,
+    loaded: AdditiveModel,
     model: ModelVersion,
     loop: Loop,
     rows: LabeledRows,
@@ -135,9 +138,10 @@ def permuted(
 ) -> ModelImportance:
     """Return what each feature is worth to the *loaded* model on *rows*, oldest first."""
     random, weights = np.random.default_rng(_SEED), rows.weights()
+    metric: Metric = "mse" if model.learner == POSTERIOR else loop.gate.metric
 
     def loss(features: pl.DataFrame) -> float:
-        lost = losses(loop.gate.metric, rows.label, loaded.predict(features))
+        lost = losses(metric, rows.label, loaded.predict(features))
         return float(np.average(lost, weights=weights))
 
     names = [field.name for field in model.signature.fields]
@@ -162,7 +166,7 @@ def permuted(
     return ModelImportance(
         loop=loop.loop,
         version=model.version,
-        metric=loop.gate.metric,
+        metric=metric,
         loss=whole,
         rows=len(rows),
         first_at=rows.at[0],

@@ -14,6 +14,7 @@ from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import (
     ACTION,
+    FeatureRow,
     FeatureSignature,
     action_text,
     scored_actions,
@@ -27,6 +28,16 @@ class FramePredictor(Protocol):
 
     def predict(self, features: pl.DataFrame) -> Floats:
         """Return the score of each row."""
+
+
+class AdditiveModel(FramePredictor, Protocol):
+    """A model whose raw score is a sum of what its features add."""
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds to the raw score of *row*, and what is there without."""
+
+    def gains(self) -> dict[str, float] | None:
+        """Return what the splits by each feature have gained in training; None without splits."""
 
 
 def action_scores(

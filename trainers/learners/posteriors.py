@@ -16,7 +16,12 @@ import polars as pl
 from tidemill.errors import ModelError
 from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Batch, Loop
-from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature, scored_actions
+from tidemill.schemas.models.feature_signature import (
+    ACTION,
+    FeatureRow,
+    FeatureSignature,
+    scored_actions,
+)
 from tidemill.schemas.models.posterior import (
     MAX_COLUMNS,
     POSTERIOR,
@@ -43,6 +48,14 @@ class FramePosterior:
         """Return the label expected in each row of *features*, columns by name."""
         scores = map(self._predictor.score, features.iter_rows(named=True))
         return np.fromiter(scores, dtype=np.float64, count=features.height)
+
+    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
+        """Return what each feature adds to the score of *row*, and the mean label."""
+        return self._predictor.contributions(row)
+
+    def gains(self) -> dict[str, float] | None:
+        """Return None: there are no splits."""
+        return None
 
 
 def train_posterior(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:

@@ -14,6 +14,7 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, layouts
 from tidemill.schemas.events.decoder import EventDecoder
 from tidemill.schemas.loop.definition import Batch, Loop, Online
+from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.schemas.models.feature_signature import ACTION, scored_actions
 from tidemill.schemas.models.manifest import payload_digest
 from tidemill.schemas.registry.memory import MemorySchemaStore
@@ -24,6 +25,7 @@ from tidemill.serving.model.admission import policy_score, try_payload
 from tidemill.serving.policies.choice import LiveModel
 from tidemill.trainers.learners.batch import Trained, train
 from tidemill.trainers.learners.online import OnlineLearner
+from tidemill.trainers.learners.posteriors import train_posterior
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows, LoggedActions
 
@@ -62,6 +64,9 @@ LOOPS: Mapping[str, Loop] = {
     "Plackett-Luce": banner(
         decision=RANKING, policy={"kind": "softmax", "temperature": 0.4, "epsilon": 0.1}
     ),
+    "thompson": banner(decision=CHOICE, policy={"kind": "thompson", "epsilon": 0.1}),
+    "ucb": banner(decision=CHOICE, policy={"kind": "ucb", "epsilon": 0.1}),
+    "linucb": banner(decision=CHOICE, policy={"kind": "linucb"}),
     "apprentice": banner(
         decision=CHOICE, learning="apprentice", policy={"kind": "greedy", "epsilon": 0.4}
     ),
@@ -116,6 +121,8 @@ def _feature_types(loop: Loop) -> dict[str, pl.DataType]:
 def trained(loop: Loop, learner: str) -> Trained:
     """Return a model of *loop* by one of `LEARNERS`."""
     rows = labelled(loop, 1_500)
+    if loop.policy.kind in BELIEFS:
+        return train_posterior(rows, loop, Batch())
     if learner == "lightgbm":
         return train(rows, loop, Batch(rounds=30, params={"min_data_in_leaf": 20}))
     kind = "logistic_regression" if loop.label.type == "bool" else "linear_regression"

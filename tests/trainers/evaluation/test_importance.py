@@ -63,6 +63,18 @@ def test_only_trees_have_a_gain() -> None:
     assert {each.gain for each in linear} == {None}
 
 
+@pytest.mark.slow
+def test_a_posterior_is_measured_by_its_squared_error() -> None:
+    """It may predict a probability below 0, of which a log loss makes a catastrophe."""
+    loop = LOOPS["linucb"]
+    model = trained(loop, "posterior")
+    record = version(loop, model, 1)
+    loaded = load_model(record, model.payload)
+    found = permuted(loaded, record, loop, labelled(loop, ROWS, seed=8), repeats=2)
+    assert found.metric == "mse"
+    assert found.features[0].name == "visits"
+
+
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """A lake with a model and examples, the last third of which it has not learned."""
