@@ -34,6 +34,7 @@ def test_a_kind_that_cannot_change_the_label_does_not_count(sql: str, counted: s
         "count(*) > 0",
         "count(kind) > 1",
         "count(*) filter (where kind = 'clicked' or kind = 'shown') > 0",
+        "count(*) filter (where kind = 'clicked' and s > 3 or kind = 'shown') > 0",
         "count(*) filter (where kind <> 'clicked') > 0",
         "sum(coalesce(euros, 1)) > 2",
         "first(s) > 1",
