@@ -65,15 +65,21 @@ def count_labels(
     live = _counted(newest, labelled & rows.expr(), rows.spans)
     others = _counted(newest, labelled, rows.others).sources
     sources = live.sources or {f"version {loop.version}": live.labels}
+    live = replace(live, version=version, sources=sources, left_out=others)
     if backfill is None:
-        return replace(live, version=version, sources=sources, left_out=others)
+        return live
     made = _counted(newest_rows(backfill.scan()), labelled & rows.other_expr(), ())
+    return _together(live, made, f"backfill {rows.backfill}")
+
+
+def _together(live: LabelCount, made: LabelCount, name: str) -> LabelCount:
+    """Return both counts together; the backfill *name* has made labels for all left out."""
     return LabelCount(
-        version,
+        live.version,
         live.labels + made.labels,
         max(filter(None, (live.last_at, made.last_at)), default=None),
         live.revised + made.revised,
-        {f"backfill {rows.backfill}": made.labels} | dict(sources),
+        {name: made.labels} | dict(live.sources),
         {},
     )
 

@@ -5,6 +5,8 @@ payload, so the model topic can be restored from the lake alone.
 
 Delivery: exactly once. The commit that adds a row also moves the number of the newest version by
 compare-and-swap, so a second trainer of the same loop is fenced.
+
+Longer than 300 lines because a row has thirty columns, which are named once for each use.
 """
 
 import json
@@ -19,6 +21,7 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.progress_keys import MODEL_NUMBER
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.fit import check_fit
 from tidemill.schemas.models.manifest import (
     DEFAULT,
     DEFAULT_PAYLOAD,
@@ -67,6 +70,7 @@ _SCHEMA = pl.Schema(
         "event_date": pl.Date(),
     }
 )
+_ROW = {name: kind for name, kind in _SCHEMA.items() if name != "event_date"}
 _LISTED = [name for name in _SCHEMA if name not in ("payload", "event_date")]
 _JSON = ("metrics", "params", "software", "sources")
 
@@ -132,6 +136,21 @@ class ModelVersion:
         """The features the model reads."""
         return FeatureSignature.from_json(self.features)
 
+    def check_fit(self, loop: Loop) -> None:
+        """Refuse the model if it cannot serve *loop*; see `schemas/models/fit.py`.
+
+        Raises:
+            ModelError: with the reason.
+        """
+        check_fit(
+            loop,
+            self.version,
+            self.signature,
+            learner=self.learner,
+            label_type=self.label_type,
+            label_digest=self.label_digest,
+        )
+
 
 class Registry:
     """The models of one loop in the lake."""
@@ -147,7 +166,11 @@ class Registry:
 
     def live(self) -> ModelVersion | None:
         """Return the version that was promoted last, which may be the default; None if none was."""
-        return max((one for one in self._models if one.promoted), key=_sequence, default=None)
+        return max(
+            (one for one in self._models if one.promoted),
+            key=lambda one: one.sequence,
+            default=None,
+        )
 
     def model(self) -> ModelVersion | None:
         """Return the model that decides; None if the default does, as before the first one."""
@@ -206,7 +229,7 @@ class Registry:
         before = self._models[-1].number if self._models else None
         row = {name: getattr(model, name) for name in _LISTED}
         row |= {name: json.dumps(dict(row[name]), sort_keys=True) for name in _JSON}
-        frame = pl.DataFrame([row | {"payload": payload}], schema=_row_schema())
+        frame = pl.DataFrame([row | {"payload": payload}], schema=_ROW)
         self._table.append(frame, swaps=[CompareAndSwap(MODEL_NUMBER, before, model.number)])
         self._models.append(model)
 
@@ -282,11 +305,3 @@ def default_version(
         digest=payload_digest(DEFAULT_PAYLOAD),
         features=FeatureSignature.of_loop(loop).to_json(),
     )
-
-
-def _row_schema() -> dict[str, pl.DataType]:
-    return {name: kind for name, kind in _SCHEMA.items() if name != "event_date"}
-
-
-def _sequence(model: ModelVersion) -> int:
-    return model.sequence

@@ -6,7 +6,7 @@ from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
-from tidemill.schemas.models.fit import check_fit, learned_actions
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.serving.model.admission import policy_score, try_payload
 from tidemill.serving.policies.choice import LiveModel, ScoreFunction
 from tidemill.trainers.evaluation.evaluation_sets import load_model
@@ -50,14 +50,7 @@ def load_version(lake: Lake, loop: Loop, version: str) -> LoadedModel:
             f"tidemill model restore {loop.loop}",
         )
     payload, signature = registry.payload(record), record.signature
-    check_fit(
-        loop,
-        version,
-        signature,
-        learner=record.learner,
-        label_type=record.label_type,
-        label_digest=record.label_digest,
-    )
+    record.check_fit(loop)
     score = try_payload(
         loop, version=version, learner=record.learner, payload=payload, signature=signature
     )

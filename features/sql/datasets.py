@@ -56,23 +56,33 @@ def training_set(
     Raises:
         LakeError: the lake cannot be read, or has no such backfill.
     """
-    connection = open_duckdb()
-    condition = _condition(since, until)
+    connection, condition = open_duckdb(), _condition(since, until)
     if backfill is None:
-        rows = comparable_rows(lake, loop)
-        live = lake.table(loop.loop, EXAMPLES)
-        queries = [_query(connection, live, loop, f"{condition} AND {rows.sql()}", version)]
-        if rows.backfill is not None:
-            made = complete_table(lake, loop.loop, rows.backfill)
-            wanted = f"{condition} AND {rows.other_sql()}"
-            queries.append(_query(connection, made, loop, wanted, None))
+        query, pinned = _comparable(connection, lake, loop, condition, version)
     else:
         made = complete_table(lake, loop.loop, backfill)
-        queries = [_query(connection, made, loop, condition, version)]
-    pinned = queries[0][1]
-    query = " UNION ALL ".join(text for text, _ in queries) + ' ORDER BY "at", decision_id'
+        query, pinned = _query(connection, made, loop, condition, version)
+    query += ' ORDER BY "at", decision_id'
     table = connection.sql(query).to_arrow_table()
     return TrainingSet(table=table, features=tuple(loop.features), version=pinned)
+
+
+def _comparable(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    loop: Loop,
+    condition: str,
+    version: int | None,
+) -> tuple[str, int]:
+    """Return the query of the rows whose label means what that of *loop* means; see `_query`."""
+    rows = comparable_rows(lake, loop)
+    live = lake.table(loop.loop, EXAMPLES)
+    query, pinned = _query(connection, live, loop, f"{condition} AND {rows.sql()}", version)
+    if rows.backfill is not None:
+        made = complete_table(lake, loop.loop, rows.backfill)
+        anew, _ = _query(connection, made, loop, f"{condition} AND {rows.other_sql()}", None)
+        query += f" UNION ALL {anew}"
+    return query, pinned
 
 
 def _query(

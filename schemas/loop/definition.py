@@ -18,10 +18,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from tidemill.schemas.logs import DECISIONS, Log, feedback_log
 from tidemill.schemas.loop import validation
-from tidemill.schemas.loop.counted_kinds import counted_kinds
 from tidemill.schemas.loop.durations import Age, Duration, format_duration, parse_duration
 from tidemill.schemas.loop.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
 from tidemill.schemas.loop.sizes import Size
+from tidemill.schemas.loop.sql.counted_kinds import counted_kinds
 
 __all__ = [
     "FIELD",

@@ -70,12 +70,16 @@ def misfit(
     if odd := lacking(signature, loop):
         return f"reads other features than {version}: {', '.join(odd)}"
     if (learner == POSTERIOR) != (loop.policy.kind in BELIEFS):
-        policy = f"{loop.policy.kind} policy of {version}"
-        return f"was trained by {learner}, which the {policy} cannot use"
+        return f"was trained by {learner}: no model for the {loop.policy.kind} policy of {version}"
     if label_type != loop.label.type:
         return f"predicts a {label_type} label, {version} has a {loop.label.type} one"
     if label_digest is not None and label_digest != loop.label_digest:
         return f"has learned another label than that of {version}"
+    return _misfit_of_actions(loop, signature, version)
+
+
+def _misfit_of_actions(loop: Loop, signature: FeatureSignature, version: str) -> str:
+    """Return which action a model has to have learned and has not; empty if there is none."""
     learned = learned_actions(signature, loop)
     if learned == []:
         return f"has learned none of the actions of {version}"

@@ -17,7 +17,6 @@ from tidemill.errors import ModelError, RequestError
 from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.fit import check_fit
 from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.schemas.models.river_state import LEARNERS
@@ -112,14 +111,7 @@ def importance_of(lake: Lake, loop: Loop, model: ModelVersion, *, repeats: int) 
         ModelError: the model reads other features than *loop* has, or cannot be loaded.
         LakeError: the lake cannot be read.
     """
-    check_fit(
-        loop,
-        model.version,
-        model.signature,
-        learner=model.learner,
-        label_type=model.label_type,
-        label_digest=model.label_digest,
-    )
+    model.check_fit(loop)
     is_online = model.learner in LEARNERS
     since = model.until if is_online else model.later_from
     rows = LabeledRows.of(training_set(lake, loop, since=since), loop)

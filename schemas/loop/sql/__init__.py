@@ -2,7 +2,8 @@
 
 Read `tree`, `allow_list`, `literals`, then `label_query` and `reward_query`; `names` has what is
 DuckDB's own. It imports `fields` only. Serving workers read definitions and have no DuckDB, so no
-other module of `schemas` but `labels` imports this package.
+other module of `schemas` but `labels` imports this package, except that definitions read the text
+of a label by `counted_kinds`.
 
 Proved elsewhere: `allow_list` by `tests/schemas/loop/test_labels.py`.
 Proved elsewhere: `label_query` by `tests/streams/join/test_labels.py`.

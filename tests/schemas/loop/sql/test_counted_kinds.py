@@ -2,8 +2,8 @@
 
 import pytest
 
-from tidemill.schemas.loop.counted_kinds import counted_kinds
 from tidemill.schemas.loop.definition import Feedback
+from tidemill.schemas.loop.sql.counted_kinds import counted_kinds
 
 KINDS = {
     "clicked": Feedback.model_validate({"within": "10m", "values": {"s": "float"}}),
@@ -34,6 +34,7 @@ def test_a_kind_that_cannot_change_the_label_does_not_count(sql: str, counted: s
         "count(*) > 0",
         "count(kind) > 1",
         "count(*) filter (where kind = 'clicked' or kind = 'shown') > 0",
+        "count(*) filter (where kind = 'clicked' and s > 3 or kind = 'shown') > 0",
         "count(*) filter (where kind <> 'clicked') > 0",
         "sum(coalesce(euros, 1)) > 2",
         "first(s) > 1",
