@@ -107,7 +107,7 @@ def test_a_decision_has_its_number_and_all_sections(page: Path) -> None:
 def test_what_a_decision_says_of_another_is_said_by_the_other_too(page: Path) -> None:
     """Who comes from either side must learn which of the two holds."""
     status = section(page, "Status")
-    assert status.startswith(("Accepted.", "Superseded by ["))
+    assert status.startswith(("Proposed.", "Accepted.", "Superseded by ["))
     for verb, number, target in replaced(status):
         assert target.startswith(f"{number}-")
         other = replaced(section(page.parent / target, "Status"))
