@@ -46,6 +46,7 @@ def panels(text: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [[], *([noun] for noun in NOUNS)])
 def test_lists_of_commands_load_nothing_heavy(page: list[str]) -> None:
     """A person who asks what there is must not wait for a database to load."""

@@ -25,6 +25,7 @@ def test_calls_reach_one_object_in_another_process(child: ChildProcess[Crashing]
     assert child.call(Crashing.pid) == child.pid != os.getpid()
 
 
+@pytest.mark.slow
 def test_a_child_that_died_meanwhile_is_replaced(child: ChildProcess[Crashing]) -> None:
     """Librdkafka aborts between two readings, when the broker continues."""
     child.call(Crashing.count)
@@ -35,6 +36,7 @@ def test_a_child_that_died_meanwhile_is_replaced(child: ChildProcess[Crashing]) 
     assert child.pid != first
 
 
+@pytest.mark.slow
 def test_a_call_that_kills_its_child_is_an_error_and_the_next_one_works(
     child: ChildProcess[Crashing],
 ) -> None:

@@ -131,6 +131,7 @@ def add_model(lake: Lake, name: str, learner: str, snapshot: int, **changes: obj
     registry.add(replace(model, **changes), b"x")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_it_names_the_models_that_have_seen_it_and_as_what(tmp_path: Path) -> None:
     """When a label turns out to be wrong, these are the models to look at."""
     lake = a_life(tmp_path)
@@ -152,6 +153,7 @@ def test_it_names_the_models_that_have_seen_it_and_as_what(tmp_path: Path) -> No
     assert traced(lake, "b").uses == (), "it is no example yet"
 
 
+@pytest.mark.slow
 def test_an_example_that_was_corrected_shows_every_revision(tmp_path: Path) -> None:
     """What a reader saw last week is not what one sees today, and here is why."""
     loop = LOOP.model_copy(update={"corrections": 20 * SECOND})

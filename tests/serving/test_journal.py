@@ -37,6 +37,7 @@ def killed(folder: Path, count: int) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_all_events_are_there_after_kill_9(tmp_path: Path) -> None:
     """An answer promises them; several segments are read in the order they were written."""
     killed(tmp_path, 4_000)  # eight million bytes

@@ -22,6 +22,7 @@ def test_a_column_of_ids_belongs_where_each_of_them_does(ids: list[str], partiti
     assert partitions_of(column[1:], partitions).tolist() == wanted[1:]
 
 
+@pytest.mark.slow
 @given(IDS)
 def test_sql_says_the_same(ids: list[str]) -> None:
     """The audit and the views name what is misplaced without a line of the join's code."""

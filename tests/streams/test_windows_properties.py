@@ -394,6 +394,7 @@ def test_the_join_agrees_with_the_oracle() -> None:
     assert agrees(PartitionJoin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [

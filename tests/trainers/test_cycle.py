@@ -102,6 +102,7 @@ def test_the_first_model_waits_for_enough_labels(
     assert [model.version for model in cycle.run(force=True)] == ["lightgbm-1"]
 
 
+@pytest.mark.slow
 def test_both_learners_publish_and_the_gate_decides(grown: Lake, make_loop: MakeLoop) -> None:
     """The online learner offers every 700 rows, LightGBM once; all are kept, one is live."""
     topic = MemoryModelTopic()
@@ -122,6 +123,7 @@ def test_both_learners_publish_and_the_gate_decides(grown: Lake, make_loop: Make
     assert f"live {made[2].version}" in made[3].reason
 
 
+@pytest.mark.slow
 def test_a_cycle_with_nothing_new_makes_nothing(grown: Lake, make_loop: MakeLoop) -> None:
     """A cycle runs each second; the lake may not change for a day."""
     topic = MemoryModelTopic()
@@ -170,6 +172,7 @@ def test_retraining_by_schedule_follows_event_time(
     assert len(look(cycle)) == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_nothing_is_kept_and_not_published(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:
@@ -239,6 +242,7 @@ def assert_as_without_a_kill(loop: Loop, lake: Lake, topic: ModelTopic) -> None:
     assert live_version(topic) == live.version
 
 
+@pytest.mark.slow
 def test_a_model_of_other_features_does_not_compete(grown: Lake, make_loop: MakeLoop) -> None:
     """After a new loop version the live model cannot be asked; the verdict says so."""
     cycle_of(make_loop(version=2, models=BATCH_ONLY), grown, MemoryModelTopic()).run()
@@ -272,6 +276,7 @@ def test_what_workers_would_refuse_is_not_promoted(
     assert grow_loop.registry.live() is None
 
 
+@pytest.mark.slow
 def test_labels_that_are_too_young_are_told_once_with_the_time_they_are_ready(
     lake: Lake,
     make_loop: MakeLoop,
@@ -312,6 +317,7 @@ def test_a_version_that_adds_a_feature_trains_before_its_first_example(
     assert all("logged_in" in model.features for model in made)
 
 
+@pytest.mark.slow
 def test_requests_with_a_baseline_are_judged_against_it(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:

@@ -59,6 +59,7 @@ def test_without_its_models_a_restored_lake_has_no_trainer(
     assert "tidemill model restore late-train" in error.value.hint
 
 
+@pytest.mark.slow
 def test_a_trainer_goes_on_after_the_models_that_were_restored(
     topic: MemoryModelTopic, again: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_trainer_goes_on_after_the_models_that_were_restored(
     assert all(model.sequence > live.sequence for model in promoted)
 
 
+@pytest.mark.slow
 def test_the_online_learner_learns_a_restored_lake_from_its_first_row(
     topic: MemoryModelTopic, again: Lake, make_loop: MakeLoop
 ) -> None:

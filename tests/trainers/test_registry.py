@@ -26,6 +26,7 @@ def test_a_second_trainer_of_the_same_lake_is_fenced(grown: Lake, make_loop: Mak
         second.run()
 
 
+@pytest.mark.slow
 def test_a_new_topic_gets_the_live_model_back(grown: Lake, make_loop: MakeLoop) -> None:
     """The lake is the truth; a broker that lost its disk is filled again at the next start."""
     loop = make_loop()
@@ -39,6 +40,7 @@ def test_a_new_topic_gets_the_live_model_back(grown: Lake, make_loop: MakeLoop) 
     assert Publisher(topic, loop.loop, KEY).manifest(ONLINE) is not None
 
 
+@pytest.mark.slow
 def test_every_version_names_its_data_its_seed_and_its_cost(
     grown: Lake, make_loop: MakeLoop
 ) -> None:

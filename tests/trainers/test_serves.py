@@ -66,6 +66,7 @@ ODD: dict[str, Odd] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     lake: Lake, make_loop: MakeLoop, make_rows: MakeRows, grow: Grow, name: str

@@ -56,6 +56,7 @@ def test_a_difference_ends_with_1_and_is_named(capsys: pytest.CaptureFixture[str
     assert "hint: " in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wrong")
 def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     """For a program: both values of every column that differs."""

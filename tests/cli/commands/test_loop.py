@@ -116,6 +116,7 @@ def test_diff_shows_changes_and_fails_where_events_would_become_unreadable(
     assert not change["compatible"]
 
 
+@pytest.mark.slow
 def test_diff_of_two_files_says_nothing_of_publishing_what_never_was(
     run: Run, banner: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def log_entries(root: Path, table: str) -> list[Path]:
     return sorted((root / LOOP.loop / table / "_delta_log").glob("*.json"))
 
 
+@pytest.mark.slow
 def test_of_a_whole_lake_nothing_is_gone(root: Path) -> None:
     """The negative control of all that follows."""
     report = audit(opened(root), LOOP.loop)
@@ -54,6 +55,7 @@ def test_of_a_whole_lake_nothing_is_gone(root: Path) -> None:
     assert report.losses == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["decisions", "feedback"])
 def test_a_removed_row_is_named_by_its_offset(root: Path, table: str) -> None:
     """A count that is short by one sends nobody to the right record."""
@@ -82,6 +84,7 @@ def test_the_newest_commit_of_examples_is_missed(root: Path) -> None:
     assert f"`tidemill lake repair {LOOP.loop}`" in loss.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", [0, 1])
 def test_a_superseded_revision_that_was_removed_is_missed(tmp_path: Path, revision: int) -> None:
     """The newest one hides it from every other check."""

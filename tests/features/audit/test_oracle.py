@@ -161,12 +161,14 @@ def test_the_stream_wrote_what_the_oracle_tells(seed: int, three: bool) -> None:
         assert {at for at, each in expected.feedback.items() if each == state} == ended
 
 
+@pytest.mark.slow
 def test_without_a_frontier_everything_on_time_is_open() -> None:
     """A partition that has closed nothing yet owes nothing yet."""
     found = told(Logs([D("a", 0)], [F("x", "a", 1)]))
     assert found == Outcome({0: "open"}, {}, {0: "open"}, {})
 
 
+@pytest.mark.slow
 def test_times_count_to_the_microsecond() -> None:
     """Both ends of a window are inside, and nothing beyond."""
     loop = LOOP.model_copy(
@@ -251,6 +253,7 @@ def a_stream() -> Stream:
     return stream
 
 
+@pytest.mark.slow
 def test_a_lake_that_is_right_differs_nowhere(tmp_path: Path) -> None:
     """Closed and open, joined and not: every record of both logs is compared."""
     stream = a_stream()
@@ -258,6 +261,7 @@ def test_a_lake_that_is_right_differs_nowhere(tmp_path: Path) -> None:
     assert {"labeled", "open", "duplicate"} <= set(stream.outcome()[0].decisions.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "column"),
     [
@@ -292,6 +296,7 @@ def test_each_stream_is_a_log_of_its_own_to_the_oracle(tmp_path: Path) -> None:
     assert {row[1]: row[4] for row in rows if row[4] is not None} == JOINED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blind",
     [

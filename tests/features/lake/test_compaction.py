@@ -61,6 +61,7 @@ def test_a_writer_goes_on_from_its_old_handle(lake: Lake, loop: Loop, rows: Rows
     assert sorted(table.read()["offset"]) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_writer_and_a_compaction_at_once_lose_nothing(lake: Lake, loop: Loop, rows: Rows) -> None:
     """Neither waits for the other; the log settles who was first."""
     lake.create(loop)

@@ -74,6 +74,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=[*LOSSES])
 def test_a_command_names_what_is_lost_and_what_to_do(

@@ -224,6 +224,7 @@ def test_a_disk_without_a_byte_is_called_full_whatever_the_library_says(small_di
     assert f"free disk space for {small_disk}" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_told_as_a_full_disk(tmp_path: Path, loop: Loop, rows: Rows) -> None:
     """Quotas look like this; no root is needed to show it."""
     lake = Lake(LakeConfig(root=str(tmp_path)))

@@ -135,6 +135,7 @@ def versions(draw: st.DrawFn) -> Loop:
     return loop_of(features, feedback, decision)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(st.lists(versions(), min_size=2, max_size=4))
 def test_a_version_may_be_published_if_and_only_if_the_lake_takes_it(history: list[Loop]) -> None:

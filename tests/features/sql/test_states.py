@@ -34,6 +34,7 @@ def _store(stream: Shell, folder: Path, loop: Loop = LOOP) -> Lake:
     return lake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [LOOP, SHOP], ids=["two logs", "three logs"])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_views_tell_every_record_as_the_oracle_does(

@@ -125,6 +125,7 @@ def test_items_are_written_and_read_as_fastavro_does(values: list[Event]) -> Non
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.lists(events, min_size=1, max_size=4), st.data())
 def test_a_broken_list_spoils_no_neighbour(values: list[Event], data: st.DataObject) -> None:

@@ -93,6 +93,7 @@ class SlowClients:
         self._thread.join()
 
 
+@pytest.mark.slow
 def test_a_healthy_client_is_answered_beside_slow_ones(worker: Worker, serve: Serve) -> None:
     """More of them than there are places; each of its calls gets a decision of the worker."""
     url = serve(worker, limits=SHORT)

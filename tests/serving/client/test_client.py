@@ -435,6 +435,7 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(url: str, log: Memo
     assert len(log.events) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gives_id", [False, True])
 def test_an_async_connection_that_was_closed_meanwhile_is_made_anew(
     url: str, thread: EventLoopThread, log: MemoryEventLog, gives_id: bool

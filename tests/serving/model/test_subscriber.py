@@ -99,6 +99,7 @@ def test_a_worker_looks_at_its_own_loops_only(
     assert [ack.loop for ack in acks] == ["mine"]
 
 
+@pytest.mark.slow
 def test_the_metric_of_bad_records_follows_the_reader_that_takes_over(
     key: SigningKey, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def by_aiokafka(
     return records, fetched.next_fetch_offset
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(sent(most=5), st.none() | st.integers(0, 2), st.booleans()), max_size=6),

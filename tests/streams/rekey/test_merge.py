@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,6 +181,7 @@ def run(made: Callable[[random.Random, int], Brokers], seed: int) -> Brokers:
     return brokers
 
 
+@pytest.mark.slow
 def test_no_row_is_written_behind_one_that_was_appended_later_and_makes_it_late() -> None:
     """Whatever the network delays: re-keying makes nothing late that was on time at the broker."""
     for seed in range(2_000):

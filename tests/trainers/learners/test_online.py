@@ -48,6 +48,7 @@ def loop_of(make_loop: MakeLoop, learner: str, **online: float) -> Loop:
     )
 
 
+@pytest.mark.slow
 @FIXTURES
 @given(
     sizes=st.lists(st.integers(0, 60), max_size=8),
