@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-# One embedded Kafka for each worker; a broker that is given serves one worker.
-WORKERS ?= $(if $(KAFKA_BOOTSTRAP_SERVERS),0,2)
+# One embedded Kafka for each worker (0.35 GB); a broker that is given serves one worker. Four of
+# them keep two cores busy: tests on a real Kafka wait for most of their time.
+WORKERS ?= $(if $(KAFKA_BOOTSTRAP_SERVERS),0,4)
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 SLOWEST := --durations 15 --durations-min 5
 SHARE ?= 1/1

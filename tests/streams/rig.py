@@ -23,6 +23,7 @@ from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     KafkaError,
+    KafkaException,
     Message,
     Producer,
     TopicPartition,
@@ -80,6 +81,20 @@ def until(true: Callable[[], object], what: str, timeout_s: float = 300.0) -> No
     while not true():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.05)
+
+
+def _end_of(reader: Consumer, partition: TopicPartition) -> int:
+    """Return the end of *partition*; a broker that is not its leader yet is asked again."""
+    for _ in range(1_000):
+        try:
+            _low, high = reader.get_watermark_offsets(partition, timeout=120)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+                raise
+            time.sleep(0.05)
+        else:
+            return int(high)
+    raise AssertionError(f"{partition} has no leader")
 
 
 class PlainProducer:
@@ -307,14 +322,13 @@ class Rig:
     def ends(self) -> dict[tuple[Log, int], int]:
         """Return the end of each log, asked of the broker."""
         reader = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": "ends"})
-        names = joined_topics(self.loop)
         found = {
-            (log, number): reader.get_watermark_offsets(TopicPartition(topic, number), timeout=120)
-            for log, topic in names.items()
+            (log, number): _end_of(reader, TopicPartition(topic, number))
+            for log, topic in joined_topics(self.loop).items()
             for number in range(self.loop.partitions)
         }
         reader.close()
-        return {place: high for place, (_low, high) in found.items()}
+        return found
 
     def accounts(self) -> list[Account]:
         """Return the ledger, with what is still unread."""

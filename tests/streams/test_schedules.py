@@ -35,7 +35,7 @@ from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.runtime.loop_runner import LoopRunner
 
 PARTS = 10
-SCHEDULES = 1_000  # of a part; a fourth of them for the one part of make test
+SCHEDULES = 1_000  # of a part; a tenth of them for the one part of make test
 MET = {  # what ten parts must have come upon, and how often at least
     "crashed": 1_000,  # within a commit or a claim, before or after any of its steps
     "killed": 1_000,  # between two steps of its own
@@ -66,7 +66,7 @@ def test_ten_thousand_schedules_leave_the_lake_as_the_logs_say(part: int) -> Non
     TIDEMILL_SEED repeats a run; without it every run looks elsewhere.
     """
     first = int(os.environ.get("TIDEMILL_SEED") or random.randrange(10**9))
-    schedules = SCHEDULES if is_soak() else SCHEDULES // 4
+    schedules = SCHEDULES if is_soak() else SCHEDULES // 10
     numbers = ["--schedules", str(schedules), "--seed", str(first + part)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.streams.schedules", *numbers],

@@ -421,6 +421,7 @@ def test_the_join_with_corrections_agrees_with_the_oracle() -> None:
     assert agrees(PartitionJoin, chosen=CORRECTED)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",

@@ -119,6 +119,7 @@ def drill(loop: str, into: Path) -> str:
     return f'set -ex\ntidemill() {{ {shlex.quote(sys.executable)} -m tidemill "$@"; }}\n{script}'
 
 
+@pytest.mark.soak
 @pytest.mark.kafka
 def test_the_drill_of_the_page_ends_with_a_lake_that_a_trainer_takes(
     kafka: KafkaConfig, tmp_path: Path

@@ -145,12 +145,12 @@ def everything(rig: Rig) -> None:
     [
         pytest.param(lose_files("decisions"), "sql", marks=pytest.mark.soak),
         pytest.param(lose_files("feedback"), "ledger", marks=pytest.mark.soak),
-        pytest.param(lose_files("examples"), "sql", marks=pytest.mark.soak),
+        (lose_files("examples"), "sql"),
         pytest.param(cut_file, "sql", marks=pytest.mark.soak),
         pytest.param(remove_feedback, "ledger", marks=pytest.mark.soak),
         pytest.param(remove_first_revisions, "audit", marks=pytest.mark.soak),
         pytest.param(remove_newest_commit, "audit", marks=pytest.mark.soak),
-        (everything, "audit"),
+        pytest.param(everything, "audit", marks=pytest.mark.soak),
     ],
 )
 def test_the_printed_command_puts_exactly_the_lost_rows_back(

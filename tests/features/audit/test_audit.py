@@ -335,6 +335,7 @@ def test_feedback_at_the_change_of_a_window_is_no_alarm(tmp_path: Path, seed: in
     assert report.agrees, [str(found) for found in report.first]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("corrections", [(0, 20), (20, 0), (10, 30)])
 def test_corrections_across_versions_are_no_alarm(
     tmp_path: Path, corrections: tuple[int, int]

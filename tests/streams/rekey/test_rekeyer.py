@@ -173,6 +173,7 @@ def test_feedback_of_other_keys_and_partitions_is_rekeyed_exactly_once(
     assert states["labeled"] > 12_000 * 0.2, "they did meet"
 
 
+@pytest.mark.soak
 def test_a_frozen_worker_that_wakes_doubles_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
     """It believes that it owns partition 0, but another process has its transactional id."""
     rig = foreign_rig(kafka, tmp_path, 3)

@@ -98,6 +98,7 @@ def test_a_backfill_gives_what_a_replay_by_the_new_version_gives(
     assert 0 < len(found) < len(of_replay), "only the end of the replay has closed the last windows"
 
 
+@pytest.mark.soak
 def test_an_interrupted_replay_continues_and_a_worker_can_use_its_lake(
     kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def test_a_zombie_changes_nothing(kafka: KafkaConfig, tmp_path: Path) -> None:
     assert_exact(rig)
 
 
+@pytest.mark.soak
 def test_without_the_fence_a_zombie_corrupts_the_lake(kafka: KafkaConfig, tmp_path: Path) -> None:
     """With the guard switched off the check must fail, or it proves nothing."""
     rig = new_rig(kafka, tmp_path, idle_after="1h")
@@ -350,6 +351,7 @@ def recursive_bomb(kafka: KafkaConfig) -> bytes:
     return prefix + b"\x02" * 200_000
 
 
+@pytest.mark.soak
 def test_more_poison_than_the_loop_allows_stops_the_worker(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_rewards_that_are_no_numbers_do_not_blind_the_watch(
     assert "leaves out 60 rewards that are no numbers" in caplog.text
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_model_as_good_as_the_default_is_hardly_ever_taken_back() -> None:
     """100 null worlds, 120 looks each: at most 5 %."""
