@@ -17,6 +17,7 @@ TOP = "Loop"
 HEADINGS = {
     TOP: "The file",
     "Decision": "decision",
+    "Items": "decision.items",
     "Feature": "features",
     "Feedback": "feedback",
     "Label": "label",
@@ -61,6 +62,12 @@ MEANINGS: dict[str, dict[str, str]] = {
         "type": "The type of the action.",
         "actions": "The actions of a choice or a ranking; at least two.",
         "default": "The answer while there is no model.",
+        "items": "What each request brings to choose among. Workers do not run such loops yet.",
+    },
+    "Items": {
+        "features": "What is known of an item, by name.",
+        "max": "How many items a request may bring.",
+        "log": "Which items the event of a decision has: all, or those that were shown.",
     },
     "Feature": {
         "type": "The type of the value.",
@@ -146,7 +153,7 @@ def keys(part: Schema) -> dict[str, Schema]:
 
 def _object(part: Schema) -> Schema:
     """Return the long form of a part that may be written short."""
-    return next(each for each in part.get("anyOf", [part]) if "properties" in each)
+    return next(each for each in (part, *part.get("anyOf", [])) if "properties" in each)
 
 
 def _section(name: str, part: Schema) -> str:
