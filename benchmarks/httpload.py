@@ -75,6 +75,8 @@ class _Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(max(0.0, self._due_s - now_s), self._send_due)
 
     def _send_due(self) -> None:
+        if self._transport.is_closing():  # the measurement has ended
+            return
         self._sent_s, self._due_s = self._due_s, self._due_s + self._period_s
         self._transport.write(self._load.next())
 
