@@ -30,7 +30,8 @@ def try_(
 
     A decision of the file has id, at and features, and if known action and propensity; a feedback
     has decision_id, kind and at. They go through the join, the learners and the gate, in event
-    time. Nothing is written outside the folder of the lake.
+    time. Without --publish nothing is written outside the
+    folder of the lake.
     """
     from tidemill.cli.tables.sandbox import print_report
     from tidemill.deploy.sandbox.history import read_history
