@@ -17,6 +17,7 @@ import msgspec
 from tidemill.errors import ConfigError, RequestError
 from tidemill.schemas.logs import DECISIONS, Log
 from tidemill.schemas.loop.definition import Decision, Loop
+from tidemill.serving.decision.baselines import answer_of
 from tidemill.serving.decision.requests import DecisionReader, FeedbackReader
 
 MAX_LINE_BYTES = 1_000_000
@@ -177,20 +178,9 @@ def checked_action(decision: Decision, action: object) -> object:
     Raises:
         RequestError: it is not.
     """
-    legal = False
-    match decision.type, action:
-        case "bool", bool():
-            legal = True
-        case "float", bool():
-            pass
-        case "float", int() | float():
-            return float(action)
-        case "choice", str():
-            legal = action in decision.actions
-        case "ranking", list():
-            legal = 0 < len(action) == len(set(action)) and set(action) <= set(decision.actions)
-    if legal:
-        return action
+    found = answer_of(decision, action)
+    if found is not None:
+        return found
     known: Sequence[str] = decision.actions
     hint = f"take {', '.join(known)}" if known else f"write a {decision.type}"
     raise RequestError(f"action {action!r:.100} is no {decision.type} of the loop", hint=hint)

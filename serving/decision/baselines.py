@@ -1,11 +1,29 @@
-"""The baseline of a request: what the service would have done, checked like an answer."""
+"""Answers that do not come from a policy: the baseline of a request, and the actions of a history.
+
+`answer_of` reads a value as an answer of a decision; `AnswerCheck` asks for the bounds of the
+policy, too.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from tidemill.errors import RequestError
-from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.definition import Decision, Loop
 from tidemill.serving.policies.choice import Action
+
+
+def answer_of(decision: Decision, value: object) -> Action | None:
+    """Return *value* as an answer of *decision*, whatever policy gave it; None if it is none."""
+    match decision.type:
+        case "bool":
+            return value if isinstance(value, bool) else None
+        case "choice":
+            is_known = isinstance(value, str) and value in decision.actions
+            return str(value) if is_known else None
+        case "ranking":
+            return _order(value, decision.actions)
+        case "float":
+            return _number(value)
 
 
 class AnswerCheck:
@@ -13,14 +31,6 @@ class AnswerCheck:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._actions = frozenset(loop.decision.actions)
-        known: dict[str, Callable[[object], Action | None]] = {
-            "bool": _as_bool,
-            "choice": self._as_choice,
-            "ranking": self._as_ranking,
-            "float": self._as_number,
-        }
-        self._read = known[loop.decision.type]
 
     def checked(self, value: object) -> Action:
         """Return *value* as an answer of the loop.
@@ -28,31 +38,18 @@ class AnswerCheck:
         Raises:
             RequestError: it is none.
         """
-        found = self._read(value)
-        if found is None:
+        found = answer_of(self._loop.decision, value)
+        if found is None or (isinstance(found, float) and not self._is_within(found)):
             raise RequestError(
                 f"baseline {value!r:.100} is no answer of this {self._loop.decision.type} decision",
                 hint=f"send {self._hint()}, or leave it out: then it is the default of the loop",
             )
         return found
 
-    def _as_choice(self, value: object) -> Action | None:
-        return str(value) if isinstance(value, str) and value in self._actions else None
-
-    def _as_ranking(self, value: object) -> Action | None:
-        if not isinstance(value, list | tuple) or not value:
-            return None
-        listed = [str(item) for item in value if isinstance(item, str) and item in self._actions]
-        return listed if len(set(listed)) == len(value) else None
-
-    def _as_number(self, value: object) -> Action | None:
-        policy = self._loop.policy
-        value = value.item() if getattr(value, "shape", None) == () else value  # type: ignore[attr-defined]  # of numpy
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        low = -math.inf if policy.low is None else policy.low
-        high = math.inf if policy.high is None else policy.high
-        return float(value) if math.isfinite(value) and low <= value <= high else None
+    def _is_within(self, number: float) -> bool:
+        """Return whether *number* is within the bounds of the policy."""
+        low, high = self._loop.policy.low, self._loop.policy.high
+        return (low is None or low <= number) and (high is None or number <= high)
 
     def _hint(self) -> str:
         policy = self._loop.policy
@@ -69,5 +66,22 @@ class AnswerCheck:
                 return f"a number{low}" + ("" if policy.high is None else f" to {policy.high}")
 
 
-def _as_bool(value: object) -> Action | None:
-    return value if isinstance(value, bool) else None
+def _order(value: object, actions: Sequence[str]) -> list[str] | None:
+    """Return *value* if it lists some of *actions*, each once."""
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    known = frozenset(actions)
+    listed = [str(item) for item in value if isinstance(item, str) and item in known]
+    return listed if len(set(listed)) == len(value) else None
+
+
+def _number(value: object) -> float | None:
+    """Return *value* if it is a finite number, of Python or of numpy."""
+    value = value.item() if getattr(value, "shape", None) == () else value  # type: ignore[attr-defined]  # of numpy
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number may be larger than any float
+        return None
+    return number if math.isfinite(number) else None

@@ -52,6 +52,7 @@ def test_an_answer_of_the_loop_is_taken(loop: Loop, sent: object, read: object) 
         (CHOICE, ["show"], "one of show, hide"),
         (NUMBER, 2.5, "a number from -1.0 to 2.0"),
         (NUMBER, float("nan"), "a number from -1.0 to 2.0"),
+        (NUMBER, 10**400, "a number from -1.0 to 2.0"),
         (NUMBER, True, "a number from -1.0 to 2.0"),
         (NUMBER, "1", "a number from -1.0 to 2.0"),
         (RANKING, [], "some of a, b, c"),
