@@ -4,5 +4,6 @@ Read `signing`, `manifest` and `assembler` (the protocol of the model topic), th
 `feature_signature` and `river_state` (what a payload means). It imports `loop` only: no Kafka, no
 lake, no River, no clock; records come in as bytes.
 
+Proved elsewhere: `avro_record` by `tests/schemas/models/test_river_state.py`.
 Proved elsewhere: `manifest` by `tests/schemas/models/test_assembler.py`.
 """

@@ -7,21 +7,16 @@ so an action without examples is as good as the mean and as unsure as can be.
 Numbers are scaled, each category is a flag, and a value that is missing adds nothing.
 """
 
-import io
-import json
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any, Self
+from typing import Self
 
-import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemill.errors import ModelError
+from tidemill.schemas.models.avro_record import UNREADABLE, decode_record, encode_record
 from tidemill.schemas.models.feature_signature import ACTION, FeatureRow, FeatureSignature
 from tidemill.schemas.models.river_state import RowMapping
 
@@ -30,7 +25,6 @@ POSTERIOR = "posterior"
 MAX_COLUMNS = 128  # each decision costs the square of it for each action
 MAX_BYTES = 64 * 2**20
 Vector = NDArray[np.float64]
-_UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +74,7 @@ class Posterior:
 
     def to_bytes(self) -> bytes:
         """Return the model in Avro (``posterior.avsc``); `from_bytes` restores it bit for bit."""
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, _schema(), asdict(self))
-        return out.getvalue()
+        return encode_record("posterior", asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -92,12 +84,8 @@ class Posterior:
             ModelError: it is no such model, larger than `MAX_BYTES`, or not finite.
         """
         try:
-            if len(data) > MAX_BYTES:
-                raise ValueError(f"{len(data)} bytes are over {MAX_BYTES}")
-            value = fastavro.schemaless_reader(io.BytesIO(data), _schema(), None)
-            if not isinstance(value, dict):
-                raise ValueError("not a record")
-            found = cls(
+            value = decode_record("posterior", data, most_bytes=MAX_BYTES)
+            return cls(
                 base=value["base"],
                 scales=tuple(NumberScale(**each) for each in value["scales"]),
                 flags=tuple(value["flags"]),
@@ -108,14 +96,11 @@ class Posterior:
                     for each in value["actions"]
                 ),
             )
-            if found.to_bytes() != data:
-                raise ValueError("it is not in canonical Avro")
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ModelError(
                 f"a posterior cannot be read: {error!r}",
                 hint="train it again: tidemill train LOOP --once",
             ) from error
-        return found
 
 
 class PosteriorPredictor:
@@ -218,9 +203,3 @@ class Design:
             if flag in self._flags:
                 found[self._flags[flag]] = 1.0
         return found
-
-
-@cache
-def _schema() -> Any:  # noqa: ANN401  # fastavro's own parsed form
-    text = files("tidemill.schemas.models").joinpath("posterior.avsc").read_text()
-    return fastavro.parse_schema(json.loads(text), named_schemas={})

@@ -10,21 +10,15 @@ only ever 1 into 0). A null, NaN, or number beyond 1e100 is a missing key: the m
 it nor learns from it.
 """
 
-import io
-import json
 import math
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cache
-from importlib.resources import files
-from typing import Any, Self
-
-import fastavro
+from typing import Self
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType
+from tidemill.schemas.models.avro_record import UNREADABLE, decode_record, encode_record
 from tidemill.schemas.models.feature_signature import (
     FeatureRow,
     FeatureSignature,
@@ -36,7 +30,6 @@ MAX_NAMES = 200_000  # of flags and numbers together; the learner takes no new w
 MAX_NUMBER = 1e100  # the square of a larger one would make the variance infinite forever
 MAX_STATE_BYTES = 16 * 2**20
 LEARNERS = ("logistic_regression", "linear_regression")
-_UNREADABLE = (ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
 
 
 class RowMapping:
@@ -138,9 +131,7 @@ class LinearState:
 
     def to_bytes(self) -> bytes:
         """Return the state in Avro (``river_state.avsc``); `from_bytes` restores it bit for bit."""
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, _schema(), asdict(self))
-        return out.getvalue()
+        return encode_record("river_state", asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -150,22 +141,15 @@ class LinearState:
             ModelError: it is not such a state, larger than `MAX_STATE_BYTES`, or not finite.
         """
         try:
-            if len(data) > MAX_STATE_BYTES:
-                raise ValueError(f"{len(data)} bytes are over {MAX_STATE_BYTES}")
-            value = fastavro.schemaless_reader(io.BytesIO(data), _schema(), None)
-            if not isinstance(value, dict):
-                raise ValueError("not a record")
+            value = decode_record("river_state", data, most_bytes=MAX_STATE_BYTES)
             scales = tuple(Scale(**scale) for scale in value.pop("scales"))
             weights = tuple(Weight(**weight) for weight in value.pop("weights"))
-            state = cls(scales=scales, weights=weights, **value)
-            if state.to_bytes() != data:
-                raise ValueError("it is not in canonical Avro")
-        except _UNREADABLE as error:
+            return cls(scales=scales, weights=weights, **value)
+        except UNREADABLE as error:
             raise ModelError(
                 f"the state of an online model cannot be read: {error!r}",
                 hint="train it again: tidemill train LOOP --once",
             ) from error
-        return state
 
 
 class LinearPredictor:
@@ -238,9 +222,3 @@ def _identity(value: float) -> float:
 def _check_names(names: list[str]) -> None:
     if len(names) > MAX_NAMES or len(set(names)) != len(names) or "" in names:
         raise ValueError(f"{len(names)} names, {len(set(names))} of them distinct")
-
-
-@cache
-def _schema() -> Any:  # noqa: ANN401  # fastavro's own parsed form
-    text = files("tidemill.schemas.models").joinpath("river_state.avsc").read_text()
-    return fastavro.parse_schema(json.loads(text), named_schemas={})

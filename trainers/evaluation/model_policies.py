@@ -91,7 +91,7 @@ def chances(scores: Floats, loop: Loop) -> Floats:
     Under a threshold *above* is taken if it adds that much to the label. Softmax draws. Else the
     best action is taken, and of equal ones the first.
     """
-    policy, actions = loop.policy, scored_actions(loop)
+    policy = loop.policy
     if policy.kind == "threshold" or loop.decision.type == "ranking":
         scores = filled(scores)
     else:
@@ -100,10 +100,9 @@ def chances(scores: Floats, loop: Loop) -> Floats:
         weight = np.exp((scores - scores.max(axis=1, keepdims=True)) / policy.temperature)
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
     if policy.kind == "threshold":
-        above, below = (actions.index(action_text(side)) for side in (policy.above, policy.below))
-        adds = scores[:, above] - scores[:, below]
-        return certain(np.where(adds >= policy.threshold, above, below), len(actions))
-    return certain(np.argmax(scores, axis=1), len(actions))
+        above, below = _sides(loop)
+        return _by_threshold(scores[:, above] - scores[:, below], loop)
+    return certain(np.argmax(scores, axis=1), scores.shape[1])
 
 
 def model_chances(
@@ -113,7 +112,18 @@ def model_chances(
     if signature.reads_action:
         learned = learned_actions(signature, loop)
         return chances(action_scores(model, features, loop, learned), loop)
-    policy, actions = loop.policy, scored_actions(loop)
-    above, below = (actions.index(action_text(side)) for side in (policy.above, policy.below))
-    is_above = model.predict(features) >= policy.threshold
-    return certain(np.where(is_above, above, below), len(actions))
+    return _by_threshold(model.predict(features), loop)
+
+
+def _by_threshold(scores: Floats, loop: Loop) -> Floats:
+    """Return the chances where *above* is taken if the score is at least the threshold."""
+    above, below = _sides(loop)
+    choice = np.where(scores >= loop.policy.threshold, above, below)
+    return certain(choice, len(scored_actions(loop)))
+
+
+def _sides(loop: Loop) -> tuple[int, int]:
+    """Return the numbers of the actions *above* and *below*."""
+    actions = scored_actions(loop)
+    policy = loop.policy
+    return actions.index(action_text(policy.above)), actions.index(action_text(policy.below))

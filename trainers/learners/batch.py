@@ -128,17 +128,26 @@ class LightGBM:
         }
 
 
-def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
-    """Train on *rows* with the settings of *batch* and return the model.
+def check_rows(rows: LabeledRows, loop: Loop) -> None:
+    """Return if there is something to learn from.
 
     Raises:
-        ModelError: there are no rows, or LightGBM refuses the parameters of the loop.
+        ModelError: there are no rows.
     """
     if not len(rows):
         raise ModelError(
             f"no rows of {loop.loop} are old enough to learn from",
             hint="wait for more labels, or lower `models.batch.holdout` in the loop file",
         )
+
+
+def train(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
+    """Train on *rows* with the settings of *batch* and return the model.
+
+    Raises:
+        ModelError: there are no rows, or LightGBM refuses the parameters of the loop.
+    """
+    check_rows(rows, loop)
     watch = Stopwatch()
     signature = FeatureSignature.of_loop(loop).fit(rows.features)
     try:

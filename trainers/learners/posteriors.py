@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from tidemill.errors import ModelError
 from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import (
@@ -32,7 +31,7 @@ from tidemill.schemas.models.posterior import (
     PosteriorPredictor,
 )
 from tidemill.schemas.models.river_state import RowMapping
-from tidemill.trainers.learners.batch import Stopwatch, Trained, software
+from tidemill.trainers.learners.batch import Stopwatch, Trained, check_rows, software
 from tidemill.trainers.rows import LabeledRows
 
 LEAST_NOISE = 1e-4  # where all labels are equal, nothing is certain yet
@@ -65,11 +64,7 @@ def train_posterior(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:
         ModelError: there are no rows.
     """
     del batch  # it has no setting for this learner
-    if not len(rows):
-        raise ModelError(
-            f"no rows of {loop.loop} are old enough to learn from",
-            hint="wait for more labels, or lower `models.batch.holdout` in the loop file",
-        )
+    check_rows(rows, loop)
     watch = Stopwatch()
     signature = FeatureSignature.of_loop(loop).fit(rows.features)
     scales, flags = ([], []) if loop.policy.kind == "ucb" else _columns(rows.features, signature)
