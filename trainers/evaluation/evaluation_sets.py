@@ -23,14 +23,15 @@ from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.fit import misfit
-from tidemill.schemas.models.posterior import POSTERIOR
+from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
+from tidemill.schemas.models.river_state import LinearPredictor, LinearState
 from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate
 from tidemill.trainers.evaluation.model_policies import AdditiveModel
 from tidemill.trainers.learners.batch import LIGHTGBM, LightGBM, Trained
-from tidemill.trainers.learners.online import FrozenLinear, settings_of
-from tidemill.trainers.learners.posteriors import FramePosterior
+from tidemill.trainers.learners.online import settings_of
 from tidemill.trainers.learners.prequential import Predictions
+from tidemill.trainers.learners.row_by_row import RowByRow
 from tidemill.trainers.registry import ModelVersion, Registry
 from tidemill.trainers.rows import LabeledRows, is_learnable
 
@@ -65,9 +66,9 @@ def predictor_of(learner: str, payload: bytes, signature: FeatureSignature) -> A
         case "lightgbm":
             return LightGBM(payload, signature)
         case "posterior":
-            return FramePosterior(payload, signature)
+            return RowByRow(PosteriorPredictor(Posterior.from_bytes(payload), signature))
         case _:
-            return FrozenLinear(payload, signature)
+            return RowByRow(LinearPredictor(LinearState.from_bytes(payload), signature))
 
 
 class EvaluationSets:

@@ -13,18 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 from river.utils import VectorDict
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.feature_signature import ACTION, FeatureRow, FeatureSignature
+from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature
 from tidemill.schemas.models.river_state import (
     MAX_NAMES,
-    LinearPredictor,
     LinearState,
     RowMapping,
     Scale,
@@ -188,26 +185,6 @@ class OnlineLearner:
         for flag in flags:
             x[flag] = 1.0
         return self._predict(x)
-
-
-class FrozenLinear:
-    """A published state of an online model, which predicts whole frames and does not learn."""
-
-    def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
-        self._predictor = LinearPredictor(LinearState.from_bytes(payload), signature)
-
-    def predict(self, features: pl.DataFrame) -> NDArray[np.float64]:
-        """Return the score of each row of *features*, columns by name."""
-        scores = map(self._predictor.score, features.iter_rows(named=True))
-        return np.fromiter(scores, dtype=np.float64, count=features.height)
-
-    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
-        """Return what each feature adds to the raw score of *row*, and the intercept."""
-        return self._predictor.contributions(row)
-
-    def gains(self) -> dict[str, float] | None:
-        """Return None: a linear model has no splits, so nothing is gained by one."""
-        return None
 
 
 def settings_of(loop: Loop, online: Online) -> dict[str, bool | int | float | str]:

@@ -17,7 +17,6 @@ from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import (
     ACTION,
-    FeatureRow,
     FeatureSignature,
     scored_actions,
 )
@@ -28,33 +27,12 @@ from tidemill.schemas.models.posterior import (
     Design,
     NumberScale,
     Posterior,
-    PosteriorPredictor,
 )
 from tidemill.schemas.models.river_state import RowMapping
 from tidemill.trainers.learners.batch import Stopwatch, Trained, check_rows, software
 from tidemill.trainers.rows import LabeledRows
 
 LEAST_NOISE = 1e-4  # where all labels are equal, nothing is certain yet
-
-
-class FramePosterior:
-    """A posterior that predicts whole frames."""
-
-    def __init__(self, payload: bytes, signature: FeatureSignature) -> None:
-        self._predictor = PosteriorPredictor(Posterior.from_bytes(payload), signature)
-
-    def predict(self, features: pl.DataFrame) -> Floats:
-        """Return the label expected in each row of *features*, columns by name."""
-        scores = map(self._predictor.score, features.iter_rows(named=True))
-        return np.fromiter(scores, dtype=np.float64, count=features.height)
-
-    def contributions(self, row: FeatureRow) -> tuple[dict[str, float], float]:
-        """Return what each feature adds to the score of *row*, and the mean label."""
-        return self._predictor.contributions(row)
-
-    def gains(self) -> dict[str, float] | None:
-        """Return None: there are no splits."""
-        return None
 
 
 def train_posterior(rows: LabeledRows, loop: Loop, batch: Batch) -> Trained:

@@ -14,7 +14,8 @@ from river import compose, linear_model, optim, preprocessing
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop, Online
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState
-from tidemill.trainers.learners.online import FrozenLinear, OnlineLearner, feature_rows
+from tidemill.trainers.evaluation.evaluation_sets import predictor_of
+from tidemill.trainers.learners.online import OnlineLearner, feature_rows
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
@@ -188,7 +189,7 @@ def test_a_published_state_predicts_frames(make_loop: MakeLoop, make_rows: MakeR
     learner = OnlineLearner(loop, online_of(loop))
     learner.learn(1, make_rows(500))
     rows = make_rows(20, first=600)
-    frozen = FrozenLinear(learner.state().to_bytes(), learner.signature)
+    frozen = predictor_of("logistic_regression", learner.state().to_bytes(), learner.signature)
     expected = [learner.predict_one(row) for row in feature_rows(rows, loop)]
     assert frozen.predict(rows.unnest("features")).tolist() == expected
 

@@ -9,9 +9,10 @@ import pytest
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.models.feature_signature import ACTION
-from tidemill.schemas.models.posterior import MAX_COLUMNS, Posterior, PosteriorPredictor
+from tidemill.schemas.models.posterior import MAX_COLUMNS, POSTERIOR, Posterior, PosteriorPredictor
+from tidemill.trainers.evaluation.evaluation_sets import predictor_of
 from tidemill.trainers.learners.batch import Trained
-from tidemill.trainers.learners.posteriors import FramePosterior, train_posterior
+from tidemill.trainers.learners.posteriors import train_posterior
 from tidemill.trainers.rows import LabeledRows
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -99,7 +100,7 @@ def test_the_same_rows_give_the_same_bytes_and_frames_the_same_scores() -> None:
     trained, predictor = learned(400)
     assert trained.payload == learned(400)[0].payload
     frame = rows(20).features
-    found = FramePosterior(trained.payload, trained.signature).predict(frame)
+    found = predictor_of(POSTERIOR, trained.payload, trained.signature).predict(frame)
     assert found.tolist() == [predictor.score(row) for row in frame.iter_rows(named=True)]
 
 
