@@ -17,7 +17,7 @@ from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.trainers.model_restore import restore_models
 from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic
 from tidemill.trainers.registry import Registry
-from tidemill.trainers.rows import MAX_WEIGHT
+from tidemill.trainers.shown_items import MAX_WEIGHT
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]

@@ -48,7 +48,7 @@ class OnlineRun:
             lake,
             loop.loop,
             online,
-            is_weighted=loop.scores_actions,
+            is_weighted=loop.depends_on == "action",
             label="" if loop.label_digest == first else loop.label_digest,
         )
         self._lake = lake
