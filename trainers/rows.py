@@ -21,6 +21,7 @@ from tidemill.trainers.shown_items import MAX_WEIGHT, ShownItems, item_columns
 logger = logging.getLogger(__name__)
 
 Integers = NDArray[np.integer]
+Selection = slice | Integers
 
 MAX_LABEL = float(np.finfo(np.float32).max)
 """The largest label: LightGBM reads labels as float32 and makes some number of a larger one."""
@@ -68,7 +69,7 @@ class LoggedActions:
             len(numbers),
         )
 
-    def __getitem__(self, rows: "slice | Integers") -> "LoggedActions":
+    def __getitem__(self, rows: Selection) -> "LoggedActions":
         return LoggedActions(
             self.action[rows], self.baseline[rows], self.propensity[rows], self.actions
         )
@@ -162,7 +163,7 @@ class LabeledRows:
         """Return the rows with these numbers."""
         return self._part(rows)
 
-    def _part(self, rows: "slice | Integers") -> "LabeledRows":
+    def _part(self, rows: Selection) -> "LabeledRows":
         return LabeledRows(
             features=self.features[rows],
             label=self.label[rows],
