@@ -16,7 +16,7 @@ from tidemill.features.estimates.off_policy import clipped
 from tidemill.features.sql.datasets import BASELINE, PROPENSITY, SOURCE, TrainingSet
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import ACTION, action_text, scored_actions
-from tidemill.trainers.shown_items import MAX_WEIGHT, ShownItems, item_columns
+from tidemill.trainers.item_rows import MAX_WEIGHT, LoggedItems, item_columns
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class LabeledRows:
     ids: pl.Series
     snapshot: int
     logged: LoggedActions | None = None
-    shown: ShownItems | None = None
+    shown: LoggedItems | None = None
 
     @classmethod
     def of(cls, training: TrainingSet, loop: Loop) -> Self:
@@ -128,7 +128,7 @@ class LabeledRows:
             ids=frame.get_column("decision_id"),
             snapshot=training.version,
             logged=logged_actions(frame, loop),
-            shown=ShownItems.of(frame, loop),
+            shown=LoggedItems.of(frame, loop),
         )
 
     @classmethod
@@ -144,7 +144,7 @@ class LabeledRows:
             ids=frame.get_column("decision_id"),
             snapshot=snapshot,
             logged=logged_actions(frame, loop),
-            shown=ShownItems.of(frame, loop),
+            shown=LoggedItems.of(frame, loop),
         )
 
     def __len__(self) -> int:
@@ -263,7 +263,7 @@ def logged_columns(examples: pl.DataFrame, loop: Loop) -> pl.DataFrame:
 def training_weights(examples: pl.DataFrame, loop: Loop) -> NDArray[np.float64]:
     """Return the weight of each row of the table ``examples`` in training."""
     frame = logged_columns(examples, loop)
-    logged = logged_actions(frame, loop) or ShownItems.of(frame, loop)
+    logged = logged_actions(frame, loop) or LoggedItems.of(frame, loop)
     return np.ones(len(examples)) if logged is None else logged.weights()
 
 

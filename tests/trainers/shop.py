@@ -79,7 +79,7 @@ class Shop:
         seed: int = 1,
         items: int = 5,
         clicks: Floats = CLICKS,
-        decay: float = 0.7,
+        decay: float = 0.5,
         baseline: str | list[str] | None = None,
     ) -> None:
         self.loop, self.clicks, self.items = loop, clicks, items

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
+from tidemill.trainers.item_rows import MAX_WEIGHT
 from tidemill.trainers.rows import LabeledRows, LoggedActions
-from tidemill.trainers.shown_items import MAX_WEIGHT
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]

@@ -17,8 +17,8 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS
 from tidemill.features.sql.datasets import OFFSET, PARTITION, POSITION
 from tidemill.schemas.loop.definition import Loop
+from tidemill.trainers.item_rows import LoggedItems
 from tidemill.trainers.rows import FALLBACK, Integers, LabeledRows
-from tidemill.trainers.shown_items import ShownItems
 
 BLOCK_ROWS = 10_000
 """Rows whose items are in memory together: with 200 items each, two million."""
@@ -97,7 +97,7 @@ class OfferedItems:
         return found
 
 
-def shown_items(rows: LabeledRows) -> ShownItems:
+def shown_items(rows: LabeledRows) -> LoggedItems:
     """Return the items of *rows*, of a loop whose requests bring them."""
     if rows.shown is None:
         raise ValueError("these rows are of a loop without items")

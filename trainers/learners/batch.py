@@ -23,8 +23,8 @@ from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.lightgbm_params import check_params
 from tidemill.schemas.models.feature_signature import FeatureRow, FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
+from tidemill.trainers.item_rows import MAX_WEIGHT
 from tidemill.trainers.rows import LabeledRows
-from tidemill.trainers.shown_items import MAX_WEIGHT
 
 LIGHTGBM = "lightgbm"
 MANY = 1_500  # rows of the rarer label

@@ -159,8 +159,10 @@ def test_a_model_reads_the_features_of_the_loop_and_then_those_of_an_item() -> N
 @pytest.mark.parametrize("kind", ["choice", "ranking"])
 def test_a_model_that_knows_the_kinds_is_promoted(lake: Lake, kind: str) -> None:
     """From events and examples to a live model, by the cycle of the trainer."""
-    loop = shop_loop(kind, policy={"kind": "greedy", "epsilon": 0.5})
-    filled(lake, loop, decisions=8_000)
+    batch = {"min_labels": 1_000, "rounds": 30, "holdout": 0.5}
+    policy = {"kind": "greedy", "epsilon": 0.5}
+    loop = shop_loop(kind, policy=policy, models={"batch": batch})
+    filled(lake, loop, decisions=12_000 if kind == "ranking" else 6_000)
     cycle = cycle_of(loop, lake, MemoryModelTopic())
     (model,) = cycle.run()
     assert model.promoted, model.reason

@@ -22,7 +22,7 @@ _COLUMNS = (PARTITION, OFFSET, POSITION, PROPENSITY)
 
 
 @dataclass(frozen=True, slots=True)
-class ShownItems:
+class LoggedItems:
     """The place of each row in the log, and its chance.
 
     *frame* has the columns ``_partition`` and ``_offset``, which name the decision, ``_position``,
@@ -36,8 +36,8 @@ class ShownItems:
         """Return the items of the rows of a training set; None if requests bring none."""
         return None if loop.decision.items is None else cls(frame.select(_COLUMNS))
 
-    def __getitem__(self, rows: "slice | NDArray[np.integer]") -> "ShownItems":
-        return ShownItems(self.frame[rows])
+    def __getitem__(self, rows: "slice | NDArray[np.integer]") -> "LoggedItems":
+        return LoggedItems(self.frame[rows])
 
     def weights(self) -> NDArray[np.float64]:
         """Return the weights with which a model learns the rows: 1 / propensity, 1 on average.
@@ -52,7 +52,7 @@ class ShownItems:
 
 
 def item_columns(examples: pl.DataFrame) -> pl.DataFrame:
-    """Return rows of the table ``examples`` with the columns that `ShownItems` reads."""
+    """Return rows of the table ``examples`` with the columns that `LoggedItems` reads."""
     return examples.with_columns(
         pl.col("partition").alias(PARTITION),
         pl.col("offset").alias(OFFSET),
