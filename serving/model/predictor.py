@@ -11,6 +11,7 @@ import importlib.util
 import struct
 import threading
 import weakref
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from tidemill.serving.model.model_text import END
 
 if TYPE_CHECKING:  # the child process of a trial needs neither and starts faster without
     from tidemill.schemas.models.feature_signature import FeatureSignature
-    from tidemill.serving.policies.choice import ScoreFunction
+    from tidemill.serving.policies.choice import ItemScore, ScoreFunction
 
 T = TypeVar("T")
 
@@ -65,6 +66,48 @@ class RowModel:
         from tidemill.serving.model.row_filler import row_filler  # see TYPE_CHECKING above
 
         return self._scorer(row_filler(signature, nullable, self.fill, names))
+
+    def item_scorer(
+        self,
+        signature: "FeatureSignature",
+        nullable: Collection[str],
+        names: Sequence[str],
+        own: Sequence[str],
+    ) -> "ItemScore":
+        """Return the function that scores the items of a request, which share some features.
+
+        Args:
+            signature: what the model reads.
+            nullable: the features that may be None.
+            names: the features of a decision, in order.
+            own: those of an item, in order.
+        """
+        from tidemill.serving.model.row_filler import rows_flattener  # see TYPE_CHECKING above
+        from tidemill.serving.policies.choice import ItemScore
+
+        flattened = rows_flattener(signature, nullable, names, own)
+        one = self.scorer(signature, nullable, [*names, *own])
+        scores = self.scores
+        return ItemScore(one, lambda shared, rows: scores(array("d", flattened(shared, rows))))
+
+    def scores(self, rows: "array[float]") -> list[float]:
+        """Return the score of each of *rows*, whose numbers are one behind the other.
+
+        Raises:
+            ModelError: the library reports an error, or the numbers are no whole rows.
+        """
+        count, width = self._counted(rows), self.columns
+        return [self.predict(rows[place * width : (place + 1) * width]) for place in range(count)]
+
+    def _counted(self, rows: "array[float]") -> int:
+        """Return how many rows these are."""
+        count, rest = divmod(len(rows), self.columns)
+        if rest:
+            raise ModelError(
+                f"{len(rows)} numbers are no rows of {self.columns}",
+                hint="score with the signature that came with the model",
+            )
+        return count
 
     def error(self) -> ModelError:
         """Return the error of the last call."""
