@@ -11,7 +11,6 @@ import math
 import struct
 import subprocess
 import sys
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -32,7 +31,7 @@ from tidemill.schemas.models.fit import check_fit, taken_names
 from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
-from tidemill.serving.model.predictor import LightGbmModel, RowModel
+from tidemill.serving.model.predictor import LightGbmModel, RowModel, doubles
 from tidemill.serving.model.trial import REFUSED, TrialRequest
 from tidemill.serving.policies.choice import Features, ScoreFunction
 
@@ -169,7 +168,7 @@ def _admit_text(
             "trees.c was not compiled: %s is scored by LightGBM itself, which is slower", version
         )
         model = LightGbmModel(text, columns)
-    together = model.scores(array("d", [number for row in rows for number in row]))
+    together = model.scores(doubles([number for row in rows for number in row]))
     for row, score, among in zip(rows, scores, together, strict=True):
         for found in (model.predict(row), among):
             if struct.pack("d", found) != struct.pack("d", score) or not math.isfinite(found):

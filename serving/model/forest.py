@@ -9,7 +9,6 @@ import ctypes
 import importlib.util
 import logging
 import weakref
-from array import array
 from functools import cache
 from struct import Struct
 
@@ -64,8 +63,8 @@ class Forest(RowModel):
         # an installation that compiled an earlier trees.c goes on with single rows
         self._many = getattr(lib, "forest_scores", None)
 
-    def scores(self, rows: "array[float]") -> list[float]:
-        """Return the score of each of *rows*, whose numbers are one behind the other.
+    def scores(self, rows: bytes) -> list[float]:
+        """Return the score of each of *rows*, whose doubles are one behind the other.
 
         The call holds the interpreter's lock, so no two threads use the memory of the walk.
         """
@@ -73,7 +72,7 @@ class Forest(RowModel):
             return super().scores(rows)
         count = self._counted(rows)
         found = (ctypes.c_double * count)()
-        self._many(self.arguments[0], rows.buffer_info()[0], count, ctypes.addressof(found))
+        self._many(self.arguments[0], rows, count, ctypes.addressof(found))
         return list(found)
 
 
@@ -164,7 +163,8 @@ def _library() -> ctypes.PyDLL | None:
     lib.forest_open.restype = ctypes.c_void_p
     lib.forest_score.argtypes = [ctypes.c_void_p] * 3
     if hasattr(lib, "forest_scores"):
-        lib.forest_scores.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_size_t, ctypes.c_void_p]
+        pointers = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p
+        lib.forest_scores.argtypes = pointers
     lib.forest_close.argtypes = [ctypes.c_void_p]
     lib.forest_close.restype = None
     return lib

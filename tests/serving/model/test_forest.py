@@ -5,7 +5,6 @@ import importlib.util
 import math
 import re
 import struct
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import tidemill.serving.model.forest as module
 from tidemill.errors import ModelError
 from tidemill.serving.model.forest import Forest, is_built, pack
 from tidemill.serving.model.model_text import Splits, TextTree, TreeModel, read_text
-from tidemill.serving.model.predictor import LightGbmModel
+from tidemill.serving.model.predictor import LightGbmModel, doubles
 
 WIDTH = len(SIGNATURE.columns)
 HEAD = struct.Struct("=6I")
@@ -64,7 +63,7 @@ def assert_same_bits(model: lgb.Booster, data: Sequence[Sequence[float]]) -> Non
     found = np.array([walked.predict(row) for row in data])
     wanted = np.asarray(model.predict(data, num_threads=1)).tobytes()
     assert found.tobytes() == wanted
-    together = walked.scores(array("d", [number for row in data for number in row]))
+    together = walked.scores(doubles([number for row in data for number in row]))
     assert np.array(together).tobytes() == wanted
 
 
@@ -257,20 +256,20 @@ def test_rows_of_any_number_are_scored_as_one_by_one() -> None:
     data = rows(37, seed=9).tolist()
     single = [walked.predict(row) for row in data]
     for count in (0, 1, 15, 16, 17, 32, 37):
-        flat = array("d", [number for row in data[:count] for number in row])
+        flat = doubles([number for row in data[:count] for number in row])
         assert walked.scores(flat) == single[:count]
 
 
 def test_numbers_that_are_no_whole_rows_are_refused() -> None:
     """C would read behind the end of them."""
     with pytest.raises(ModelError, match="are no rows of"):
-        forest(trained(objective="binary")).scores(array("d", [0.0] * (WIDTH + 1)))
+        forest(trained(objective="binary")).scores(doubles([0.0] * (WIDTH + 1)))
 
 
 def test_an_earlier_build_goes_on_with_single_rows() -> None:
     """An installation that compiled an earlier trees.c has no function for many."""
     walked, data = forest(trained(objective="binary")), rows(20, seed=9).tolist()
-    flat = array("d", [number for row in data for number in row])
+    flat = doubles([number for row in data for number in row])
     known = walked.scores(flat)
     walked._many = None
     assert walked.scores(flat) == known
