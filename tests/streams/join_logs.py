@@ -128,6 +128,7 @@ RULES = JoinRules.of(LOOP)
 WITH_ITEMS = Loop.model_validate(
     {
         **LOOP.model_dump(exclude={"decision", "policy"}),
+        "loop": "shop-items",
         "decision": {"type": "ranking", "items": {"features": {"size": "float"}}},
         "policy": {"kind": "greedy"},
     }
