@@ -76,6 +76,20 @@ Jumps = Collection[Jump]
 Ends = Mapping[Log, int] | None
 
 
+def times_before(logs: Logs, jumps: Jumps) -> dict[tuple[Log, int], float]:
+    """Return the stream time of its log before each record that can be read."""
+    before: dict[tuple[Log, int], float] = {}
+    for log in logs:
+        time = -math.inf
+        for offset, event in enumerate(logs[log]):
+            time = max([time, *(jump.to for jump in jumps if jump[:2] == (log, offset))])
+            if event.is_broken or event.at > event.arrived + SKEW:
+                continue
+            before[log, offset] = time
+            time = max(time, event.at)
+    return before
+
+
 def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined: Ends) -> Expected:
     """Return the result for *logs* when all decisions earlier than *frontier* are closed.
 
@@ -84,16 +98,10 @@ def oracle(rules: JoinRules, logs: Logs, frontier: float, jumps: Jumps, examined
     spans = (rules.grace, rules.wait, rules.ahead, rules.memory, rules.corrections)
     grace, wait, ahead, memory, more = (span.total_seconds() for span in spans)
     expected = Expected(Counter(), {"decisions": {}, "feedback": {}}, {}, Counter(), Counter())
-    before: dict[tuple[Log, int], float] = {}
-    for log in logs:
-        time = -math.inf
-        for offset, event in enumerate(logs[log]):
-            time = max([time, *(jump.to for jump in jumps if jump[:2] == (log, offset))])
-            if event.is_broken or event.at > event.arrived + SKEW:
-                expected.dead[log] += 1
-            else:
-                before[log, offset] = time
-                time = max(time, event.at)
+    before = times_before(logs, jumps)
+    expected.dead.update(
+        {log: len(logs[log]) - [of for of, _ in before].count(log) for log in logs}
+    )
     on_time: list[tuple[int, Event]] = []  # decisions, copies too
     first: list[tuple[int, Event]] = []
     for (log, offset), time in before.items():
