@@ -18,8 +18,8 @@ from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.decision.baselines import AnswerCheck
 from tidemill.serving.decision.bodies import BodyReader
-from tidemill.serving.decision.request_time import checked_at
 from tidemill.serving.decision.items import ItemCheck, RequestItems
+from tidemill.serving.decision.request_time import checked_at
 from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, RequestValues
 from tidemill.serving.policies.choice import Action, Features
 
@@ -142,12 +142,12 @@ class DecisionReader:
         """
         if self._plain is not None:
             with contextlib.suppress(*NOT_CONVERTED):
-                plain = msgspec.convert(asked, self._plain)
+                plain: Any = msgspec.convert(asked, self._plain)
                 return [DecisionRequest(astuple(one.features), one.entity, one.id) for one in plain]
         checked: list[DecisionRequest] = []
         try:
             for item in asked:
-                checked.append(self.check(**item))  # type: ignore[arg-type]  # it checks them itself
+                checked.append(self.check(**item))  # type: ignore[arg-type]  # noqa: PERF401
         except RequestError as error:
             raise RequestError(f"batch[{len(checked)}]: {error.what}", hint=error.hint) from error
         return checked
@@ -161,7 +161,7 @@ class DecisionReader:
         return self._reader.read(body)
 
 
-def _plain_requests(features: RequestValues) -> Any:
+def _plain_requests(features: RequestValues) -> object:
     """Return the type of a list of requests that bring no time and no baseline."""
     fields: list[tuple[str, object] | tuple[str, object, object]] = [
         ("features", features.struct),
