@@ -114,6 +114,12 @@ class StreamMetrics:
             ["loop"],
             registry=self.registry,
         )
+        self.unknown_items = Gauge(
+            "tidemill_stream_unknown_items",
+            "Feedback so far that names an item its decision has not shown (unknown_item)",
+            ["loop"],
+            registry=self.registry,
+        )
         self.partitions = Gauge(
             "tidemill_stream_partitions",
             "Partitions this worker owns",

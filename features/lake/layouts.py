@@ -12,7 +12,12 @@ import pyarrow as pa
 from deltalake import Field, Schema
 
 from tidemill.errors import ContractError
-from tidemill.schemas.events.schemas import TIME, decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.events.schemas import (
+    TIME,
+    decision_frame_schema,
+    example_frame_schema,
+    feedback_frame_schema,
+)
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
 
@@ -62,9 +67,13 @@ _OUTCOME: Mapping[str, pl.DataType] = {
 
 
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
-    """Return the columns of every table of *loop*, by table name."""
+    """Return the columns of every table of *loop*, by table name.
+
+    Where decisions have items, an example is about one that was shown; its columns are null if a
+    decision has shown none.
+    """
     decision = decision_frame_schema(loop)
-    context = {name: kind for name, kind in decision.items() if name not in ("id", "items")}
+    context = {name: kind for name, kind in example_frame_schema(decision).items() if name != "id"}
     return {
         DECISIONS: pl.Schema({**decision, **_INTAKE}),
         FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),

@@ -23,6 +23,7 @@ from tests.streams.test_windows_properties import (
     ForgetsIdleAdvances,
     ForgetsStreamTimeAtARestart,
     ForgetsWhatIsJoined,
+    ForgetsWhatWasSetAside,
     TakesEveryCopyOfADecision,
     TakesEveryCopyOfFeedback,
 )
@@ -49,6 +50,8 @@ MET = {  # what ten parts must have come upon, and how often at least
     "late": 3_000,
     "revised": 200,
     "three logs": 2_000,
+    "items": 2_000,
+    "unknown_item": 500,
     "duplicate": 3_000,
 }
 
@@ -116,6 +119,7 @@ BROKEN: dict[str, type[World]] = {
     "stream time forgotten": without(joined_by(ForgetsStreamTimeAtARestart)),
     "idle advances forgotten": without(joined_by(ForgetsIdleAdvances)),
     "streams read anew": without(ReadsStreamsAnew),
+    "unknown items forgotten": without(joined_by(ForgetsWhatWasSetAside)),
 }
 
 
