@@ -21,7 +21,8 @@ from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
 from tidemill.serving.decision.event_log import Event, EventLog
 from tidemill.serving.decision.ids import new_id
-from tidemill.serving.decision.items import ItemAnswers, RequestItems
+from tidemill.serving.decision.item_answers import ItemAnswers
+from tidemill.serving.decision.items import RequestItems
 from tidemill.serving.decision.requests import (
     DecisionReader,
     DecisionRequest,
