@@ -47,10 +47,7 @@ class DecisionCall(WorkerCall):
     def __init__(self, loop: str, asked: Sequence[Asked], *, is_batch: bool) -> None:
         self._is_batch = is_batch
         self._has_own_ids = any(item.get("id") is not None for item in asked)
-        self.asked = [
-            _sendable(one, f"batch[{place}]: " if is_batch else "")
-            for place, one in enumerate(asked)
-        ]
+        self.asked = [_sendable(one, self.where(place)) for place, one in enumerate(asked)]
         super().__init__("POST", f"{loop_path(loop)}/decisions", self._encoded())
 
     def lost(self) -> None:
@@ -58,6 +55,10 @@ class DecisionCall(WorkerCall):
         self.asked = [{**one, "id": new_id()} for one in self.asked]
         self.body = self._encoded()
         self.may_repeat = not self._has_own_ids
+
+    def where(self, place: int) -> str:
+        """Return the beginning of an error about the decision at *place*."""
+        return f"batch[{place}]: " if self._is_batch else ""
 
     def _encoded(self) -> bytes:
         return _body({"batch": self.asked} if self._is_batch else self.asked[0])

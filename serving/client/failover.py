@@ -114,8 +114,8 @@ class Failover:
         deadline = time.monotonic() + self._budget_s
         try:
             known = yield from self._learn(loop, deadline)
-            for asked in call.asked:
-                known.check_times(asked)
+            for place, asked in enumerate(call.asked):
+                known.check_times(asked, call.where(place))
             results = _results((yield from self._call(call, deadline)))
         except BrokerError as error:
             return self._defaults_of(loop, call.asked, error)

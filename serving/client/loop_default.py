@@ -28,15 +28,18 @@ class LoopDefault(msgspec.Struct):
     feedback: dict[str, dict[str, str]] = {}
     items: _DescribedItems | None = None
 
-    def check_times(self, asked: Mapping[str, object]) -> None:
-        """Refuse a time where the loop has none, in the features of *asked* and of its items."""
-        check_times(asked["features"], self.features, "feature")
+    def check_times(self, asked: Mapping[str, object], where: str) -> None:
+        """Refuse a time where the loop has none, in the features of *asked* and of its items.
+
+        The text of the error begins with *where*.
+        """
+        check_times(asked["features"], self.features, f"{where}feature")
         if self.items is None or "items" not in asked:
             return
         for number, item in enumerate(cast(Sequence[Mapping[str, object]], asked["items"])):
             features = item.get("features")
             if isinstance(features, Mapping):
-                check_times(features, self.items.features, f"items[{number}]: feature")
+                check_times(features, self.items.features, f"{where}items[{number}]: feature")
 
     def answer(self, loop: str, asked: Mapping[str, object]) -> DecisionResult:
         """Return the decision of *loop* that no worker made: the baseline, or the default.

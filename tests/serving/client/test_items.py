@@ -179,7 +179,7 @@ class TestAValueNamedItem:
         """A service that sends it must not break with the release that brings items."""
         loop.log_feedback("d-1", "clicked", item="b")
         (row,) = logged(self.LOOP, log, FEEDBACK)
-        assert row["item"] == "b"
+        assert row["values"] == {"item": "b"}
 
 
 @pytest.fixture
