@@ -97,13 +97,13 @@ class ScriptedTransport:
 
     def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return the next answer of the script, that of the model, or the default."""
-        return self.decide_all(loop, [asked])[0]
+        served = self.of(loop)
+        return self._answered(served, served.requests.check(**asked))  # type: ignore[arg-type]  # it checks them
 
     def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return as many answers, in order; nothing is answered unless all requests fit."""
         served = self.of(loop)
-        check = served.requests.check
-        requests = [check(**item) for item in asked]  # type: ignore[arg-type]  # it checks them
+        requests = [_numbered(served.requests, place, one) for place, one in enumerate(asked)]
         return [self._answered(served, request) for request in requests]
 
     def _answered(self, served: ScriptedLoop, request: DecisionRequest) -> DecisionResult:
@@ -172,6 +172,14 @@ class ScriptedTransport:
         if served.loop.learning == "apprentice":
             return as_apprentice(choice, "model", default)
         return choice, "model", None
+
+
+def _numbered(reader: DecisionReader, place: int, asked: Asked) -> DecisionRequest:
+    """Check what is *asked* at *place* of a batch, which an error names."""
+    try:
+        return reader.check(**asked)  # type: ignore[arg-type]  # it checks them
+    except RequestError as error:
+        raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
 
 
 def _among(loop: Loop, answer: Action, items: RequestItems | None) -> Action:
