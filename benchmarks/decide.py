@@ -21,7 +21,8 @@ from tidemill.deploy.local.supervisor import answers, tidemill_command
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
 from tidemill.schemas.published import publish_loop
-from tidemill.serving.client.client import Asked, Client
+from tidemill.serving.client.calls import Asked
+from tidemill.serving.client.client import Client
 from tidemill.serving.client.embedded import open_transport
 
 Say = Callable[[str], None]

@@ -6,6 +6,7 @@ features and feedback values, `bodies.py` reads JSON.
 """
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.decision.baselines import AnswerCheck
 from tidemill.serving.decision.bodies import BodyReader
-from tidemill.serving.decision.items import ItemCheck, RequestItems
+from tidemill.serving.decision.items import ITEM_ID, ItemCheck, RequestItems, without_items
 from tidemill.serving.decision.request_time import checked_at
 from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, RequestValues
 from tidemill.serving.policies.choice import Action, Features
@@ -95,7 +96,7 @@ class DecisionReader:
         self._loop = loop
         self._baseline = AnswerCheck(loop)
         items = loop.decision.items
-        self._items = None if items is None else ItemCheck(loop, items, max_list=limits.list_items)
+        self.items = None if items is None else ItemCheck(loop, items, max_list=limits.list_items)
         self._plain = None if items is not None else _plain_requests(self.record)
         self._reader = BodyReader(
             self.check,
@@ -125,12 +126,12 @@ class DecisionReader:
             _check_id("id", id)
         moment = None if at is None else checked_at(at, self._loop)
         record = astuple(self.record.check(features))
-        if self._items is not None:
-            among = self._items.checked(items, baseline)
+        if self.items is not None:
+            among = self.items.checked(items, baseline)
             answer = None if baseline is None else among.default
             return DecisionRequest(record, entity, id, moment, answer, among)
         if items is not None:
-            raise _without_items("items", self._loop)
+            raise without_items("items", self._loop.loop)
         answer = None if baseline is None else self._baseline.checked(baseline)
         return DecisionRequest(record, entity, id, moment, answer)
 
@@ -182,7 +183,7 @@ class FeedbackReader:
         }
         self._loop = loop
         self._reader = BodyReader(
-            self._check_item,
+            self._check_plain,
             required=("decision_id", "kind"),
             optional=("values", "id", "at", "item"),
             inside="values",
@@ -219,8 +220,8 @@ class FeedbackReader:
             _check_id("id", id)
         if item is not None:
             if self._loop.decision.items is None:
-                raise _without_items("item", self._loop)
-            _check_id("item", item)
+                raise without_items("item", self._loop.loop)
+            _check_item(item)
         moment = None if at is None else checked_at(at, self._loop)
         return FeedbackRequest(decision_id, kind, checked, id, moment, item)
 
@@ -242,7 +243,7 @@ class FeedbackReader:
     def _kinds(self) -> str:
         return f"its kinds are {', '.join(self.records)}"
 
-    def _check_item(
+    def _check_plain(
         self,
         decision_id: str,
         kind: str,
@@ -254,16 +255,19 @@ class FeedbackReader:
         return self.check(decision_id, kind, {} if values is None else values, id, at, item)
 
 
-def _without_items(field: str, loop: Loop) -> RequestError:
-    return RequestError(
-        f"field {field!r} is unknown: the requests of {loop.loop} bring no items",
-        hint="leave it out, or declare decision.items in the loop file",
-    )
-
-
 def _check_id(name: str, value: object) -> None:
     if not (isinstance(value, str) and 0 < len(value) <= MAX_ID):
         raise RequestError(
             f"field {name!r} is {value!r:.100}, no id",
             hint=f"send a text of 1 to {MAX_ID} characters",
+        )
+
+
+def _check_item(value: object) -> None:
+    """Refuse what cannot be the id of an item of a request."""
+    _check_id("item", value)
+    if not re.fullmatch(ITEM_ID, str(value)):
+        raise RequestError(
+            f"field 'item' is {value!r:.100}, which cannot be printed",
+            hint="send the id of an item as the request for the decision had it",
         )
