@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from tidemill.cli.notes import notes, warnings
 from tidemill.cli.terminal import print_error, print_json, print_text
 from tidemill.errors import LoopError
-from tidemill.schemas.loop.definition import Feedback, Loop
+from tidemill.schemas.loop.definition import Decision, Feedback, Items, Loop
 from tidemill.schemas.loop.diff import Change
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.loop.labels import compile_label
@@ -45,7 +45,9 @@ def print_warnings(loop: Loop) -> None:
 
 
 def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
-    yield "decides", f"{_actions(loop)}, by default {loop.decision.default}"
+    yield "decides", _decides(loop.decision)
+    if loop.decision.items is not None:
+        yield "items", _items(loop.decision.items)
     nullable = sum(feature.nullable for feature in loop.features.values())
     yield "features", f"{len(loop.features)}, of which {nullable} may be null"
     yield "feedback", ", ".join(_kind(name, kind) for name, kind in loop.feedback.items())
@@ -65,8 +67,17 @@ def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
     yield "topics", ", ".join(produced_topics(loop).values())
 
 
-def _actions(loop: Loop) -> str:
-    return " | ".join(loop.decision.actions) or loop.decision.type
+def _decides(decision: Decision) -> str:
+    if decision.items is None:
+        actions = " | ".join(decision.actions) or decision.type
+        return f"{actions}, by default {decision.default}"
+    first = "their order" if decision.type == "ranking" else "the first"
+    return f"{decision.type} of items of the request, by default {first}"
+
+
+def _items(items: Items) -> str:
+    logged = "all are logged" if items.log == "all" else "those that were shown are logged"
+    return f"at most {items.max}, with {', '.join(items.features)}; {logged}"
 
 
 def _kind(name: str, kind: Feedback) -> str:
