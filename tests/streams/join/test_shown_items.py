@@ -19,6 +19,7 @@ from tests.streams.join_logs import (
 )
 
 from tidemill.schemas.events.schemas import items_type
+from tidemill.schemas.logs import DECISIONS, FEEDBACK
 from tidemill.schemas.loop.definition import Items
 from tidemill.streams.join.checkpoints import conformed
 from tidemill.streams.join.corrections import Recalled
@@ -26,6 +27,7 @@ from tidemill.streams.join.partition_join import Counts
 from tidemill.streams.join.shown_items import ShownItems
 
 TWO = (("tea", 0), ("milk", 1), ("salt", None))
+CORRECTED = item_rules(corrections=timedelta(seconds=20))
 Found = dict[tuple[str, str | None], list[int]]
 
 
@@ -33,6 +35,19 @@ def joined(shell: Shell) -> Found:
     """Return the feedback of the newest revision of each example, by decision and item."""
     columns = shell.examples().select("decision_id", "item", "feedback_offsets")
     return {(decision, item): offsets for decision, item, offsets in columns.rows()}
+
+
+def corrected_later(decisions: list[D], feedback: list[F]) -> Shell:
+    """Close *decisions* before the last of *feedback*, which is late, is read."""
+    shell = Shell(Logs(decisions, feedback), CORRECTED)
+    shell.poll(DECISIONS, len(decisions))
+    shell.poll(FEEDBACK, len(feedback) - 1)
+    shell.advance(DECISIONS, 15)
+    shell.commit()
+    assert shell.closed, "the rest comes after the close"
+    shell.finish()
+    assert_agrees(shell)
+    return shell
 
 
 def test_feedback_counts_for_the_item_that_it_names_or_for_all_that_were_shown() -> None:
@@ -90,10 +105,25 @@ def test_of_several_items_at_one_position_the_first_is_the_shown_one() -> None:
 def test_late_feedback_revises_the_item_that_it_names_and_no_other() -> None:
     """A purchase a week later is of one thing; the others were not bought."""
     feedback = [F("w", "z", 15), F("x", "a", 2, item="milk"), F("y", "a", 2, item="salt")]
-    shell = played([D("a", 0, TWO)], feedback, item_rules(corrections=timedelta(seconds=20)))
+    shell = played([D("a", 0, TWO)], feedback, CORRECTED)
     written = shell.revisions().select("item", "revision", "feedback_offsets").rows()
     assert written == [("tea", 0, []), ("milk", 0, []), ("milk", 1, [1])]
     assert shell.closed[-1].counts == Counts(unmatched=1, unknown_item=1)
+
+
+def test_late_feedback_of_a_decision_that_has_shown_nothing_revises_nothing() -> None:
+    """Its row is there to be counted; what it says does not change."""
+    shell = corrected_later([D("a", 0)], [F("w", "z", 15), F("x", "a", 2)])
+    assert shell.revisions()["revision"].to_list() == [0]
+    assert shell.closed[-1].counts == Counts(unmatched=1, unknown_item=1)
+
+
+def test_a_late_copy_is_a_copy_whichever_item_it_names() -> None:
+    """An id is one feedback of its decision; that it names another item does not make it two."""
+    feedback = [F("x", "a", 2, item="tea"), F("w", "z", 15), F("x", "a", 2, item="milk")]
+    shell = corrected_later([D("a", 0, TWO)], feedback)
+    assert joined(shell) == {("a", "tea"): [0], ("a", "milk"): []}
+    assert shell.closed[-1].counts == Counts(duplicate=1, unmatched=1)
 
 
 def test_open_rows_are_decisions_until_the_close() -> None:
