@@ -13,11 +13,10 @@ from datetime import datetime
 
 import duckdb
 
-from tidemill.features.audit.expected import create_expected
+from tidemill.features.audit.expected import EXPECTED, create_expected
 from tidemill.features.audit.losses import with_losses
 from tidemill.features.audit.plan import Planner
 from tidemill.features.audit.queries import (
-    EXPECTED,
     compared_sql,
     example_differences_sql,
     last_sql,

@@ -1,32 +1,27 @@
 """The queries of an audit: which rows differ, in which columns.
 
 `raw_differences_sql` compares the verdict of each raw row with the stream time of its log, for
-which it reads one row more. `expected_sql` computes the states of a slice with the oracle.
-`example_differences_sql` compares them with what the stream wrote.
+which it reads one row more. `example_differences_sql` compares what the logs of a slice imply
+(`expected.py`) with what the stream wrote.
 """
 
 from collections.abc import Iterable, Mapping
 
-from tidemill.features.audit.checks import Check, any_sql, columns_sql
-from tidemill.features.audit.oracle import Relations, oracle_sql
-from tidemill.features.audit.slices import (
+from tidemill.features.audit.expected import EXPECTED
+from tidemill.features.audit.fragments import (
+    Check,
+    any_sql,
     bounds_sql,
+    columns_sql,
     in_share,
     in_slice,
-    in_time,
     span_sql,
     values_sql,
 )
-from tidemill.features.audit.spans import NOTHING_READ, AuditSlice, OffsetRange, memory, micros
-from tidemill.features.lake.layouts import table_of
-from tidemill.features.sql.positions import stream_sql
+from tidemill.features.audit.spans import AuditSlice, OffsetRange, micros
 from tidemill.features.sql.views import quoted
 from tidemill.schemas.events.schemas import CIRCUMSTANCES
-from tidemill.schemas.logs import Log, is_feedback, number_of
 from tidemill.schemas.loop.definition import Loop
-
-EXPECTED = "expected"
-"""The temporary table with the result of `expected_sql`."""
 
 # Columns that an example copies from its decision: their name there, and in the decision.
 _COPIED = {
@@ -117,87 +112,6 @@ def last_sql(table: str, ranges: Mapping[int, tuple[int, int]]) -> str:
           ON r."partition" = w."partition" AND r."offset" >= first AND r."offset" < behind
         WHERE r."offset" >= {first} AND r."offset" < {behind}
         GROUP BY ALL"""
-
-
-def first_time_sql(loop: Loop, decisions: str, share: AuditSlice) -> str:
-    """Return a query for the earliest stream time by which a decision of a slice was judged.
-
-    Duplicates are recognised by stream time, which may be long before the event time of a decision
-    that follows a pause.
-    """
-    since = share.since - micros(loop.early + memory(loop))
-    return f"""
-        SELECT epoch_us(min(least("at", stream_time))) FROM {decisions} d
-        WHERE {in_time("d", since, share.until)}
-          AND coalesce(stream_time <= "at" + {span_sql(loop.grace)}, true)"""
-
-
-def expected_sql(
-    loop: Loop,
-    decisions: str,
-    feedback: str,
-    share: AuditSlice,
-    decisions_from: int,
-    examined: Mapping[tuple[int, Log], int],
-) -> str:
-    """Return a query for the correct states of the records of a share, and of records before it.
-
-    *decisions_from* is the time from which decisions are read, to recognise duplicates. *examined*
-    is, by partition and log, the position before which feedback may have corrected an example.
-    """
-    ahead = micros(loop.early)
-    waits = micros(loop.wait)
-    ours = f't."partition" IN ({", ".join(map(str, share.bounds))})'
-
-    def part(table: str, key: str, since: int, until: int, more: str = "") -> str:
-        wanted = f"{in_time('t', since, until)} AND {ours} {more} {in_share(key, share)}"
-        return f"(SELECT * FROM {table} t WHERE {wanted})"
-
-    frontiers = values_sql((number, until) for number, (_, until) in share.bounds.items())
-    # streams that a later version added did not exist when this one closed its decisions
-    numbers = ", ".join(str(number_of(log)) for log in loop.logs if is_feedback(log))
-    relations = Relations(
-        decisions=part(decisions, "t.id", decisions_from, share.until),
-        feedback=part(
-            feedback,
-            "t.decision_id",
-            share.since - 2 * ahead - waits,
-            share.until + waits,
-            f"AND {stream_sql('t')} IN ({numbers})",
-        ),
-        begins=_begins(share),
-        frontiers=(
-            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
-            f' FROM (VALUES {frontiers}) AS t("partition", until))'
-        ),
-        examined=_examined(examined),
-    )
-    return oracle_sql(loop, relations)
-
-
-def _examined(positions: Mapping[tuple[int, Log], int]) -> str:
-    """Return the subquery for `Relations.examined`."""
-    rows = values_sql((number, number_of(log), at) for (number, log), at in positions.items())
-    none = "" if rows else " WHERE false"
-    return (
-        f'(SELECT * FROM (VALUES {rows or "(0, 0, 0)"}) AS t("partition", stream, examined){none})'
-    )
-
-
-def _begins(share: AuditSlice) -> str | None:
-    """Return the subquery for `Relations.begins`; None if the version is the first."""
-    known = {number: state for number, state in share.begins.items() if state != NOTHING_READ}
-    if not known:
-        return None
-    rows = ", ".join(
-        f"({number}, '{table_of(log)}', {number_of(log)}, {position}, {state.frontier})"
-        for number, state in known.items()
-        for log, position in state.positions.items()
-    )
-    return (
-        '(SELECT "partition", log, stream, first, make_timestamptz(frontier) AS frontier'
-        f' FROM (VALUES {rows}) AS t("partition", log, stream, first, frontier))'
-    )
 
 
 def example_differences_sql(
