@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from tidemill.errors import ContractError, LoopError
 from tidemill.kafka import BadRecord, CompactedLog, Record
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.loop.validation import why_not_run
 
 Published = dict[tuple[str, int], Loop]
 
@@ -58,8 +57,6 @@ def parse_loop(record: Record) -> Loop:
             f"no legal loop: {_first_line(error)}",
             hint="was it written by a newer tidemill? upgrade this one, or publish it again",
         ) from error
-    if refusal := why_not_run(loop):
-        raise LoopError(refusal[0], hint=refusal[1])
     if record.key != key_of(loop):
         raise LoopError(
             f"version {loop.version} of {loop.loop} under another key",

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
-from tidemill.errors import LoopError
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.loop.validation import why_not_run
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import TRUSTED_KEYS, SigningKey, TrustedKeys
 from tidemill.schemas.record_signature import signed_headers
@@ -72,11 +70,6 @@ class ServingWorkerConfig:
     """How long feedback may wait for Kafka before it is given up."""
     close_s: float = 7.0
     """How long a stopping worker waits for its threads and for the delivery of its last events."""
-
-    def __post_init__(self) -> None:
-        for loop in self.definitions:
-            if refusal := why_not_run(loop):
-                raise LoopError(f"{loop.loop}: {refusal[0]}", hint=refusal[1])
 
     @classmethod
     def from_env(

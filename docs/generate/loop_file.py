@@ -62,7 +62,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "type": "The type of the action.",
         "actions": "The actions of a choice or a ranking; at least two.",
         "default": "The answer while there is no model.",
-        "items": "What each request brings to choose among. Workers do not run such loops yet.",
+        "items": "What each request brings to choose among.",
     },
     "Items": {
         "features": "What is known of an item, by name.",

@@ -171,6 +171,16 @@ def items_type(items: Items) -> pl.DataType:
     return pl.List(pl.Struct(item))
 
 
+def item_columns(items: Items) -> dict[str, pl.DataType]:
+    """Return the names and types of the columns of an example that is about one of *items*."""
+    return {
+        "item": pl.String(),
+        "position": pl.Int32(),
+        "item_propensity": pl.Float64(),
+        "item_features": _struct(items.features),
+    }
+
+
 def feedback_frame_schema(loop: Loop) -> pl.Schema:
     """Return the names and types of the columns of feedback events, all kinds together.
 

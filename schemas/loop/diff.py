@@ -14,7 +14,6 @@ from tidemill.errors import ContractError
 from tidemill.schemas.logs import stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.fields import Feature
-from tidemill.schemas.loop.validation import why_not_run
 
 RETRAINS = ("label", "policy", "models", "gate")
 """Parts that no event contains: a change of them takes effect from now on."""
@@ -85,8 +84,6 @@ def check_successor(known: Mapping[int, Loop], new: Loop) -> bool:
             f"{name} is published and never changes, but this file differs in {what}",
             hint=f"write version: {newest + 1}, or undo the changes",
         )
-    if refusal := why_not_run(new):
-        raise ContractError(f"{name}: {refusal[0]}", hint=refusal[1])
     if new.version < newest:
         raise ContractError(
             f"{name} is older than version {newest}, which is published",

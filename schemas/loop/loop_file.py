@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diagnostics import diagnostics
-from tidemill.schemas.loop.validation import why_not_run
 from tidemill.schemas.loop.yaml_subset import PlainDumper, YamlTree, read_tree
 
 MAX_BYTES = 256 * 1024  # a loop file of a thousand features has 60 kB
@@ -105,9 +104,6 @@ def read_text(text: str, *, file: str) -> LoopFile:
         # A misspelt key is also a missing one: show the misspelling first.
         found.sort(key=lambda one: (one.what.endswith("is missing"), one.line or 0))
         raise LoopFileError(found) from error
-    if refusal := why_not_run(loop):
-        line = tree.line(("decision", "items"))
-        raise LoopFileError([LoopError(refusal[0], hint=refusal[1], file=file, line=line)])
     return LoopFile(loop, file, tree.lines)
 
 

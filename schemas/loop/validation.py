@@ -167,16 +167,6 @@ def check_items(loop: "Loop") -> None:
             )
 
 
-def why_not_run(loop: "Loop") -> tuple[str, str] | None:
-    """Return why this release does not run the legal *loop*, and a hint; or None."""
-    if loop.decision.items is None:
-        return None
-    return (
-        "this release knows decision.items, and does not run loops that have them yet",
-        "choose among fixed actions until then: actions: [show, hide]",
-    )
-
-
 def check_values(loop: "Loop") -> None:
     """Refuse two kinds of feedback that have a value of the same name with different types."""
     types: dict[str, tuple[str, FieldType]] = {}

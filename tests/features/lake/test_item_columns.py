@@ -22,6 +22,7 @@ from tidemill.schemas.loop.definition import Loop
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 OLD = with_items()
+OLD_FEATURES = pl.Struct({"price": pl.Float64(), "topic": pl.String(), "age": pl.Int64()})
 
 
 def later(**features: object) -> Loop:
@@ -49,7 +50,11 @@ def test_only_loops_with_items_have_the_columns() -> None:
     assert tables[DECISIONS]["items"] == rows(OLD, 0).schema["items"]
     assert tables[FEEDBACK]["item"] == pl.String()
     assert "items" not in tables[EXAMPLES]
+    of_item = ["item", "position", "item_propensity", "item_features"]
+    assert [name for name in tables[EXAMPLES] if name in of_item] == of_item
+    assert tables[EXAMPLES]["item_features"] == OLD_FEATURES
     plain = layouts(minimal())
+    assert not {"items", *of_item} & set(plain[EXAMPLES])
     assert "items" not in plain[DECISIONS]
     assert "item" not in plain[FEEDBACK]
 

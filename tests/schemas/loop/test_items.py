@@ -5,7 +5,6 @@ import pytest
 from pydantic import ValidationError
 from tests.schemas.loops import ITEMS, MINIMAL, minimal, with_items
 
-from tidemill.errors import ContractError, LoopError
 from tidemill.kafka import Record
 from tidemill.schemas.avro.columnar_decoder import LONG_LIST
 from tidemill.schemas.loop.definition import Items, Loop
@@ -106,23 +105,15 @@ def test_an_editor_asks_for_a_default_or_for_items() -> None:
         jsonschema.validate(read_tree(neither, file="x").value, schema)
 
 
-def test_a_loop_that_is_not_run_yet_is_refused_wherever_it_comes_from() -> None:
-    """A worker that ran it without knowing of items would log decisions among nothing."""
-    loop = with_items()
-    with pytest.raises(LoopError, match="does not run loops that have them") as caught:
-        parse_loop(FILE, file="banner.yaml")
-    assert (caught.value.line, caught.value.hint.partition(":")[0]) == (
-        4,
-        "choose among fixed actions until then",
-    )
-    with pytest.raises(ContractError, match="does not run"):
-        check_successor({}, loop)
+def test_a_loop_with_items_is_taken_wherever_it_comes_from() -> None:
+    """From a file, by `publish`, from the topic of loops, and by a worker."""
+    loop = parse_loop(FILE, file="banner.yaml")
+    assert loop.decision.items is not None
+    assert check_successor({}, loop)
     value = loop.canonical.encode()
     record = Record(topic="t", partition=0, offset=0, key=key_of(loop), value=value, timestamp_ms=0)
-    with pytest.raises(LoopError, match="does not run"):
-        parse_record(record)
-    with pytest.raises(LoopError, match="does not run"):
-        ServingWorkerConfig(kafka=None, name="w", definitions=(loop,))
+    assert parse_record(record) == loop
+    assert ServingWorkerConfig(kafka=None, name="w", definitions=(loop,)).definitions == (loop,)
 
 
 def test_a_file_of_a_loop_is_written_as_people_write_it() -> None:
