@@ -2,10 +2,10 @@
 
 Read `oracle` (the rules of the join as one query; it begins with `judged`), `spans` and `plan`
 (what to look at), `expected` (what the oracle says of a slice, and the examples that are not
-there), `queries` (the comparison, of parts in `fragments`), then `audit` and `report`; `rekeyed` compares with the topics themselves,
-`losses` finds what is gone, `propensities` compares the chance of a policy with its log. It imports
-`lake` and `sql`, and nothing of `streams`: the oracle shares no code with the join. It writes
-nothing.
+there), `queries` (the comparison, of parts in `fragments`), then `audit` and `report`; `rekeyed`
+compares with the topics themselves, `losses` finds what is gone, `propensities` compares the chance
+of a policy with its log. It imports `lake` and `sql`, and nothing of `streams`: the oracle shares
+no code with the join. It writes nothing.
 
 Proved elsewhere: `expected` by `tests/deploy/reprocess/test_repair.py`.
 Proved elsewhere: `fragments` by `tests/features/audit/test_audit.py`.

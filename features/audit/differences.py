@@ -6,7 +6,8 @@ It is for tests, and for lakes that fit into memory; `audit.py` compares in slic
 import duckdb
 import polars as pl
 
-from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.features.audit.judged import Relations
+from tidemill.features.audit.oracle import oracle_sql
 from tidemill.schemas.loop.definition import Loop
 
 

@@ -11,6 +11,7 @@ import duckdb
 import polars as pl
 
 from tidemill.features.audit.fragments import (
+    ITEM_OF_EXAMPLE,
     bounds_sql,
     in_share,
     in_slice,
@@ -18,7 +19,8 @@ from tidemill.features.audit.fragments import (
     span_sql,
     values_sql,
 )
-from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.features.audit.judged import Relations
+from tidemill.features.audit.oracle import oracle_sql
 from tidemill.features.audit.plan import Planner
 from tidemill.features.audit.spans import (
     BEGIN,
@@ -31,10 +33,19 @@ from tidemill.features.audit.spans import (
     read_spans,
 )
 from tidemill.features.lake.lake import Lake
-from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, TABLES, table_of, undated
+from tidemill.features.lake.layouts import (
+    DECISIONS,
+    EXAMPLES,
+    FEEDBACK,
+    TABLES,
+    example_key,
+    table_of,
+    undated,
+)
 from tidemill.features.sql.bounded import bounded_duckdb
 from tidemill.features.sql.frontiers import examined_positions, unexamined_positions
 from tidemill.features.sql.positions import stream_sql
+from tidemill.features.sql.revisions import same_example_sql
 from tidemill.features.sql.views import quoted, snapshot, source
 from tidemill.schemas.logs import Log, is_feedback, number_of
 from tidemill.schemas.loop.definition import Loop
@@ -225,19 +236,19 @@ def _missing_sql(
 ) -> str:
     """Return a query for rows of `EXPECTED` with these *revisions* that are no examples."""
     values = {"decision_id": "d.id"}
-    values |= {name: f"t.{name}" for name in _COMPUTED}
+    values |= {**{name: f"t.{name}" for name in _COMPUTED}, **ITEM_OF_EXAMPLE}
     chosen = ", ".join(
         f"{values.get(name, f'd.{quoted(name)}')} AS {quoted(name)}" for name in columns
     )
     revision = "coalesce(revision, 0)" if "revision" in columns else "0"
+    key = example_key(columns)
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
         SELECT {chosen}
         FROM {tables[DECISIONS]} d JOIN bounds USING ("partition")
         JOIN {EXPECTED} t ON t.log = 'decisions'
              AND t."partition" = d."partition" AND t."offset" = d."offset"
-        ANTI JOIN (SELECT "partition", "offset", {revision} AS revision
+        ANTI JOIN (SELECT {", ".join(map(quoted, key))}, {revision} AS revision
                    FROM {tables[EXAMPLES]}) e
-             ON e."partition" = d."partition" AND e."offset" = d."offset"
-            AND e.revision = t.revision
+             ON {same_example_sql("e", "t", key)} AND e.revision = t.revision
         WHERE t.revision {revisions} AND {in_slice("d", share)} {in_share("d.id", share)}"""

@@ -1,6 +1,6 @@
 """The parts that queries of an audit are made of: bounds in time, shares of ids, comparisons."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -53,6 +53,17 @@ def values_sql(rows: Iterable[Sequence[int | None]]) -> str:
 def span_sql(length: timedelta) -> str:
     """Return *length* as an SQL interval."""
     return f"to_microseconds({micros(length)})"
+
+
+_SHOWN = "list_filter(d.items, lambda each: each.position = t.position)[1]"
+ITEM_OF_EXAMPLE: Mapping[str, str] = {
+    "item": f"struct_extract({_SHOWN}, 'id')",
+    "position": "t.position",
+    "item_propensity": f"struct_extract({_SHOWN}, 'propensity')",
+    "item_features": f"struct_extract({_SHOWN}, 'features')",
+}
+"""The columns of an example that are about one item: SQL over the decision ``d`` and a row ``t`` of
+what its logs imply."""
 
 
 @dataclass(frozen=True, slots=True)

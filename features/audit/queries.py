@@ -5,10 +5,11 @@ which it reads one row more. `example_differences_sql` compares what the logs of
 (`expected.py`) with what the stream wrote.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from tidemill.features.audit.expected import EXPECTED
 from tidemill.features.audit.fragments import (
+    ITEM_OF_EXAMPLE,
     Check,
     any_sql,
     bounds_sql,
@@ -18,16 +19,18 @@ from tidemill.features.audit.fragments import (
     span_sql,
     values_sql,
 )
-from tidemill.features.audit.spans import AuditSlice, OffsetRange, micros
+from tidemill.features.audit.spans import COUNTERS, AuditSlice, OffsetRange, micros
+from tidemill.features.lake.layouts import example_key
+from tidemill.features.sql.revisions import same_example_sql
 from tidemill.features.sql.views import quoted
 from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.loop.definition import Loop
 
-# Columns that an example copies from its decision: their name there, and in the decision.
+# Columns that an example copies from its decision: their name there, and SQL over the decision.
 _COPIED = {
-    "decision_id": "id",
+    "decision_id": "d.id",
     **{
-        name: name
+        name: f"d.{quoted(name)}"
         for name in (
             *("topic", "at", "entity", "features", "action", "score", "propensity", "source"),
             *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES),
@@ -35,6 +38,7 @@ _COPIED = {
     },
 }
 
+_TAKEN = {**_COPIED, **ITEM_OF_EXAMPLE}
 
 # Columns of an example that are computed from its feedback.
 _COMPUTED = ("state", "label", "feedback_offsets", "first_feedback_at")
@@ -96,7 +100,7 @@ def raw_differences_sql(
                    greatest(lag("at") OVER log, lag(stream_time) OVER log) AS reached
             FROM rows_ WINDOW log AS (PARTITION BY "partition" ORDER BY "offset")
         )
-        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
+        SELECT "partition", "offset", NULL, id, "at", {columns_sql(checks)} AS columns_
         FROM read_ WHERE is_new AND ({any_sql(checks)})"""
 
 
@@ -117,12 +121,56 @@ def last_sql(table: str, ranges: Mapping[int, tuple[int, int]]) -> str:
 def example_differences_sql(
     decisions: str, examples: str, columns: Iterable[str], share: AuditSlice
 ) -> str:
-    """Return a query for the decisions of a slice whose examples differ from the table `EXPECTED`.
+    """Return a query for the examples of a slice that differ from the table `EXPECTED`.
 
-    *columns* are those of *examples*.
+    *columns* are those of *examples*. Where decisions have items, each that was shown is compared.
     """
     present = set(columns)
-    checks = [
+    key = example_key(present)
+    checks = _checks(present)
+    known = {name: here for name, here in _TAKEN.items() if name in present}
+    copied = ", ".join(f"{here} AS d_{name}" for name, here in known.items())
+    computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
+    names = [name for name in (*known, *_COMPUTED) if name in present]
+    stored = ", ".join(f"e.{quoted(name)} AS e_{name}" for name in names)
+    # Rows of the first release have no revision; they are the first of their decision.
+    stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
+    position = "t.position" if "position" in key else "NULL"
+    keys = ", ".join(f"e.{quoted(name)}" for name in key)
+    merged = ", ".join(f"coalesce(m.{quoted(n)}, w.{quoted(n)}) AS {quoted(n)}" for n in key)
+    plain = ", ".join(map(quoted, key))
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
+        must AS (
+            SELECT d."partition", d."offset", {position} AS position, d.id, d."at", d.verdict,
+                   t.state AS expected, {computed}, {copied}
+            FROM {decisions} d JOIN bounds USING ("partition")
+            LEFT JOIN {EXPECTED} t ON t.log = 'decisions'
+                 AND t."partition" = d."partition" AND t."offset" = d."offset"
+            WHERE {in_slice("d", share)} {in_share("d.id", share)}
+        ),
+        wrote AS (
+            SELECT {keys}, e.decision_id, e."at", count(*) OVER same AS times, {stored}
+            FROM {examples} e JOIN bounds USING ("partition")
+            WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
+            WINDOW same AS (PARTITION BY {keys})
+            QUALIFY row_number() OVER same = 1
+        ),
+        both_ AS (
+            SELECT {merged}, coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
+                   m.* EXCLUDE ("partition", "offset", position, id, "at"),
+                   w.* EXCLUDE ({plain}, decision_id, "at"),
+                   times IS NOT NULL AND expected NOT IN ('late', 'duplicate') AS is_example
+            FROM must m FULL JOIN wrote w ON {same_example_sql("w", "m", key)}
+        )
+        SELECT "partition", "offset", {", ".join(key[2:]) or "NULL"}, id, "at",
+               {columns_sql(checks)} AS columns_
+        FROM both_ WHERE {any_sql(checks)}"""
+
+
+def _checks(present: Collection[str]) -> list[Check]:
+    """Return what is compared of an example with the columns *present*."""
+    return [
         # 'late' depends on the stream time alone, and is checked by `raw_differences_sql`.
         Check(
             "verdict",
@@ -140,48 +188,10 @@ def example_differences_sql(
         ),
         *(
             Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
-            for name in _COPIED
+            for name in _TAKEN
             if name in present
         ),
     ]
-    known = {name: here for name, here in _COPIED.items() if name in present}
-    copied = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in known.items())
-    computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
-    stored = ", ".join(
-        f"e.{quoted(name)} AS e_{name}" for name in (*_COPIED, *_COMPUTED) if name in present
-    )
-    # Rows of the first release have no revision; they are the first of their decision.
-    stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
-    return f"""
-        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
-        must AS (
-            SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS expected,
-                   {computed}, {copied}
-            FROM {decisions} d JOIN bounds USING ("partition")
-            LEFT JOIN {EXPECTED} t ON t.log = 'decisions'
-                 AND t."partition" = d."partition" AND t."offset" = d."offset"
-            WHERE {in_slice("d", share)} {in_share("d.id", share)}
-        ),
-        wrote AS (
-            SELECT e."partition", e."offset", e.decision_id, e."at",
-                   count(*) OVER same AS times, {stored}
-            FROM {examples} e JOIN bounds USING ("partition")
-            WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
-            WINDOW same AS (PARTITION BY e."partition", e."offset")
-            QUALIFY row_number() OVER same = 1
-        ),
-        both_ AS (
-            SELECT coalesce(m."partition", w."partition") AS "partition",
-                   coalesce(m."offset", w."offset") AS "offset",
-                   coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
-                   m.* EXCLUDE ("partition", "offset", id, "at"),
-                   w.* EXCLUDE ("partition", "offset", decision_id, "at"),
-                   times IS NOT NULL AND expected NOT IN ('late', 'duplicate') AS is_example
-            FROM must m FULL JOIN wrote w
-              ON w."partition" = m."partition" AND w."offset" = m."offset"
-        )
-        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
-        FROM both_ WHERE {any_sql(checks)}"""
 
 
 def compared_sql(decisions: str, share: AuditSlice) -> str:
@@ -195,13 +205,12 @@ def compared_sql(decisions: str, share: AuditSlice) -> str:
 def settled_sql(loop: Loop, feedback: str, share: AuditSlice) -> str:
     """Return a query that counts, by partition, the feedback of a slice.
 
-    Columns: partition, all of it, and the late, duplicate and unmatched feedback without a verdict,
-    which the stream counts.
+    Columns: partition, all of it, and the feedback without a verdict that ended as each of
+    `COUNTERS`, which the stream counts.
     """
     ahead = micros(loop.early)
     counted = ", ".join(
-        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)"
-        for state in ("late", "duplicate", "unmatched")
+        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)" for state in COUNTERS
     )
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})

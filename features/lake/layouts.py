@@ -4,7 +4,7 @@ A loop version may add nullable features and feedback values. Every other change
 refused, so that every row ever written stays readable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar, cast
 
 import polars as pl
@@ -28,6 +28,7 @@ __all__ = [
     "PARTITION",
     "TABLES",
     "dated",
+    "example_key",
     "fitted",
     "layouts",
     "missing_fields",
@@ -86,6 +87,15 @@ def _item(loop: Loop) -> Mapping[str, pl.DataType]:
     """
     items = loop.decision.items
     return {} if items is None else item_columns(items)
+
+
+def example_key(columns: Collection[str]) -> tuple[str, ...]:
+    """Return which of the *columns* of `examples` name an example: its decision, and its item.
+
+    The position is null in the example of a decision that has shown no item.
+    """
+    key = ("partition", "offset")
+    return (*key, "position") if "position" in columns else key
 
 
 def table_of(log: Log) -> Log:

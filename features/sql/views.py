@@ -20,7 +20,14 @@ from deltalake.fs import DeltaStorageHandler
 from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.commits import has_undated, is_undated
 from tidemill.features.lake.lake import GROWN, Lake, Table
-from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
+from tidemill.features.lake.layouts import (
+    DECISIONS,
+    EXAMPLES,
+    FEEDBACK,
+    PARTITION,
+    example_key,
+    plain_arrow,
+)
 from tidemill.features.sql.backfills import completed, table_name, view_name
 from tidemill.features.sql.frontiers import examined_sql, frontiers_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql
@@ -236,7 +243,8 @@ def _queries(
     known = "*" if "revision" in tables[EXAMPLES].schema else "*, 0::INTEGER AS revision"
     queries["example_revisions"] = f"SELECT {known} {queries.pop(EXAMPLES)}"
     every = f"{schema}.example_revisions"
-    queries[EXAMPLES] = f"FROM {newest_sql(every) if revised else every}"
+    key = example_key(tables[EXAMPLES].schema)
+    queries[EXAMPLES] = f"FROM {newest_sql(every, key) if revised else every}"
     queries["frontiers"] = frontiers_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["examined"] = examined_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["decision_states"] = decision_states(schema)
@@ -251,7 +259,7 @@ def newest_examples(
     every = source(connection, examples, version)
     if not has_revisions(examples, loop, every.version):
         return every
-    return TableSource(newest_sql(every.sql), every.version)
+    return TableSource(newest_sql(every.sql, example_key(examples.schema)), every.version)
 
 
 def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:

@@ -26,7 +26,8 @@ from tests.streams.join_logs import (
 from tests.streams.join_logs import Shell as Stream
 
 from tidemill.features.audit.differences import differences
-from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.features.audit.judged import Relations
+from tidemill.features.audit.oracle import oracle_sql
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.sql import views
 from tidemill.features.sql.positions import stream_sql
