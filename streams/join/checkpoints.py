@@ -30,6 +30,7 @@ class Counts:
     duplicate: int = 0
     unmatched: int = 0
     misplaced: int = 0
+    unknown_item: int = 0
 
     def plus(self, more: FeedbackOutcomes) -> "Counts":
         """Return these counts and *more*."""
@@ -38,6 +39,7 @@ class Counts:
             duplicate=self.duplicate + more.duplicate,
             unmatched=self.unmatched + more.unmatched,
             misplaced=self.misplaced + more.misplaced,
+            unknown_item=self.unknown_item + more.unknown_item,
         )
 
 
