@@ -13,6 +13,15 @@ from tidemill.features.audit.spans import memory
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
 
+# Of several items at one position, the first of the list was shown.
+_SHOWN = """
+    SELECT _partition, _decision, each.position AS _position, each.id AS _shown
+    FROM (SELECT "partition" AS _partition, "offset" AS _decision, unnest(items) AS each,
+                 generate_subscripts(items, 1) AS number FROM d WHERE judged IS NULL)
+    WHERE each.position IS NOT NULL QUALIFY number = min(number) OVER (
+        PARTITION BY _partition, _decision, each.position
+    )"""
+
 _WITHOUT_LABEL = {
     "negative": "('no_feedback', 0.0)",
     "censored": "('censored', NULL)",
@@ -27,16 +36,16 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
     for closed decisions label, feedback_offsets in the order of (at, offset), first_feedback_at and
     revision, all of the newest revision. Misplaced feedback is `unmatched` here.
 
-    Where a decision brings items, there is a row for each one that a closed decision has shown,
-    with its position; other decisions have one row without. Of feedback that names an item that was
-    not shown, the state is `unknown_item`.
+    Where decisions bring items, there is a row for each item that a closed one has shown, with its
+    position, and one row without for any other. Feedback that no shown item takes, because it names
+    another or none was shown, is `unknown_item`.
 
     Raises:
         LoopError: the label of *loop* is wrong.
     """
     parts = [
         *judged_queries(loop, relations or Relations()),
-        *_joined(loop),
+        *_matched(loop),
         *_counted(loop),
         *_labeled(loop),
         *_states(loop),
@@ -45,8 +54,8 @@ def oracle_sql(loop: Loop, relations: Relations | None = None) -> str:
     return f"WITH {named}\nFROM decision_states UNION ALL BY NAME FROM feedback_states"
 
 
-def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
-    """Yield the queries for the feedback of each first decision."""
+def _matched(loop: Loop) -> Iterator[tuple[str, str]]:
+    """Yield the query for the feedback in the windows of each first decision."""
     names = [name for kind in loop.feedback.values() for name in kind.values]
     values = "".join(f', f."values"."{name}" AS "{name}"' for name in dict.fromkeys(names))
     item = "" if loop.decision.items is None else ", f.item AS _item"
@@ -63,38 +72,32 @@ def _joined(loop: Loop) -> Iterator[tuple[str, str]]:
          AND f.at >= d.at - early AND f.at <= d.at + within AND f.taken_since <= d.at
          AND (f.is_examined OR f.open_since <= d.at) AND NOT f.is_late""",
     )
-    yield (
-        "joined",
-        """
-        FROM matched WHERE NOT _is_final QUALIFY row_number() OVER (
-            PARTITION BY _partition, _decision, _id, _stream ORDER BY "offset"
-        ) = 1""",
-    )
 
 
 def _counted(loop: Loop) -> Iterator[tuple[str, str]]:
     """Yield the queries for what each example has of the feedback.
 
-    Feedback that names no item counts for every item that was shown.
+    Feedback that names no item is for every item that was shown. Of several with one id, the first
+    that is for any item counts.
     """
     keys = ", ".join(_keys(loop))
     if loop.decision.items is None:
-        yield "counted", "FROM joined"
+        yield "fitting", "FROM matched"
     else:
+        yield "shown", _SHOWN
         yield (
-            "shown",
+            "fitting",
             """
-            SELECT _partition, _decision, each.position AS _position, each.id AS _shown
-            FROM (SELECT "partition" AS _partition, "offset" AS _decision,
-                         unnest(items) AS each FROM d WHERE judged IS NULL)
-            WHERE each.position IS NOT NULL""",
-        )
-        yield (
-            "counted",
-            """
-            FROM joined JOIN shown USING (_partition, _decision)
+            FROM matched JOIN shown USING (_partition, _decision)
             WHERE _item IS NULL OR _item = _shown""",
         )
+    yield (
+        "counted",
+        """
+        FROM fitting WHERE NOT _is_final QUALIFY "offset" = min("offset") OVER (
+            PARTITION BY _partition, _decision, _id, _stream
+        )""",
+    )
     yield (
         "lists",
         f"""
@@ -205,23 +208,15 @@ def _feedback_states(loop: Loop) -> Iterator[tuple[str, str]]:
                     WHEN NOT t.is_late THEN 'joined'
                     WHEN NOT f.is_examined THEN 'open'
                     WHEN coalesce(f.at + {span_sql(loop.early)} >= f.frontier, true) THEN 'open'
-{_unknown_item(loop)}
                     WHEN (f."partition", f."offset") IN
-                         (SELECT _partition, "offset" FROM matched) THEN 'duplicate'
+                         (SELECT _partition, "offset" FROM fitting) THEN 'duplicate'
+                    WHEN (f."partition", f."offset") IN
+                         (SELECT _partition, "offset" FROM matched) THEN 'unknown_item'
                     WHEN (f."partition", f."offset") IN (FROM known) THEN 'late'
                     ELSE 'unmatched' END AS state
         FROM f LEFT JOIN taken t
           ON t._partition = f."partition" AND t."offset" = f."offset" """,
     )
-
-
-def _unknown_item(loop: Loop) -> str:
-    """Return the case of feedback that the decision takes, for an item that it has not shown."""
-    if loop.decision.items is None:
-        return ""
-    return """
-                    WHEN (f."partition", f."offset") IN
-                         (SELECT _partition, "offset" FROM joined) THEN 'unknown_item'"""
 
 
 def _is_activated(loop: Loop) -> str:
