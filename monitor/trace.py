@@ -160,7 +160,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
     for name in ("frontiers", "examined"):
         connection.execute(f"CREATE TABLE {_TRACED}.{name} AS FROM {schema}.{name}")
     states = {
-        DECISIONS: decision_states(_TRACED),
+        DECISIONS: decision_states(_TRACED, loop),
         FEEDBACK: feedback_states(_TRACED, loop, revised=True),
     }
     found: dict[str, list[LakeRow]] = {

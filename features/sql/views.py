@@ -2,7 +2,8 @@
 
 `connect(lake)` makes a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
 `decisions`, `feedback` and `examples`; `decision_states` and `feedback_states` with the state of
-every record; and `examples_<name>` for each complete backfill. `examples` has the newest revision
+every record; `items` with each logged item, if decisions have some; and `examples_<name>` for each
+complete backfill. `examples` has the newest revision
 of each example, `example_revisions` has all.
 """
 
@@ -30,6 +31,7 @@ from tidemill.features.lake.layouts import (
 )
 from tidemill.features.sql.backfills import completed, table_name, view_name
 from tidemill.features.sql.frontiers import examined_sql, frontiers_sql
+from tidemill.features.sql.items import items_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql
 from tidemill.features.sql.revisions import has_revisions, newest_sql
 from tidemill.features.sql.states import decision_states, feedback_states
@@ -247,7 +249,9 @@ def _queries(
     queries[EXAMPLES] = f"FROM {newest_sql(every, key) if revised else every}"
     queries["frontiers"] = frontiers_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["examined"] = examined_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
-    queries["decision_states"] = decision_states(schema)
+    if loop.decision.items is not None:
+        queries["items"] = items_sql(f"{schema}.decisions")
+    queries["decision_states"] = decision_states(schema, loop)
     queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
     return queries
 
