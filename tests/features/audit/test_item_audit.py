@@ -1,10 +1,11 @@
 """The audit where decisions bring items: each item that was shown is an example of its own."""
 
+import random
 from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.features.audited import PARTITION, Spoil
+from tests.features.audited import PARTITION, Spoil, write_lake
 from tests.features.itemlakes import (
     COUNTS,
     DECISION_STATES,
@@ -14,16 +15,25 @@ from tests.features.itemlakes import (
     made,
     write_items,
 )
+from tests.streams.join_logs import SECOND, WITH_ITEMS, Shell, random_logs
 
 from tidemill.features.audit.audit import Effort, audit
+from tidemill.features.audit.differences import differences
 from tidemill.features.audit.expected import lost_examples
 from tidemill.features.audit.judged import Relations
 from tidemill.features.audit.oracle import oracle_sql
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.sql.views import connect
+from tidemill.monitor.ledger import is_balanced, ledger
+from tidemill.schemas import logs
+from tidemill.schemas.loop.definition import Label, Loop
+from tidemill.streams.join.rules import JoinRules
 
 pytestmark = pytest.mark.slow  # each makes a lake and audits it
 
+CORRECTED = WITH_ITEMS.model_copy(update={"corrections": 40 * SECOND})
+BOUGHT = Label(sql="sum(amount) + 1000 * first(amount)", type="float")
+ACTIVATED = WITH_ITEMS.model_copy(update={"activation": "click", "label": BOUGHT})
 EFFORTS = (Effort(threads=1, memory_mb=256), Effort(rows=2, threads=1, memory_mb=256))
 
 
@@ -48,6 +58,32 @@ def test_what_was_written_right_is_no_difference(effort: Effort, tmp_path: Path)
     report = audit(write_items(tmp_path), "page", effort=effort)
     assert report.agrees, [str(each) for each in report.first]
     assert (report.decisions, report.feedback) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    "loop", [WITH_ITEMS, CORRECTED, ACTIVATED], ids=["plain", "corrected", "activated"]
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_what_the_join_wrote_of_items_is_what_the_logs_imply(
+    seed: int, loop: Loop, tmp_path: Path
+) -> None:
+    """In the middle of the work, after crashes; items shown twice or not at all among them."""
+    rng = random.Random(seed)
+    stream = Shell(random_logs(rng, 80, items=True), JoinRules.of(loop))
+    for _ in range(25):
+        stream.poll(rng.choice(loop.logs), rng.choice((1, 5, 20)))
+        if rng.random() < 0.1:
+            stream.advance(rng.choice(loop.logs), rng.randint(0, 60))
+        if rng.random() < 0.4:
+            stream.commit(crash_after=rng.choice((0, 1, 2, 3, 3, 3)))
+    stream.finish()
+    lake = write_lake(stream, tmp_path, loops=[loop])
+    report = audit(lake, loop.loop, effort=EFFORTS[0])
+    assert report.agrees, [str(found) for found in report.first]
+    assert report.decisions == stream.offsets[logs.DECISIONS]
+    with connect(lake) as connection:
+        assert differences(connection, loop, "shop").is_empty()
+    assert is_balanced(each for each in ledger(lake, loop) if each.partition == PARTITION)
 
 
 def only(row: int, **columns: object) -> Spoil:
