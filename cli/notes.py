@@ -28,7 +28,7 @@ def notes(loop: Loop) -> list[str]:
 
 def warnings(loop: Loop) -> list[LoopWarning]:
     """Return why *loop* cannot learn, or has settings without effect; empty if all is well."""
-    return [*_no_exploration(loop), *_no_new_action(loop), *_no_effect(loop)]
+    return [*_no_exploration(loop), *_no_items(loop), *_no_new_action(loop), *_no_effect(loop)]
 
 
 def _no_exploration(loop: Loop) -> Iterator[LoopWarning]:
@@ -49,6 +49,17 @@ def _no_exploration(loop: Loop) -> Iterator[LoopWarning]:
         "can learn what other answers would bring, and none is promoted",
         hint,
     )
+
+
+def _no_items(loop: Loop) -> Iterator[LoopWarning]:
+    """Yield the warning of a log from which no other policy can be judged."""
+    items = loop.decision.items
+    if items is not None and items.log == "shown":
+        yield LoopWarning(
+            "items that were not shown are not logged: what another policy would have done cannot "
+            "be estimated, so the gate promotes no model",
+            "write log: all below decision.items, or leave it out",
+        )
 
 
 def _no_new_action(loop: Loop) -> Iterator[LoopWarning]:

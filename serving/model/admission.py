@@ -109,7 +109,7 @@ def try_payload(
         ModelError: the model is broken, or did not survive its trial.
     """
     if learner == "lightgbm":
-        nullable = {name for name, feature in loop.features.items() if feature.nullable}
+        nullable = {name for name, feature in loop.model_features.items() if feature.nullable}
         model = _admit_text(version, payload, signature, limits or TrialLimits())
         return model.scorer(signature, nullable, taken_names(signature, loop))
     if learner == POSTERIOR:
