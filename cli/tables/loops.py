@@ -1,6 +1,6 @@
 """What a loop file defines, its mistakes, and what changed between two versions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tidemill.cli.notes import notes, warnings
 from tidemill.cli.terminal import print_error, print_json, print_text
@@ -8,6 +8,7 @@ from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Feedback, Loop
 from tidemill.schemas.loop.diff import Change
 from tidemill.schemas.loop.durations import told_duration
+from tidemill.schemas.loop.fields import Feature
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.published import produced_topics
 
@@ -45,9 +46,17 @@ def print_warnings(loop: Loop) -> None:
 
 
 def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
-    yield "decides", f"{_actions(loop)}, by default {loop.decision.default}"
-    nullable = sum(feature.nullable for feature in loop.features.values())
-    yield "features", f"{len(loop.features)}, of which {nullable} may be null"
+    items = loop.decision.items
+    if items is None:
+        yield "decides", f"{_actions(loop)}, by default {loop.decision.default}"
+    else:
+        default = "the first" if loop.decision.type == "choice" else "their order"
+        among = f"up to {items.max} items of the request"
+        yield "decides", f"{loop.decision.type} among {among}, by default {default}"
+    yield "features", _nullable(loop.features)
+    if items is not None:
+        logged = "all are logged" if items.log == "all" else "those shown are logged"
+        yield "per item", f"{_nullable(items.features)}; {logged}"
     yield "feedback", ", ".join(_kind(name, kind) for name, kind in loop.feedback.items())
     first, *more = [line.strip() for line in loop.label.sql.strip().splitlines()]
     ending = f"  ({loop.label.type})"
@@ -63,6 +72,11 @@ def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
     learners = [m.learner for m in (loop.models.batch, loop.models.online) if m is not None]
     yield "models", f"{', '.join(learners) or 'none'}; gate on {loop.gate.metric}"
     yield "topics", ", ".join(produced_topics(loop).values())
+
+
+def _nullable(features: Mapping[str, Feature]) -> str:
+    count = sum(feature.nullable for feature in features.values())
+    return f"{len(features)}, of which {count} may be null"
 
 
 def _actions(loop: Loop) -> str:
