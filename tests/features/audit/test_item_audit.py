@@ -17,6 +17,7 @@ from tests.features.itemlakes import (
 )
 from tests.streams.join_logs import SECOND, WITH_ITEMS, Shell, random_logs
 
+from tidemill.cli.app import main
 from tidemill.features.audit.audit import Effort, audit
 from tidemill.features.audit.differences import differences
 from tidemill.features.audit.expected import lost_examples
@@ -131,6 +132,18 @@ def test_a_planted_difference_is_named_with_its_item(name: str, tmp_path: Path) 
     if position is not None:
         assert f", position {position}: {expected[0][2]} is" in str(report.first[0])
         assert report.to_json()["first"][0]["position"] == position  # type: ignore[index]  # plain values
+
+
+def test_a_lost_item_comes_with_the_command_that_puts_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever finds it at night has one line to write."""
+    write_items(tmp_path, spoil={EXAMPLES: lambda rows: rows[[0, 2, 3]]})
+    monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
+    assert main(["audit"]) == 1
+    out = capsys.readouterr().out
+    assert "decision a, partition 1, offset 0, position 1: rows is 0, the audit says 1" in out
+    assert "put the missing rows back: tidemill lake repair page" in out
 
 
 def test_a_wrong_count_of_unknown_items_is_named(tmp_path: Path) -> None:
