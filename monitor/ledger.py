@@ -23,7 +23,7 @@ from tidemill.features.lake.progress_keys import (
     UNMATCHED,
     ProgressName,
 )
-from tidemill.features.sql.items import of_decisions
+from tidemill.features.sql.logged_items import of_decisions
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
 from tidemill.features.sql.states import joined_feedback

@@ -6,7 +6,7 @@ the same queries for the rows of one id.
 
 from datetime import timedelta
 
-from tidemill.features.sql.items import is_shown_sql, of_decisions
+from tidemill.features.sql.logged_items import is_shown_sql, of_decisions
 from tidemill.features.sql.misplaced import unmet_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql, stream_sql
 from tidemill.schemas.loop.definition import Loop

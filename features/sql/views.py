@@ -29,30 +29,21 @@ from tidemill.features.lake.layouts import (
     example_key,
     plain_arrow,
 )
+from tidemill.features.lake.layouts import duck_type as duck_type
 from tidemill.features.sql.backfills import completed, table_name, view_name
 from tidemill.features.sql.frontiers import examined_sql, frontiers_sql
-from tidemill.features.sql.items import items_sql
+from tidemill.features.sql.logged_items import items_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql
 from tidemill.features.sql.revisions import has_revisions, newest_sql
 from tidemill.features.sql.states import decision_states, feedback_states
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.sql.names import quoted as quoted
 from tidemill.schemas.loop.sql.names import schema_name as schema_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 logger = logging.getLogger(__name__)
-
-_DUCK_TYPES = {
-    pl.String(): "VARCHAR",
-    pl.Boolean(): "BOOLEAN",
-    pl.Int32(): "INTEGER",
-    pl.Int64(): "BIGINT",
-    pl.Float64(): "DOUBLE",
-    pl.Date(): "DATE",
-    pl.Datetime("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
-    pl.Binary(): "BLOB",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +266,6 @@ def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
     return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
 
 
-def quoted(name: str) -> str:
-    """Return *name* as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
@@ -287,23 +273,3 @@ def _literal(text: str) -> str:
 def _empty(schema: pl.Schema) -> str:
     columns = (f"NULL::{duck_type(kind)} AS {quoted(name)}" for name, kind in schema.items())
     return f"SELECT {', '.join(columns)} WHERE false"
-
-
-def duck_type(kind: object) -> str:
-    """Return the type of DuckDB for a type of Polars."""
-    match instance := _instance(kind):
-        case pl.List():
-            return f"{duck_type(instance.inner)}[]"
-        case pl.Struct():
-            inside = (f"{quoted(each.name)} {duck_type(each.dtype)}" for each in instance.fields)
-            return f"STRUCT({', '.join(inside)})"
-    return _DUCK_TYPES[instance]
-
-
-def _instance(kind: object) -> pl.DataType:
-    """Return the type inside a list or struct, which Polars may give as a class."""
-    if isinstance(kind, pl.DataType):
-        return kind
-    if isinstance(kind, type) and issubclass(kind, pl.DataType):
-        return kind()
-    raise TypeError(f"{kind!r} is not a column type")
