@@ -1,14 +1,13 @@
 """What a loop file defines, its mistakes, and what changed between two versions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tidemill.cli.notes import notes, warnings
 from tidemill.cli.terminal import print_error, print_json, print_text
 from tidemill.errors import LoopError
-from tidemill.schemas.loop.definition import Feedback, Loop
+from tidemill.schemas.loop.definition import Decision, Feedback, Items, Loop
 from tidemill.schemas.loop.diff import Change
 from tidemill.schemas.loop.durations import told_duration
-from tidemill.schemas.loop.fields import Feature
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.published import produced_topics
 
@@ -46,17 +45,11 @@ def print_warnings(loop: Loop) -> None:
 
 
 def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
-    items = loop.decision.items
-    if items is None:
-        yield "decides", f"{_actions(loop)}, by default {loop.decision.default}"
-    else:
-        default = "the first" if loop.decision.type == "choice" else "their order"
-        among = f"up to {items.max} items of the request"
-        yield "decides", f"{loop.decision.type} among {among}, by default {default}"
-    yield "features", _nullable(loop.features)
-    if items is not None:
-        logged = "all are logged" if items.log == "all" else "those shown are logged"
-        yield "per item", f"{_nullable(items.features)}; {logged}"
+    yield "decides", _decides(loop.decision)
+    if loop.decision.items is not None:
+        yield "items", _items(loop.decision.items)
+    nullable = sum(feature.nullable for feature in loop.features.values())
+    yield "features", f"{len(loop.features)}, of which {nullable} may be null"
     yield "feedback", ", ".join(_kind(name, kind) for name, kind in loop.feedback.items())
     first, *more = [line.strip() for line in loop.label.sql.strip().splitlines()]
     ending = f"  ({loop.label.type})"
@@ -74,13 +67,17 @@ def _definition(loop: Loop) -> Iterator[tuple[str, str]]:
     yield "topics", ", ".join(produced_topics(loop).values())
 
 
-def _nullable(features: Mapping[str, Feature]) -> str:
-    count = sum(feature.nullable for feature in features.values())
-    return f"{len(features)}, of which {count} may be null"
+def _decides(decision: Decision) -> str:
+    if decision.items is None:
+        actions = " | ".join(decision.actions) or decision.type
+        return f"{actions}, by default {decision.default}"
+    first = "their order" if decision.type == "ranking" else "the first"
+    return f"{decision.type} of items of the request, by default {first}"
 
 
-def _actions(loop: Loop) -> str:
-    return " | ".join(loop.decision.actions) or loop.decision.type
+def _items(items: Items) -> str:
+    logged = "all are logged" if items.log == "all" else "those that were shown are logged"
+    return f"at most {items.max}, with {', '.join(items.features)}; {logged}"
 
 
 def _kind(name: str, kind: Feedback) -> str:

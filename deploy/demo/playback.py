@@ -191,7 +191,7 @@ class _Player:
     def _feed(self, event: Feed) -> bool:
         try:
             self._loop.log_feedback(
-                event.decision_id, event.kind, id=event.id, at=event.at, **event.values
+                event.decision_id, event.kind, id=event.id, at=event.at, item=None, **event.values
             )
         except BrokerError:
             return False

@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision
 from tidemill.serving.decision.decider import as_apprentice, certain_choice
-from tidemill.serving.decision.items import ItemAnswers
+from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.policies.choice import Choice, LiveModel
 from tidemill.serving.policies.policies import policy_of
 

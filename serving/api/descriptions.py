@@ -10,14 +10,16 @@ from typing import Any
 
 import msgspec
 
-from tidemill.schemas.loop.definition import Decision, Loop
+from tidemill.schemas.loop.definition import Decision, Items, Loop
 from tidemill.serving.decision.decider import Decider
+from tidemill.serving.decision.items import ITEM_ID, MAX_ITEM_ID, ItemCheck
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.decision.values import RequestValues
 
 JsonSchema = dict[str, Any]
 
 _ID = {"type": "string", "minLength": 1, "maxLength": 200}
+_ITEM_ID = {**_ID, "maxLength": MAX_ITEM_ID, "pattern": ITEM_ID, "description": "Of an item."}
 _TIME = {"type": "string", "format": "date-time", "description": "With a zone; now if left out."}
 _REFUSED: Mapping[str, str] = {
     "400": "The request does not fit the loop; nothing of it counts.",
@@ -38,6 +40,7 @@ def described(decider: Decider) -> dict[str, object]:
         "loop_version": loop.version,
         "policy_version": loop.policy.version,
         "default": loop.decision.default,
+        **_items_described(loop.decision.items),
         "features": {name: str(feature.type) for name, feature in loop.features.items()},
         "feedback": {
             kind: {name: str(value.type) for name, value in feedback.values.items()}
@@ -45,6 +48,13 @@ def described(decider: Decider) -> dict[str, object]:
         },
         "model_version": decider.model.version if decider.model else None,
     }
+
+
+def _items_described(items: Items | None) -> dict[str, object]:
+    if items is None:
+        return {}
+    features = {name: str(feature.type) for name, feature in items.features.items()}
+    return {"items": {"features": features, "max": items.max, "log": items.log}}
 
 
 def openapi(deciders: Iterable[Decider]) -> JsonSchema:
@@ -105,16 +115,31 @@ def _or_batch(name: str) -> JsonSchema:
 
 
 def _asked(decider: Decider) -> JsonSchema:
-    features = _values(decider.decisions.record)
+    reader = decider.decisions
+    brought = {} if reader.items is None else {"items": _items(reader.items)}
     return _object(
         {
-            "features": features,
+            "features": _values(reader.record),
+            **brought,
             "entity": _or_null({"type": "string"}),
             "baseline": _or_null(_action(decider.loop.decision)),
             **_own("decision"),
         },
-        ["features"],
+        ["features", *brought],
     )
+
+
+def _items(check: ItemCheck) -> JsonSchema:
+    """Return the schema of what a request brings to choose among."""
+    item = _object({"id": _ITEM_ID, "features": _values(check.values)}, ["id", "features"])
+    told = "What to choose among, each under an id of its own; the first is the default."
+    return {
+        "type": "array",
+        "items": item,
+        "minItems": 1,
+        "maxItems": check.most,
+        "description": told,
+    }
 
 
 def _result(decision: Decision) -> JsonSchema:
@@ -126,6 +151,10 @@ def _result(decision: Decision) -> JsonSchema:
 
 def _action(decision: Decision) -> JsonSchema:
     match decision.type:
+        case "choice" if decision.items is not None:
+            return _ITEM_ID
+        case "ranking" if decision.items is not None:
+            return {"type": "array", "items": _ITEM_ID, "description": "Ids of items, in order."}
         case "bool":
             return {"type": "boolean"}
         case "float":
@@ -137,12 +166,16 @@ def _action(decision: Decision) -> JsonSchema:
 
 
 def _given(decider: Decider) -> JsonSchema:
+    told = "The item that it is about; all that were shown if left out."
+    has_items = decider.loop.decision.items is not None
+    about = {"item": _or_null({**_ITEM_ID, "description": told})} if has_items else {}
     kinds = [
         _object(
             {
                 "decision_id": {**_ID, "description": "The id of the answer."},
                 "kind": {"type": "string", "const": kind},
                 "values": (values := _values(record)),
+                **about,
                 **_own("feedback"),
             },
             ["decision_id", "kind", *(["values"] if values["required"] else [])],

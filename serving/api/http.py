@@ -118,7 +118,7 @@ class _Api:
         """Return the answer to one request, or what to wait for; raise if it is refused."""
         if len(body) > self._limits.body_bytes:
             what = f"the body is larger than {self._limits.body_bytes} bytes"
-            error = RequestError(what, hint="send smaller batches")
+            error = RequestError(what, hint="send smaller batches or fewer items")
             raise HttpRefusal(413, error, ((b"connection", b"close"),))
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from tidemill.serving.client.async_transport import AsyncHttpTransport, AwaitedTransport
-from tidemill.serving.client.client import Asked, checked_requests
+from tidemill.serving.client.calls import Asked, Given, checked_requests
 from tidemill.serving.client.connection import Credentials
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.results import DecisionResult
@@ -27,23 +27,13 @@ class AsyncClientTransport(Protocol):
     def unanswered(self) -> int:
         """How many decisions no worker answered in time."""
 
-    async def decide(
-        self,
-        loop: str,
-        features: Asked,
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    async def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return one decision."""
 
     async def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return the decisions asked for, in order."""
 
-    async def give(
-        self, loop: str, decision_id: str, kind: str, values: Asked, id: str, at: datetime | None
-    ) -> None:
+    async def give(self, loop: str, given: Given) -> None:
         """Return once a worker has taken the feedback."""
 
     async def close(self) -> None:
@@ -139,12 +129,21 @@ class AsyncLoopClient:
         id: str | None = None,
         at: datetime | None = None,
         baseline: bool | float | str | Sequence[str] | None = None,
+        items: Sequence[Mapping[str, object]] | None = None,
     ) -> DecisionResult:
         """Return what to do now, given *features*; see `LoopClient.get_decision`.
 
         A task that is cancelled while it waits may have a decision that is logged.
         """
-        return await self._transport.decide(self.name, features, entity, id, at, baseline)
+        asked: Asked = {
+            "features": features,
+            "entity": entity,
+            "id": id,
+            "at": at,
+            "baseline": baseline,
+            "items": items,
+        }
+        return await self._transport.decide(self.name, asked)
 
     async def get_decisions(self, asked: Iterable[Asked]) -> list[DecisionResult]:
         """Return many decisions with one call, in order; see `LoopClient.get_decisions`."""
@@ -158,9 +157,18 @@ class AsyncLoopClient:
         *,
         id: str | None = None,
         at: datetime | None = None,
+        item: str | None = None,
         **values: object,
     ) -> str:
         """Log feedback about a decision; return its id; see `LoopClient.log_feedback`."""
         feedback_id = new_id() if id is None else id
-        await self._transport.give(self.name, decision_id, kind, values, feedback_id, at)
+        given: Given = {
+            "decision_id": decision_id,
+            "kind": kind,
+            "values": values,
+            "id": feedback_id,
+            "at": at,
+            "item": item,
+        }
+        await self._transport.give(self.name, given)
         return feedback_id

@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
-from tidemill.serving.client.calls import DecisionCall
-from tidemill.serving.client.client import Asked, ClientTransport
+from tidemill.serving.client.calls import Asked, DecisionCall, Given
+from tidemill.serving.client.client import ClientTransport
 from tidemill.serving.client.connection import Credentials
 from tidemill.serving.client.failover import (
     Attempt,
@@ -40,39 +39,19 @@ class AsyncHttpTransport:
         """How many decisions no worker answered in time."""
         return self.rules.unanswered
 
-    async def decide(
-        self,
-        loop: str,
-        features: Mapping[str, object],
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    async def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return the decision of a worker, or the default if none answers in time."""
-        asked = {"features": features, "entity": entity, "id": id, "at": at, "baseline": baseline}
         call = DecisionCall(loop, [asked], is_batch=False)
         return (await self._carried_out(self.rules.decisions(loop, call)))[0]
 
-    async def decide_all(
-        self, loop: str, asked: Sequence[Mapping[str, object]]
-    ) -> list[DecisionResult]:
+    async def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return the decisions of a worker, or the loop's default if none answers in time."""
         call = DecisionCall(loop, asked, is_batch=True)
         return await self._carried_out(self.rules.decisions(loop, call))
 
-    async def give(
-        self,
-        loop: str,
-        decision_id: str,
-        kind: str,
-        values: Mapping[str, object],
-        id: str,
-        at: datetime | None,
-    ) -> None:
+    async def give(self, loop: str, given: Given) -> None:
         """Return once a worker has taken the feedback."""
-        texts = {"decision_id": decision_id, "kind": kind, "id": id}
-        await self._carried_out(self.rules.feedback(loop, texts, values, at))
+        await self._carried_out(self.rules.feedback(loop, given))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -158,27 +137,17 @@ class AwaitedTransport:
         """How many decisions no worker answered in time."""
         return self._direct.unanswered
 
-    async def decide(
-        self,
-        loop: str,
-        features: Asked,
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    async def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return the decision of the worker."""
-        return self._direct.decide(loop, features, entity, id, at, baseline)
+        return self._direct.decide(loop, asked)
 
     async def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return the decisions of the worker, in order."""
         return self._direct.decide_all(loop, asked)
 
-    async def give(
-        self, loop: str, decision_id: str, kind: str, values: Asked, id: str, at: datetime | None
-    ) -> None:
+    async def give(self, loop: str, given: Given) -> None:
         """Log the feedback."""
-        self._direct.give(loop, decision_id, kind, values, id, at)
+        self._direct.give(loop, given)
 
     async def close(self) -> None:
         """Stop the worker, in a thread: its last events are delivered meanwhile."""

@@ -5,7 +5,7 @@ logged the decision, with an action that nobody took. So the next attempt, and t
 answers in the end, have a new id; a decision whose id the caller gave is not asked for again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import cast
 from urllib.parse import quote
@@ -14,8 +14,17 @@ import msgspec
 
 from tidemill.errors import RequestError
 from tidemill.serving.decision.ids import new_id
+from tidemill.serving.decision.items import listed_items
 from tidemill.serving.decision.values import sendable
 
+Asked = Mapping[str, object]
+"""One decision to ask for: ``features`` and, if known, ``entity``, ``id``, ``at``, ``baseline`` and
+``items``."""
+
+Given = Mapping[str, object]
+"""One feedback: ``decision_id``, ``kind``, ``values`` and ``id``; ``at`` and ``item`` or None."""
+
+_ASKED = frozenset({"features", "entity", "id", "at", "baseline", "items"})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -35,55 +44,75 @@ class WorkerCall:
 class DecisionCall(WorkerCall):
     """Asks for decisions under ids that only one worker gets."""
 
-    def __init__(self, loop: str, asked: Sequence[Mapping[str, object]], *, is_batch: bool) -> None:
+    def __init__(self, loop: str, asked: Sequence[Asked], *, is_batch: bool) -> None:
         self._is_batch = is_batch
         self._has_own_ids = any(item.get("id") is not None for item in asked)
-        self.items: list[dict[str, object]] = [
-            {
-                "features": sendable(item["features"], "feature"),
-                "entity": _text("entity", item.get("entity")),
-                "id": new_id() if item.get("id") is None else _text("id", item["id"]),
-                "at": _moment(item.get("at")),
-                **_baseline(item.get("baseline")),
-            }
-            for item in asked
-        ]
+        self.asked = [_sendable(one, self.where(place)) for place, one in enumerate(asked)]
         super().__init__("POST", f"{loop_path(loop)}/decisions", self._encoded())
 
     def lost(self) -> None:
         """Give the decisions new ids."""
-        self.items = [{**item, "id": new_id()} for item in self.items]
+        self.asked = [{**one, "id": new_id()} for one in self.asked]
         self.body = self._encoded()
         self.may_repeat = not self._has_own_ids
 
+    def where(self, place: int) -> str:
+        """Return the beginning of an error about the decision at *place*."""
+        return f"batch[{place}]: " if self._is_batch else ""
+
     def _encoded(self) -> bytes:
-        return _body({"batch": self.items} if self._is_batch else self.items[0])
+        return _body({"batch": self.asked} if self._is_batch else self.asked[0])
 
 
-def feedback_call(
-    loop: str,
-    texts: Mapping[str, object],
-    values: Mapping[str, object],
-    at: object,
-    types: Mapping[str, str],
-) -> WorkerCall:
+def _sendable(asked: Asked, where: str) -> dict[str, object]:
+    """Return *asked* as the body of a request has it; *where* begins the text of an error."""
+    try:
+        sent: dict[str, object] = {
+            "features": sendable(asked["features"], "feature"),
+            "entity": _text("entity", asked.get("entity")),
+            "id": new_id() if asked.get("id") is None else _text("id", asked["id"]),
+            "at": _moment(asked.get("at")),
+        }
+        # a worker of an earlier release has neither of these fields
+        if asked.get("baseline") is not None:
+            sent |= sendable({"baseline": asked["baseline"]}, "field")
+        if asked.get("items") is not None:
+            sent["items"] = listed_items(asked["items"])
+    except RequestError as error:
+        raise RequestError(f"{where}{error.what}", hint=error.hint) from error
+    return sent
+
+
+def feedback_call(loop: str, given: Given, types: Mapping[str, str]) -> WorkerCall:
     """Return the request that logs a feedback.
 
     Args:
         loop: the name of the loop.
-        texts: its id, kind and decision_id.
-        values: its values.
-        at: its time, or None.
-        types: the types of the values, as far as the client knows them.
+        given: the feedback.
+        types: the types of the values of its kind, as far as the client knows them.
 
     Raises:
         RequestError: a value cannot be sent.
     """
-    body = {name: _text(name, text) for name, text in texts.items()}
-    named = sendable(values)
+    given = with_item(given, types)
+    sent = {name: _text(name, given[name]) for name in ("decision_id", "kind", "id")}
+    named = sendable(given["values"])
     check_times(named, types, "value")
-    sent = {**body, "values": named, "at": _moment(at)}
+    sent |= {"values": named, "at": _moment(given["at"])}
+    if given["item"] is not None:  # a worker of an earlier release has no such field
+        sent["item"] = _text("item", given["item"])
     return WorkerCall("POST", f"{loop_path(loop)}/feedback", _body(sent))
+
+
+def with_item(given: Given, types: Mapping[str, str]) -> Given:
+    """Return *given*, its item among the values if its kind has a value of that name.
+
+    Loops with items have none; in others ``item=`` was always a value like others.
+    """
+    if given["item"] is None or "item" not in types:
+        return given
+    values = {**cast(Mapping[str, object], given["values"]), "item": given["item"]}
+    return {**given, "values": values, "item": None}
 
 
 def loop_path(loop: str) -> str:
@@ -115,11 +144,6 @@ def check_times(values: object, types: Mapping[str, str], noun: str) -> None:
             )
 
 
-def _baseline(value: object) -> dict[str, object]:
-    """Return the field for a baseline, if there is one: a worker of an earlier release has none."""
-    return {} if value is None else sendable({"baseline": value}, "field")
-
-
 def _body(value: Mapping[str, object]) -> bytes:
     try:
         return _encode(value)
@@ -128,3 +152,25 @@ def _body(value: Mapping[str, object]) -> bytes:
             f"the request cannot be sent: {error}",
             hint="send texts, numbers, booleans, lists of texts and datetimes with a zone",
         ) from error
+
+
+def checked_requests(asked: Iterable[Asked]) -> list[Asked]:
+    """Return *asked* as a list.
+
+    Raises:
+        RequestError: one of them has no features, or a name that a request cannot have.
+    """
+    listed = list(asked)
+    for place, item in enumerate(listed):
+        if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
+            raise RequestError(
+                f"item {place} has {_named(item)}",
+                hint="each has features and may have entity, id, at, baseline and items",
+            )
+    return listed
+
+
+def _named(item: object) -> str:
+    if not isinstance(item, Mapping):
+        return f"{item!r:.100}, no names and values"
+    return ", ".join(map(str, item)) or "nothing"

@@ -14,7 +14,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from tidemill.errors import RequestError
+from tidemill.serving.client.calls import Asked, Given, checked_requests
 from tidemill.serving.client.connection import Credentials
 from tidemill.serving.client.http_transport import HttpTransport
 from tidemill.serving.decision.ids import new_id
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from tidemill.schemas.models.signing import TrustedKeys
     from tidemill.schemas.registry.port import SchemaStore
 
-Asked = Mapping[str, object]
-"""One decision to ask for: ``features`` and, if known, ``entity``, ``id``, ``at`` and
-``baseline``."""
-
-_ASKED = frozenset({"features", "entity", "id", "at", "baseline"})
-
 
 class ClientTransport(Protocol):
     """How a client reaches its workers."""
@@ -42,23 +36,13 @@ class ClientTransport(Protocol):
     def unanswered(self) -> int:
         """How many decisions no worker answered in time."""
 
-    def decide(
-        self,
-        loop: str,
-        features: Asked,
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return one decision."""
 
     def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return the decisions asked for, in order."""
 
-    def give(
-        self, loop: str, decision_id: str, kind: str, values: Asked, id: str, at: datetime | None
-    ) -> None:
+    def give(self, loop: str, given: Given) -> None:
         """Return once a worker has taken the feedback."""
 
     def close(self) -> None:
@@ -206,6 +190,7 @@ class LoopClient:
         id: str | None = None,
         at: datetime | None = None,
         baseline: bool | float | str | Sequence[str] | None = None,
+        items: Sequence[Mapping[str, object]] | None = None,
     ) -> DecisionResult:
         """Return what to do now, given *features*; the decision is logged.
 
@@ -215,23 +200,35 @@ class LoopClient:
             id: the id of the decision; None for a new one. The same id twice counts once. The
                 result has another one if a worker that got this id did not answer.
             at: the time of the decision, with a time zone; now if None.
-            baseline: what the service would do without this call: an answer of the loop. It is
-                logged, and is the default of this decision; None for that of the loop.
+            baseline: what the service would do without this call: an answer of the loop, among
+                items the id of one or an order of some. It is logged, and is the default of this
+                decision; None for that of the loop.
+            items: what to choose among, of a loop with items: mappings with ``id`` and
+                ``features``. Without a model, and without a worker, the first one is the answer of
+                a choice, and their order that of a ranking.
 
         Raises:
             RequestError: a feature is missing, unknown or of another type, the baseline is no
-                answer of the loop, or there is no such loop.
+                answer of the loop, the items are not those of the loop, or there is no such loop.
             BrokerError: no worker has ever answered, so the default is not known either; or the
                 worker inside this process has not read the loop yet.
         """
-        return self._transport.decide(self.name, features, entity, id, at, baseline)
+        asked: Asked = {
+            "features": features,
+            "entity": entity,
+            "id": id,
+            "at": at,
+            "baseline": baseline,
+            "items": items,
+        }
+        return self._transport.decide(self.name, asked)
 
     def get_decisions(self, asked: Iterable[Asked]) -> list[DecisionResult]:
         """Return many decisions with one call, in order; see `get_decision`.
 
         Args:
-            asked: mappings with ``features`` and, if known, ``entity``, ``id``, ``at`` and
-                ``baseline``; at most 1,000 of them.
+            asked: mappings with ``features`` and, if known, ``entity``, ``id``, ``at``,
+                ``baseline`` and ``items``; at most 1,000 of them.
         """
         listed = checked_requests(asked)
         return self._transport.decide_all(self.name, listed) if listed else []
@@ -243,6 +240,7 @@ class LoopClient:
         *,
         id: str | None = None,
         at: datetime | None = None,
+        item: str | None = None,
         **values: object,
     ) -> str:
         """Log feedback about a decision; return the id of the feedback.
@@ -253,6 +251,8 @@ class LoopClient:
             id: the id of the feedback; None for a new one. The same id twice counts once, so a
                 feedback that may not have arrived can be sent again.
             at: the time of the feedback, with a time zone; now if None.
+            item: the id of the item it is about, of a loop with items; None for all that were
+                shown.
             values: the values of that kind, by name.
 
         Raises:
@@ -260,27 +260,13 @@ class LoopClient:
             BrokerError: no worker took it in time; send it again with the same id.
         """
         feedback_id = new_id() if id is None else id
-        self._transport.give(self.name, decision_id, kind, values, feedback_id, at)
+        given: Given = {
+            "decision_id": decision_id,
+            "kind": kind,
+            "values": values,
+            "id": feedback_id,
+            "at": at,
+            "item": item,
+        }
+        self._transport.give(self.name, given)
         return feedback_id
-
-
-def checked_requests(asked: Iterable[Asked]) -> list[Asked]:
-    """Return *asked* as a list.
-
-    Raises:
-        RequestError: one of them has no features, or a name that a request cannot have.
-    """
-    listed = list(asked)
-    for place, item in enumerate(listed):
-        if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
-            raise RequestError(
-                f"item {place} has {_named(item)}",
-                hint="each has features and may have entity, id, at and baseline",
-            )
-    return listed
-
-
-def _named(item: object) -> str:
-    if not isinstance(item, Mapping):
-        return f"{item!r:.100}, no names and values"
-    return ", ".join(map(str, item)) or "nothing"

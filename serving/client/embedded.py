@@ -2,8 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from tidemill.errors import BrokerError, ConfigError, RequestError
@@ -11,7 +10,9 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
+from tidemill.serving.client.calls import Asked, Given, with_item
 from tidemill.serving.decision.decider import Decider, Prepared
+from tidemill.serving.decision.requests import DecisionRequest
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.worker import ServingWorkerConfig, Worker
@@ -25,20 +26,12 @@ class EmbeddedTransport:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
-    def decide(
-        self,
-        loop: str,
-        features: Mapping[str, object],
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return the decision of the worker."""
         decider = self.worker.decider(loop)
-        return decider.decide(decider.decisions.check(features, entity, id, at, baseline))
+        return decider.decide(decider.decisions.check(**asked))  # type: ignore[arg-type]  # it checks them itself
 
-    def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
+    def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return the decisions of the worker; none is logged unless all can be."""
         decider = self.worker.decider(loop)
         most = decider.limits.batch
@@ -46,33 +39,27 @@ class EmbeddedTransport:
             raise RequestError(
                 f"{len(asked)} decisions in one call", hint=f"ask for at most {most} at once"
             )
-        made = [_prepared(decider, place, item) for place, item in enumerate(asked)]
-        return decider.log_all(made)
+        return decider.log_all(_prepared(decider, decider.decisions.check_all(asked)))
 
-    def give(
-        self,
-        loop: str,
-        decision_id: str,
-        kind: str,
-        values: Mapping[str, object],
-        id: str,
-        at: datetime | None,
-    ) -> None:
+    def give(self, loop: str, given: Given) -> None:
         """Log the feedback."""
         decider = self.worker.decider(loop)
-        decider.take_feedback(decider.feedback.check(decision_id, kind, values, id, at))
+        given = with_item(given, decider.feedback.record(str(given["kind"])).types)
+        decider.take_feedback(decider.feedback.check(**given))  # type: ignore[arg-type]  # it checks them itself
 
     def close(self) -> None:
         """Stop the worker; its last events are delivered if Kafka takes them in time."""
         self.worker.close()
 
 
-def _prepared(decider: Decider, place: int, item: Mapping[str, object]) -> Prepared:
+def _prepared(decider: Decider, requests: Sequence[DecisionRequest]) -> list[Prepared]:
+    made: list[Prepared] = []
     try:
-        request = decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks them itself
-        return decider.prepare(request)
+        for request in requests:
+            made.append(decider.prepare(request))  # noqa: PERF401  # the error needs the place
     except RequestError as error:
-        raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
+        raise RequestError(f"batch[{len(made)}]: {error.what}", hint=error.hint) from error
+    return made
 
 
 def open_transport(

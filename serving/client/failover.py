@@ -10,7 +10,6 @@ import itertools
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -18,12 +17,13 @@ import msgspec
 from tidemill.errors import BrokerError, ConfigError, RequestError, TidemillError
 from tidemill.serving.client.calls import (
     DecisionCall,
+    Given,
     WorkerCall,
-    check_times,
     feedback_call,
     loop_path,
 )
 from tidemill.serving.client.connection import Address
+from tidemill.serving.client.loop_default import LoopDefault
 from tidemill.serving.decision.results import DecisionResult
 
 _SKIPPED_S = 1.0  # how long a worker that did not answer is tried only after the others
@@ -76,36 +76,6 @@ class _AnswerBatch(msgspec.Struct):
     batch: list[DecisionResult]
 
 
-class _Default(msgspec.Struct):
-    """The default of a loop, which the client answers with if no worker does, and its types."""
-
-    default: bool | float | str | list[str]
-    policy_version: int
-    loop_version: int
-    features: dict[str, str] = {}
-    feedback: dict[str, dict[str, str]] = {}
-
-    def answer(self, id: str, baseline: object) -> DecisionResult:
-        """Return the decision that no worker made: the *baseline* of its request, or the default.
-
-        Raises:
-            RequestError: the baseline has another type than the default.
-        """
-        action = self.default
-        if baseline is not None:
-            try:
-                action = msgspec.convert(baseline, type(self.default))
-            except msgspec.ValidationError as error:
-                raise RequestError(
-                    f"baseline {baseline!r:.100} is no answer of the loop: {error}",
-                    hint=f"send one like the default, {self.default!r}",
-                ) from error
-        certain = 1.0 if isinstance(action, bool | str) else None  # as a worker's default
-        return DecisionResult(
-            *(id, action, None, certain, "fallback", None, self.policy_version, self.loop_version)
-        )
-
-
 class _Refused(msgspec.Struct):
     what: str = "the worker gave no reason"
     hint: str = "look at the worker's log"
@@ -113,7 +83,7 @@ class _Refused(msgspec.Struct):
 
 _one = msgspec.json.Decoder(DecisionResult)
 _many = msgspec.json.Decoder(_AnswerBatch)
-_default = msgspec.json.Decoder(_Default)
+_default = msgspec.json.Decoder(LoopDefault)
 _refused = msgspec.json.Decoder(_Refused)
 
 
@@ -135,7 +105,7 @@ class Failover:
         self.hosts = [WorkerHost(Address.parse(url)) for url in urls]
         self._next_host = itertools.count()
         self._budget_s = budget_ms / 1_000
-        self.defaults: dict[str, _Default] = {}
+        self.defaults: dict[str, LoopDefault] = {}
         self._outdated: set[str] = set()  # loops that a worker has in a newer version
         self._lock = threading.Lock()
 
@@ -144,29 +114,23 @@ class Failover:
         deadline = time.monotonic() + self._budget_s
         try:
             known = yield from self._learn(loop, deadline)
-            for item in call.items:
-                check_times(item["features"], known.features, "feature")
+            for place, asked in enumerate(call.asked):
+                known.check_times(asked, call.where(place))
             results = _results((yield from self._call(call, deadline)))
         except BrokerError as error:
-            return self._defaults_of(loop, call.items, error)
+            return self._defaults_of(loop, call.asked, error)
         if results[0].loop_version > known.loop_version:
             self._outdated.add(loop)  # a newer version may have another default
         return results
 
-    def feedback(
-        self,
-        loop: str,
-        texts: Mapping[str, str],
-        values: Mapping[str, object],
-        at: datetime | None,
-    ) -> Exchange[None]:
-        """Return once a worker has taken the feedback; see `feedback_call` for the arguments."""
+    def feedback(self, loop: str, given: Given) -> Exchange[None]:
+        """Return once a worker has taken the feedback."""
         deadline = time.monotonic() + self._budget_s
         known = yield from self._learn(loop, deadline)
-        types = known.feedback.get(str(texts["kind"]), {})
-        yield from self._call(feedback_call(loop, texts, values, at, types), deadline)
+        types = known.feedback.get(str(given["kind"]), {})
+        yield from self._call(feedback_call(loop, given, types), deadline)
 
-    def _learn(self, loop: str, deadline: float) -> Exchange[_Default]:
+    def _learn(self, loop: str, deadline: float) -> Exchange[LoopDefault]:
         """Return the default of *loop*: a worker is asked once, and when the version has changed.
 
         The default that is known stays until the newer one is: another thread may need it.
@@ -196,7 +160,7 @@ class Failover:
             raise error
         with self._lock:
             self.unanswered += len(asked)
-        return [known.answer(str(item["id"]), item.get("baseline")) for item in asked]
+        return [known.answer(loop, one) for one in asked]
 
     def _call(self, call: WorkerCall, deadline: float) -> Exchange[bytes]:
         """Return the body of the first answer with a status below 300.

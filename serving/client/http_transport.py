@@ -1,11 +1,10 @@
 """The blocking transport to workers over HTTP: it keeps connections open between calls."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import TypeVar
 
-from tidemill.serving.client.calls import DecisionCall
+from tidemill.serving.client.calls import Asked, DecisionCall, Given
 from tidemill.serving.client.connection import Connection, Credentials
 from tidemill.serving.client.failover import (
     Attempt,
@@ -34,37 +33,19 @@ class HttpTransport:
         """How many decisions no worker answered in time."""
         return self.rules.unanswered
 
-    def decide(
-        self,
-        loop: str,
-        features: Mapping[str, object],
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return the decision of a worker, or the default if none answers in time."""
-        asked = {"features": features, "entity": entity, "id": id, "at": at, "baseline": baseline}
         call = DecisionCall(loop, [asked], is_batch=False)
         return self._carried_out(self.rules.decisions(loop, call))[0]
 
-    def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
+    def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return the decisions of a worker, or the loop's default if none answers in time."""
         call = DecisionCall(loop, asked, is_batch=True)
         return self._carried_out(self.rules.decisions(loop, call))
 
-    def give(
-        self,
-        loop: str,
-        decision_id: str,
-        kind: str,
-        values: Mapping[str, object],
-        id: str,
-        at: datetime | None,
-    ) -> None:
+    def give(self, loop: str, given: Given) -> None:
         """Return once a worker has taken the feedback."""
-        texts = {"decision_id": decision_id, "kind": kind, "id": id}
-        self._carried_out(self.rules.feedback(loop, texts, values, at))
+        self._carried_out(self.rules.feedback(loop, given))
 
     def close(self) -> None:
         """Close the connections that are free; those in use are closed after their call."""

@@ -13,8 +13,15 @@ from tidemill.serving.policies.choice import Action
 
 
 def answer_of(decision: Decision, value: object) -> Action | None:
-    """Return *value* as an answer of *decision*, whatever policy gave it; None if it is none."""
+    """Return *value* as an answer of *decision*, whatever policy gave it; None if it is none.
+
+    Any text may be the id of an item: which items there are is said by each request.
+    """
     match decision.type:
+        case "choice" if decision.items is not None:
+            return str.__str__(value) if isinstance(value, str) and value else None
+        case "ranking" if decision.items is not None:
+            return _order(value, None)
         case "bool":
             return value if isinstance(value, bool) else None
         case "choice":
@@ -54,6 +61,10 @@ class AnswerCheck:
     def _hint(self) -> str:
         policy = self._loop.policy
         match self._loop.decision.type:
+            case "choice" if self._loop.decision.items is not None:
+                return "the id of an item"
+            case "ranking" if self._loop.decision.items is not None:
+                return "a list of ids of items, each once"
             case "bool":
                 return "true or false"
             case "choice":
@@ -66,12 +77,14 @@ class AnswerCheck:
                 return f"a number{low}" + ("" if policy.high is None else f" to {policy.high}")
 
 
-def _order(value: object, actions: Sequence[str]) -> list[str] | None:
-    """Return *value* if it lists some of *actions*, each once."""
+def _order(value: object, actions: Sequence[str] | None) -> list[str] | None:
+    """Return *value* if it lists some of *actions*, each once; None for any texts."""
     if not isinstance(value, list | tuple) or not value:
         return None
-    known = frozenset(actions)
-    listed = [str(item) for item in value if isinstance(item, str) and item in known]
+    listed = [str(item) for item in value if isinstance(item, str) and item]
+    if actions is not None:
+        known = frozenset(actions)
+        listed = [item for item in listed if item in known]
     return listed if len(set(listed)) == len(value) else None
 
 

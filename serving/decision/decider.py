@@ -15,13 +15,14 @@ from tidemill.errors import BrokerError, ModelError, RequestError
 from tidemill.schemas import topics
 from tidemill.schemas.events.schemas import FeedbackEncoder
 from tidemill.schemas.logs import topic_of
-from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.definition import Items, Loop
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
 from tidemill.serving.decision.event_log import Event, EventLog
 from tidemill.serving.decision.ids import new_id
-from tidemill.serving.decision.items import ItemAnswers, RequestItems
+from tidemill.serving.decision.item_answers import ItemAnswers
+from tidemill.serving.decision.items import RequestItems
 from tidemill.serving.decision.requests import (
     DecisionReader,
     DecisionRequest,
@@ -34,6 +35,7 @@ from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
 from tidemill.serving.policies.policies import certainty, policy_of
 
 MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
+_SHORTER = "send shorter texts and lists"
 _SLOW_IN_A_ROW = 3  # one slow decision may be due to the machine, three are due to the model
 _REST_S = 1.0  # how long a slow model is not called
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
@@ -79,6 +81,7 @@ class Decider:
         self._choice, self._without_model = policy.choose, policy.without_model
         items = loop.decision.items
         self._items = None if items is None else ItemAnswers(loop, items)
+        self._shorter = _shorter(items)
         self._default: Action = loop.decision.default
         self._is_apprentice = loop.learning == "apprentice"
         self._encode = decision_encoder(loop, store)
@@ -167,7 +170,7 @@ class Decider:
                 hint="send texts in valid Unicode, and times of the years 1 to 9999",
             ) from error
         if len(payload) > MAX_EVENT_BYTES:
-            raise _too_large(payload)
+            raise _too_large(payload, self._shorter)
         return (
             key,
             payload,
@@ -242,7 +245,7 @@ class Decider:
             event["item"] = request.item
         payload = self._encode_feedback(request.kind, event)
         if len(payload) > MAX_EVENT_BYTES:
-            raise _too_large(payload)
+            raise _too_large(payload, _SHORTER)
         topic = self._feedback_topics[request.kind]
         return feedback_id, Event(topic, request.decision_id.encode(), payload)
 
@@ -280,8 +283,14 @@ def as_apprentice(
     return certain_choice(default), "fallback" if source == "fallback" else "default", None
 
 
-def _too_large(payload: bytes) -> RequestError:
-    return RequestError(
-        f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}",
-        hint="send shorter texts and lists",
-    )
+def _too_large(payload: bytes, hint: str) -> RequestError:
+    what = f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}"
+    return RequestError(what, hint=hint)
+
+
+def _shorter(items: Items | None) -> str:
+    """Return what makes the event of a decision shorter."""
+    if items is None:
+        return _SHORTER
+    less = "send fewer items, or shorter texts"
+    return less if items.log == "shown" else f"{less}; `log: shown` logs only what was shown"

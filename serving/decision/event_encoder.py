@@ -61,7 +61,8 @@ EncodeDecision = Callable[
 UTF-8, which is the key of the record too; its time, as an aware datetime or microseconds since
 1970; its entity, if known; its choice; its source; its model version, if a model decided; all
 features of the loop, in the order of the loop, as `DecisionReader` has checked them; and its
-circumstances, None if there are none. Where a loop has items, they follow the payload (`items.py`).
+circumstances, None if there are none. Items follow the payload where a loop has them
+(`item_answers.py`).
 Raises ValueError if a text is not valid Unicode, or the time is not in the years 1 to 9999."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.schemas.loops import ITEMS, with_items
 from tests.serving.models import banner
 
 from tidemill.cli.commands.loop import TEMPLATE
@@ -21,6 +22,24 @@ WORLD = {"sql": "max(seconds) > 3", "depends_on": "world"}
 def loop(policy: object, **changes: object) -> Loop:
     """Return a loop with *policy*, by default a choice of three."""
     return banner(**({"decision": CHOICE} | changes), policy=policy)
+
+
+EXPLORED: dict[str, Any] = {"policy": {"kind": "greedy", "epsilon": 0.1}}
+WIDE = {f"number_{number}": "float" for number in range(200)}
+
+
+def items(kind: str = "choice", policy: object = None, **settings: object) -> Loop:
+    """Return a loop whose requests bring items."""
+    decision = {"type": kind, "items": {**ITEMS, **settings}}
+    return with_items(kind, decision=decision, policy=policy or {"kind": "greedy"})
+
+
+def test_a_loop_with_usual_items_is_not_warned_about() -> None:
+    """Two hundred articles with some features each fit into a record and a body."""
+    for kind in ("choice", "ranking"):
+        assert warnings(items(kind, max=200, **EXPLORED)) == []
+    later = items(**EXPLORED).model_copy(update={"version": 2})
+    assert warnings(later) == []
 
 
 def test_the_template_of_init_learns_and_leaves_nothing_open() -> None:
@@ -53,6 +72,11 @@ def test_the_template_of_init_learns_and_leaves_nothing_open() -> None:
             "batch",
         ),
         (loop({"kind": "greedy", "epsilon": 1.0}), "no model ever decides", "decay: 10000"),
+        (items(), "every decision is what the request brings first", "epsilon: 0.1"),
+        (items("ranking"), "every decision is what the request brings first", "epsilon: 0.1"),
+        (items(log="shown", **EXPLORED), "that were not shown", "log: all"),
+        (items(features=WIDE, max=1_000, **EXPLORED), "about 1,850,000 bytes, over", "max: 486"),
+        (items(features=WIDE, max=400, **EXPLORED), "bytes of JSON", "BODY_BYTES=5088000"),
     ],
 )
 def test_a_loop_that_cannot_learn_is_told_why_and_what_to_write(

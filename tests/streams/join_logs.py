@@ -128,6 +128,7 @@ RULES = JoinRules.of(LOOP)
 WITH_ITEMS = Loop.model_validate(
     {
         **LOOP.model_dump(exclude={"decision", "policy"}),
+        "loop": "shop-items",
         "decision": {"type": "ranking", "items": {"features": {"size": "float"}}},
         "policy": {"kind": "greedy"},
     }
@@ -340,8 +341,11 @@ def random_logs(
 ) -> Logs:
     """Return logs with everything that goes wrong in them; with *streams*, three of them."""
     logs = _random_logs(rng, size, streams=streams)
-    if not items:
-        return logs
+    return with_items(rng, logs) if items else logs
+
+
+def with_items(rng: random.Random, logs: Logs) -> Logs:
+    """Return *logs* whose decisions have items, of which feedback names some, or others."""
     return Logs(
         [d._replace(items=_random_items(rng)) for d in logs.decisions],
         *([f._replace(item=_random_item(rng)) for f in answers] for answers in logs[1:]),

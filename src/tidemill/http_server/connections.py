@@ -33,7 +33,11 @@ _WORDS = {
     "malformed": (400, "what came is not HTTP/1.1", "send a request as RFC 9112 has it"),
     "header_s": (408, "the headers took longer than {header_s:g} s", "send them at once"),
     "body_s": (408, "the body took longer than {body_s:g} s", "send it at once, or a smaller one"),
-    "body_bytes": (413, "the body is larger than {body_bytes} bytes", "send smaller batches"),
+    "body_bytes": (
+        413,
+        "the body is larger than {body_bytes} bytes",
+        "send smaller batches or fewer items",
+    ),
     "header_bytes": (431, "the headers are larger than {header_bytes} bytes", "send fewer of them"),
     "connections": (503, "over {connections} connections are open", "try again, or elsewhere"),
     "held_bytes": (503, "too many large bodies arrive at once", "try again, or elsewhere"),

@@ -31,7 +31,8 @@ from tidemill.testing.scripted_transport import (
 __all__ = ["ScriptError", "ScriptedClient", "ScriptedTransport", "tidemill_client"]
 
 ScoreByNames = Callable[[Mapping[str, object]], float]
-"""Scores the features by name; where the policy scores actions, ``action`` is among them."""
+"""Scores the features by name; where the policy scores actions, ``action`` is among them, and where
+it scores items, the features of one item."""
 
 
 class ScriptedClient(Client):
@@ -56,7 +57,8 @@ class ScriptedClient(Client):
     def script(self, loop: str, answers: Iterable[object]) -> None:
         """Answer the next decisions of *loop* by *answers*, one after the other.
 
-        All of them have to be asked for before the test ends.
+        All of them have to be asked for before the test ends. In a loop with items an answer is the
+        id of the item that wins, or an order of ids; each has to be among the items of its request.
 
         Raises:
             RequestError: an answer is none of the loop.
@@ -138,7 +140,8 @@ class ScriptedClient(Client):
 
 def _by_names(loop: Loop, score: ScoreByNames) -> Callable[[Features], float]:
     """Return *score* as policies call it: with all features in order, and the action last."""
-    names = [*loop.features, "action"]
+    items = loop.decision.items
+    names = [*loop.features, *(["action"] if items is None else items.features)]
     return lambda features: score(dict(zip(names, features, strict=False)))
 
 

@@ -10,12 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tidemill.errors import BrokerError
+from tidemill.errors import BrokerError, RequestError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.serving.client.calls import Asked, Given, with_item
 from tidemill.serving.decision.decider import as_apprentice, certain_choice
-from tidemill.serving.decision.requests import DecisionReader, FeedbackReader, UnknownError
+from tidemill.serving.decision.item_answers import ItemAnswers
+from tidemill.serving.decision.items import RequestItems, default_among
+from tidemill.serving.decision.requests import (
+    DecisionReader,
+    DecisionRequest,
+    FeedbackReader,
+    UnknownError,
+)
 from tidemill.serving.decision.results import DecisionResult
-from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
+from tidemill.serving.policies.choice import Action, Choice, LiveModel
 from tidemill.serving.policies.policies import policy_of
 
 
@@ -35,6 +43,7 @@ class GivenFeedback:
     values: Mapping[str, object]
     id: str
     at: datetime | None
+    item: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +54,8 @@ class AskedDecision:
     entity: str | None
     baseline: Action | None
     result: DecisionResult
+    items: Sequence[Mapping[str, object]] | None = None
+    """With id and features; None of a loop without items."""
 
 
 @dataclass(slots=True)
@@ -84,90 +95,126 @@ class ScriptedTransport:
         known = ", ".join(self.loops) or "none yet: call add(...) with the loop file"
         raise UnknownError(f"this client serves no loop {name!r:.100}", hint=f"its loops: {known}")
 
-    def decide(
-        self,
-        loop: str,
-        features: Mapping[str, object],
-        entity: str | None,
-        id: str | None,
-        at: datetime | None,
-        baseline: object,
-    ) -> DecisionResult:
+    def decide(self, loop: str, asked: Asked) -> DecisionResult:
         """Return the next answer of the script, that of the model, or the default."""
-        item = {"features": features, "entity": entity, "id": id, "at": at, "baseline": baseline}
-        return self.decide_all(loop, [item])[0]
+        served = self.of(loop)
+        return self._answered(served, served.requests.check(**asked))  # type: ignore[arg-type]  # it checks them
 
-    def decide_all(self, loop: str, asked: Sequence[Mapping[str, object]]) -> list[DecisionResult]:
+    def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return as many answers, in order; nothing is answered unless all requests fit."""
         served = self.of(loop)
-        check = served.requests.check
-        requests = [check(**item) for item in asked]  # type: ignore[arg-type]  # it checks them
-        results = []
-        for request in requests:
-            id_ = request.id or f"{loop}-{next(self._numbers)}"
-            default = served.loop.decision.default
-            default = default if request.baseline is None else request.baseline
-            result = self._result(served, id_, request.features, default)
-            named = dict(zip(served.loop.features, request.features, strict=True))
-            served.asked.append(
-                AskedDecision(
-                    features=named,
-                    entity=request.entity,
-                    baseline=request.baseline,
-                    result=result,
-                )
-            )
-            results.append(result)
-        return results
+        requests = [_numbered(served.requests, place, one) for place, one in enumerate(asked)]
+        return [self._answered(served, request) for request in requests]
 
-    def give(
-        self,
-        loop: str,
-        decision_id: str,
-        kind: str,
-        values: Mapping[str, object],
-        id: str,
-        at: datetime | None,
-    ) -> None:
+    def _answered(self, served: ScriptedLoop, request: DecisionRequest) -> DecisionResult:
+        """Answer one checked request, and note it."""
+        id_ = request.id or f"{served.loop.loop}-{next(self._numbers)}"
+        result = self._result(served, id_, request)
+        served.asked.append(
+            AskedDecision(
+                features=dict(zip(served.loop.features, request.features, strict=True)),
+                entity=request.entity,
+                baseline=request.baseline,
+                items=_named_items(served.loop, request.items),
+                result=result,
+            )
+        )
+        return result
+
+    def give(self, loop: str, given: Given) -> None:
         """Take one feedback."""
         served = self.of(loop)
-        checked = served.feedback.check(decision_id, kind, values, id, at)
+        given = with_item(given, served.feedback.record(str(given["kind"])).types)
+        checked = served.feedback.check(**given)  # type: ignore[arg-type]  # it checks them
         if self.is_out:
             raise BrokerError("no worker answered: the test says so", hint="send it again later")
         served.given.append(
             GivenFeedback(
-                decision_id=decision_id, kind=kind, values=dict(checked.values), id=id, at=at
+                decision_id=checked.decision_id,
+                kind=checked.kind,
+                values=dict(checked.values),
+                id=checked.id or "",
+                at=checked.at,
+                item=checked.item,
             )
         )
 
     def close(self) -> None:
         """Nothing was opened."""
 
-    def _result(
-        self, served: ScriptedLoop, id_: str, features: Features, default: Action
-    ) -> DecisionResult:
+    def _result(self, served: ScriptedLoop, id_: str, request: DecisionRequest) -> DecisionResult:
         loop = served.loop
-        choice, source, chosen = self._choice(served, id_, features, default)
+        choice, source, chosen = self._choice(served, id_, request)
         action, score, propensity, propensities = choice
         version = served.model.version if score is not None and served.model else None
         return DecisionResult(
             *(id_, action, score, propensity, source, version),
-            *(loop.policy.version, loop.version, propensities, chosen),
+            *(loop.policy.version, loop.version),
+            propensities if isinstance(action, list) else None,
+            chosen,
         )
 
     def _choice(
-        self, served: ScriptedLoop, id_: str, features: Features, default: Action
+        self, served: ScriptedLoop, id_: str, request: DecisionRequest
     ) -> tuple[Choice, str, Action | None]:
+        default = _default_of(served.loop, request)
         if self.is_out:
             self.unanswered += 1
             return certain_choice(default), "fallback", None
         if served.script is not None:
             if not served.script:
                 raise ScriptError(f"the script of {served.loop.loop} has no answer left for {id_}")
-            return certain_choice(served.script.popleft()), "script", None
+            answer = _among(served.loop, served.script.popleft(), request.items)
+            return certain_choice(answer), "script", None
         if served.model is None:
             return certain_choice(default), "default", None
-        choice = policy_of(served.loop).choose(served.model, features, id_.encode())
+        choice = _by_model(served.loop, served.model, request, id_.encode())
         if served.loop.learning == "apprentice":
             return as_apprentice(choice, "model", default)
         return choice, "model", None
+
+
+def _numbered(reader: DecisionReader, place: int, asked: Asked) -> DecisionRequest:
+    """Check what is *asked* at *place* of a batch, which an error names."""
+    try:
+        return reader.check(**asked)  # type: ignore[arg-type]  # it checks them
+    except RequestError as error:
+        raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
+
+
+def _among(loop: Loop, answer: Action, items: RequestItems | None) -> Action:
+    """Return the *answer* of a script; about items it has to name some of the request."""
+    if items is None:
+        return answer
+    try:
+        return default_among(items.ids, answer, is_ranking=loop.decision.type == "ranking")
+    except RequestError:
+        raise ScriptError(
+            f"the script of {loop.loop} answers {answer!r}, and the service has asked about the "
+            f"items {', '.join(items.ids)}"
+        ) from None
+
+
+def _by_model(loop: Loop, model: LiveModel, request: DecisionRequest, key: bytes) -> Choice:
+    """Return what the policy of *loop* chooses by *model*."""
+    declared = loop.decision.items
+    if declared is None or request.items is None:
+        return policy_of(loop).choose(model, request.features, key)
+    return ItemAnswers(loop, declared).choose(model, request.features, request.items, key)
+
+
+def _default_of(loop: Loop, request: DecisionRequest) -> Action:
+    if request.items is not None:
+        return request.items.default
+    return loop.decision.default if request.baseline is None else request.baseline
+
+
+def _named_items(loop: Loop, items: RequestItems | None) -> list[Mapping[str, object]] | None:
+    """Return *items* as the service has sent them, with every feature of the loop file."""
+    declared = loop.decision.items
+    if declared is None or items is None:
+        return None
+    return [
+        {"id": id, "features": dict(zip(declared.features, row, strict=True))}
+        for id, row in zip(items.ids, items.rows, strict=True)
+    ]

@@ -167,9 +167,13 @@ def test_a_model_that_fails_leaves_the_default() -> None:
     [
         (None, "items are missing", '"items": [{"id"'),
         ("a", "items are 'a', not a list", '"items": [{"id"'),
-        ([], "brings 0 items", "send 1 to 50"),
+        ([], "brings 0 items", "there has to be one"),
         ([item(str(number)) for number in range(51)], "brings 51 items", "decision.items.max"),
-        ([item("a"), item("a")], "two items have the id 'a'", "each item once"),
+        (
+            [item("b"), item("a"), item("a")],
+            "items[2] has the id 'a' of items[1]",
+            "each item once",
+        ),
         ([item("a"), {"id": "b"}], "items[1]: field 'features' is missing", "an item has an id"),
         ([item("a"), {"id": "", "features": {}}], "items[1]", "an item has an id"),
         (
@@ -183,6 +187,16 @@ def test_a_model_that_fails_leaves_the_default() -> None:
         ([{**item("a"), "colour": 1}], "field 'colour' is unknown", "an item has an id"),
         ([7], "items[0]", "an item has an id"),
         ([{"id": "x" * 201, "features": {}}], "items[0].id", "an item has an id"),
+        (
+            [item("a"), item("b\n")],
+            "items[1] has the id 'b\\n', which cannot be printed",
+            "leave control characters",
+        ),
+        ([item("a"), item("\x85")], "items[1] has the id '\\x85', which cannot be", "control"),
+        ([item("a"), item("b\ud83d")], "items[1]", "halves of surrogate"),
+        ([item("a"), item("b", price=math.nan)], "items[1].features.price", "price (float)"),
+        ([item("a"), item("b", price=math.inf)], "items[1]: feature 'price' is inf", "finite"),
+        ([item("a"), item("b", age=2**63)], "items[1].features.age", "age (int)"),
     ],
 )
 def test_items_that_do_not_fit_are_refused(items: object, what: str, hint: str) -> None:
@@ -244,5 +258,7 @@ def test_feedback_names_its_item() -> None:
         assert not isinstance(request, list)
         service.decider.take_feedback(request)
     assert [row["item"] for row in service.logged(FEEDBACK)] == ["b", None]
-    with pytest.raises(RequestError, match="field 'item' is ''"):
-        reader.check("d", "clicked", {"seconds": 1.0, "page": "p"}, item="")
+    for wrong in ("", "x" * 201, "b\n", "b\x1b[2J", 3):
+        with pytest.raises(RequestError, match="field 'item' is") as caught:
+            reader.check("d", "clicked", {"seconds": 1.0, "page": "p"}, item=wrong)  # type: ignore[arg-type]
+        assert caught.value.hint
