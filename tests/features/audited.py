@@ -53,6 +53,7 @@ def write_lake(
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
+        "unknown_item": closed.counts.unknown_item,
         **{join_time(log): micros(at) for log, at in closed.stream_times.items()},
         **(begins or {}).get("examples", {}),
     }
@@ -104,6 +105,7 @@ class GrowingLake:
                 "late": closed.counts.late,
                 "duplicate": closed.counts.duplicate,
                 "unmatched": closed.counts.unmatched,
+                "unknown_item": closed.counts.unknown_item,
             }
             if closed.examined:
                 numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
