@@ -46,7 +46,7 @@ def write_lake(
         swaps = _swaps(
             {ProgressName(name).for_log(log): number for name, number in numbers.items()}
         )
-        lake.table(LOOP.loop, table_of(log)).append(frame, swaps=swaps)
+        lake.table(loops[-1].loop, table_of(log)).append(frame, swaps=swaps)
     closed = stream.closed[-1]
     numbers = {
         "frontier": micros(closed.frontier),
@@ -61,7 +61,7 @@ def write_lake(
         numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
         numbers |= {"revised": closed.revised}
     examples = stream.revisions().with_columns(**place)
-    lake.table(LOOP.loop, "examples").append(
+    lake.table(loops[-1].loop, "examples").append(
         change.get("examples", _same)(examples),
         swaps=_swaps(numbers),
     )

@@ -24,7 +24,7 @@ from tidemill.features.audit.expected import lost_examples
 from tidemill.features.audit.judged import Relations
 from tidemill.features.audit.oracle import oracle_sql
 from tidemill.features.lake.layouts import EXAMPLES
-from tidemill.features.sql.views import connect
+from tidemill.features.sql.views import connect, schema_name
 from tidemill.monitor.ledger import is_balanced, ledger
 from tidemill.schemas import logs
 from tidemill.schemas.loop.definition import Label, Loop
@@ -83,7 +83,7 @@ def test_what_the_join_wrote_of_items_is_what_the_logs_imply(
     assert report.agrees, [str(found) for found in report.first]
     assert report.decisions == stream.offsets[logs.DECISIONS]
     with connect(lake) as connection:
-        assert differences(connection, loop, "shop").is_empty()
+        assert differences(connection, loop, schema_name(loop.loop)).is_empty()
     assert is_balanced(each for each in ledger(lake, loop) if each.partition == PARTITION)
 
 
