@@ -21,11 +21,13 @@ from tidemill.deploy.local.supervisor import answers, tidemill_command
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.models.signing import TRUSTED_KEYS, TrustedKeys
 from tidemill.schemas.published import publish_loop
+from tidemill.serving.client.calls import Asked
 from tidemill.serving.client.client import Client
 from tidemill.serving.client.embedded import open_transport
 
 Say = Callable[[str], None]
 DIFFERENT = 1_000
+BATCH = 100
 ROUND = 20_000  # decisions between two waits for the broker: a fifth of what the buffer holds
 
 
@@ -43,10 +45,12 @@ def measure_decisions(
         say(
             f"decide: {inside['us']:.1f} us in process (rounds of {inside['least_us']:.1f} to "
             f"{inside['most_us']:.1f}), {inside['until_safe_us']:.1f} until safe, "
-            f"{inside['cpu_us']:.1f} of CPU with the client's own thread"
+            f"{inside['cpu_us']:.1f} of CPU with the client's own thread; batches of {BATCH}: "
+            f"{inside['batch_per_second']:,.0f} a second"
         )
         figures = _over_http(kafka, bench.loop, keys, seconds)
-    return {"in_process_us": inside["us"], **figures}
+    more = {"in_process_us": inside["us"], "batch_per_second": inside["batch_per_second"]}
+    return {**more, **figures}
 
 
 def _over_http(kafka: KafkaConfig, name: str, keys: Path, seconds: float) -> dict[str, float]:
@@ -103,11 +107,29 @@ def main(bootstrap: str, name: str, keys: Path, decisions: int) -> None:
             rounds.append((time.perf_counter() - before) / (end - first))
             left += door.worker.log.flush(60)
         safe, used = time.perf_counter() - started, time.process_time() - used
+        batch_s = _of_batches(client, name, asked, door.worker.log.flush)
         if left or door.worker.log.dropped or door.worker.log.failed:
             raise RuntimeError(f"events are missing: {door.worker.troubles()}, {left} left")
     seconds = {"us": median(rounds), "least_us": min(rounds), "most_us": max(rounds)}
     seconds |= {"until_safe_us": safe / decisions, "cpu_us": used / decisions}
-    print(json.dumps({name: found * 1e6 for name, found in seconds.items()}))
+    micros = {name: found * 1e6 for name, found in seconds.items()}
+    print(json.dumps({**micros, "batch_per_second": 1 / batch_s}))
+
+
+def _of_batches(
+    client: Client, name: str, features: list[dict[str, object]], flush: Callable[[float], int]
+) -> float:
+    """Return the seconds of one decision of a batch, with logging: the middle of 20 rounds."""
+    asked: list[Asked] = [{"features": one, "entity": "user-17"} for one in features]
+    batches = [asked[first : first + BATCH] for first in range(0, len(asked), BATCH)]
+    decide, rounds = client.loop(name).get_decisions, []
+    for _ in range(20):
+        before = time.perf_counter()
+        for number in range(ROUND // BATCH):
+            decide(batches[number % len(batches)])
+        rounds.append((time.perf_counter() - before) / ROUND)
+        flush(60)
+    return median(rounds)
 
 
 if __name__ == "__main__":

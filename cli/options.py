@@ -34,4 +34,8 @@ Insecure = Annotated[
 MetricsPort = Annotated[
     int | None, typer.Option(help="Answer GET /metrics at this port, for Prometheus.")
 ]
+MetricsHost = Annotated[
+    str | None,
+    typer.Option(help="The address of --metrics-port, 127.0.0.1 if not named; 0.0.0.0 for all."),
+]
 Servers = Annotated[int, typer.Option(min=1, help="How many serving workers.")]

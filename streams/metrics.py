@@ -1,19 +1,10 @@
-"""The Prometheus metrics of a streams worker, in a registry of their own, and their HTTP server."""
+"""The Prometheus metrics of a streams worker, in a registry of their own."""
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from threading import Thread
-from typing import cast
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tidemill.kafka import BadRecords
-
-Page = Callable[[], Mapping[str, object]]
-StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 _LAG_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _COMMIT_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -123,6 +114,12 @@ class StreamMetrics:
             ["loop"],
             registry=self.registry,
         )
+        self.unknown_items = Gauge(
+            "tidemill_stream_unknown_items",
+            "Feedback so far that names an item its decision has not shown (unknown_item)",
+            ["loop"],
+            registry=self.registry,
+        )
         self.partitions = Gauge(
             "tidemill_stream_partitions",
             "Partitions this worker owns",
@@ -166,28 +163,3 @@ class StreamMetrics:
             ["loop"],
             registry=self.registry,
         )
-
-    def serve(self, port: int, health: Page) -> None:
-        """Answer GET /metrics, and /healthz with *health*, on *port* of all interfaces.
-
-        A thread of its own does. The health page is JSON under status 200 as long as the process
-        lives: a loop that is refused is no reason to kill a worker that has others.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        metrics = make_wsgi_app(self.registry)
-
-        def answer(environ: dict[str, object], start: StartResponse) -> Iterable[bytes]:
-            if environ.get("PATH_INFO") != "/healthz":
-                return cast(Iterable[bytes], metrics(environ, start))
-            start("200 OK", [("Content-Type", "application/json")])
-            return [json.dumps(health()).encode()]
-
-        server = make_server("", port, answer, ThreadingWSGIServer, _Silent)
-        Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-
-
-class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""

@@ -1,10 +1,9 @@
-"""The Prometheus metrics of a trainer, in a registry of their own, and their HTTP server."""
+"""The Prometheus metrics of a trainer, in a registry of their own."""
 
 import os
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from tidemill.errors import ConfigError
 from tidemill.kafka import BadRecords
 from tidemill.trainers.registry import ModelVersion
 
@@ -70,20 +69,6 @@ class TrainerMetrics:
             ["loop"],
             registry=self.registry,
         )
-
-    def serve(self, port: int) -> None:
-        """Answer GET /metrics on *port*, in a thread.
-
-        Raises:
-            ConfigError: the port is taken or not allowed.
-        """
-        try:
-            start_http_server(port, registry=self.registry)
-        except OSError as error:
-            raise ConfigError(
-                f"metrics cannot be shown on port {port}: {error.strerror}",
-                hint="name a free one with --metrics-port or TIDEMILL_METRICS_PORT",
-            ) from error
 
     def count(self, loop: str, model: ModelVersion) -> None:
         """Count a new version."""

@@ -20,6 +20,7 @@ from tidemill.features.lake.compaction import MANY_FILES
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import BadRecords, KafkaConfig, Outages
 from tidemill.log_fields import log_fields
+from tidemill.metrics_page import MetricsPage
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.manifest import DEFAULT
@@ -51,7 +52,7 @@ class TrainerConfig:
     key: SigningKey
     once: bool = False  # train on the examples there are, then end
     poll_s: float = 1.0  # the longest wait for new examples that no message reports
-    metrics_port: int | None = None
+    metrics: MetricsPage | None = None
     tidy_every_s: float = 300.0  # between two searches for small files
     tidy_files: int = MANY_FILES  # a table with at most so many small files is not compacted
 
@@ -61,23 +62,18 @@ class TrainerConfig:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], loop: str, *, once: bool = False) -> Self:
-        """Read KAFKA_*, TIDEMILL_LAKE, TIDEMILL_SIGNING_KEY and, if set, TIDEMILL_METRICS_PORT.
+        """Read KAFKA_*, TIDEMILL_LAKE, TIDEMILL_SIGNING_KEY and, if set, TIDEMILL_METRICS_*.
 
         Raises:
             ConfigError: a setting is missing or wrong.
         """
-        port = env.get("TIDEMILL_METRICS_PORT", "")
-        if port and not port.isdigit():
-            raise ConfigError(
-                f"TIDEMILL_METRICS_PORT is {port!r}", hint="set it to a port number, or unset it"
-            )
         return cls(
             loop=loop,
             kafka=KafkaConfig.from_env(env),
             lake=LakeConfig.from_env(env),
             key=SigningKey.from_env(env),
             once=once,
-            metrics_port=int(port) if port else None,
+            metrics=MetricsPage.asked(env),
         )
 
 
@@ -96,8 +92,8 @@ def run_trainer(
     """
     stop, bad = threading.Event(), BadRecords()
     metrics = TrainerMetrics(bad)
-    if config.metrics_port is not None:
-        metrics.serve(config.metrics_port)
+    if config.metrics is not None:
+        config.metrics.serve(metrics.registry)
 
     def report(model: ModelVersion) -> None:
         metrics.count(config.loop, model)

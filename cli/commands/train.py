@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName, MetricsPort, PngFile
+from tidemill.cli.options import AsJson, LoopName, MetricsHost, MetricsPort, PngFile
 from tidemill.cli.terminal import print_text
 from tidemill.errors import RequestError
 
@@ -20,16 +20,17 @@ def train(
     once: Annotated[bool, typer.Option("--once", help="Train now, publish, and end.")] = False,
     as_json: AsJson = False,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
 ) -> int:
     """Train the models of a loop as its examples come in, until Ctrl-C, or once."""
     from tidemill.cli.tables.models import model_document
     from tidemill.cli.terminal import print_json
+    from tidemill.metrics_page import MetricsPage
     from tidemill.serving.model.admission import try_payload
     from tidemill.trainers.trainer import TrainerConfig, run_trainer
 
     config = TrainerConfig.from_env(os.environ, loop, once=once)
-    if metrics_port is not None:
-        config = replace(config, metrics_port=metrics_port)
+    config = replace(config, metrics=MetricsPage.asked(os.environ, metrics_port, metrics_host))
     versions: list[str] = []
 
     def on_model(model: "ModelVersion") -> None:

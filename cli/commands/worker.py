@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import LoopNames, MetricsPort
+from tidemill.cli.options import LoopNames, MetricsHost, MetricsPort
 from tidemill.cli.terminal import print_text
 
 
 def worker(
     loops: LoopNames = None,
     metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
     group: Annotated[str | None, typer.Option(help="Consumer group, if not the usual one.")] = None,
     accept_bad: Annotated[
         str | None,
@@ -27,11 +28,11 @@ def worker(
 
     from tidemill.cli.log_setup import quiet_faust
     from tidemill.cli.times import time_of
+    from tidemill.metrics_page import MetricsPage
     from tidemill.streams.runtime.worker import StreamsWorkerConfig, run_worker
 
     config = StreamsWorkerConfig.from_env(os.environ, loops or ())
-    if metrics_port is not None:
-        config = replace(config, metrics_port=metrics_port)
+    config = replace(config, metrics=MetricsPage.asked(os.environ, metrics_port, metrics_host))
     if group is not None:
         config = replace(config, group=group)
     if accept_bad is not None:

@@ -15,8 +15,8 @@ from tidemill.errors import ContractError
 from tidemill.schemas.events.schemas import (
     TIME,
     decision_frame_schema,
+    example_frame_schema,
     feedback_frame_schema,
-    item_columns,
 )
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
@@ -67,25 +67,20 @@ _OUTCOME: Mapping[str, pl.DataType] = {
 
 
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
-    """Return the columns of every table of *loop*, by table name."""
+    """Return the columns of every table of *loop*, by table name.
+
+    Where decisions have items, an example is about one that was shown; its columns are null if a
+    decision has shown none.
+    """
     decision = decision_frame_schema(loop)
-    context = {name: kind for name, kind in decision.items() if name not in ("id", "items")}
+    context = {name: kind for name, kind in example_frame_schema(decision).items() if name != "id"}
     return {
         DECISIONS: pl.Schema({**decision, **_INTAKE}),
         FEEDBACK: pl.Schema({**feedback_frame_schema(loop), **_INTAKE}),
         EXAMPLES: pl.Schema(
-            {"decision_id": pl.String(), **context, **_item(loop), **_OUTCOME, **_SOURCE, **_DATE}
+            {"decision_id": pl.String(), **context, **_OUTCOME, **_SOURCE, **_DATE}
         ),
     }
-
-
-def _item(loop: Loop) -> Mapping[str, pl.DataType]:
-    """Return the columns of the item that an example is about, if decisions of *loop* have items.
-
-    An example is one item that was shown. All four are null if the decision has shown none.
-    """
-    items = loop.decision.items
-    return {} if items is None else item_columns(items)
 
 
 def table_of(log: Log) -> Log:

@@ -22,6 +22,8 @@ them.
                        unmatched/<partition>             feedback without a decision so far
                        misplaced/<partition>             feedback of decisions of other partitions
                                                          so far; of earlier releases: unmatched
+                       unknown_item/<partition>          feedback that no shown item takes so far;
+                                                         there once there was some
                        revised/<partition>               revisions of examples so far
                        time/<log>/<partition>            stream time of the log in the join (us)
                        examined/<partition>              offset up to which feedback was compared
@@ -86,6 +88,7 @@ LATE: Final = ProgressName("late")
 DUPLICATE: Final = ProgressName("duplicate")
 UNMATCHED: Final = ProgressName("unmatched")
 MISPLACED: Final = ProgressName("misplaced")  # there once feedback was misplaced
+UNKNOWN_ITEM: Final = ProgressName("unknown_item")  # there once feedback named such an item
 REVISED: Final = ProgressName("revised")
 EXAMINED: Final = ProgressName("examined")  # there for logs whose feedback may correct examples
 OF_EXAMPLES: Final = (FRONTIER, LATE, DUPLICATE, UNMATCHED, REVISED)

@@ -8,6 +8,7 @@ Longer than 300 lines because the fields of an event and its columns change toge
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import cast
 
 import polars as pl
 
@@ -55,6 +56,13 @@ _ACTION_POLARS: Mapping[str, pl.DataType] = {
     "float": pl.Float64(),
     "ranking": pl.List(pl.String),
 }
+ITEM_FIELDS: Mapping[str, str] = {
+    "item": "id",
+    "position": "position",
+    "item_propensity": "propensity",
+    "item_features": "features",
+}
+"""The columns of the item that an example is about, with the fields of an item that they have."""
 CIRCUMSTANCES = (
     *("baseline", "propensities", "policy_action", "stage", "rule_version", "experiment", "arm"),
 )
@@ -171,14 +179,17 @@ def items_type(items: Items) -> pl.DataType:
     return pl.List(pl.Struct(item))
 
 
-def item_columns(items: Items) -> dict[str, pl.DataType]:
-    """Return the names and types of the columns of an example that is about one of *items*."""
-    return {
-        "item": pl.String(),
-        "position": pl.Int32(),
-        "item_propensity": pl.Float64(),
-        "item_features": _struct(items.features),
-    }
+def example_frame_schema(decisions: pl.Schema) -> pl.Schema:
+    """Return the columns that an example has of its decision, which has the columns *decisions*.
+
+    If decisions have items, an example is about one of them and has `ITEM_FIELDS` instead of all.
+    """
+    columns = dict(decisions)
+    items = columns.pop("items", None)
+    if not isinstance(items, pl.List) or not isinstance(items.inner, pl.Struct):
+        return decisions
+    kinds = {field.name: cast(pl.DataType, field.dtype) for field in items.inner.fields}
+    return pl.Schema({**columns, **{name: kinds[part] for name, part in ITEM_FIELDS.items()}})
 
 
 def feedback_frame_schema(loop: Loop) -> pl.Schema:

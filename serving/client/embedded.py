@@ -12,6 +12,7 @@ from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.client.calls import Asked, Given, with_item
 from tidemill.serving.decision.decider import Decider, Prepared
+from tidemill.serving.decision.requests import DecisionRequest
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.worker import ServingWorkerConfig, Worker
@@ -38,8 +39,7 @@ class EmbeddedTransport:
             raise RequestError(
                 f"{len(asked)} decisions in one call", hint=f"ask for at most {most} at once"
             )
-        made = [_prepared(decider, place, item) for place, item in enumerate(asked)]
-        return decider.log_all(made)
+        return decider.log_all(_prepared(decider, decider.decisions.check_all(asked)))
 
     def give(self, loop: str, given: Given) -> None:
         """Log the feedback."""
@@ -52,12 +52,14 @@ class EmbeddedTransport:
         self.worker.close()
 
 
-def _prepared(decider: Decider, place: int, item: Asked) -> Prepared:
+def _prepared(decider: Decider, requests: Sequence[DecisionRequest]) -> list[Prepared]:
+    made: list[Prepared] = []
     try:
-        request = decider.decisions.check(**item)  # type: ignore[arg-type]  # it checks them itself
-        return decider.prepare(request)
+        for request in requests:
+            made.append(decider.prepare(request))  # noqa: PERF401  # the error needs the place
     except RequestError as error:
-        raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
+        raise RequestError(f"batch[{len(made)}]: {error.what}", hint=error.hint) from error
+    return made
 
 
 def open_transport(

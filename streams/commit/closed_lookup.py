@@ -61,7 +61,7 @@ def recall_from(tables: Mapping[str, ProgressTable], partition: int, rules: Join
         examples = (
             written.with_columns(pl.col("revision").fill_null(0))
             .sort("offset", "revision")
-            .unique("offset", keep="last", maintain_order=True)
+            .unique(rules.key, keep="last", maintain_order=True)
         )
         answered = examples.filter(pl.col("feedback_offsets").list.len() > 0)
         feedback = _feedback(tables["feedback"], ours, answered, rules)

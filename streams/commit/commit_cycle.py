@@ -18,6 +18,7 @@ from tidemill.features.lake.progress_keys import (
     LATE,
     MISPLACED,
     REVISED,
+    UNKNOWN_ITEM,
     UNMATCHED,
     ProgressName,
     join_time,
@@ -145,6 +146,8 @@ def _examples_update(lease: Lease, topic: str, snapshot: PartitionSnapshot) -> P
     }
     if closed.counts.misplaced:
         numbers[MISPLACED] = closed.counts.misplaced
+    if closed.counts.unknown_item:
+        numbers[UNKNOWN_ITEM] = closed.counts.unknown_item
     if closed.examined:
         numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
         numbers[REVISED] = closed.revised

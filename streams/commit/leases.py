@@ -24,6 +24,7 @@ from tidemill.features.lake.progress_keys import (
     OF_TOPIC,
     OFFSET,
     OWNER,
+    UNKNOWN_ITEM,
     ProgressName,
     begin,
     join_time,
@@ -111,7 +112,8 @@ def number_names(table: str, logs: Sequence[Log]) -> list[ProgressName]:
     """Return the names of all numbers of one partition on *table*."""
     if table == EXAMPLES:
         examined = [EXAMINED.for_log(log) for log in logs if is_feedback(log)]
-        return [OWNER, *OF_EXAMPLES, MISPLACED, *(join_time(log) for log in logs), *examined]
+        seldom = (MISPLACED, UNKNOWN_ITEM)
+        return [OWNER, *OF_EXAMPLES, *seldom, *(join_time(log) for log in logs), *examined]
     on_table = [log for log in logs if table_of(log) == table]
     return [OWNER, *(name.for_log(log) for log in on_table for name in (*OF_LOG, *OF_TOPIC))]
 

@@ -26,6 +26,15 @@ from tidemill.streams.units import NEVER
 CLOSING_ROWS = 200_000  # decisions that one commit cycle closes at most, read back before
 
 
+def closing_rows(loop: Loop) -> int:
+    """Return how many decisions of *loop* one commit cycle closes at most.
+
+    Ten items in a list take about as much memory as the rest of a decision.
+    """
+    items = loop.decision.items
+    return CLOSING_ROWS if items is None else CLOSING_ROWS // (1 + items.max // 10)
+
+
 Join = Callable[[int, Resume, OpenState], PartitionJoin]
 
 
@@ -46,6 +55,7 @@ class OpenWindows:
     ) -> None:
         """Make no joins yet: `recover` calls *join* for each partition, with a new *state*."""
         self._loop = loop.loop
+        self._closing_rows = closing_rows(loop)
         self._rules = rules
         self._tables = tables
         self._spill_files = spill_files
@@ -73,7 +83,7 @@ class OpenWindows:
             self._joins[number] = self._join(number, resume_of(lease), self._state(stores))
         recovery = Recovery(self._rules, self._tables, leases, self._joins, self.enforce)
         recovery.run(self._raw)
-        fetch(self._first_due(self._rows_per_partition(CLOSING_ROWS)))
+        fetch(self._first_due(self._rows_per_partition(self._closing_rows)))
         self.enforce()
         return dict(self._joins)
 
@@ -84,13 +94,13 @@ class OpenWindows:
     async def closing(self) -> dict[int, int]:
         """Read back the decisions that are due, and return the frontier of each partition's close.
 
-        A close has about `CLOSING_ROWS` decisions of all partitions at most; the rest is due at the
+        A close has about `closing_rows` decisions of all partitions at most; the rest is due at the
         close after it.
 
         Raises:
             LakeError: the lake cannot be read, or has lost open rows.
         """
-        rows = self._rows_per_partition(CLOSING_ROWS)
+        rows = self._rows_per_partition(self._closing_rows)
         limits = {number: join.next_frontier(rows) for number, join in self._joins.items()}
         spilled = [
             handle

@@ -20,6 +20,7 @@ from tidemill.features.lake.progress_keys import (
     MISPLACED,
     REVISED,
     STREAM_TIME,
+    UNKNOWN_ITEM,
     UNMATCHED,
     join_time,
 )
@@ -212,6 +213,7 @@ def _counts(lease: Lease) -> Counts:
         duplicate=numbers[DUPLICATE] or 0,
         unmatched=numbers[UNMATCHED] or 0,
         misplaced=numbers[MISPLACED] or 0,
+        unknown_item=numbers[UNKNOWN_ITEM] or 0,
     )
 
 

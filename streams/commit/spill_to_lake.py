@@ -16,7 +16,6 @@ import polars as pl
 from tidemill.errors import LakeError
 from tidemill.streams.id_hashes import id_keys
 from tidemill.streams.join.checkpoints import conformed
-from tidemill.streams.join.partition_join import DECISION_COLUMNS
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.state.segments import COLUMN_PREFIX
 from tidemill.streams.state.spill_store import frame_bytes
@@ -170,7 +169,7 @@ def _covering(partition: int, spans: Iterable[OffsetSpan]) -> pl.Expr:
 
 def _as_spilled(raw: pl.DataFrame, rules: JoinRules) -> pl.DataFrame:
     """Return rows of the raw table as a join spills them: frame and columns in one."""
-    frame = conformed(raw, rules.decisions, "offset").select(DECISION_COLUMNS)
+    frame = conformed(raw, rules.decisions, "offset").select(rules.open_columns)
     ids = id_keys(frame["id"])
     return frame.with_columns(
         pl.Series(f"{COLUMN_PREFIX}at", frame["at"].to_physical()),

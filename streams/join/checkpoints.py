@@ -6,6 +6,7 @@ A worker commits a `Closed` and makes a `Resume` from what the lake has.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import cast
 
 import polars as pl
 
@@ -30,6 +31,7 @@ class Counts:
     duplicate: int = 0
     unmatched: int = 0
     misplaced: int = 0
+    unknown_item: int = 0
 
     def plus(self, more: FeedbackOutcomes) -> "Counts":
         """Return these counts and *more*."""
@@ -38,6 +40,7 @@ class Counts:
             duplicate=self.duplicate + more.duplicate,
             unmatched=self.unmatched + more.unmatched,
             misplaced=self.misplaced + more.misplaced,
+            unknown_item=self.unknown_item + more.unknown_item,
         )
 
 
@@ -113,13 +116,22 @@ def conformed(frame: pl.DataFrame, schema: pl.Schema, *more: str) -> pl.DataFram
 def _column(frame: pl.DataFrame, name: str, kind: pl.DataType) -> pl.Expr:
     if name not in frame.columns:
         return pl.lit(None, dtype=kind).alias(name)
-    have = frame.schema[name]
-    if have == kind or not (isinstance(kind, pl.Struct) and isinstance(have, pl.Struct)):
-        return pl.col(name).cast(kind)
-    known = {field.name for field in have.fields}
+    return _as(pl.col(name), frame.schema[name], kind).alias(name)
+
+
+def _as(value: pl.Expr, have: pl.DataType, want: pl.DataType) -> pl.Expr:
+    """Return *value*, of the type *have*, with the fields of *want*."""
+    if have == want:
+        return value
+    if isinstance(have, pl.List) and isinstance(want, pl.List):
+        inner = _as(pl.element(), cast(pl.DataType, have.inner), cast(pl.DataType, want.inner))
+        return value.list.eval(inner)
+    if not (isinstance(have, pl.Struct) and isinstance(want, pl.Struct)):
+        return value.cast(want)
+    known = {field.name: cast(pl.DataType, field.dtype) for field in have.fields}
     return pl.struct(
-        pl.col(name).struct.field(part.name).cast(part.dtype)
+        _as(value.struct.field(part.name), known[part.name], cast(pl.DataType, part.dtype))
         if part.name in known
         else pl.lit(None, dtype=part.dtype).alias(part.name)
-        for part in kind.fields
-    ).alias(name)
+        for part in want.fields
+    )

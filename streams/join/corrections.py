@@ -21,6 +21,7 @@ from tidemill.streams.join.labels import GROUP
 from tidemill.streams.join.lateness import Lateness
 from tidemill.streams.join.matching import STREAM, Pairs, is_inside
 from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.join.shown_items import IS_TAKEN, UnknownItems, untaken
 from tidemill.streams.state.dedup import DedupIndex
 from tidemill.streams.state.row_buffer import RowBuffer
 from tidemill.streams.units import Bools, Int64s
@@ -142,10 +143,12 @@ class LateTruth:
         feedback: RowBuffer,
         dedup: DedupIndex,
         recall: Recall,
+        unknown: UnknownItems,
     ) -> None:
         self._rules, self._spans = rules, rules.spans()
         self._lateness = lateness
         self._feedback, self._dedup, self._recall = feedback, dedup, recall
+        self._unknown = unknown
         self._pending: list[Int64s] = []
         self.examined: Mapping[Log, int] = dict.fromkeys(filter(is_feedback, rules.logs), 0)
 
@@ -188,7 +191,10 @@ class LateTruth:
             pl.Series("row", pairs.rows),
         )
         wanted = answers.select("decision_id", at="made").unique(maintain_order=True)
-        return self._merged(self._recall(wanted), answers)
+        recalled = self._recall(wanted)
+        if self._rules.has_items:
+            self._unknown.set_aside(untaken(answers, recalled.examples))
+        return self._merged(recalled, answers)
 
     def _late_for(self, rows: Int64s, frontier: int) -> Pairs:
         """Return those of *rows* that are late for a closed decision, with the time of each."""
@@ -210,21 +216,23 @@ class LateTruth:
         """Return the *recalled* decisions that *answers* revise, each with all of its feedback."""
         examples = recalled.examples.rename({"decision_id": "id"})
         examples = conformed(
-            examples, self._rules.decisions, "offset", "revision", "feedback_offsets"
+            examples, self._rules.of_decision, "offset", "revision", "feedback_offsets"
         ).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(GROUP))
         known = (
-            examples.select(GROUP, pl.col("feedback_offsets").alias("offset"))
-            .explode("offset")
+            examples.select(GROUP, "feedback_offsets", decision="offset")
+            .explode("feedback_offsets")
+            .rename({"feedback_offsets": "offset"})
             .join(conformed(recalled.feedback, self._rules.feedback, "offset"), on="offset")
             .with_columns(STREAM.alias("stream"))
         )
-        decided = examples.select(GROUP, decision_id="id", made="at")
+        # A decision with items has several examples; its feedback is one, whatever takes it.
+        of_decision = ["decision", "id", "stream"]
         fresh = (
-            answers.join(decided, on=["decision_id", "made"])
+            self._taken(answers, examples)
             .with_columns(STREAM.alias("stream"))
-            .join(known, on=[GROUP, "id", "stream"], how="anti")
-            .sort("offset")
-            .unique([GROUP, "id", "stream"], keep="first", maintain_order=True)
+            .join(known, on=of_decision, how="anti")
+            .filter(pl.col("offset") == pl.col("offset").min().over(of_decision))
+            .sort("offset", GROUP)
         )
         if fresh.is_empty():
             return None
@@ -239,8 +247,16 @@ class LateTruth:
             .with_columns(pl.col("number").cast(pl.Int64).alias(GROUP))
             .drop("number")
             .sort(GROUP, "at", "offset"),
-            rows=fresh["row"].sort().to_numpy(),
+            rows=fresh["row"].unique().sort().to_numpy(),
         )
+
+    def _taken(self, answers: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
+        """Return *answers* once for each of *examples* that takes them, with its number."""
+        its = {"decision": "offset", "decision_id": "id", "made": "at"}
+        if not self._rules.has_items:
+            return answers.join(examples.select(GROUP, **its), on=["decision_id", "made"])
+        shown = examples.select(GROUP, shown="item", **its)
+        return answers.join(shown, on=["decision_id", "made"]).filter(IS_TAKEN)
 
 
 def is_unexamined(positions: Int64s, examined: Mapping[Log, int]) -> Bools:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from tidemill.schemas.events.schemas import CIRCUMSTANCES
+from tidemill.schemas.events.schemas import CIRCUMSTANCES, ITEM_FIELDS
 from tidemill.schemas.loop.validation import ACTIVATED_AT
 from tidemill.streams.join.labels import GROUP, ComputedLabels, Labels
 from tidemill.streams.units import Int64s
@@ -18,11 +18,13 @@ Missing = Literal["negative", "censored", "dropped"]
 
 LABELED, NO_FEEDBACK, CENSORED = "labeled", "no_feedback", "censored"
 NOT_ACTIVATED, LABEL_ERROR = "not_activated", "label_error"
-COLUMNS = (
+_OF_DECISION = (
     *("decision_id", "at", "entity", "features", "action", "score", "propensity", "source"),
-    *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES, "state", "label"),
-    *("feedback_offsets", "first_feedback_at", "revision", "offset"),
+    *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES),
 )
+_OUTCOME = ("state", "label", "feedback_offsets", "first_feedback_at", "revision", "offset")
+COLUMNS = (*_OF_DECISION, *_OUTCOME)
+COLUMNS_OF_ITEMS = (*_OF_DECISION, *ITEM_FIELDS, *_OUTCOME)
 _FIRST_REVISION = pl.lit(0, dtype=pl.Int32).alias("revision")
 _TIME = pl.Datetime("us", "UTC")
 
@@ -38,7 +40,7 @@ def build_examples(
 
     Args:
         decisions: id, at, offset and the other columns that an example has of its decision;
-            *revision*, if it is not the first.
+            *revision*, if it is not the first. A decision is there once for each item it has shown.
         joined: kind, at, offset, values of the joined feedback and in `GROUP` the row of its
             decision, by (decision, at, offset); None if there is none.
         labels: computes the label of a decision from its feedback.
@@ -59,7 +61,7 @@ def build_examples(
         *_state_and_label(_labels(decisions, outcomes, labels), missing, activated),
         offsets.alias("feedback_offsets"),
         _first(*_grouped(joined, "at"), count).alias("first_feedback_at"),
-    ).select(COLUMNS)  # fmt: skip
+    ).select(COLUMNS_OF_ITEMS if "item" in decisions.columns else COLUMNS)  # fmt: skip
 
 
 def _grouped(joined: pl.DataFrame | None, column: str) -> tuple[Int64s, Int64s]:

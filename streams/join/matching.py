@@ -44,11 +44,12 @@ class FeedbackOutcomes:
     duplicate: int
     unmatched: int
     misplaced: int = 0
+    unknown_item: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all reasons."""
-        return self.late + self.duplicate + self.unmatched + self.misplaced
+        return self.late + self.duplicate + self.unmatched + self.misplaced + self.unknown_item
 
 
 def match(

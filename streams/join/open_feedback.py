@@ -1,6 +1,7 @@
 """The open feedback of one partition: it waits until a decision takes it or its time is past."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -23,14 +24,17 @@ from tidemill.streams.join.matching import (
     Pairs,
     feedback_outcomes,
     first_copies,
+    is_inside,
     match,
 )
 from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.join.shown_items import ShownItems, UnknownItems, untaken
 from tidemill.streams.placement import IsMisplaced, nothing_misplaced
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.units import NEVER, Bools, Int64s
 
 _COLUMNS = ("id", "kind", "at", "offset", "values")
+_ITEM = ("item",)
 
 
 class OpenFeedback:
@@ -51,10 +55,14 @@ class OpenFeedback:
         self._lateness = lateness
         self._rows, self._index, self._dedup = state.feedback, state.feedback_of, state.dedup
         self._kinds = pl.Enum(list(rules.within))
-        self.corrections = self._new_corrections(recall or _no_recall)
+        self._unknown = UnknownItems(self._rows)
+        self._recall = recall or _no_recall
+        self.corrections = self._new_corrections()
+        of_items = _ITEM if rules.has_items else ()
+        self._columns = (*_COLUMNS, *of_items, *self.corrections.columns)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) + len(self._unknown)
 
     def misplaced(self, frame: pl.DataFrame) -> Bools:
         """Return which rows of *frame* are of decisions that belong to another partition."""
@@ -77,10 +85,21 @@ class OpenFeedback:
         self._add(frame, at, before, ~late, misplaced)
         return late
 
-    def pairs(self, ids: Keys, at: Int64s) -> Pairs:
-        """Return the rows that the decisions *ids*, made *at*, take: the first copy of each."""
+    def pairs(self, ids: Keys, at: Int64s, shown: ShownItems | None = None) -> Pairs:
+        """Return the rows that the decisions *ids*, made *at*, take: the first copy of each.
+
+        Rows that none of the items *shown* takes, if decisions have items, are set aside.
+        """
         copies = match(ids, at, self._rows, self._index, self._spans, self._lateness.is_in_time)
+        if shown is not None:
+            is_taken = shown.takes(copies, self._items(copies))
+            self._unknown.set_aside(copies.rows[~is_taken])
+            copies = copies.filter(is_taken)
         return self._first_copies(copies)
+
+    def of_items(self, pairs: Pairs, shown: ShownItems) -> Pairs:
+        """Return *pairs* with the numbers of the rows of *shown* that take them."""
+        return shown.spread(pairs, self._items(pairs))
 
     def joined(self, pairs: Pairs) -> pl.DataFrame | None:
         """Return the rows of *pairs* by decision, time and offset, as labels read them; or None."""
@@ -103,6 +122,8 @@ class OpenFeedback:
             rows, self._rows, self._dedup, self._spans, self._lateness.is_in_time
         )
         self._rows.remove(rows)
+        if len(self._unknown):
+            ended = replace(ended, unknown_item=self._unknown.close(frontier - self._spans.ahead))
         return ended
 
     def forget(self, frontier: int) -> None:
@@ -130,9 +151,43 @@ class OpenFeedback:
         if joined is not None and len(joined):
             nearest = np.minimum(np.searchsorted(joined, offset), len(joined) - 1)
             is_open &= joined[nearest] != offset
+        if self._rules.has_items:
+            is_unknown = self._is_unknown(frame, at, before, is_open, frontier)
+            self._unknown.add(at[is_unknown])
+            is_open &= ~is_unknown
         self._add(frame, at, before, is_open, self.misplaced(frame))
 
-    def _new_corrections(self, recall: Recall) -> Corrections:
+    def _is_unknown(
+        self, frame: pl.DataFrame, at: Int64s, before: Int64s, is_open: Bools, frontier: int
+    ) -> Bools:
+        """Return which rows of *frame*, of those that are open, were set aside before a restart.
+
+        Their decision is closed, takes them and has shown no item that does.
+        """
+        is_settled = is_open & ~is_unexamined(frame["offset"].to_numpy(), self.corrections.examined)
+        (asked,) = np.nonzero(is_settled)
+        hits = self._dedup.find(id_keys(frame["decision_id"]).filter(is_settled))
+        rows = asked[hits.query]
+        taken = hits.is_first & (hits.at < frontier)
+        taken &= is_inside(at[rows], hits.at, self._kind_codes(frame)[rows], self._spans)
+        taken &= self._lateness.is_in_time(before[rows], hits.at)
+        rows, made = rows[taken], hits.at[taken]
+        unknown = np.zeros(len(frame), dtype=np.bool_)
+        if len(rows):
+            answers = frame[rows].with_columns(
+                pl.Series("made", made).cast(pl.Datetime("us", "UTC")), pl.Series("row", rows)
+            )
+            wanted = answers.select("decision_id", at="made").unique()
+            examples = self._recall(wanted).examples
+            unknown[untaken(answers, examples)] = True
+        return unknown
+
+    def _items(self, pairs: Pairs) -> pl.Series:
+        """Return the items that the feedback of *pairs* names, null for none."""
+        frame = self._rows.frame(pairs.rows)
+        return pl.Series("item", [], dtype=pl.String) if frame is None else frame["item"]
+
+    def _new_corrections(self) -> Corrections:
         if not self._rules.corrections:
             return NoCorrections()
         return LateTruth(
@@ -140,7 +195,8 @@ class OpenFeedback:
             lateness=self._lateness,
             feedback=self._rows,
             dedup=self._dedup,
-            recall=recall,
+            recall=self._recall,
+            unknown=self._unknown,
         )
 
     def _first_copies(self, pairs: Pairs) -> Pairs:
@@ -150,18 +206,21 @@ class OpenFeedback:
         self, frame: pl.DataFrame, at: Int64s, before: Int64s, is_open: Bools, misplaced: Bools
     ) -> None:
         ids = id_keys(frame["decision_id"])
-        kinds = frame["kind"].cast(self._kinds, strict=False).to_physical()
-        unknown = len(self._kinds.categories)
         columns = {"at": at, "before": before, "offset": frame["offset"].to_numpy()}
-        columns |= {"kind": kinds.cast(pl.Int64).fill_null(unknown).to_numpy()}
+        columns |= {"kind": self._kind_codes(frame)}
         columns |= {"key": ids.key, "check": ids.check, "misplaced": misplaced.astype(np.int64)}
-        rows = frame.select(*_COLUMNS, *self.corrections.columns)
+        rows = frame.select(self._columns)
         if not is_open.all():
             rows = rows.filter(pl.Series(is_open))
             columns = {name: values[is_open] for name, values in columns.items()}
         numbers = self._rows.add(rows, columns)
         self.corrections.enqueue(numbers, columns["offset"])
         self._index.add(ids.filter(is_open), columns["at"], numbers)
+
+    def _kind_codes(self, frame: pl.DataFrame) -> Int64s:
+        """Return the kind of each row as its number in the loop; one more for unknown kinds."""
+        kinds = frame["kind"].cast(self._kinds, strict=False).to_physical()
+        return kinds.cast(pl.Int64).fill_null(len(self._kinds.categories)).to_numpy()
 
 
 def _no_recall(wanted: pl.DataFrame) -> Recalled:

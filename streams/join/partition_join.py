@@ -12,7 +12,6 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from tidemill.schemas.events.schemas import CIRCUMSTANCES
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.streams.id_hashes import Keys, id_keys
 from tidemill.streams.join.checkpoints import Advance, Closed, Counts, Resume, conformed
@@ -22,6 +21,7 @@ from tidemill.streams.join.labels import Labels
 from tidemill.streams.join.lateness import Lateness, StreamTimes
 from tidemill.streams.join.open_feedback import OpenFeedback
 from tidemill.streams.join.rules import JoinRules
+from tidemill.streams.join.shown_items import ShownItems
 from tidemill.streams.join.verdicts import DUPLICATE, with_verdicts
 from tidemill.streams.placement import IsMisplaced, nothing_misplaced
 from tidemill.streams.state.open_state import OpenState
@@ -29,12 +29,6 @@ from tidemill.streams.state.spill_store import SpillHandle
 from tidemill.streams.units import FIRST_MOMENT, NEVER, Bools, Int64s, micros, moment
 
 __all__ = ["Advance", "Closed", "Counts", "PartitionJoin", "Resume"]
-
-
-DECISION_COLUMNS = (
-    *("id", "at", "entity", "features", "action", "score", "propensity", "source"),
-    *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES, "offset"),
-)
 
 
 class PartitionJoin:
@@ -63,6 +57,7 @@ class PartitionJoin:
         self._is_misplaced = is_misplaced
         self._rules = rules
         self._spans = rules.spans()
+        self._open_columns = rules.open_columns
         self._labels = labels or Labels(rules.label)
         self.state = state or OpenState()
         self._dedup, self._decisions = self.state.dedup, self.state.decisions
@@ -231,7 +226,7 @@ class PartitionJoin:
         self, frame: pl.DataFrame, ids: Keys, at: Int64s, is_open: Bools
     ) -> None:
         columns = {"at": at, "key": ids.key, "check": ids.check}
-        rows = frame.select(DECISION_COLUMNS)
+        rows = frame.select(self._open_columns)
         if not is_open.all():
             rows = rows.filter(pl.Series(is_open))
             columns = {name: values[is_open] for name, values in columns.items()}
@@ -245,8 +240,12 @@ class PartitionJoin:
             return [self._examples(self._no_decisions(), None)]
         at, key, check = self._decisions.columns(rows, "at", "key", "check")
         self._decisions.remove(rows)
-        pairs = self._feedback.pairs(Keys.of(key, check), at)
-        on_time, late = self._feedback.corrections.split(at, pairs)
+        shown = ShownItems.of(frame) if self._rules.has_items else None
+        pairs = self._feedback.pairs(Keys.of(key, check), at, shown)
+        its = pairs
+        if shown is not None:
+            frame, at, its = shown.rows, at[shown.decision], self._feedback.of_items(pairs, shown)
+        on_time, late = self._feedback.corrections.split(at, its)
         parts = [self._examples(frame, self._feedback.joined(on_time))]
         if late is not None:
             revision = pl.Series("revision", late.revision, dtype=pl.Int32)
@@ -264,7 +263,7 @@ class PartitionJoin:
         return [self._examples(revised.decisions, revised.joined)]
 
     def _no_decisions(self) -> pl.DataFrame:
-        return pl.DataFrame(schema={**self._rules.decisions, "offset": pl.Int64()})
+        return pl.DataFrame(schema={**self._rules.of_decision, "offset": pl.Int64()})
 
     def _examples(self, decisions: pl.DataFrame, joined: pl.DataFrame | None) -> pl.DataFrame:
         rules = self._rules
@@ -303,7 +302,9 @@ class PartitionJoin:
 
     def recall_spilled(self, handle: SpillHandle, *, rows: int, earliest: datetime) -> None:
         """Add *rows* open decisions that are in a store already, the first made at *earliest*."""
-        self._decisions.add_spilled(handle, DECISION_COLUMNS, rows=rows, earliest=micros(earliest))
+        self._decisions.add_spilled(
+            handle, self._open_columns, rows=rows, earliest=micros(earliest)
+        )
 
     def recall_feedback(self, raw: pl.DataFrame, joined: Int64s | None = None) -> None:
         """Add the rows of *raw* that are still open to the open feedback.

@@ -12,7 +12,12 @@ from typing import Literal, Self
 import numpy as np
 import polars as pl
 
-from tidemill.schemas.events.schemas import decision_frame_schema, feedback_frame_schema
+from tidemill.schemas.events.schemas import (
+    CIRCUMSTANCES,
+    decision_frame_schema,
+    example_frame_schema,
+    feedback_frame_schema,
+)
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
@@ -22,6 +27,10 @@ from tidemill.streams.units import FIRST_MOMENT, NEVER, Int64s, micros, moment
 _SHORTEST_BUCKET = timedelta(seconds=1)
 _LONGEST_BUCKET = timedelta(minutes=10)
 _BUCKETS_PER_WAIT = 60
+_OPEN = (
+    *("id", "at", "entity", "features", "action", "score", "propensity", "source"),
+    *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +116,26 @@ class JoinRules:
             corrections=loop.corrections,
             logs=loop.logs,
         )
+
+    @property
+    def has_items(self) -> bool:
+        """Whether each decision brings its items: then an example is about one of them."""
+        return "items" in self.decisions
+
+    @property
+    def of_decision(self) -> pl.Schema:
+        """The columns that an example has of its decision."""
+        return example_frame_schema(self.decisions)
+
+    @property
+    def key(self) -> list[str]:
+        """The columns that identify an example of a partition, whatever its revision."""
+        return ["offset", "position"] if self.has_items else ["offset"]
+
+    @property
+    def open_columns(self) -> tuple[str, ...]:
+        """The columns of an open decision."""
+        return (*_OPEN, *(["items"] if self.has_items else []), "offset")
 
     @property
     def wait(self) -> timedelta:

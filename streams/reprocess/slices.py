@@ -103,7 +103,7 @@ def join_slice(
         its_examples = joined.examples.filter(of_slice)
         is_closed = pl.col("at").to_physical() < raw.frontiers.get(partition, start)
         closed = its_examples.filter(is_closed)
-        counts["open"] += len(its_examples) - len(closed)
+        counts["open"] += its_examples["offset"].n_unique() - closed["offset"].n_unique()
         examples.append(closed.with_columns(pl.lit(partition, pl.Int32).alias("partition")))
     return SliceResult(examples=pl.concat(examples) if examples else pl.DataFrame(), **counts)
 
@@ -133,7 +133,7 @@ class _Joined:
         if closed is None:
             raise ValueError(f"nothing closes by {rules.closing_time(last)}")
         # A decision with late feedback has its first example and the newest; the newest counts.
-        examples = closed.examples.unique("offset", keep="last", maintain_order=True)
+        examples = closed.examples.unique(rules.key, keep="last", maintain_order=True)
         return cls(decisions, examples)
 
 

@@ -361,6 +361,9 @@ class LoopRunner:
         gauge = self._metrics.open
         gauge.labels(self.loop.loop, "decisions").set(sum(join.open_decisions for join in joins))
         gauge.labels(self.loop.loop, "feedback").set(sum(join.open_feedback for join in joins))
+        if self.rules.has_items:
+            unknown = sum(join.counts.unknown_item for join in joins)
+            self._metrics.unknown_items.labels(self.loop.loop).set(unknown)
         self._metrics.labels_failed.labels(self.loop.loop).set(self._labels.failed)
         if self._labels.failed > 2 * self._told_failed:  # once, and again whenever they doubled
             self._told_failed = self._labels.failed

@@ -95,8 +95,8 @@ class StreamsWorker:
         """
         gc.set_threshold(*COLLECT)
         try:
-            if self._config.metrics_port is not None:
-                self._metrics.serve(self._config.metrics_port, self._health.page)
+            if self._config.metrics is not None:
+                self._config.metrics.serve(self._metrics.registry, self._health.page)
             with WorkLog(self._metrics.registry, WORK):
                 self._run_until_stopped()
         except TidemillError as error:

@@ -9,6 +9,7 @@ from typing import Self
 from tidemill.errors import ConfigError
 from tidemill.features.lake.lake import LakeConfig
 from tidemill.kafka import KafkaConfig
+from tidemill.metrics_page import MetricsPage
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.streams.runtime.audits import EVERY_S
 from tidemill.streams.runtime.commit_schedule import Cadence
@@ -23,7 +24,7 @@ class StreamsWorkerConfig:
     lake: LakeConfig
     loops: Sequence[str] = ()  # none: every loop that is published when it starts
     group: str | None = None  # None: that of `group_name` in `worker`
-    metrics_port: int | None = None
+    metrics: MetricsPage | None = None
     cadence: Cadence = field(default_factory=Cadence)
     session_timeout_s: float = 10.0
     fetch_records: int = 8_000
@@ -35,11 +36,12 @@ class StreamsWorkerConfig:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], loops: Sequence[str] = ()) -> Self:
-        """Read KAFKA_*, TIDEMILL_LAKE and, if set, TIDEMILL_METRICS_PORT and the settings below.
+        """Read KAFKA_*, TIDEMILL_LAKE and, if set, the settings below.
 
-        TIDEMILL_GROUP, TIDEMILL_COMMIT_S, TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S,
-        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_ACCEPT_BAD, TIDEMILL_AUDIT_S,
-        TIDEMILL_SCRATCH, TIDEMILL_TRUSTED_KEYS.
+        TIDEMILL_METRICS_PORT, TIDEMILL_METRICS_HOST, TIDEMILL_GROUP, TIDEMILL_COMMIT_S,
+        TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S, TIDEMILL_SESSION_TIMEOUT_S,
+        TIDEMILL_FETCH_RECORDS, TIDEMILL_ACCEPT_BAD, TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH,
+        TIDEMILL_TRUSTED_KEYS.
 
         Raises:
             ConfigError: a setting is missing or no number.
@@ -47,12 +49,11 @@ class StreamsWorkerConfig:
         plain = cls(
             kafka=KafkaConfig.from_env(env), lake=LakeConfig.from_env(env), loops=tuple(loops)
         )
-        port = env.get("TIDEMILL_METRICS_PORT")
         default = plain.cadence
         return replace(
             plain,
             group=env.get("TIDEMILL_GROUP"),
-            metrics_port=None if not port else int(_number(env, "TIDEMILL_METRICS_PORT", 0)),
+            metrics=MetricsPage.asked(env),
             cadence=Cadence(
                 every_s=_number(env, "TIDEMILL_COMMIT_S", default.every_s),
                 rows=int(_number(env, "TIDEMILL_COMMIT_ROWS", default.rows)),

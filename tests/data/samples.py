@@ -172,7 +172,7 @@ def restore(sample: Sample, kafka: KafkaConfig) -> None:
         for name, told in sample.topics.items()
     ]
     for made in admin.create_topics(wanted, operation_timeout=30).values():
-        made.result(30)
+        made.result()
     found = _produce(kafka, {name: sample.records(name) for name in sample.topics})
     ends = {
         (name, number): end
@@ -238,9 +238,9 @@ def _records(path: Path) -> list[Record]:
 
 def _read(kafka: KafkaConfig, name: str) -> tuple[list[Record], list[int]]:
     reader = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "dump"})
-    numbers = sorted(reader.list_topics(name, timeout=10).topics[name].partitions)
+    numbers = sorted(reader.list_topics(name, timeout=60).topics[name].partitions)
     ends = [
-        reader.get_watermark_offsets(TopicPartition(name, number), timeout=10)[1]
+        reader.get_watermark_offsets(TopicPartition(name, number), timeout=60)[1]
         for number in numbers
     ]
     reader.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in numbers])
@@ -280,7 +280,7 @@ def _settings(kafka: KafkaConfig, name: str) -> dict[str, str]:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     (found,) = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name)]).values()
     topic_config = 1  # DYNAMIC_TOPIC_CONFIG
-    entries = found.result(10).items()
+    entries = found.result().items()
     return {key: entry.value for key, entry in sorted(entries) if entry.source == topic_config}
 
 

@@ -42,20 +42,30 @@ THREE: tuple[Log, ...] = (*LOGS, ORDERS)
 
 
 class D(NamedTuple):
-    """A decision: its id, and seconds after START."""
+    """A decision: its id, seconds after START, and its items with their positions, if it has any.
+
+    The position of an item that was not shown is None.
+    """
 
     id: str
     at: int
+    items: tuple[tuple[str, int | None], ...] = ()
+
+    @property
+    def shown(self) -> dict[int, str]:
+        """The item at each position; of several, the first."""
+        return {position: item for item, position in reversed(self.items) if position is not None}
 
 
 class F(NamedTuple):
-    """A feedback: its id, its decision's id, seconds after START, kind and value."""
+    """A feedback: its id, its decision's id, seconds after START, kind, value; perhaps an item."""
 
     id: str
     of: str
     at: int
     kind: str = "click"
     value: float = 1.0
+    item: str | None = None
 
 
 class Logs(NamedTuple):
@@ -115,6 +125,15 @@ LOOP = Loop(
     policy=Policy(kind="threshold"),
 )
 RULES = JoinRules.of(LOOP)
+WITH_ITEMS = Loop.model_validate(
+    {
+        **LOOP.model_dump(exclude={"decision", "policy"}),
+        "loop": "shop-items",
+        "decision": {"type": "ranking", "items": {"features": {"size": "float"}}},
+        "policy": {"kind": "greedy"},
+    }
+)
+ITEM_RULES = JoinRules.of(WITH_ITEMS)
 
 
 def rules(**changes: object) -> JoinRules:
@@ -122,13 +141,20 @@ def rules(**changes: object) -> JoinRules:
     return replace(RULES, **changes)  # type: ignore[arg-type]  # tests pass fields of JoinRules
 
 
-def decision_frame(rows: Sequence[D], first_offset: int = 0) -> pl.DataFrame:
+def item_rules(**changes: object) -> JoinRules:
+    """Return ITEM_RULES with *changes*."""
+    return replace(ITEM_RULES, **changes)  # type: ignore[arg-type]  # as above
+
+
+def decision_frame(
+    rows: Sequence[D], first_offset: int = 0, schema: pl.Schema = RULES.decisions
+) -> pl.DataFrame:
     """Return *rows* as decoded columns, at offsets from *first_offset* on."""
-    columns = {
+    columns: dict[str, object] = {
         "id": [row.id for row in rows],
         "at": [START + row.at * SECOND for row in rows],
         "entity": [None] * len(rows),
-        "action": [False] * len(rows),
+        "action": [[] if "items" in schema else False] * len(rows),
         "score": [None] * len(rows),
         "propensity": [1.0] * len(rows),
         "source": ["default"] * len(rows),
@@ -138,12 +164,21 @@ def decision_frame(rows: Sequence[D], first_offset: int = 0) -> pl.DataFrame:
         "features": [{"price": float(len(row.id))} for row in rows],
         **{name: [None] * len(rows) for name in CIRCUMSTANCES},
     }
-    return _with_offsets(pl.DataFrame(columns, schema=RULES.decisions), first_offset)
+    if "items" in schema:
+        columns["items"] = [[_item(*each) for each in row.items] for row in rows]
+    return _with_offsets(pl.DataFrame(columns, schema=schema), first_offset)
 
 
-def feedback_frame(rows: Sequence[F], first_offset: int = 0) -> pl.DataFrame:
+def _item(name: str, position: int | None) -> dict[str, object]:
+    features = {"size": float(len(name))}
+    return {"id": name, "propensity": 0.5, "position": position, "features": features}
+
+
+def feedback_frame(
+    rows: Sequence[F], first_offset: int = 0, schema: pl.Schema = RULES.feedback
+) -> pl.DataFrame:
     """Return *rows* as decoded columns, at offsets from *first_offset* on."""
-    columns = {
+    columns: dict[str, object] = {
         "id": [row.id for row in rows],
         "decision_id": [row.of for row in rows],
         "kind": [row.kind for row in rows],
@@ -155,7 +190,9 @@ def feedback_frame(rows: Sequence[F], first_offset: int = 0) -> pl.DataFrame:
             for row in rows
         ],
     }
-    return _with_offsets(pl.DataFrame(columns, schema=RULES.feedback), first_offset)
+    if "item" in schema:
+        columns["item"] = [row.item for row in rows]
+    return _with_offsets(pl.DataFrame(columns, schema=schema), first_offset)
 
 
 def _with_offsets(frame: pl.DataFrame, first: int) -> pl.DataFrame:
@@ -164,19 +201,21 @@ def _with_offsets(frame: pl.DataFrame, first: int) -> pl.DataFrame:
 
 
 Example = tuple[float | None, tuple[int, ...]]
+Key = int | tuple[int, int | None]
+"""An example: the offset of its decision and, of several items, the position of its own."""
 
 
 class Outcome(NamedTuple):
     """The result of the rules for some logs: one entry for each decision and feedback, by offset.
 
-    *examples* are the newest revisions; *revisions* has all of them by offset and number, with
-    their states.
+    *examples* are the newest revisions; *revisions* has all of them by key and number, with their
+    states. A closed decision with items is 'closed': each of its examples has a state.
     """
 
     decisions: dict[int, str]
-    examples: dict[int, Example]
+    examples: dict[Key, Example]
     feedback: dict[int, str]
-    revisions: dict[tuple[int, int], tuple[str, Example]]
+    revisions: dict[tuple[Key, int], tuple[str, Example]]
 
 
 def naive(
@@ -206,7 +245,10 @@ def naive(
     late = rules.corrections / SECOND
     on_time_at: dict[str, list[int]] = {}  # times of on-time decisions by id
     first: dict[int, D] = {}
-    states, examples, outcomes, revisions = {}, {}, {}, {}
+    states: dict[int, str] = {}
+    examples: dict[Key, Example] = {}
+    outcomes: dict[int, str] = {}
+    revisions: dict[tuple[Key, int], tuple[str, Example]] = {}
     for offset, before in enumerate(befores(DECISIONS, [d.at for d in logs.decisions])):
         d = logs.decisions[offset]
         if before > d.at + grace:
@@ -237,6 +279,8 @@ def naive(
         ]  # fmt: skip
         known = any(f.at - memory <= at <= f.at + early for at in on_time_at.get(f.of, []))
         outcomes[offset] = "duplicate" if could[offset] else "late" if known else "unmatched"
+        if could[offset] and not any(_keys(rules, o, first[o], f) for o in could[offset]):
+            outcomes[offset] = "unknown_item"
         if before_feedback[offset] > f.at + ahead + wait + grace + late:
             outcomes[offset] = "late"
         elif f.at + ahead >= frontier or (late and offset in unexamined):
@@ -245,18 +289,31 @@ def naive(
         if d.at < frontier:
             once: dict[tuple[int, str], int] = {}  # an id is one of its stream
             for offset, f in answers.items():
-                if o in could[offset]:
+                if o in could[offset] and _keys(rules, o, d, f):
                     once.setdefault((offset >> OFFSET_BITS, f.id), offset)
             on_time = {at for at in once.values() if before_feedback[at] <= d.at + wait + grace}
             late_copies = [at for at in once.values() if at not in on_time | unexamined]
-            for number in range(len(late_copies) + 1):
-                taken = on_time | set(late_copies[:number])
-                joined = sorted(taken, key=lambda offset: (answers[offset].at, offset))
-                states[o], label = _state_and_label(rules, [answers[offset] for offset in joined])
-                examples[o] = label, tuple(joined)
-                revisions[o, number] = states[o], examples[o]
+            for key in _keys(rules, o, d):
+                its = {each for each in once.values() if key in _keys(rules, o, d, answers[each])}
+                its_late = [each for each in late_copies if each in its]
+                for number in range(len(its_late) + 1):
+                    taken = (on_time & its) | set(its_late[:number])
+                    joined = sorted(taken, key=lambda offset: (answers[offset].at, offset))
+                    state, label = _state_and_label(rules, [answers[each] for each in joined])
+                    examples[key] = label, tuple(joined)
+                    revisions[key, number] = state, examples[key]
+                    states[o] = "closed" if rules.has_items else state
             outcomes |= dict.fromkeys(on_time, "joined") | dict.fromkeys(late_copies, "corrected")
     return Outcome(states, examples, outcomes, revisions)
+
+
+def _keys(rules: JoinRules, offset: int, d: D, f: F | None = None) -> list[Key]:
+    """Return the examples of *d*, or those of them that *f* falls on."""
+    if not rules.has_items:
+        return [offset]
+    if f is None:
+        return [(offset, position) for position in d.shown or (None,)]
+    return [(offset, at) for at, item in d.shown.items() if f.item in (None, item)]
 
 
 def _state_and_label(rules: JoinRules, joined: Sequence[F]) -> tuple[str, float | None]:
@@ -279,8 +336,36 @@ def seconds(time: datetime) -> int:
     return (time - START) // SECOND
 
 
-def random_logs(rng: random.Random, size: int = 30, *, streams: bool = False) -> Logs:
+def random_logs(
+    rng: random.Random, size: int = 30, *, streams: bool = False, items: bool = False
+) -> Logs:
     """Return logs with everything that goes wrong in them; with *streams*, three of them."""
+    logs = _random_logs(rng, size, streams=streams)
+    return with_items(rng, logs) if items else logs
+
+
+def with_items(rng: random.Random, logs: Logs) -> Logs:
+    """Return *logs* whose decisions have items, of which feedback names some, or others."""
+    return Logs(
+        [d._replace(items=_random_items(rng)) for d in logs.decisions],
+        *([f._replace(item=_random_item(rng)) for f in answers] for answers in logs[1:]),
+    )
+
+
+def _random_items(rng: random.Random) -> tuple[tuple[str, int | None], ...]:
+    """Return some items: none, not shown, shown twice or at one position, in any order."""
+    named = [
+        (rng.choice("pqrst"), rng.choice((None, 0, 1, 2, 3))) for _ in range(rng.randint(0, 5))
+    ]
+    return tuple(named)
+
+
+def _random_item(rng: random.Random) -> str | None:
+    names: tuple[str | None, ...] = (None, None, *"pqrst", "unheard-of")
+    return rng.choice(names)
+
+
+def _random_logs(rng: random.Random, size: int, *, streams: bool) -> Logs:
     span, decisions, feedback = rng.choice((10, 30, 100)), list[D](), list[F]()
     ids = [f"d{number}" for number in range(rng.randint(1, size))]
     for _ in range(rng.randint(0, size)):
@@ -342,10 +427,11 @@ class Shell:
         start = self.positions[log]
         if log == "decisions":
             rows = self.logs.decisions[start : start + count]
-            taken = self.join.take_decisions(decision_frame(rows, start))
+            frame = decision_frame(rows, start, self.rules.decisions)
+            taken = self.join.take_decisions(frame)
         else:
             answers = self.logs.answers(log)[start : start + count]
-            frame = feedback_frame(answers, first_position(log) + start)
+            frame = feedback_frame(answers, first_position(log) + start, self.rules.feedback)
             taken = self.join.take_feedback(frame, log)
         self.taken[log].append(taken)
         self.positions[log] += len(taken)
@@ -397,29 +483,32 @@ class Shell:
         all_of_them = self.revisions()
         if not len(all_of_them):
             return all_of_them
-        return all_of_them.unique("offset", keep="last", maintain_order=True)
+        return all_of_them.unique(self.rules.key, keep="last", maintain_order=True)
 
     def revisions(self) -> pl.DataFrame:
-        """Return all examples by offset and revision."""
+        """Return all examples by offset, position if there is one, and revision."""
         frames = [closed.examples for closed in self.closed]
-        return pl.concat(frames).sort("offset", "revision") if frames else pl.DataFrame()
+        by = [*self.rules.key, "revision"]
+        return pl.concat(frames).sort(by, maintain_order=True) if frames else pl.DataFrame()
 
     def outcome(self) -> tuple[Outcome, Counts]:
         """Return what was committed, in the oracle's terms, and the counts of feedback."""
         states: dict[int, str] = {}
-        examples: dict[int, Example] = {}
+        examples: dict[Key, Example] = {}
         outcomes: dict[int, str] = {}
-        revisions: dict[tuple[int, int], tuple[str, Example]] = {}
+        revisions: dict[tuple[Key, int], tuple[str, Example]] = {}
         for offset, verdict in _verdicts(self.rows(DECISIONS)):
             states[offset] = verdict or "open"
         for offset, verdict in _verdicts(self.answers()):
             outcomes[offset] = verdict or "unjoined"
         for row in self.revisions().iter_rows(named=True):
             offset, number, joined = row["offset"], row["revision"], row["feedback_offsets"]
-            assert (offset, number) not in revisions
-            examples[offset] = row["label"], tuple(joined)
-            states[offset] = row["state"]
-            revisions[offset, number] = row["state"], examples[offset]
+            has_items = self.rules.has_items
+            key = (offset, row["position"]) if has_items else offset
+            assert (key, number) not in revisions
+            examples[key] = row["label"], tuple(joined)
+            states[offset] = "closed" if has_items else row["state"]
+            revisions[key, number] = row["state"], examples[key]
             how = "corrected" if number else "joined"
             outcomes |= {
                 at: how for at in joined if outcomes.get(at) not in ("joined", "corrected")
@@ -430,7 +519,8 @@ class Shell:
     def _recall(self, wanted: pl.DataFrame) -> Recalled:
         examples = self.examples().join(wanted, on=["decision_id", "at"], how="semi")
         joined = examples.select(offset=pl.col("feedback_offsets").explode())
-        feedback = self.answers() if len(self.answers()) else feedback_frame([])
+        none = feedback_frame([], schema=self.rules.feedback)
+        feedback = self.answers() if len(self.answers()) else none
         return Recalled(examples=examples, feedback=feedback.join(joined, on="offset", how="semi"))
 
     def _resume(self) -> Resume:
@@ -523,14 +613,28 @@ def assert_agrees(shell: Shell) -> None:
         late=every.count("late") - late,
         duplicate=every.count("duplicate"),
         unmatched=every.count("unmatched"),
+        unknown_item=every.count("unknown_item"),
     )
+    assert_shown(shell)
+
+
+def assert_shown(shell: Shell) -> None:
+    """Check that each example of a loop with items has the item of its position."""
+    if not shell.rules.has_items:
+        return
+    for row in shell.examples().iter_rows(named=True):
+        item = shell.logs.decisions[row["offset"]].shown.get(row["position"])
+        size = None if item is None else {"size": float(len(item))}
+        assert (row["item"], row["item_features"]) == (item, size), row
+        assert row["item_propensity"] == (None if item is None else 0.5)
 
 
 def assert_conserved(shell: Shell) -> None:
     """Check that every record read is terminal or open, for all logs, at any time."""
     states = [verdict for frame in shell.raw[DECISIONS] for verdict in frame["verdict"]]
     states += [verdict for frame in shell.taken[DECISIONS] for verdict in frame["verdict"]]
-    closed = sum(int((closed.examples["revision"] == 0).sum()) for closed in shell.closed)
+    firsts = [closed.examples.filter(revision=0) for closed in shell.closed]
+    closed = sum(first["offset"].n_unique() for first in firsts)
     judged = len(states) - states.count(None)
     assert len(states) == judged + closed + shell.join.open_decisions
     outcomes = []
@@ -538,9 +642,10 @@ def assert_conserved(shell: Shell) -> None:
         frames = [*shell.raw[log], *shell.taken[log]]
         outcomes += [verdict for frame in frames for verdict in frame["verdict"]]
     examples = shell.examples()
-    joined = int(examples["feedback_offsets"].list.len().sum()) if len(examples) else 0
+    offsets = examples["feedback_offsets"].explode() if len(examples) else pl.Series()
+    joined = offsets.drop_nulls().n_unique()
     counts = shell.join.counts
-    ended = counts.late + counts.duplicate + counts.unmatched
+    ended = counts.late + counts.duplicate + counts.unmatched + counts.unknown_item
     assert len(outcomes) == outcomes.count("late") + joined + ended + shell.join.open_feedback
 
 

@@ -5,7 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from tests.streams.join_logs import LOGS, LOOP, ORDERS, THREE, D, F, Logs, Shell, rules, seconds
+from tests.streams.join_logs import (
+    LOGS,
+    LOOP,
+    ORDERS,
+    THREE,
+    WITH_ITEMS,
+    D,
+    F,
+    Logs,
+    Shell,
+    item_rules,
+    rules,
+    seconds,
+    with_items,
+)
 
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
@@ -16,14 +30,16 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.units import micros
 
 
-def shop(partitions: int, stream: str | None = None) -> Loop:
+def shop(partitions: int, stream: str | None = None, *, items: bool = False) -> Loop:
     """Return the loop of `join_logs.py` with so many partitions, its purchases in *stream*."""
-    tree = LOOP.model_dump(mode="json") | {"partitions": partitions}
+    tree = (WITH_ITEMS if items else LOOP).model_dump(mode="json") | {"partitions": partitions}
     tree["feedback"]["buy"]["stream"] = stream
     return Loop.model_validate(tree)
 
 
-def minutes_of_logs(rng: random.Random, size: int, *, streams: bool = False) -> Logs:
+def minutes_of_logs(
+    rng: random.Random, size: int, *, streams: bool = False, items: bool = False
+) -> Logs:
     """Return logs of ten minutes with some copies, late and orphaned records."""
     span = 600
     decisions = [D(f"d{number}", rng.randint(0, span)) for number in range(size)]
@@ -36,18 +52,20 @@ def minutes_of_logs(rng: random.Random, size: int, *, streams: bool = False) -> 
     feedback += [rng.choice(feedback) for _ in range(size // 10)]
     decisions.sort(key=lambda d: d.at + rng.uniform(-3, 3))
     feedback.sort(key=lambda f: f.at + rng.uniform(-3, 3))
+    if items:
+        return with_items(rng, Logs(decisions, feedback))
     if not streams:
         return Logs(decisions, feedback)
     clicks = [f for f in feedback if f.kind == "click"]
     return Logs(decisions, clicks, [f for f in feedback if f.kind == "buy"])
 
 
-def worked(seed: int, size: int = 300, *, streams: bool = False) -> Shell:
+def worked(seed: int, size: int = 300, *, streams: bool = False, items: bool = False) -> Shell:
     """Return a worker that has read such logs to their end, with idle advances between."""
     rng = random.Random(seed)
-    shell = Shell(
-        minutes_of_logs(rng, size, streams=streams), rules(logs=THREE if streams else LOGS)
-    )
+    chosen = item_rules if items else rules
+    logs = minutes_of_logs(rng, size, streams=streams, items=items)
+    shell = Shell(logs, chosen(logs=THREE if streams else LOGS))
     while sum(shell.positions.values()) < sum(map(len, shell.logs)):
         log = rng.choice(shell.rules.logs)
         shell.poll(log, rng.choice((1, 10, 30)))
@@ -63,7 +81,8 @@ def worked(seed: int, size: int = 300, *, streams: bool = False) -> Shell:
 def write(folder: Path, shells: Sequence[Shell]) -> Lake:
     """Return a lake at *folder* with what each of *shells* has committed, in several files."""
     stream = "orders" if ORDERS in shells[0].rules.logs else None
-    lake, loop = Lake(LakeConfig(root=str(folder))), shop(len(shells), stream)
+    items = shells[0].rules.has_items
+    lake, loop = Lake(LakeConfig(root=str(folder))), shop(len(shells), stream, items=items)
     lake.create(loop)
     for number, shell in enumerate(shells):
         for log in loop.logs:
@@ -105,6 +124,8 @@ def _with_positions(frame: pl.DataFrame, partition: int, topic: str) -> pl.DataF
     )
 
 
-def examples(lake: Lake, table: str = "examples") -> list[dict[str, object]]:
-    """Return the rows of a table of examples, by partition and offset."""
-    return lake.table(LOOP.loop, table).read().sort("partition", "offset").to_dicts()
+def examples(lake: Lake, table: str = "examples", loop: str = LOOP.loop) -> list[dict[str, object]]:
+    """Return the rows of a table of examples, by partition, offset and position of the item."""
+    rows = lake.table(loop, table).read()
+    keys = [name for name in ("partition", "offset", "position") if name in rows.columns]
+    return rows.sort(keys).to_dicts()

@@ -398,7 +398,7 @@ def raise_limit(kafka: KafkaConfig, topic: str) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for done in admin.incremental_alter_configs([resource]).values():
-        done.result(10)
+        done.result()
 
 
 def assert_exact(rig: Rig, *, idle: bool = False) -> None:

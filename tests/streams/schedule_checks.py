@@ -15,8 +15,9 @@ from tidemill.streams.units import micros
 COLUMNS = {
     "decisions": ("offset", "verdict"),
     "feedback": ("offset", "verdict"),
-    "examples": ("offset", "state", "label", "feedback_offsets", "revision"),
+    "examples": ("offset", "position", "state", "label", "feedback_offsets", "revision"),
 }
+OUTCOMES = ("late", "duplicate", "unmatched", "unknown_item")
 
 
 def check(world: World, *, is_over: bool = False) -> None:
@@ -37,15 +38,12 @@ def check(world: World, *, is_over: bool = False) -> None:
             world.jumps[number],
             {**begun, **numbers.examined} if world.rules.corrections else None,
         )
-        rows = {
-            name: sorted(world.rows(name, COLUMNS[name])[number], key=itemgetter(0, -1))
-            for name in TABLES
-        }
+        rows = {name: sorted(_rows(world, name, number), key=itemgetter(0, -1)) for name in TABLES}
         rows["examples"] = newest(rows["examples"])
         for name, verdicts in expected.verdicts.items():
             assert rows[name] == sorted(verdicts.items()), (name, number)
-        wanted = [(offset, *example) for offset, example in sorted(expected.examples.items())]
-        assert rows["examples"] == wanted, number
+        wanted = [(*key, *example) for key, example in expected.examples.items()]
+        assert rows["examples"] == sorted(wanted, key=_by_key), number
         check_numbers(world, number, numbers, expected)
         check_ledger(rows, numbers, expected)
         if is_over:
@@ -56,19 +54,33 @@ def check(world: World, *, is_over: bool = False) -> None:
 def newest(examples: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
     """Return the last revision of each example; each has a first, and none a number twice."""
     numbers: dict[object, list[object]] = {}
-    for offset, *_, revision in examples:
-        numbers.setdefault(offset, []).append(revision)
+    for offset, position, *_, revision in examples:
+        numbers.setdefault((offset, position), []).append(revision)
     for found in numbers.values():
         assert found[0] == 0, found
         assert len(set(found)) == len(found), found
-    return list({row[0]: row for row in examples}.values())
+    return sorted({row[:2]: row for row in examples}.values(), key=_by_key)
+
+
+def _by_key(row: tuple[object, ...]) -> tuple[object, int]:
+    """Return the key by which examples are ordered; that of none shown is the first."""
+    return row[0], row[1] if isinstance(row[1], int) else -1
+
+
+def _rows(world: World, name: str, number: int) -> list[tuple[object, ...]]:
+    """Return the rows of a table; examples of loops with actions have the position None."""
+    columns = [each for each in COLUMNS[name] if each != "position" or world.rules.has_items]
+    rows = world.rows(name, columns)[number]
+    if name != "examples" or world.rules.has_items:
+        return rows
+    return [(offset, None, *others) for offset, *others in rows]
 
 
 def check_numbers(world: World, number: int, numbers: Lease, expected: Expected) -> None:
     """Compare the numbers of the commits: dead letters, and feedback that joined no decision."""
     for log in numbers.logs:
         assert (numbers.of(log, "dead") or 0) == expected.dead[log], (log, number)
-    for outcome in ("late", "duplicate", "unmatched"):
+    for outcome in OUTCOMES:
         assert _ended(numbers, outcome) == expected.ended[outcome], (outcome, number)
     dead_letters = {
         (letter.topic, letter.offset)
@@ -84,9 +96,10 @@ def check_ledger(
     rows: Mapping[str, list[tuple[object, ...]]], numbers: Lease, expected: Expected
 ) -> None:
     """Check that read = terminal + open, by the tables alone."""
-    closed = len(rows["examples"])
-    joined = sum(len(row[3]) for row in rows["examples"] if isinstance(row[3], list))
-    counted = sum(_ended(numbers, outcome) for outcome in ("late", "duplicate", "unmatched"))
+    closed = len({row[0] for row in rows["examples"]})
+    lists = [row[4] for row in rows["examples"] if isinstance(row[4], list)]
+    joined = len({offset for offsets in lists for offset in offsets})
+    counted = sum(_ended(numbers, outcome) for outcome in OUTCOMES)
     for name, ended in (("decisions", closed), ("feedback", joined + counted)):
         logs = [log for log in numbers.logs if table_of(log) == name]
         judged = sum(row[1] is not None for row in rows[name])

@@ -35,6 +35,7 @@ from tests.streams.workers_in_memory import (
 )
 
 from tidemill.errors import FencedError, LakeError
+from tidemill.features.lake.progress_keys import UNKNOWN_ITEM
 from tidemill.schemas import logs
 from tidemill.schemas.logs import Log
 
@@ -42,9 +43,25 @@ MANY = 10**9
 NEVER = 10**6  # seconds; later than anything a schedule produces
 STEPS = 8
 BLOCK = 1_000  # schedules of one seed: Hypothesis keeps what it has seen, and that grows
-DECISIONS = [Event(logs.DECISIONS, id, at, 0) for at in range(-4, 7) for id in "abcd"]
+ITEMS: Sequence[tuple[tuple[str, int | None], ...]] = (
+    (("p", 0), ("q", 1), ("r", None)),
+    (("q", None), ("p", 2), ("r", 0), ("s", 2)),
+    (("p", None),),
+    (),
+    (("r", 1), ("r", 0)),
+)
+"""What decisions may bring: some shown, several at one position, none shown, none at all."""
+NAMED = (None, "p", None, "q", "r", "s", None)
+DECISIONS = [
+    Event(logs.DECISIONS, id, at, 0, items=ITEMS[(at + ord(id)) % len(ITEMS)])
+    for at in range(-4, 7)
+    for id in "abcd"
+]
 FEEDBACK = [
-    Event(logs.FEEDBACK, id, at, 0, own, kind, float(ord(own) - 119 + at))
+    Event(
+        *(logs.FEEDBACK, id, at, 0, own, kind, float(ord(own) - 119 + at)),
+        item=NAMED[(at * 5 + ord(own) + 3 * ord(id) + len(kind)) % len(NAMED)],
+    )
     for at in (-20, -16, -13, -11, *range(-4, 7))  # the first four for what is long closed
     for kind in ("click", "buy")
     for own in "uvw"
@@ -76,6 +93,7 @@ class Workers(RuleBasedStateMachine):
         missing=st.sampled_from(["negative", "censored", "dropped"]),
         corrections=st.sampled_from([0, 6, 60]),
         stream=st.sampled_from([None, None, "orders"]),
+        items=st.sampled_from([False, False, True]),
         rows=st.sampled_from([MANY, 6]),
         batch_records=st.sampled_from([MANY, 2]),
         size=st.integers(0, 40),
@@ -86,6 +104,7 @@ class Workers(RuleBasedStateMachine):
         missing: str,
         corrections: int,
         stream: str | None,
+        items: bool,
         rows: int,
         batch_records: int,
         size: int,
@@ -97,6 +116,7 @@ class Workers(RuleBasedStateMachine):
             missing=missing,
             corrections=corrections * self.corrects,
             stream=stream,
+            items=items,
             commit_rows=rows,
             batch_records=batch_records,
         )
@@ -210,6 +230,10 @@ class Workers(RuleBasedStateMachine):
         check(self.w, is_over=True)
         self.ran["schedules"] += 1
         self.ran["three logs"] += self.w.stream is not None
+        self.ran["items"] += self.w.items
+        counted = [UNKNOWN_ITEM.key(number) for number in range(PARTITIONS)]
+        progress = self.w.table("examples").progress(counted)
+        self.ran["unknown_item"] += sum(number or 0 for number in progress.values())
         for name, column in (("examples", "state"), ("decisions", "verdict")):
             self.ran.update(str(row[0]) for row in self.w.table(name).read([column]).rows())
         self.ran["zombies"] += len(self.zombies)

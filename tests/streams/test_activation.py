@@ -13,6 +13,7 @@ from tests.streams.join_logs import (
     Shell,
     assert_agrees,
     assert_conserved,
+    item_rules,
     joined,
     play,
     played,
@@ -78,12 +79,14 @@ def test_a_label_may_count_from_the_activation() -> None:
     assert shell.examples()["first_feedback_at"].to_list() == [START + 3 * SECOND]
 
 
+@pytest.mark.parametrize("items", [False, True], ids=["actions", "items"])
 @pytest.mark.parametrize("seed", range(20))
-def test_activation_agrees_with_the_oracle(seed: int) -> None:
-    """For any logs, polls and crashes, the oracle computes the same activations."""
+def test_activation_agrees_with_the_oracle(seed: int, items: bool) -> None:
+    """For any logs, polls and crashes, the oracle computes the same activations, of each item."""
     rng = random.Random(seed)
     missing = rng.choice(("negative", "censored", "dropped"))
-    shell = Shell(random_logs(rng, 60), rules(activation="buy", missing=missing))
+    chosen = (item_rules if items else rules)(activation="buy", missing=missing)
+    shell = Shell(random_logs(rng, 60, items=items), chosen)
     play(shell, rng)
     assert_agrees(shell)
     assert_conserved(shell)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.deep import deep, examples_now
 from tests.streams.join_logs import (
+    ITEM_RULES,
     LOGS,
     ORDERS,
     RULES,
@@ -28,6 +29,7 @@ from tests.streams.join_logs import (
     as_bytes,
     assert_agrees,
     assert_conserved,
+    item_rules,
     play,
     random_logs,
     rules,
@@ -38,7 +40,7 @@ from tests.streams.join_logs import (
 from tidemill.schemas import logs
 from tidemill.schemas.logs import Log, is_feedback
 from tidemill.streams.id_hashes import Keys
-from tidemill.streams.join.corrections import Recall
+from tidemill.streams.join.corrections import Corrections, LateTruth, Recall
 from tidemill.streams.join.lateness import Lateness, StreamTimes
 from tidemill.streams.join.matching import FeedbackOutcomes, Pairs
 from tidemill.streams.join.open_feedback import OpenFeedback
@@ -46,7 +48,11 @@ from tidemill.streams.join.partition_join import PartitionJoin, Resume
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.units import NEVER, Bools, Int64s
 
-DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30))
+ITEMS = st.lists(
+    st.tuples(st.sampled_from("pqrs"), st.sampled_from([None, 0, 1, 2])), max_size=4
+).map(tuple)
+"""Items of a decision, of which loops with actions know nothing: none shown, or several at once."""
+DECISIONS = st.builds(D, st.sampled_from("abcde"), st.integers(0, 30), ITEMS)
 FEEDBACK = st.builds(
     F,
     st.sampled_from("uvwxyz"),
@@ -54,10 +60,12 @@ FEEDBACK = st.builds(
     st.integers(-3, 45),
     st.sampled_from(["click", "buy"]),
     st.integers(-5, 9).map(float),
+    st.sampled_from([None, None, *"pqrs"]),
 )
 CORRECTED = rules(corrections=20 * SECOND)
 STREAMS = rules(logs=THREE)
 CORRECTED_STREAMS = rules(logs=THREE, corrections=20 * SECOND)
+CORRECTED_ITEMS = item_rules(corrections=20 * SECOND)
 ANY_LOG = st.sampled_from(LOGS)
 COUNTS = st.integers(1, 12)
 STEPS = st.lists(st.tuples(st.sampled_from([*LOGS, "commit"]), COUNTS), max_size=30)
@@ -72,14 +80,21 @@ class Worker(RuleBasedStateMachine):
         remember=st.sampled_from([0, 15, 40]),
         corrections=st.sampled_from([0, 5, 30]),
         activation=st.sampled_from([None, "click", "buy"]),
+        items=st.booleans(),
     )
     def start(
-        self, bucket: int, missing: str, remember: int, corrections: int, activation: str | None
+        self,
+        bucket: int,
+        missing: str,
+        remember: int,
+        corrections: int,
+        activation: str | None,
+        items: bool,
     ) -> None:
         """Begin with empty logs and one of several rules."""
         self.decisions: list[D] = []
         self.feedback: list[F] = []
-        chosen = rules(
+        chosen = (item_rules if items else rules)(
             bucket=bucket * SECOND,
             missing=missing,
             remember=remember * SECOND,
@@ -139,13 +154,18 @@ TestWorker = pytest.mark.deep(Worker.TestCase)
 TestWorker.settings = settings(max_examples=examples_now(120), stateful_step_count=30)
 
 
-@deep(100)
-@given(st.lists(DECISIONS, max_size=25), st.lists(FEEDBACK, max_size=25), STEPS)
+@deep(150)
+@given(
+    st.lists(DECISIONS, max_size=25),
+    st.lists(FEEDBACK, max_size=25),
+    STEPS,
+    st.sampled_from([RULES, ITEM_RULES]),
+)
 def test_how_the_logs_are_polled_does_not_matter(
-    decisions: list[D], feedback: list[F], steps: list[tuple[Log, int]]
+    decisions: list[D], feedback: list[F], steps: list[tuple[Log, int]], chosen: JoinRules
 ) -> None:
     """Batch sizes and interleaving are the network's choice; the result is the logs'."""
-    at_once, step_by_step = (Shell(Logs(decisions, feedback)) for _ in range(2))
+    at_once, step_by_step = (Shell(Logs(decisions, feedback), chosen) for _ in range(2))
     for what, count in steps:
         if what in LOGS:
             step_by_step.poll(what, count)
@@ -159,16 +179,17 @@ def test_how_the_logs_are_polled_does_not_matter(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chosen", [RULES, ITEM_RULES], ids=["actions", "items"])
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_examples_are_the_same_bytes_for_any_batch_size(size: int) -> None:
+def test_examples_are_the_same_bytes_for_any_batch_size(size: int, chosen: JoinRules) -> None:
     """A dataset has to be reproducible from the topics, down to the last bit."""
-    logs = random_logs(random.Random(7), 300)
+    logs = random_logs(random.Random(7), 300, items=chosen.has_items)
     results = []
-    for chosen in (size, 10**6):
-        shell = Shell(logs)
-        for _ in range(0, 300, chosen):
+    for rows in (size, 10**6):
+        shell = Shell(logs, chosen)
+        for _ in range(0, 300, rows):
             for log in LOGS:
-                shell.poll(log, chosen)
+                shell.poll(log, rows)
             shell.commit()
         shell.finish()
         results.append(as_bytes(shell))
@@ -369,6 +390,75 @@ class CountsRevisionsAnew(PartitionJoin):
         return [part.with_columns(first) for part in super()._revise()]
 
 
+class ForgetsWhatWasSetAside(PartitionJoin):
+    """A restart that takes feedback of unknown items for copies."""
+
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        class Forgetful(OpenFeedback):
+            def _is_unknown(
+                self, frame: pl.DataFrame, at: Int64s, before: Int64s, is_open: Bools, frontier: int
+            ) -> Bools:
+                return np.zeros(len(frame), dtype=np.bool_)
+
+        return Forgetful(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
+
+
+class _AsIfNoneWereNamed(OpenFeedback):
+    def _items(self, pairs: Pairs) -> pl.Series:
+        return super()._items(pairs).clear(len(pairs.rows))
+
+
+class TakesFeedbackForAllItems(PartitionJoin):
+    """Feedback counts for every item that was shown, whichever it names."""
+
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        return _AsIfNoneWereNamed(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
+
+
+class _CountsAtOnce(OpenFeedback):
+    def close(self, frontier: int) -> FeedbackOutcomes:
+        ended = super().close(frontier)
+        at_once = self._unknown.close(-NEVER)
+        return replace(ended, unknown_item=ended.unknown_item + at_once)
+
+
+class CountsUnknownItemsAtTheClose(PartitionJoin):
+    """Feedback of unknown items is counted before its time is past, so again after a restart."""
+
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        return _CountsAtOnce(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
+
+
+class CorrectsEveryItem(PartitionJoin):
+    """Late feedback revises all examples of its decision."""
+
+    def _new_feedback(self, recall: Recall | None) -> OpenFeedback:
+        class Truth(LateTruth):
+            def _taken(self, answers: pl.DataFrame, examples: pl.DataFrame) -> pl.DataFrame:
+                return super()._taken(answers.with_columns(item=pl.lit(None, pl.String)), examples)
+
+        class Corrected(OpenFeedback):
+            def _new_corrections(self) -> Corrections:
+                return Truth(
+                    rules=self._rules,
+                    lateness=self._lateness,
+                    feedback=self._rows,
+                    dedup=self._dedup,
+                    recall=self._recall,
+                    unknown=self._unknown,
+                )
+
+        return Corrected(
+            rules=self._rules, lateness=self._lateness, state=self.state, recall=recall
+        )
+
+
 def agrees(
     join: Callable[..., PartitionJoin], *, schedules: int = 150, chosen: JoinRules = RULES
 ) -> bool:
@@ -379,7 +469,9 @@ def agrees(
 
     for seed in range(schedules):
         rng = random.Random(seed)
-        shell = Shell(random_logs(rng, 40, streams=ORDERS in chosen.logs), chosen, new_join)
+        streams, items = ORDERS in chosen.logs, chosen.has_items
+        logs = random_logs(rng, 40, streams=streams, items=items)
+        shell = Shell(logs, chosen, new_join)
         try:
             play(shell, rng)
             assert_agrees(shell)
@@ -462,3 +554,30 @@ def test_the_join_of_three_logs_agrees_with_the_oracle(chosen: JoinRules) -> Non
 def test_without_a_guard_of_streams_the_comparison_goes_red(broken: type[PartitionJoin]) -> None:
     """The rules for each log have to hold for a third one too."""
     assert not agrees(broken, schedules=60, chosen=STREAMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", [ITEM_RULES, CORRECTED_ITEMS], ids=["items", "corrected"])
+def test_the_join_of_items_agrees_with_the_oracle(chosen: JoinRules) -> None:
+    """The comparison that every control below has to fail."""
+    assert agrees(PartitionJoin, schedules=60, chosen=chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "chosen"),
+    [
+        (ForgetsWhatWasSetAside, ITEM_RULES),
+        (TakesFeedbackForAllItems, ITEM_RULES),
+        (CountsUnknownItemsAtTheClose, ITEM_RULES),
+        (TakesEveryCopyOfFeedback, ITEM_RULES),
+        (ForgetsWhatIsJoined, ITEM_RULES),
+        (CorrectsEveryItem, CORRECTED_ITEMS),
+        (ForgetsWhatWasSetAside, CORRECTED_ITEMS),
+    ],
+)
+def test_without_a_guard_of_items_the_comparison_goes_red(
+    broken: type[PartitionJoin], chosen: JoinRules
+) -> None:
+    """Items have rules of their own, and the tests detect when one is missing."""
+    assert not agrees(broken, schedules=60, chosen=chosen)

@@ -16,6 +16,7 @@ from tidemill.features.lake.progress_keys import (
     OFFSET,
     REVISED,
     STREAM_TIME,
+    UNKNOWN_ITEM,
     UNMATCHED,
     join_time,
 )
@@ -141,6 +142,7 @@ class TightShell(Shell):
                 LATE: last.counts.late,
                 DUPLICATE: last.counts.duplicate,
                 UNMATCHED: last.counts.unmatched,
+                UNKNOWN_ITEM: last.counts.unknown_item,
                 **{EXAMINED.for_log(log): at for log, at in last.examined.items()},
                 REVISED: last.revised,
             }

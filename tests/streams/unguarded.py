@@ -23,6 +23,7 @@ from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.decoder import EventDecoder, _ReadPlan, _RefusedPrefix
 from tidemill.schemas.logs import Log, stream_of
 from tidemill.schemas.loop.definition import Loop
+from tidemill.streams.commit.closed_lookup import recall_from
 from tidemill.streams.commit.commit_cycle import CommitCycle
 from tidemill.streams.commit.leases import Lease
 from tidemill.streams.commit.progress_table import ProgressTable
@@ -42,7 +43,8 @@ def joined_by(join: type[PartitionJoin]) -> type[LoopRunner]:
 
     class Runner(LoopRunner):
         def _join(self, number: int, resume: Resume, state: OpenState) -> PartitionJoin:
-            return join(self.rules, resume, labels=self._labels, state=state)
+            recall = recall_from(self._tables, number, self.rules)
+            return join(self.rules, resume, labels=self._labels, recall=recall, state=state)
 
     return Runner
 

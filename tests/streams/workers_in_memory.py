@@ -17,7 +17,7 @@ from typing import TypeVar
 import fastavro
 import numpy as np
 import polars as pl
-from tests.streams.join_logs import LOOP, SECOND, START
+from tests.streams.join_logs import LOOP, SECOND, START, WITH_ITEMS
 from tests.streams.schedule_oracle import SKEW, Event, Jump
 
 from tidemill.features.lake.commits import CompareAndSwap
@@ -68,12 +68,17 @@ class QuickLabels(Labels):
 
 
 @cache
-def prepared(missing: str, corrections: int, stream: str | None) -> PreparedLoop:
+def prepared(
+    missing: str, corrections: int, stream: str | None, *, items: bool = False
+) -> PreparedLoop:
     """Return the loop of the schedules, its schemas known to everyone.
 
-    With a *stream*, purchases have it.
+    With a *stream*, purchases have it. With *items*, decisions bring some.
     """
-    dumped = LOOP.model_dump(mode="json") | {"max_skew": f"{SKEW}s", "partitions": PARTITIONS}
+    dumped = (WITH_ITEMS if items else LOOP).model_dump(mode="json") | {
+        "max_skew": f"{SKEW}s",
+        "partitions": PARTITIONS,
+    }
     dumped |= {"idle_after": "3s", "corrections": f"{corrections}s"}
     dumped["feedback"]["buy"]["stream"] = stream
     loop = Loop.model_validate(dumped | {"label": {**dumped["label"], "missing": missing}})
@@ -83,14 +88,15 @@ def prepared(missing: str, corrections: int, stream: str | None) -> PreparedLoop
 
 
 @cache
-def _writer(kind: str) -> tuple[bytes, dict[str, object]]:
-    schema = dict(feedback_schema(LOOP, kind) if kind else decision_schema(LOOP))
+def _writer(kind: str, items: bool) -> tuple[bytes, dict[str, object]]:
+    loop = WITH_ITEMS if items else LOOP
+    schema = dict(feedback_schema(loop, kind) if kind else decision_schema(loop))
     return single_object_prefix(schema), dict(schema)
 
 
 @cache
-def payload(event: Event) -> bytes:
-    """Return *event* as a service would write it."""
+def payload(event: Event, *, items: bool = False) -> bytes:
+    """Return *event* as a service would write it, with its *items* if the loop has some."""
     fields: dict[str, object] = {"id": event.id, "at": START + event.at * SECOND}
     if is_feedback(event.log):
         name = "weight" if event.kind == "click" else "amount"
@@ -99,7 +105,15 @@ def payload(event: Event) -> bytes:
         fields |= dict.fromkeys(("entity", "score", "propensity", "model_version"))
         fields |= {"action": False, "source": "default", "policy_version": 1, "loop_version": 1}
         fields |= {"features": {"price": 1.0}}
-    prefix, schema = _writer(event.kind if is_feedback(event.log) else "")
+    if items and is_feedback(event.log):
+        fields["item"] = event.item
+    elif items:
+        fields["action"] = []
+        fields["items"] = [
+            {"id": name, "propensity": 0.5, "position": position, "features": {"size": 1.0}}
+            for name, position in event.items
+        ]
+    prefix, schema = _writer(event.kind if is_feedback(event.log) else "", items)
     out = BytesIO()
     fastavro.schemaless_writer(out, schema, fields)
     whole = prefix + out.getvalue()
@@ -209,6 +223,7 @@ class World:
     missing: str = "negative"
     corrections: int = 0  # seconds
     stream: str | None = None  # that purchases are in
+    items: bool = False  # whether decisions bring some
     commit_rows: int = 10**9
     batch_records: int = 10**9
     opened: Callable[[MemoryTable], ProgressTable] = lambda table: table
@@ -219,7 +234,7 @@ class World:
     jumps: dict[int, list[Jump]] = field(default_factory=lambda: {n: [] for n in range(PARTITIONS)})
 
     def __post_init__(self) -> None:
-        self.prepared = prepared(self.missing, self.corrections, self.stream)
+        self.prepared = prepared(self.missing, self.corrections, self.stream, items=self.items)
         self.loop, self.rules = self.prepared.loop, self.prepared.rules
         self.lake.create(self.loop)
         names = joined_topics(self.loop)
@@ -234,7 +249,9 @@ class World:
             event = event._replace(log=self.loop.feedback[event.kind].log)
         tp = event.log, ord(event.id) % PARTITIONS
         arrived_ms = (micros(START) // 1_000_000 + event.arrived) * 1000
-        self.logs[tp].append(event.id.encode(), payload(event), timestamp_ms=arrived_ms)
+        self.logs[tp].append(
+            event.id.encode(), payload(event, items=self.items), timestamp_ms=arrived_ms
+        )
         self.events[tp].append(event)
 
     def table(self, name: str) -> MemoryTable:

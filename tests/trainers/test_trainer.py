@@ -21,6 +21,7 @@ from tests.trainers.rig import (
 from tidemill.errors import ConfigError, ContractError, LoopError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, write_all
+from tidemill.metrics_page import MetricsPage
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import SigningKey
@@ -156,7 +157,8 @@ def test_the_settings_come_from_the_environment(tmp_path: Path) -> None:
         "TIDEMILL_METRICS_PORT": "9000",
     }
     config = TrainerConfig.from_env(env, "offer")
-    assert (config.lake, config.metrics_port) == (LakeConfig(root=str(tmp_path)), 9_000)
+    assert config.lake == LakeConfig(root=str(tmp_path))
+    assert config.metrics == MetricsPage(port=9_000)
     for name in ("KAFKA_BOOTSTRAP_SERVERS", "TIDEMILL_LAKE", "TIDEMILL_SIGNING_KEY"):
         without = {key: value for key, value in env.items() if key != name}
         with pytest.raises(ConfigError, match=name):

@@ -45,6 +45,7 @@ def test_the_keys_of_examples_are_as_every_lake_has_them() -> None:
         "examined@orders/3",
         "begin/2/3",
     ]
+    assert keys.UNKNOWN_ITEM.key(3) == "unknown_item/3"
     assert [keys.MISPLACED.key(3), keys.TOPIC_ID.key(3)] == ["misplaced/3", "topic/3"]
     assert keys.RESTORED.key(3) == "restored/3"
     assert keys.CLUSTER_ID.for_log(ORDERS).key(3) == "cluster@orders/3"

@@ -202,6 +202,43 @@ def test_what_goes_with_the_features_is_checked_in_process(
         READER.check(FEATURES, **more)  # type: ignore[arg-type]  # wrong on purpose
 
 
+BATCHES: dict[str, list[dict[str, object]]] = {
+    "plain": [{"features": FEATURES}, {"features": FEATURES, "entity": "u1", "id": "d1"}],
+    "numpy": [{"features": {**FEATURES, "age": np.float64(3)}}],
+    "a time": [{"features": FEATURES}, {"features": FEATURES, "at": datetime.now(UTC)}],
+    "a baseline": [{"features": FEATURES, "baseline": "hide"}],
+    "nothing of itself": [{"features": FEATURES, "entity": None, "id": None, "at": None}],
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+def test_a_batch_is_checked_as_each_of_it_would_be(batch: list[dict[str, object]]) -> None:
+    """Plain batches are checked at once: nobody may see a difference."""
+    assert READER.check_all(batch) == [READER.check(**one) for one in batch]  # type: ignore[arg-type]
+
+
+WRONG = {
+    "a feature": {"features": {**FEATURES, "age": "old"}},
+    "an entity": {"features": FEATURES, "entity": 7},
+    "an empty id": {"features": FEATURES, "id": ""},
+    "a long id": {"features": FEATURES, "id": "x" * 201},
+    "a naive time": {"features": FEATURES, "at": datetime(2026, 1, 1)},  # noqa: DTZ001  # that is wrong
+    "a baseline": {"features": FEATURES, "baseline": "yes"},
+    "items": {"features": FEATURES, "items": []},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_one_of_a_batch_is_told_with_its_place(wrong: dict[str, object]) -> None:
+    """The words are those for a request that comes alone."""
+    with pytest.raises(RequestError) as alone:
+        READER.check(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(RequestError) as caught:
+        READER.check_all([{"features": FEATURES}, wrong])
+    assert caught.value.what == f"batch[1]: {alone.value.what}"
+    assert caught.value.hint == alone.value.hint
+
+
 def test_feedback_is_read_by_its_kind() -> None:
     """Each kind has values of its own."""
     body = b'{"decision_id": "d", "kind": "clicked", "values": {"seconds": 3, "page": "x"}}'

@@ -66,7 +66,7 @@ def made_anew(rig: Rig, *, records: int, first: int) -> None:
     before = read_identities(rig.kafka, names)
     admin = AdminClient({"bootstrap.servers": rig.kafka.bootstrap})
     for done in admin.delete_topics(names).values():
-        done.result(60)
+        done.result()
     until(lambda: not read_identities(rig.kafka, names), "they are gone")
     ensure_topics(rig.kafka, [Topic(name=name, partitions=1) for name in names])
     until(lambda: len(read_identities(rig.kafka, names)) == 2, "they are there")

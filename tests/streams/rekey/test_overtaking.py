@@ -115,7 +115,7 @@ def grown(rig: Rig, count: int) -> None:
     source = topics.feedback(rig.loop.loop)
     admin = AdminClient({"bootstrap.servers": rig.kafka.bootstrap})
     for done in admin.create_partitions([NewPartitions(source, count)]).values():
-        done.result(30)
+        done.result()
     until(lambda: partition_count(rig.kafka, source) == count, "the partitions are there")
 
 

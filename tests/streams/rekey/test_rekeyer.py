@@ -119,7 +119,7 @@ def test_different_partition_counts_are_refused_with_what_to_do(
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     grown = [NewPartitions(topics.feedback(rig.loop.loop), 6)]
     for done in admin.create_partitions(grown).values():
-        done.result(10)
+        done.result()
     assert rig.ended() == EXIT_REFUSED
     said = rig.log().rsplit("the worker ends: ", 1)[1]
     assert f"{rig.loop.loop}.feedback has 6" in said

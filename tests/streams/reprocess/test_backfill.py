@@ -79,6 +79,21 @@ def test_three_streams_are_joined_again_row_by_row(tmp_path: Path) -> None:
     assert "decisions, feedback, feedback.orders" in caught.value.hint
 
 
+def test_items_are_joined_again_row_by_row_and_by_a_new_label(tmp_path: Path) -> None:
+    """One row for each shown item, and a label of a new version is computed of each."""
+    lake, loop = write(tmp_path, [worked(seed, items=True) for seed in (6, 7)]), shop(2, items=True)
+    run(lake, loop, "same", [START + 200 * SECOND])
+    live, again = (examples(lake, name, loop.loop) for name in ("examples", table_name("same")))
+    assert len(live) > len({(row["partition"], row["offset"]) for row in live}) > 100
+    assert again == live
+    counted = variant(loop, label="count(*)", missing="censored")
+    run(lake, counted, "counted")
+    for row in examples(lake, table_name("counted"), loop.loop):
+        offsets = row["feedback_offsets"]
+        assert isinstance(offsets, list)
+        assert row["label"] == (len(offsets) or None)
+
+
 def test_a_stream_is_not_left_out_silently(tmp_path: Path) -> None:
     """Purchases have moved to a stream of their own, which the file of the old version lacks."""
     lake = write(tmp_path, [worked(4, streams=True)])

@@ -59,7 +59,7 @@ def test_a_replay_gives_the_tables_of_the_live_worker(kafka: KafkaConfig, tmp_pa
     for table in ("decisions", "feedback", "examples"):
         wanted = rows(rig, table).filter(pl.col("partition").is_in([1, 3]))
         assert rows(part, table).equals(wanted), table
-    groups = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_consumer_groups().result(10)
+    groups = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_consumer_groups().result()
     assert not [each for each in groups.valid if each.group_id.startswith("tidemill-replay")]
 
 
@@ -142,7 +142,7 @@ def test_records_that_kafka_has_deleted_are_reported(
     whole = rig.ends()[DECISIONS, 1]
     places = [TopicPartition(topic, 0, 3), TopicPartition(topic, 1, whole)]
     for done in admin.delete_records(places).values():
-        done.result(10)
+        done.result()
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
     arguments = ["replay", rig.loop.loop, "--into", str(tmp_path / "rest")]
     assert main(arguments) == 2

@@ -18,6 +18,7 @@ from tests.streams.join_logs import (
     START,
     THREE,
     Shell,
+    item_rules,
     naive,
     random_logs,
     rules,
@@ -34,10 +35,13 @@ from tidemill.streams.reprocess.slices import RawLogs, SliceResult, join_slice
 END = 10**6 // 2
 
 
-def live(rng: random.Random, *, streams: bool = False) -> Shell:
+def live(rng: random.Random, *, streams: bool = False, items: bool = False) -> Shell:
     """Return a worker that has read logs by RULES, with idle advances and crashes between."""
-    logs = random_logs(rng, 40, streams=streams)
-    shell = Shell(logs, replace(RULES, logs=THREE) if streams else RULES)
+    logs, chosen = (
+        random_logs(rng, 40, streams=streams, items=items),
+        item_rules if items else rules,
+    )
+    shell = Shell(logs, chosen(logs=THREE) if streams else chosen())
     for _ in range(20):
         log, chance = rng.choice(shell.rules.logs), rng.random()
         if chance < 0.7:
@@ -58,9 +62,9 @@ def raw_rows(shell: Shell, table: str) -> pl.DataFrame:
     """Return the rows that *shell* has of a raw table, in no order, like a lake."""
     rows = shell.rows(DECISIONS) if table == DECISIONS else shell.answers()
     if not len(rows):
-        schema = RULES.decisions if table == DECISIONS else RULES.feedback
+        schema = shell.rules.decisions if table == DECISIONS else shell.rules.feedback
         none = pl.DataFrame(schema={**schema, "offset": pl.Int64()})
-        fresh = with_shared_labels(RULES, None)
+        fresh = with_shared_labels(shell.rules, None)
         rows = fresh.take_decisions(none) if table == DECISIONS else fresh.take_feedback(none)
     return rows.with_columns(
         pl.lit(0, pl.Int32).alias("partition"), pl.col("at").dt.date().alias("event_date")
@@ -103,14 +107,15 @@ def fresh(shell: Shell, chosen: JoinRules) -> pl.DataFrame:
     return again.examples()
 
 
-def offset_of(row: Mapping[str, object]) -> int:
-    """Return the offset of an example's decision in its log."""
-    return int(str(row["offset"]))
+def key_of(row: Mapping[str, object]) -> tuple[int, int]:
+    """Return the offset of an example's decision in its log, and the position of its item."""
+    position = row.get("position")
+    return int(str(row["offset"])), -1 if position is None else int(str(position))
 
 
 def rows_of(frame: pl.DataFrame) -> list[dict[str, object]]:
-    """Return rows by offset, without the partition, which only a lake has."""
-    return frame.drop("partition", strict=False).sort("offset").to_dicts() if len(frame) else []
+    """Return rows by their keys, without the partition, which only a lake has."""
+    return sorted(frame.drop("partition", strict=False).to_dicts(), key=key_of)
 
 
 RULE_SETS = st.builds(
@@ -136,22 +141,33 @@ CUTS = st.lists(st.integers(0, 110), max_size=4)
 
 
 @deep(100)
-@given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans())
+@given(st.integers(0, 2**32), RULE_SETS, CUTS, st.booleans(), st.booleans())
 def test_slices_give_what_a_fresh_stream_with_the_new_rules_writes(
-    seed: int, chosen: JoinRules, bounds: list[int], unchanged: bool
+    seed: int, chosen: JoinRules, bounds: list[int], unchanged: bool, items: bool
 ) -> None:
     """The promise of a backfill: as if the loop had been defined that way from the first day."""
-    shell = live(random.Random(seed), streams=seed % 3 == 0)
-    chosen = shell.rules if unchanged else replace(chosen, logs=shell.rules.logs)
+    shell = live(random.Random(seed), streams=seed % 3 == 0, items=items)
+    chosen = shell.rules if unchanged else by_the_logs_of(shell, chosen)
     results = backfill(raw_logs(shell, chosen), chosen, [-50, *sorted(set(bounds)), END])
     found = [row for result in results for row in rows_of(result.examples)]
-    assert sorted(found, key=offset_of) == rows_of(fresh(shell, chosen))
+    assert sorted(found, key=key_of) == rows_of(fresh(shell, chosen))
     assert_counts(shell, chosen, results)
     if unchanged:
-        known = {row["offset"]: row for row in found}
-        assert [known[row["offset"]] for row in rows_of(shell.examples())] == rows_of(
+        known = {key_of(row): row for row in found}
+        assert [known[key_of(row)] for row in rows_of(shell.examples())] == rows_of(
             shell.examples()
         )
+
+
+def by_the_logs_of(shell: Shell, chosen: JoinRules) -> JoinRules:
+    """Return *chosen* for the logs and the columns that *shell* has."""
+    known = shell.rules
+    return replace(chosen, logs=known.logs, decisions=known.decisions, feedback=known.feedback)
+
+
+def decided(examples: pl.DataFrame) -> int:
+    """Return how many decisions *examples* are of."""
+    return examples["offset"].n_unique() if len(examples) else 0
 
 
 def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -> None:
@@ -166,15 +182,17 @@ def assert_counts(shell: Shell, chosen: JoinRules, results: list[SliceResult]) -
     states = list(naive(chosen, read, closed, shell.advances).decisions.values())
     for state in ("late", "duplicate", "open"):
         assert sum(getattr(result, state) for result in results) == states.count(state)
-    total = sum(len(r.examples) + r.late + r.duplicate + r.open for r in results)
+    total = sum(decided(r.examples) + r.late + r.duplicate + r.open for r in results)
     assert total == len(states)
 
 
-def agrees(broken: Callable[[RawLogs, int, int], RawLogs], *, schedules: int = 150) -> bool:
+def agrees(
+    broken: Callable[[RawLogs, int, int], RawLogs], *, schedules: int = 150, items: bool = False
+) -> bool:
     """Return whether slices over the raw rows that *broken* returns equal a fresh stream."""
     for seed in range(schedules):
-        shell = live(random.Random(seed))
-        chosen = rules(within={"click": 12 * SECOND, "buy": 30 * SECOND})
+        shell = live(random.Random(seed), items=items)
+        chosen = (item_rules if items else rules)(within={"click": 12 * SECOND, "buy": 30 * SECOND})
         raw = raw_logs(shell, chosen)
         found = [
             row
@@ -182,7 +200,7 @@ def agrees(broken: Callable[[RawLogs, int, int], RawLogs], *, schedules: int = 1
             for result in backfill(broken(raw, *bounds), chosen, bounds)
             for row in rows_of(result.examples)
         ]
-        if sorted(found, key=offset_of) != rows_of(fresh(shell, chosen)):
+        if sorted(found, key=key_of) != rows_of(fresh(shell, chosen)):
             return False
     return True
 
@@ -215,6 +233,11 @@ def no_stream_times(raw: RawLogs, _since: int, _until: int) -> RawLogs:
         decisions=raw.decisions.with_columns(unknown),
         feedback=raw.feedback.with_columns(unknown),
     )
+
+
+def no_items_named(raw: RawLogs, _since: int, _until: int) -> RawLogs:
+    """Take all feedback as if it named no item."""
+    return replace(raw, feedback=raw.feedback.with_columns(item=pl.lit(None, pl.String)))
 
 
 def old_verdicts(raw: RawLogs, _since: int, _until: int) -> RawLogs:
@@ -250,6 +273,13 @@ def test_without_one_of_its_inputs_a_slice_is_wrong(
 ) -> None:
     """Each row that a slice reads beside its own is there for a reason."""
     assert not agrees(broken)
+
+
+@pytest.mark.slow
+def test_a_slice_of_decisions_with_items_is_wrong_without_their_names() -> None:
+    """The control of the comparison with items, which holds with everything."""
+    assert agrees(everything, schedules=20, items=True)
+    assert not agrees(no_items_named, schedules=20, items=True)
 
 
 @pytest.mark.slow

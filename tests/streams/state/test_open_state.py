@@ -13,6 +13,7 @@ from tests.streams.join_logs import (
     as_bytes,
     assert_agrees,
     assert_conserved,
+    item_rules,
     play,
     random_logs,
     rules,
@@ -29,13 +30,14 @@ from tidemill.streams.state.spill_files import SpillFiles
     budget=st.sampled_from([0, 0, 0, 3_000, 10_000, 10**9]),
     portion=st.sampled_from([1, 1, 5, 1000]),
     corrections=st.sampled_from([0, 0, 7, 100]),
+    items=st.booleans(),
 )
 def test_the_result_does_not_depend_on_the_budget(
-    seed: int, budget: int, portion: int, corrections: int
+    seed: int, budget: int, portion: int, corrections: int, items: bool
 ) -> None:
     """For any logs, polls, idleness and crashes the examples are the same with no memory at all."""
-    logs = random_logs(random.Random(seed), 40)
-    chosen = rules(corrections=corrections * SECOND)
+    logs = random_logs(random.Random(seed), 40, items=items)
+    chosen = (item_rules if items else rules)(corrections=corrections * SECOND)
     ample = Shell(logs, chosen)
     tight = TightShell(logs, chosen, nbytes=budget, portion=portion)
     for shell in (ample, tight):

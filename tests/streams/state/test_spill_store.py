@@ -13,18 +13,18 @@ from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.streams.commit.spill_to_lake import RawTableSpill, RawTableSpillStore, fetch
 from tidemill.streams.id_hashes import id_keys
-from tidemill.streams.join.partition_join import DECISION_COLUMNS, PartitionJoin
+from tidemill.streams.join.partition_join import PartitionJoin
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.state.spill_store import MemorySpillStore, SpillHandle, SpillStore
 
-COLUMNS = [*DECISION_COLUMNS, "#at", "#key", "#check"]
+COLUMNS = [*RULES.open_columns, "#at", "#key", "#check"]
 LOG = [*(D(f"d{number}", number // 3) for number in range(90)), D("d7", 30), D("late", 0)]
 FIRST = 90  # rows of LOG that are first decisions
 
 
 def segmented() -> pl.DataFrame:
     """Return the first decisions of LOG as a join spills them."""
-    frame = decision_frame(LOG[:FIRST]).select(DECISION_COLUMNS)
+    frame = decision_frame(LOG[:FIRST]).select(RULES.open_columns)
     ids = id_keys(frame["id"])
     return frame.with_columns(
         pl.Series("#at", frame["at"].to_physical()),
