@@ -71,7 +71,13 @@ def headline_loop(world: World, **policy: object) -> Loop:
             "label": {"sql": "count(*) > 0"},
             "grace": "1s",
             "policy": {"kind": "greedy", "epsilon": 0.2} | policy,
-            "models": {"batch": {"rounds": 30, "params": {"min_data_in_leaf": 20}}},
+            "models": {
+                "batch": {
+                    "retrain": {"new_labels": 2_000},
+                    "rounds": 30,
+                    "params": {"min_data_in_leaf": 20},
+                }
+            },
         }
     )
 
