@@ -18,6 +18,8 @@ from tidemill.schemas.loop.definition import Loop
 MAX_WEIGHT = 20.0
 """The largest weight of a row in training: rarer actions count less than their propensity says."""
 
+_STEPS = 50  # until the mean of the clipped weights no longer changes: it grows at each by a share
+
 _COLUMNS = (PARTITION, OFFSET, POSITION, PROPENSITY)
 
 
@@ -44,11 +46,15 @@ class LoggedItems:
 
         They make the rows what they would be if each item of each request had been shown as often
         as any other. None is above `MAX_WEIGHT`. How many items a request has brought is not known
-        here, so the mean of the rows stands for it.
+        here, so the mean of the clipped rows stands for it.
         """
         chance = self.frame.get_column(PROPENSITY).cast(pl.Float64).fill_null(1.0).to_numpy()
-        rarity = 1.0 / np.where((chance > 0.0) & (chance <= 1.0), chance, 1.0)
-        return clipped(rarity / rarity.mean() if rarity.size else rarity, MAX_WEIGHT)
+        with np.errstate(over="ignore"):
+            rarity = 1.0 / np.where((chance > 0.0) & (chance <= 1.0), chance, 1.0)
+        mean = 1.0
+        for _ in range(_STEPS if rarity.size else 0):
+            mean = float(np.minimum(rarity, MAX_WEIGHT * mean).mean())
+        return clipped(rarity / mean, MAX_WEIGHT)
 
 
 def item_columns(examples: pl.DataFrame) -> pl.DataFrame:

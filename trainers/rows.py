@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tidemill.features.estimates.off_policy import Integers as Integers
 from tidemill.features.estimates.off_policy import clipped
 from tidemill.features.sql.datasets import BASELINE, PROPENSITY, SOURCE, TrainingSet
 from tidemill.schemas.loop.definition import Loop
@@ -20,7 +21,6 @@ from tidemill.trainers.item_rows import MAX_WEIGHT, LoggedItems, item_columns
 
 logger = logging.getLogger(__name__)
 
-Integers = NDArray[np.integer]
 Selection = slice | Integers
 
 MAX_LABEL = float(np.finfo(np.float32).max)

@@ -3,6 +3,6 @@
 Read history.py and past_items.py for the file, then sandbox.py for the run; history_publisher.py
 brings a history into a loop on Kafka.
 
-Proved elsewhere: `history_publisher` by `tests/deploy/sandbox/test_sandbox.py`, `past_items` by
-`tests/deploy/sandbox/test_history.py`.
+Proved elsewhere: `history_publisher` by `tests/deploy/sandbox/test_sandbox.py`.
+Proved elsewhere: `past_items` by `tests/deploy/sandbox/test_history.py`.
 """

@@ -14,7 +14,7 @@ from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.schemas import decision_schema
 from tidemill.schemas.loop.definition import Items, Loop
 from tidemill.serving.decision.items import RequestItems
-from tidemill.serving.policies.choice import Choice, Features, LiveModel
+from tidemill.serving.policies.choice import Choice, Features, ItemScore, LiveModel
 from tidemill.serving.policies.policies import item_policy_of
 
 _NULL = b"\x00"
@@ -43,7 +43,11 @@ class ItemAnswers:
         Raises:
             ModelError: a score is not a finite number.
         """
-        scores = [model.score((*features, *row)) for row in items.rows]
+        score = model.score
+        if isinstance(score, ItemScore):
+            scores = score.many(features, items.rows)
+        else:
+            scores = [score((*features, *row)) for row in items.rows]
         made = self._policy.choose(scores, model.learned_from, key)
         return self._answer(items.ids, made.order, scores[made.order[0]], made.propensities)
 

@@ -11,16 +11,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.schemas.loops import with_items
 from tests.serving.api.test_http import call
 from tests.serving.conftest import NOWHERE, Serve
+from tests.serving.decision.test_items import item
 from tests.serving.models import FEATURES, banner
 from tests.serving.test_worker import eventually, read_events, served
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, RequestError
 from tidemill.http_server.http_limits import HttpLimits
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
+from tidemill.schemas.registry.kafka import KafkaSchemaStore
+from tidemill.serving.decision.decider import MAX_EVENT_BYTES, Decider
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
@@ -177,3 +181,28 @@ def loop(kafka: KafkaConfig) -> Loop:
     made = banner(loop=f"banner-{uuid.uuid4().hex[:8]}")
     publish_loop(kafka, made)
     return made
+
+
+@pytest.mark.kafka
+def test_the_largest_event_with_items_arrives(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """What a worker does not refuse, brokers with their defaults take, through the journal, too."""
+    loop = with_items(loop=f"banner-{uuid.uuid4().hex[:8]}")
+    publish_loop(kafka, loop)
+    log = KafkaEventLog(kafka, journal=JournalConfig(folder=tmp_path))
+    decider = Decider(loop, store=KafkaSchemaStore(kafka), log=log)
+    check, room = decider.decisions.check, MAX_EVENT_BYTES // 50 - 40
+    while room:  # the largest that is not refused
+        sent = [item(f"item-{number}", topic="x" * room) for number in range(50)]
+        try:
+            decider.decide(check({"country": "at", "visits": 3}, items=sent, id="d-1"))
+            break
+        except RequestError:
+            room -= 1
+    assert log.flush(120) == 0
+    assert (log.dropped, log.failed) == (0, 0)
+    log.close()
+    (row,) = read_events(kafka, loop, "decisions")
+    items = row["items"]
+    assert isinstance(items, list)
+    assert [len(each["features"]["topic"]) for each in items] == [room] * 50
+    assert room * 50 > MAX_EVENT_BYTES * 0.99

@@ -23,7 +23,7 @@ from tidemill.trainers.evaluation.evaluation_sets import (
     load_model,
     predictor_of,
 )
-from tidemill.trainers.evaluation.item_policies import item_evaluation
+from tidemill.trainers.evaluation.item_evaluations import item_evaluation
 from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.evaluation.model_policies import FramePredictor
 from tidemill.trainers.evaluation.offered_items import offered_items

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tidemill.features.estimates.intervals import Floats
-from tidemill.features.estimates.rankings import position_weights
+from tidemill.features.estimates.item_positions import position_weights
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS
 from tidemill.features.sql.datasets import OFFSET, PARTITION, POSITION

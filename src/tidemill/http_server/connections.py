@@ -120,10 +120,15 @@ class LimitedProtocol(CoalescingProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._settle()
-        self._watch.counters.held_bytes -= self._queued
-        self._queued = 0
+        self._release_queued()
         self._watch.remove(self)
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Begin the next request; the last one that waited holds nothing any more."""
+        super().on_response_complete()
+        if self._queued and not self.pipeline:
+            self._release_queued()
 
     def data_received(self, data: bytes) -> None:
         """Pass *data* on, and note whether a request is still incomplete."""
@@ -197,12 +202,19 @@ class LimitedProtocol(CoalescingProtocol):
         """Count what a client sends while it does not wait for answers."""
         counters, limits = self._watch.counters, self._limits
         if not self.pipeline:
-            received = -self._queued
+            self._release_queued()
+            return
         self._queued += received
         counters.held_bytes += received
         if self._queued > limits.body_bytes or counters.held_bytes > limits.held_bytes:
             counters.refused["held_bytes"] += 1
+            self._release_queued()
             self.transport.abort()
+
+    def _release_queued(self) -> None:
+        """Count no longer what waited behind another request."""
+        self._watch.counters.held_bytes -= self._queued
+        self._queued = 0
 
     def _wait(self, phase: str, seconds: float) -> None:
         self._settle()

@@ -185,7 +185,7 @@ def test_feedback_may_name_an_item() -> None:
         ({"items": [brought("a", propensity=1.5)]}, "no probability"),
         ({"items": [brought("a", propensity="x")]}, "no probability"),
         ({"items": [brought("a", price=1)]}, "price"),
-        ({"items": [brought("a"), brought("a")]}, "two items have the id"),
+        ({"items": [brought("a"), brought("a")]}, "has the id"),
         ({"items": [brought("a")], "action": "b"}, "not among the items"),
         ({"items": [brought("a")], "action": ["a"]}, "not among the items"),
         ({"items": [brought("a")], "baseline": "b"}, "not among the items"),

@@ -1,6 +1,5 @@
 """One client may take so much of a server: time, bytes, connections; others do not notice."""
 
-import contextlib
 import json
 import re
 import socket
@@ -152,23 +151,55 @@ def test_a_client_that_does_not_read_is_cut_off(
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("limits", "refused_after"),
+    [({"body_bytes": 4_000}, 1), ({"held_bytes": 20_000}, 3)],
+    ids=["of one client", "of all together"],
+)
 def test_requests_that_wait_behind_others_are_limited(
-    short: str, connect: Callable[[str], socket.socket]
+    limits: dict[str, int],
+    refused_after: int,
+    worker: Worker,
+    serve: Serve,
+    connect: Callable[[str], socket.socket],
 ) -> None:
-    """A client that sends on without reading answers fills the memory otherwise."""
-    for _ in range(3):
-        threading.Thread(target=_ask_for_ever, args=(connect(short),), daemon=True).start()
-    deadline = time.monotonic() + EVER
-    while refused(short, "held_bytes") < 3:
-        assert time.monotonic() < deadline
-    assert counted(short, "tidemill_http_held_bytes") <= SHORT.held_bytes
+    """A client that sends on without waiting for answers fills the memory otherwise."""
+    url = serve(worker, limits=replace(SHORT, **limits), stop_s=0.0)
+    worker.log = _Silent()
+    more = HEAD % (DECISIONS.encode(), len(BODY)) + BODY
+    more *= 8_000 // len(more)
+    for number in range(1, 4):
+        busy = wait_for_kafka(worker.log, connect(url))
+        busy.sendall(more)  # at once, so that it comes at once
+        if number >= refused_after:
+            assert rest(busy) == b""
+        while counted(url, "tidemill_http_held_bytes") != len(more) * min(
+            number, refused_after - 1
+        ):
+            pass  # the server has not read it yet
+        assert refused(url, "held_bytes") == max(0, number - refused_after + 1)
 
 
-def _ask_for_ever(connection: socket.socket) -> None:
-    many = json.dumps({"batch": [{"features": FEATURES}] * 300}).encode()
-    with contextlib.suppress(OSError):
-        while True:
-            connection.sendall(HEAD % (DECISIONS.encode(), len(many)) + many)
+def wait_for_kafka(log: "_Silent", connection: socket.socket) -> socket.socket:
+    """Send feedback through *connection* that is never answered, and return it."""
+    log.asked.clear()
+    feedback = json.dumps({"decision_id": "d", "kind": "left"}).encode()
+    connection.sendall(HEAD % (FEEDBACK.encode(), len(feedback)) + feedback)
+    assert log.asked.wait(EVER)
+    return connection
+
+
+def test_requests_that_were_answered_hold_nothing(
+    url: str, connect: Callable[[str], socket.socket]
+) -> None:
+    """Connections that stay open after them would use up what others may send, for a minute."""
+    connection = connect(url)
+    connection.sendall((HEAD % (DECISIONS.encode(), len(BODY)) + BODY) * 5)
+    found = b""
+    while found.count(b"HTTP/1.1 200 ") < 5 or not found.endswith(b"}"):
+        found += connection.recv(65_536)
+    assert counted(url, "tidemill_http_connections") == 2
+    assert counted(url, "tidemill_http_held_bytes") == 0
 
 
 def test_a_newcomer_takes_the_place_of_who_waits_longest(
@@ -188,11 +219,8 @@ def test_a_connection_too_many_is_told_so(
 ) -> None:
     """All places are taken by requests under way: 503 says to try elsewhere."""
     url = serve(worker, limits=HttpLimits(connections=1), stop_s=0.0)
-    busy = connect(url)
     worker.log = _Silent()
-    feedback = json.dumps({"decision_id": "d", "kind": "left"}).encode()
-    busy.sendall(HEAD % (FEEDBACK.encode(), len(feedback)) + feedback)
-    assert worker.log.asked.wait(EVER)
+    wait_for_kafka(worker.log, connect(url))
     assert rest(connect(url)).startswith(b"HTTP/1.1 503 ")
 
 

@@ -18,6 +18,7 @@ from tidemill.serving.policies.choice import LiveModel
 from tidemill.trainers.evaluation import offered_items as offered_items_module
 from tidemill.trainers.evaluation.action_gate import ActionEvaluation
 from tidemill.trainers.evaluation.item_sets import ItemSets
+from tidemill.trainers.evaluation.offered_items import OfferedItems
 from tidemill.trainers.publisher import MemoryModelTopic
 from tidemill.trainers.rows import LabeledRows
 
@@ -148,6 +149,27 @@ def test_a_baseline_is_the_default_of_its_request(
     for policy, order in ((found.candidate, best_first), (found.default, as_brought)):
         values = found.snips(policy).value, found.robust(policy).value
         assert values == pytest.approx(by_hand(lake, pl.concat(shown), order), abs=1e-9)
+
+
+def test_answers_that_no_chance_decided_judge_nothing(lake: Lake) -> None:
+    """Without exploration, and where a fallback answered, whatever propensity that claims."""
+    loop = shop_loop(policy={"kind": "greedy"})
+    filled(lake, loop, decisions=50)
+    assert evaluated(lake, loop).decisions == 0
+    rows = LabeledRows.of(training_set(lake, loop), loop)
+    events = lake.table("shop", DECISIONS).read()
+    chance = pl.col("items").list.eval(
+        pl.struct(
+            pl.element().struct.field("id"),
+            pl.lit(0.5).alias("propensity"),
+            pl.element().struct.field("position"),
+            pl.element().struct.field("features"),
+        )
+    )
+    claimed = events.with_columns(chance)
+    assert len(OfferedItems.of(claimed, rows, loop).rows) == 50
+    fallback = claimed.with_columns(pl.lit("fallback").alias("source"))
+    assert len(OfferedItems.of(fallback, rows, loop).rows) == 0
 
 
 def test_a_model_reads_the_features_of_the_loop_and_then_those_of_an_item() -> None:

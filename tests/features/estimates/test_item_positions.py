@@ -6,8 +6,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from tidemill.features.estimates.item_positions import position_weights
 from tidemill.features.estimates.off_policy import doubly_robust, snips
-from tidemill.features.estimates.rankings import position_weights
 
 ITEMS = 4
 EARNED = np.random.default_rng(3).random((ITEMS, ITEMS))
