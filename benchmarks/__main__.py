@@ -17,6 +17,7 @@ from benchmarks.delay import measure_delay
 from benchmarks.feedback import measure_feedback
 from benchmarks.figures import Figures, missed, rounded, table, write
 from benchmarks.flat import measure_flat
+from benchmarks.items import measure_items
 from benchmarks.join import measure_join
 from benchmarks.pair import measure_pair
 from benchmarks.peers import measure_peers
@@ -34,6 +35,7 @@ SHORT = (
     "two_workers",
     "close_to_example_s",
     "decide",
+    "items",
     "feedback",
     "train",
     "backfill",
@@ -85,12 +87,14 @@ def measure(asked: argparse.Namespace, parts: set[str], console: Console) -> dic
     report: dict[str, Figures] = {}
     if "train" in parts:
         report["train"] = rounded(measure_training(rows=asked.rows, say=console.print))
+    if "items" in parts:
+        report["items"] = rounded(measure_items(console.print))
     if "backfill" in parts:
         report["backfill"] = rounded(measure_backfill(asked.raw_decisions, console.print))
     if "pending" in parts:
         found = measure_pending(asked.pending_decisions, asked.pending_memory, console.print)
         report["pending"] = rounded(found)
-    if parts <= {"train", "backfill", "pending"}:
+    if parts <= {"train", "items", "backfill", "pending"}:
         return report
     running = find_kafka(os.environ)
     try:

@@ -24,6 +24,8 @@ TARGETS = {  # the promises of the product, (part, figure): (bound, whether it i
     ("decide", "batch_per_second"): (150_000.0, True),
     ("decide", "http_per_second"): (15_000.0, True),
     ("decide", "http_p99_ms"): (8.0, False),
+    ("items", "scores_us"): (250.0, False),
+    ("items", "decision_us"): (1_000.0, False),
     ("feedback", "per_second"): (1_980.0, True),
     ("feedback", "p99_ms"): (100.0, False),
 }

@@ -73,7 +73,7 @@ def draw_explanation(found: "Explanation", path: Path) -> None:
     ordered = sorted(first.contributions, key=lambda name: -abs(first.contributions[name]))
     named, rest = ordered[:MOST], ordered[MOST:]
     figure, axes = new_figure(len(named) + bool(rest), len(found.scored))
-    labels = [_labelled(name, logged.features) for name in named]
+    labels = [_labelled(name, [each.features for each in found.scored]) for name in named]
     is_odds = logged.loop.label.type == "bool" and logged.loop.policy.kind not in BELIEFS
     unit = "log-odds" if is_odds else "the label"
     for panel, parts in zip(axes, found.scored, strict=True):
@@ -81,7 +81,7 @@ def draw_explanation(found: "Explanation", path: Path) -> None:
         if rest:
             values.append(math.fsum(parts.contributions[name] for name in rest))
         _bars(panel, values)
-        which = "taken" if parts is first else "runner-up"
+        which = "taken" if parts is first else "compared" if logged.items else "runner-up"
         action = "" if parts.action is None else f"{which}: {_cut(parts.action)}, "
         panel.set_title(
             f"{action}predicted {parts.score:.4g}\n{parts.base:+.3f} without any feature, "
@@ -154,14 +154,18 @@ def _style(panel: "Axes") -> None:
         panel.spines[side].set_visible(False)
 
 
-def _labelled(name: str, features: Mapping[str, object]) -> str:
-    if name not in features:
+def _labelled(name: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """Return the name of a feature and its value in *rows*, or its values if they differ."""
+    values = dict.fromkeys(_text(row[name]) for row in rows if name in row)
+    if not values:
         return _cut(name)
-    value = features[name]
+    return f"{_cut(name)} = {_cut(' | '.join(values))}"
+
+
+def _text(value: object) -> str:
     if isinstance(value, datetime):
         value = value.replace(microsecond=0)
-    text = ", ".join(map(str, value)) if isinstance(value, list) else shown(value)
-    return f"{_cut(name)} = {_cut(text)}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else shown(value)
 
 
 def _cut(text: str) -> str:

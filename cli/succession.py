@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tidemill.errors import LakeError
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.fields import Feature
 from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.fit import learned_actions, misfit
@@ -83,12 +84,15 @@ def succession(old: Loop, new: Loop, state: LoopState | None) -> list[str]:
 
 
 def _changes(old: Loop, new: Loop) -> Iterator[str]:
-    for name, feature in old.features.items():
-        if name not in new.features:
-            yield f"the feature {name} goes away"
-        elif new.features[name].type != feature.type:
-            kinds = f"from {feature.type} to {new.features[name].type}"
-            yield f"the feature {name} changes its type {kinds}"
+    yield from _features("the feature", old.features, new.features)
+    was, items = old.decision.items, new.decision.items
+    if was is not None and items is not None:
+        yield from _features("the feature of items", was.features, items.features)
+        if (was.log, items.log) == ("all", "shown"):
+            yield (
+                "items that were not shown are no longer logged: from then on no policy can be "
+                "judged that did not run"
+            )
     if old.policy.kind != new.policy.kind:
         yield f"the policy changes from {old.policy.kind} to {new.policy.kind}"
     if old.label_digest != new.label_digest:
@@ -96,6 +100,14 @@ def _changes(old: Loop, new: Loop) -> Iterator[str]:
     for action in old.decision.actions:
         if action not in new.decision.actions:
             yield f"the action {action} goes away and is never chosen again"
+
+
+def _features(what: str, old: Mapping[str, Feature], new: Mapping[str, Feature]) -> Iterator[str]:
+    for name, feature in old.items():
+        if name not in new:
+            yield f"{what} {name} goes away"
+        elif new[name].type != feature.type:
+            yield f"{what} {name} changes its type from {feature.type} to {new[name].type}"
 
 
 def _models(old: Loop, new: Loop, state: LoopState | None) -> Iterator[str]:

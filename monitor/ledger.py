@@ -19,9 +19,11 @@ from tidemill.features.lake.progress_keys import (
     LATE,
     MISPLACED,
     OFFSET,
+    UNKNOWN_ITEM,
     UNMATCHED,
     ProgressName,
 )
+from tidemill.features.sql.logged_items import of_decisions
 from tidemill.features.sql.positions import offset_sql, stream_sql
 from tidemill.features.sql.revisions import has_revisions
 from tidemill.features.sql.states import joined_feedback
@@ -39,8 +41,8 @@ class Account:
 
     Attributes:
         read: rows of the raw table, and dead letters.
-        ends: the number of records by outcome; `dead_letter` is one of them. `label_error` is
-            there only if any decision ended as that.
+        ends: the number of records by outcome; `dead_letter` is one of them. `label_error`,
+            `misplaced` and `unknown_item` are there only if any record ended as that.
         open: rows whose window is still open.
         twice: rows minus distinct offsets; above 0 the fence has failed.
         lost: offsets from the first row to the next one to read that left no trace. Offsets that
@@ -98,7 +100,7 @@ def ledger(
         views(lake, [loop], connection, versions={loop.loop: versions})
         schema = f'"{schema_name(loop.loop)}"'
         counted = {
-            DECISIONS: _by_stream(connection, _DECISIONS.format(schema=schema)),
+            DECISIONS: _by_stream(connection, _decisions_query(schema, loop)),
             FEEDBACK: _by_stream(connection, _feedback_query(schema, loop, revised=revised)),
         }
     partitions = sorted(
@@ -211,13 +213,14 @@ def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream
 _READ = (OFFSET, DEAD_LETTERS, GAPS)  # the progress that commits of rows store for each log
 _SETTLED: Mapping[str, tuple[ProgressName, ...]] = {
     DECISIONS: (),
-    FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED),
+    FEEDBACK: (LATE, DUPLICATE, UNMATCHED, MISPLACED, UNKNOWN_ITEM),
 }  # and commits of examples
 _ENDS: Mapping[str, tuple[str, ...]] = {
     DECISIONS: ("labeled", "no_feedback", "censored", "not_activated", "late", "duplicate"),
     FEEDBACK: ("joined", "corrected", "late", "duplicate", "unmatched"),
 }
-_SELDOM = ("label_error", "misplaced")  # outcomes that are listed only where there are any
+# Outcomes that are listed only where there are any.
+_SELDOM = ("label_error", "misplaced", "unknown_item")
 
 _DECISIONS = """
     WITH raw AS (
@@ -234,18 +237,26 @@ _DECISIONS = """
                count(*) FILTER (state = 'censored') AS censored,
                count(*) FILTER (state = 'not_activated') AS not_activated,
                count(*) FILTER (state = 'label_error') AS label_error
-        FROM {schema}.examples GROUP BY ALL
+        FROM {examples} GROUP BY ALL
     )
     SELECT "partition", 0 AS stream, coalesce(COLUMNS(* EXCLUDE "partition"), 0)
     FROM raw FULL JOIN closed USING ("partition")
 """
 
 
+def _decisions_query(schema: str, loop: Loop) -> str:
+    """Return the query that counts decisions, not the items they have shown."""
+    examples = f"{schema}.examples"
+    if loop.decision.items is not None:
+        examples = f"({of_decisions(examples)})"
+    return _DECISIONS.format(schema=schema, examples=examples)
+
+
 def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
     early = loop.early.total_seconds()
     first = f"min({offset_sql('f')})"
     return f"""
-        WITH joined AS ({joined_feedback(schema, revised=revised)}), raw AS (
+        WITH joined AS ({joined_feedback(schema, loop, revised=revised)}), raw AS (
             SELECT f."partition", {stream_sql("f")} AS stream,
                    count(*) AS rows, count(DISTINCT f."offset") AS offsets, {first} AS first,
                    count(*) FILTER (verdict = 'late') AS late,

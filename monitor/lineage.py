@@ -12,7 +12,7 @@ import polars as pl
 
 from tidemill.errors import LakeError
 from tidemill.features.lake.lake import Lake, Table
-from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.lake.layouts import EXAMPLES, example_key
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import DEFAULT
 
@@ -93,9 +93,9 @@ def uses(
         if seen is None:
             role = _role(model, at, loop.wait + loop.grace)
             found.append(Use(model=model, role=role, revision=None, is_sure=False))
-        elif seen.height and seen["label"][0] is not None:
+        elif seen.height:
             role = _role(model, at, loop.wait + loop.grace)
-            revision = int(seen["revision"][0] or 0)
+            revision = max(seen["revision"].to_list())
             found.append(Use(model=model, role=role, revision=revision, is_sure=True))
     return found
 
@@ -103,7 +103,10 @@ def uses(
 def _as_of(
     examples: Table, version: int, partition: int, offset: int, at: datetime
 ) -> pl.DataFrame | None:
-    """Return label and revision of an example in *version*; None if the version is gone."""
+    """Return what had a label of a decision in *version*; None if the version is gone.
+
+    It is one row; where decisions have items, one for each with a label.
+    """
     here = (
         (pl.col("event_date") == at.date())
         & (pl.col("at") == at)
@@ -116,7 +119,9 @@ def _as_of(
         return None
     if "revision" not in rows.columns:
         rows = rows.with_columns(revision=pl.lit(0))
-    return rows.select("label", pl.col("revision").fill_null(0)).sort("revision", descending=True)
+    key = example_key(rows.columns)
+    newest = rows.with_columns(pl.col("revision").fill_null(0)).sort("revision", descending=True)
+    return newest.unique(key, keep="first", maintain_order=True).drop_nulls("label")
 
 
 def _role(model: ListedModel, at: datetime, maturity: timedelta) -> Role:

@@ -65,7 +65,8 @@ class Trace:
         logs: the logs of the loop.
         decisions: every record of the id, by position, with copies and late ones.
         feedback: every record that names the id.
-        examples: every revision of its examples, oldest first.
+        examples: every revision of its examples, oldest first; where decisions have items, by
+            position.
         window: the window of the last decision that counts; None if there is none.
         made_by: the model that made that decision, if the registry has it.
         uses: how each model used its example.
@@ -160,7 +161,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
     for name in ("frontiers", "examined"):
         connection.execute(f"CREATE TABLE {_TRACED}.{name} AS FROM {schema}.{name}")
     states = {
-        DECISIONS: decision_states(_TRACED),
+        DECISIONS: decision_states(_TRACED, loop),
         FEEDBACK: feedback_states(_TRACED, loop, revised=True),
     }
     found: dict[str, list[LakeRow]] = {
@@ -172,7 +173,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, loop: Loop, id_: str) -> dict[s
         )
         for name, query in states.items()
     }
-    revisions = f'FROM {_TRACED}.{_REVISIONS} ORDER BY "at", "offset", revision'
+    position = "" if loop.decision.items is None else "position, "
+    revisions = f'FROM {_TRACED}.{_REVISIONS} ORDER BY "at", "offset", {position}revision'
     return {**found, EXAMPLES: _fetched(connection, revisions)}
 
 

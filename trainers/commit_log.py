@@ -20,6 +20,7 @@ from tidemill.schemas.loop.definition import Loop
 NEEDED = (
     *("decision_id", "at", "features", "action", "label", "partition", "offset", "revision"),
     *("propensity", "source", "propensities", "baseline"),
+    *("item", "position", "item_propensity", "item_features"),
 )
 
 

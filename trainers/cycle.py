@@ -35,6 +35,7 @@ from tidemill.trainers.evaluation.action_gate import judge_actions
 from tidemill.trainers.evaluation.action_sets import ActionSets
 from tidemill.trainers.evaluation.evaluation_sets import EvaluationSets
 from tidemill.trainers.evaluation.gate import Verdict, judge
+from tidemill.trainers.evaluation.item_sets import ItemSets
 from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.learners.batch import LIGHTGBM, Stopwatch, Trained, train
 from tidemill.trainers.learners.online_run import OnlineRun
@@ -94,9 +95,7 @@ class TrainingCycle:
         self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
         predictions = self.online_run.predictions if self.online_run else None
         self._evaluation_sets = EvaluationSets(loop, lake, self.registry, predictions)
-        self._action_sets = (
-            ActionSets(loop, self._evaluation_sets, self.registry) if loop.scores_actions else None
-        )
+        self._action_sets = self._sets_of_actions()
 
     def run(self, *, force: bool = False) -> list[ModelVersion]:
         """Do all that is due and return the versions that were made.
@@ -115,6 +114,14 @@ class TrainingCycle:
         self._follow(force=force)
         self._batch(force=force)
         return [model for model in self.registry.models() if model.number >= before]
+
+    def _sets_of_actions(self) -> ActionSets | ItemSets | None:
+        """Return what evaluates candidates by what they would have done; None if nothing has to."""
+        loop, sets, run = self.loop, self._evaluation_sets, self.online_run
+        if loop.decision.items is not None:
+            states = run.offered if run else None
+            return ItemSets(loop, self._lake, sets, self.registry, states)
+        return ActionSets(loop, sets, self.registry) if loop.scores_actions else None
 
     @property
     def learned_until(self) -> int:

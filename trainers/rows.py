@@ -12,21 +12,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tidemill.features.estimates.off_policy import Integers as Integers
 from tidemill.features.estimates.off_policy import clipped
 from tidemill.features.sql.datasets import BASELINE, PROPENSITY, SOURCE, TrainingSet
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import ACTION, action_text, scored_actions
+from tidemill.trainers.item_rows import MAX_WEIGHT, LoggedItems, item_columns
 
 logger = logging.getLogger(__name__)
 
-Integers = NDArray[np.integer]
+Selection = slice | Integers
 
 MAX_LABEL = float(np.finfo(np.float32).max)
 """The largest label: LightGBM reads labels as float32 and makes some number of a larger one."""
 
 
-MAX_WEIGHT = 20.0
-"""The largest weight of a row in training: rarer actions count less than their propensity says."""
 FALLBACK = "fallback"  # the source of answers that no policy gave: after an error, or too late
 
 
@@ -69,7 +69,7 @@ class LoggedActions:
             len(numbers),
         )
 
-    def __getitem__(self, rows: "slice | Integers") -> "LoggedActions":
+    def __getitem__(self, rows: Selection) -> "LoggedActions":
         return LoggedActions(
             self.action[rows], self.baseline[rows], self.propensity[rows], self.actions
         )
@@ -96,7 +96,9 @@ class LabeledRows:
     """Rows of one snapshot, ordered by (at, decision_id).
 
     *features* holds the loop's features by name and, where actions are scored, the logged
-    ``action``. *logged* has the chances of those actions then.
+    ``action``. *logged* has the chances of those actions then. Where requests bring items, there
+    is a row for each item that was *shown*, with its features after those of the loop; the rows of
+    a decision are ordered by position.
     """
 
     features: pl.DataFrame
@@ -105,6 +107,7 @@ class LabeledRows:
     ids: pl.Series
     snapshot: int
     logged: LoggedActions | None = None
+    shown: LoggedItems | None = None
 
     @classmethod
     def of(cls, training: TrainingSet, loop: Loop) -> Self:
@@ -119,26 +122,29 @@ class LabeledRows:
             )
         frame = learnable
         return cls(
-            features=frame.select(*loop.features, *scored_action(loop)),
+            features=frame.select(*loop.model_features, *scored_action(loop)),
             label=frame.get_column("label").to_numpy(),
             at=frame.get_column("at"),
             ids=frame.get_column("decision_id"),
             snapshot=training.version,
             logged=logged_actions(frame, loop),
+            shown=LoggedItems.of(frame, loop),
         )
 
     @classmethod
     def of_examples(cls, examples: pl.DataFrame, loop: Loop, snapshot: int) -> Self:
         """Return the learnable rows of *examples*, which has the columns of that table."""
-        frame = logged_columns(examples.filter(is_learnable()), loop).sort("at", "decision_id")
-        columns = [pl.col("features").struct.field(name) for name in loop.features]
+        frame = logged_columns(learnable(examples, loop), loop)
+        by_position = [] if loop.decision.items is None else ["position"]
+        frame = frame.sort("at", "decision_id", *by_position)
         return cls(
-            features=frame.select(*columns, *scored_action(loop)),
+            features=frame.select(*feature_columns(loop), *scored_action(loop)),
             label=frame.get_column("label").to_numpy(),
             at=frame.get_column("at"),
             ids=frame.get_column("decision_id"),
             snapshot=snapshot,
             logged=logged_actions(frame, loop),
+            shown=LoggedItems.of(frame, loop),
         )
 
     def __len__(self) -> int:
@@ -146,14 +152,7 @@ class LabeledRows:
 
     def slice(self, start: int, stop: int) -> "LabeledRows":
         """Return the rows from *start* up to, not including, *stop*."""
-        return LabeledRows(
-            features=self.features[start:stop],
-            label=self.label[start:stop],
-            at=self.at[start:stop],
-            ids=self.ids[start:stop],
-            snapshot=self.snapshot,
-            logged=self.logged[start:stop] if self.logged else None,
-        )
+        return self._part(slice(start, stop))
 
     def after(self, at: datetime | None) -> "LabeledRows":
         """Return the rows whose decision is later than *at*; all if that is None."""
@@ -162,6 +161,9 @@ class LabeledRows:
 
     def take(self, rows: "Integers") -> "LabeledRows":
         """Return the rows with these numbers."""
+        return self._part(rows)
+
+    def _part(self, rows: Selection) -> "LabeledRows":
         return LabeledRows(
             features=self.features[rows],
             label=self.label[rows],
@@ -169,11 +171,13 @@ class LabeledRows:
             ids=self.ids[rows],
             snapshot=self.snapshot,
             logged=self.logged[rows] if self.logged else None,
+            shown=self.shown[rows] if self.shown else None,
         )
 
     def weights(self) -> NDArray[np.float64] | None:
         """Return the weight of each row in training; None if all count alike."""
-        return None if self.logged is None else self.logged.weights()
+        logged = self.logged or self.shown
+        return None if logged is None else logged.weights()
 
     def since(self, at: datetime) -> int:
         """Return the index of the first row that is not before *at*."""
@@ -188,6 +192,24 @@ class LabeledRows:
     def mean_label(self) -> float:
         """The mean label; nan if there is no row."""
         return float(np.mean(self.label)) if len(self) else float("nan")
+
+
+def feature_columns(loop: Loop) -> list[pl.Expr]:
+    """Return the features that a model reads, from the columns of the table ``examples``."""
+    items = loop.decision.items
+    of_item = {} if items is None else items.features
+    return [
+        *(pl.col("features").struct.field(name) for name in loop.features),
+        *(pl.col("item_features").struct.field(name) for name in of_item),
+    ]
+
+
+def learnable(examples: pl.DataFrame, loop: Loop) -> pl.DataFrame:
+    """Return the rows of the table ``examples`` that a model of *loop* can learn."""
+    wanted = is_learnable()
+    if loop.decision.items is not None:
+        wanted &= pl.col("position").is_not_null()  # a decision that has shown nothing
+    return examples.filter(wanted)
 
 
 def scored_action(loop: Loop) -> list[pl.Expr]:
@@ -224,6 +246,8 @@ def logged_actions(frame: pl.DataFrame, loop: Loop) -> LoggedActions | None:
 
 def logged_columns(examples: pl.DataFrame, loop: Loop) -> pl.DataFrame:
     """Return rows of the table ``examples`` with the columns that `logged_actions` reads."""
+    if loop.decision.items is not None:
+        return item_columns(examples)
     nothing = pl.lit(None)
     propensity = pl.col("propensity")
     if loop.decision.type == "ranking":
@@ -234,6 +258,13 @@ def logged_columns(examples: pl.DataFrame, loop: Loop) -> pl.DataFrame:
         pl.col("source").alias(SOURCE),
         (pl.col("baseline") if "baseline" in examples.columns else nothing).alias(BASELINE),
     )
+
+
+def training_weights(examples: pl.DataFrame, loop: Loop) -> NDArray[np.float64]:
+    """Return the weight of each row of the table ``examples`` in training."""
+    frame = logged_columns(examples, loop)
+    logged = logged_actions(frame, loop) or LoggedItems.of(frame, loop)
+    return np.ones(len(examples)) if logged is None else logged.weights()
 
 
 def split(

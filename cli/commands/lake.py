@@ -17,7 +17,8 @@ def sql(
     """Query the lake in SQL.
 
     The views of loop `flight-delay` are in schema flight_delay: decisions, feedback, examples,
-    decision_states and feedback_states; with one loop in the lake the schema may be left out.
+    decision_states and feedback_states, and items if its requests bring some; with one loop in the
+    lake the schema may be left out.
     """
     from tidemill.cli.lakes import open_lake
     from tidemill.cli.tables.answers import print_answer

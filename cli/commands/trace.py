@@ -46,6 +46,9 @@ def trace(
 def explain(
     decision: Annotated[str, typer.Argument(metavar="DECISION", help="The id of a decision.")],
     loop: Annotated[str | None, typer.Option(help="Look in one loop; in all by default.")] = None,
+    item: Annotated[
+        str | None, typer.Option(help="Compare this item of the request with the one taken.")
+    ] = None,
     png: PngFile = None,
     as_json: AsJson = False,
 ) -> int:
@@ -53,6 +56,7 @@ def explain(
 
     Score, action and propensity are computed by the model, the policy and the features of the
     decision, and compared bit for bit with what was logged. The exit status is 1 if they differ.
+    Of a request that brought items, the score and the propensity of each are shown.
     """
     from tidemill.cli.charts import draw_explanation
     from tidemill.cli.lakes import chosen_loops, open_lake
@@ -64,7 +68,7 @@ def explain(
     found = []
     for name in chosen_loops(lake, loop):
         with damage_told(lake, name):
-            explanation = Explainer(lake, name).explain(decision)
+            explanation = Explainer(lake, name).explain(decision, item)
         if explanation is not None:
             found.append(explanation)
     if not found:

@@ -12,10 +12,12 @@ from tidemill.cli.terminal import (
     shown,
 )
 from tidemill.deploy.explain.explanation import Explanation
+from tidemill.deploy.explain.remade import bits
 from tidemill.trainers.evaluation.importance import ModelImportance
 from tidemill.trainers.evaluation.metrics import METRIC_NAMES
 
 _WIDTH = 12  # of the first column
+_MOST_ITEMS = 30  # a request may bring a thousand
 _ANSWER = ("action", "score", "propensity", "propensities", "policy_action", "source")
 
 
@@ -29,6 +31,7 @@ def print_explanation(found: Explanation, *, as_json: bool) -> None:
     _print_answers(found)
     for word, text in _facts(found):
         print_text(f"  {word:<{_WIDTH}}{text}")
+    _print_items(found)
     _print_parts(found)
     for name in found.differences:
         print_text(f"{name} is not what the log says: see the table of answers", WRONG)
@@ -38,6 +41,8 @@ def _print_answers(found: Explanation) -> None:
     table = new_table("answer", "logged", "computed again")
     logged, remade = found.logged.answer, found.remade
     for name in (*_ANSWER, "model_version"):
+        if name == "propensities" and found.logged.items:
+            continue  # each item has its own, in the table of items
         values = [getattr(logged, name), None if remade is None else getattr(remade, name)]
         if values != [None, None]:
             style = WRONG if name in found.differences else None
@@ -62,7 +67,36 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "model", f"{learned}{until}, examples version {model.snapshot}"
         yield "gate", model.reason
     if found.nothing_more:
-        yield "no parts", found.nothing_more
+        yield "not again" if found.scored else "no parts", found.nothing_more
+
+
+def _print_items(found: Explanation) -> None:
+    """Print the items: those shown in their order, then the others by their scores."""
+    items, scores = found.logged.items, found.item_scores
+    if not items:
+        return
+    made = found.remade
+    numbers = ("position", "score", "propensity", "computed again")
+    table = new_table("item", *numbers, numbers=numbers)
+    last = len(items)
+
+    def order(place: int) -> tuple[int, float]:
+        position = items[place].position
+        return last if position is None else position, -scores.get(items[place].id, 0.0)
+
+    places = sorted(range(last), key=order)
+    for place in places[:_MOST_ITEMS]:
+        item = items[place]
+        again = None if made is None or made.propensities is None else made.propensities[place]
+        where = None if made is None or made.positions is None else made.positions[place]
+        is_wrong = made is not None and bits([again, where]) != bits(
+            [item.propensity, item.position]
+        )
+        values = (item.position, scores.get(item.id), item.propensity, again)
+        add_row(table, item.id, *map(_exact, values), style=WRONG if is_wrong else None)
+    print_table(table)
+    if last > _MOST_ITEMS:
+        print_text(f"and {last - _MOST_ITEMS} more items; all of them with --json")
 
 
 def _print_parts(found: Explanation) -> None:
@@ -71,9 +105,9 @@ def _print_parts(found: Explanation) -> None:
     heads = ["adds" if each.action is None else f"adds to {each.action}" for each in found.scored]
     table = new_table("feature", "value", *heads, numbers=heads)
     first, *others = found.scored
-    features = found.logged.features
     for name in sorted(first.contributions, key=lambda name: -abs(first.contributions[name])):
-        value = _exact(features[name]) if name in features else "the action itself"
+        values = [each.features[name] for each in found.scored if name in each.features]
+        value = " | ".join(dict.fromkeys(map(_exact, values))) or "the action itself"
         add_row(table, name, value, *(f"{each.contributions[name]:+.4f}" for each in found.scored))
     add_row(table, "without any", "", *(f"{each.base:+.4f}" for each in found.scored))
     add_row(table, "raw score", "", *(f"{each.raw:+.4f}" for each in found.scored), style="bold")

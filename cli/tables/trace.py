@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from tidemill.cli.terminal import print_json, print_text, shown
 from tidemill.features.sql.positions import shown_positions
@@ -10,6 +11,7 @@ from tidemill.monitor.trace import Entry, Trace
 from tidemill.schemas.loop.durations import told_duration
 
 _WIDTH = 11  # of the first column
+_NO_FILE = "a file that no statistics name"
 
 
 def print_trace(found: Trace, *, as_json: bool) -> None:
@@ -25,17 +27,20 @@ def print_trace(found: Trace, *, as_json: bool) -> None:
 def _lines(found: Trace) -> Iterator[tuple[str, str]]:
     for entry in found.decisions:
         yield from _decision(entry)
+        yield from _shown_items(entry, found)
     if found.made_by is not None:
         promoted = "was live" if found.made_by.promoted else "never was live"
         at = shown(found.made_by.at)
         yield "made by", f"{found.made_by.version} of {at}, {promoted}: {found.made_by.reason}"
     yield from _window(found)
-    for entry in found.feedback:
+    for entry in _by_item(found):
         yield from _feedback(entry, found)
     if not found.feedback:
         yield "feedback", "none yet"
     for entry in found.examples:
-        yield from _example(entry, found)
+        if entry.row.get("position") is None:  # others stand with their items
+            yield "example", _outcome(entry, found)
+            yield "lies in", entry.file or _NO_FILE
     yield from _models(found.uses, has_example=bool(found.examples))
 
 
@@ -63,7 +68,47 @@ def _read(entry: Entry) -> Iterator[tuple[str, str]]:
     verdict = f", verdict {row['verdict']}" if row["verdict"] else ""
     came = f"came in {shown(row['ingested_at'])}, stream time before it {before}"
     yield "read", f"{place}, {came}{verdict}"
-    yield "lies in", entry.file or "a file that no statistics name"
+    yield "lies in", entry.file or _NO_FILE
+
+
+def _shown_items(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
+    """Yield the items that a decision has shown, each with its example; nothing if it has none."""
+    items = _items_of(entry)
+    placed = [each for each in items if each["position"] is not None]
+    if "items" in entry.row:
+        yield "items", f"{len(items)} logged, {len(placed)} of them shown"
+    made = [each for each in found.examples if each.place[:2] == entry.place[:2]]
+    for each in sorted(placed, key=lambda each: each["position"]):
+        facts = {"propensity": each["propensity"], **(each["features"] or {})}
+        told = ", ".join(f"{name} {_shown(value)}" for name, value in facts.items())
+        yield f"shown {each['position']}", f"{each['id']}: {told}"
+        for example in made:
+            if example.row["position"] == each["position"]:
+                yield "", _outcome(example, found)
+    for file in dict.fromkeys(each.file for each in made if each.row["position"] is not None):
+        yield "lie in", file or _NO_FILE
+
+
+def _items_of(entry: Entry) -> Sequence[Mapping[str, Any]]:
+    items = entry.row.get("items")
+    return items if isinstance(items, list) else []
+
+
+def _by_item(found: Trace) -> Sequence[Entry]:
+    """Return the feedback in the order of the items, then that of all items, then of others."""
+    position = {
+        each["id"]: each["position"]
+        for entry in found.decisions
+        for each in _items_of(entry)
+        if each["position"] is not None
+    }
+    last = len(position) + max(position.values(), default=0)
+
+    def order(entry: Entry) -> int:
+        item = entry.row.get("item")
+        return last if item is None else position.get(item, last + 1)
+
+    return sorted(found.feedback, key=order)
 
 
 def _window(found: Trace) -> Iterator[tuple[str, str]]:
@@ -102,18 +147,20 @@ def _feedback(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
         if isinstance(values, Mapping)
         else ""
     )
-    yield "feedback", f"{row['kind']} {row['id']} at {shown(at)}{after}{facts}: {entry.state}"
+    item = (
+        "" if "item" not in row else f" of item {row['item']}" if row["item"] else " of all shown"
+    )
+    yield "feedback", f"{row['kind']} {row['id']}{item} at {shown(at)}{after}{facts}: {entry.state}"
     yield from _read(entry)
 
 
-def _example(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
+def _outcome(entry: Entry, found: Trace) -> str:
+    """Return what an example ended as."""
     row = entry.row
     label = "no label" if row["label"] is None else f"label {_shown(row['label'])}"
     offsets = shown_positions(str(row["feedback_offsets"]), found.logs)
     revision = row.get("revision") or 0
-    facts = f"{label}, of feedback at offsets {offsets}, revision {revision}"
-    yield "example", f"{entry.state}, {facts}"
-    yield "lies in", entry.file or "a file that no statistics name"
+    return f"{entry.state}, {label}, of feedback at offsets {offsets}, revision {revision}"
 
 
 def _models(uses: Sequence[Use], *, has_example: bool) -> Iterator[tuple[str, str]]:

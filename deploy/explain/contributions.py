@@ -21,12 +21,14 @@ class ScoreParts:
     """One score and what it is the sum of.
 
     Attributes:
-        action: the action that was scored; None for a model that reads none.
+        action: the action or the item that was scored; None for a model that reads neither.
         score: what the model predicts, as workers compute it.
         raw: the sum of *base* and the *contributions*; of a bool label the log-odds of *score*,
             unless the model is a posterior.
         base: what is there without any feature.
-        contributions: what each feature adds, in the order of the loop, the action last.
+        contributions: what each feature adds, in the order of the loop, the action last; those of
+            an item come after those of the loop.
+        features: what the model read beside the action, by name.
     """
 
     action: str | None
@@ -34,6 +36,7 @@ class ScoreParts:
     raw: float
     base: float
     contributions: Mapping[str, float]
+    features: FeatureRow
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
@@ -77,7 +80,45 @@ def score_parts(
     )
 
 
+def item_parts(
+    logged: LoggedDecision,
+    model: AdditiveModel,
+    score: ScoreFunction,
+    taken: object,
+    named: str | None,
+) -> tuple[ScoreParts, ...]:
+    """Return the parts of the scores of two items: the one *taken*, and another one.
+
+    That is the one *named*, or the runner-up: the best of the others. Of a ranking the first item
+    was taken.
+    """
+    items = {item.id: item for item in logged.items}
+    scores = item_scores(logged, score)
+    first = action_text(taken)
+    others = sorted((name for name in scores if name != first), key=lambda name: -scores[name])
+    wanted = [first, *others[:1]] if named is None else dict.fromkeys([first, named])
+    return tuple(
+        _parts({**logged.features, **items[name].features}, model, name, scores[name])
+        for name in wanted
+        if name in items
+    )
+
+
+def item_scores(logged: LoggedDecision, score: ScoreFunction) -> dict[str, float]:
+    """Return the score of each item of *logged*, by its id."""
+    items = logged.request_items
+    found = (score((*logged.values, *row)) for row in items.rows)
+    return dict(zip(items.ids, found, strict=True))
+
+
 def _parts(row: FeatureRow, model: AdditiveModel, action: str | None, score: float) -> ScoreParts:
     added, base = model.contributions(row)
     raw = math.fsum([base, *added.values()])
-    return ScoreParts(action=action, score=score, raw=raw, base=base, contributions=added)
+    return ScoreParts(
+        action=action,
+        score=score,
+        raw=raw,
+        base=base,
+        contributions=added,
+        features={name: value for name, value in row.items() if name != ACTION},
+    )

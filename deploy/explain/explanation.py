@@ -1,16 +1,24 @@
 """`Explainer`: makes logged decisions again, and says what they were made of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
-from tidemill.deploy.explain.contributions import ScoreParts, score_parts
+from tidemill.deploy.explain.contributions import (
+    ScoreParts,
+    item_parts,
+    item_scores,
+    score_parts,
+)
 from tidemill.deploy.explain.loaded import LoadedModel, load_version
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision, read_logged
 from tidemill.deploy.explain.remade import REMADE, differing, remade_answer
 from tidemill.deploy.explain.wording import exploration_sentence, nothing_more, policy_sentence
+from tidemill.errors import RequestError
 from tidemill.features.lake.lake import Lake
 from tidemill.serving.policies.choice import LiveModel
 from tidemill.trainers.registry import ModelVersion
+
+_SHOWN = 5  # ids in an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +33,8 @@ class Explanation:
         scored: the score and its parts, first of the action that the policy took.
         policy: how the policy acts.
         exploration: how much it explores.
-        nothing_more: why there are no parts of a score; empty if there are.
+        nothing_more: why there are no parts of a score, or no answer again; empty if there are.
+        item_scores: by id, the score of each item that the request brought, if a model scored.
     """
 
     logged: LoggedDecision
@@ -36,6 +45,7 @@ class Explanation:
     policy: str
     exploration: str
     nothing_more: str
+    item_scores: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
@@ -50,15 +60,22 @@ class Explanation:
             "verdict": logged.verdict,
             "features": logged.features,
             "baseline": logged.baseline,
-            "logged": asdict(logged.answer),
-            "remade": None if self.remade is None else asdict(self.remade),
+            "logged": logged.answer.to_json(),
+            "remade": None if self.remade is None else self.remade.to_json(),
             "differences": list(self.differences),
             "model": None if self.model is None else _record(self.model),
             "scored": [parts.to_json() for parts in self.scored],
             "policy": self.policy,
             "exploration": self.exploration,
             "nothing_more": self.nothing_more,
+            **({"items": self._items()} if logged.items else {}),
         }
+
+    def _items(self) -> list[dict[str, object]]:
+        """Return the items as plain values, each with its score."""
+        return [
+            {**asdict(item), "score": self.item_scores.get(item.id)} for item in self.logged.items
+        ]
 
 
 class Explainer:
@@ -73,16 +90,21 @@ class Explainer:
         self._lake, self._loop_name = lake, loop_name
         self._loaded: dict[tuple[str, int], LoadedModel] = {}
 
-    def explain(self, id_: str) -> Explanation | None:
+    def explain(self, id_: str, item: str | None = None) -> Explanation | None:
         """Return the explanation of the decision *id_*; None if the lake does not have it.
 
+        With *item*, the parts are those of that item beside those of the one that was taken.
+
         Raises:
+            RequestError: the decision has no such item.
             LakeError: the lake cannot be read, or no longer has the model.
             ModelError: the model cannot be loaded.
         """
         logged = read_logged(self._lake, self._loop_name, id_)
         if logged is None:
             return None
+        if item is not None:
+            _check_item(logged, item)
         policy = logged.loop.policy
         found = Explanation(
             logged=logged,
@@ -98,9 +120,9 @@ class Explainer:
             return found
         if logged.answer.model_version is None:
             return _with_answer(found, None)
-        return self._by_model(found, logged.answer.model_version)
+        return self._by_model(found, logged.answer.model_version, item)
 
-    def _by_model(self, found: Explanation, version: str) -> Explanation:
+    def _by_model(self, found: Explanation, version: str, item: str | None) -> Explanation:
         logged = found.logged
         key = version, logged.loop.version
         if key not in self._loaded:
@@ -109,13 +131,36 @@ class Explainer:
         found = _with_answer(found, loaded.live)
         answer = found.remade or logged.answer
         taken = answer.action if answer.policy_action is None else answer.policy_action
-        scored = score_parts(logged, loaded.parts, loaded.signature, loaded.score, taken)
+        if logged.loop.decision.items is not None:
+            scored = item_parts(logged, loaded.parts, loaded.score, taken, item)
+            found = replace(found, item_scores=item_scores(logged, loaded.score))
+        else:
+            scored = score_parts(logged, loaded.parts, loaded.signature, loaded.score, taken)
         reads = loaded.signature.reads_action
         sentence = policy_sentence(logged.loop.policy, reads_action=reads)
         return replace(found, model=loaded.record, scored=scored, policy=sentence)
 
 
+def _check_item(logged: LoggedDecision, item: str) -> None:
+    """Check that the log has *item* among what was chosen from.
+
+    Raises:
+        RequestError: it has not.
+    """
+    ids = [each.id for each in logged.items]
+    if item not in ids:
+        first = ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
+        raise RequestError(
+            f"decision {logged.id} has no item {item!r} in the log",
+            hint=f"name one of its {len(ids)} items: {first}"
+            if ids
+            else "leave out --item: its request brought no items",
+        )
+
+
 def _with_answer(found: Explanation, model: LiveModel | None) -> Explanation:
+    if not found.logged.has_all:
+        return replace(found, exploration=exploration_sentence(found.logged, model))
     remade = remade_answer(found.logged, model)
     return replace(
         found,

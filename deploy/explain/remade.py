@@ -4,12 +4,13 @@ Chance is a hash of the decision's id, so that it falls as it did.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision
 from tidemill.serving.decision.decider import as_apprentice, certain_choice
-from tidemill.serving.policies.choice import LiveModel
+from tidemill.serving.decision.item_answers import ItemAnswers
+from tidemill.serving.policies.choice import Choice, LiveModel
 from tidemill.serving.policies.policies import policy_of
 
 REMADE = frozenset({"model", "default", "explore", "fallback"})
@@ -22,27 +23,59 @@ def remade_answer(logged: LoggedDecision, model: LiveModel | None) -> GivenAnswe
     Raises:
         ModelError: the model gives no finite score.
     """
-    key, policy, default = logged.id.encode(), policy_of(logged.loop), logged.default
+    items = logged.loop.decision.items
+    among = None if items is None else ItemAnswers(logged.loop, items)
+    choice, source = _chosen(logged, model, among)
     policy_action = None
-    if logged.answer.source == "fallback":
-        choice, source = certain_choice(default), "fallback"
-    elif model is not None:
-        choice, source = policy.choose(model, logged.values, key), "model"
-    else:
-        choice, is_explored = policy.without_model(default, key)
-        source = "explore" if is_explored else "default"
     if logged.loop.learning == "apprentice":
-        choice, source, policy_action = as_apprentice(choice, source, default)
+        choice, source, policy_action = as_apprentice(choice, source, logged.default)
     action, score, propensity, propensities = choice
+    told: Sequence[float | None] | None = propensities
+    positions = None
+    if among is not None:
+        told, positions = _told(logged, among, choice)
     return GivenAnswer(
         action=action,
         score=score,
         propensity=propensity,
-        propensities=propensities,
+        propensities=told,
         policy_action=policy_action,
         source=source,
         model_version=model.version if model is not None else None,
+        positions=positions,
     )
+
+
+def _chosen(
+    logged: LoggedDecision, model: LiveModel | None, among: ItemAnswers | None
+) -> tuple[Choice, str]:
+    """Return the choice of the policy, *among* the items of the request if it brought some."""
+    key, default = logged.id.encode(), logged.default
+    if logged.answer.source == "fallback":
+        return certain_choice(default), "fallback"
+    if among is not None:
+        items = logged.request_items
+        if model is not None:
+            return among.choose(model, logged.values, items, key), "model"
+        choice, is_explored = among.without_model(items, key)
+    else:
+        policy = policy_of(logged.loop)
+        if model is not None:
+            return policy.choose(model, logged.values, key), "model"
+        choice, is_explored = policy.without_model(default, key)
+    return choice, "explore" if is_explored else "default"
+
+
+def _told(
+    logged: LoggedDecision, among: ItemAnswers, choice: Choice
+) -> tuple[list[float | None], list[int | None]]:
+    """Return the propensity and the position of each item, as the event has them."""
+    action, _, _, known = choice
+    shown = action if isinstance(action, list) else [str(action)]
+    where = {name: number for number, name in enumerate(shown)}
+    positions = [where.get(item.id) for item in logged.items]
+    told = [among.propensity(known, place, at) for place, at in enumerate(positions)]
+    return told, positions
 
 
 def differing(logged: GivenAnswer, remade: GivenAnswer) -> Iterator[str]:
@@ -61,6 +94,6 @@ def bits(value: object) -> object:
     match value:
         case float():
             return struct.pack("<d", value)
-        case list():
+        case list() | tuple():
             return [bits(each) for each in value]
     return value

@@ -7,6 +7,11 @@ from tidemill.serving.policies.chance import Chance
 from tidemill.serving.policies.choice import LiveModel
 from tidemill.serving.policies.exploration import Exploration
 
+_NOT_ALL = (
+    "the log has only the items that were shown (decision.items.log), so it cannot be chosen again "
+    "among all"
+)
+
 
 def policy_sentence(policy: Policy, *, reads_action: bool) -> str:
     """Return how *policy* turns a score into an action.
@@ -66,9 +71,13 @@ def exploration_sentence(logged: LoggedDecision, model: LiveModel | None) -> str
 
 
 def nothing_more(logged: LoggedDecision) -> str:
-    """Return why there are no features' contributions: no model scored; empty if one did."""
+    """Return what cannot be told, and why; empty if all can.
+
+    There are no contributions if no model scored, and no answer made again if the log does not have
+    all items that the policy chose among.
+    """
     loop, source = logged.loop, logged.answer.source
-    its = "the baseline of the request" if logged.baseline is not None else "the loop's default"
+    its = _default_words(logged)
     match source:
         case "fallback":
             return (
@@ -79,7 +88,17 @@ def nothing_more(logged: LoggedDecision) -> str:
             by = "chance took another action than" if source == "explore" else "the answer was"
             return f"no model was live, and {by} {its}"
     if source in REMADE:
-        return ""
+        return "" if logged.has_all else _NOT_ALL
     return (
         f"no worker made it: it came with the source {source!r}, so only what it brought is known"
     )
+
+
+def _default_words(logged: LoggedDecision) -> str:
+    """Return what answers without a model, in words."""
+    if logged.baseline is not None:
+        return "the baseline of the request"
+    if logged.loop.decision.items is None:
+        return "the loop's default"
+    is_ranking = logged.loop.decision.type == "ranking"
+    return "the order of the request" if is_ranking else "the first item of the request"

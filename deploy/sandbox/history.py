@@ -1,9 +1,10 @@
 """A history: decisions and feedback of the past, a JSON object in each line of a file.
 
 A line with ``features`` is a decision: ``id``, ``at``, ``features``, and if known ``entity``,
-``action``, ``propensity``, ``score`` and ``source``. A line with ``decision_id`` is a feedback:
-``decision_id``, ``kind``, ``at``, and if any ``values`` and ``id``. What serving would refuse is
-refused here, by the same readers.
+``action``, ``propensity``, ``score``, ``source`` and ``baseline``; where requests bring ``items``,
+these too, each with its ``propensity`` if that is known. A line with ``decision_id`` is a feedback:
+``decision_id``, ``kind``, ``at``, and if any ``values``, ``id`` and ``item``. What serving would
+refuse is refused here, by the same readers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from typing import BinaryIO
 
 import msgspec
 
+from tidemill.deploy.sandbox.past_items import logged_items, shown_action, split_propensities
 from tidemill.errors import ConfigError, RequestError
 from tidemill.schemas.logs import DECISIONS, Log
 from tidemill.schemas.loop.definition import Decision, Loop
 from tidemill.serving.decision.baselines import answer_of
-from tidemill.serving.decision.requests import DecisionReader, FeedbackReader
+from tidemill.serving.decision.requests import DecisionReader, DecisionRequest, FeedbackReader
 
 MAX_LINE_BYTES = 1_000_000
 SOURCE = "history"
@@ -36,9 +38,12 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     propensity: float | None = None
     score: float | None = None
     source: str | None = None
+    baseline: bool | float | str | list[str] | None = None
+    items: list[dict[str, object]] | None = None
     decision_id: str | None = None
     kind: str | None = None
     values: dict[str, object] = {}
+    item: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +144,12 @@ class HistoryReader:
     def _decision(self, line: _Line, at: datetime, _number: int) -> PastEvent:
         if line.id is None:
             raise RequestError("the decision has no id", hint="its feedback names it")
-        request = self._decisions.check(line.features or {}, line.entity, line.id, at)
-        decision = self._loop.decision
-        action = decision.default if line.action is None else checked_action(decision, line.action)
-        fields = {
+        items, known = split_propensities(line.items)
+        request = self._decisions.check(
+            line.features or {}, line.entity, line.id, at, line.baseline, items
+        )
+        action = self._action(request, line.action)
+        fields: dict[str, object] = {
             "id": line.id,
             "at": at,
             "entity": line.entity,
@@ -153,21 +160,36 @@ class HistoryReader:
             "policy_version": self._loop.policy.version,
             "loop_version": self._loop.version,
             "features": dict(zip(self._loop.features, request.features, strict=True)),
+            "baseline": request.baseline,
         }
+        if request.items is not None:
+            fields["items"] = logged_items(
+                self._loop, request.items, action, known, line.propensity
+            )
         return PastEvent(at=at, log=DECISIONS, key=line.id, fields=fields)
+
+    def _action(self, request: DecisionRequest, action: object) -> object:
+        """Return what was done, as the line says; the default if it does not."""
+        decision = self._loop.decision
+        if request.items is not None:
+            is_ranking = decision.type == "ranking"
+            return shown_action(request.items, action, is_ranking=is_ranking)
+        return decision.default if action is None else checked_action(decision, action)
 
     def _given(self, line: _Line, at: datetime, number: int) -> PastEvent:
         decision_id, kind = line.decision_id or "", line.kind
         if kind is None:
             kinds = ", ".join(self._loop.feedback)
             raise RequestError("the feedback has no kind", hint=f"the loop has {kinds}")
-        given = self._feedback.check(decision_id, kind, line.values, line.id, at)
-        fields = {
+        given = self._feedback.check(decision_id, kind, line.values, line.id, at, line.item)
+        fields: dict[str, object] = {
             "id": line.id or f"{decision_id}/{kind}/{number}",
             "decision_id": decision_id,
             "at": at,
             "values": given.values,
         }
+        if given.item is not None:
+            fields["item"] = given.item
         log = self._loop.feedback[kind].log
         return PastEvent(at=at, log=log, key=decision_id, fields=fields, kind=kind)
 

@@ -173,11 +173,19 @@ class Sandbox:
     async def _play(
         self, events: Sequence[PastEvent], on_progress: Callable[[int, int], object]
     ) -> None:
-        await self._run.claim([ONE])
+        await self.start()
         for start in range(0, len(events), BLOCK):
             await self.take(events[start : start + BLOCK])
             self.cycle.run()
             on_progress(min(start + BLOCK, len(events)), len(events))
+        await self.finish()
+
+    async def start(self) -> None:
+        """Own the partition, before the first event."""
+        await self._run.claim([ONE])
+
+    async def finish(self) -> None:
+        """Close every window, and have the trainer do what is left."""
         self._run.end_logs(self.now, self._at_end())
         await self._commit()
         self.cycle.run(force=True)

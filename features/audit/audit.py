@@ -13,11 +13,10 @@ from datetime import datetime
 
 import duckdb
 
-from tidemill.features.audit.expected import create_expected
+from tidemill.features.audit.expected import EXPECTED, create_expected
 from tidemill.features.audit.losses import with_losses
 from tidemill.features.audit.plan import Planner
 from tidemill.features.audit.queries import (
-    EXPECTED,
     compared_sql,
     example_differences_sql,
     last_sql,
@@ -261,7 +260,8 @@ class _Checker:
 
     def _compare(self, loop: Loop, query: str, log: Log) -> None:
         """Count the rows of *query*, which are differences, and collect the first of them."""
-        ordered = f'SELECT *, count(*) OVER () FROM ({query}) ORDER BY "at", "partition", "offset"'
+        by = '"at", "partition", "offset", 3'
+        ordered = f"SELECT *, count(*) OVER () FROM ({query}) ORDER BY {by}"
         rows = self._connection.execute(f"{ordered} LIMIT {self._shown}").fetchall()
         self._differences += rows[0][-1] if rows else 0
         self._collect(
@@ -269,12 +269,13 @@ class _Checker:
                 log=table_of(log),
                 stream=stream_of(log),
                 partition=partition,
-                offset=offset_of(position),
+                offset=offset_of(offset),
+                position=position,
                 id=id_,
                 at=at,
                 columns={each["column"]: _values(each, loop.logs) for each in columns},
             )
-            for partition, position, id_, at, columns, _count in rows
+            for partition, offset, position, id_, at, columns, _count in rows
         )
 
     def _collect(self, differences: Iterable[Difference]) -> None:

@@ -6,7 +6,8 @@ It is for tests, and for lakes that fit into memory; `audit.py` compares in slic
 import duckdb
 import polars as pl
 
-from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.features.audit.judged import Relations
+from tidemill.features.audit.oracle import oracle_sql
 from tidemill.schemas.loop.definition import Loop
 
 
@@ -33,24 +34,34 @@ def differences(
         examined=f"{schema}.examined",
         idle=idle,
     )
+    has_items = loop.decision.items is not None
+    position, more = ("position", "") if has_items else ("NULL::INTEGER", ", NULL AS position")
     query = f"""
-        WITH oracle AS ({oracle_sql(loop, relations)}),
+        WITH oracle AS (SELECT *{more} FROM ({oracle_sql(loop, relations)})),
         stored AS (
-            SELECT 'decisions' AS log, "partition", "offset", state, label, feedback_offsets,
-                   CASE WHEN feedback_offsets IS NOT NULL THEN coalesce(revision, 0) END AS revision
-            FROM {schema}.decision_states
+            SELECT 'decisions' AS log, d."partition", d."offset", {position} AS position,
+                   coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets,
+                   CASE WHEN e.feedback_offsets IS NOT NULL
+                        THEN coalesce(e.revision, 0) END AS revision
+            FROM {schema}.decisions d LEFT JOIN {schema}.examples e
+              ON d.verdict IS NULL AND e."partition" = d."partition" AND e."offset" = d."offset"
             UNION ALL BY NAME
             SELECT 'feedback' AS log, "partition", "offset",
                    CASE state WHEN 'misplaced' THEN 'unmatched' ELSE state END AS state
             FROM {schema}.feedback_states
         ),
         counted AS (
-            SELECT *, count(*) OVER (PARTITION BY log, "partition", "offset") AS times FROM stored
+            SELECT *, count(*) OVER (PARTITION BY log, "partition", "offset", position) AS times
+            FROM stored
         )
-        SELECT log, "partition", "offset", o.id, o.state, o.label, o.feedback_offsets, o.revision,
+        SELECT coalesce(o.log, s.log) AS log, coalesce(o."partition", s."partition") AS "partition",
+               coalesce(o."offset", s."offset") AS "offset", o.id,
+               o.state, o.label, o.feedback_offsets, o.revision,
                s.state AS state_found, s.label AS label_found,
                s.feedback_offsets AS feedback_offsets_found, s.revision AS revision_found
-        FROM oracle o FULL JOIN counted s USING (log, "partition", "offset")
+        FROM oracle o FULL JOIN counted s
+          ON o.log = s.log AND o."partition" = s."partition" AND o."offset" = s."offset"
+         AND o.position IS NOT DISTINCT FROM s.position
         WHERE o.state IS DISTINCT FROM s.state OR o.label IS DISTINCT FROM s.label
            OR o.feedback_offsets IS DISTINCT FROM s.feedback_offsets
            OR o.revision IS DISTINCT FROM s.revision OR s.times > 1

@@ -5,7 +5,7 @@ The offsets without a row tell where. Superseded revisions are counted too. A fi
 than the newest commit tells that a commit was taken away.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -13,10 +13,10 @@ import duckdb
 from tidemill.features.audit.report import AuditReport, Loss
 from tidemill.features.lake.damage import uncommitted_files
 from tidemill.features.lake.lake import Lake
-from tidemill.features.lake.layouts import EXAMPLES, TABLES, table_of
+from tidemill.features.lake.layouts import EXAMPLES, TABLES, example_key, table_of
 from tidemill.features.lake.progress_keys import DEAD_LETTERS, GAPS, OFFSET, REVISED
 from tidemill.features.sql.positions import offset_sql, stream_sql
-from tidemill.features.sql.views import open_duckdb, source
+from tidemill.features.sql.views import open_duckdb, quoted, source
 from tidemill.schemas.logs import Log, number_of
 from tidemill.schemas.loop.definition import Loop
 
@@ -121,14 +121,15 @@ def _lost_revisions(
     if "revision" not in table.schema:
         return
     examples = source(connection, table, versions[EXAMPLES]).sql
+    key = example_key(table.schema)
     keys = {REVISED.key(n): n for n in range(loop.partitions)}
     counted = table.progress(keys, versions[EXAMPLES])
     query = f"""
         SELECT "partition", count(*) FILTER (revision > 0) FROM {examples} GROUP BY ALL"""
     written = dict(connection.execute(query).fetchall())
-    for key, partition in keys.items():
-        lost = (counted[key] or 0) - written.get(partition, 0)
-        decisions = _broken_revisions(connection, examples, partition)
+    for name, partition in keys.items():
+        lost = (counted[name] or 0) - written.get(partition, 0)
+        decisions = _broken_revisions(connection, examples, partition, key)
         if lost > 0 or any(first for _, first in decisions):
             missing = max(lost, 0) + sum(first for _, first in decisions)
             named = ", ".join(id_ for id_, _ in decisions[:_SHOWN])
@@ -141,7 +142,7 @@ def _lost_revisions(
 
 
 def _broken_revisions(
-    connection: duckdb.DuckDBPyConnection, examples: str, partition: int
+    connection: duckdb.DuckDBPyConnection, examples: str, partition: int, key: Sequence[str]
 ) -> list[tuple[str, bool]]:
     """Return the decisions whose revisions have a gap, and whether the first one is missing.
 
@@ -149,7 +150,7 @@ def _broken_revisions(
     """
     query = f"""
         SELECT any_value(decision_id), min(coalesce(revision, 0)) > 0 FROM {examples}
-        WHERE "partition" = {partition} GROUP BY "offset"
+        WHERE "partition" = {partition} GROUP BY {", ".join(map(quoted, key))}
         HAVING count(*) <= max(coalesce(revision, 0)) ORDER BY 2 DESC, 1"""
     return connection.execute(query).fetchall()
 

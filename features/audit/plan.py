@@ -11,7 +11,7 @@ from itertools import chain
 
 import duckdb
 
-from tidemill.features.audit.slices import in_time
+from tidemill.features.audit.fragments import in_time
 from tidemill.features.audit.spans import (
     BEGIN,
     FOREVER,

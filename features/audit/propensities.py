@@ -7,6 +7,10 @@ Ville's inequality his wealth ever reaches a million with a probability of a mil
 however often somebody looks. So the audit can go on for years, and its alarm is no accident.
 
 An action that is taken too rarely is found by another one that is taken too often.
+
+Where requests bring items, the bets are on the places of the request: whether its first item, its
+second and so on is taken, in a ranking at each of the first positions. A place is bet on where it
+had a chance: there was such an item, and an earlier position had not taken it.
 """
 
 import math
@@ -26,10 +30,20 @@ ALARM = 1e6
 """The wealth, for all actions together, from which propensities count as wrong."""
 
 
+PLACES = 10
+"""How many places of a request are bet on."""
+POSITIONS = 3
+"""How many positions of a ranking of items are bet on."""
+
+
 @dataclass(slots=True)
 class ActionCount:
-    """One action: how often it was taken, the sum of 1 / propensity, and the sum of each bet."""
+    """One action: how often it was taken, the sum of 1 / propensity, and the sum of each bet.
 
+    It could be taken in as many decisions as were *offered*.
+    """
+
+    offered: int = 0
     taken: int = 0
     weight: float = 0.0
     won: list[float] = field(default_factory=lambda: [0.0] * len(STAKES))
@@ -43,7 +57,8 @@ class PropensityAudit:
         decisions: how many explored decisions were compared.
         impossible: how many of them were taken although their propensity is not above 0.
         actions: the counts by action; of a ranking by its first one, of a number that is drawn
-            around the score by the lower or upper half of its range.
+            around the score by the lower or upper half of its range, of items by their place in the
+            request. Where the log has only the items that were shown, there are none.
     """
 
     loop: Loop
@@ -70,26 +85,46 @@ class PropensityAudit:
             f'AND "offset" < {span.end.position(DECISIONS)})'
             for span in spans
         ]
-        if not ranges or "propensities" not in decisions.schema:
+        items = self.loop.decision.items
+        has_all = items is None or items.log == "all"
+        if not ranges or "propensities" not in decisions.schema or not has_all:
             return
         doing = f"the audit of propensities of {self.loop.loop}"
         with bounded_duckdb(doing, memory_mb=128, threads=1) as connection:
             on_begin(connection.interrupt)
             rows = source(connection, decisions, version).sql
-            for row in connection.execute(self._query(rows, " OR ".join(ranges))).fetchall():
+            query = self._query if items is None else self._query_of_items
+            for row in connection.execute(query(rows, " OR ".join(ranges))).fetchall():
                 self._add(*row)
+        if items is None:
+            for each in self.actions.values():
+                each.offered = self.decisions
 
-    def _add(self, action: str, count: int, impossible: int, weight: float, *won: float) -> None:
-        self.decisions += count
+    def _add(
+        self,
+        action: str | None,
+        decisions: int,
+        offered: int,
+        taken: int,
+        impossible: int,
+        weight: float,
+        *won: float,
+    ) -> None:
+        self.decisions += decisions
         self.impossible += impossible
+        if action is None:
+            return
         known = self.actions.setdefault(action, ActionCount())
-        known.taken += count - impossible
+        known.offered += offered
+        known.taken += taken - impossible
         known.weight += weight
         known.won = [before + more for before, more in zip(known.won, won, strict=True)]
 
     def ratios(self) -> dict[str, float]:
         """Return, by action, how often it was taken over how often it should have been: about 1."""
-        return {name: each.weight / self.decisions for name, each in self.actions.items()}
+        return {
+            name: each.weight / each.offered for name, each in self.actions.items() if each.offered
+        }
 
     @property
     def wealth(self) -> float:
@@ -105,7 +140,7 @@ class PropensityAudit:
         return self.wealth < ALARM
 
     def _log_wealth(self, action: ActionCount) -> float:
-        missed = self.decisions - action.taken
+        missed = action.offered - action.taken
         logs = [
             won + missed * math.log(1.0 - stake)
             for stake, won in zip(STAKES, action.won, strict=True)
@@ -119,17 +154,41 @@ class PropensityAudit:
         Fallbacks are no choice of the policy. A decision that was certain says nothing.
         """
         action, propensity, is_explored = self._terms()
-        bets = ", ".join(
-            f"coalesce(sum(ln(1 + {stake} * (1 / p - 1))) FILTER (WHERE p > 0), 0)"
-            for stake in STAKES
-        )
         return f"""
-            SELECT action, count(*), count(*) FILTER (WHERE NOT p > 0),
-                   coalesce(sum(1 / p) FILTER (WHERE p > 0), 0), {bets}
-            FROM (
-                SELECT {action} AS action, {propensity} AS p FROM {rows}
-                WHERE verdict IS NULL AND source IN ('model', 'default', 'explore') AND ({ranges})
-            ) WHERE p IS NOT NULL AND {is_explored} GROUP BY ALL"""
+            SELECT action, count(*), 0, count(*), {_bets("true")}
+            FROM (SELECT {action} AS action, {propensity} AS p FROM {rows} WHERE {_CHOSEN}
+                  AND ({ranges})) WHERE p IS NOT NULL AND {is_explored} GROUP BY ALL"""
+
+    def _query_of_items(self, rows: str, ranges: str) -> str:
+        """Return the query for the counts of each place of the request, in the same columns.
+
+        The chance of a position is that of the item there, given those before it.
+        """
+        is_ranking = self.loop.decision.type == "ranking"
+        positions = range(POSITIONS if is_ranking else 1)
+        could = (
+            "each.position IS NULL OR each.position >= slot"
+            if is_ranking
+            else "each.propensity > 0"
+        )
+        told = "' of the request at position ' || slot" if is_ranking else "' of the request'"
+        return f"""
+            WITH chosen AS (
+                SELECT items, slot,
+                       list_filter(items, lambda each: each.position = slot)[1].propensity AS p
+                FROM {rows}, (SELECT unnest({list(positions)}) AS slot)
+                WHERE {_CHOSEN} AND ({ranges})
+            ), placed AS (
+                SELECT slot, p, unnest(items) AS each, generate_subscripts(items, 1) AS place
+                FROM chosen WHERE p IS NOT NULL AND p < 1
+            ), bets AS (
+                SELECT CASE WHEN place <= {PLACES} THEN 'item ' || place || {told} END AS action,
+                       slot, p, coalesce(each.position = slot, false) AS is_taken, {could} AS could
+                FROM placed
+            )
+            SELECT action, count(*) FILTER (is_taken AND slot = 0), count(*) FILTER (could),
+                   count(*) FILTER (is_taken), {_bets("is_taken")}
+            FROM bets GROUP BY ALL"""
 
     def _terms(self) -> tuple[str, str, str]:
         """Return SQL for the action, its probability, and whether others were possible."""
@@ -146,3 +205,17 @@ class PropensityAudit:
             f"propensity * {half}",
             "true",
         )
+
+
+_CHOSEN = "verdict IS NULL AND source IN ('model', 'default', 'explore')"
+
+
+def _bets(taken: str) -> str:
+    """Return SQL over what is *taken*: what was impossible, the sum of 1 / p, and each bet."""
+    won = ", ".join(
+        f"coalesce(sum(ln(1 + {stake} * (1 / p - 1))) FILTER (WHERE {taken} AND p > 0), 0)"
+        for stake in STAKES
+    )
+    impossible = f"count(*) FILTER (WHERE {taken} AND NOT p > 0)"
+    weight = f"coalesce(sum(1 / p) FILTER (WHERE {taken} AND p > 0), 0)"
+    return f"{impossible}, {weight}, {won}"

@@ -1,38 +1,36 @@
 """The queries of an audit: which rows differ, in which columns.
 
 `raw_differences_sql` compares the verdict of each raw row with the stream time of its log, for
-which it reads one row more. `expected_sql` computes the states of a slice with the oracle.
-`example_differences_sql` compares them with what the stream wrote.
+which it reads one row more. `example_differences_sql` compares what the logs of a slice imply
+(`expected.py`) with what the stream wrote.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from tidemill.features.audit.checks import Check, any_sql, columns_sql
-from tidemill.features.audit.oracle import Relations, oracle_sql
-from tidemill.features.audit.slices import (
+from tidemill.features.audit.expected import EXPECTED
+from tidemill.features.audit.fragments import (
+    ITEM_OF_EXAMPLE,
+    Check,
+    any_sql,
     bounds_sql,
+    columns_sql,
     in_share,
     in_slice,
-    in_time,
     span_sql,
     values_sql,
 )
-from tidemill.features.audit.spans import NOTHING_READ, AuditSlice, OffsetRange, memory, micros
-from tidemill.features.lake.layouts import table_of
-from tidemill.features.sql.positions import stream_sql
+from tidemill.features.audit.spans import COUNTERS, AuditSlice, OffsetRange, micros
+from tidemill.features.lake.layouts import example_key
+from tidemill.features.sql.revisions import same_example_sql
 from tidemill.features.sql.views import quoted
 from tidemill.schemas.events.schemas import CIRCUMSTANCES
-from tidemill.schemas.logs import Log, is_feedback, number_of
 from tidemill.schemas.loop.definition import Loop
 
-EXPECTED = "expected"
-"""The temporary table with the result of `expected_sql`."""
-
-# Columns that an example copies from its decision: their name there, and in the decision.
+# Columns that an example copies from its decision: their name there, and SQL over the decision.
 _COPIED = {
-    "decision_id": "id",
+    "decision_id": "d.id",
     **{
-        name: name
+        name: f"d.{quoted(name)}"
         for name in (
             *("topic", "at", "entity", "features", "action", "score", "propensity", "source"),
             *("model_version", "policy_version", "loop_version", *CIRCUMSTANCES),
@@ -40,6 +38,7 @@ _COPIED = {
     },
 }
 
+_TAKEN = {**_COPIED, **ITEM_OF_EXAMPLE}
 
 # Columns of an example that are computed from its feedback.
 _COMPUTED = ("state", "label", "feedback_offsets", "first_feedback_at")
@@ -101,7 +100,7 @@ def raw_differences_sql(
                    greatest(lag("at") OVER log, lag(stream_time) OVER log) AS reached
             FROM rows_ WINDOW log AS (PARTITION BY "partition" ORDER BY "offset")
         )
-        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
+        SELECT "partition", "offset", NULL, id, "at", {columns_sql(checks)} AS columns_
         FROM read_ WHERE is_new AND ({any_sql(checks)})"""
 
 
@@ -119,96 +118,59 @@ def last_sql(table: str, ranges: Mapping[int, tuple[int, int]]) -> str:
         GROUP BY ALL"""
 
 
-def first_time_sql(loop: Loop, decisions: str, share: AuditSlice) -> str:
-    """Return a query for the earliest stream time by which a decision of a slice was judged.
-
-    Duplicates are recognised by stream time, which may be long before the event time of a decision
-    that follows a pause.
-    """
-    since = share.since - micros(loop.early + memory(loop))
-    return f"""
-        SELECT epoch_us(min(least("at", stream_time))) FROM {decisions} d
-        WHERE {in_time("d", since, share.until)}
-          AND coalesce(stream_time <= "at" + {span_sql(loop.grace)}, true)"""
-
-
-def expected_sql(
-    loop: Loop,
-    decisions: str,
-    feedback: str,
-    share: AuditSlice,
-    decisions_from: int,
-    examined: Mapping[tuple[int, Log], int],
-) -> str:
-    """Return a query for the correct states of the records of a share, and of records before it.
-
-    *decisions_from* is the time from which decisions are read, to recognise duplicates. *examined*
-    is, by partition and log, the position before which feedback may have corrected an example.
-    """
-    ahead = micros(loop.early)
-    waits = micros(loop.wait)
-    ours = f't."partition" IN ({", ".join(map(str, share.bounds))})'
-
-    def part(table: str, key: str, since: int, until: int, more: str = "") -> str:
-        wanted = f"{in_time('t', since, until)} AND {ours} {more} {in_share(key, share)}"
-        return f"(SELECT * FROM {table} t WHERE {wanted})"
-
-    frontiers = values_sql((number, until) for number, (_, until) in share.bounds.items())
-    # streams that a later version added did not exist when this one closed its decisions
-    numbers = ", ".join(str(number_of(log)) for log in loop.logs if is_feedback(log))
-    relations = Relations(
-        decisions=part(decisions, "t.id", decisions_from, share.until),
-        feedback=part(
-            feedback,
-            "t.decision_id",
-            share.since - 2 * ahead - waits,
-            share.until + waits,
-            f"AND {stream_sql('t')} IN ({numbers})",
-        ),
-        begins=_begins(share),
-        frontiers=(
-            '(SELECT "partition"::INTEGER AS "partition", make_timestamptz(until) AS frontier'
-            f' FROM (VALUES {frontiers}) AS t("partition", until))'
-        ),
-        examined=_examined(examined),
-    )
-    return oracle_sql(loop, relations)
-
-
-def _examined(positions: Mapping[tuple[int, Log], int]) -> str:
-    """Return the subquery for `Relations.examined`."""
-    rows = values_sql((number, number_of(log), at) for (number, log), at in positions.items())
-    none = "" if rows else " WHERE false"
-    return (
-        f'(SELECT * FROM (VALUES {rows or "(0, 0, 0)"}) AS t("partition", stream, examined){none})'
-    )
-
-
-def _begins(share: AuditSlice) -> str | None:
-    """Return the subquery for `Relations.begins`; None if the version is the first."""
-    known = {number: state for number, state in share.begins.items() if state != NOTHING_READ}
-    if not known:
-        return None
-    rows = ", ".join(
-        f"({number}, '{table_of(log)}', {number_of(log)}, {position}, {state.frontier})"
-        for number, state in known.items()
-        for log, position in state.positions.items()
-    )
-    return (
-        '(SELECT "partition", log, stream, first, make_timestamptz(frontier) AS frontier'
-        f' FROM (VALUES {rows}) AS t("partition", log, stream, first, frontier))'
-    )
-
-
 def example_differences_sql(
     decisions: str, examples: str, columns: Iterable[str], share: AuditSlice
 ) -> str:
-    """Return a query for the decisions of a slice whose examples differ from the table `EXPECTED`.
+    """Return a query for the examples of a slice that differ from the table `EXPECTED`.
 
-    *columns* are those of *examples*.
+    *columns* are those of *examples*. Where decisions have items, each that was shown is compared.
     """
     present = set(columns)
-    checks = [
+    key = example_key(present)
+    checks = _checks(present)
+    known = {name: here for name, here in _TAKEN.items() if name in present}
+    copied = ", ".join(f"{here} AS d_{name}" for name, here in known.items())
+    computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
+    names = [name for name in (*known, *_COMPUTED) if name in present]
+    stored = ", ".join(f"e.{quoted(name)} AS e_{name}" for name in names)
+    # Rows of the first release have no revision; they are the first of their decision.
+    stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
+    position = "t.position" if "position" in key else "NULL"
+    keys = ", ".join(f"e.{quoted(name)}" for name in key)
+    merged = ", ".join(f"coalesce(m.{quoted(n)}, w.{quoted(n)}) AS {quoted(n)}" for n in key)
+    plain = ", ".join(map(quoted, key))
+    return f"""
+        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
+        must AS (
+            SELECT d."partition", d."offset", {position} AS position, d.id, d."at", d.verdict,
+                   t.state AS expected, {computed}, {copied}
+            FROM {decisions} d JOIN bounds USING ("partition")
+            LEFT JOIN {EXPECTED} t ON t.log = 'decisions'
+                 AND t."partition" = d."partition" AND t."offset" = d."offset"
+            WHERE {in_slice("d", share)} {in_share("d.id", share)}
+        ),
+        wrote AS (
+            SELECT {keys}, e.decision_id, e."at", count(*) OVER same AS times, {stored}
+            FROM {examples} e JOIN bounds USING ("partition")
+            WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
+            WINDOW same AS (PARTITION BY {keys})
+            QUALIFY row_number() OVER same = 1
+        ),
+        both_ AS (
+            SELECT {merged}, coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
+                   m.* EXCLUDE ("partition", "offset", position, id, "at"),
+                   w.* EXCLUDE ({plain}, decision_id, "at"),
+                   times IS NOT NULL AND expected NOT IN ('late', 'duplicate') AS is_example
+            FROM must m FULL JOIN wrote w ON {same_example_sql("w", "m", key)}
+        )
+        SELECT "partition", "offset", {", ".join(key[2:]) or "NULL"}, id, "at",
+               {columns_sql(checks)} AS columns_
+        FROM both_ WHERE {any_sql(checks)}"""
+
+
+def _checks(present: Collection[str]) -> list[Check]:
+    """Return what is compared of an example with the columns *present*."""
+    return [
         # 'late' depends on the stream time alone, and is checked by `raw_differences_sql`.
         Check(
             "verdict",
@@ -226,48 +188,10 @@ def example_differences_sql(
         ),
         *(
             Check(name, f"e_{name}", f"CASE WHEN is_example THEN d_{name} ELSE e_{name} END")
-            for name in _COPIED
+            for name in _TAKEN
             if name in present
         ),
     ]
-    known = {name: here for name, here in _COPIED.items() if name in present}
-    copied = ", ".join(f"d.{quoted(here)} AS d_{name}" for name, here in known.items())
-    computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
-    stored = ", ".join(
-        f"e.{quoted(name)} AS e_{name}" for name in (*_COPIED, *_COMPUTED) if name in present
-    )
-    # Rows of the first release have no revision; they are the first of their decision.
-    stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
-    return f"""
-        WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)}),
-        must AS (
-            SELECT d."partition", d."offset", d.id, d."at", d.verdict, t.state AS expected,
-                   {computed}, {copied}
-            FROM {decisions} d JOIN bounds USING ("partition")
-            LEFT JOIN {EXPECTED} t ON t.log = 'decisions'
-                 AND t."partition" = d."partition" AND t."offset" = d."offset"
-            WHERE {in_slice("d", share)} {in_share("d.id", share)}
-        ),
-        wrote AS (
-            SELECT e."partition", e."offset", e.decision_id, e."at",
-                   count(*) OVER same AS times, {stored}
-            FROM {examples} e JOIN bounds USING ("partition")
-            WHERE {in_slice("e", share)} {in_share("e.decision_id", share)}
-            WINDOW same AS (PARTITION BY e."partition", e."offset")
-            QUALIFY row_number() OVER same = 1
-        ),
-        both_ AS (
-            SELECT coalesce(m."partition", w."partition") AS "partition",
-                   coalesce(m."offset", w."offset") AS "offset",
-                   coalesce(m.id, w.decision_id) AS id, coalesce(m."at", w."at") AS "at",
-                   m.* EXCLUDE ("partition", "offset", id, "at"),
-                   w.* EXCLUDE ("partition", "offset", decision_id, "at"),
-                   times IS NOT NULL AND expected NOT IN ('late', 'duplicate') AS is_example
-            FROM must m FULL JOIN wrote w
-              ON w."partition" = m."partition" AND w."offset" = m."offset"
-        )
-        SELECT "partition", "offset", id, "at", {columns_sql(checks)} AS columns_
-        FROM both_ WHERE {any_sql(checks)}"""
 
 
 def compared_sql(decisions: str, share: AuditSlice) -> str:
@@ -281,13 +205,12 @@ def compared_sql(decisions: str, share: AuditSlice) -> str:
 def settled_sql(loop: Loop, feedback: str, share: AuditSlice) -> str:
     """Return a query that counts, by partition, the feedback of a slice.
 
-    Columns: partition, all of it, and the late, duplicate and unmatched feedback without a verdict,
-    which the stream counts.
+    Columns: partition, all of it, and the feedback without a verdict that ended as each of
+    `COUNTERS`, which the stream counts.
     """
     ahead = micros(loop.early)
     counted = ", ".join(
-        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)"
-        for state in ("late", "duplicate", "unmatched")
+        f"count(*) FILTER (t.state = '{state}' AND f.verdict IS NULL)" for state in COUNTERS
     )
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})

@@ -12,8 +12,8 @@ from datetime import datetime
 
 import polars as pl
 
+from tidemill.features.audit.fragments import span_sql
 from tidemill.features.audit.report import AuditReport, Difference, by_time
-from tidemill.features.audit.slices import span_sql
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS, FEEDBACK
 from tidemill.features.sql.bounded import bounded_duckdb

@@ -22,6 +22,7 @@ class Difference:
     Attributes:
         log: ``decisions`` or ``feedback``; ``counts`` for feedback that was counted, not written.
         stream: the stream of the feedback, if its kind has one.
+        position: of the item that was shown there, if decisions have items.
         columns: by name, the value of the stream and that of the audit, as text; None is null.
             ``rows`` is the number of rows of the record; ``verdict`` and ``stream_time`` are
             columns of the raw table.
@@ -33,6 +34,7 @@ class Difference:
     id: str | None = None
     at: datetime | None = None
     stream: str | None = None
+    position: int | None = None
     columns: Mapping[str, tuple[str | None, str | None]]
 
     @property
@@ -47,7 +49,8 @@ class Difference:
             return f"partition {self.partition}"
         what = "decision" if self.log == "decisions" else "feedback"
         by = "" if self.stream is None else f" of stream {self.stream}"
-        return f"{what} {self.id}{by}, partition {self.partition}, offset {self.offset}"
+        at = "" if self.position is None else f", position {self.position}"
+        return f"{what} {self.id}{by}, partition {self.partition}, offset {self.offset}{at}"
 
     @property
     def hint(self) -> str:
@@ -68,6 +71,7 @@ class Difference:
             "partition": self.partition,
             "offset": self.offset,
             "stream": self.stream,
+            **({} if self.position is None else {"position": self.position}),
             "id": self.id,
             "at": None if self.at is None else self.at.isoformat(),
             "columns": {
@@ -90,10 +94,10 @@ class Loss:
         return {"what": self.what, "hint": self.hint}
 
 
-def by_time(found: Difference) -> tuple[bool, datetime, int, int]:
-    """Return the sort key of differences: time, then record; counts come last."""
+def by_time(found: Difference) -> tuple[bool, datetime, int, int, int]:
+    """Return the sort key of differences: time, then record and item; counts come last."""
     at = _EPOCH if found.at is None else found.at
-    return found.at is None, at, found.partition, found.offset or 0
+    return found.at is None, at, found.partition, found.offset or 0, found.position or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from tidemill.features.lake.progress_keys import (
     LATE,
     MISPLACED,
     OFFSET,
+    UNKNOWN_ITEM,
     UNMATCHED,
     ProgressName,
     begin,
@@ -24,7 +25,12 @@ from tidemill.features.lake.progress_keys import (
 from tidemill.schemas.logs import Log, first_position, position_of
 from tidemill.schemas.loop.definition import Loop
 
-_COUNTED = (LATE, DUPLICATE, UNMATCHED)  # misplaced with unmatched, as earlier releases counted
+_COUNTED = (
+    LATE,
+    DUPLICATE,
+    UNMATCHED,
+    UNKNOWN_ITEM,
+)  # misplaced with unmatched, as earlier releases counted
 COUNTERS: tuple[str, ...] = _COUNTED
 
 BEGIN, FOREVER = -(2**62), 2**62

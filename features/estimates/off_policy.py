@@ -18,10 +18,14 @@ weights", University of Chicago, 1992 (effective sample size).
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemill.features.estimates.intervals import Floats, Interval, difference, interval
 
 _SURE = 0.999  # how sure the support check is before it says that the log lacks actions
+
+
+Integers = NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,10 @@ class Estimate:
         """The reward of a decision, on average."""
         return float(np.mean(self.terms))
 
+    def summed(self, first: Integers) -> "Estimate":
+        """Return the estimate for groups of rows, whose values add up; see `sums`."""
+        return Estimate(sums(self.terms, first))
+
     def interval(self, confidence: float) -> Interval:
         """Return the value with its interval."""
         return interval(self.terms, confidence)
@@ -42,6 +50,15 @@ class Estimate:
     def above(self, other: "Estimate", confidence: float) -> Interval:
         """Return by how much the value is above that of *other*, on the same rows."""
         return difference(self.terms, other.terms, confidence)
+
+
+def sums(values: Floats, first: Integers) -> Floats:
+    """Return the sum of each group of rows, whose *first* rows have these numbers.
+
+    >>> sums(np.array([1.0, 2.0, 3.0]), np.array([0, 2])).tolist()
+    [3.0, 3.0]
+    """
+    return np.add.reduceat(values, first) if first.size else np.empty(0)
 
 
 def ips(reward: Floats, weight: Floats) -> Estimate:

@@ -1,10 +1,10 @@
-"""The columns of the lake: the tables of a loop, and their types in Polars and in Delta.
+"""The columns of the lake: the tables of a loop, and their types in Polars, Delta and DuckDB.
 
 A loop version may add nullable features and feedback values. Every other change of a type is
 refused, so that every row ever written stays readable.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar, cast
 
 import polars as pl
@@ -20,6 +20,7 @@ from tidemill.schemas.events.schemas import (
 )
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, is_feedback
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.sql.names import quoted
 
 __all__ = [
     "DECISIONS",
@@ -28,6 +29,8 @@ __all__ = [
     "PARTITION",
     "TABLES",
     "dated",
+    "duck_type",
+    "example_key",
     "fitted",
     "layouts",
     "missing_fields",
@@ -66,6 +69,18 @@ _OUTCOME: Mapping[str, pl.DataType] = {
 }
 
 
+_DUCK_TYPES = {
+    pl.String(): "VARCHAR",
+    pl.Boolean(): "BOOLEAN",
+    pl.Int32(): "INTEGER",
+    pl.Int64(): "BIGINT",
+    pl.Float64(): "DOUBLE",
+    pl.Date(): "DATE",
+    TIME: "TIMESTAMP WITH TIME ZONE",
+    pl.Binary(): "BLOB",
+}
+
+
 def layouts(loop: Loop) -> dict[str, pl.Schema]:
     """Return the columns of every table of *loop*, by table name.
 
@@ -81,6 +96,15 @@ def layouts(loop: Loop) -> dict[str, pl.Schema]:
             {"decision_id": pl.String(), **context, **_OUTCOME, **_SOURCE, **_DATE}
         ),
     }
+
+
+def example_key(columns: Collection[str]) -> tuple[str, ...]:
+    """Return which of the *columns* of `examples` name an example: its decision, and its item.
+
+    The position is null in the example of a decision that has shown no item.
+    """
+    key = ("partition", "offset")
+    return (*key, "position") if "position" in columns else key
 
 
 def table_of(log: Log) -> Log:
@@ -101,6 +125,26 @@ def to_delta(schema: pl.Schema) -> Schema:
 def to_polars(schema: Schema) -> pl.Schema:
     """Return the columns of a Delta table as Polars types."""
     return pl.Schema(schema.to_arrow())
+
+
+def duck_type(kind: object) -> str:
+    """Return the type of DuckDB for a type of Polars."""
+    match instance := _instance(kind):
+        case pl.List():
+            return f"{duck_type(instance.inner)}[]"
+        case pl.Struct():
+            inside = (f"{quoted(each.name)} {duck_type(each.dtype)}" for each in instance.fields)
+            return f"STRUCT({', '.join(inside)})"
+    return _DUCK_TYPES[instance]
+
+
+def _instance(kind: object) -> pl.DataType:
+    """Return the type inside a list or struct, which Polars may give as a class."""
+    if isinstance(kind, pl.DataType):
+        return kind
+    if isinstance(kind, type) and issubclass(kind, pl.DataType):
+        return kind()
+    raise TypeError(f"{kind!r} is not a column type")
 
 
 def plain_arrow(schema: pl.Schema, *, partition: bool = False) -> pa.Schema:

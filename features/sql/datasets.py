@@ -22,6 +22,7 @@ from tidemill.schemas.loop.definition import Loop
 
 BESIDES = ("action", "label", "at", "decision_id")  # features cannot have these names
 PROPENSITY, SOURCE, BASELINE = "_propensity", "_source", "_baseline"  # nor begin like these
+PARTITION, OFFSET, POSITION = "_partition", "_offset", "_position"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,11 @@ class TrainingSet:
     *table* has the features of the loop as columns, then `action`, `label`, `at` and `decision_id`,
     then `_propensity` (of the action; in a ranking of its first), `_source` and `_baseline`. They
     are ordered by (at, decision_id). The same *version* of `examples` gives the same rows again.
+
+    Where requests bring items, there is a row for each item that was shown. Its features come after
+    those of the loop, `_propensity` is its own, and `_partition`, `_offset` and `_position` say of
+    which decision it is, and at which position it was shown. The rows of a decision are ordered by
+    these positions.
     """
 
     table: pa.Table
@@ -62,9 +68,10 @@ def training_set(
     else:
         made = complete_table(lake, loop.loop, backfill)
         query, pinned = _query(connection, made, loop, condition, version)
-    query += ' ORDER BY "at", decision_id'
+    by_position = "" if loop.decision.items is None else f", {POSITION}"
+    query += f' ORDER BY "at", decision_id{by_position}'
     table = connection.sql(query).to_arrow_table()
-    return TrainingSet(table=table, features=tuple(loop.features), version=pinned)
+    return TrainingSet(table=table, features=tuple(loop.model_features), version=pinned)
 
 
 def _comparable(
@@ -94,18 +101,25 @@ def _query(
 ) -> tuple[str, int]:
     """Return the query of the rows of *table* under *condition*, and the version it reads."""
     examples = newest_examples(connection, table, loop, version)
-    columns = ", ".join([*_features(table, loop), *map(quoted, BESIDES), *_chances(table, loop)])
+    features = _features(table, loop, "features")
+    chances = _chances(table, loop)
+    if loop.decision.items is not None:
+        features += _features(table, loop, "item_features")
+        chances += [f'"partition" AS {PARTITION}', f'"offset" AS {OFFSET}']
+        chances += [f"position AS {POSITION}"]
+        condition += " AND position IS NOT NULL"
+    columns = ", ".join([*features, *map(quoted, BESIDES), *chances])
     return f"SELECT {columns} FROM {examples.sql} WHERE {condition}", examples.version
 
 
-def _features(table: Table, loop: Loop) -> list[str]:
+def _features(table: Table, loop: Loop, struct: str) -> list[str]:
     """Return the columns of the features; a backfill of an earlier version may lack new ones."""
-    known, wanted = table.schema["features"], layouts(loop)[EXAMPLES]["features"]
+    known, wanted = table.schema[struct], layouts(loop)[EXAMPLES][struct]
     if not (isinstance(known, pl.Struct) and isinstance(wanted, pl.Struct)):
-        raise TypeError(f"the features of {table.folder} are no struct but {known}")
+        raise TypeError(f"the {struct} of {table.folder} are no struct but {known}")
     have = {each.name for each in known.fields}
     return [
-        f"features.{quoted(each.name)} AS {quoted(each.name)}"
+        f"{struct}.{quoted(each.name)} AS {quoted(each.name)}"
         if each.name in have
         else f"NULL::{duck_type(each.dtype)} AS {quoted(each.name)}"
         for each in wanted.fields
@@ -115,7 +129,9 @@ def _features(table: Table, loop: Loop) -> list[str]:
 def _chances(table: Table, loop: Loop) -> list[str]:
     """Return the columns that say by what chance an action was taken; null in older lakes."""
     propensity = "propensity"
-    if loop.decision.type == "ranking":
+    if loop.decision.items is not None:
+        propensity = "item_propensity"
+    elif loop.decision.type == "ranking":
         propensity = "propensities[1]" if "propensities" in table.schema else "NULL::DOUBLE"
     baseline = "baseline" if "baseline" in table.schema else "NULL"
     return [f"{propensity} AS {PROPENSITY}", f"source AS {SOURCE}", f"{baseline} AS {BASELINE}"]

@@ -6,13 +6,25 @@ the same queries for the rows of one id.
 
 from datetime import timedelta
 
+from tidemill.features.sql.logged_items import is_shown_sql, of_decisions
 from tidemill.features.sql.misplaced import unmet_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql, stream_sql
 from tidemill.schemas.loop.definition import Loop
 
 
-def decision_states(schema: str) -> str:
-    """Return the query for the state of every decision record."""
+def decision_states(schema: str, loop: Loop) -> str:
+    """Return the query for the state of every decision record.
+
+    Where decisions have items, it says how many were shown, and how many of them have a label.
+    """
+    if loop.decision.items is not None:
+        return f"""
+            SELECT d.id, d.topic, d."partition", d."offset", d.at,
+                   coalesce(d.verdict, e.state, 'open') AS state, e.shown, e.labeled, e.revision
+            FROM {schema}.decisions d
+            LEFT JOIN ({of_decisions(f"{schema}.examples")}) e
+              ON d.verdict IS NULL AND e."partition" = d."partition" AND e."offset" = d."offset"
+        """
     return f"""
         SELECT d.id, d.topic, d."partition", d."offset", d.at,
                coalesce(d.verdict, e.state, 'open') AS state, e.label, e.feedback_offsets,
@@ -23,14 +35,15 @@ def decision_states(schema: str) -> str:
     """
 
 
-def joined_feedback(schema: str, *, revised: bool) -> str:
+def joined_feedback(schema: str, loop: Loop, *, revised: bool) -> str:
     """Return the query for the feedback of all examples, with the revision that joined it.
 
-    *revised* says whether there is any revision above 0.
+    *revised* says whether there is any revision above 0. Feedback of several items is one record.
     """
     if not revised:
+        once = "" if loop.decision.items is None else "DISTINCT "
         return f"""
-            SELECT "partition", unnest(feedback_offsets) AS "offset", 0 AS revision
+            SELECT {once}"partition", unnest(feedback_offsets) AS "offset", 0 AS revision
             FROM {schema}.examples"""
     return f"""
         SELECT "partition", "offset", min(revision) AS revision FROM (
@@ -49,7 +62,8 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
     A record of no example is `open` until its time is closed. Then it is `duplicate` if it matches
     a first decision; `late` if there is an on-time decision of its id within the time for which ids
     are remembered; `misplaced` if its decision belongs to another partition; and `unmatched`
-    otherwise.
+    otherwise. Feedback that matches a first decision, and none of the items that it has shown, is
+    `unknown_item`.
     """
     windows = ", ".join(
         f"('{name}', {_interval(kind.early)}, {_interval(kind.within)})"
@@ -58,13 +72,18 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
     shown = f"{offset_sql('f')} AS {KAFKA_OFFSET}," if has_streams(loop) else ""
     close = _interval(loop.wait + loop.grace + loop.corrections)
     memory = _interval(max(loop.remember, loop.wait + loop.grace + loop.early))
+    taken = (
+        "d.verdict IS NULL AND f.at BETWEEN d.at - w.early AND d.at + w.within"
+        f" AND coalesce(f.stream_time <= d.at + {close}, true)"
+    )
+    fitting, unknown = _unknown_item(schema, loop, taken)
     return f"""
         WITH windows(kind, early, within) AS (VALUES {windows}),
-        joined AS ({joined_feedback(schema, revised=revised)}),
+        joined AS ({joined_feedback(schema, loop, revised=revised)}),
         hits AS (  -- on-time decisions of the record's id
             SELECT f."partition", f."offset",
-                   bool_or(d.verdict IS NULL AND f.at BETWEEN d.at - w.early AND d.at + w.within
-                           AND coalesce(f.stream_time <= d.at + {close}, true)) AS is_taken,
+                   bool_or({taken}) AS is_taken,
+                   {fitting}
                    bool_or(d.at BETWEEN f.at - {memory} AND f.at + w.early) AS is_known
             FROM {schema}.feedback f
             JOIN {schema}.decisions d
@@ -80,6 +99,7 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
                     THEN CASE WHEN j.revision = 0 THEN 'joined' ELSE 'corrected' END
                     WHEN coalesce(f.at + {_interval(loop.early)} >= p.frontier, true)
                       OR coalesce(f."offset" >= x.examined, false) THEN 'open'
+                    {unknown}
                     WHEN h.is_taken THEN 'duplicate'
                     WHEN h.is_known THEN 'late'
                     ELSE {unmet_sql("f", loop.partitions)} END AS state
@@ -90,6 +110,15 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
         LEFT JOIN joined j ON j."partition" = f."partition" AND j."offset" = f."offset"
         LEFT JOIN hits h ON h."partition" = f."partition" AND h."offset" = f."offset"
     """
+
+
+def _unknown_item(schema: str, loop: Loop, taken: str) -> tuple[str, str]:
+    """Return what to know of the decisions with items, and the case of an item not shown."""
+    if loop.decision.items is None:
+        return "", ""
+    is_shown = is_shown_sql(f"{schema}.examples", "d", "f")
+    fitting = f"bool_or({taken} AND {is_shown}) AS is_fitting,"
+    return fitting, "WHEN h.is_taken AND NOT h.is_fitting THEN 'unknown_item'"
 
 
 def _interval(length: timedelta) -> str:

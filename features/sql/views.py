@@ -2,7 +2,8 @@
 
 `connect(lake)` makes a schema per loop (``flight-delay`` becomes ``flight_delay``) with the views
 `decisions`, `feedback` and `examples`; `decision_states` and `feedback_states` with the state of
-every record; and `examples_<name>` for each complete backfill. `examples` has the newest revision
+every record; `items` with each logged item, if decisions have some; and `examples_<name>` for each
+complete backfill. `examples` has the newest revision
 of each example, `example_revisions` has all.
 """
 
@@ -20,30 +21,29 @@ from deltalake.fs import DeltaStorageHandler
 from tidemill.errors import LakeError, TidemillError
 from tidemill.features.lake.commits import has_undated, is_undated
 from tidemill.features.lake.lake import GROWN, Lake, Table
-from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, PARTITION, plain_arrow
+from tidemill.features.lake.layouts import (
+    DECISIONS,
+    EXAMPLES,
+    FEEDBACK,
+    PARTITION,
+    example_key,
+    plain_arrow,
+)
+from tidemill.features.lake.layouts import duck_type as duck_type
 from tidemill.features.sql.backfills import completed, table_name, view_name
 from tidemill.features.sql.frontiers import examined_sql, frontiers_sql
+from tidemill.features.sql.logged_items import items_sql
 from tidemill.features.sql.positions import KAFKA_OFFSET, has_streams, offset_sql
 from tidemill.features.sql.revisions import has_revisions, newest_sql
 from tidemill.features.sql.states import decision_states, feedback_states
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.sql.names import quoted as quoted
 from tidemill.schemas.loop.sql.names import schema_name as schema_name
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
 logger = logging.getLogger(__name__)
-
-_DUCK_TYPES = {
-    pl.String(): "VARCHAR",
-    pl.Boolean(): "BOOLEAN",
-    pl.Int32(): "INTEGER",
-    pl.Int64(): "BIGINT",
-    pl.Float64(): "DOUBLE",
-    pl.Date(): "DATE",
-    pl.Datetime("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
-    pl.Binary(): "BLOB",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +236,13 @@ def _queries(
     known = "*" if "revision" in tables[EXAMPLES].schema else "*, 0::INTEGER AS revision"
     queries["example_revisions"] = f"SELECT {known} {queries.pop(EXAMPLES)}"
     every = f"{schema}.example_revisions"
-    queries[EXAMPLES] = f"FROM {newest_sql(every) if revised else every}"
+    key = example_key(tables[EXAMPLES].schema)
+    queries[EXAMPLES] = f"FROM {newest_sql(every, key) if revised else every}"
     queries["frontiers"] = frontiers_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["examined"] = examined_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
-    queries["decision_states"] = decision_states(schema)
+    if loop.decision.items is not None:
+        queries["items"] = items_sql(f"{schema}.decisions")
+    queries["decision_states"] = decision_states(schema, loop)
     queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
     return queries
 
@@ -251,7 +254,7 @@ def newest_examples(
     every = source(connection, examples, version)
     if not has_revisions(examples, loop, every.version):
         return every
-    return TableSource(newest_sql(every.sql), every.version)
+    return TableSource(newest_sql(every.sql, example_key(examples.schema)), every.version)
 
 
 def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
@@ -263,11 +266,6 @@ def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
     return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
 
 
-def quoted(name: str) -> str:
-    """Return *name* as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
@@ -275,23 +273,3 @@ def _literal(text: str) -> str:
 def _empty(schema: pl.Schema) -> str:
     columns = (f"NULL::{duck_type(kind)} AS {quoted(name)}" for name, kind in schema.items())
     return f"SELECT {', '.join(columns)} WHERE false"
-
-
-def duck_type(kind: object) -> str:
-    """Return the type of DuckDB for a type of Polars."""
-    match instance := _instance(kind):
-        case pl.List():
-            return f"{duck_type(instance.inner)}[]"
-        case pl.Struct():
-            inside = (f"{quoted(each.name)} {duck_type(each.dtype)}" for each in instance.fields)
-            return f"STRUCT({', '.join(inside)})"
-    return _DUCK_TYPES[instance]
-
-
-def _instance(kind: object) -> pl.DataType:
-    """Return the type inside a list or struct, which Polars may give as a class."""
-    if isinstance(kind, pl.DataType):
-        return kind
-    if isinstance(kind, type) and issubclass(kind, pl.DataType):
-        return kind()
-    raise TypeError(f"{kind!r} is not a column type")

@@ -380,7 +380,13 @@ class Loop(Value):
     @property
     def scores_actions(self) -> bool:
         """Whether a model reads the action: it predicts the label for each action there is."""
-        return self.policy.kind not in ("threshold", "value") or self.depends_on == "action"
+        return self.depends_on == "action" and self.decision.items is None
+
+    @property
+    def model_features(self) -> Mapping[str, Feature]:
+        """The features that a model reads: those of the loop, then those of one item."""
+        items = self.decision.items
+        return self.features if items is None else {**self.features, **items.features}
 
     @property
     def wait(self) -> timedelta:

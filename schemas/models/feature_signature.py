@@ -89,7 +89,7 @@ class FeatureSignature:
     @classmethod
     def of_loop(cls, loop: Loop) -> Self:
         """Return the signature of *loop* with empty vocabularies, on which to call `fit`."""
-        fields = [SignatureField(name, item.type) for name, item in loop.features.items()]
+        fields = [SignatureField(name, item.type) for name, item in loop.model_features.items()]
         if loop.scores_actions:
             fields.append(SignatureField(ACTION, FieldType.CATEGORY))
         return cls(tuple(fields))

@@ -18,7 +18,7 @@ from tidemill.schemas.models.posterior import POSTERIOR
 
 def taken_names(signature: FeatureSignature, loop: Loop) -> list[str]:
     """Return what a decision of *loop* passes to the model, in order; the model may read less."""
-    return [*loop.features, *([ACTION] if signature.reads_action else [])]
+    return [*loop.model_features, *([ACTION] if signature.reads_action else [])]
 
 
 def lacking(signature: FeatureSignature, loop: Loop) -> list[str]:

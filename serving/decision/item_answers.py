@@ -14,7 +14,7 @@ from tidemill.schemas.avro.wire import Schema
 from tidemill.schemas.events.schemas import decision_schema
 from tidemill.schemas.loop.definition import Items, Loop
 from tidemill.serving.decision.items import RequestItems
-from tidemill.serving.policies.choice import Choice, Features, LiveModel
+from tidemill.serving.policies.choice import Choice, Features, ItemScore, LiveModel
 from tidemill.serving.policies.policies import item_policy_of
 
 _NULL = b"\x00"
@@ -43,7 +43,11 @@ class ItemAnswers:
         Raises:
             ModelError: a score is not a finite number.
         """
-        scores = [model.score((*features, *row)) for row in items.rows]
+        score = model.score
+        if isinstance(score, ItemScore):
+            scores = score.many(features, items.rows)
+        else:
+            scores = [score((*features, *row)) for row in items.rows]
         made = self._policy.choose(scores, model.learned_from, key)
         return self._answer(items.ids, made.order, scores[made.order[0]], made.propensities)
 
@@ -83,20 +87,24 @@ class ItemAnswers:
             at = position.get(name)
             if at is None and not self._logs_all:
                 continue
+            propensity = self.propensity(known, place, at)
             parts += (
                 write_string(name),
-                self._propensity(known, place, at),
+                _NULL if propensity is None else _some_double(2, propensity),
                 _NULL if at is None else b"\x02" + varint(at),
                 self._write_features(row),
             )
         count = len(items.ids) if self._logs_all else len(shown)
         return b"".join((b"\x02", varint(count), *parts, b"\x00"))
 
-    def _propensity(self, known: list[float] | None, place: int, at: int | None) -> bytes:
-        """Return the bytes of a propensity; without *known* ones the answer was certain."""
+    def propensity(self, known: list[float] | None, place: int, at: int | None) -> float | None:
+        """Return what the event tells of the item at *place* of a request, shown *at* a position.
+
+        Without *known* ones, which are the last part of a choice, the answer was certain.
+        """
         if self._is_ranking:
             if at is None:
-                return _NULL
-            return _some_double(2, 1.0 if known is None else known[at])
+                return None
+            return 1.0 if known is None else known[at]
         certain = 0.0 if at is None else 1.0
-        return _some_double(2, certain if known is None else known[place])
+        return certain if known is None else known[place]

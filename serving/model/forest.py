@@ -60,6 +60,20 @@ class Forest(RowModel):
             )
         self.call = lib.forest_score
         self.arguments = (forest, ctypes.addressof(self.row), ctypes.addressof(self.score))
+        # an installation that compiled an earlier trees.c goes on with single rows
+        self._many = getattr(lib, "forest_scores", None)
+
+    def scores(self, rows: bytes) -> list[float]:
+        """Return the score of each of *rows*, whose doubles are one behind the other.
+
+        The call holds the interpreter's lock, so no two threads use the memory of the walk.
+        """
+        if self._many is None:
+            return super().scores(rows)
+        count = self._counted(rows)
+        found = (ctypes.c_double * count)()
+        self._many(self.arguments[0], rows, count, ctypes.addressof(found))
+        return list(found)
 
 
 def is_built() -> bool:
@@ -148,6 +162,9 @@ def _library() -> ctypes.PyDLL | None:
     lib.forest_open.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     lib.forest_open.restype = ctypes.c_void_p
     lib.forest_score.argtypes = [ctypes.c_void_p] * 3
+    if hasattr(lib, "forest_scores"):
+        pointers = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p
+        lib.forest_scores.argtypes = pointers
     lib.forest_close.argtypes = [ctypes.c_void_p]
     lib.forest_close.restype = None
     return lib

@@ -21,7 +21,7 @@ from tidemill.serving.model.model_text import END
 
 if TYPE_CHECKING:  # the child process of a trial needs neither and starts faster without
     from tidemill.schemas.models.feature_signature import FeatureSignature
-    from tidemill.serving.policies.choice import ScoreFunction
+    from tidemill.serving.policies.choice import ItemScore, ScoreFunction
 
 T = TypeVar("T")
 
@@ -29,6 +29,11 @@ _FLOAT64 = 1
 _NORMAL = 0  # probabilities for a classifier, values for a regression
 _ALL_TREES = -1
 _PARAMETERS = b"num_threads=1 verbosity=-1"  # OpenMP on busy cores is twenty times slower
+
+
+def doubles(numbers: Sequence[float]) -> bytes:
+    """Return *numbers* as C reads them."""
+    return struct.pack(f"{len(numbers)}d", *numbers)
 
 
 class RowModel:
@@ -65,6 +70,48 @@ class RowModel:
         from tidemill.serving.model.row_filler import row_filler  # see TYPE_CHECKING above
 
         return self._scorer(row_filler(signature, nullable, self.fill, names))
+
+    def item_scorer(
+        self,
+        signature: "FeatureSignature",
+        nullable: Collection[str],
+        names: Sequence[str],
+        own: Sequence[str],
+    ) -> "ItemScore":
+        """Return the function that scores the items of a request, which share some features.
+
+        Args:
+            signature: what the model reads.
+            nullable: the features that may be None.
+            names: the features of a decision, in order.
+            own: those of an item, in order.
+        """
+        from tidemill.serving.model.row_filler import rows_flattener  # see TYPE_CHECKING above
+        from tidemill.serving.policies.choice import ItemScore
+
+        flattened = rows_flattener(signature, nullable, names, own)
+        one = self.scorer(signature, nullable, [*names, *own])
+        scores = self.scores
+        return ItemScore(one, lambda shared, rows: scores(doubles(flattened(shared, rows))))
+
+    def scores(self, rows: bytes) -> list[float]:
+        """Return the score of each of *rows*, whose doubles are one behind the other.
+
+        Raises:
+            ModelError: the library reports an error, or the bytes are no whole rows.
+        """
+        self._counted(rows)
+        return [self.predict(row) for row in struct.iter_unpack(f"{self.columns}d", rows)]
+
+    def _counted(self, rows: bytes) -> int:
+        """Return how many rows these are."""
+        count, rest = divmod(len(rows), 8 * self.columns)
+        if rest:
+            raise ModelError(
+                f"{len(rows)} bytes are no rows of {self.columns} numbers",
+                hint="score with the signature that came with the model",
+            )
+        return count
 
     def error(self) -> ModelError:
         """Return the error of the last call."""

@@ -12,6 +12,7 @@ from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.models.feature_signature import FeatureSignature
 
 Fill = Callable[[tuple[object, ...]], None]
+Flatten = Callable[[tuple[object, ...], Sequence[tuple[object, ...]]], list[float]]
 
 _NAN = float("nan")
 
@@ -34,8 +35,54 @@ def row_filler(
             are those of the signature. None if they are exactly those.
     """
     scope: dict[str, object] = {"pack": pack, "nan": _NAN}
-    terms = []
     taken = [field.name for field in signature.fields] if names is None else list(names)
+    terms = ", ".join(_terms(signature, nullable, taken, scope))
+    values = ", ".join(f"x{place}" for place in range(len(taken)))
+    source = f"def fill(features):\n    {values}, = features\n    pack({terms})"
+    exec(compile(source, "<row filler>", "exec"), scope)
+    return scope["fill"]  # type: ignore[return-value]  # defined by the line above
+
+
+def rows_flattener(
+    signature: FeatureSignature,
+    nullable: Collection[str],
+    names: Sequence[str],
+    own: Sequence[str],
+) -> Flatten:
+    """Return the function that makes one list of numbers of a decision and its items.
+
+    It takes the features of the decision, in the order of *names*, and those of each item, in the
+    order of *own*. What depends on the decision alone is computed once.
+    """
+    scope: dict[str, object] = {"nan": _NAN}
+    taken = [*names, *own]
+    terms, shared = [], []
+    fields = zip(signature.fields, _terms(signature, nullable, taken, scope), strict=True)
+    for number, (field, term) in enumerate(fields):
+        if field.name in own:
+            terms.append(term)
+            continue
+        shared.append(f"    c{number} = {'[' + term + ']' if term.startswith('*') else term}\n")
+        terms.append(f"*c{number}" if term.startswith("*") else f"c{number}")
+    values = [f"x{place}" for place in range(len(taken))]
+    source = (
+        f"def flatten(features, rows):\n    {', '.join(values[: len(names)])}, = features\n"
+        f"{''.join(shared)}"
+        f"    return [value for {', '.join(values[len(names) :])}, in rows\n"
+        f"            for value in ({', '.join(terms)},)]"
+    )
+    exec(compile(source, "<rows flattener>", "exec"), scope)
+    return scope["flatten"]  # type: ignore[return-value]  # defined by the line above
+
+
+def _terms(
+    signature: FeatureSignature,
+    nullable: Collection[str],
+    taken: Sequence[str],
+    scope: dict[str, object],
+) -> list[str]:
+    """Return the expression of each feature over x0, x1, ...; *scope* gets what they call."""
+    terms = []
     for field in signature.fields:
         place = taken.index(field.name)
         value = f"x{place}"
@@ -51,7 +98,4 @@ def row_filler(
             terms.append(f"nan if {value} is None else {value}")
         else:
             terms.append(value)
-    values = ", ".join(f"x{place}" for place in range(len(taken)))
-    source = f"def fill(features):\n    {values}, = features\n    pack({', '.join(terms)})"
-    exec(compile(source, "<row filler>", "exec"), scope)
-    return scope["fill"]  # type: ignore[return-value]  # defined by the line above
+    return terms

@@ -31,8 +31,8 @@ typedef struct {
     const uint32_t *roots; /* of the trees, one behind the other */
     const Set *sets;
     const uint32_t *words;
-    double *seen;         /* the row as the nodes look at it: see look */
-    uint32_t *categories; /* the row as the sets look at it */
+    double *seen;         /* LANES rows as the nodes look at them: see look */
+    uint32_t *categories; /* LANES rows as the sets look at them */
 } Forest;
 
 enum { AS_IT_IS, PROBABILITY, EXPONENT, TRANSFORMS };
@@ -105,40 +105,54 @@ Forest *forest_open(const void *packed, size_t size)
     forest->sets = (const Set *)(rest + nodes + roots);
     forest->words = (const uint32_t *)(rest + nodes + roots + sets);
     if (is_sound(forest))
-        forest->seen = malloc(width(&head) * sizeof(double) + head.columns * sizeof(uint32_t));
+        forest->seen =
+            malloc(LANES * (width(&head) * sizeof(double) + head.columns * sizeof(uint32_t)));
     if (forest->seen) {
-        forest->categories = (uint32_t *)(forest->seen + width(&head));
+        forest->categories = (uint32_t *)(forest->seen + LANES * width(&head));
         return forest;
     }
     forest_close(forest);
     return NULL;
 }
 
-/* Work out what the nodes compare. A split goes left where what it looks at is at most its
-   threshold: minus infinity always is, NaN never is. The last word of a set has no bits, so that a
-   category behind it, and none at all, needs no branch: they differ from row to row. */
-static void look(const Forest *forest, const double *row)
+/* Work out what the nodes compare in one of *lanes* rows, whose numbers lie side by side. A split
+   goes left where what it looks at is at most its threshold: minus infinity always is, NaN never
+   is. */
+static inline void look(const Forest *forest, const double *row, size_t lane, size_t lanes)
+{
+    const Head *head = &forest->head;
+    uint32_t *categories = forest->categories + lane;
+    double *seen = forest->seen + lane;
+    *seen = -INFINITY; /* for leaves: on to themselves */
+    seen += lanes;
+    for (uint32_t c = 0; c < head->columns; c++, seen += VIEWS * lanes) {
+        double x = fabs(row[c]) <= NOTHING ? 0.0 : row[c];
+        seen[0] = isnan(x) ? 0.0 : x;                           /* missing is zero */
+        seen[1 * lanes] = isnan(x) ? -INFINITY : x;             /* missing goes left */
+        seen[2 * lanes] = x;                                    /* missing goes right */
+        seen[3 * lanes] = isnan(x) || x == 0.0 ? -INFINITY : x; /* zero is missing, goes left */
+        seen[4 * lanes] = x == 0.0 ? NAN : x;                   /* zero is missing, goes right */
+        int is_known = x > -1.0 && x < 2147483648.0; /* for LightGBM -0.5 is category 0 */
+        categories[c * lanes] = is_known ? (uint32_t)x : UINT32_MAX;
+    }
+}
+
+/* Work out the same for sets of categories. The last word of a set has no bits, so that a category
+   behind it, and none at all, needs no branch: they differ from row to row. */
+static inline void look_at_sets(const Forest *forest, size_t lanes)
 {
     static const double right_or_left[] = {INFINITY, -INFINITY};
     const Head *head = &forest->head;
-    uint32_t *categories = forest->categories;
-    double *seen = forest->seen;
-    *seen++ = -INFINITY; /* for leaves: on to themselves */
-    for (uint32_t c = 0; c < head->columns; c++, seen += VIEWS) {
-        double x = fabs(row[c]) <= NOTHING ? 0.0 : row[c];
-        seen[0] = isnan(x) ? 0.0 : x;                       /* missing is zero */
-        seen[1] = isnan(x) ? -INFINITY : x;                 /* missing goes left */
-        seen[2] = x;                                        /* missing goes right */
-        seen[3] = isnan(x) || x == 0.0 ? -INFINITY : x;     /* zero is missing, and goes left */
-        seen[4] = x == 0.0 ? NAN : x;                       /* zero is missing, and goes right */
-        int is_known = x > -1.0 && x < 2147483648.0;        /* for LightGBM -0.5 is category 0 */
-        categories[c] = is_known ? (uint32_t)x : UINT32_MAX;
-    }
-    for (uint32_t n = 0; n < head->sets; n++) {
+    double *seen = forest->seen + (1 + (size_t)VIEWS * head->columns) * lanes;
+    for (uint32_t n = 0; n < head->sets; n++, seen += lanes) {
         const Set *set = forest->sets + n;
-        uint32_t category = categories[set->column], word = category / 32;
-        uint32_t bits = forest->words[set->first + (word < set->last ? word : set->last)];
-        seen[n] = right_or_left[bits >> category % 32 & 1];
+        const uint32_t *categories = forest->categories + set->column * lanes;
+        const uint32_t *words = forest->words + set->first;
+        for (size_t k = 0; k < lanes; k++) {
+            uint32_t category = categories[k], word = category / 32;
+            uint32_t bits = words[word < set->last ? word : set->last];
+            seen[k] = right_or_left[bits >> category % 32 & 1];
+        }
     }
 }
 
@@ -168,15 +182,60 @@ static double walk(const Forest *forest)
     return sum;
 }
 
+static double transformed(const Forest *forest, double sum)
+{
+    if (forest->head.transform == PROBABILITY)
+        return 1.0 / (1.0 + exp(-sum));
+    return forest->head.transform == EXPONENT ? exp(sum) : sum;
+}
+
 /* Score one row; return 0, as it cannot fail. */
 int forest_score(const Forest *forest, const double *row, double *score)
 {
-    look(forest, row);
-    double sum = walk(forest);
-    if (forest->head.transform == PROBABILITY)
-        sum = 1.0 / (1.0 + exp(-sum));
-    else if (forest->head.transform == EXPONENT)
-        sum = exp(sum);
-    *score = sum;
+    look(forest, row, 0, 1);
+    look_at_sets(forest, 1);
+    *score = transformed(forest, walk(forest));
+    return 0;
+}
+
+/* Walk LANES rows through each tree: it stays in the nearest cache, and their steps do not wait for
+   each other. The sum of a row is in the order of the trees, so its bits are those of walk. */
+static void walk_rows(const Forest *forest, double *sums)
+{
+    const Node *nodes = forest->nodes;
+    const double *seen = forest->seen;
+    for (uint32_t tree = 0; tree < forest->head.trees; tree++) {
+        uint32_t at[LANES], moved = 1;
+        for (uint32_t k = 0; k < LANES; k++)
+            at[k] = forest->roots[tree];
+        while (moved) {
+            moved = 0;
+            for (uint32_t k = 0; k < LANES; k++) {
+                const Node *node = nodes + at[k];
+                double x = seen[(size_t)node->place * LANES + k];
+                uint32_t next = node->child + !(x <= node->threshold);
+                moved |= next ^ at[k];
+                at[k] = next;
+            }
+        }
+        for (uint32_t k = 0; k < LANES; k++)
+            sums[k] += nodes[at[k]].threshold;
+    }
+}
+
+/* Score count rows, one behind the other, with the bits of forest_score; return 0. */
+int forest_scores(const Forest *forest, const double *rows, size_t count, double *scores)
+{
+    uint32_t columns = forest->head.columns;
+    for (size_t first = 0; first < count; first += LANES) {
+        size_t left = count - first, lanes = left < LANES ? left : LANES;
+        double sums[LANES] = {0.0};
+        for (size_t k = 0; k < LANES; k++) /* lanes without a row repeat the first one */
+            look(forest, rows + (first + (k < lanes ? k : 0)) * columns, k, LANES);
+        look_at_sets(forest, LANES);
+        walk_rows(forest, sums);
+        for (size_t k = 0; k < lanes; k++)
+            scores[first + k] = transformed(forest, sums[k]);
+    }
     return 0;
 }

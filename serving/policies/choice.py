@@ -5,7 +5,7 @@ is 1 for a policy without randomness. It is None where it has no meaning: for a 
 explored, and for a ranking that is not explored. Of a truncated normal it is the density.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from tidemill.errors import ModelError
@@ -20,6 +20,24 @@ Choice = tuple[Action, float | None, float | None, list[float] | None]
 """Action, score (in a ranking that of the first action), propensity, and in a ranking that is
 explored the probability of each position, given those before it. It is a plain tuple because a
 named one takes 0.2 us more, of the few a decision takes."""
+
+
+class ItemScore:
+    """The scores of a model of items: of one row, or of all items of a request in one call.
+
+    Attributes:
+        many: takes the features of the loop and those of each item; returns the score of each.
+    """
+
+    def __init__(
+        self, one: ScoreFunction, many: Callable[[Features, Sequence[Features]], list[float]]
+    ) -> None:
+        self._one = one
+        self.many = many
+
+    def __call__(self, features: Features) -> float:
+        """Return the score of one row: the features of the loop, then those of an item."""
+        return self._one(features)
 
 
 class LiveModel(NamedTuple):

@@ -60,7 +60,7 @@ def recall_from(tables: Mapping[str, ProgressTable], partition: int, rules: Join
         ).join(wanted, on=["decision_id", "at"], how="semi")
         examples = (
             written.with_columns(pl.col("revision").fill_null(0))
-            .sort("offset", "revision")
+            .sort(*rules.key, "revision")
             .unique(rules.key, keep="last", maintain_order=True)
         )
         answered = examples.filter(pl.col("feedback_offsets").list.len() > 0)

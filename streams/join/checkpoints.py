@@ -130,7 +130,9 @@ def _as(value: pl.Expr, have: pl.DataType, want: pl.DataType) -> pl.Expr:
         return value.cast(want)
     known = {field.name: cast(pl.DataType, field.dtype) for field in have.fields}
     return pl.struct(
-        _as(value.struct.field(part.name), known[part.name], cast(pl.DataType, part.dtype))
+        _as(value.struct.field(part.name), known[part.name], cast(pl.DataType, part.dtype)).alias(
+            part.name
+        )
         if part.name in known
         else pl.lit(None, dtype=part.dtype).alias(part.name)
         for part in want.fields

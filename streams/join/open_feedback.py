@@ -164,9 +164,8 @@ class OpenFeedback:
 
         Their decision is closed, takes them and has shown no item that does.
         """
-        is_settled = is_open & ~is_unexamined(frame["offset"].to_numpy(), self.corrections.examined)
-        (asked,) = np.nonzero(is_settled)
-        hits = self._dedup.find(id_keys(frame["decision_id"]).filter(is_settled))
+        (asked,) = np.nonzero(is_open)
+        hits = self._dedup.find(id_keys(frame["decision_id"]).filter(is_open))
         rows = asked[hits.query]
         taken = hits.is_first & (hits.at < frontier)
         taken &= is_inside(at[rows], hits.at, self._kind_codes(frame)[rows], self._spans)

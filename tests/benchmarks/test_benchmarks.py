@@ -35,6 +35,7 @@ KEYS = {
         *("events_per_second", "cpu_s_per_million"),
     },
     "decide": {"in_process_us", "batch_per_second", "http_per_second", "http_p99_ms"},
+    "items": {"scores_us", "decision_us"},
     "feedback": {"per_second", "p99_ms", "cpu_us"},
     "train": {"rows", "first_tree_s", "peak_mb"},
     "backfill": {

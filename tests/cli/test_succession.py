@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from tests.schemas.loops import ITEMS, with_items
 from tests.serving.models import SIGNATURE, banner
 
 from tidemill.cli.notes import warnings
@@ -123,3 +124,21 @@ def test_check_says_that_a_later_version_could_try_no_new_action() -> None:
     assert "epsilon: 0.1" in warning.hint
     quiet = banner(version=2, decision=THREE, policy={"kind": "greedy", "epsilon": 0.1})
     assert warnings(quiet) == []
+
+
+def test_what_changes_about_items_is_said() -> None:
+    """A model that reads a feature of items stops deciding if requests no longer bring it."""
+    old = with_items(version=1)
+    features = {"topic": "category", "colour": {"type": "category", "nullable": True}}
+    items = {"features": features, "max": 50, "log": "shown"}
+    new = with_items(version=2, decision={"type": "choice", "items": items})
+    told = succession(old, new, None)
+    assert told[:3] == [
+        "the feature of items price goes away",
+        "the feature of items age goes away",
+        "items that were not shown are no longer logged: from then on no policy can be judged that "
+        "did not run",
+    ]
+    assert "reads other features than banner version 2: age (int), price (float)" in told[3]
+    more = with_items(version=2, decision={"type": "choice", "items": {**ITEMS, "max": 60}})
+    assert succession(old, more, None) == ["the live model, if there is one, goes on deciding"]

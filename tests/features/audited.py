@@ -46,13 +46,14 @@ def write_lake(
         swaps = _swaps(
             {ProgressName(name).for_log(log): number for name, number in numbers.items()}
         )
-        lake.table(LOOP.loop, table_of(log)).append(frame, swaps=swaps)
+        lake.table(loops[-1].loop, table_of(log)).append(frame, swaps=swaps)
     closed = stream.closed[-1]
     numbers = {
         "frontier": micros(closed.frontier),
         "late": closed.counts.late,
         "duplicate": closed.counts.duplicate,
         "unmatched": closed.counts.unmatched,
+        "unknown_item": closed.counts.unknown_item,
         **{join_time(log): micros(at) for log, at in closed.stream_times.items()},
         **(begins or {}).get("examples", {}),
     }
@@ -60,7 +61,7 @@ def write_lake(
         numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}
         numbers |= {"revised": closed.revised}
     examples = stream.revisions().with_columns(**place)
-    lake.table(LOOP.loop, "examples").append(
+    lake.table(loops[-1].loop, "examples").append(
         change.get("examples", _same)(examples),
         swaps=_swaps(numbers),
     )
@@ -104,6 +105,7 @@ class GrowingLake:
                 "late": closed.counts.late,
                 "duplicate": closed.counts.duplicate,
                 "unmatched": closed.counts.unmatched,
+                "unknown_item": closed.counts.unknown_item,
             }
             if closed.examined:
                 numbers |= {EXAMINED.for_log(log): at for log, at in closed.examined.items()}

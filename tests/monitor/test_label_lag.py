@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.features.audited import write_lake
+from tests.features.itemlakes import PAGE, write_items
 from tests.features.streamlakes import SHOP, write_streams
 from tests.monitor.flightlakes import flights_loop, on_the_ground, write_flights
 from tests.streams.join_logs import LOOP, SECOND, D, F, Logs, Shell
@@ -137,3 +138,9 @@ def test_without_feedback_there_is_no_curve_yet(
     monkeypatch.setenv("TIDEMILL_LAKE", str(tmp_path))
     assert main(["lag", "--labels"]) == 0
     assert "no feedback of a known decision yet" in capsys.readouterr().out
+
+
+def test_decisions_are_counted_and_not_the_items_they_have_shown(tmp_path: Path) -> None:
+    """A decision of ten items is one that has feedback or none."""
+    (curve,) = label_lags(write_items(tmp_path), PAGE)
+    assert (curve.decisions, curve.answered, curve.feedback) == (4, 4, 6)

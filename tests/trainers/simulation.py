@@ -13,12 +13,12 @@ import polars as pl
 
 from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.feature_signature import ACTION
-from tidemill.trainers.evaluation.action_gate import ScoredPolicy, judge_actions
-from tidemill.trainers.evaluation.action_sets import action_evaluation
+from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature
+from tidemill.trainers.evaluation.action_gate import judge_actions
+from tidemill.trainers.evaluation.action_sets import action_evaluation, model_evaluation
 from tidemill.trainers.evaluation.gate import Verdict
 from tidemill.trainers.evaluation.live_watch import LiveWatch
-from tidemill.trainers.evaluation.model_policies import action_scores, chances
+from tidemill.trainers.evaluation.model_policies import ScoredPolicy, action_scores, chances
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import LightGBM, train
 from tidemill.trainers.rows import Integers, LabeledRows, LoggedActions, split
@@ -171,23 +171,31 @@ class Simulation:
             return
         trained = train(earlier, self.loop, batch)
         model, version = LightGBM.of(trained), f"lightgbm-{len(self.verdicts) + 1}"
-        scores = action_scores(model, later.features, self.loop)
-        found = action_evaluation(self.loop, Rewards(self.loop), later, scores, version)
-        its = None
+        scores, its = action_scores(model, later.features, self.loop), None
         if self.live is not None:
             live_scores = action_scores(self.live.model, later.features, self.loop)
             its = ScoredPolicy(self.live.version, chances(live_scores, self.loop))
-        found = replace(found, share=batch.holdout, look=self._looks + 1, live=its)
+        found = action_evaluation(self.loop, Rewards(self.loop), later, scores, version, its)
+        found = replace(found, share=batch.holdout, look=self._looks + 1)
         verdict = judge_actions(self.loop, found)
         self.verdicts.append(verdict)
         self._looks += "look" in verdict.metrics
         if verdict.promoted:
             frame = pl.DataFrame({"segment": self.segments, ACTION: None})
             choice = chances(action_scores(model, frame, self.loop), self.loop).argmax(axis=1)
-            watch = LiveWatch(
-                self.loop, version=version, model=model, signature=trained.signature, seen_until=0
-            )
+            watch = watch_of(self.loop, model, trained.signature, version)
             self.live, self._looks = Live(version, model, choice, watch), 0
+
+
+def watch_of(loop: Loop, model: LightGBM, signature: FeatureSignature, version: str) -> LiveWatch:
+    """Return the watch on *model*, which has seen nothing yet."""
+    rewards = Rewards(loop)
+    return LiveWatch(
+        loop,
+        version=version,
+        evaluate=lambda rows: model_evaluation(loop, rewards, rows, model, signature, version),
+        seen_until=0,
+    )
 
 
 def joined(first: LabeledRows, second: LabeledRows) -> LabeledRows:

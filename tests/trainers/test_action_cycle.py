@@ -14,10 +14,10 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler
 from tidemill.schemas.models.manifest import DEFAULT, DEFAULT_PAYLOAD
 from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.trainers.item_rows import MAX_WEIGHT
 from tidemill.trainers.model_restore import restore_models
 from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic
 from tidemill.trainers.registry import Registry
-from tidemill.trainers.rows import MAX_WEIGHT
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]

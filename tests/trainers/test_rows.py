@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
-from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows, LoggedActions
+from tidemill.trainers.item_rows import MAX_WEIGHT
+from tidemill.trainers.rows import LabeledRows, LoggedActions
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]

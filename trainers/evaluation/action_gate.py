@@ -22,13 +22,13 @@ from tidemill.features.estimates.off_policy import (
     effective_rows,
     is_supported,
     snips,
+    sums,
 )
 from tidemill.features.estimates.sequences import spent_confidence
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.gate import Verdict, refused
-from tidemill.trainers.evaluation.model_policies import certain
 from tidemill.trainers.registry import LOOK
-from tidemill.trainers.rows import LoggedActions
+from tidemill.trainers.rows import Integers
 
 REWARD = "reward"  # the metric that says what a policy earns, by SNIPS; with _dr by DR
 MIN_EFFECTIVE = 100
@@ -36,22 +36,33 @@ MIN_EFFECTIVE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPolicy:
-    """A model as a policy: the chance with which it takes each action, shape (n, actions)."""
+class JudgedPolicy:
+    """A policy in the rows of an evaluation.
+
+    Attributes:
+        version: its name.
+        weight: its chance to do what was logged, divided by the chance of the log, shape (n,).
+        expected: the reward that the judging model predicts of what it would do, shape (n,).
+    """
 
     version: str
-    chances: Floats
+    weight: Floats
+    expected: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionEvaluation:
     """The explored rows to judge by, in order of time.
 
+    A row is a decision. In a ranking of items it is one position of a decision, and what a decision
+    earns is the sum of its rows.
+
     Attributes:
         reward: what each logged action earned, shape (n,).
-        logged: the logged actions, their chances, and what the default would have done.
-        expected: the reward that the candidate predicts of each action, shape (n, actions).
+        predicted: the reward that the candidate's model predicts of the logged action, shape (n,).
         candidate: what the candidate would do.
+        default: what the default would do.
+        first_rows: the number of the first row of each decision; None if each row is one.
         live: what the live model would do; None if there is none to compare with.
         live_note: why there is none.
         continues: the live version, if the candidate is a later state of it.
@@ -62,16 +73,39 @@ class ActionEvaluation:
     """
 
     reward: Floats
-    logged: LoggedActions
-    expected: Floats
-    candidate: ScoredPolicy
-    live: ScoredPolicy | None = None
+    predicted: Floats
+    candidate: JudgedPolicy
+    default: JudgedPolicy
+    first_rows: Integers | None = None
+    live: JudgedPolicy | None = None
     live_note: str = ""
     continues: str = ""
     first_at: datetime | None = None
     last_at: datetime | None = None
     share: float = 1.0
     look: int = 1
+
+    @property
+    def decisions(self) -> int:
+        """How many decisions the rows are of."""
+        return self.reward.size if self.first_rows is None else self.first_rows.size
+
+    def weights(self, policy: JudgedPolicy) -> Floats:
+        """Return the weight of each decision; of several rows it is their mean."""
+        first = self.first_rows
+        if first is None:
+            return policy.weight
+        return sums(policy.weight, first) / sums(np.ones(self.reward.size), first)
+
+    def robust(self, policy: JudgedPolicy) -> Estimate:
+        """Return the doubly robust estimate of what *policy* earns in a decision."""
+        found = doubly_robust(self.reward, policy.weight, self.predicted, policy.expected)
+        return found if self.first_rows is None else found.summed(self.first_rows)
+
+    def snips(self, policy: JudgedPolicy) -> Estimate:
+        """Return the self-normalised estimate of what *policy* earns in a decision."""
+        found = snips(self.reward, policy.weight)
+        return found if self.first_rows is None else found.summed(self.first_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,18 +119,18 @@ class PolicyValue:
 
 def judge_actions(loop: Loop, evaluation: ActionEvaluation) -> Verdict:
     """Return whether the gate of *loop* promotes the candidate of *evaluation*."""
-    rows = evaluation.reward.size
+    rows = evaluation.decisions
     if not rows:
         return refused(_unexplored(loop), rows=0)
     odd = _not_numbers(evaluation)
     if odd:
         return refused(odd, rows=rows)
-    support = effective_rows(_weight(evaluation, evaluation.candidate.chances))
+    support = effective_rows(evaluation.weights(evaluation.candidate))
     metrics = {"explored_rows": float(rows), "effective_rows": support}
     problem = _no_evidence(loop, evaluation, support)
     if problem:
         return refused(problem, rows=rows, metrics=metrics)
-    own, *rivals = [_value(evaluation, *policy) for policy in _policies(evaluation)]
+    own, *rivals = [_value(evaluation, *each) for each in _policies(evaluation)]
     confidence = spent_confidence(evaluation.look, loop.gate.confidence)
     metrics |= _metrics(own, rivals, evaluation.look)
     told = [_told(own, evaluation, support)]
@@ -120,15 +154,17 @@ def _not_numbers(evaluation: ActionEvaluation) -> str | None:
     odd = int((~np.isfinite(evaluation.reward)).sum())
     if odd:
         return f"{odd:,} rewards are not numbers"
-    return None if np.isfinite(evaluation.expected).all() else "some predictions are not numbers"
+    predictions = (evaluation.predicted, evaluation.candidate.expected)
+    is_sound = all(np.isfinite(each).all() for each in predictions)
+    return None if is_sound else "some predictions are not numbers"
 
 
 def _no_evidence(loop: Loop, evaluation: ActionEvaluation, support: float) -> str | None:
     """Return why the log does not say what the policies would have earned, or None."""
-    if evaluation.reward.size < loop.gate.min_rows or support < MIN_EFFECTIVE:
+    if evaluation.decisions < loop.gate.min_rows or support < MIN_EFFECTIVE:
         return _missing(loop, evaluation, support)
-    for name, chances in _policies(evaluation):
-        weight = _weight(evaluation, chances)
+    for name, policy in _policies(evaluation):
+        weight = evaluation.weights(policy)
         if not is_supported(weight):
             return (
                 f"the propensities of the log do not support {name}: weights are "
@@ -137,29 +173,16 @@ def _no_evidence(loop: Loop, evaluation: ActionEvaluation, support: float) -> st
     return None
 
 
-def _policies(evaluation: ActionEvaluation) -> Iterator[tuple[str, Floats]]:
-    yield "the candidate", evaluation.candidate.chances
-    yield "the default", certain(evaluation.logged.baseline, evaluation.logged.actions)
+def _policies(evaluation: ActionEvaluation) -> Iterator[tuple[str, JudgedPolicy]]:
+    yield "the candidate", evaluation.candidate
+    yield "the default", evaluation.default
     if evaluation.live is not None:
-        yield f"the live {evaluation.live.version}", evaluation.live.chances
+        yield f"the live {evaluation.live.version}", evaluation.live
 
 
-def _weight(evaluation: ActionEvaluation, chances: Floats) -> Floats:
-    logged = evaluation.logged
-    taken = chances[np.arange(logged.action.size), logged.action]
-    return np.asarray(taken / logged.propensity)
-
-
-def _value(evaluation: ActionEvaluation, name: str, chances: Floats) -> PolicyValue:
-    """Return the value of the policy with these *chances*, by the candidate's model of rewards."""
-    weight, rows = _weight(evaluation, chances), np.arange(chances.shape[0])
-    predicted = evaluation.expected[rows, evaluation.logged.action]
-    expected = (chances * evaluation.expected).sum(axis=1)
-    return PolicyValue(
-        name=name,
-        snips=snips(evaluation.reward, weight),
-        robust=doubly_robust(evaluation.reward, weight, predicted, expected),
-    )
+def _value(evaluation: ActionEvaluation, name: str, policy: JudgedPolicy) -> PolicyValue:
+    """Return the value of *policy*, by the candidate's model of rewards."""
+    return PolicyValue(name=name, snips=evaluation.snips(policy), robust=evaluation.robust(policy))
 
 
 def _gap(own: PolicyValue, rival: PolicyValue, confidence: float) -> tuple[Interval, bool]:
@@ -175,7 +198,7 @@ def _gap(own: PolicyValue, rival: PolicyValue, confidence: float) -> tuple[Inter
 def _told(own: PolicyValue, evaluation: ActionEvaluation, support: float) -> str:
     return (
         f"reward {own.snips.value:.4f} a decision by SNIPS, {own.robust.value:.4f} by DR, on "
-        f"{evaluation.reward.size:,} later explored decisions that count as {support:,.0f}"
+        f"{evaluation.decisions:,} later explored decisions that count as {support:,.0f}"
     )
 
 
@@ -208,6 +231,12 @@ def _metrics(own: PolicyValue, rivals: list[PolicyValue], look: int) -> dict[str
 
 
 def _unexplored(loop: Loop) -> str:
+    items = loop.decision.items
+    if items is not None and items.log == "shown":
+        return (
+            "the log has only the items that were shown, so nothing says what another policy would "
+            "have done; write decision: {items: {log: all}}"
+        )
     told = "no later decision was explored, so nothing says what another action would have brought"
     if loop.policy.epsilon == 0.0:
         told += f"; write policy: {{kind: {loop.policy.kind}, epsilon: 0.1}}"
@@ -218,7 +247,7 @@ def _unexplored(loop: Loop) -> str:
 
 def _missing(loop: Loop, evaluation: ActionEvaluation, support: float) -> str:
     """Return how many explored decisions are missing, and when they will be there."""
-    rows = evaluation.reward.size
+    rows = evaluation.decisions
     why = (
         f"{rows:,} later explored decisions count as {support:,.0f} for what the candidate would "
         f"do, the gate wants {loop.gate.min_rows:,} that count as {MIN_EFFECTIVE:,}"

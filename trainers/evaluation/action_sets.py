@@ -12,9 +12,9 @@ import polars as pl
 
 from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.feature_signature import scored_actions
+from tidemill.schemas.models.feature_signature import FeatureSignature, scored_actions
 from tidemill.schemas.models.fit import learned_actions
-from tidemill.trainers.evaluation.action_gate import ActionEvaluation, ScoredPolicy
+from tidemill.trainers.evaluation.action_gate import ActionEvaluation
 from tidemill.trainers.evaluation.evaluation_sets import (
     EvaluationSets,
     EvaluationWindow,
@@ -23,19 +23,35 @@ from tidemill.trainers.evaluation.evaluation_sets import (
 )
 from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.evaluation.model_policies import (
+    FramePredictor,
+    ScoredPolicy,
     action_scores,
+    certain,
     chances,
     filled,
+    judged,
     model_chances,
 )
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import Trained
 from tidemill.trainers.registry import ModelVersion, Registry
-from tidemill.trainers.rows import Integers, LabeledRows
+from tidemill.trainers.rows import Integers, LabeledRows, LoggedActions
+
+
+def explored_actions(rows: LabeledRows) -> LoggedActions:
+    """Return what was done in *rows*, of a loop whose models score actions."""
+    if rows.logged is None:
+        raise ValueError("these rows have no logged actions")
+    return rows.logged
 
 
 def action_evaluation(
-    loop: Loop, rewards: Rewards, rows: LabeledRows, scores: Floats, version: str
+    loop: Loop,
+    rewards: Rewards,
+    rows: LabeledRows,
+    scores: Floats,
+    version: str,
+    live: ScoredPolicy | None = None,
 ) -> ActionEvaluation:
     """Return the evaluation of a candidate against the default on explored *rows*.
 
@@ -45,17 +61,56 @@ def action_evaluation(
         rows: explored rows, oldest first.
         scores: what the candidate predicts for each action in them, shape (n, actions).
         version: that of the candidate.
+        live: the live model in these rows; None if there is none to compare with.
     """
-    if rows.logged is None:
-        raise ValueError(f"no model of {loop.loop} scores actions")
+    logged, candidate = explored_actions(rows), ScoredPolicy(version, chances(scores, loop))
+    reward = rewards.of(rows.label, logged.action)
+    found = compared(reward, logged, rewards.expected(filled(scores)), candidate, live)
+    return replace(found, first_at=rows.at[0] if len(rows) else None, last_at=rows.last_at)
+
+
+def compared(
+    reward: Floats,
+    logged: LoggedActions,
+    expected: Floats,
+    candidate: ScoredPolicy,
+    live: ScoredPolicy | None = None,
+) -> ActionEvaluation:
+    """Return the evaluation of policies on rows that were *logged* and earned *reward*.
+
+    *expected* is the reward that the candidate's model predicts of each action, (n, actions).
+    """
+    default = ScoredPolicy("the default", certain(logged.baseline, logged.actions))
     return ActionEvaluation(
-        reward=rewards.of(rows.label, rows.logged.action),
-        logged=rows.logged,
-        expected=rewards.expected(filled(scores)),
-        candidate=ScoredPolicy(version, chances(scores, loop)),
-        first_at=rows.at[0] if len(rows) else None,
-        last_at=rows.last_at,
+        reward=reward,
+        predicted=expected[np.arange(reward.size), logged.action],
+        candidate=judged(candidate, logged, expected),
+        default=judged(default, logged, expected),
+        live=None if live is None else judged(live, logged, expected),
     )
+
+
+def model_evaluation(
+    loop: Loop,
+    rewards: Rewards,
+    rows: LabeledRows,
+    model: FramePredictor,
+    signature: FeatureSignature,
+    version: str,
+) -> ActionEvaluation:
+    """Return the evaluation of a model on what of *rows* was explored.
+
+    It may be a model that reads no action, of an earlier release.
+    """
+    rows = rows.take(np.flatnonzero(explored_actions(rows).is_explored))
+    logged = explored_actions(rows)
+    expected = np.zeros((len(rows), logged.actions))
+    if signature.reads_action:
+        learned = learned_actions(signature, loop)
+        scores = action_scores(model, rows.features, loop, learned)
+        expected = rewards.expected(filled(scores))
+    chosen = ScoredPolicy(version, model_chances(model, signature, rows.features, loop))
+    return compared(rewards.of(rows.label, logged.action), logged, expected, chosen)
 
 
 class ActionSets:
@@ -108,11 +163,13 @@ class ActionSets:
 
         *newest* is the version of ``examples``: a restored model counts those of the lost lake.
         """
+        model = load_model(live, self._registry.payload(live))
         return LiveWatch(
             self._loop,
             version=live.version,
-            model=load_model(live, self._registry.payload(live)),
-            signature=live.signature,
+            evaluate=lambda rows: model_evaluation(
+                self._loop, self._rewards, rows, model, live.signature, live.version
+            ),
             seen_until=min(live.snapshot, newest),
         )
 
@@ -128,10 +185,10 @@ class ActionSets:
         share: float = 1.0,
         continues: str = "",
     ) -> ActionEvaluation:
-        found = action_evaluation(self._loop, self._rewards, rows, scores, version)
+        rival = None if live is None or its is None else ScoredPolicy(live.version, its)
+        found = action_evaluation(self._loop, self._rewards, rows, scores, version, rival)
         return replace(
             found,
-            live=None if live is None or its is None else ScoredPolicy(live.version, its),
             live_note=note,
             continues=continues,
             share=share,
@@ -143,9 +200,7 @@ class ActionSets:
 
     def _explored_numbers(self, rows: LabeledRows) -> Integers:
         """Return the numbers of the rows that can judge a policy."""
-        if rows.logged is None:
-            raise ValueError(f"no model of {self._loop.loop} scores actions")
-        known, since = rows.logged.is_explored, self._registry.taken_back_until()
+        known, since = explored_actions(rows).is_explored, self._registry.taken_back_until()
         if since is not None:
             known &= (rows.at > since).to_numpy()
         return np.flatnonzero(known)

@@ -6,23 +6,14 @@ averaged over runs of decisions, because neighbours share causes and weighted re
 """
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
-from tidemill.features.estimates.intervals import Floats, Interval
-from tidemill.features.estimates.off_policy import doubly_robust
+from tidemill.features.estimates.intervals import Interval
 from tidemill.features.estimates.sequences import confidence_sequence
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.feature_signature import FeatureSignature
-from tidemill.schemas.models.fit import learned_actions
-from tidemill.trainers.evaluation.model_policies import (
-    FramePredictor,
-    action_scores,
-    certain,
-    filled,
-    model_chances,
-)
-from tidemill.trainers.evaluation.rewards import Rewards
+from tidemill.trainers.evaluation.action_gate import ActionEvaluation
 from tidemill.trainers.rows import LabeledRows
 
 logger = logging.getLogger(__name__)
@@ -37,8 +28,7 @@ class LiveWatch:
     Args:
         loop: whose models score actions.
         version: that of the model.
-        model: the model.
-        signature: the features it reads.
+        evaluate: returns the evaluation of the model on the explored ones of some rows.
         seen_until: the version of ``examples`` up to which nothing has to be looked at.
     """
 
@@ -47,24 +37,18 @@ class LiveWatch:
         loop: Loop,
         *,
         version: str,
-        model: FramePredictor,
-        signature: FeatureSignature,
+        evaluate: Callable[[LabeledRows], ActionEvaluation],
         seen_until: int,
     ) -> None:
         self.version, self.seen_until = version, seen_until
-        self._loop, self._model, self._signature = loop, model, signature
-        self._rewards = Rewards(loop)
+        self._loop, self._evaluate = loop, evaluate
         self._means: list[float] = []
         self._rest = np.empty(0)  # the rows of the run that is not complete
 
     def take(self, rows: LabeledRows) -> None:
-        """Add *rows*, which have logged actions; those that no chance decided say nothing."""
-        if rows.logged is None:
-            raise ValueError(f"no model of {self._loop.loop} scores actions")
-        explored = rows.take(np.flatnonzero(rows.logged.is_explored))
-        if not len(explored):
-            return
-        fresh = self._gains(explored)
+        """Add *rows*; those that no chance decided say nothing."""
+        found = self._evaluate(rows)
+        fresh = found.robust(found.candidate).terms - found.robust(found.default).terms
         known = np.isfinite(fresh)
         if not known.all():
             odd = int((~known).sum())
@@ -91,24 +75,3 @@ class LiveWatch:
             f"{-gain.high:.4f} and {-gain.low:.4f} less with {self._loop.gate.confidence:.0%} "
             "confidence, however often that is looked at"
         )
-
-    def _gains(self, rows: LabeledRows) -> Floats:
-        """Return the difference of the terms of model and default in each of *rows*."""
-        logged = rows.logged
-        if logged is None:
-            raise ValueError("these rows have no logged actions")
-        reward = self._rewards.of(rows.label, logged.action)
-        expected = np.zeros((len(rows), logged.actions))
-        if self._signature.reads_action:
-            learned = learned_actions(self._signature, self._loop)
-            scores = action_scores(self._model, rows.features, self._loop, learned)
-            expected = self._rewards.expected(filled(scores))
-        chances = model_chances(self._model, self._signature, rows.features, self._loop)
-        numbers = np.arange(len(rows))
-        predicted = expected[numbers, logged.action]
-
-        def terms(policy: Floats) -> Floats:
-            weight = policy[numbers, logged.action] / logged.propensity
-            return doubly_robust(reward, weight, predicted, (policy * expected).sum(axis=1)).terms
-
-        return terms(chances) - terms(certain(logged.baseline, logged.actions))

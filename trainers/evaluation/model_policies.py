@@ -5,6 +5,7 @@ and has the mean score in a ranking.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,16 @@ from tidemill.schemas.models.feature_signature import (
     scored_actions,
 )
 from tidemill.schemas.models.fit import learned_actions
-from tidemill.trainers.rows import Integers
+from tidemill.trainers.evaluation.action_gate import JudgedPolicy
+from tidemill.trainers.rows import Integers, LoggedActions
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPolicy:
+    """A model as a policy: the chance with which it takes each action, shape (n, actions)."""
+
+    version: str
+    chances: Floats
 
 
 class FramePredictor(Protocol):
@@ -74,6 +84,17 @@ def filled(scores: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         mean = np.where(unknown, 0.0, scores).sum(axis=1, keepdims=True) / count
     return np.where(unknown, mean, scores)
+
+
+def judged(policy: ScoredPolicy, logged: LoggedActions, expected: Floats) -> JudgedPolicy:
+    """Return *policy* in rows that were logged.
+
+    *expected* is the reward of each action, shape (n, actions).
+    """
+    taken = policy.chances[np.arange(logged.action.size), logged.action]
+    with np.errstate(invalid="ignore"):  # the gate refuses predictions that are not finite
+        value = (policy.chances * expected).sum(axis=1)
+    return JudgedPolicy(policy.version, taken / logged.propensity, value)
 
 
 def certain(choice: Integers, actions: int) -> Floats:

@@ -42,6 +42,17 @@ class Rewards:
         values = pl.Series([self._values[number] for number in action.tolist()])
         return self._query.of(label, values)
 
+    def of_items(self, label: Floats, items: pl.Series) -> Floats:
+        """Return the reward of each row where *items*, the ids of items, are what was shown."""
+        return label if self._query is None else self._query.of(label, items)
+
+    def expected_of_items(self, scores: Floats, items: pl.Series) -> Floats:
+        """Return the reward that follows from the predicted label of each item; see `expected`."""
+        if not self._is_bool:
+            return self.of_items(scores, items)
+        without, with_ = (self.of_items(np.full(scores.size, label), items) for label in (0.0, 1.0))
+        return np.asarray(without + scores * (with_ - without))
+
     def expected(self, scores: Floats) -> Floats:
         """Return the reward of each action that follows from its predicted label.
 

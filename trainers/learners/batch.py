@@ -23,7 +23,8 @@ from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.lightgbm_params import check_params
 from tidemill.schemas.models.feature_signature import FeatureRow, FeatureSignature
 from tidemill.schemas.models.manifest import payload_digest
-from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows
+from tidemill.trainers.item_rows import MAX_WEIGHT
+from tidemill.trainers.rows import LabeledRows
 
 LIGHTGBM = "lightgbm"
 MANY = 1_500  # rows of the rarer label
@@ -196,7 +197,7 @@ def parameters(
 
 def weighting(loop: Loop) -> dict[str, bool | int | float | str]:
     """Return how rows are weighted, for the model's record; nothing if all count alike."""
-    return {"max_weight": MAX_WEIGHT} if loop.scores_actions else {}
+    return {"max_weight": MAX_WEIGHT} if loop.depends_on == "action" else {}
 
 
 def defaults(label: NDArray[np.float64]) -> dict[str, int | float]:

@@ -28,7 +28,7 @@ from tidemill.schemas.models.river_state import (
     Weight,
 )
 from tidemill.trainers.learners.batch import weighting
-from tidemill.trainers.rows import is_learnable, logged_actions, logged_columns, scored_action
+from tidemill.trainers.rows import feature_columns, learnable, scored_action, training_weights
 
 _TINY = 1e-15
 
@@ -131,13 +131,13 @@ class OnlineLearner:
             version: that of the commit; a commit that was learned already is skipped.
             examples: the rows the commit added, with the columns of the table ``examples``.
         """
-        labelled = examples.filter(is_learnable()).sort("partition", "offset")
+        by_position = [] if self._loop.decision.items is None else ["position"]
+        labelled = learnable(examples, self._loop).sort("partition", "offset", *by_position)
         if version <= self.learned_until:
             labelled = labelled.clear()
         labels: list[float] = labelled.get_column("label").to_list()
         rows = list(feature_rows(labelled, self._loop))
-        logged = logged_actions(logged_columns(labelled, self._loop), self._loop)
-        weights = [1.0] * len(rows) if logged is None else logged.weights().tolist()
+        weights: list[float] = training_weights(labelled, self._loop).tolist()
         predicted = [self._learn_one(*each) for each in zip(rows, labels, weights, strict=True)]
         self.learned_until = max(version, self.learned_until)
         self.rows += len(labels)
@@ -200,8 +200,8 @@ def continues(online: Online, state: LinearState) -> bool:
 
 def feature_rows(examples: pl.DataFrame, loop: Loop) -> Iterable[Mapping[str, object]]:
     """Return the features of each example as a mapping, with the action that is scored."""
-    columns = [pl.col("features").struct.field(name) for name in loop.features]
-    return examples.select(*columns, *scored_action(loop)).iter_rows(named=True)
+    columns = [*feature_columns(loop), *scored_action(loop)]
+    return examples.select(columns).iter_rows(named=True)
 
 
 def _model(online: Online) -> "linear_model.LogisticRegression | linear_model.LinearRegression":

@@ -40,6 +40,9 @@ class OnlineRun:
         online: which learner.
         lake: where examples are read and predictions are stored.
         registry: where its offered states are.
+
+    Attributes:
+        offered: the states that could serve.
     """
 
     def __init__(self, loop: Loop, online: Online, lake: Lake, registry: Registry) -> None:
@@ -48,14 +51,14 @@ class OnlineRun:
             lake,
             loop.loop,
             online,
-            is_weighted=loop.scores_actions,
+            is_weighted=loop.depends_on == "action",
             label="" if loop.label_digest == first else loop.label_digest,
         )
         self._lake = lake
         self._loop, self._online = loop, online
         self._actions = scored_actions(loop)
         self._examples: Table = lake.table(loop.loop, EXAMPLES)
-        self._offered = OfferedStates(loop.wait + loop.grace)
+        self.offered = OfferedStates(loop.wait + loop.grace)
         self._spent = Cost(0.0, 0.0)
         self.learner = self._resumed(registry)
         self._offered_rows = self.learner.rows
@@ -82,7 +85,7 @@ class OnlineRun:
     def _offer(self, state: LinearState, model: ModelVersion) -> None:
         if model.until is not None:
             learned = learned_actions(model.signature, self._loop)
-            self._offered.add(model.until, LinearPredictor(state, model.signature), learned)
+            self.offered.add(model.until, LinearPredictor(state, model.signature), learned)
 
     @property
     def fresh_rows(self) -> int:
@@ -126,10 +129,10 @@ class OnlineRun:
         self, times: Sequence[datetime], rows: Sequence[Mapping[str, object]]
     ) -> tuple[pl.Series, pl.Series, pl.Expr]:
         """Return what would have been served for *rows*, and the same for each scored action."""
-        predicted = pl.Series("predicted", self._offered.predict(times, rows), pl.Float64)
+        predicted = pl.Series("predicted", self.offered.predict(times, rows), pl.Float64)
         each = [
             [
-                self._offered.score_action(at, row, action)
+                self.offered.score_action(at, row, action)
                 for at, row in zip(times, rows, strict=True)
             ]
             for action in self._actions

@@ -69,6 +69,11 @@ class OfferedStates:
         self._states.sort(key=lambda state: state[0])
         del self._states[:-MAX_STATES]
 
+    @property
+    def since(self) -> datetime | None:
+        """The time from which on there is a state that could serve; None if there is none."""
+        return self._states[0][0] if self._states else None
+
     def score(self, at: datetime, row: Mapping[str, object]) -> float | None:
         """Return the score of *row* at *at*; None if no state could serve at that time."""
         for known_at, predictor, _ in reversed(self._states):

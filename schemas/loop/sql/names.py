@@ -39,3 +39,8 @@ def unquoted_keywords(
     bare = re.sub(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""", " ", sql)
     words = set(re.findall(r"\w+", bare.lower()))
     return [name for name in columns if name in keywords & words]
+
+
+def quoted(name: str) -> str:
+    """Return *name* as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.schemas.loops import minimal
+from tests.schemas.loops import minimal, with_items
 
 from tidemill.deploy.sandbox.history import (
     MAX_LINE_BYTES,
@@ -141,3 +141,59 @@ def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     path.write_bytes(b" " * (2 * MAX_LINE_BYTES))
     with pytest.raises(RequestError, match="line 1 has more than"):
         read_history(path, minimal())
+
+
+def brought(name: str, **more: object) -> dict[str, object]:
+    """Return an item of a line."""
+    return {"id": name, "features": {"price": 3.0, "topic": "news"}, **more}
+
+
+def placed(fields: Mapping[str, object]) -> list[tuple[object, object, object]]:
+    """Return id, propensity and position of each item of an event."""
+    items = fields["items"]
+    assert isinstance(items, list)
+    return [(each["id"], each["propensity"], each["position"]) for each in items]
+
+
+def test_items_of_a_line_become_those_of_the_event() -> None:
+    """With what was shown at which position, and with what probability."""
+    items = [brought("a", propensity=0.75), brought("b", propensity=0.25)]
+    reader = HistoryReader(with_items())
+    event = reader.event(1, line(DECISION, items=items, action="b", baseline="b"))
+    assert event.fields["action"] == event.fields["baseline"] == "b"
+    assert placed(event.fields) == [("a", 0.75, None), ("b", 0.25, 0)]
+    plain = reader.event(1, line(DECISION, items=[brought("a"), brought("b")], propensity=0.5))
+    assert placed(plain.fields) == [("a", 0.5, 0), ("b", None, None)]
+    ranked = HistoryReader(with_items("ranking"))
+    event = ranked.event(1, line(DECISION, items=items, action=["b"]))
+    assert (event.fields["action"], placed(event.fields)[1]) == (["b"], ("b", 0.25, 0))
+    event = ranked.event(1, line(DECISION, items=items))
+    assert event.fields["action"] == ["a", "b"]
+
+
+def test_feedback_may_name_an_item() -> None:
+    """Without one it counts for all that were shown."""
+    reader = HistoryReader(with_items())
+    assert reader.event(1, line(CLICK, item="b")).fields["item"] == "b"
+    assert "item" not in reader.event(1, line(CLICK)).fields
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        ({}, "items are missing"),
+        ({"items": [brought("a", propensity=1.5)]}, "no probability"),
+        ({"items": [brought("a", propensity="x")]}, "no probability"),
+        ({"items": [brought("a", price=1)]}, "price"),
+        ({"items": [brought("a"), brought("a")]}, "has the id"),
+        ({"items": [brought("a")], "action": "b"}, "not among the items"),
+        ({"items": [brought("a")], "action": ["a"]}, "not among the items"),
+        ({"items": [brought("a")], "baseline": "b"}, "not among the items"),
+    ],
+)
+def test_items_that_serving_would_refuse_are_refused(wrong: dict[str, object], what: str) -> None:
+    """And what only a history can have wrong: an action, a propensity."""
+    with pytest.raises(RequestError, match="line 3: ") as error:
+        HistoryReader(with_items()).event(3, line(DECISION, **wrong))
+    assert what in error.value.what
+    assert error.value.hint

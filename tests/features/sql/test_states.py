@@ -8,7 +8,8 @@ import pytest
 from tests.features.streamlakes import SHOP, STATES, write_streams
 from tests.streams.join_logs import LOOP, Shell, random_logs
 
-from tidemill.features.audit.oracle import Relations, oracle_sql
+from tidemill.features.audit.judged import Relations
+from tidemill.features.audit.oracle import oracle_sql
 from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
 from tidemill.features.lake.layouts import table_of
 from tidemill.features.sql.views import connect

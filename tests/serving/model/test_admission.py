@@ -5,9 +5,14 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import lightgbm
+import numpy as np
+import polars as pl
 import pytest
+from tests.schemas.loops import with_items
 from tests.serving.model.test_model_text import HOSTILE
 from tests.serving.models import (
     FEATURES,
@@ -30,6 +35,7 @@ from tidemill.serving.model import admission, forest
 from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, run_trial, try_in_child
 from tidemill.serving.model.forest import pack
 from tidemill.serving.model.model_text import read_text
+from tidemill.serving.policies.choice import ItemScore
 
 pytestmark = pytest.mark.slow  # each model is tried in a process of its own
 
@@ -254,3 +260,86 @@ def test_the_manifest_is_not_trusted_about_its_features() -> None:
     )
     with pytest.raises(ModelError, match="max_feature_idx"):
         admit(Delivery(said, text().encode()), loop, LIMITS)
+
+
+ITEM_LOOP = with_items(
+    features={"country": "category", "at_": "timestamp"},
+    decision={
+        "type": "choice",
+        "items": {
+            "features": {
+                "price": {"type": "float", "nullable": True},
+                "topic": "category",
+                "tags": "categories",
+            }
+        },
+    },
+)
+
+
+def item_model() -> tuple[bytes, FeatureSignature]:
+    """Return a model of items, whose signature has another order than the loop."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    frame = pl.DataFrame(
+        {
+            "topic": ["news", "sport"] * 300,
+            "country": ["at", "de", "pt"] * 200,
+            "tags": [["x"], ["x", "y"], []] * 200,
+            "price": [float(number % 7) for number in range(600)],
+            "at_": [moment + timedelta(hours=number) for number in range(600)],
+        }
+    )
+    fields = {field.name: field for field in FeatureSignature.of_loop(ITEM_LOOP).fields}
+    signature = FeatureSignature(tuple(fields[name] for name in frame.columns)).fit(frame)
+    wanted = (frame["price"] > 3.0) & (frame["topic"] == "news")
+    label = wanted.cast(pl.Float64).to_numpy()
+    data = lightgbm.Dataset(
+        signature.encode_frame(frame), label, categorical_feature=signature.categorical
+    )
+    params = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    return lightgbm.train(params, data, 10).model_to_string().encode(), signature
+
+
+def test_a_model_of_items_scores_all_of_a_request_as_one_by_one() -> None:
+    """Features by name, in whatever order: of the loop once, of items each; the same bits."""
+    payload, signature = item_model()
+    features = {"features": signature.to_json(), "features_digest": signature.digest}
+    score = admit(delivery(payload, **features), ITEM_LOOP, LIMITS)
+    assert isinstance(score, ItemScore)
+    shared = ("de", datetime(2026, 1, 3, tzinfo=UTC))
+    items = [(5.0, "news", ["y"]), (None, "sport", []), (1.0, "unknown", ["x", "z"])] * 9
+    together = score.many(shared, items)
+    assert together == [score((*shared, *item)) for item in items]
+    booster = lightgbm.Booster(model_str=payload.decode())
+    names = [*ITEM_LOOP.features, "price", "topic", "tags"]
+    rows = [signature.encode_row(dict(zip(names, (*shared, *item), strict=True))) for item in items]
+    assert together == list(np.asarray(booster.predict(rows, num_threads=1)))
+
+
+def test_a_model_that_reads_another_feature_of_items_is_refused() -> None:
+    """A shop whose items have no tags any more needs another model."""
+    payload, signature = item_model()
+    features = {"features": signature.to_json(), "features_digest": signature.digest}
+    items = {"features": {"price": "float", "topic": "category"}}
+    loop = with_items(
+        features={"country": "category", "at_": "timestamp"},
+        decision={"type": "choice", "items": items},
+    )
+    with pytest.raises(ModelError, match=r"tags \(categories\)"):
+        admit(delivery(payload, **features), loop, LIMITS)
+
+
+def test_an_online_model_of_items_reads_them_by_name() -> None:
+    """It is scored row by row: its arithmetic is that of a dict."""
+    signature = FeatureSignature(
+        (SignatureField("topic", FieldType.CATEGORY), SignatureField("price", FieldType.FLOAT))
+    )
+    state = replace(
+        LinearState.from_bytes(river_state()), weights=(Weight("topic=news", 2.0),), scales=()
+    )
+    features = {"features": signature.to_json(), "features_digest": signature.digest}
+    model = delivery(state.to_bytes(), learner="logistic_regression", **features)
+    score = admit(model, ITEM_LOOP, LIMITS)
+    shared = ("de", datetime(2026, 1, 3, tzinfo=UTC))
+    news, sport = (score((*shared, 1.0, topic, [])) for topic in ("news", "sport"))
+    assert news > sport

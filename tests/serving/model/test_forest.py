@@ -20,7 +20,7 @@ import tidemill.serving.model.forest as module
 from tidemill.errors import ModelError
 from tidemill.serving.model.forest import Forest, is_built, pack
 from tidemill.serving.model.model_text import Splits, TextTree, TreeModel, read_text
-from tidemill.serving.model.predictor import LightGbmModel
+from tidemill.serving.model.predictor import LightGbmModel, doubles
 
 WIDTH = len(SIGNATURE.columns)
 HEAD = struct.Struct("=6I")
@@ -61,7 +61,10 @@ def assert_same_bits(model: lgb.Booster, data: Sequence[Sequence[float]]) -> Non
     """Compare the scores of *data* with the library's, bit for bit."""
     walked = forest(model)
     found = np.array([walked.predict(row) for row in data])
-    assert found.tobytes() == np.asarray(model.predict(data, num_threads=1)).tobytes()
+    wanted = np.asarray(model.predict(data, num_threads=1)).tobytes()
+    assert found.tobytes() == wanted
+    together = walked.scores(doubles([number for row in data for number in row]))
+    assert np.array(together).tobytes() == wanted
 
 
 def test_it_is_built_wherever_the_tests_run() -> None:
@@ -245,3 +248,28 @@ def test_damaged_trees_are_refused_or_do_no_harm(data: st.DataObject) -> None:
     except ModelError:
         return
     assert isinstance(walked.predict([0.5] * WIDTH), float)
+
+
+def test_rows_of_any_number_are_scored_as_one_by_one() -> None:
+    """Sixteen are walked together: the last ones of a request are fewer."""
+    walked = forest(trained(objective="binary"))
+    data = rows(37, seed=9).tolist()
+    single = [walked.predict(row) for row in data]
+    for count in (0, 1, 15, 16, 17, 32, 37):
+        flat = doubles([number for row in data[:count] for number in row])
+        assert walked.scores(flat) == single[:count]
+
+
+def test_numbers_that_are_no_whole_rows_are_refused() -> None:
+    """C would read behind the end of them."""
+    with pytest.raises(ModelError, match="are no rows of"):
+        forest(trained(objective="binary")).scores(doubles([0.0] * (WIDTH + 1)))
+
+
+def test_an_earlier_build_goes_on_with_single_rows() -> None:
+    """An installation that compiled an earlier trees.c has no function for many."""
+    walked, data = forest(trained(objective="binary")), rows(20, seed=9).tolist()
+    flat = doubles([number for row in data for number in row])
+    known = walked.scores(flat)
+    walked._many = None
+    assert walked.scores(flat) == known

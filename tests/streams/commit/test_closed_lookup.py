@@ -12,10 +12,12 @@ from tests.streams.join_logs import (
     SECOND,
     START,
     THREE,
+    WITH_ITEMS,
     D,
     F,
     Logs,
     Shell,
+    item_rules,
     rules,
     shared_labels,
 )
@@ -75,6 +77,20 @@ def test_a_decision_without_feedback_is_recalled_as_well(lake: Lake) -> None:
     found = recall_from(tables(lake), PARTITION, CORRECTED)(wanted)
     assert found.examples.select("decision_id", "revision").rows() == [("b", 0)]
     assert found.feedback.is_empty()
+
+
+def test_each_shown_item_is_recalled_by_its_newest_revision(tmp_path: Path) -> None:
+    """Otherwise a second correction would find one item of the decision, and no other."""
+    items = (("tea", 0), ("milk", 1))
+    feedback = [F("w", "z", 15), F("x", "a", 1, item="tea")]
+    chosen = item_rules(corrections=20 * SECOND)
+    stream = Shell(Logs([D("a", 0, items), D("z", 15)], feedback), chosen)
+    stream.finish()
+    lake = write_lake(stream, tmp_path, loops=(WITH_ITEMS.model_copy(update={"loop": LOOP.loop}),))
+    wanted = pl.DataFrame({"decision_id": ["a"], "at": [START]}, schema_overrides={"at": _TIME})
+    found = recall_from(tables(lake), PARTITION, chosen)(wanted)
+    assert found.examples.select("item", "revision").rows() == [("tea", 1), ("milk", 0)]
+    assert found.feedback["offset"].to_list() == [1]
 
 
 def test_decisions_of_many_times_are_recalled_in_one_read(tmp_path: Path) -> None:

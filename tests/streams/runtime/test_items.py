@@ -1,11 +1,14 @@
 """A worker of a loop with items on a real broker: an example for each shown item."""
 
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.streams.reprocess.test_replay import replayed, rows
 from tests.streams.rig import START, PlainProducer, Rig, end, new_rig, until
 
+from tidemill.deploy.local.supervisor import tidemill_command
 from tidemill.features.lake.progress_keys import UNKNOWN_ITEM
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
@@ -52,12 +55,11 @@ def unknown_items(rig: Rig) -> int:
     return sum(n or 0 for n in table.progress([UNKNOWN_ITEM.key(0)]).values())
 
 
-def test_a_worker_writes_an_example_for_each_shown_item(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """Clicks fall on the item they name; one that was not shown counts once, whoever is killed."""
+def items_rig(kafka: KafkaConfig, folder: Path) -> Rig:
+    """Publish a loop with items and send decisions and clicks; some for what was not shown."""
     features = {"hour": "int", "price_limit": "float", "page": "category"}
-    policy = {"kind": "greedy"}
-    changes = {"decision": DECISION, "policy": policy, "features": features, "partitions": 1}
-    rig = new_rig(kafka, tmp_path, idle_after="1h", **changes)
+    changes = {"decision": DECISION, "policy": {"kind": "greedy"}, "features": features}
+    rig = new_rig(kafka, folder, idle_after="1h", partitions=1, **changes)
     producer = rig.producer()
     for number in range(4):
         decide(producer, f"d{number}", START + number * SECOND)
@@ -70,6 +72,12 @@ def test_a_worker_writes_an_example_for_each_shown_item(kafka: KafkaConfig, tmp_
         decide(producer, f"end{at}", START + at * SECOND)
         click(producer, f"end{at}", START + at * SECOND, None, f"end{at}")
     producer.flush()
+    return rig
+
+
+def test_a_worker_writes_an_example_for_each_shown_item(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Clicks fall on the item they name; one that was not shown counts once, whoever is killed."""
+    rig = items_rig(kafka, tmp_path)
     worker = rig.start()
     until(lambda: rig.rows("examples") >= 6, "the first windows have closed")
     worker.kill()
@@ -79,10 +87,10 @@ def test_a_worker_writes_an_example_for_each_shown_item(kafka: KafkaConfig, tmp_
         until(lambda: rig.rows("examples") == 12, "every window has closed")
         until(lambda: rig.metric(worker, "tidemill_stream_unknown_items") == 2, "both are counted")
         assert end(worker) == 0
-    rows = rig.examples().sort("decision_id", "position")
+    written = rig.examples().sort("decision_id", "position")
     found = {
         (row["decision_id"], row["item"]): (row["position"], row["state"], row["label"])
-        for row in rows.iter_rows(named=True)
+        for row in written.iter_rows(named=True)
         if row["decision_id"].startswith("d")
     }
     clicked = {("d0", "tea"), ("d1", "tea"), ("d1", "milk"), ("d3", "milk")}
@@ -93,5 +101,27 @@ def test_a_worker_writes_an_example_for_each_shown_item(kafka: KafkaConfig, tmp_
         for number in range(4)
         for position, item in enumerate(SHOWN)
     }
-    assert rows["item_features"].struct.field("price").unique().sort().to_list() == [1.5, 2.0]
+    assert written["item_features"].struct.field("price").unique().sort().to_list() == [1.5, 2.0]
     assert unknown_items(rig) == 2
+
+
+@pytest.mark.soak
+def test_a_replay_and_a_backfill_give_the_rows_of_the_worker(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    """Items are as reproducible as decisions: from the topics, and from the raw tables."""
+    rig, last = items_rig(kafka, tmp_path), START + 3600 * SECOND
+    with rig.worker():
+        rig.close(last)
+        until(lambda: rig.rows("examples") == 12, "every window has closed")
+    again = replayed(rig, tmp_path / "again", "--until", last.isoformat())
+    for table in ("decisions", "feedback", "examples"):
+        assert rows(again, table).equals(rows(rig, table)), table
+    assert unknown_items(again) == unknown_items(rig) == 2
+    command = tidemill_command("backfill", rig.loop.loop, "--name", "same")
+    subprocess.run(command, env=rig.environment(), check=True)
+    live = rows(rig, "examples")
+    found = rows(rig, "examples@same").select(live.columns)
+    keys = ["offset", "position"]
+    assert found.sort(keys).equals(live.join(found, on=keys, how="semi").sort(keys))
+    assert len(found) >= 6, "what the logs themselves have closed"

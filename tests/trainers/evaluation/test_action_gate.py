@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from tests.trainers.simulation import World, headline_loop
 
-from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.loop.definition import Loop
 from tidemill.trainers.evaluation.action_gate import (
     MIN_EFFECTIVE,
     ActionEvaluation,
-    ScoredPolicy,
     judge_actions,
 )
-from tidemill.trainers.evaluation.model_policies import certain
+from tidemill.trainers.evaluation.action_sets import compared
+from tidemill.trainers.evaluation.model_policies import ScoredPolicy, certain
 from tidemill.trainers.rows import Integers, LoggedActions
 
 ACTIONS, ROWS, EPSILON = 3, 6_000, 0.3
@@ -24,27 +23,43 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def explored(
-    seed: int, gain: float, rows: int = ROWS, choice: Integers | None = None
+    seed: int,
+    gain: float,
+    rows: int = ROWS,
+    choice: Integers | None = None,
+    live: int | None = None,
+    *,
+    without: int | None = None,
+    odd: float = 0.2,
 ) -> ActionEvaluation:
     """Return a log of the default, action 0, where action 2 earns *gain* more than the others.
 
-    The candidate takes *choice*, by default always action 2; its model of rewards is flat.
+    The candidate takes *choice*, by default always action 2; its model of rewards is flat, but for
+    one *odd* number. The live model takes the action *live*. The log has no row of the action
+    *without*.
     """
     random = np.random.default_rng(seed)
     chance = random.random(rows) < EPSILON
     action = np.where(chance, random.integers(0, ACTIONS, rows), 0)
     propensity = EPSILON / ACTIONS + np.where(action == 0, 1.0 - EPSILON, 0.0)
     reward = (random.random(rows) < 0.2 + gain * (action == 2)).astype(float)
-    return ActionEvaluation(
-        reward=reward,
-        logged=LoggedActions(action, np.zeros(rows, dtype=np.int64), propensity, ACTIONS),
-        expected=np.full((rows, ACTIONS), 0.2),
-        candidate=ScoredPolicy(
-            "lightgbm-2", certain(np.full(rows, 2) if choice is None else choice, ACTIONS)
-        ),
-        first_at=START,
-        last_at=START + rows * timedelta(seconds=1),
+    logged = LoggedActions(action, np.zeros(rows, dtype=np.int64), propensity, ACTIONS)
+    expected = np.full((rows, ACTIONS), 0.2)
+    expected[3:4, 2] = odd
+    known = np.flatnonzero(action != without)
+    wanted = np.full(rows, 2) if choice is None else choice
+
+    def taking(version: str, action: Integers) -> ScoredPolicy:
+        return ScoredPolicy(version, certain(action[known], ACTIONS))
+
+    found = compared(
+        reward[known],
+        logged[known],
+        expected[known],
+        taking("lightgbm-2", wanted),
+        None if live is None else taking("lightgbm-1", np.full(rows, live)),
     )
+    return replace(found, first_at=START, last_at=START + rows * timedelta(seconds=1))
 
 
 def test_a_policy_that_earns_more_than_the_default_is_promoted() -> None:
@@ -77,15 +92,10 @@ def test_the_default_in_other_clothes_is_not_promoted() -> None:
 
 def test_a_candidate_has_to_beat_the_live_model_too() -> None:
     """And not only the default, which the live model beats as well."""
-    better = explored(3, gain=0.15)
-    copy = replace(better, live=ScoredPolicy("lightgbm-1", better.candidate.chances))
-    verdict = judge_actions(LOOP, copy)
+    verdict = judge_actions(LOOP, explored(3, gain=0.15, live=2))
     assert not verdict.promoted
     assert "is not above the live lightgbm-1's" in verdict.reason
-    worse = replace(
-        better, live=ScoredPolicy("lightgbm-1", certain(np.ones(ROWS, dtype=np.int64), ACTIONS))
-    )
-    verdict = judge_actions(LOOP, worse)
+    verdict = judge_actions(LOOP, explored(3, gain=0.15, live=1))
     assert verdict.promoted
     assert "the live lightgbm-1 0.1" in verdict.reason or "lightgbm-1 0.2" in verdict.reason
     assert verdict.metrics["live_reward"] < verdict.metrics["reward"]
@@ -94,13 +104,10 @@ def test_a_candidate_has_to_beat_the_live_model_too() -> None:
 def ever_promoted(loop: Loop, world: int, *, is_spent: bool) -> bool:
     """Return whether any of 20 candidates that know nothing is promoted in a null world."""
     random = np.random.default_rng(world)
-    log = explored(world, gain=0.0, rows=3_000)
     for look in range(1, 21):
-        choice = random.integers(0, ACTIONS, log.reward.size)
-        candidate = replace(
-            log, candidate=ScoredPolicy("x", certain(choice, ACTIONS)), look=look if is_spent else 1
-        )
-        if judge_actions(loop, candidate).promoted:
+        choice = random.integers(0, ACTIONS, 3_000)
+        log = explored(world, gain=0.0, rows=3_000, choice=choice)
+        if judge_actions(loop, replace(log, look=look if is_spent else 1)).promoted:
             return True
     return False
 
@@ -149,30 +156,17 @@ def test_a_log_without_exploration_says_what_to_write() -> None:
 
 def test_an_action_that_is_never_explored_is_no_evidence() -> None:
     """Propensities that do not sum to one would make a policy look worthless, or splendid."""
-    log = explored(6, gain=0.15)
-    known = log.logged.action != 2
     choice = np.where(np.arange(ROWS) % 2, 1, 2)
-    part = replace(
-        log,
-        reward=log.reward[known],
-        logged=log.logged[np.flatnonzero(known)],
-        expected=log.expected[known],
-        candidate=ScoredPolicy("x", certain(choice[known], ACTIONS)),
-    )
-    verdict = judge_actions(LOOP, part)
+    verdict = judge_actions(LOOP, explored(6, gain=0.15, choice=choice, without=2))
     assert "do not support the candidate" in verdict.reason
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_what_is_no_number_is_refused(odd: float) -> None:
     """A diverged learner, or a reward that is null for some label."""
+    broken = explored(7, gain=0.15, odd=odd)
+    assert "some predictions are not numbers" in judge_actions(LOOP, broken).reason
     log = explored(7, gain=0.15)
-    broken: Floats = log.expected.copy()
-    broken[3, 1] = odd
-    assert (
-        "some predictions are not numbers"
-        in judge_actions(LOOP, replace(log, expected=broken)).reason
-    )
     reward = log.reward.copy()
     reward[:2] = odd
     assert "2 rewards are not numbers" in judge_actions(LOOP, replace(log, reward=reward)).reason

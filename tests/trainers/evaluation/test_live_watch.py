@@ -7,7 +7,9 @@ from tests.trainers.simulation import Simulation, World, headline_loop
 
 from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature
+from tidemill.trainers.evaluation.action_sets import model_evaluation
 from tidemill.trainers.evaluation.live_watch import RUN_ROWS, LiveWatch
+from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.rows import LabeledRows
 
 ACTIONS = 3
@@ -33,7 +35,13 @@ def watched(gain: float, rows: int, seed: int = 1) -> tuple[LiveWatch, LabeledRo
     loop = headline_loop(world, epsilon=0.3)
     model = Always("headline-2")
     signature = FeatureSignature.of_loop(loop)
-    watch = LiveWatch(loop, version="x-1", model=model, signature=signature, seen_until=0)
+    rewards = Rewards(loop)
+    watch = LiveWatch(
+        loop,
+        version="x-1",
+        evaluate=lambda rows: model_evaluation(loop, rewards, rows, model, signature, "x-1"),
+        seen_until=0,
+    )
     simulation = Simulation(world=World(world.clicks, default=2), loop=loop, seed=seed)
     decided = simulation.decide(rows)  # by a policy that takes action 2 where chance does not
     logged = decided.logged

@@ -17,8 +17,9 @@ from tidemill.schemas.models.feature_signature import ACTION
 from tidemill.serving.model.forest import Forest, pack
 from tidemill.serving.model.model_text import read_text
 from tidemill.trainers.evaluation.metrics import roc_auc
+from tidemill.trainers.item_rows import MAX_WEIGHT
 from tidemill.trainers.learners.batch import LightGBM, parameters, train
-from tidemill.trainers.rows import MAX_WEIGHT, LabeledRows, split
+from tidemill.trainers.rows import LabeledRows, split
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]

@@ -1,6 +1,7 @@
-"""The bounds of an audit as SQL: slices of time, shares of ids, and lists of values."""
+"""The parts that queries of an audit are made of: bounds in time, shares of ids, comparisons."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from tidemill.features.audit.spans import AuditSlice, micros
@@ -52,3 +53,43 @@ def values_sql(rows: Iterable[Sequence[int | None]]) -> str:
 def span_sql(length: timedelta) -> str:
     """Return *length* as an SQL interval."""
     return f"to_microseconds({micros(length)})"
+
+
+_SHOWN = "list_filter(d.items, lambda each: each.position = t.position)[1]"
+ITEM_OF_EXAMPLE: Mapping[str, str] = {
+    "item": f"struct_extract({_SHOWN}, 'id')",
+    "position": "t.position",
+    "item_propensity": f"struct_extract({_SHOWN}, 'propensity')",
+    "item_features": f"struct_extract({_SHOWN}, 'features')",
+}
+"""The columns of an example that are about one item: SQL over the decision ``d`` and a row ``t`` of
+what its logs imply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One column: an expression for the value of the stream, and one for the correct value."""
+
+    column: str
+    stream: str
+    audit: str
+
+    @property
+    def differs(self) -> str:
+        """An expression that is true if they differ; null equals null."""
+        return f"({self.stream}) IS DISTINCT FROM ({self.audit})"
+
+
+def columns_sql(checks: Sequence[Check]) -> str:
+    """Return an expression for the list of differing columns, with both values as text."""
+    structs = ", ".join(
+        f"{{'column': '{check.column}', 'differs': {check.differs}, "
+        f"'stream': ({check.stream})::VARCHAR, 'audit': ({check.audit})::VARCHAR}}"
+        for check in checks
+    )
+    return f"list_filter([{structs}], lambda c: c.differs)"
+
+
+def any_sql(checks: Sequence[Check]) -> str:
+    """Return an expression that is true if one of *checks* differs."""
+    return " OR ".join(check.differs for check in checks)

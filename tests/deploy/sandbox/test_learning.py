@@ -1,0 +1,45 @@
+"""From its first decision on, a loop gets better than its default, and never worse than it.
+
+The same rule for each case: after 20,000 decisions a promoted policy gets at least 80 % of the
+possible gain over the default, exploring; and at no checkpoint of 5,000 decisions the live policy
+is worse than the default beyond its interval. (Headlines: `tests/trainers/test_simulation.py`.)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.deploy.sandbox.worlds import Banner, Played, Shelf, World
+
+DECISIONS = 20_000
+CASES: dict[str, Callable[[], World]] = {
+    "banner": Banner,
+    "items": lambda: Shelf("choice", items=5, epsilon=0.3),
+    "ranking": lambda: Shelf("ranking", items=10, epsilon=0.4),
+}
+
+
+def played(case: str, folder: Path, seed: int) -> Played:
+    """Return a loop that has decided 20,000 times."""
+    found = Played(CASES[case](), folder / str(seed), seed)
+    found.play(DECISIONS)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_loop_gets_most_of_what_it_could(tmp_path: Path, case: str) -> None:
+    """One seed of each case."""
+    found = played(case, tmp_path, seed=1)
+    reasons = [model.reason for model in found.sandbox.cycle.registry.models()]
+    assert found.share_of_gain() >= 0.8, reasons
+    assert not any(each.is_worse for each in found.checkpoints)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("case", CASES)
+def test_a_loop_gets_most_of_what_it_could_in_18_of_20_seeds(tmp_path: Path, case: str) -> None:
+    """And in none of them its live policy was ever worse than the default."""
+    seeds = [played(case, tmp_path, seed) for seed in range(20)]
+    assert not any(each.is_worse for found in seeds for each in found.checkpoints)
+    assert sum(found.share_of_gain() >= 0.8 for found in seeds) >= 18
