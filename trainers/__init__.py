@@ -2,7 +2,7 @@
 
 Read `trainer` (the process), `cycle` (one training cycle) and `commit_log`, then `learners/` and
 `evaluation/`, then `registry` and `publisher`; `notifier`, `maintenance`,
-`metrics`, `rows`, `model_trial` and `model_restore` serve them.
+`metrics`, `rows`, `item_rows`, `model_trial` and `model_restore` serve them.
 It may import `schemas`, `features` and `kafka`: no Faust, and not `streams`, `serving`,
 `experiments` or `monitor`.
 

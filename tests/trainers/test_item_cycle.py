@@ -1,13 +1,17 @@
 """The training cycle of a loop with items: an online learner, the watch, and a restart."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tests.trainers.cycles import cycle_of, live_version
 from tests.trainers.shop import CLICKS, Shop, shop_loop
 
-from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.trainers.publisher import MemoryModelTopic
+from tidemill.trainers.rows import LabeledRows
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +99,38 @@ def test_a_feature_of_items_that_a_later_version_adds_is_null_before(lake: Lake)
     assert model.trained_on_rows == 1_600 - 11  # those whose labels were not known yet
     names = [field.name for field in model.signature.fields]
     assert names == ["segment", "kind", "price", "brand"]
+
+
+def any_change(kind: str, seed: int, folder: Path) -> bool:
+    """Return whether a candidate of a null world is promoted, or would be taken back if live."""
+    policy = {"kind": "greedy", "epsilon": 0.3}
+    loop, lake = shop_loop(kind, policy=policy, salt=f"{seed}"), Lake(LakeConfig(root=str(folder)))
+    lake.create(loop)
+    shop = Shop(loop, seed=seed, clicks=np.full(CLICKS.shape, 0.2))
+    shop.fill(lake, 5_000)
+    cycle = cycle_of(loop, lake, MemoryModelTopic())
+    (model,) = cycle.run()
+    shop.serve(model, cycle)
+    assert cycle._action_sets is not None
+    watch = cycle._action_sets.watch(replace(model, promoted=True), newest=0)
+    for _ in range(8):
+        watch.take(LabeledRows.of_examples(shop.fill(lake, 1_000), loop, 0))
+        if watch.problem():
+            return True
+    assert np.isfinite(watch.gain().low)
+    return model.promoted
+
+
+@pytest.mark.parametrize("kind", ["choice", "ranking"])
+def test_where_no_item_is_better_none_is_promoted_or_taken_back(kind: str, tmp_path: Path) -> None:
+    """Two null worlds: weights of rankings are skewed, and must not look like a difference."""
+    assert not any(any_change(kind, seed, tmp_path / str(seed)) for seed in range(2))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["choice", "ranking"])
+def test_in_40_null_worlds_hardly_any_candidate_is_promoted_or_taken_back(
+    kind: str, tmp_path: Path
+) -> None:
+    """At most 5 %, and what is by chance above it in 40 worlds."""
+    assert sum(any_change(kind, seed, tmp_path / str(seed)) for seed in range(40)) <= 4

@@ -5,15 +5,32 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
+from tests.trainers.cycles import KEY, cycle_of
+from tests.trainers.shop import Shop, shop_loop
 
 from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery
-from tidemill.schemas.models.manifest import INLINE_BYTES, LIVE, ModelManifest, chunk_count, utc_now
+from tidemill.schemas.models.manifest import (
+    INLINE_BYTES,
+    LIVE,
+    Ack,
+    ModelManifest,
+    chunk_count,
+    utc_now,
+)
+from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.schemas.registry.memory import MemorySchemaStore
+from tidemill.serving.decision.decider import Decider
+from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.follower import Follower
 from tidemill.trainers.learners.batch import LightGBM, Trained, train
+from tidemill.trainers.publisher import MemoryModelTopic
 from tidemill.trainers.rows import LabeledRows
+
+GREEDILY = {"epsilon": 0.0}
 
 MakeLoop = Callable[..., Loop]
 MakeRows = Callable[..., pl.DataFrame]
@@ -83,3 +100,43 @@ def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     asked = rows.features.select(field.name for field in trained.signature.fields)
     found = [score(row) for row in asked[:100].iter_rows()]
     assert np.array_equal(np.array(found), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "learner"), [("choice", "batch"), ("ranking", "online")])
+def test_a_worker_decides_among_items_by_the_model_on_the_topic(
+    lake: Lake, kind: str, learner: str
+) -> None:
+    """From shown items to an answer: trained, promoted, signed, admitted, and best item first."""
+    by_price = np.tile([0.05, 0.6], (3, 3))  # customers click what has a price of 1
+    batch = {"min_labels": 1_000, "retrain": {"new_labels": 2_000}, "rounds": 20}
+    models = {"batch": batch} | {"online": {"learning_rate": 0.05, "publish_every": 1_000}}
+    policy = {"kind": "greedy", "epsilon": 0.3}
+    loop = shop_loop(kind, policy=policy, models={"batch": None, learner: models[learner]})
+    lake.create(loop)
+    shop, topic = Shop(loop, clicks=by_price), MemoryModelTopic()
+    cycle = cycle_of(loop, lake, topic)
+    for _ in range(6):
+        shop.fill(lake, 1_200)
+        cycle.run()
+    answers: list[Ack] = []
+    follower = Follower(
+        "w-1",
+        make=lambda loop, counters: Decider(
+            loop, store=MemorySchemaStore(), log=MemoryEventLog(), counters=counters
+        ),
+        admit=lambda delivery, loop: admit(delivery, loop, TrialLimits()),
+        acknowledge=answers.append,
+        trusted=TrustedKeys.of([KEY.public]),
+    )
+    follower.install(loop.model_copy(update={"policy": loop.policy.model_copy(update=GREEDILY)}))
+    for key, value in topic.read().items():
+        follower.take_model(key, value)
+    follower.settle()
+    decider = follower.deciders["shop"]
+    assert [answer.status for answer in answers] == ["serving"], answers
+    dear = {"id": "dear", "features": {"kind": "k1", "price": 1.0}}
+    cheap = {"id": "cheap", "features": {"kind": "k0", "price": 0.0}}
+    found = decider.decide(decider.decisions.check({"segment": "s0"}, items=[cheap, dear]))
+    assert found.source == "model"
+    assert found.action == ("dear" if kind == "choice" else ["dear", "cheap"])

@@ -26,7 +26,7 @@ from tidemill.trainers.evaluation.evaluation_sets import (
 from tidemill.trainers.evaluation.item_evaluations import item_evaluation
 from tidemill.trainers.evaluation.live_watch import LiveWatch
 from tidemill.trainers.evaluation.model_policies import FramePredictor
-from tidemill.trainers.evaluation.offered_items import offered_items
+from tidemill.trainers.evaluation.offered_items import BLOCK_ROWS, offered_items
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.learners.batch import Trained
 from tidemill.trainers.learners.prequential import OfferedStates
@@ -49,6 +49,8 @@ class ItemSets:
         sets: the evaluation sets of the loop.
         registry: where the models are.
         states: the states that the online learner has offered; None if the loop has none.
+        most_items: how many items may judge a candidate, and a block more.
+        block_rows: rows whose items are in memory together.
     """
 
     def __init__(
@@ -58,9 +60,13 @@ class ItemSets:
         sets: EvaluationSets,
         registry: Registry,
         states: OfferedStates | None,
+        *,
+        most_items: int = MOST_ITEMS,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
         self._loop, self._lake, self._sets, self._registry = loop, lake, sets, registry
         self._states = states
+        self._most_items, self._block_rows = most_items, block_rows
         self._rewards = Rewards(loop)
 
     def of_batch(self, trained: Trained, later: LabeledRows, version: str) -> ActionEvaluation:
@@ -125,8 +131,9 @@ class ItemSets:
     ) -> ActionEvaluation:
         """Return the evaluation on *rows*, or on the newest of them if they are too many."""
         items, parts = self._loop.decision.items, []
-        left = MOST_ITEMS if items is not None and items.log == "all" else 0
-        for offered in offered_items(self._lake, self._loop, rows) if left else ():
+        left = self._most_items if items is not None and items.log == "all" else 0
+        blocks = offered_items(self._lake, self._loop, rows, self._block_rows)
+        for offered in blocks if left else ():
             scored = [
                 (version, score(offered.features, offered.at))
                 for version, score in (candidate, *([live] if live else []))

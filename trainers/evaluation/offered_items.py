@@ -104,15 +104,23 @@ def shown_items(rows: LabeledRows) -> LoggedItems:
     return rows.shown
 
 
-def offered_items(lake: Lake, loop: Loop, rows: LabeledRows) -> Iterator[OfferedItems]:
+def offered_items(
+    lake: Lake, loop: Loop, rows: LabeledRows, block_rows: int = BLOCK_ROWS
+) -> Iterator[OfferedItems]:
     """Yield the items of the explored decisions of *rows*, block by block, the newest first.
+
+    Args:
+        lake: where the events are.
+        loop: whose requests bring items.
+        rows: the labelled rows.
+        block_rows: how many of them a block has, or a few more: no decision is divided.
 
     Raises:
         LakeError: the lake cannot be read.
     """
     stop = len(rows)
     while stop:
-        start = rows.since(rows.at[max(0, stop - BLOCK_ROWS)])  # no decision is divided
+        start = rows.since(rows.at[max(0, stop - block_rows)])
         block = rows.slice(start, stop)
         yield OfferedItems.of(_events(lake, loop, block), block, loop)
         stop = start

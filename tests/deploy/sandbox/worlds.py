@@ -16,22 +16,24 @@ from typing import Protocol
 
 import numpy as np
 from tests.trainers.shop import shop_loop
+from tests.trainers.simulation import World as Clicks
+from tests.trainers.simulation import headline_loop
 
 from tidemill.cli.commands.loop import TEMPLATE
 from tidemill.deploy.sandbox.history import PastEvent
 from tidemill.deploy.sandbox.sandbox import Sandbox
+from tidemill.features.estimates.intervals import Floats
 from tidemill.schemas.events.decoder import EventDecoder
 from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.loop_file import load_loop
-from tidemill.schemas.models.fit import learned_actions, taken_names
+from tidemill.schemas.models.fit import learned_actions
 from tidemill.schemas.published import register
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.decision.requests import DecisionRequest
-from tidemill.serving.model.admission import policy_score
-from tidemill.serving.model.predictor import LightGbmModel
+from tidemill.serving.model.admission import policy_score, try_payload
 from tidemill.serving.policies.choice import Action, LiveModel
 from tidemill.trainers.registry import ModelVersion
 
@@ -101,6 +103,41 @@ class Banner:
         features = request["features"]
         assert isinstance(features, dict)
         return self.clicks[features["country"]]
+
+
+class Headlines:
+    """Five headlines for six segments: one is the best of each, and the default of one only."""
+
+    def __init__(self) -> None:
+        self._truth = Clicks.headlines()
+        self.loop = headline_loop(self._truth)
+
+    def request(self, random: np.random.Generator) -> dict[str, object]:
+        """Return the segment of a reader."""
+        return {"features": {"segment": f"segment-{random.integers(len(self._truth.clicks))}"}}
+
+    def chances(self, request: Row, action: Action) -> Mapping[str | None, float]:
+        """Return the chance of a click."""
+        number = self.loop.decision.actions.index(str(action))
+        return {None: float(self._row(request)[number])}
+
+    def worth(self, request: Row, action: Action) -> float:
+        """Return the chance of a click."""
+        return sum(self.chances(request, action).values())
+
+    def by_chance(self, request: Row) -> float:
+        """Return the chance of a click on a random headline."""
+        return float(self._row(request).mean())
+
+    def best(self, request: Row) -> Action:
+        """Return the headline of the segment."""
+        return self.loop.decision.actions[int(self._row(request).argmax())]
+
+    def _row(self, request: Row) -> Floats:
+        features = request["features"]
+        assert isinstance(features, dict)
+        found: Floats = self._truth.clicks[int(features["segment"].removeprefix("segment-"))]
+        return found
 
 
 class Shelf:
@@ -265,11 +302,12 @@ class Played:
 
     def _live(self, model: ModelVersion) -> LiveModel:
         signature = model.signature
-        text = self.sandbox.cycle.registry.payload(model).decode()
-        features = self.loop.model_features.items()
-        nullable = {name for name, feature in features if feature.nullable}
-        score = LightGbmModel(text, len(signature.columns)).scorer(
-            signature, nullable, taken_names(signature, self.loop)
+        score = try_payload(
+            self.loop,
+            version=model.version,
+            learner=model.learner,
+            payload=self.sandbox.cycle.registry.payload(model),
+            signature=signature,
         )
         return LiveModel(
             model.version,

@@ -15,7 +15,6 @@ from tidemill.features.lake.layouts import DECISIONS
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.policies.choice import LiveModel
-from tidemill.trainers.evaluation import offered_items as offered_items_module
 from tidemill.trainers.evaluation.action_gate import ActionEvaluation
 from tidemill.trainers.evaluation.item_sets import ItemSets
 from tidemill.trainers.evaluation.offered_items import OfferedItems
@@ -38,11 +37,10 @@ def by_kind(features: pl.DataFrame, _times: pl.Series) -> Floats:
     return features["kind"].str.slice(1).cast(pl.Float64).to_numpy() / 10.0
 
 
-def evaluated(lake: Lake, loop: Loop) -> ActionEvaluation:
+def evaluated(lake: Lake, loop: Loop, **sizes: int) -> ActionEvaluation:
     """Return what the gate gets for a candidate that scores `by_kind`."""
     cycle = cycle_of(loop, lake, MemoryModelTopic())
-    sets = cycle._action_sets
-    assert isinstance(sets, ItemSets)
+    sets = ItemSets(loop, lake, cycle._evaluation_sets, cycle.registry, None, **sizes)
     rows = LabeledRows.of(training_set(lake, loop), loop)
     return sets._evaluated(rows, ("x-1", by_kind), None)
 
@@ -107,18 +105,22 @@ def test_estimates_are_those_of_the_formula(lake: Lake, kind: str) -> None:
         assert values == pytest.approx(by_hand(lake, shown, order), abs=1e-9)
 
 
-def test_blocks_of_any_size_give_the_same(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_any_size_give_the_same(lake: Lake) -> None:
     """A large lake is read in parts, of which none divides a decision."""
     loop = shop_loop("ranking")
     filled(lake, loop)
     whole = evaluated(lake, loop)
-    monkeypatch.setattr(offered_items_module, "BLOCK_ROWS", 37)
-    parts = evaluated(lake, loop)
+    parts = evaluated(lake, loop, block_rows=37)
     assert parts.candidate.weight.tolist() == whole.candidate.weight.tolist()
     assert parts.first_rows is not None
     assert whole.first_rows is not None
     assert parts.first_rows.tolist() == whole.first_rows.tolist()
     assert (parts.first_at, parts.last_at) == (whole.first_at, whole.last_at)
+    newest = evaluated(lake, loop, block_rows=37, most_items=100)
+    assert newest.last_at == whole.last_at
+    assert 20 <= newest.decisions < 40
+    weight = newest.candidate.weight
+    assert weight.tolist() == whole.candidate.weight[-weight.size :].tolist()
 
 
 @pytest.mark.parametrize("kind", ["choice", "ranking"])
