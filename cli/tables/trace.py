@@ -73,20 +73,28 @@ def _read(entry: Entry) -> Iterator[tuple[str, str]]:
 
 def _shown_items(entry: Entry, found: Trace) -> Iterator[tuple[str, str]]:
     """Yield the items that a decision has shown, each with its example; nothing if it has none."""
-    items = _items_of(entry)
-    placed = [each for each in items if each["position"] is not None]
+    placed = _placed(entry)
     if "items" in entry.row:
-        yield "items", f"{len(items)} logged, {len(placed)} of them shown"
+        yield "items", f"{len(_items_of(entry))} logged, {len(placed)} of them shown"
     made = [each for each in found.examples if each.place[:2] == entry.place[:2]]
-    for each in sorted(placed, key=lambda each: each["position"]):
-        facts = {"propensity": each["propensity"], **(each["features"] or {})}
+    for position, item in placed.items():
+        facts = {"propensity": item["propensity"], **(item["features"] or {})}
         told = ", ".join(f"{name} {_shown(value)}" for name, value in facts.items())
-        yield f"shown {each['position']}", f"{each['id']}: {told}"
+        yield f"shown {position}", f"{item['id']}: {told}"
         for example in made:
-            if example.row["position"] == each["position"]:
+            if example.row["position"] == position:
                 yield "", _outcome(example, found)
-    for file in dict.fromkeys(each.file for each in made if each.row["position"] is not None):
+    for file in dict.fromkeys(each.file for each in made if each.row.get("position") is not None):
         yield "lie in", file or _NO_FILE
+
+
+def _placed(entry: Entry) -> dict[int, Mapping[str, Any]]:
+    """Return the item at each position, in their order; of several at one, the first was shown."""
+    placed: dict[int, Mapping[str, Any]] = {}
+    for item in _items_of(entry):
+        if item["position"] is not None:
+            placed.setdefault(item["position"], item)
+    return dict(sorted(placed.items()))
 
 
 def _items_of(entry: Entry) -> Sequence[Mapping[str, Any]]:
@@ -96,13 +104,10 @@ def _items_of(entry: Entry) -> Sequence[Mapping[str, Any]]:
 
 def _by_item(found: Trace) -> Sequence[Entry]:
     """Return the feedback in the order of the items, then that of all items, then of others."""
-    position = {
-        each["id"]: each["position"]
-        for entry in found.decisions
-        for each in _items_of(entry)
-        if each["position"] is not None
+    position: dict[object, int] = {
+        item["id"]: at for entry in found.decisions for at, item in _placed(entry).items()
     }
-    last = len(position) + max(position.values(), default=0)
+    last = 1 + max(position.values(), default=0)
 
     def order(entry: Entry) -> int:
         item = entry.row.get("item")

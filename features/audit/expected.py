@@ -18,6 +18,7 @@ from tidemill.features.audit.fragments import (
     in_time,
     span_sql,
     values_sql,
+    with_items_sql,
 )
 from tidemill.features.audit.judged import Relations
 from tidemill.features.audit.oracle import oracle_sql
@@ -242,12 +243,14 @@ def _missing_sql(
     )
     revision = "coalesce(revision, 0)" if "revision" in columns else "0"
     key = example_key(columns)
+    items = with_items_sql(tables[DECISIONS], share) if "position" in key else ""
     return f"""
         WITH bounds("partition", since, until) AS (VALUES {bounds_sql(share)})
         SELECT {chosen}
         FROM {tables[DECISIONS]} d JOIN bounds USING ("partition")
         JOIN {EXPECTED} t ON t.log = 'decisions'
              AND t."partition" = d."partition" AND t."offset" = d."offset"
+        {items}
         ANTI JOIN (SELECT {", ".join(map(quoted, key))}, {revision} AS revision
                    FROM {tables[EXAMPLES]}) e
              ON {same_example_sql("e", "t", key)} AND e.revision = t.revision

@@ -55,15 +55,36 @@ def span_sql(length: timedelta) -> str:
     return f"to_microseconds({micros(length)})"
 
 
-_SHOWN = "list_filter(d.items, lambda each: each.position = t.position)[1]"
 ITEM_OF_EXAMPLE: Mapping[str, str] = {
-    "item": f"struct_extract({_SHOWN}, 'id')",
+    "item": "s.item",
     "position": "t.position",
-    "item_propensity": f"struct_extract({_SHOWN}, 'propensity')",
-    "item_features": f"struct_extract({_SHOWN}, 'features')",
+    "item_propensity": "s.item_propensity",
+    "item_features": "s.item_features",
 }
-"""The columns of an example that are about one item: SQL over the decision ``d`` and a row ``t`` of
-what its logs imply."""
+"""The columns of an example that are about one item: SQL over a row ``t`` of what its logs imply,
+and the row ``s`` that `with_items_sql` joins to it."""
+
+
+def with_items_sql(decisions: str, share: AuditSlice) -> str:
+    """Return the join of rows ``t`` with the items that the decisions of *share* have shown.
+
+    Of several items at one position, the first of the list was shown.
+    """
+    return f"""
+        LEFT JOIN (
+            SELECT "partition", "offset", position, first_.id AS item,
+                   first_.propensity AS item_propensity, first_.features AS item_features
+            FROM (
+                SELECT "partition", "offset", each.position AS position,
+                       arg_min(each, number) AS first_
+                FROM (SELECT d."partition", d."offset", unnest(d.items) AS each,
+                             generate_subscripts(d.items, 1) AS number
+                      FROM {decisions} d JOIN bounds USING ("partition")
+                      WHERE {in_slice("d", share)} {in_share("d.id", share)})
+                WHERE each.position IS NOT NULL GROUP BY ALL
+            )
+        ) s ON s."partition" = t."partition" AND s."offset" = t."offset"
+           AND s.position = t.position"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from tidemill.features.audit.fragments import (
     in_slice,
     span_sql,
     values_sql,
+    with_items_sql,
 )
 from tidemill.features.audit.spans import COUNTERS, AuditSlice, OffsetRange, micros
 from tidemill.features.lake.layouts import example_key
@@ -135,7 +136,9 @@ def example_differences_sql(
     stored = ", ".join(f"e.{quoted(name)} AS e_{name}" for name in names)
     # Rows of the first release have no revision; they are the first of their decision.
     stored += f", {'coalesce(e.revision, 0)' if 'revision' in present else '0'} AS e_revision"
-    position = "t.position" if "position" in key else "NULL"
+    position, items = "NULL", ""
+    if "position" in key:
+        position, items = "t.position", with_items_sql(decisions, share)
     keys = ", ".join(f"e.{quoted(name)}" for name in key)
     merged = ", ".join(f"coalesce(m.{quoted(n)}, w.{quoted(n)}) AS {quoted(n)}" for n in key)
     plain = ", ".join(map(quoted, key))
@@ -147,6 +150,7 @@ def example_differences_sql(
             FROM {decisions} d JOIN bounds USING ("partition")
             LEFT JOIN {EXPECTED} t ON t.log = 'decisions'
                  AND t."partition" = d."partition" AND t."offset" = d."offset"
+            {items}
             WHERE {in_slice("d", share)} {in_share("d.id", share)}
         ),
         wrote AS (

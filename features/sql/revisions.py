@@ -59,7 +59,7 @@ def newest_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
     )
     number = pl.col("revision").fill_null(0)
     return (
-        rows.join(newest, on=key, how="left", nulls_equal=True)
+        rows.join(newest, on=key, how="left")
         .filter(number == pl.col("newest").fill_null(0))
         .drop("newest")
     )

@@ -1,6 +1,6 @@
 """A lake of a loop whose requests bring items, written by hand, and what must be told of it.
 
-Decision `a` has shown two of its three items, `b` one, `c` none; `z` is open. Feedback names an
+Decision `a` has shown two of its four items, `b` one, `c` none; `z` is open. Feedback names an
 item that was shown, none, or one that was not shown.
 """
 
@@ -36,7 +36,7 @@ Item = tuple[str, float | None, int | None]
 """Its id, propensity and position."""
 
 DECIDED: Sequence[tuple[str, int, list[Item] | None]] = [
-    ("a", 0, [("p", 0.5, 0), ("r", None, None), ("q", 0.75, 1)]),
+    ("a", 0, [("p", 0.5, 0), ("r", None, None), ("q", 0.75, 1), ("s", 0.1, 1)]),  # no room for s
     ("b", 1, [("q", 0.9, 0), ("p", None, None)]),
     ("c", 2, None),
     ("b", 3, [("p", 0.4, 0)]),  # a copy
@@ -50,6 +50,7 @@ ANSWERS: Sequence[tuple[str, str, int, str | None, float]] = [
     ("x", "a", 2, "p", 3.0),  # a copy
     ("v", "c", 5, None, 2.0),  # which has shown nothing
     ("w", "nobody", 6, "p", 1.0),
+    ("t", "a", 6, "s", 9.0),  # another item was at its position
     ("m", "z", 41, "p", 1.0),
     ("k", "b", 4, "q", 1.0),  # at 41 the close time of b, 11, is past
 ]
@@ -61,11 +62,12 @@ STATES = {
     4: "duplicate",
     5: "unknown_item",
     6: "unmatched",
-    7: "open",
-    8: "late",
+    7: "unknown_item",
+    8: "open",
+    9: "late",
 }
 DECISION_STATES = {0: "labeled", 1: "no_feedback", 2: "no_feedback", 3: "duplicate", 4: "open"}
-COUNTS = {"late": 0, "duplicate": 1, "unmatched": 1, "unknown_item": 2}
+COUNTS = {"late": 0, "duplicate": 1, "unmatched": 1, "unknown_item": 3}
 EXAMPLE_ROWS: Sequence[tuple[int, int | None, str, float, list[int]]] = [
     (0, 0, "labeled", 4.0, [0, 1]),
     (0, 1, "labeled", 6.0, [1, 3]),

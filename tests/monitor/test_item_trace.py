@@ -47,11 +47,11 @@ def test_each_shown_item_stands_with_its_label(
     in_order(
         out,
         [
-            *("items      3 logged, 2 of them shown", "shown 0    p: propensity 0.5, price 112"),
+            *("items      4 logged, 2 of them shown", "shown 0    p: propensity 0.5, price 112"),
             *("labeled, label 4, of feedback at offsets [0, 1]", "shown 1    q:", "label 6, of"),
             *("lie in ", "clicked x of item p", ": joined", "of item p", ": duplicate"),
             *("clicked u of item q", ": joined", "clicked y of all shown at", ": joined"),
-            *("clicked u of item r", ": unknown_item"),
+            *("clicked u of item r", ": unknown_item", "clicked t of item s", ": unknown_item"),
         ],
     )
 
@@ -72,9 +72,9 @@ def test_programs_get_items_examples_and_feedback(
     """All columns, as the lake has them."""
     document = json.loads(told(lake, "a", capsys, "--json"))
     (decision,) = document["decisions"]
-    assert [item["id"] for item in decision["items"]] == ["p", "r", "q"]
+    assert [item["id"] for item in decision["items"]] == ["p", "r", "q", "s"]
     assert [row["item"] for row in document["examples"]] == ["p", "q"]
-    assert [row["item"] for row in document["feedback"]] == ["p", None, "r", "q", "p"]
+    assert [row["item"] for row in document["feedback"]] == ["p", None, "r", "q", "p", "s"]
 
 
 def test_a_model_has_learned_a_decision_if_any_item_had_a_label(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def test_every_logged_item_is_a_row_of_the_view_items(tmp_path: Path) -> None:
         joined = connection.execute(
             """
             SELECT i.item, i.item_features.price, e.label
-            FROM items i JOIN examples e USING ("partition", "offset", "position") ORDER BY ALL
+            FROM items i JOIN examples e USING ("partition", "offset", item, "position")
+            ORDER BY ALL
             """
         ).fetchall()
     told = [(id_, *item) for id_, _, items in DECIDED for item in items or ()]

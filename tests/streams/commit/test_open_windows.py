@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 from tests.deep import examples_now
+from tests.streams.join_logs import LOOP, WITH_ITEMS
 from tests.streams.schedules import Workers, run
 from tests.streams.workers_in_memory import METRICS, World
 
-from tidemill.streams.commit.open_windows import OpenWindows
+from tidemill.streams.commit.open_windows import CLOSING_ROWS, OpenWindows, closing_rows
 from tidemill.streams.runtime.loop_runner import LoopRunner
 from tidemill.streams.state.open_state import OpenState
 from tidemill.streams.state.spill_store import MemorySpillStore
@@ -61,3 +62,12 @@ def test_schedules_of_workers_without_memory_leave_the_lake_as_the_logs_say() ->
     before = returned()
     run(SCHEDULES, 11, TightWorkers)
     assert returned() - before > SCHEDULES
+
+
+def test_a_commit_cycle_closes_fewer_decisions_the_more_items_each_may_bring() -> None:
+    """What is closed comes back into memory at once, with all lists of items."""
+    assert closing_rows(LOOP) == CLOSING_ROWS
+    items = WITH_ITEMS.decision.items
+    assert items is not None
+    assert items.max == 200
+    assert closing_rows(WITH_ITEMS) == CLOSING_ROWS // 21

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.streams.reprocess.test_replay import replayed, rows
-from tests.streams.rig import START, PlainProducer, Rig, end, new_rig, until
+from tests.streams.rig import START, PlainProducer, Rig, assert_exact, end, new_rig, until
 
 from tidemill.deploy.local.supervisor import tidemill_command
 from tidemill.features.lake.progress_keys import UNKNOWN_ITEM
@@ -103,6 +103,7 @@ def test_a_worker_writes_an_example_for_each_shown_item(kafka: KafkaConfig, tmp_
     }
     assert written["item_features"].struct.field("price").unique().sort().to_list() == [1.5, 2.0]
     assert unknown_items(rig) == 2
+    assert_exact(rig)
 
 
 @pytest.mark.soak
