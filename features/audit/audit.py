@@ -214,7 +214,7 @@ class _Checker:
         examined = self._examined if is_last else unexamined_positions(loop, share.bounds)
         decisions, feedback = self._tables[DECISIONS], self._tables[FEEDBACK]
         create_expected(self._connection, loop, (decisions, feedback), share, examined)
-        query = example_differences_sql(decisions, examples, self._columns, share)
+        query = example_differences_sql(loop, decisions, examples, self._columns, share)
         self._compare(loop, query, DECISIONS)
         (row,) = self._connection.execute(compared_sql(decisions, share)).fetchall()
         self._checked["decisions"] += row[0]

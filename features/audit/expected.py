@@ -16,6 +16,7 @@ from tidemill.features.audit.fragments import (
     in_share,
     in_slice,
     in_time,
+    not_repeated,
     span_sql,
     values_sql,
     with_items_sql,
@@ -209,10 +210,10 @@ def _missing(
     for share in _shares(connection, loop, tables, spans):
         at_close = unexamined_positions(loop, share.bounds)
         create_expected(connection, loop, raw, share, at_close)
-        yield _missing_sql(tables, share, columns, "= 0")
+        yield _missing_sql(loop, tables, share, columns, "= 0")
         if loop.corrections:
             create_expected(connection, loop, raw, share, examined)
-            yield _missing_sql(tables, share, columns, "> 0")
+            yield _missing_sql(loop, tables, share, columns, "> 0")
 
 
 def _shares(
@@ -233,11 +234,16 @@ def _shares(
 
 
 def _missing_sql(
-    tables: Mapping[str, str], share: AuditSlice, columns: Sequence[str], revisions: str
+    loop: Loop,
+    tables: Mapping[str, str],
+    share: AuditSlice,
+    columns: Sequence[str],
+    revisions: str,
 ) -> str:
     """Return a query for rows of `EXPECTED` with these *revisions* that are no examples."""
     values = {"decision_id": "d.id"}
-    values |= {**{name: f"t.{name}" for name in _COMPUTED}, **ITEM_OF_EXAMPLE}
+    values |= {name: f"t.{name}" for name in _COMPUTED}
+    values |= {**ITEM_OF_EXAMPLE, **not_repeated(loop)}
     chosen = ", ".join(
         f"{values.get(name, f'd.{quoted(name)}')} AS {quoted(name)}" for name in columns
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tidemill.features.audit.spans import AuditSlice, micros
+from tidemill.schemas.events.schemas import decision_frame_schema, orders_of_items
+from tidemill.schemas.loop.definition import Loop
 
 
 def in_time(table: str, since: int, until: int | None) -> str:
@@ -63,6 +65,11 @@ ITEM_OF_EXAMPLE: Mapping[str, str] = {
 }
 """The columns of an example that are about one item: SQL over a row ``t`` of what its logs imply,
 and the row ``s`` that `with_items_sql` joins to it."""
+
+
+def not_repeated(loop: Loop) -> dict[str, str]:
+    """Return the columns of a decision that its examples leave null, and SQL for that."""
+    return dict.fromkeys(orders_of_items(decision_frame_schema(loop)), "NULL")
 
 
 def with_items_sql(decisions: str, share: AuditSlice) -> str:

@@ -16,6 +16,7 @@ from tidemill.features.audit.fragments import (
     columns_sql,
     in_share,
     in_slice,
+    not_repeated,
     span_sql,
     values_sql,
     with_items_sql,
@@ -120,7 +121,7 @@ def last_sql(table: str, ranges: Mapping[int, tuple[int, int]]) -> str:
 
 
 def example_differences_sql(
-    decisions: str, examples: str, columns: Iterable[str], share: AuditSlice
+    loop: Loop, decisions: str, examples: str, columns: Iterable[str], share: AuditSlice
 ) -> str:
     """Return a query for the examples of a slice that differ from the table `EXPECTED`.
 
@@ -130,6 +131,7 @@ def example_differences_sql(
     key = example_key(present)
     checks = _checks(present)
     known = {name: here for name, here in _TAKEN.items() if name in present}
+    known |= not_repeated(loop)
     copied = ", ".join(f"{here} AS d_{name}" for name, here in known.items())
     computed = ", ".join(f"t.{name} AS must_{name}" for name in (*_COMPUTED, "revision"))
     names = [name for name in (*known, *_COMPUTED) if name in present]

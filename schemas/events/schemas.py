@@ -192,6 +192,17 @@ def example_frame_schema(decisions: pl.Schema) -> pl.Schema:
     return pl.Schema({**columns, **{name: kinds[part] for name, part in ITEM_FIELDS.items()}})
 
 
+def orders_of_items(decisions: pl.Schema) -> list[str]:
+    """Return the columns that name all items of a decision, which has the columns *decisions*.
+
+    They are null in the examples of single items: each of 200 would repeat the order of all 200.
+    """
+    if "items" not in decisions:
+        return []
+    named = ("action", "baseline", "policy_action")
+    return [name for name in named if isinstance(decisions[name], pl.List)]
+
+
 def feedback_frame_schema(loop: Loop) -> pl.Schema:
     """Return the names and types of the columns of feedback events, all kinds together.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tidemill.schemas.events.schemas import ITEM_FIELDS
+from tidemill.schemas.events.schemas import ITEM_FIELDS, orders_of_items
 from tidemill.streams.join.matching import Pairs
 from tidemill.streams.state.row_buffer import RowBuffer
 from tidemill.streams.units import Bools, Int64s
@@ -24,8 +24,9 @@ IS_TAKEN = (pl.col("item").is_null() & pl.col("shown").is_not_null()) | (
 class ShownItems:
     """The rows of some decisions, by decision and position, one for each item that was shown.
 
-    *rows* have the columns of the decisions, but `ITEM_FIELDS` instead of the list. *decision* is
-    the number of the decision of each row, ascending.
+    *rows* have the columns of the decisions, but `ITEM_FIELDS` instead of the list, and null where
+    a decision names an order of all its items. *decision* is the number of the decision of each
+    row, ascending.
     """
 
     rows: pl.DataFrame
@@ -41,7 +42,10 @@ class ShownItems:
             shown = pl.concat([shown, shown.clear(len(none))])
             order = np.argsort(decision, kind="stable")
             decision, shown = decision[order], shown[order]
-        return cls(decisions.drop("items")[decision].hstack(shown), decision)
+        orders = orders_of_items(decisions.schema)
+        nulls = [pl.lit(None, decisions.schema[name]).alias(name) for name in orders]
+        once = decisions.drop("items").with_columns(nulls)
+        return cls(once[decision].hstack(shown), decision)
 
     def takes(self, pairs: Pairs, item: pl.Series) -> Bools:
         """Return which of *pairs*, whose feedback names *item* or none, an item of these takes."""

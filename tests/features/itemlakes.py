@@ -133,6 +133,7 @@ def made(loop: Loop = PAGE) -> pl.DataFrame:
             {
                 **decision,
                 "decision_id": decision["id"],
+                "action": None,  # the row of the decision has the order
                 "revision": 0,
                 "label": label,
                 "state": state,

@@ -154,7 +154,7 @@ def decision_frame(
         "id": [row.id for row in rows],
         "at": [START + row.at * SECOND for row in rows],
         "entity": [None] * len(rows),
-        "action": [[] if "items" in schema else False] * len(rows),
+        "action": _actions(rows) if "items" in schema else [False] * len(rows),
         "score": [None] * len(rows),
         "propensity": [1.0] * len(rows),
         "source": ["default"] * len(rows),
@@ -167,6 +167,11 @@ def decision_frame(
     if "items" in schema:
         columns["items"] = [[_item(*each) for each in row.items] for row in rows]
     return _with_offsets(pl.DataFrame(columns, schema=schema), first_offset)
+
+
+def _actions(rows: Sequence[D]) -> list[list[str]]:
+    """Return the order that each of *rows* has shown."""
+    return [[name for name, place in row.items if place is not None] for row in rows]
 
 
 def _item(name: str, position: int | None) -> dict[str, object]:

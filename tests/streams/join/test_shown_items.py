@@ -179,3 +179,13 @@ def test_open_decisions_of_an_older_version_have_the_new_features_of_items_as_nu
     assert rows["item_features"].to_list()[:2] == [{"size": 3.0, **size}, {"size": 4.0, **size}]
     back = conformed(conformed(old, schema, "offset"), ITEM_RULES.decisions, "offset")
     assert back.equals(old)
+
+
+def test_an_example_of_one_item_does_not_repeat_the_order_of_all() -> None:
+    """A page of 200 items would hold 40,000 names; the row of the decision has them once."""
+    shell = played([D("a", 0, TWO)], [], ITEM_RULES)
+    assert shell.examples()["action"].to_list() == [None, None]
+    raw = decision_frame([D("a", 0, TWO)], schema=ITEM_RULES.decisions)
+    assert raw["action"].to_list() == [["tea", "milk"]]
+    chosen = raw.with_columns(action=pl.lit("tea"))
+    assert ShownItems.of(chosen).rows["action"].to_list() == ["tea", "tea"]
