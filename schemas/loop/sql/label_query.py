@@ -36,9 +36,17 @@ _TRIED = "(TRY({'value': a})).value"
 _SAME_TYPE = {
     "STRING": {FieldType.CATEGORY},
     "INTEGER": {FieldType.INT, FieldType.FLOAT},
-    "DECIMAL": {FieldType.FLOAT},
+    "NUMERIC": {FieldType.FLOAT},
     "FLOAT": {FieldType.FLOAT},
 }
+_NUMBERS = {
+    "BOOLEAN": FieldType.BOOL,
+    "BIGINT": FieldType.INT,
+    "HUGEINT": FieldType.INT,
+    "DOUBLE": FieldType.FLOAT,
+}
+"""The types of aggregates that become a number without an error, as fields have them."""
+_TRUTHS = frozenset({"COMPARISON", "CONJUNCTION"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +58,14 @@ class LabelQuery:
         aggregates: the aggregates in it, which are never an error.
         value: the label as a number, from the columns ``_aggregate_0``, ``_aggregate_1``, ...
         failures: conditions, as aggregates, for rows on which a part of an aggregate is an error.
+        is_sure: whether no data can make it an error, so that nothing has to be tried.
     """
 
     plain: str
     aggregates: tuple[str, ...]
     value: str
     failures: tuple[str, ...]
+    is_sure: bool = False
 
     def over(
         self, rows: str, keys: Sequence[str] = (), also: Mapping[str, str] | None = None
@@ -77,6 +87,10 @@ class LabelQuery:
         failed = " OR ".join(f"coalesce({sql}, false)" for sql in self.failures) or "false"
         by = f" GROUP BY {', '.join(keys)}" if keys else ""
         columns = "".join(f"{name}, " for name in (*keys, *also))
+        if self.is_sure:
+            return f"""
+                SELECT {columns}{self.value} AS label, false AS is_error
+                FROM (SELECT {", ".join(parts)} FROM {rows}{by})"""
         return f"""
             SELECT {columns}_label.value AS label, _label IS NULL AS is_error FROM (
                 SELECT *, CASE WHEN NOT _failed THEN TRY({{'value': {self.value}}}) END AS _label
@@ -110,6 +124,7 @@ def guarded(
         aggregates=tuple(guards.aggregates),
         value=number,
         failures=tuple(guards.failures),
+        is_sure=not guards.failures and guards.is_number(value),
     )
 
 
@@ -134,6 +149,17 @@ class _Guards:
         for holder, key in slots(node):
             holder[key] = self.split(holder[key])
         return self._in_sequence(node)
+
+    def is_number(self, node: Node) -> bool:
+        """Return whether *node*, over `aggregates`, becomes a number or a truth for all data."""
+        for number, sql in enumerate(self.aggregates):
+            query = f"DESCRIBE SELECT {sql} FROM feedback"
+            [(_, kind, *_)] = self._connection.execute(query).fetchall()
+            if kind in _NUMBERS:
+                self._types = {**self._types, f"_aggregate_{number}": _NUMBERS[kind]}
+        if node["class"] == "COLUMN_REF":
+            return self._types.get(node["column_names"][-1]) in _NUMBERS.values()
+        return node["class"] in _TRUTHS and not self._can_fail(node)
 
     def _aggregate(self, node: Node) -> str:
         """Return the aggregate *node* as SQL that is never an error."""

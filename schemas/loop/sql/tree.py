@@ -84,7 +84,7 @@ def slots(node: Node) -> Iterator[tuple[Any, Any]]:
 
 
 def constant_kind(node: Node) -> str:
-    """Return what the constant *node* is: STRING, INTEGER, DECIMAL, and so on."""
+    """Return what the constant *node* is: STRING, INTEGER, NUMERIC, and so on."""
     return str(node["literal"]["kind"])
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -12,18 +13,24 @@ from tests.schemas.loops import minimal
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.labels import compile_label, connect
 from tidemill.schemas.loop.sql.allow_list import AGGREGATES
+from tidemill.schemas.loop.sql.label_query import LabelQuery
 from tidemill.streams.join.labels import GROUP, ComputedLabels, Labels
 
 TIME = pl.Datetime("us", "UTC")
 
 
-def labels(sql: str, label_type: str = "float") -> Labels:
+def label_query(sql: str, label_type: str = "float") -> LabelQuery:
     """Return the label *sql* over feedback with a number, a whole number and a text."""
     values = {"amount": "float", "n": "int", "note": "category", "ok": "bool"}
     values |= {"tags": "categories"}
     kinds = {"clicked": {"within": "1h", "values": values}}
     loop = minimal(feedback=kinds, label={"sql": sql, "type": label_type})
-    return Labels(compile_label(loop))
+    return compile_label(loop)
+
+
+def labels(sql: str, label_type: str = "float") -> Labels:
+    """Return what computes the label *sql*."""
+    return Labels(label_query(sql, label_type))
 
 
 def rows(*pairs: tuple[int, float | None], n: int | None = 1, note: str = "") -> pl.DataFrame:
@@ -204,3 +211,45 @@ def test_no_labels_are_no_errors() -> None:
     found = ComputedLabels.none(3)
     assert np.isnan(found.values).all()
     assert not found.is_error.any()
+
+
+def of_extremes(query: LabelQuery) -> ComputedLabels:
+    """Return the labels of decisions with numbers that are the largest, none and not finite."""
+    joined = pl.concat(
+        [
+            rows((0, 1.0), (1, None), (2, math.inf), (3, math.nan), (3, -1e308), n=0, note="x"),
+            rows((4, 2.0), (5, 1e308), (5, 1e308), n=2**63 - 1, note="1"),
+            rows((6, -0.0), n=None, note="2"),
+        ]
+    ).with_columns(offset=pl.int_range(pl.len()))
+    return Labels(query).of(joined, ids(8))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        *("count(*) > 0", "max(amount) > 15", "max(amount) > 1.5", "max(n) = count(*)"),
+        *("bool_or(amount > 1)", "count(*) > 9223372036854775808", "sum(n) > 3"),
+    ],
+)
+def test_what_cannot_be_an_error_is_not_tried(sql: str) -> None:
+    """Trying costs as much as the label does."""
+    query = label_query(sql, "bool")
+    assert query.is_sure
+    assert "TRY" not in query.over("joined")
+    found, tried = of_extremes(query), of_extremes(replace(query, is_sure=False))
+    np.testing.assert_array_equal(found.values, tried.values)
+    assert not (found.is_error | tried.is_error).any()
+
+
+@pytest.mark.parametrize(
+    "sql", ["100 % max(n) > 1", "max(note) = 1", "max(100 % n) > 1", "bool_or(n + 1 > n)"]
+)
+def test_what_can_be_an_error_is_tried(sql: str) -> None:
+    """A label that is wrongly sure would end the worker, as it does here."""
+    query = label_query(sql, "bool")
+    assert not query.is_sure
+    assert of_extremes(query).is_error.any()
+    if not query.failures:
+        with pytest.raises(duckdb.Error):
+            of_extremes(replace(query, is_sure=True))
