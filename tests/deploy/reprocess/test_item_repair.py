@@ -75,6 +75,6 @@ def test_a_repair_puts_exactly_the_lost_rows_of_items_back(
     for table, rows in rows_of(rig).items():
         assert_frame_equal(rows, before[table])
     capsys.readouterr()
-    assert main(["ledger", name]) == 0, capsys.readouterr()
-    assert "unknown item" in capsys.readouterr().out
+    assert main(["ledger", name, "--json"]) == 0, capsys.readouterr()
+    assert "unknown_item" in capsys.readouterr().out
     assert main(["audit", name]) == 0, capsys.readouterr()
