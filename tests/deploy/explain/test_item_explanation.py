@@ -119,7 +119,7 @@ def test_order_scores_and_propensities_come_out_again_bit_for_bit(
         assert {one.source for one in before} == {"default", "explore"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_parts_are_of_the_item_taken_and_of_another_one(tmp_path: Path) -> None:
     """The runner-up, or the item that somebody asks about."""
     loop = LOOPS["greedy"]

@@ -51,9 +51,8 @@ def remove_single_rows(rig: Rig) -> None:
     table_of(rig, "feedback").handle().delete("\"id\" = 'hidden'")
 
 
-@pytest.mark.parametrize(
-    "damage", [remove_single_rows, pytest.param(remove_newest_commit, marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("damage", [remove_single_rows, remove_newest_commit])
 def test_a_repair_puts_exactly_the_lost_rows_of_items_back(
     kafka: KafkaConfig,
     tmp_path: Path,

@@ -89,6 +89,7 @@ def rows(rig: Rig) -> set[str]:
 
 
 @pytest.mark.kafka
+@pytest.mark.soak
 def test_a_topic_made_anew_is_refused_until_it_is_accepted(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_record_without_a_decision_is_a_dead_letter_and_is_sent_to_its_source_
     assert len(produced(rig, 3)) > before
 
 
+@pytest.mark.soak
 def test_each_stream_of_feedback_is_rekeyed_by_itself(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Clicks are keyed by session and orders by customer, in as many partitions as each team likes.
 
@@ -260,6 +261,7 @@ def test_each_stream_of_feedback_is_rekeyed_by_itself(kafka: KafkaConfig, tmp_pa
     assert {position.split("/")[0] for position in set(grown) - set(wanted)} == {orders}
 
 
+@pytest.mark.soak
 def test_feedback_that_waits_to_be_rekeyed_keeps_windows_open(
     kafka: KafkaConfig, tmp_path: Path
 ) -> None:

@@ -36,7 +36,9 @@ def until(true: Callable[[], object]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "loop", [LOOP, CORRECTED, CORRECTED_SHOP], ids=["plain", "corrected", "three logs"]
+    "loop",
+    [pytest.param(LOOP, marks=pytest.mark.soak), CORRECTED, CORRECTED_SHOP],
+    ids=["plain", "corrected", "three logs"],
 )
 def test_each_audit_reads_only_what_is_new(tmp_path: Path, loop: Loop) -> None:
     """Its cost follows the traffic, not the size of the lake; no row is left out or read twice."""
