@@ -162,7 +162,8 @@ def checked_requests(asked: Iterable[Asked]) -> list[Asked]:
     """
     listed = list(asked)
     for place, item in enumerate(listed):
-        if not isinstance(item, Mapping) or not {"features"} <= item.keys() <= _ASKED:
+        is_known = isinstance(item, Mapping) and _ASKED.issuperset(item) and "features" in item
+        if not is_known:
             raise RequestError(
                 f"item {place} has {_named(item)}",
                 hint="each has features and may have entity, id, at, baseline and items",
