@@ -37,13 +37,15 @@ def write_lake(
     for log in stream.rules.logs:
         frame = stream.rows(log)
         if stream.raw[log]:
-            frame = change.get(log, _same)(frame.with_columns(ingested_at=pl.col("at"), **place))
+            frame = change.get(log, unspoiled)(
+                frame.with_columns(ingested_at=pl.col("at"), **place)
+            )
         numbers = {
             "offset": stream.offsets[log],
             "time": micros(stream.times[log] or START),
             **(begins or {}).get(log, {}),
         }
-        swaps = _swaps(
+        swaps = swaps_of(
             {ProgressName(name).for_log(log): number for name, number in numbers.items()}
         )
         lake.table(loops[-1].loop, table_of(log)).append(frame, swaps=swaps)
@@ -62,20 +64,22 @@ def write_lake(
         numbers |= {"revised": closed.revised}
     examples = stream.revisions().with_columns(**place)
     lake.table(loops[-1].loop, "examples").append(
-        change.get("examples", _same)(examples),
-        swaps=_swaps(numbers),
+        change.get("examples", unspoiled)(examples),
+        swaps=swaps_of(numbers),
     )
     return lake
 
 
-def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
+def swaps_of(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
+    """Return what writes the progress *numbers* of the partition for the first time."""
     return [
         CompareAndSwap(ProgressName(name).key(PARTITION), None, number)
         for name, number in numbers.items()
     ]
 
 
-def _same(frame: pl.DataFrame) -> pl.DataFrame:
+def unspoiled(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return *frame* as it is: the rows of a table that no test spoils."""
     return frame
 
 
@@ -89,7 +93,7 @@ class GrowingLake:
         self._written: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
 
-    def follow(self, spoil: Spoil = _same) -> None:
+    def follow(self, spoil: Spoil = unspoiled) -> None:
         """Commit what is new: raw rows, then examples changed by *spoil*."""
         place = {"topic": pl.lit("shop"), "partition": pl.lit(PARTITION, dtype=pl.Int32)}
         for log in self._stream.rules.logs:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tests.features.audited import PARTITION, Spoil
+from tests.features.audited import PARTITION, Spoil, swaps_of, unspoiled
 from tests.schemas.loops import with_items
 from tests.streams.join_logs import SECOND, START
 
-from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, layouts
-from tidemill.features.lake.progress_keys import NOTHING_CLOSED, ProgressName, join_time
+from tidemill.features.lake.progress_keys import NOTHING_CLOSED, join_time
 from tidemill.schemas.logs import Log, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.streams.units import micros
@@ -164,9 +164,9 @@ def write_items(
         assert isinstance(last, datetime)
         closed[join_time(log)] = micros(last)
         numbers = {"offset": len(rows), "time": micros(last), "begin/1": 0}
-        lake.table(loop.loop, log).append(change.get(log, _same)(rows), swaps=_swaps(numbers))
-    rows = change.get(EXAMPLES, _same)(made(loop))
-    lake.table(loop.loop, EXAMPLES).append(rows, swaps=_swaps(closed))
+        lake.table(loop.loop, log).append(change.get(log, unspoiled)(rows), swaps=swaps_of(numbers))
+    rows = change.get(EXAMPLES, unspoiled)(made(loop))
+    lake.table(loop.loop, EXAMPLES).append(rows, swaps=swaps_of(closed))
     return lake
 
 
@@ -195,14 +195,3 @@ def _read(
         )
         .drop("event_date")
     )
-
-
-def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
-    return [
-        CompareAndSwap(ProgressName(name).key(PARTITION), None, number)
-        for name, number in numbers.items()
-    ]
-
-
-def _same(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame

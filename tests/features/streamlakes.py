@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-from tests.features.audited import PARTITION, Spoil
+from tests.features.audited import PARTITION, Spoil, swaps_of, unspoiled
 from tests.streams.join_logs import LOOP, SECOND, START, D, F, decision_frame, feedback_frame
 
-from tidemill.features.lake.lake import CompareAndSwap, Lake, LakeConfig
+from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.progress_keys import NOTHING_CLOSED, ProgressName, join_time
 from tidemill.schemas.logs import Log, first_position, is_feedback, position_of, topic_of
 from tidemill.schemas.loop.definition import Feedback, Loop
@@ -114,21 +114,11 @@ def write_streams(
         numbers = {"offset": read.offset, "time": micros(read.time), "begin/1": 0}
         closed[join_time(log)] = numbers["time"]
         table = lake.table(loop.loop, "feedback" if is_feedback(log) else log)
-        rows = change.get(log, _same)(read.rows)
+        rows = change.get(log, unspoiled)(read.rows)
         table.append(
-            rows, swaps=_swaps({ProgressName(name).for_log(log): n for name, n in numbers.items()})
+            rows,
+            swaps=swaps_of({ProgressName(name).for_log(log): n for name, n in numbers.items()}),
         )
-    rows = change.get("examples", _same)(examples())
-    lake.table(loop.loop, "examples").append(rows, swaps=_swaps(closed))
+    rows = change.get("examples", unspoiled)(examples())
+    lake.table(loop.loop, "examples").append(rows, swaps=swaps_of(closed))
     return lake
-
-
-def _swaps(numbers: Mapping[str, int]) -> list[CompareAndSwap]:
-    return [
-        CompareAndSwap(ProgressName(name).key(PARTITION), None, number)
-        for name, number in numbers.items()
-    ]
-
-
-def _same(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame

@@ -103,8 +103,7 @@ class ScriptedTransport:
     def decide_all(self, loop: str, asked: Sequence[Asked]) -> list[DecisionResult]:
         """Return as many answers, in order; nothing is answered unless all requests fit."""
         served = self.of(loop)
-        requests = [_numbered(served.requests, place, one) for place, one in enumerate(asked)]
-        return [self._answered(served, request) for request in requests]
+        return [self._answered(served, one) for one in served.requests.check_all(asked)]
 
     def _answered(self, served: ScriptedLoop, request: DecisionRequest) -> DecisionResult:
         """Answer one checked request, and note it."""
@@ -172,14 +171,6 @@ class ScriptedTransport:
         if served.loop.learning == "apprentice":
             return as_apprentice(choice, "model", default)
         return choice, "model", None
-
-
-def _numbered(reader: DecisionReader, place: int, asked: Asked) -> DecisionRequest:
-    """Check what is *asked* at *place* of a batch, which an error names."""
-    try:
-        return reader.check(**asked)  # type: ignore[arg-type]  # it checks them
-    except RequestError as error:
-        raise RequestError(f"batch[{place}]: {error.what}", hint=error.hint) from error
 
 
 def _among(loop: Loop, answer: Action, items: RequestItems | None) -> Action:
