@@ -1,4 +1,4 @@
-"""The HTTP API of a worker: one ASGI function without a framework, which would slow decisions.
+"""The HTTP API of a worker: one function without a framework, which would slow decisions.
 
 docs/guide/serving.md has paths, bodies and statuses. Every refusal is JSON with ``what`` and
 ``hint``. A request has no effect before all of it has been checked; feedback is answered once Kafka
@@ -16,17 +16,15 @@ from tidemill.errors import BrokerError, RequestError, TidemillError
 from tidemill.http_server.callers import Caller, HttpAccess
 from tidemill.http_server.http_limits import HttpCounters, HttpLimits
 from tidemill.http_server.replies import (
+    CLOSE,
     TEXT,
-    App,
+    Handler,
+    Headers,
     HttpRefusal,
-    Message,
-    Receive,
     Reply,
-    Send,
+    Scope,
     check_read,
     encode,
-    read_body,
-    send_reply,
     wrong_method,
 )
 from tidemill.serving.api.descriptions import described, openapi
@@ -44,14 +42,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def app_of(
+def handler_of(
     worker: Worker,
     *,
     limits: HttpLimits | None = None,
     access: HttpAccess | None = None,
     counters: HttpCounters | None = None,
-) -> App:
-    """Return the ASGI function that serves *worker*.
+) -> Handler:
+    """Return what answers requests to *worker*.
 
     Args:
         worker: makes the decisions.
@@ -63,34 +61,33 @@ def app_of(
     counters = counters or HttpCounters()
     access = access or HttpAccess(counters=counters)
     api = _Api(worker, access, limits, counters)
+    answers = worker.answers
 
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+    def handle(scope: Scope, body: bytes) -> Reply | Awaitable[Reply]:
         started_s = time.perf_counter()
+        headers: Headers = ()
         try:
             caller = access.admit(scope)
-        except HttpRefusal as refusal:
-            if await read_body(receive, 0) is None:
-                return
-            reply = refusal.reply
-        else:
-            body = await read_body(receive, limits.body_bytes)
-            if body is None:
-                return  # the client has gone, or was refused while it sent the body
-            try:
-                answer = api.answer(scope["method"], scope["path"], body, caller, started_s)
-                reply = answer if isinstance(answer, Reply) else await answer
-            except HttpRefusal as refusal:
-                reply = refusal.reply
-            except TidemillError as error:
-                reply = refused(error).reply
-            if caller.headers:
-                reply = reply._replace(headers=reply.headers + caller.headers)
-        worker.answers[reply.status] = worker.answers.get(reply.status, 0) + 1
-        await send_reply(send, reply)
+            headers = caller.headers
+            reply = api.answer(scope["method"], scope["path"], body, caller, started_s)
+        except (HttpRefusal, TidemillError) as error:
+            reply = _refusal(error)
+        if isinstance(reply, Reply):
+            return finished(reply, headers)
+        return wait(reply, headers)
 
-    return app
+    async def wait(waiting: Awaitable[Reply], headers: Headers) -> Reply:
+        try:
+            reply = await waiting
+        except (HttpRefusal, TidemillError) as error:
+            reply = _refusal(error)
+        return finished(reply, headers)
+
+    def finished(reply: Reply, headers: Headers) -> Reply:
+        answers[reply.status] = answers.get(reply.status, 0) + 1
+        return reply._replace(headers=reply.headers + headers) if headers else reply
+
+    return handle
 
 
 class _Api:
@@ -119,7 +116,7 @@ class _Api:
         if len(body) > self._limits.body_bytes:
             what = f"the body is larger than {self._limits.body_bytes} bytes"
             error = RequestError(what, hint="send smaller batches or fewer items")
-            raise HttpRefusal(413, error, ((b"connection", b"close"),))
+            raise HttpRefusal(413, error, (CLOSE,))
         parts = path.split("/")
         post = self._posts.get(parts[4]) if len(parts) == 5 and parts[1:3] == _LOOPS else None
         if post is None:
@@ -225,15 +222,17 @@ class _Api:
             )
 
 
-def refused(error: TidemillError) -> HttpRefusal:
+def _refusal(error: HttpRefusal | TidemillError) -> Reply:
     """Return the answer to a request that raised *error*."""
     match error:
+        case HttpRefusal():
+            return error.reply
         case UnknownError():
-            return HttpRefusal(404, error)
+            return HttpRefusal(404, error).reply
         case RequestError():
-            return HttpRefusal(400, error)
+            return HttpRefusal(400, error).reply
         case _:
-            return HttpRefusal(503, error, _RETRY)
+            return HttpRefusal(503, error, _RETRY).reply
 
 
 def _set(future: "asyncio.Future[str | None]", trouble: str | None) -> None:

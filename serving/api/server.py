@@ -18,7 +18,7 @@ from tidemill.http_server.callers import HttpAccess
 from tidemill.http_server.http_limits import HttpCounters
 from tidemill.http_server.listener import HttpConfig, uvicorn_server
 from tidemill.schemas.registry.port import SchemaStore
-from tidemill.serving.api.http import app_of
+from tidemill.serving.api.http import handler_of
 from tidemill.serving.api.metrics import WORK, registry_of
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.work_log import WorkLog
@@ -72,8 +72,8 @@ def server_of(worker: Worker, http: HttpConfig) -> uvicorn.Server:
     """
     counters = HttpCounters()
     access = HttpAccess(http.tokens, http.origins, counters)
-    app = app_of(worker, limits=http.limits, access=access, counters=counters)
-    return uvicorn_server(app, http, counters)
+    handler = handler_of(worker, limits=http.limits, access=access, counters=counters)
+    return uvicorn_server(handler, http, counters)
 
 
 def _allow_open_files(count: int) -> None:

@@ -1,14 +1,17 @@
 """Reads JSON bodies: one request, or a batch of them, each key once."""
 
 import json
+import operator
 import re
-from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+from msgspec import structs
 from msgspec.structs import astuple
 
 from tidemill.errors import RequestError
+from tidemill.serving.decision.values import NOT_CONVERTED
 
 T = TypeVar("T")
 
@@ -19,6 +22,85 @@ _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 LISTED = "items"
 """The optional field whose value is a list of objects, which have names and values themselves."""
 _EXAMPLE = "see docs/guide/serving.md for the bodies of requests"
+
+
+class PlainReader(Generic[T]):
+    """Reads decisions that bring features, entity and id alone, in one conversion.
+
+    Args:
+        make: makes a request of the values of the features, the entity and the id.
+        features: the type of the features.
+        max_id: how many characters an id may have.
+        max_batch: how many items a batch may have.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[tuple[object, ...], str | None, str | None], T],
+        features: type[msgspec.Struct],
+        *,
+        max_id: int,
+        max_batch: int,
+    ) -> None:
+        id_type = Annotated[str, msgspec.Meta(min_length=1, max_length=max_id)]
+        fields: list[tuple[str, object] | tuple[str, object, object]] = [
+            ("features", features),
+            ("entity", str | None, None),
+            ("id", id_type | None, None),
+        ]
+        item = msgspec.defstruct("PlainItem", fields, forbid_unknown_fields=True, gc=False)
+        items = Annotated[list[item], msgspec.Meta(min_length=1, max_length=max_batch)]  # type: ignore[valid-type]
+        batch = msgspec.defstruct("PlainBatch", [("batch", items)], forbid_unknown_fields=True)
+        self._make = make
+        self._many = list[item]  # type: ignore[valid-type]
+        self._one = msgspec.json.Decoder(item).decode
+        self._batch = msgspec.json.Decoder(batch).decode
+        self._defaults = _defaults(features)
+
+    def read(self, body: bytes) -> T | list[T] | None:
+        """Return what *body* asks for; None if it is wrong, or has to be read key by key."""
+        try:
+            one: Any = self._one(body)
+        except _MALFORMED:
+            return self._read_batch(body)
+        values = astuple(one.features)
+        if body.count(b":") != self._keys(values, one.entity, one.id):
+            return None
+        return self._make(values, one.entity, one.id)
+
+    def _read_batch(self, body: bytes) -> list[T] | None:
+        try:
+            found: Any = self._batch(body)
+        except _MALFORMED:
+            return None
+        items = [(astuple(each.features), each.entity, each.id) for each in found.batch]
+        if body.count(b":") != 1 + sum(self._keys(*item) for item in items):
+            return None
+        return [self._make(*item) for item in items]
+
+    def convert(self, asked: Sequence[Mapping[str, object]]) -> list[T] | None:
+        """Return requests of this process; None if one is wrong or brings more."""
+        try:
+            found: Any = msgspec.convert(asked, self._many)
+        except NOT_CONVERTED:
+            return None
+        return [self._make(astuple(each.features), each.entity, each.id) for each in found]
+
+    def _keys(self, values: tuple[object, ...], entity: str | None, given_id: str | None) -> int:
+        """Return how many keys an item has at least: a value may be a default that nobody sent."""
+        keys = 1 + len(values) + (entity is not None) + (given_id is not None)
+        if self._defaults is not None:
+            keys -= sum(map(operator.eq, values, self._defaults))
+        return keys
+
+
+def _defaults(features: type[msgspec.Struct]) -> list[object] | None:
+    """Return the default of each feature, or what equals no value; None if there is no default."""
+    found = [
+        each.default_factory() if each.default_factory is not msgspec.NODEFAULT else each.default
+        for each in structs.fields(features)
+    ]
+    return None if all(each is msgspec.NODEFAULT for each in found) else found
 
 
 class BodyReader(Generic[T]):

@@ -5,12 +5,11 @@ worker would not take is refused here, where somebody is there to be told. `valu
 features and feedback values, `bodies.py` reads JSON.
 """
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Self
 
 import msgspec
 from msgspec.structs import asdict, astuple
@@ -18,10 +17,10 @@ from msgspec.structs import asdict, astuple
 from tidemill.errors import BrokerError, ConfigError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.decision.baselines import AnswerCheck
-from tidemill.serving.decision.bodies import BodyReader
+from tidemill.serving.decision.bodies import BodyReader, PlainReader
 from tidemill.serving.decision.items import ITEM_ID, ItemCheck, RequestItems, without_items
 from tidemill.serving.decision.request_time import checked_at
-from tidemill.serving.decision.values import MAX_LIST, NOT_CONVERTED, RequestValues
+from tidemill.serving.decision.values import MAX_LIST, RequestValues
 from tidemill.serving.policies.choice import Action, Features
 
 MAX_BATCH = 1_000
@@ -97,7 +96,11 @@ class DecisionReader:
         self._baseline = AnswerCheck(loop)
         items = loop.decision.items
         self.items = None if items is None else ItemCheck(loop, items, max_list=limits.list_items)
-        self._plain = None if items is not None else _plain_requests(self.record)
+        self._plain = (
+            PlainReader(DecisionRequest, self.record.struct, max_id=MAX_ID, max_batch=limits.batch)
+            if items is None
+            else None
+        )
         self._reader = BodyReader(
             self.check,
             required=("features",),
@@ -141,10 +144,9 @@ class DecisionReader:
         Raises:
             RequestError: one does not fit the loop; the error names its place.
         """
-        if self._plain is not None:
-            with contextlib.suppress(*NOT_CONVERTED):
-                plain: Any = msgspec.convert(asked, self._plain)
-                return [DecisionRequest(astuple(one.features), one.entity, one.id) for one in plain]
+        plain = self._plain.convert(asked) if self._plain is not None else None
+        if plain is not None:
+            return plain
         checked: list[DecisionRequest] = []
         try:
             for item in asked:
@@ -159,17 +161,8 @@ class DecisionReader:
         Raises:
             RequestError: a request does not fit the loop; then none of them counts.
         """
-        return self._reader.read(body)
-
-
-def _plain_requests(features: RequestValues) -> object:
-    """Return the type of a list of requests that bring no time and no baseline."""
-    fields: list[tuple[str, object] | tuple[str, object, object]] = [
-        ("features", features.struct),
-        ("entity", str | None, None),
-        ("id", Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)] | None, None),
-    ]
-    return list[msgspec.defstruct("PlainRequest", fields, forbid_unknown_fields=True, gc=False)]  # type: ignore[misc]
+        plain = self._plain.read(body) if self._plain is not None else None
+        return self._reader.read(body) if plain is None else plain
 
 
 class FeedbackReader:

@@ -1,11 +1,11 @@
 """The HTTP server of every process that answers over the network: who may call, TLS, and limits.
 
 Read `listener` (where, to whom), `callers` (tokens, origins), `connections` with `http_limits`,
-`tls_protocol`, `pages` (an app of pages that are only read), `replies`, `coalesce` (fast writes).
+`tls_protocol`, `answering` (one call and one write for each request), `pages` (that are only read),
+`replies`.
 It may import nothing of tidemill but the modules of the root package.
 
 Proved elsewhere: `callers` by `tests/serving/api/test_callers.py`.
-Proved elsewhere: `coalesce` by `tests/serving/api/test_server.py`.
 Proved elsewhere: `connections` by `tests/serving/api/test_connections.py`.
 Proved elsewhere: `http_limits` by `tests/serving/api/test_connections.py`.
 Proved elsewhere: `replies` by `tests/serving/api/test_http.py`.

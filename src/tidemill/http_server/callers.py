@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from tidemill.access import Token, TokenList
 from tidemill.errors import RequestError
 from tidemill.http_server.http_limits import HttpCounters
-from tidemill.http_server.replies import Headers, HttpRefusal, Message, Reply
+from tidemill.http_server.replies import Headers, HttpRefusal, Reply, Scope
 from tidemill.watched_file import WatchedFile
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class HttpAccess:
         """Why the file of tokens could not be read again, or None."""
         return self._tokens.trouble if self._tokens is not None else None
 
-    def admit(self, scope: Message) -> "Caller":
+    def admit(self, scope: Scope) -> "Caller":
         """Return who sends the request *scope*.
 
         Raises:

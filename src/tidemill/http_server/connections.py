@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from tidemill.http_server.coalesce import CoalescingProtocol, CoalescingWriter
+from tidemill.http_server.answering import AnsweringProtocol
 from tidemill.http_server.http_limits import HttpCounters, HttpLimits
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class ConnectionWatch:
         self._timer = loop.call_later(self._period_s, self._compare, loop) if self.open else None
 
 
-class LimitedProtocol(CoalescingProtocol):
+class LimitedProtocol(AnsweringProtocol):
     """The HTTP protocol of uvicorn within the limits of a `ConnectionWatch`."""
 
     def __init__(
@@ -113,7 +113,7 @@ class LimitedProtocol(CoalescingProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Expect the headers of a request."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, transport))  # uvloop's is one, not by class
         self._wait("idle", self._limits.header_s)
         self._watch.add(self)
 
@@ -159,7 +159,6 @@ class LimitedProtocol(CoalescingProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio allows it, uvicorn does not
         """Answer the request that is complete, if any, before the connection is closed."""
         cycle = self.cycle
-        cast(CoalescingWriter, self.transport).flush()  # the transport below is closed by its loop
         if cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
             return False
         cycle.keep_alive = False
@@ -238,7 +237,6 @@ class LimitedProtocol(CoalescingProtocol):
                 self.transport.abort()
                 return
             cycle.disconnected = True
-            cycle.message_event.set()
         status, what, hint = _WORDS[reason]
         said = {"what": what.format(**asdict(self._limits)), "hint": hint}
         body = msgspec.json.encode(said)

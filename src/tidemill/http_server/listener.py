@@ -5,14 +5,14 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import uvicorn
 
 from tidemill.access import TlsConfig, TokenList, check_address, watched_tokens
 from tidemill.http_server.connections import ConnectionWatch, LimitedProtocol
 from tidemill.http_server.http_limits import HttpCounters, HttpLimits
-from tidemill.http_server.replies import App
+from tidemill.http_server.replies import Handler
 from tidemill.http_server.tls_protocol import TlsProtocol
 from tidemill.watched_file import WatchedFile
 
@@ -69,15 +69,16 @@ class HttpConfig:
         return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
 
 
-def uvicorn_server(app: App, config: HttpConfig, counters: HttpCounters) -> uvicorn.Server:
-    """Return the server of *app*, which does not run yet.
+def uvicorn_server(handler: Handler, config: HttpConfig, counters: HttpCounters) -> uvicorn.Server:
+    """Return the server that asks *handler*, which does not run yet.
 
     Raises:
         ConfigError: the files of TLS cannot be used.
     """
     tls = config.tls.context() if config.tls is not None else None
     settings = uvicorn.Config(
-        app,
+        cast(Any, handler),  # its protocol knows no ASGI
+        interface="asgi3",
         host=config.host,
         port=config.port,
         loop="uvloop",

@@ -15,16 +15,12 @@ from tidemill.http_server.callers import HttpAccess
 from tidemill.http_server.http_limits import HttpCounters
 from tidemill.http_server.listener import HttpConfig, uvicorn_server
 from tidemill.http_server.replies import (
-    App,
+    Handler,
     HttpRefusal,
-    Message,
-    Receive,
     Reply,
-    Send,
+    Scope,
     check_read,
     encode,
-    read_body,
-    send_reply,
 )
 
 READY = "/readyz"
@@ -47,7 +43,7 @@ class PageServer:
     def __init__(self, pages: Pages, config: HttpConfig) -> None:
         counters = HttpCounters()
         access = HttpAccess(config.tokens, config.origins, counters)
-        self._server = uvicorn_server(_app_of(pages, access), config, counters)
+        self._server = uvicorn_server(_handler_of(pages, access), config, counters)
         self._socket = _listening(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="pages", daemon=True
@@ -77,30 +73,23 @@ def _listening(config: HttpConfig) -> socket.socket:
         ) from error
 
 
-def _app_of(pages: Pages, access: HttpAccess) -> App:
+def _handler_of(pages: Pages, access: HttpAccess) -> Handler:
     there = {READY: _ready, **pages}
     paths = f"there is {', '.join(there)}"
 
-    def answer(scope: Message) -> Reply:
-        caller = access.admit(scope)
-        page = there.get(scope["path"])
-        check_read(scope["method"], scope["path"], is_there=page is not None, paths=paths)
-        if page is not _ready and not caller.is_free:
-            caller.require("observe", "admin")
+    def handle(scope: Scope, _body: bytes) -> Reply:
+        try:
+            caller = access.admit(scope)
+            page = there.get(scope["path"])
+            check_read(scope["method"], scope["path"], is_there=page is not None, paths=paths)
+            if page is not _ready and not caller.is_free:
+                caller.require("observe", "admin")
+        except HttpRefusal as refusal:
+            return refusal.reply
         reply = page() if page is not None else _ready()
         return reply._replace(headers=reply.headers + caller.headers)
 
-    async def app(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        try:
-            reply = answer(scope)
-        except HttpRefusal as refusal:
-            reply = refusal.reply
-        if await read_body(receive, 0) is not None:
-            await send_reply(send, reply)
-
-    return app
+    return handle
 
 
 def _ready() -> Reply:

@@ -1,21 +1,19 @@
 """Answers over HTTP, and refusals with what and hint."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from tidemill.errors import RequestError, TidemillError
 
-Message = MutableMapping[str, Any]  # as ASGI defines it
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+Scope = Mapping[str, Any]  # method, path, headers and so on, as ASGI defines them
 Headers = tuple[tuple[bytes, bytes], ...]
 
 encode = msgspec.json.Encoder().encode
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+CLOSE = (b"connection", b"close")
 
 
 class Reply(NamedTuple):
@@ -27,6 +25,10 @@ class Reply(NamedTuple):
     headers: Headers = ()
 
 
+Handler = Callable[[Scope, bytes], Reply | Awaitable[Reply]]
+"""Answers a request, of which it gets the head and the whole body."""
+
+
 class HttpRefusal(Exception):  # noqa: N818  # an answer rather than an error
     """A refused request; the answer has *status* and *headers*, and what and hint of *error*."""
 
@@ -36,27 +38,11 @@ class HttpRefusal(Exception):  # noqa: N818  # an answer rather than an error
         self.reply = Reply(status, body, headers=headers)
 
 
-async def send_reply(send: Send, reply: Reply) -> None:
-    """Send *reply* as the answer to a request."""
-    headers = [reply.kind, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
-
-
-async def read_body(receive: Receive, keep_bytes: int) -> bytes | None:
-    """Return the whole body, or its first bytes if it is larger; None if it did not arrive."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        return body
-    parts = bytearray()
-    while message["type"] == "http.request":
-        if len(parts) <= keep_bytes:
-            parts += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(parts)
-        message = await receive()
-    return None
+FAILED = Reply(
+    500,
+    encode({"what": "the server failed on this request", "hint": "its log says why"}),
+)
+"""The answer to a request on which a handler failed."""
 
 
 def check_read(method: str, path: str, *, is_there: bool, paths: str) -> None:

@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-import uvicorn
 from tests.schemas.loops import minimal
 
 from tidemill.deploy.demo.playback import Playback, Step
 from tidemill.deploy.demo.shards import Past
 from tidemill.errors import RequestError
+from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.partitioner import partition_of
-from tidemill.serving.api.http import app_of
+from tidemill.serving.api.server import server_of
 from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 
@@ -30,10 +30,7 @@ def serving(loop: Loop, log: MemoryEventLog, port: int = 0) -> Iterator[str]:
     """Run a worker behind HTTP, without Kafka; yield its address."""
     config = ServingWorkerConfig(kafka=KafkaConfig("127.0.0.1:1"), name="w", definitions=(loop,))
     opened = socket.create_server(("127.0.0.1", port))
-    settings = uvicorn.Config(
-        app_of(Worker(config, event_log=log)), http="httptools", lifespan="off", log_config=None
-    )
-    server = uvicorn.Server(settings)
+    server = server_of(Worker(config, event_log=log), HttpConfig(port=port))
     thread = threading.Thread(target=server.run, args=([opened],), daemon=True)
     thread.start()
     try:
