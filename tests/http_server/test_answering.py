@@ -187,47 +187,59 @@ def _protocol(handler: Handler, loop: asyncio.AbstractEventLoop) -> LimitedProto
     return LimitedProtocol(settings.config, settings.server_state, {}, loop, watch=watch)
 
 
-async def test_head_and_body_are_one_write() -> None:
+def test_head_and_body_are_one_write() -> None:
     """A second system call is a tenth of the CPU time of a decision over HTTP."""
-    transport, loop = Recorded(), asyncio.get_running_loop()
-    protocol = _protocol(echo, loop)
-    protocol.connection_made(transport)
-    protocol.data_received(get("/a") + get("/b"))
-    await asyncio.wait_for(transport.two_written.wait(), EVER)
-    assert [each.endswith((b"/a ", b"/b ")) for each in transport.writes] == [True, True]
+
+    async def run() -> None:
+        transport, loop = Recorded(), asyncio.get_running_loop()
+        protocol = _protocol(echo, loop)
+        protocol.connection_made(transport)
+        protocol.data_received(get("/a") + get("/b"))
+        await asyncio.wait_for(transport.two_written.wait(), EVER)
+        assert [each.endswith((b"/a ", b"/b ")) for each in transport.writes] == [True, True]
+
+    asyncio.run(run())
 
 
-async def test_a_client_that_does_not_read_is_not_answered_any_further() -> None:
+def test_a_client_that_does_not_read_is_not_answered_any_further() -> None:
     """Answers that nobody takes would fill the memory, however many requests came at once."""
-    transport, loop = Recorded(), asyncio.get_running_loop()
-    asked: list[str] = []
 
-    def note(scope: Scope, body: bytes) -> Reply:
-        asked.append(scope["path"])
-        return echo(scope, body)
+    async def run() -> None:
+        transport, loop = Recorded(), asyncio.get_running_loop()
+        asked: list[str] = []
 
-    protocol = _protocol(note, loop)
-    protocol.connection_made(transport)
-    protocol.pause_writing()
-    protocol.data_received(get("/a") + get("/b"))
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert asked == []
-    protocol.resume_writing()
-    await asyncio.wait_for(transport.two_written.wait(), EVER)
-    assert asked == ["/a", "/b"]
+        def note(scope: Scope, body: bytes) -> Reply:
+            asked.append(scope["path"])
+            return echo(scope, body)
+
+        protocol = _protocol(note, loop)
+        protocol.connection_made(transport)
+        protocol.pause_writing()
+        protocol.data_received(get("/a") + get("/b"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert asked == []
+        protocol.resume_writing()
+        await asyncio.wait_for(transport.two_written.wait(), EVER)
+        assert asked == ["/a", "/b"]
+
+    asyncio.run(run())
 
 
-async def test_nobody_is_written_to_who_has_gone() -> None:
+def test_nobody_is_written_to_who_has_gone() -> None:
     """An answer that comes after the end of its connection is dropped."""
-    transport, loop = Recorded(), asyncio.get_running_loop()
-    answer: asyncio.Future[Reply] = loop.create_future()
-    protocol = _protocol(lambda _scope, _body: answer, loop)
-    protocol.connection_made(transport)
-    protocol.data_received(get("/a"))
-    for _ in range(5):
-        await asyncio.sleep(0)
-    protocol.connection_lost(ConnectionResetError())
-    answer.set_result(Reply(200, b"late"))
-    await asyncio.gather(*protocol.tasks)
-    assert transport.writes == []
+
+    async def run() -> None:
+        transport, loop = Recorded(), asyncio.get_running_loop()
+        answer: asyncio.Future[Reply] = loop.create_future()
+        protocol = _protocol(lambda _scope, _body: answer, loop)
+        protocol.connection_made(transport)
+        protocol.data_received(get("/a"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        protocol.connection_lost(ConnectionResetError())
+        answer.set_result(Reply(200, b"late"))
+        await asyncio.gather(*protocol.tasks)
+        assert transport.writes == []
+
+    asyncio.run(run())
