@@ -9,7 +9,7 @@ from benchmarks.rawlake import fill
 from benchmarks.workload import loop
 from tidemill.deploy.reprocess.backfill import begun, run
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.schemas.loop.variants import variant
+from tidemill.streams.reprocess.variants import variant
 
 Say = Callable[[str], None]
 NAME = "bench-backfill"

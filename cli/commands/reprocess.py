@@ -66,7 +66,7 @@ def backfill(
     from tidemill.cli.tables.reprocess import print_backfills
     from tidemill.cli.times import event_span
     from tidemill.features.sql.backfills import drop
-    from tidemill.schemas.loop.variants import variant
+    from tidemill.streams.reprocess.variants import variant
 
     lake = open_lake()
     live = lake.loop(loop)

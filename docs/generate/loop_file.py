@@ -27,6 +27,10 @@ HEADINGS = {
     "Retrain": "models.batch.retrain",
     "Online": "models.online",
     "Gate": "gate",
+    "Rollout": "rollout",
+    "Shadow": "rollout.shadow",
+    "Canary": "rollout.canary",
+    "Guardrails": "rollout.guardrails",
     "MaxBad": "max_bad",
 }
 """The parts of a loop file, in order; the heading of each is where it stands."""
@@ -54,6 +58,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "salt": "Text that is hashed into the chance by which decisions are explored.",
         "models": "Which learners compete.",
         "gate": "What a candidate must prove before it goes live.",
+        "rollout": "The stages in which a candidate goes live; null for at once.",
         "partitions": "Partitions of the topics of the loop. Cannot change once published.",
         "rekey": "Take feedback of any key, and key it anew. Cannot change once published.",
         "budget_ms": "Milliseconds a decision may take; after that the default answers.",
@@ -130,6 +135,22 @@ MEANINGS: dict[str, dict[str, str]] = {
         "confidence": "Confidence with which a candidate must be better.",
         "min_rows": "Rows that are needed for a verdict.",
         "reward": "What a decision is worth: SQL over `label` and `action`.",
+    },
+    "Rollout": {
+        "stages": "What a candidate goes through, in this order; in the last one it stays.",
+        "shadow": "How long it scores decisions that others make.",
+        "canary": "How long it makes a share of the decisions.",
+        "control": "The share of decisions that the default or the baseline makes, for ever.",
+        "guardrails": "When a candidate is stopped, and a live model falls back.",
+    },
+    "Shadow": {"rows": "Decisions that it has to score."},
+    "Canary": {
+        "share": "The share of entities, or of decisions without one, that it decides for.",
+        "rows": "Labeled decisions that it has to make.",
+    },
+    "Guardrails": {
+        "fallbacks": "The largest share of its decisions in which it may fail or be too slow.",
+        "reward": "The least gain over what it is compared with, beyond the interval of the gate.",
     },
     "MaxBad": {
         "share": "A worker stops if more than this share of records cannot be read; 1 for never.",

@@ -20,6 +20,7 @@ from tidemill.schemas.logs import DECISIONS, Log, feedback_log
 from tidemill.schemas.loop import validation
 from tidemill.schemas.loop.durations import Age, Duration, format_duration, parse_duration
 from tidemill.schemas.loop.fields import FIELD, NAME, Feature, FieldName, FieldType, Value, wrong
+from tidemill.schemas.loop.rollout import Rollout
 from tidemill.schemas.loop.sizes import Size
 from tidemill.schemas.loop.sql.counted_kinds import counted_kinds
 
@@ -41,12 +42,13 @@ __all__ = [
     "Online",
     "Policy",
     "Retrain",
+    "Rollout",
     "format_duration",
     "parse_duration",
 ]
 
 ADDED_SETTINGS = (
-    *("activation", "corrections", "max_age", "max_bad", "memory", "learning", "salt"),
+    *("activation", "corrections", "max_age", "max_bad", "memory", "learning", "salt", "rollout"),
 )
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
@@ -331,7 +333,8 @@ class Loop(Value):
     after the close of an example late feedback may revise it; 0 for never. *memory*, in bytes, is
     the budget of the open windows of this loop in one worker. A loop whose *learning* is
     ``apprentice`` answers the baseline of the request, or the default, and logs what its policy
-    would have done. Which decisions are explored is a hash of their ids and of *salt*.
+    would have done. Which decisions are explored is a hash of their ids and of *salt*. With a
+    *rollout* a candidate goes live in stages.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -355,6 +358,7 @@ class Loop(Value):
     salt: str = Field(default="", max_length=200)
     models: Models = Models()
     gate: Gate = Gate()
+    rollout: Rollout | None = None
     partitions: int = Field(default=4, ge=1, le=10_000)
     rekey: bool = False
     budget_ms: float = Field(default=50.0, gt=0.0, allow_inf_nan=False)

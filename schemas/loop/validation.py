@@ -374,7 +374,18 @@ def check_times(loop: "Loop") -> None:
             raise wrong(f"{at[-1]} is zero", hint=hint, at=at)
 
 
+def check_rollout(loop: "Loop") -> None:
+    """Refuse stages in which a candidate cannot be judged."""
+    rollout = loop.rollout
+    if rollout is not None and rollout.stages == ["shadow"] and loop.depends_on == "action":
+        raise wrong(
+            "a candidate that is only a shadow never acts, and the label depends on the action",
+            hint="add the stage canary, or live",
+            at=("rollout", "stages"),
+        )
+
+
 CHECKS = (
     *(check_names, check_items, check_values, check_streams, check_activation),
-    *(check_policy, check_dependence, check_models, check_times),
+    *(check_policy, check_dependence, check_models, check_rollout, check_times),
 )

@@ -7,6 +7,7 @@ manifest is signed; it contains the digest of the payload. `assembler.py` joins 
 Longer than 300 lines because what signs, verifies and checks a record shares one strict decoding.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -30,6 +31,10 @@ INLINE_BYTES = 200_000
 MAX_PAYLOAD_BYTES = 64 * 2**20  # a larger model would take seconds to load in every worker
 MAX_RECORD_BYTES = 1_048_576
 LIVE = "live"
+CANARY = "canary"
+"""The slot of a candidate that makes a share of the decisions."""
+SHADOW = "shadow"
+"""The slot of a candidate that scores decisions which others make."""
 DEFAULT = "default"
 """The learner in the manifest of no model: the default decides from then on."""
 DEFAULT_PAYLOAD = b"the default decides"
@@ -93,6 +98,7 @@ class ModelManifest:
     metrics: Mapping[str, float]
     created_at: datetime
     label_digest: str | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse a value that contradicts itself.
@@ -114,6 +120,8 @@ class ModelManifest:
             raise RefusedError("malformed", f"{self.version} has a negative count")
         if not math.isfinite(self.base_rate):
             raise RefusedError("malformed", f"{self.version} has base rate {self.base_rate}")
+        if self.share is not None and not 0.0 <= self.share <= 1.0:
+            raise RefusedError("malformed", f"{self.version} has share {self.share}")
 
     @property
     def key(self) -> bytes:
@@ -172,7 +180,8 @@ def sign(manifest: ModelManifest, key: SigningKey, *, payload: bytes | None = No
     """
     if (payload is not None) != (manifest.chunks == 0):
         raise ValueError(f"{manifest.version} has {manifest.chunks} chunks")
-    body = _encode(_announcement(is_early=manifest.label_digest is None), asdict(manifest))
+    fields = asdict(manifest)
+    body = _encode(_announcement(_needed(fields)), fields)
     value = {"key_id": key.id, "signature": key.sign(body), "body": body, "payload": payload}
     return _encode(_schemas()["Signed"], value)
 
@@ -295,10 +304,19 @@ class Ack:
 
 def _announced(body: bytes) -> dict[str, Any]:
     """Return the fields of an announcement, also of one that an earlier release has made."""
-    try:
-        return _decode(_announcement(is_early=False), body)
-    except RefusedError:
-        return _decode(_announcement(is_early=True), body)
+    for count in range(len(_added()), 0, -1):
+        with contextlib.suppress(RefusedError):
+            return _decode(_announcement(count), body)
+    return _decode(_announcement(0), body)
+
+
+def _needed(fields: Mapping[str, object]) -> int:
+    """Return how many of the added fields an announcement needs, up to the last that is not null.
+
+    One that needs none of them is written as earlier releases have written it, and they can read
+    it.
+    """
+    return max((n for n, name in enumerate(_added(), 1) if fields[name] is not None), default=0)
 
 
 @cache
@@ -307,15 +325,18 @@ def _schemas() -> Mapping[str, Any]:
     return {schema["name"]: schema for schema in json.loads(text)}
 
 
-def _announcement(*, is_early: bool) -> Mapping[str, Any]:
-    """Return the schema of an announcement; that of earlier releases has no fields with a default.
+@cache
+def _added() -> tuple[str, ...]:
+    """Return the fields that came after the first release, in their order: those with a default."""
+    fields = _schemas()["Announcement"]["fields"]
+    return tuple(each["name"] for each in fields if "default" in each)
 
-    An announcement that needs none of them is written like that, and every release can read it.
-    """
-    schema = _schemas()["Announcement"]
-    if not is_early:
-        return schema  # type: ignore[no-any-return]  # JSON
-    return {**schema, "fields": [each for each in schema["fields"] if "default" not in each]}
+
+@cache
+def _announcement(count: int) -> Mapping[str, Any]:
+    """Return the schema of an announcement with the first *count* of the added fields."""
+    schema, left = _schemas()["Announcement"], _added()[count:]
+    return {**schema, "fields": [each for each in schema["fields"] if each["name"] not in left]}
 
 
 def _encode(schema: Mapping[str, Any], value: Mapping[str, object]) -> bytes:

@@ -47,11 +47,11 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.backfills import begin, complete, table_name
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.loop.variants import variant
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import SHARED_TOPICS, produced_topics, publish_loop
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 from tidemill.streams.reprocess.backfill import plan, run_slice
+from tidemill.streams.reprocess.variants import variant
 from tidemill.trainers.cycle import TrainingCycle
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
 

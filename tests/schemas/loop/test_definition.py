@@ -32,6 +32,7 @@ def refused(**changes: object) -> str:
 
 
 CHOICE = {"type": "choice", "actions": ["a", "b"], "default": "a"}
+ACTS = {"sql": "count(*) > 0", "depends_on": "action"}
 LIGHTGBM = {"batch": {"learner": "lightgbm"}}
 POSTERIORS = {"batch": {"learner": "posterior"}}
 RANGE = {"kind": "value", "low": -1.0, "high": 1.0}
@@ -64,6 +65,15 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"decision": RANKING}, "kind: greedy"),
         ({"decision": THREE}, "kind: greedy"),
         ({"policy": {"kind": "greedy"}}, "kind: threshold"),
+        ({"rollout": {"stages": ["live", "canary"]}}, "in this order"),
+        ({"rollout": {"stages": ["canary", "canary"]}}, "each once"),
+        ({"rollout": {"stages": []}}, "at least 1"),
+        ({"rollout": {"control": 0.6}}, "less than or equal to 0.5"),
+        ({"rollout": {"canary": {"share": 0.0}}}, "greater than 0"),
+        (
+            {"rollout": {"stages": ["shadow"]}, "label": ACTS},
+            "add the stage canary",
+        ),
         ({"policy": {"kind": "threshold", "temperature": 0.2}}, "kind: softmax"),
         ({"policy": {"kind": "threshold", "grid": 5}}, "kind: value"),
         ({"policy": {"kind": "threshold", "width": 2.0}}, "kind: ucb or linucb"),
@@ -175,3 +185,16 @@ def test_the_logs_of_a_loop_are_those_its_kinds_are_in() -> None:
     assert minimal().logs == ("decisions", "feedback")
     assert minimal(feedback=kinds).logs == ("decisions", "feedback.orders", "feedback")
     assert minimal(feedback={"bought": orders}).logs == ("decisions", "feedback.orders")
+
+
+def test_a_candidate_that_is_only_a_shadow_can_be_judged_by_a_label_of_the_world() -> None:
+    """A flight is late whatever is said: the shadow's forecast is right or wrong without acting."""
+    loop = minimal(rollout={"stages": ["shadow"]})
+    assert loop.rollout is not None
+    assert loop.rollout.stages == ["shadow"]
+
+
+def test_a_loop_without_a_rollout_is_what_it_was() -> None:
+    """Published loops stay equal to themselves, and older releases read them."""
+    assert "rollout" not in minimal().canonical
+    assert "rollout" in minimal(rollout={}).canonical

@@ -1,6 +1,7 @@
 """Records of the model topic, as far as they can be checked without the keys that are trusted."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 from tests.serving.model import bad_models
@@ -56,15 +57,23 @@ def test_a_manifest_carries_the_digest_of_its_label() -> None:
     assert (found, payload) == (said, PAYLOAD)
 
 
-def test_a_manifest_without_a_label_digest_is_written_as_earlier_releases_do() -> None:
-    """They read it, and what they wrote is read; a byte more or less is still refused."""
-    said = manifest(PAYLOAD)
-    early, late = (
-        sign(each, KEY, payload=PAYLOAD) for each in (said, replace(said, label_digest=""))
-    )
-    assert verify(early, TrustedKeys.of([KEY.public])) == (said, PAYLOAD)
-    assert len(late) == len(early) + 2, "which value it is, and an empty text"
-    body = manifest_module._encode(manifest_module._announcement(is_early=True), asdict(said))
-    for odd in (body + b"\x00" * 2, body[:-1]):
-        with pytest.raises(RefusedError, match=r"in (canonical )?Avro"):
-            manifest_module._announced(odd)
+@pytest.mark.parametrize(
+    ("added", "count"),
+    [({}, 0), ({"label_digest": "0" * 64}, 1), ({"label_digest": "0" * 64, "share": 0.05}, 2)],
+)
+def test_a_manifest_is_written_as_the_earliest_release_that_can_say_it(
+    added: dict[str, Any], count: int
+) -> None:
+    """A worker of an earlier release goes on to read what it can read."""
+    said = manifest(PAYLOAD, **added)
+    signed = sign(said, KEY, payload=PAYLOAD)
+    assert verify(signed, TrustedKeys.of([KEY.public])) == (said, PAYLOAD)
+    body = manifest_module._encode(manifest_module._announcement(count), asdict(said))
+    assert body in signed
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_is_between_none_and_all(share: float) -> None:
+    """A worker would compare numbers with it."""
+    with pytest.raises(RefusedError, match="share"):
+        manifest(PAYLOAD, share=share)

@@ -26,9 +26,9 @@ from tidemill.features.sql.datasets import training_set
 from tidemill.features.sql.views import connect
 from tidemill.schemas.logs import DECISIONS
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.loop.variants import variant
 from tidemill.streams.join.rules import JoinRules
 from tidemill.streams.reprocess.backfill import plan, run_slice
+from tidemill.streams.reprocess.variants import variant
 
 pytestmark = pytest.mark.slow  # each joins a history again
 

@@ -7,7 +7,7 @@ import pytest
 from tests.schemas.loops import minimal
 
 from tidemill.errors import LoopError, RequestError
-from tidemill.schemas.loop.variants import variant
+from tidemill.streams.reprocess.variants import variant
 
 LOOP = minimal()
 KIND = next(iter(LOOP.feedback))
