@@ -180,11 +180,40 @@ class Recorded(asyncio.Transport):
         """Nothing to do: data come by hand."""
 
 
-def _protocol(handler: Handler, loop: asyncio.AbstractEventLoop) -> LimitedProtocol:
+def _protocol(
+    handler: Handler, loop: asyncio.AbstractEventLoop, watch: ConnectionWatch | None = None
+) -> LimitedProtocol:
     settings = uvicorn_server(handler, HttpConfig(port=0), HttpCounters())
     settings.config.load()
-    watch = ConnectionWatch(HttpLimits(), HttpCounters())
+    watch = watch or ConnectionWatch(HttpLimits(), HttpCounters())
     return LimitedProtocol(settings.config, settings.server_state, {}, loop, watch=watch)
+
+
+def test_answers_of_one_moment_are_sent_together() -> None:
+    """The client is woken by the first one, and is awake for the others: a fifth of the CPU."""
+    sent: list[str] = []
+
+    class Noted(Recorded):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            sent.append("answer")
+            super().write(data)
+
+    def note(scope: Scope, body: bytes) -> Reply:
+        sent.append("decision")
+        return echo(scope, body)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        watch = ConnectionWatch(HttpLimits(), HttpCounters())
+        protocols = [_protocol(note, loop, watch) for _ in range(3)]
+        for protocol in protocols:
+            protocol.connection_made(Noted())
+        for protocol in protocols:
+            protocol.data_received(get("/a"))
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert sent == ["decision"] * 3 + ["answer"] * 3
 
 
 def test_head_and_body_are_one_write() -> None:

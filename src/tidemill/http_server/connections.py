@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from tidemill.http_server.answering import AnsweringProtocol
+from tidemill.http_server.answering import AnsweringProtocol, Outbox
 from tidemill.http_server.http_limits import HttpCounters, HttpLimits
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class ConnectionWatch:
         self.incomplete: OrderedDict[LimitedProtocol, float] = OrderedDict()
         """Connections with half a request or none yet, the oldest first, and their deadlines."""
         self.open: set[LimitedProtocol] = set()
+        self.outbox = Outbox()
         self._period_s = min(1.0, *(each / 4 for each in limits.deadlines_s))
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,7 +97,7 @@ class LimitedProtocol(AnsweringProtocol):
         *,
         watch: ConnectionWatch,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state, _loop, outbox=watch.outbox)
         self.logger = logger
         self._watch = watch
         self._limits = watch.limits
@@ -147,6 +148,8 @@ class LimitedProtocol(AnsweringProtocol):
             self._settle()
         if len(data) > self._header_bytes and cycle is not None and cycle is not before:
             self._check_head(cycle)
+        if self._due is not None:
+            self.answer_due()
 
     def _check_head(self, cycle: RequestResponseCycle) -> None:
         """Refuse a request whose headers came at once and are too large; it has not run yet."""
@@ -159,6 +162,7 @@ class LimitedProtocol(AnsweringProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio allows it, uvicorn does not
         """Answer the request that is complete, if any, before the connection is closed."""
         cycle = self.cycle
+        self._outbox.flush()  # the transport is closed by its loop
         if cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
             return False
         cycle.keep_alive = False
@@ -240,7 +244,7 @@ class LimitedProtocol(AnsweringProtocol):
         status, what, hint = _WORDS[reason]
         said = {"what": what.format(**asdict(self._limits)), "hint": hint}
         body = msgspec.json.encode(said)
-        self.transport.write(STATUS_LINE[status] + _HEAD % len(body) + body)
+        self.write(STATUS_LINE[status] + _HEAD % len(body) + body)
         self.flow.resume_reading()
         self._wait("refused", _LINGER_S)
         if self.transport.can_write_eof():
