@@ -19,9 +19,10 @@ from tidemill.features.sql.revisions import newest_rows
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.schemas.models.feature_signature import scored_actions
-from tidemill.schemas.models.manifest import CANARY, LIVE
+from tidemill.schemas.models.manifest import CANARY, LIVE, SHADOW
 from tidemill.trainers.evaluation.gate import action_cost
 from tidemill.trainers.evaluation.rewards import Rewards
+from tidemill.trainers.rollout.stages import StageChange
 from tidemill.trainers.rows import FALLBACK, learnable, scored_action
 
 
@@ -163,3 +164,23 @@ def _decisions(lake: Lake, loop: Loop, since: datetime | None) -> pl.LazyFrame:
     if since is None:
         return rows
     return rows.filter((pl.col("at") > since) & (pl.col("event_date") >= since.date()))
+
+
+def rows_in_stage(lake: Lake, loop: Loop, change: StageChange) -> int:
+    """Return on how many decisions the model of *change* has been in its stage so far.
+
+    In shadow it scores all decisions. As canary and live it makes some, and those with a label
+    count.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    if change.stage == SHADOW:
+        return count_decisions(lake, loop, change.since)
+    wanted = pl.col("model_version") == change.version
+    if change.stage == CANARY:
+        wanted &= pl.col("stage") == CANARY
+    if change.since is not None:
+        wanted &= (pl.col("at") > change.since) & (pl.col("event_date") >= change.since.date())
+    found = learnable(lake.table(loop.loop, EXAMPLES).scan().filter(wanted), loop)
+    return int(found.select(pl.col("decision_id").n_unique()).collect().item())

@@ -7,7 +7,7 @@ again and decides again. What is live follows from the changes alone.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Literal
 
@@ -212,8 +212,3 @@ class Stages:
         frame = pl.DataFrame([row], schema=_SCHEMA)
         swap = CompareAndSwap(STAGE_NUMBER, before, change.number)
         self._table.append(frame, swaps=[swap])
-
-
-def held(change: StageChange, *, pinned: bool, frozen: bool) -> StageChange:
-    """Return *change* with what holds from then on."""
-    return replace(change, pinned=pinned, frozen=frozen)
