@@ -1,9 +1,9 @@
 """Guardrails: whether what is known of a candidate, or of the live model, is a reason to stop it.
 
-The trainer looks again and again. It looks at 50, 100, 200 ... decisions, each time at the first so
-many, and the k-th look may err with a part of the error of the gate (`spent_confidence`). So a good
-candidate is stopped by chance no more often than the gate promotes a bad one, however often the
-trainer looks, and a restarted trainer sees the same.
+The trainer looks again and again. It looks at 50, 100, 200 ... decisions and once at those that a
+stage asks for, each time at the first so many. The k-th look may err with a part of the error of
+the gate (`spent_confidence`). So a good candidate is stopped by chance no more often than the gate
+promotes a bad one, however often the trainer looks, and a restarted trainer sees the same.
 """
 
 from collections.abc import Mapping
@@ -56,14 +56,14 @@ def looks(rows: int) -> int:
 def compared(
     loop: Loop, rewards: StageRewards, own: pl.Expr, other: pl.Expr, *, wanted: int | None = None
 ) -> Comparison:
-    """Compare two groups at the present look, or once at *wanted* rows if there are so many."""
+    """Compare two groups at the present look; one look more is at *wanted* rows, if there are."""
     rows = len(rewards.rows.filter(own))
-    confidence = loop.gate.confidence
-    if wanted is not None and rows >= wanted:
-        return rewards.compare(own, other, spent_confidence(looks(rows) + 1, confidence))
     look = looks(rows)
     most = FIRST_LOOK << (look - 1) if look else 0
-    return rewards.compare(own, other, spent_confidence(max(1, look), confidence), most=most)
+    if wanted is not None and most < wanted <= rows:
+        look, most = look + 1, wanted
+    confidence = spent_confidence(max(1, look), loop.gate.confidence)
+    return rewards.compare(own, other, confidence, most=most)
 
 
 def reward_problem(loop: Loop, found: Comparison, version: str, other: str) -> str:

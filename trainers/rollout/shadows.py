@@ -49,8 +49,11 @@ def shadow_metrics(
     if "revision" in table.schema:
         found = newest_rows(found)
     rows = LabeledRows.of_examples(found.filter(wanted).collect(), loop, table.version())
+    least = max(2, loop.gate.min_rows)
+    if len(rows) < least:
+        return {}
     own, its = _earned(loop, registry, model, rows)
-    if own.size < max(2, loop.gate.min_rows):
+    if own.size < least:
         return {}
     gain = difference(own, its, confidence)
     return {
