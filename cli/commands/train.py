@@ -199,7 +199,7 @@ def rollback(loop: LoopName, why: Why, version: AnyVersion = None, who: Who = No
     It needs TIDEMILL_SIGNING_KEY, and no trainer. To keep the trainer from promoting another model,
     pin the loop.
     """
-    _changed(loop, who, lambda hand: hand.roll_back(version, why), f"{version} is live already")
+    _changed(loop, who, lambda hand: hand.roll_back(version, why), "it is live already")
 
 
 def pin(loop: LoopName, why: Why, version: AnyVersion = None, who: Who = None) -> None:

@@ -22,7 +22,7 @@ def share_held(*, by_unit: bool) -> float:
         means = []
         for units, mean in ((60, 0.3), (200, 0.1)):
             values, unit = drawn(random, units, mean)
-            means.append(group_mean(values, unit if by_unit else np.arange(unit.size)))
+            means.append(group_mean(values, unit if by_unit else np.arange(float(unit.size))))
         found = gain_over(means[0], means[1], 0.9)
         held += found.low <= 0.2 <= found.high
     return held / 400

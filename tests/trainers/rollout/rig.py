@@ -24,7 +24,7 @@ from tidemill.trainers.rollout.staging import Staging
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SIGNATURE = FeatureSignature((SignatureField("hour", FieldType.INT),))
-STAGED = {
+STAGED: dict[str, object] = {
     "stages": ["shadow", "canary", "live"],
     "shadow": {"rows": 20},
     "canary": {"share": 0.2, "rows": 400},

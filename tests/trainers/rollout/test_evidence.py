@@ -14,7 +14,7 @@ from tidemill.schemas.assignment import Assignment, stage_of
 from tidemill.schemas.models.feature_signature import ACTION
 from tidemill.trainers.evaluation.model_policies import ScoredPolicy, certain, judged
 from tidemill.trainers.rollout.evidence import against_control, rows_in_stage
-from tidemill.trainers.rows import LoggedActions
+from tidemill.trainers.rows import Integers, LoggedActions
 
 HEADLINES = World.headlines().clicks
 WORLD = World(HEADLINES * np.array([[3.0], [1.0], [1.0], [1.0], [1.0], [1.0]]))
@@ -23,7 +23,7 @@ LOOP = headline_loop(WORLD)
 EPSILON, ROWS, CONTROL_SHARE, SEEDS = 0.5, 2_000, 0.1, 300
 
 
-def played(seed: int) -> tuple[LoggedActions, Floats, Floats]:
+def played(seed: int) -> tuple[LoggedActions, Integers, Floats]:
     """Return what a loop with a control of 10 % has logged: actions, segments and rewards.
 
     The control does the default for certain, the others explore around the first headline.
@@ -46,7 +46,7 @@ def played(seed: int) -> tuple[LoggedActions, Floats, Floats]:
             SOURCE: np.where(is_control, "default", "model"),
         }
     )
-    return LoggedActions.of(frame, LOOP), segments, reward
+    return LoggedActions.of(frame, LOOP), np.asarray(segments), np.asarray(reward)
 
 
 def error_of(*, is_filtered: bool) -> tuple[dict[str, float], dict[str, float]]:
@@ -61,7 +61,7 @@ def error_of(*, is_filtered: bool) -> tuple[dict[str, float], dict[str, float]]:
             logged = LoggedActions(logged.action, logged.baseline, certain_rows, logged.actions)
             rows = np.arange(ROWS)
         logged, segments, reward = logged[rows], segments[rows], reward[rows]
-        expected = np.full((rows.size, logged.actions), 0.2)  # a model of the reward that is wrong
+        expected = np.full((rows.size, logged.actions), 0.05)  # a model of the reward that is wrong
         policy = ScoredPolicy("best", certain(WORLD.best[segments], logged.actions))
         best = judged(policy, logged, expected)
         predicted = expected[np.arange(rows.size), logged.action]

@@ -1,6 +1,6 @@
 """A candidate goes through its stages once it has its rows, and is stopped by its guardrails."""
 
-from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ from tidemill.features.lake.lake import Lake
 from tidemill.schemas.models.manifest import CANARY, DEFAULT, LIVE
 from tidemill.trainers.publisher import MemoryModelTopic
 from tidemill.trainers.registry import Registry
+from tidemill.trainers.rollout.by_hand import ByHand
 from tidemill.trainers.rollout.evidence import StageRewards
 from tidemill.trainers.rollout.guardrails import compared, reward_problem
 
@@ -20,7 +21,7 @@ def clicks(count: int, rate: float, seed: int = 1) -> "np.ndarray[tuple[int], np
     return np.random.default_rng(seed).random(count) < rate
 
 
-CANARY_ONLY: Mapping[str, object] = STAGED | {"stages": ["canary", "live"]}
+CANARY_ONLY: dict[str, object] = STAGED | {"stages": ["canary", "live"]}
 
 
 @pytest.fixture
@@ -239,7 +240,7 @@ def test_the_last_good_model_decides_again_and_none_that_was_taken_back(lake: La
     rig = Rig(lake, offer(rollout=CANARY_ONLY))
     for number in (1, 2, 3):
         rig.made()
-        rig.person().does(lambda hand, number=number: hand.promote(version(number), "good"))
+        rig.person().does(partial(ByHand.promote, version=version(number), why="good"))
         rig.settle()
     assert rig.staging.fall_back("it is worse", {})
     rig.settle()
