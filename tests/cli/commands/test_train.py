@@ -187,7 +187,7 @@ def test_a_change_by_hand_without_settings_names_the_first_one(
 
 
 @pytest.mark.kafka
-def test_a_rollback_by_command_reaches_a_worker(
+def test_a_rollback_by_command_is_what_a_worker_reads(
     kafka: KafkaConfig,
     lake: Lake,
     tmp_path: Path,

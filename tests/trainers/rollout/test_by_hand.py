@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars as pl
 import pytest
-from tests.trainers.cycles import cycle_of
+from tests.trainers.cycles import KEY, cycle_of
 from tests.trainers.rollout.rig import NOW, STAGED, Rig, newest, offer, version
 
 from tidemill.errors import ModelError, RequestError
@@ -15,6 +15,8 @@ from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.tables import Table
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import CANARY, DEFAULT, SHADOW
+from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.trainers.model_restore import restore_models
 from tidemill.trainers.publisher import KeyedRecord, MemoryModelTopic
 from tidemill.trainers.registry import Registry
 from tidemill.trainers.rollout.by_hand import ByHand
@@ -344,3 +346,28 @@ def test_a_person_changes_things_while_a_trainer_runs(
     live = cycle.registry.live()
     assert live is not None
     assert live.version == first.version
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_lake_that_lost_its_models_gets_their_stages_back(lake: Lake, ends: bool) -> None:
+    """Later changes must have later sequences than every slot of the topic."""
+    rig = Rig(lake, offer(rollout=STAGED | {"stages": ["canary", "live"]}))
+    rig.made()
+    rig.person().does(lambda hand: hand.promote(version(1), "at once"))
+    rig.settle()
+    rig.made()
+    rig.settle()
+    if ends:
+        rig.person().does(lambda hand: hand.promote(version(2), "it is good"))
+    again = Lake(LakeConfig(root=f"{lake.config.root}-again"))
+    restore_models(again, rig.loop, rig.topic, TrustedKeys.of([KEY.public]))
+    before = rig.slot(), rig.slot(CANARY)
+    restored = Rig(again, rig.loop, rig.topic)
+    restored.settle()
+    assert (restored.slot(), restored.slot(CANARY)) == before
+    assert restored.live == version(2 if ends else 1)
+    restored.made()
+    restored.person().does(lambda hand: hand.promote(version(1 + ends), "it was good"))
+    restored.made()
+    restored.settle()
+    assert_agreed(restored, goes_on=True)
