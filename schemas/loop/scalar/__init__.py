@@ -1,4 +1,4 @@
-"""Scalar SQL that workers can run: typed terms, what their operations mean, and their functions.
+"""TermValue SQL that workers can run: typed terms, what their operations mean, and their functions.
 
 Read `operations` (each operation with its kinds, its SQL and its meaning in Python), `terms` (trees
 of them, as JSON and as SQL), `compiled` (a term as a function), `from_sql` (an expression of a

@@ -6,11 +6,11 @@ The result is that of DuckDB for the same row, bit for bit.
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from tidemill.schemas.loop.scalar.operations import OPERATIONS, Scalar
+from tidemill.schemas.loop.scalar.operations import OPERATIONS, TermValue
 from tidemill.schemas.loop.scalar.terms import COLUMN, CONSTANT, Term
 
 Row = tuple[object, ...]
-Function = Callable[[Row], Scalar]
+Function = Callable[[Row], TermValue]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -38,16 +38,16 @@ def compile_term(term: Term, places: Mapping[str, int]) -> Function:
     return _of_two(meaning, parts[0], parts[1])
 
 
-def _of_one(meaning: Callable[..., Scalar], part: Function) -> Function:
-    def run(row: Row) -> Scalar:
+def _of_one(meaning: Callable[..., TermValue], part: Function) -> Function:
+    def run(row: Row) -> TermValue:
         value = part(row)
         return None if value is None else meaning(value)
 
     return run
 
 
-def _of_two(meaning: Callable[..., Scalar], one: Function, two: Function) -> Function:
-    def run(row: Row) -> Scalar:
+def _of_two(meaning: Callable[..., TermValue], one: Function, two: Function) -> Function:
+    def run(row: Row) -> TermValue:
         left, right = one(row), two(row)
         return None if left is None or right is None else meaning(left, right)
 
@@ -58,14 +58,14 @@ def _column(term: Term, place: int) -> Function:
     match term.kind:
         case "number":
 
-            def number(row: Row) -> Scalar:
+            def number(row: Row) -> TermValue:
                 value = row[place]
                 return None if value is None else float(value)  # type: ignore[arg-type]  # a number
 
             return number
         case "time":
 
-            def time(row: Row) -> Scalar:
+            def time(row: Row) -> TermValue:
                 value = row[place]
                 if isinstance(value, datetime):
                     return (value - _EPOCH) // _MICROSECOND

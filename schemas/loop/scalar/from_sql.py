@@ -33,7 +33,7 @@ _COMPARISONS = {
 _FUNCTIONS = {
     **{name: name for name in ("+", "-", "*", "/", "%", "abs", "round", "floor", "ceil", "trunc")},
     **{name: name for name in ("greatest", "least", "isnan", "length", "starts_with", "ends_with")},
-    **{name: name for name in ("contains", "list_contains", "len", "epoch")},
+    **{name: name for name in ("contains", "list_contains", "len")},
     "ceiling": "ceil",
     "prefix": "starts_with",
     "suffix": "ends_with",

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Literal
 
 Kind = Literal["number", "bool", "text", "texts", "time"]
-Scalar = float | bool | str | list[str] | int | None
+TermValue = float | bool | str | list[str] | int | None
 """A value: a number, a bool, a text, a list of texts, or a time in microseconds since 1970."""
 
 
@@ -32,7 +32,7 @@ class Operation:
     takes: tuple[Kind | None, ...]
     gives: Kind | None
     sql: str
-    meaning: Callable[..., Scalar]
+    meaning: Callable[..., TermValue]
     is_strict: bool = True
     most: int | None = None
 
@@ -42,8 +42,8 @@ def _key(value: float) -> tuple[bool, float]:
     return (True, 0.0) if value != value else (False, value)  # NaN alone does
 
 
-def _compared(test: Callable[[object, object], bool]) -> Callable[[Scalar, Scalar], bool]:
-    def compare(left: Scalar, right: Scalar) -> bool:
+def _compared(test: Callable[[object, object], bool]) -> Callable[[TermValue, TermValue], bool]:
+    def compare(left: TermValue, right: TermValue) -> bool:
         if isinstance(left, float) and isinstance(right, float):
             return test(_key(left), _key(right))
         return test(left, right)
@@ -85,31 +85,31 @@ def _length(value: str | list[str]) -> float:
     return float(len(value))
 
 
-def _all_of(*values: Scalar) -> bool | None:
+def _all_of(*values: TermValue) -> bool | None:
     if any(value is False for value in values):
         return False
     return None if None in values else True
 
 
-def _any_of(*values: Scalar) -> bool | None:
+def _any_of(*values: TermValue) -> bool | None:
     if any(value is True for value in values):
         return True
     return None if None in values else False
 
 
-def _first_known(*values: Scalar) -> Scalar:
+def _first_known(*values: TermValue) -> TermValue:
     return next((value for value in values if value is not None), None)
 
 
-def _extreme(is_further: Callable[[object, object], bool], *values: Scalar) -> Scalar:
-    found: Scalar = None
+def _extreme(is_further: Callable[[object, object], bool], *values: TermValue) -> TermValue:
+    found: TermValue = None
     for value in values:
         if value is not None and (found is None or _compared(is_further)(value, found)):
             found = value
     return found
 
 
-def _is_in(value: Scalar, *among: Scalar) -> bool | None:
+def _is_in(value: TermValue, *among: TermValue) -> bool | None:
     if value is None:
         return None
     if any(each is not None and _equal(value, each) for each in among):
@@ -117,7 +117,7 @@ def _is_in(value: Scalar, *among: Scalar) -> bool | None:
     return None if None in among else False
 
 
-def _case(*parts: Scalar) -> Scalar:
+def _case(*parts: TermValue) -> TermValue:
     """Return the value behind the first condition that is true; the last part is for none."""
     for place in range(0, len(parts) - 1, 2):
         if parts[place] is True:
@@ -125,7 +125,7 @@ def _case(*parts: Scalar) -> Scalar:
     return parts[-1]
 
 
-def _differs(left: Scalar, right: Scalar) -> bool:
+def _differs(left: TermValue, right: TermValue) -> bool:
     if left is None or right is None:
         return left is not right
     return not _equal(left, right)
@@ -250,6 +250,5 @@ OPERATIONS: Mapping[str, Operation] = {
         sql="CAST(len({}) AS DOUBLE)",
         meaning=_length,
     ),
-    "epoch": Operation(takes=("time",), gives="number", sql="epoch({})", meaning=lambda a: a / 1e6),
 }
 """Every operation by its name. *case* takes conditions and values in turn, then a value."""

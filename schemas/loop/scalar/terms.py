@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.fields import FieldType
-from tidemill.schemas.loop.scalar.operations import OPERATIONS, Kind, Operation, Scalar
+from tidemill.schemas.loop.scalar.operations import OPERATIONS, Kind, Operation, TermValue
 
 MAX_TERMS = 1_000
 """How many operations, constants and columns one expression may have."""
@@ -49,7 +49,7 @@ class Term:
     op: str
     kind: Kind | None
     parts: tuple["Term", ...] = ()
-    value: Scalar = None
+    value: TermValue = None
 
     def columns(self) -> set[str]:
         """Return the names of the columns that it reads."""
@@ -58,7 +58,7 @@ class Term:
         return set[str]().union(*(part.columns() for part in self.parts))
 
 
-def constant(value: Scalar, kind: Kind | None) -> Term:
+def constant(value: TermValue, kind: Kind | None) -> Term:
     """Return a constant; a *value* of None is a null."""
     return Term(CONSTANT, kind, (), value)
 

@@ -110,7 +110,7 @@ def terms(kind: Kind, depth: int = 3) -> st.SearchStrategy[Term]:
         any_kind += [made(op, number, number) for op in ("+", "-", "*", "/", "%")]
         any_kind += [made(op, number) for op in ("negative", "abs", "round", "floor", "ceil")]
         any_kind += [several(op, number) for op in ("greatest", "least")]
-        any_kind += [made("trunc", number), made("length", text), made("epoch", time)]
+        any_kind += [made("trunc", number), made("length", text)]
         any_kind += [made("len", leaves("texts"))]
     if kind == "bool":
         pairs = [(op, each) for op in OF_TWO for each in (number, text, time, flag)]

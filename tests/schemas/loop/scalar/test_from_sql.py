@@ -30,6 +30,7 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         ("country like 'C%'", "cannot be used"),
         ("random() > 0.5", "random cannot be used"),
         ("count(*) > 1", "cannot be used"),
+        ("epoch(seen_at) > 1", "epoch cannot be used"),
         ("exists (select 1)", "cannot be used"),
         ("tags = tags", "lists are not compared"),
         ("tags < tags", "lists have no order"),
