@@ -28,8 +28,7 @@ class RuleHistory:
     """The versions of the rules of one loop."""
 
     def __init__(self, lake: Lake, loop_name: str) -> None:
-        self._loop_name = loop_name
-        self._table = lake.create_table(loop_name, RULES, _SCHEMA)
+        self._lake, self._loop_name = lake, loop_name
 
     def records(self) -> list[RuleRecord]:
         """Return all versions, the oldest first.
@@ -38,7 +37,10 @@ class RuleHistory:
             LakeError: the lake cannot be read.
             LoopError: a row cannot be read by this release.
         """
-        rows = self._table.read(["version", "record"]).sort("version")
+        if not self._lake.has_table(self._loop_name, RULES):
+            return []
+        table = self._lake.table(self._loop_name, RULES)
+        rows = table.read(["version", "record"]).sort("version")
         key = rules_key(self._loop_name)
         return [parse_rules(key, value) for value in rows.get_column("record").to_list()]
 
@@ -57,8 +59,9 @@ class RuleHistory:
             "record": record.to_json(),
         }
         before = record.version - 1 or None
+        table = self._lake.create_table(self._loop_name, RULES, _SCHEMA)
         try:
-            self._table.append(
+            table.append(
                 pl.DataFrame([row], schema=_SCHEMA),
                 swaps=[CompareAndSwap(RULES_NUMBER, before, record.version)],
             )
