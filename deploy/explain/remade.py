@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision
-from tidemill.serving.decision.decider import as_apprentice, certain_choice
 from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.policies.choice import Choice, LiveModel
-from tidemill.serving.policies.policies import policy_of
+from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 
 REMADE = frozenset({"model", "default", "explore", "fallback"})
 """The sources of decisions that a worker made; a history may name any other."""
