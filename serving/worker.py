@@ -27,7 +27,8 @@ from tidemill.serving.decision.requests import NotReadyError, RequestLimits, Unk
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
 from tidemill.serving.model.admission import TrialLimits, admit
-from tidemill.serving.model.follower import Follower, GivenUp
+from tidemill.serving.model.followed import GivenUp
+from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
 from tidemill.serving.stages.shadow_thread import ShadowThread
 

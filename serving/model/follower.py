@@ -10,7 +10,6 @@ often is given up: it is refused, and does not come back before another manifest
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Literal
@@ -20,18 +19,11 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.fit import learned_actions
-from tidemill.schemas.models.manifest import (
-    CANARY,
-    DEFAULT,
-    LIVE,
-    SHADOW,
-    Ack,
-    ModelManifest,
-    utc_now,
-)
+from tidemill.schemas.models.manifest import CANARY, DEFAULT, LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
+from tidemill.serving.model.followed import SLOTS, Followed, GivenUp
 from tidemill.serving.policies.choice import LiveModel, ScoreFunction
 from tidemill.serving.stages.served_models import FailureStreak, ServedModel
 
@@ -39,39 +31,6 @@ logger = logging.getLogger(__name__)
 
 Admit = Callable[[Delivery, Loop], ScoreFunction]
 _CANDIDATES = 3  # the newest models of a loop that are tried while none serves
-SLOTS = (LIVE, CANARY, SHADOW)
-"""The slots whose models a worker serves."""
-
-GivenUp = set[tuple[str, str, int]]
-"""Loop, slot and sequence of each manifest whose model failed too often in this worker."""
-
-
-@dataclass(slots=True)
-class FollowedSlot:
-    """One slot of a loop in a worker.
-
-    Attributes:
-        serving: what serves in it; None for nothing.
-        before: the live model before that, if it was good: what a live model that fails leaves
-            the decisions to.
-        arrived: the models that have arrived and are not tried yet.
-    """
-
-    serving: Delivery | None = None
-    before: ServedModel | None = None
-    arrived: list[Delivery] = field(default_factory=list)
-
-
-def _slots() -> dict[str, FollowedSlot]:
-    return {slot: FollowedSlot() for slot in SLOTS}
-
-
-@dataclass(slots=True)
-class Followed:
-    """One loop in a worker: its decider, and the models that have arrived for it."""
-
-    decider: Decider | None = None
-    slots: dict[str, FollowedSlot] = field(default_factory=_slots)
 
 
 class Follower:
@@ -162,15 +121,18 @@ class Follower:
         """
         match self._assembler.feed(key, value):
             case Delivery() as delivery:
-                manifest = delivery.manifest
-                each = self._loops.setdefault(manifest.loop, Followed()).slots[manifest.slot]
-                older = each.arrived[1 - _CANDIDATES :] if manifest.slot == LIVE else []
-                each.arrived = [*older, delivery]
+                self._arrived(delivery)
             case Refusal() as refusal:
                 if is_new:
                     self._refuse(refusal, f"{refusal.reason}: {refusal.detail}")
                 return refusal
         return None
+
+    def _arrived(self, delivery: Delivery) -> None:
+        manifest = delivery.manifest
+        each = self._loops.setdefault(manifest.loop, Followed()).slots[manifest.slot]
+        older = each.arrived[1 - _CANDIDATES :] if manifest.slot == LIVE else []
+        each.arrived = [*older, delivery]
 
     def settle(self) -> None:
         """Admit the newest model of each slot; call it once all records so far are taken.
@@ -181,6 +143,8 @@ class Follower:
         """
         for loop in list(self._unmade.values()):
             self.install(loop)
+        for delivery in self._assembler.completed():
+            self._arrived(delivery)
         for followed in self._loops.values():
             if followed.decider is None:
                 continue
@@ -218,7 +182,7 @@ class Follower:
         load_ms = 1e3 * (perf_counter() - started_s)
         learned = learned_actions(FeatureSignature.from_json(manifest.features), decider.loop)
         model = LiveModel(manifest.version, score, manifest.trained_on_rows, learned)
-        served = ServedModel(model, FailureStreak(), manifest.sequence)
+        served = ServedModel(model, FailureStreak(), manifest)
         self._serve(followed, decider, delivery, served, load_ms)
         return True
 
@@ -277,20 +241,18 @@ class Follower:
         """Refuse the model that is *failing*, from any thread; the live one before it decides."""
         with self._lock:
             decider = followed.decider
-            models = {} if decider is None else decider.models.by_slot()
-            slot = next((name for name, served in models.items() if served is failing), None)
+            slot = None if decider is None else decider.models.slot_of(failing)
             if decider is None or slot is None:
                 return  # it was swapped meanwhile
             each = followed.slots[slot]
-            delivery, before = each.serving, each.before
-            each.serving = each.before = None
+            before, each.serving, each.before = each.before, None, None
             decider.models = decider.models.with_model(slot, before)
             self.given_up.add((decider.loop.loop, slot, failing.sequence))
         reason = f"it failed too often in a row, the last time because {why}"
         if slot == LIVE:
             reason += f"; {before.model.version if before else 'the default'} decides"
-        if delivery is not None:
-            self._refuse(delivery.manifest, reason)
+        if failing.manifest is not None:
+            self._refuse(failing.manifest, reason)
 
     def _refuse(self, model: ModelManifest | Refusal, reason: str) -> None:
         self.refused += 1

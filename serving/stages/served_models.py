@@ -6,7 +6,7 @@ one model.
 
 from typing import NamedTuple, Self
 
-from tidemill.schemas.models.manifest import CANARY, LIVE, SHADOW
+from tidemill.schemas.models.manifest import CANARY, LIVE, SHADOW, ModelManifest
 from tidemill.serving.policies.choice import LiveModel
 
 FAILURES = 3
@@ -43,11 +43,16 @@ class FailureStreak:
 
 
 class ServedModel(NamedTuple):
-    """A model in a slot, the failures of it in a row, and the sequence of its manifest."""
+    """A model in a slot, its failures in a row, and what was published of it."""
 
     model: LiveModel
     streak: FailureStreak
-    sequence: int = 0
+    manifest: ModelManifest | None = None
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of its manifest."""
+        return 0 if self.manifest is None else self.manifest.sequence
 
 
 class ServedModels(NamedTuple):
@@ -68,3 +73,7 @@ class ServedModels(NamedTuple):
         """Return the slots that have a model."""
         slots = {LIVE: self.live, CANARY: self.canary, SHADOW: self.shadow}
         return {slot: served for slot, served in slots.items() if served is not None}
+
+    def slot_of(self, served: ServedModel) -> str | None:
+        """Return the slot that *served* is in, None if it is in none."""
+        return next((slot for slot, one in self.by_slot().items() if one is served), None)
