@@ -293,8 +293,8 @@ class Ack:
                 hint="look at who can write to this topic",
             )
         try:
-            said = json.loads(value)
-            numbers = {name: said.get(name) for name in ("load_ms", "sequence")}
+            said = dict(json.loads(value))
+            numbers: dict[str, Any] = {name: said.get(name) for name in ("load_ms", "sequence")}
             texts = {field.name: said[field.name] for field in fields(cls) if field.name in said}
             texts = {name: each for name, each in texts.items() if name not in numbers}
             at = datetime.fromisoformat(texts.pop("at"))
@@ -306,6 +306,8 @@ class Ack:
                 raise TypeError("a field is no text")
             if not all(each is None or type(each) in (int, float) for each in numbers.values()):
                 raise TypeError("a field is no number")
+            if isinstance(numbers["sequence"], float):
+                raise TypeError("a sequence that is not whole")
             return cls(**texts, **numbers, at=at)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
