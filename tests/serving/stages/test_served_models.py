@@ -1,7 +1,18 @@
 """A model is given up for what it does again and again, and not for one bad moment."""
 
-from tests.serving.stages.staged import preferring, served, three_models
+from time import perf_counter
 
+from tests.serving.decision.test_decider import slow
+from tests.serving.models import FEATURES
+from tests.serving.stages.staged import (
+    preferring,
+    served,
+    staged_decider,
+    staged_loop,
+    three_models,
+)
+
+from tidemill.serving.decision.event_log import MemoryEventLog
 from tidemill.serving.stages.served_models import FAILURES, REST_S, RESTS, FailureStreak
 
 
@@ -34,3 +45,14 @@ def test_a_slot_is_swapped_without_the_others() -> None:
     ended = models.with_model("canary", None, 0.5)
     assert (ended.canary, ended.share) == (None, 0.0)
     assert list(ended.by_slot()) == ["live", "shadow"]
+
+
+def test_a_model_is_blamed_for_its_own_time_alone() -> None:
+    """Under load requests wait; the model that was called last is not the slow one."""
+    maker = staged_decider(MemoryEventLog(), staged_loop(rollout=None, budget_ms=200.0))
+    maker.models = three_models()._replace(live=served("m", slow(0.02)))
+    streak = maker.models.live.streak  # type: ignore[union-attr]  # it was just given
+    request = maker.decisions.check(FEATURES)
+    for _ in range(5):
+        assert maker.decide(request, perf_counter() - 0.19).source == "fallback"
+    assert streak.failures == 0
