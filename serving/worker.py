@@ -27,8 +27,10 @@ from tidemill.serving.decision.requests import NotReadyError, RequestLimits, Unk
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
 from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.followed import GivenUp
 from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
+from tidemill.serving.stages.shadow_thread import ShadowThread
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,8 @@ class Worker:
         self.config = config
         self.log: EventLog = event_log or _event_log(config)
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
+        self.shadows = ShadowThread()
+        self._given_up: GivenUp = set()  # outlives the change of a key
         self._is_started = False
         self._store = store
         self._counters: dict[str, DecisionCounters] = {}
@@ -149,6 +153,7 @@ class Worker:
         if self._watcher.ident is not None:
             self._watcher.join()
         self.subscriber.close()
+        self.shadows.close()
         undelivered = self.log.flush(max(0.5, deadline - time.monotonic()))
         self.log.close(timeout_s=0.0)
         return undelivered
@@ -210,6 +215,7 @@ class Worker:
             acknowledge=self._acknowledge,
             trusted=self._trusted,
             wants=self.config.loops,
+            given_up=self._given_up,
         )
         for loop in loops:
             follower.install(loop)
@@ -245,6 +251,7 @@ class Worker:
             log=self.log,
             counters=self._counters.setdefault(loop.loop, counters),
             limits=self.config.requests,
+            shadows=self.shadows,
         )
 
     def _acknowledge(self, ack: Ack) -> None:

@@ -60,6 +60,7 @@ class Explanation:
             "verdict": logged.verdict,
             "features": logged.features,
             "baseline": logged.baseline,
+            "stage": logged.stage,
             "logged": logged.answer.to_json(),
             "remade": None if self.remade is None else self.remade.to_json(),
             "differences": list(self.differences),

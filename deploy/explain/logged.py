@@ -65,6 +65,7 @@ class LoggedDecision:
         baseline: what the request said the service would have done; None if it did not.
         answer: what was logged.
         verdict: why it does not count, say ``late``; None if it does.
+        stage: that of a loop with a rollout, say ``control``; else None.
         items: what the request brought to choose among, as far as it was logged, in its order.
     """
 
@@ -76,6 +77,7 @@ class LoggedDecision:
     baseline: Action | None
     answer: GivenAnswer
     verdict: str | None
+    stage: str | None = None
     items: tuple[BroughtItem, ...] = ()
 
     @property
@@ -146,6 +148,7 @@ def read_logged(lake: Lake, loop_name: str, id_: str) -> LoggedDecision | None:
             positions=[item.position for item in items] if items else None,
         ),
         verdict=row["verdict"],
+        stage=row.get("stage"),
         items=items,
     )
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision
-from tidemill.serving.decision.decider import as_apprentice, certain_choice
+from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.policies.choice import Choice, LiveModel
-from tidemill.serving.policies.policies import policy_of
+from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 
 REMADE = frozenset({"model", "default", "explore", "fallback"})
 """The sources of decisions that a worker made; a history may name any other."""
@@ -53,6 +53,8 @@ def _chosen(
     key, default = logged.id.encode(), logged.default
     if logged.answer.source == "fallback":
         return certain_choice(default), "fallback"
+    if logged.stage == CONTROL:
+        return certain_choice(default), "default"
     if among is not None:
         items = logged.request_items
         if model is not None:

@@ -36,6 +36,7 @@ them.
     predictions        learned/<learner>                 version of examples that was learned last
     models             number                            number of the newest model
     stages             number                            number of the newest change of a stage
+    rules              number                            version of the newest rules
 
 All logs of feedback share one table. The numbers of a log ``feedback.<stream>`` therefore carry
 its stream: ``offset@<stream>/<partition>``, ``begin/<version>@<stream>/<partition>``.
@@ -108,6 +109,7 @@ BACKFILL_BEGUN: Final = "begun"
 BACKFILL_COMPLETE: Final = "complete"
 MODEL_NUMBER: Final = "number"
 STAGE_NUMBER: Final = "number"
+RULES_NUMBER: Final = "number"
 
 
 def join_time(log: Log) -> ProgressName:

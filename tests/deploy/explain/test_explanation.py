@@ -10,6 +10,8 @@ from tests.deploy.explain.decided import LEARNERS, LOOPS, DecidedLake, number, t
 
 from tidemill.deploy.explain.explanation import Explainer, Explanation
 from tidemill.errors import LakeError
+from tidemill.features.lake.layouts import DECISIONS
+from tidemill.schemas.loop.rollout import Rollout
 from tidemill.schemas.loop.validation import BELIEFS
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.results import DecisionResult
@@ -167,3 +169,20 @@ def test_a_decision_whose_model_or_loop_is_gone_names_the_way_back(tmp_path: Pat
     decided.write(loop_version=pl.lit(7, pl.Int32))
     with pytest.raises(LakeError, match="no version 7"):
         explained(decided, "newer")
+
+
+def test_a_decision_of_the_control_is_made_again_without_exploration(tmp_path: Path) -> None:
+    """Its source is that of a decision without a model, which would have been explored."""
+    loop = LOOPS["greedy"].model_copy(update={"rollout": Rollout(control=0.5)})
+    decided = DecidedLake.of(loop, tmp_path)
+    made = decided.decide(DRAWS, seed=1)
+    rows = decided.lake.table(loop.loop, DECISIONS).read(columns=["id", "stage"])
+    stages = dict(rows.iter_rows())
+    assert set(stages.values()) == {"control", "live"}
+    for one in made:
+        found = explained(decided, one.id)
+        assert found.differences == ()
+        is_control = stages[one.id] == "control"
+        assert (found.exploration == "none: the decision is in the control") == is_control
+        assert ("in the control" in found.nothing_more) == is_control
+        assert found.to_json()["stage"] == stages[one.id]
