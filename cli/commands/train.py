@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName, MetricsHost, MetricsPort, PngFile
+from tidemill.cli.options import AsJson, LoopName, MetricsHost, MetricsPort, PngFile, Who, Why
 from tidemill.cli.terminal import print_text
 from tidemill.errors import BrokerError, ModelError, RequestError
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="As `model list` shows it.")]
 AnyVersion = Annotated[
     str | None, typer.Argument(metavar="VERSION", help="As `model list` shows it.")
-]
-Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
-Who = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who you are; by default user@host.")
 ]
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from tidemill.features.estimates.groups import GroupMean, gain_over, group_mean
+from tidemill.features.estimates.group_means import GroupMean, gain_over, group_mean
 from tidemill.features.estimates.intervals import Floats, Interval
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES

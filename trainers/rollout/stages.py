@@ -154,7 +154,7 @@ class Standing:
         )
 
 
-Decide = Callable[[Standing], StageChange | None]
+DecideChange = Callable[[Standing], StageChange | None]
 """Returns the change to make where a loop stands; None for no change."""
 
 
@@ -183,7 +183,7 @@ class Stages:
             self.standing = Standing(tuple(read))
         return self.standing
 
-    def change(self, decide: Decide) -> StageChange | None:
+    def change(self, decide: DecideChange) -> StageChange | None:
         """Make the change that *decide* returns, and return it; None if it returns none.
 
         If another one changes the table meanwhile, *decide* is asked again where the loop stands

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tidemill.features.estimates.groups import gain_over, group_mean
+from tidemill.features.estimates.group_means import gain_over, group_mean
 
 
 def drawn(
