@@ -108,12 +108,26 @@ class TrainingCycle:
                 publishes them.
             LakeError: the lake does not answer, or (FencedError) another trainer has taken over.
         """
-        self.publish()
         before = self.registry.next_number()
-        self._watch()
-        self._follow(force=force)
-        self._batch(force=force)
+        self.learn(force=force)
+        count = self.due_batch(force=force)
+        if count is not None:
+            self.train(count)
         return [model for model in self.registry.models() if model.number >= before]
+
+    def learn(self, *, force: bool = False, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Publish, watch the live model, learn new commits; return whether all were learned.
+
+        Args:
+            force: offer the state of the online learner, due or not.
+            is_over: asked after each commit; True leaves the rest to the next call.
+
+        Raises:
+            BrokerError, LakeError: as `run`.
+        """
+        self.publish()
+        self._watch()
+        return self._follow(force=force, is_over=is_over)
 
     def _sets_of_actions(self) -> ActionSets | ItemSets | None:
         """Return what evaluates candidates by what they would have done; None if nothing has to."""
@@ -196,16 +210,19 @@ class TrainingCycle:
         self._live_watch = None
         self.publish()
 
-    def _follow(self, *, force: bool) -> None:
-        """Learn every new commit, and offer the learner's state to the gate whenever it is due."""
+    def _follow(self, *, force: bool, is_over: Callable[[], bool]) -> bool:
+        """Learn new commits, and offer the learner's state to the gate whenever it is due."""
         run, online = self.online_run, self.loop.models.online
         if run is None or online is None:
-            return
+            return True
         for _version in run.follow():
             if run.fresh_rows >= online.publish_every:
                 self._offer(run)
+            if is_over():
+                return False
         if force and run.fresh_rows:
             self._offer(run)
+        return True
 
     def _offer(self, run: OnlineRun) -> None:
         run.save()
@@ -235,14 +252,30 @@ class TrainingCycle:
         run.registered(model, trained.payload)
         self.publish()
 
-    def _batch(self, *, force: bool) -> None:
-        """Train on a snapshot of the examples if enough labels are new since the last version."""
+    def due_batch(self, *, force: bool = False) -> LabelCount | None:
+        """Return the labels to train on if enough are new since the last version; None if not."""
         batch = self.loop.models.batch
         if batch is None:
-            return
+            return None
         count = self._count_labels(force=force)
-        if count is None or not self._is_due(batch, count, force=force):
-            return
+        return count if count is not None and self._is_due(batch, count, force=force) else None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the labels of the newest commit are counted, so that nothing is due without one.
+
+        False also while rows are left out: a backfill may make their labels without a commit.
+        """
+        count = self._label_count
+        return self.loop.models.batch is None or (
+            count is not None and not count.left_out and count.version == self._examples.version()
+        )
+
+    def train(self, count: LabelCount) -> None:
+        """Train on the snapshot that *count* has counted, judge the model, and publish it."""
+        batch = self.loop.models.batch
+        if batch is None:
+            raise ValueError(f"{self.loop.loop} trains no model in batch")
         watch = Stopwatch()
         rows = LabeledRows.of(training_set(self._lake, self.loop, version=count.version), self.loop)
         earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)
