@@ -262,14 +262,16 @@ class TrainingCycle:
 
     @property
     def is_counted(self) -> bool:
-        """Whether the labels of the newest commit are counted, so that nothing is due without one.
-
-        False also while rows are left out: a backfill may make their labels without a commit.
-        """
+        """Whether the labels of the newest commit are counted; True without a batch learner."""
         count = self._label_count
         return self.loop.models.batch is None or (
-            count is not None and not count.left_out and count.version == self._examples.version()
+            count is not None and count.version == self._examples.version()
         )
+
+    @property
+    def has_left_out(self) -> bool:
+        """Whether labels are left out, which a backfill may make anew without a commit."""
+        return self._label_count is not None and bool(self._label_count.left_out)
 
     def train(self, count: LabelCount) -> None:
         """Train on the snapshot that *count* has counted, judge the model, and publish it."""

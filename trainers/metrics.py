@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -109,6 +109,19 @@ class TrainerMetrics:
             on_version(model)
 
         return report
+
+    def show(
+        self, loops: Collection[str], fenced: Collection[str], waited_s: Mapping[str, float]
+    ) -> None:
+        """Show that the process is alive and trains *loops*, and for how long others wait."""
+        for loop in loops:
+            self.heartbeat.labels(loop).set_to_current_time()
+            self.fenced.labels(loop).set(0)
+        self.owned.set(len(loops))
+        for loop in fenced:
+            self.fenced.labels(loop).set(1)
+        for kind, seconds in waited_s.items():
+            self.waiting.labels(kind).set(seconds)
 
     def forget(self, loop: str) -> None:
         """Show no more of *loop*: it is trained elsewhere, or not at all."""

@@ -23,6 +23,7 @@ from tidemill.kafka.child import ChildProcess
 from tidemill.kafka.compacted import CompactedLog, LogFollower, read_values
 from tidemill.kafka.config import ANSWER_S, KafkaConfig, Setting, client_log
 from tidemill.kafka.ends import TopicEnds, read_range
+from tidemill.kafka.groups import GroupMember
 from tidemill.kafka.outage import Outages, broker_errors
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
@@ -43,6 +44,7 @@ __all__ = [
     "BadRecords",
     "ChildProcess",
     "CompactedLog",
+    "GroupMember",
     "KafkaConfig",
     "LogFollower",
     "Outages",

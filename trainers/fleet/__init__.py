@@ -1,0 +1,11 @@
+"""One process that trains many loops: who owns which, whose turn it is, and what stays in memory.
+
+Read `schedule` (the pure order of work), then `ownership`, `published_loops` and `new_commits`
+(what wakes it), `open_cycles` and `model_topic` (what it keeps), and `fleet_trainer` (the process).
+It may import what `trainers` may, and the modules of `trainers` themselves; none of those imports
+it.
+
+Proved elsewhere: `ownership` by `tests/trainers/fleet/test_fleet_trainer.py`.
+Proved elsewhere: `published_loops` by `tests/trainers/fleet/test_fleet_trainer.py`.
+Proved elsewhere: `config` by `tests/trainers/fleet/test_fleet_trainer.py`.
+"""
