@@ -29,6 +29,7 @@ from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
 from tidemill.kafka.topics import (
     Topic,
+    check_partitions,
     ensure_topics,
     partition_count,
     partition_counts,
@@ -57,6 +58,7 @@ __all__ = [
     "TransactionalWriter",
     "Writer",
     "broker_errors",
+    "check_partitions",
     "client_log",
     "ensure_topics",
     "parsed",
