@@ -59,11 +59,13 @@ def config(kafka: KafkaConfig, loop: Loop, tmp_path: Path) -> MonitorConfig:
     )
 
 
-def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tuple[bytes, bytes]:
+def ack(
+    loop: Loop, worker: str, version: str, status: str, at: datetime, slot: str = "live"
+) -> tuple[bytes, bytes]:
     """What a worker would say of a model, as a record."""
     made = Ack.from_json(
         json.dumps(
-            {"worker": worker, "loop": loop.loop, "slot": "live", "version": version}
+            {"worker": worker, "loop": loop.loop, "slot": slot, "version": version}
             | {"digest": "0" * 64, "status": status, "reason": "", "at": at.isoformat()}
         ).encode()
     )
@@ -140,10 +142,11 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
         ack(loop, "a", "lightgbm-1", "serving", NOON),
         ack(loop, "b", "lightgbm-2", "serving", later),
         ack(loop, "c", "lightgbm-2", "refused", later),
+        ack(loop, "a", "lightgbm-3", "serving", later + timedelta(minutes=1), "canary"),
     ]
     write_all(config.kafka, topics.ACKS, said)
     found = chain(config)
-    assert found.model == "lightgbm-2"
+    assert found.model == "lightgbm-2", "a canary decides for a share alone"
     assert (found.serving, found.workers, found.refused) == (1, 3, 1)
     assert chain_table([found]).rows[0].style == WRONG
 
