@@ -86,3 +86,17 @@ def test_certificates_that_would_keep_up_out_are_told_before_anything_starts(
     )
     with pytest.raises(ConfigError, match="none of a client"):
         stack.programs()
+
+
+def test_one_trainer_serves_all_loops(tmp_path: Path) -> None:
+    """A trainer takes 333 MB: a hundred of them fit no machine."""
+    stack = Stack(
+        kafka=KafkaConfig("127.0.0.1:1"),
+        lake="",
+        folder=tmp_path,
+        ports=Ports.free(1),
+        loops=["shop", "mail"],
+        env={},
+    )
+    (trainer,) = (each for each in stack.programs() if each.name.startswith("train"))
+    assert list(trainer.command)[-5:-2] == ["train", "shop", "mail"]
