@@ -29,7 +29,7 @@ def train(
     """
     from tidemill.metrics_page import MetricsPage
     from tidemill.serving.model.admission import try_payload
-    from tidemill.trainers.fleet.config import FleetConfig
+    from tidemill.trainers.fleet.fleet_config import FleetConfig
     from tidemill.trainers.fleet.process import run_fleet
     from tidemill.trainers.trainer import TrainerConfig, run_trainer
 

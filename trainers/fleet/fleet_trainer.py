@@ -20,7 +20,7 @@ from tidemill.kafka import BadRecords
 from tidemill.log_fields import log_fields
 from tidemill.schemas.control import ControlMessage, NewExamples
 from tidemill.trainers.commit_log import LabelCount
-from tidemill.trainers.fleet.config import FleetConfig
+from tidemill.trainers.fleet.fleet_config import FleetConfig
 from tidemill.trainers.fleet.heartbeats import FleetHeartbeats
 from tidemill.trainers.fleet.model_topic import SharedModelTopic
 from tidemill.trainers.fleet.new_commits import NewCommits, Versions

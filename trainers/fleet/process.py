@@ -11,7 +11,7 @@ from tidemill.kafka import BadRecords
 from tidemill.log_fields import log_fields
 from tidemill.schemas.published import fetch_loops
 from tidemill.stop_signals import STOP_S, StopSignals
-from tidemill.trainers.fleet.config import FleetConfig
+from tidemill.trainers.fleet.fleet_config import FleetConfig
 from tidemill.trainers.fleet.fleet_trainer import FleetTrainer, OnLoopVersion
 from tidemill.trainers.fleet.model_topic import SharedModelTopic
 from tidemill.trainers.metrics import WORK, TrainerMetrics

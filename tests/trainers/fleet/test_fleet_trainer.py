@@ -26,7 +26,7 @@ from tidemill.schemas.control import NewExamples
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD
 from tidemill.schemas.published import key_of, publish_loop
-from tidemill.trainers.fleet.config import FleetConfig
+from tidemill.trainers.fleet.fleet_config import FleetConfig
 from tidemill.trainers.fleet.fleet_trainer import FleetTrainer
 from tidemill.trainers.fleet.ownership import PARTITIONS, partition_of
 from tidemill.trainers.metrics import TrainerMetrics
