@@ -19,6 +19,7 @@ from benchmarks.figures import Figures, missed, rounded, table, write
 from benchmarks.flat import measure_flat
 from benchmarks.items import measure_items
 from benchmarks.join import measure_join
+from benchmarks.manyloops import measure_many_loops
 from benchmarks.pair import measure_pair
 from benchmarks.peers import measure_peers
 from benchmarks.pending import measure_pending
@@ -40,7 +41,7 @@ SHORT = (
     "train",
     "backfill",
 )
-LONG = ("flat", "pending")
+LONG = ("flat", "pending", "many_loops")
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
     "naive-events": (int, 150_000, "the naive join reads"),
@@ -53,6 +54,7 @@ SIZES = {  # of a full run
     "feedback-rate": (float, 2_000.0, "feedback a second over HTTP"),
     "rows": (int, 1_000_000, "of the training set"),
     "raw-decisions": (int, 1_000_000, "of the backfill"),
+    "many-loops": (int, 200, "that are published together"),
     "pending-decisions": (int, 20_000_000, "of one window of pending"),
     "pending-memory": (str, "512MB", "the budget of pending"),
     "flat-events": (str, "1000000,5000000,20000000", "of each run of flat"),
@@ -131,6 +133,9 @@ def _with_kafka(
     if "flat" in parts:
         sizes = [int(size) for size in asked.flat_events.split(",")]
         report["flat"] = rounded(measure_flat(kafka, sizes, say))
+    if "many_loops" in parts:
+        many = measure_many_loops(kafka, loops=asked.many_loops, say=say)
+        report["many_loops"] = rounded(many)
     if "decide" in parts:
         decided = measure_decisions(kafka, decisions=asked.calls, seconds=asked.seconds, say=say)
         report["decide"] = rounded(decided)

@@ -5,7 +5,7 @@ acknowledgements of the workers.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -14,8 +14,7 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.features.lake.progress_keys import FRONTIER
 from tidemill.kafka import Record
-from tidemill.monitor.lag import LagReader
-from tidemill.schemas.control import TrainerBeat
+from tidemill.schemas.control import FleetBeat, TrainerBeat
 from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import LIVE, Ack
@@ -70,20 +69,25 @@ class Chain:
 def read_chain(
     loop: Loop,
     lake: Lake,
-    reader: LagReader,
+    newest: Mapping[str, int | None],
     acks: Iterable[Attested[Ack]],
     *,
     now_s: float | None = None,
 ) -> Chain:
     """Return the chain of *loop*; *acks* may hold those of other loops.
 
+    Args:
+        loop: the newest version of the loop.
+        lake: where its examples are.
+        newest: when the newest record of each topic was stored, in ms, of its topics at least.
+        acks: what workers said.
+        now_s: the time now.
+
     Raises:
-        BrokerError: Kafka does not answer.
         LakeError: the lake does not answer.
     """
     now = time.time() if now_s is None else now_s
     by_log = joined_topics(loop)
-    newest = reader.newest_ms(dict.fromkeys(by_log.values(), loop.partitions))
     decision = _age(newest[by_log[DECISIONS]], now)
     feedback = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
     example, until = _examples(lake, loop, now)
@@ -110,28 +114,39 @@ def read_chain(
 def with_trainer(
     chain: Chain,
     lake: Lake,
-    beats: Iterable[Attested[TrainerBeat]],
+    beats: Iterable[Attested[TrainerBeat] | Attested[FleetBeat]],
     *,
     now_s: float | None = None,
 ) -> Chain:
-    """Return *chain* with what the last heartbeat of its trainer tells; *beats* are of all loops.
+    """Return *chain* with what the heartbeats of its trainer tell; *beats* are of all loops.
+
+    A trainer of many loops says that it is alive for all of them together.
 
     Raises:
         LakeError: the lake does not answer.
     """
-    said = next((each for each in beats if each.value.loop == chain.loop), None)
-    if said is None:
-        return chain
-    beat = said.value
     now = time.time() if now_s is None else now_s
+    ours = [each for each in beats if _is_about(each.value, chain.loop)]
+    if not ours:
+        return chain
+    chain = replace(
+        chain,
+        trainer_age_s=min(max(0.0, now - each.value.at.timestamp()) for each in ours),
+        unverified=chain.unverified or not all(each.is_verified for each in ours),
+    )
+    beat = next((each.value for each in ours if isinstance(each.value, TrainerBeat)), None)
+    if beat is None:
+        return chain
     newest = lake.table(chain.loop, EXAMPLES).version()
     return replace(
         chain,
-        trainer_age_s=max(0.0, now - beat.at.timestamp()),
         backlog=max(0, newest - max(beat.examples, 0)),
         verdict=f"{beat.version}: {beat.reason}" if beat.version else None,
-        unverified=chain.unverified or not said.is_verified,
     )
+
+
+def _is_about(beat: TrainerBeat | FleetBeat, loop: str) -> bool:
+    return beat.loop == loop if isinstance(beat, TrainerBeat) else loop in beat.loops
 
 
 def parse_ack(record: Record) -> Ack:

@@ -6,6 +6,7 @@ every moment, even while workers write. With the ends of the logs it counts unre
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 
 import duckdb
@@ -81,7 +82,11 @@ class Account:
 
 
 def ledger(
-    lake: Lake, loop: Loop, *, ends: Mapping[tuple[Log, int], int] | None = None
+    lake: Lake,
+    loop: Loop,
+    *,
+    ends: Mapping[tuple[Log, int], int] | None = None,
+    connection: duckdb.DuckDBPyConnection | None = None,
 ) -> list[Account]:
     """Return the accounts of *loop* by partition: decisions, then feedback of all logs.
 
@@ -90,18 +95,19 @@ def ledger(
         loop: the newest version of the loop.
         ends: the offset after the last record, by log and partition; also of partitions that the
             loop does not expect.
+        connection: one of `open_duckdb`, which gets the views; by default a new one.
 
     Raises:
         LakeError: the lake cannot be read.
     """
     versions = snapshot(lake, loop)
     revised = has_revisions(lake.table(loop.loop, EXAMPLES), loop, versions[EXAMPLES])
-    with open_duckdb() as connection:
-        views(lake, [loop], connection, versions={loop.loop: versions})
+    with nullcontext(connection) if connection is not None else open_duckdb() as opened:
+        views(lake, [loop], opened, versions={loop.loop: versions})
         schema = f'"{schema_name(loop.loop)}"'
         counted = {
-            DECISIONS: _by_stream(connection, _decisions_query(schema, loop)),
-            FEEDBACK: _by_stream(connection, _feedback_query(schema, loop, revised=revised)),
+            DECISIONS: _by_stream(opened, _decisions_query(schema, loop)),
+            FEEDBACK: _by_stream(opened, _feedback_query(schema, loop, revised=revised)),
         }
     partitions = sorted(
         {*range(loop.partitions), *(number for _, number in ends or ())}
@@ -195,11 +201,16 @@ def _numbers(
         (log, table_of(log), name, name.for_log(log)) for log in loop.logs for name in _READ
     ]
     wanted += [(EXAMPLES, EXAMPLES, name, name) for name in _SETTLED[FEEDBACK]]
+    ids = {
+        (table, own.key(n)): (owner, name.key(n))
+        for owner, table, name, own in wanted
+        for n in partitions
+    }
     found: dict[tuple[str, str], int] = {}
-    for owner, table, name, own in wanted:
-        ids = {own.key(n): name.key(n) for n in partitions}
-        for key, number in lake.table(loop.loop, table).progress(ids, versions[table]).items():
-            found[owner, ids[key]] = number or 0
+    for table, version in versions.items():  # each is opened once
+        keys = [key for owner, key in ids if owner == table]
+        for key, number in lake.table(loop.loop, table).progress(keys, version).items():
+            found[ids[table, key]] = number or 0
     return found
 
 

@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Self, TypeVar
 
+import duckdb
+
 from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.features.lake.layouts import EXAMPLES
+from tidemill.features.sql.views import open_duckdb
 from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import (
     BadRecord,
@@ -29,7 +32,7 @@ from tidemill.monitor.lag import GroupLag, LagReader
 from tidemill.monitor.ledger import Account, ledger
 from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.schemas import topics
-from tidemill.schemas.control import MOST_MESSAGES, TrainerBeat, parse_control
+from tidemill.schemas.control import MOST_MESSAGES, FleetBeat, TrainerBeat, parse_control
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import Ack, check_record
 from tidemill.schemas.models.signing import TrustedKeys
@@ -184,7 +187,7 @@ class Observer:
         self._known: list[Loop] = []  # as last read: the ledger needs no Kafka
         self._unpublished: dict[str, str] = {}
         self._said: Sequence[Attested[Ack]] = ()
-        self._beats: Sequence[Attested[TrainerBeat]] = ()
+        self._beats: Sequence[Attested[TrainerBeat] | Attested[FleetBeat]] = ()
         self._ledger_due_s = 0.0
 
     def read(self, last: Status) -> Status:
@@ -216,7 +219,7 @@ class Observer:
         self._followed(topics.SCHEMAS, self._schemas)
         self._followed(topics.MODELS, self._models)
         control = self._followed(topics.CONTROL, self._control).values
-        self._beats = [each for each in control if isinstance(each.value, TrainerBeat)]  # type: ignore[misc]  # a check of the part tells no type of the whole
+        self._beats = [each for each in control if isinstance(each.value, TrainerBeat | FleetBeat)]  # type: ignore[misc]  # a check of the part tells no type of the whole
         names = self._config.loops or sorted({name for name, _ in published})
         self._known = [newest(published, name) for name in names if versions(published, name)]
         self._unpublished = {
@@ -251,22 +254,27 @@ class Observer:
                 hint="see why these could not be read",
             )
         missing = self._missing_topics(self._known)
-        read = LoopRows.of(
-            [loop for loop in self._known if loop.loop not in missing],
-            lambda loop: [self._chain(loop)],
-        )
+        here = [loop for loop in self._known if loop.loop not in missing]
+        partitions = {
+            topic: loop.partitions for loop in here for topic in joined_topics(loop).values()
+        }
+        newest = self._reader.newest_ms(partitions)  # one request for all of them
+        read = LoopRows.of(here, lambda loop: [self._chain(loop, newest)])
         homeless = {name: f"there is no topic {topic}" for name, topic in missing.items()}
         return replace(read, unread={**self._unpublished, **homeless, **read.unread})
 
-    def _chain(self, loop: Loop) -> Chain:
-        chain = read_chain(loop, self._lake, self._reader, self._said)
+    def _chain(self, loop: Loop, newest: Mapping[str, int | None]) -> Chain:
+        chain = read_chain(loop, self._lake, newest, self._said)
         return with_trainer(chain, self._lake, self._beats)
 
     def _accounts(self) -> LoopRows[Account]:
-        return LoopRows.of(self._known, self._account)
+        with open_duckdb() as connection:
+            return LoopRows.of(self._known, lambda loop: self._account(loop, connection))
 
-    def _account(self, loop: Loop) -> Iterable[Account]:
-        return ledger(self._lake, loop) if self._lake.has_table(loop.loop, EXAMPLES) else ()
+    def _account(self, loop: Loop, connection: duckdb.DuckDBPyConnection) -> Iterable[Account]:
+        if not self._lake.has_table(loop.loop, EXAMPLES):
+            return ()
+        return ledger(self._lake, loop, connection=connection)
 
     def close(self) -> None:
         """Disconnect."""

@@ -16,6 +16,7 @@ from tidemill.schemas.record_signature import require_signature
 MOST_MESSAGES = 10_000  # that a reader remembers; there are a few for each loop
 _CLOSE = "close/"
 _TRAINER = "trainer/"
+_FLEET = "trainers/"
 
 KeyValue = tuple[bytes, bytes]
 
@@ -66,7 +67,21 @@ class TrainerBeat:
         return f"{_TRAINER}{value.pop('loop')}".encode(), json.dumps(value).encode()
 
 
-ControlMessage = CloseRequest | NewExamples | TrainerBeat
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetBeat:
+    """The trainer process *process* was alive *at* that time, and trains *loops*."""
+
+    process: str
+    at: datetime
+    loops: tuple[str, ...]
+
+    def record(self) -> KeyValue:
+        """Return key and value of its record."""
+        value = {"at": self.at.astimezone(UTC).isoformat(), "loops": list(self.loops)}
+        return f"{_FLEET}{self.process}".encode(), json.dumps(value).encode()
+
+
+ControlMessage = CloseRequest | NewExamples | TrainerBeat | FleetBeat
 
 
 def parse_control(record: Record, trusted: TrustedKeys | None = None) -> ControlMessage:
@@ -82,6 +97,8 @@ def parse_control(record: Record, trusted: TrustedKeys | None = None) -> Control
     key, value = (record.key or b"").decode(), record.value or b""
     if key.startswith(_TRAINER):
         return _beat(key.removeprefix(_TRAINER), json.loads(value))
+    if key.startswith(_FLEET):
+        return _fleet_beat(key.removeprefix(_FLEET), json.loads(value))
     if not key.startswith(_CLOSE):
         return NewExamples(key, int(value))
     found = json.loads(value)
@@ -111,4 +128,13 @@ def _beat(loop: str, found: object) -> TrainerBeat:
                     promoted=promoted,
                     reason=reason,
                 )
+    raise RequestError("no heartbeat of a trainer", hint="look at who can write to this topic")
+
+
+def _fleet_beat(process: str, found: object) -> FleetBeat:
+    match found:
+        case {"at": str(at), "loops": [*loops]} if all(isinstance(each, str) for each in loops):
+            when = datetime.fromisoformat(at)
+            if when.tzinfo is not None:
+                return FleetBeat(process=process, at=when, loops=tuple(loops))
     raise RequestError("no heartbeat of a trainer", hint="look at who can write to this topic")

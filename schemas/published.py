@@ -6,23 +6,27 @@ checked earlier (`loop/labels.py`), because serving workers import this module w
 engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tidemill.errors import ContractError
 from tidemill.kafka import (
     BadRecords,
     KafkaConfig,
     Topic,
     ensure_topics,
-    partition_count,
     read_values,
-    topics_with_producer_time,
     write_all,
 )
 from tidemill.schemas import topics
+from tidemill.schemas.event_topics import (
+    about,
+    check_record_times,
+    ensure_event_topics,
+    event_topics,
+    joined_topics,
+    produced_topics,
+)
 from tidemill.schemas.events.schemas import event_schemas
-from tidemill.schemas.logs import Log, is_feedback, stream_of, topic_of
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor
 from tidemill.schemas.loop_topic import (
@@ -139,16 +143,43 @@ class KafkaLoops:
         *prepare* is called with it once nothing speaks against it, and before anybody can read it;
         its errors are those of this method.
         """
+        return self.publish_all([loop], prepare)[0]
+
+    def publish_all(
+        self,
+        loops: Sequence[Loop],
+        prepare: Callable[[Loop], object] = lambda _loop: None,
+        *,
+        named: Callable[[Loop], str] = lambda _loop: "",
+    ) -> list[bool]:
+        """Publish *loops*; return of each if it was new. What speaks against one is told first.
+
+        Their topics are created together, their schemas and definitions written together.
+
+        Args:
+            loops: what is published, the older version of a loop first.
+            prepare: as of `publish`.
+            named: what an error that concerns one of them begins with, say its file.
+
+        Raises:
+            ContractError, BrokerError: as `publish`; no definition was published.
+        """
         ensure_topics(self._config, SHARED_TOPICS)
-        is_new = check_successor(versions(self.fetch(), loop.loop), loop)
-        if is_new and not self._accept_create_time:
-            check_record_times(self._config, loop)
-        ensure_event_topics(self._config, loop)
-        register(loop, self._store or KafkaSchemaStore(self._config, bad=self._bad))
-        prepare(loop)
-        if is_new:
-            write_all(self._config, topics.LOOPS, [(key_of(loop), loop.canonical.encode())])
-        return is_new
+        are_new = _are_new(self.fetch(), loops, named)
+        if not self._accept_create_time:
+            new = [loop for loop, is_new in zip(loops, are_new, strict=True) if is_new]
+            check_record_times(self._config, new)
+        ensure_event_topics(self._config, loops, named)
+        store = self._store or KafkaSchemaStore(self._config, bad=self._bad)
+        store.register_all([each for loop in loops for each in event_schemas(loop).items()])
+        items = []
+        for loop, is_new in zip(loops, are_new, strict=True):
+            with about(named(loop)):
+                prepare(loop)
+            items += [(key_of(loop), loop.canonical.encode())] if is_new else []
+        if items:
+            write_all(self._config, topics.LOOPS, items)
+        return are_new
 
     def fetch(self) -> Published:
         """Return every published version of every loop, as of now."""
@@ -187,69 +218,16 @@ def latest_loop(config: KafkaConfig, name: str, bad: BadRecords | None = None) -
     return newest(fetch_loops(config, bad), name)
 
 
-def produced_topics(loop: Loop) -> dict[Log, str]:
-    """Return, for each log of *loop*, the topic to which its events are produced."""
-    return {log: topic_of(loop.loop, log) for log in loop.logs}
-
-
-def joined_topics(loop: Loop) -> dict[Log, str]:
-    """Return, for each log of *loop*, the topic the join reads: with `rekey` an internal one."""
-    read = produced_topics(loop)
-    if loop.rekey:
-        rekeyed = filter(is_feedback, read)
-        read |= {log: topics.rekeyed(loop.loop, stream_of(log)) for log in rekeyed}
-    return read
-
-
-def event_topics(loop: Loop) -> list[Topic]:
-    """Return the topics that the join of *loop* reads, with their required settings."""
-    names = joined_topics(loop).values()
-    return [Topic(name=name, partitions=loop.partitions) for name in names]
-
-
-def ensure_event_topics(config: KafkaConfig, loop: Loop) -> None:
-    """Create the missing topics of *loop* and check the existing ones.
-
-    Raises:
-        ContractError: the topics have different numbers of partitions, so a decision and its
-            feedback could lie in different ones.
-        BrokerError: the broker does not answer, or refuses.
-    """
-    produced = list(produced_topics(loop).values())
-    counts = {name: partition_count(config, name) for name in produced}
-    known = {name: count for name, count in counts.items() if count is not None}
-    if loop.rekey:
-        missing = [name for name in produced[1:] if counts[name] is None]
-        ensure_topics(config, [Topic(name=name, partitions=loop.partitions) for name in missing])
-    elif len(set(known.values())) > 1:
-        counted = " and ".join(f"{name} {count}" for name, count in known.items())
-        raise ContractError(
-            f"{counted} partitions: feedback would miss the partition of its decision",
-            hint="give these topics the same number of partitions, or have the feedback re-keyed: "
-            "write in the loop rekey: true and partitions: "
-            f"{known.get(produced[0], loop.partitions)}",
-        )
-    ensure_topics(config, event_topics(loop))
-
-
-def check_record_times(config: KafkaConfig, loop: Loop) -> None:
-    """Check that the records of the topics of *loop* that exist have the time of the broker.
-
-    Retention counts from that time, skew and age are judged by it, and lag is told by it. A
-    producer can write any time, last year's or that of the year 50000.
-
-    Raises:
-        ContractError: the records of a topic have the time that their producer wrote.
-        BrokerError: the broker does not answer, or refuses to tell.
-    """
-    names = dict.fromkeys((*produced_topics(loop).values(), *joined_topics(loop).values()))
-    odd = topics_with_producer_time(config, names)
-    if odd:
-        raise ContractError(
-            f"records of {', '.join(odd)} have the time of their producer, not of the broker",
-            hint=f"set it: kafka-configs.sh --alter --topic {odd[0]} --add-config "
-            "message.timestamp.type=LogAppendTime, or publish with --accept-create-time",
-        )
+def _are_new(
+    published: Published, loops: Sequence[Loop], named: Callable[[Loop], str]
+) -> list[bool]:
+    """Return of each of *loops* whether it has to be published, the ones before it included."""
+    known, are_new = dict(published), []
+    for loop in loops:
+        with about(named(loop)):
+            are_new.append(check_successor(versions(known, loop.loop), loop))
+        known[loop.loop, loop.version] = loop
+    return are_new
 
 
 def register(loop: Loop, store: SchemaStore) -> None:

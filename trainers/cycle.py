@@ -112,17 +112,32 @@ class TrainingCycle:
                 publishes them.
             LakeError: the lake does not answer, or (FencedError) another trainer has taken over.
         """
-        self.publish()
         before = self.registry.next_number()
+        self.learn(force=force)
+        count = self.due_batch(force=force)
+        if count is not None:
+            self.train(count)
+        return [model for model in self.registry.models() if model.number >= before]
+
+    def learn(self, *, force: bool = False, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Publish, watch the live model and stages, learn; return whether all was learned.
+
+        Args:
+            force: offer the state of the online learner, due or not.
+            is_over: asked after each commit; True leaves the rest to the next call.
+
+        Raises:
+            BrokerError, LakeError: as `run`.
+        """
+        self.publish()
         self._watch()
         problem = self.staging.advance(force=force)
         if problem is not None:
             self._end_live(problem.problem, problem.metrics)
         self.publish()
-        if not self.registry.stages.standing.is_frozen:
-            self._follow(force=force)
-            self._batch(force=force)
-        return [model for model in self.registry.models() if model.number >= before]
+        if self.registry.stages.standing.is_frozen:
+            return True
+        return self._follow(force=force, is_over=is_over)
 
     def _sets_of_actions(self) -> ActionSets | ItemSets | None:
         """Return what evaluates candidates by what they would have done; None if nothing has to."""
@@ -222,16 +237,19 @@ class TrainingCycle:
         self._live_watch = None
         self.publish()
 
-    def _follow(self, *, force: bool) -> None:
-        """Learn every new commit, and offer the learner's state to the gate whenever it is due."""
+    def _follow(self, *, force: bool, is_over: Callable[[], bool]) -> bool:
+        """Learn new commits, and offer the learner's state to the gate whenever it is due."""
         run, online = self.online_run, self.loop.models.online
         if run is None or online is None:
-            return
+            return True
         for _version in run.follow():
             if run.fresh_rows >= online.publish_every:
                 self._offer(run)
+            if is_over():
+                return False
         if force and run.fresh_rows:
             self._offer(run)
+        return True
 
     def _offer(self, run: OnlineRun) -> None:
         run.save()
@@ -261,14 +279,32 @@ class TrainingCycle:
         run.registered(model, trained.payload)
         self.publish()
 
-    def _batch(self, *, force: bool) -> None:
-        """Train on a snapshot of the examples if enough labels are new since the last version."""
+    def due_batch(self, *, force: bool = False) -> LabelCount | None:
+        """Return the labels to train on if enough are new since the last version; None if not."""
+        batch = self.loop.models.batch
+        if batch is None or self.registry.stages.standing.is_frozen:
+            return None
+        count = self._count_labels(force=force)
+        return count if count is not None and self._is_due(batch, count, force=force) else None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the labels of the newest commit are counted; True without a batch learner."""
+        count = self._label_count
+        return self.loop.models.batch is None or (
+            count is not None and count.version == self._examples.version()
+        )
+
+    @property
+    def has_left_out(self) -> bool:
+        """Whether labels are left out, which a backfill may make anew without a commit."""
+        return self._label_count is not None and bool(self._label_count.left_out)
+
+    def train(self, count: LabelCount) -> None:
+        """Train on the snapshot that *count* has counted, judge the model, and publish it."""
         batch = self.loop.models.batch
         if batch is None:
-            return
-        count = self._count_labels(force=force)
-        if count is None or not self._is_due(batch, count, force=force):
-            return
+            raise ValueError(f"{self.loop.loop} trains no model in batch")
         watch = Stopwatch()
         rows = LabeledRows.of(training_set(self._lake, self.loop, version=count.version), self.loop)
         earlier, later = split(rows, batch.holdout, self.loop.wait + self.loop.grace)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tidemill.kafka import KafkaConfig, Writer
 from tidemill.schemas import topics
-from tidemill.schemas.control import TrainerBeat
+from tidemill.schemas.control import FleetBeat, TrainerBeat
 from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.record_signature import signed_headers
@@ -32,8 +32,26 @@ def beat_of(cycle: TrainingCycle, at: datetime) -> TrainerBeat:
     )
 
 
+class BeatWriter:
+    """Writes heartbeats, signed by *signer*; never blocks. Safe to share among threads."""
+
+    def __init__(self, kafka: KafkaConfig, signer: SigningKey) -> None:
+        self._writer = Writer(kafka)
+        self._signer = signer
+
+    def write(self, beat: TrainerBeat | FleetBeat) -> None:
+        """Write *beat*."""
+        key, value = beat.record()
+        headers = signed_headers(self._signer, topics.CONTROL, key, value)
+        self._writer.write(topics.CONTROL, key=key, value=value, headers=headers)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._writer.close(1.0)
+
+
 class Heartbeat:
-    """Writes the heartbeat of one trainer, signed by *signer*."""
+    """Writes the heartbeat of the trainer of one loop, signed by *signer*."""
 
     def __init__(
         self,
@@ -41,8 +59,7 @@ class Heartbeat:
         signer: SigningKey,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._writer = Writer(kafka)
-        self._signer = signer
+        self._writer = BeatWriter(kafka, signer)
         self._clock = clock
         self._next_s = 0.0
 
@@ -51,10 +68,8 @@ class Heartbeat:
         if self._clock() < self._next_s:
             return
         self._next_s = self._clock() + EVERY_S
-        key, value = beat_of(cycle, datetime.now(UTC)).record()
-        headers = signed_headers(self._signer, topics.CONTROL, key, value)
-        self._writer.write(topics.CONTROL, key=key, value=value, headers=headers)
+        self._writer.write(beat_of(cycle, datetime.now(UTC)))
 
     def close(self) -> None:
         """Disconnect."""
-        self._writer.close(1.0)
+        self._writer.close()

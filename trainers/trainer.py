@@ -11,7 +11,7 @@ Longer than 300 lines because settings, metrics and the newest cycle of the proc
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,7 +25,7 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.signing import SigningKey
-from tidemill.schemas.published import fetch_loops, unpublished, versions
+from tidemill.schemas.published import Published, fetch_loops, unpublished, versions
 from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.trainers.cycle import OnVersion, TrainingCycle
 from tidemill.trainers.heartbeat import Heartbeat
@@ -34,7 +34,6 @@ from tidemill.trainers.metrics import WORK, TrainerMetrics
 from tidemill.trainers.model_trial import Trial
 from tidemill.trainers.notifier import Notifier
 from tidemill.trainers.publisher import KafkaModelTopic, Publisher
-from tidemill.trainers.registry import ModelVersion
 from tidemill.work_log import WorkLog
 
 logger = logging.getLogger(__name__)
@@ -90,39 +89,52 @@ def run_trainer(
     Raises:
         TidemillError: a setting, the loop, the lake or (when training once) the broker fails.
     """
-    stop, bad = threading.Event(), BadRecords()
+    bad = BadRecords()
     metrics = TrainerMetrics(bad)
     if config.metrics is not None:
         config.metrics.serve(metrics.registry)
+    publisher = Publisher(KafkaModelTopic(config.kafka), config.loop, config.key)
+    report = metrics.reporting(config.loop, on_version)
+    cycles = NewestCycle(
+        config.loop, Lake(config.lake), publisher, trial=trial, on_version=report, metrics=metrics
+    )
 
-    def report(model: ModelVersion) -> None:
-        metrics.count(config.loop, model)
-        logger.info("%s: %s", model.version, model.reason)
-        on_version(model)
+    def newest() -> TrainingCycle:
+        return cycles.among(fetch_loops(config.kafka, bad))
 
-    cycles = _NewestCycle(config, trial, report, metrics, bad)
     if config.once:
-        cycles.newest().run(force=True)
-        return os.EX_OK
+        newest().run(force=True)
+    else:
+        _run_until_stopped(config, newest, metrics, bad)
+    return os.EX_OK
+
+
+def _run_until_stopped(
+    config: TrainerConfig,
+    newest: Callable[[], TrainingCycle],
+    metrics: TrainerMetrics,
+    bad: BadRecords,
+) -> None:
+    stop = threading.Event()
     try:
         with log_fields(loop=config.loop), WorkLog(metrics.registry, WORK):
-            first = Outages(config.kafka, "the trainer").waited(cycles.newest)
+            first = Outages(config.kafka, "the trainer").waited(newest)
             with StopSignals(stop, within_s=STOP_S):
-                _train_until(stop, config, first, cycles, metrics)
+                _train_until(stop, config, first, newest, metrics, bad)
     except Exception as error:  # the outermost loop: who it was, for the log of many trainers
         logger.critical("the trainer of %s ends by a %s", config.loop, type(error).__name__)
         raise
-    return os.EX_OK
 
 
 def _train_until(
     stop: threading.Event,
     config: TrainerConfig,
     cycle: TrainingCycle,
-    cycles: "_NewestCycle",
+    newest: Callable[[], TrainingCycle],
     metrics: TrainerMetrics,
+    bad: BadRecords,
 ) -> None:
-    notifier = Notifier(config.kafka, config.loop, stop, cycles.bad)
+    notifier = Notifier(config.kafka, config.loop, stop, bad)
     maintenance = Maintenance(
         Lake(config.lake), config.loop, every_s=config.tidy_every_s, files=config.tidy_files
     )
@@ -133,13 +145,13 @@ def _train_until(
             count += 1
             try:
                 if count % _RELOAD_CYCLES == 0:
-                    cycle = cycles.newest()
+                    cycle = newest()
                 if not cycle.run():
                     maintenance.run_if_due()
             except BrokerError as error:
                 said = "no broker answers; new models wait in the lake: %s; hint: %s"
                 logger.warning(said, error.what, error.hint)
-            _gauge(metrics, config.loop, cycle)
+            gauge(metrics, config.loop, cycle)
             heartbeat.beat(cycle)
             notifier.wait(config.poll_s)
     finally:
@@ -147,37 +159,44 @@ def _train_until(
         heartbeat.close()
 
 
-class _NewestCycle:
-    """The training cycle of the newest version of a loop that can be trained.
+class NewestCycle:
+    """The training cycle of the newest version of one loop that can be trained.
 
     A version that is unfit is told once, and the one before goes on.
+
+    Args:
+        loop_name: which loop.
+        lake: where its examples and models are.
+        publisher: what puts its models on the topic.
+        trial: what a model must survive before it is promoted.
+        on_version: called with each version once it is in the registry.
+        metrics: get whether its newest version is refused.
     """
 
     def __init__(
         self,
-        config: TrainerConfig,
+        loop_name: str,
+        lake: Lake,
+        publisher: Publisher,
+        *,
         trial: Trial,
-        report: OnVersion,
+        on_version: OnVersion,
         metrics: TrainerMetrics,
-        bad: BadRecords,
     ) -> None:
-        self._config, self._trial, self._report = config, trial, report
-        self._metrics, self.bad = metrics, bad
-        self._lake = Lake(config.lake)
+        self._loop_name, self._lake, self._publisher = loop_name, lake, publisher
+        self._trial, self._on_version, self._metrics = trial, on_version, metrics
         self._current: TrainingCycle | None = None
         self._refused: set[str] = set()  # digests
 
-    def newest(self) -> TrainingCycle:
-        """Return the cycle: the same one as before if nothing was published that can be trained.
+    def among(self, published: Published) -> TrainingCycle:
+        """Return the cycle of what is *published*: that of before if nothing newer can be trained.
 
         Raises:
             ContractError: there is no such loop, or the lake refuses each version.
             LoopError: the label of each version is wrong.
-            BrokerError: no broker answers.
             LakeError: the lake does not answer.
         """
-        published = fetch_loops(self._config.kafka, self.bad)
-        known = versions(published, self._config.loop)
+        known = versions(published, self._loop_name)
         oldest = self._current.loop.version if self._current else 0
         errors: list[TidemillError] = []
         for version in sorted((number for number in known if number >= oldest), reverse=True):
@@ -186,11 +205,11 @@ class _NewestCycle:
                 self._current = found
                 break
             errors.append(found)
-            if self._lake.newest_number(self._config.loop) >= version:
+            if self._lake.newest_number(self._loop_name) >= version:
                 break  # it was trained before: an older one must not follow
-        self._metrics.refused.labels(self._config.loop).set(float(bool(errors)))
+        self._metrics.refused.labels(self._loop_name).set(float(bool(errors)))
         if self._current is None:
-            raise errors[0] if errors else unpublished(published, self._config.loop)
+            raise errors[0] if errors else unpublished(published, self._loop_name)
         return self._current
 
     def _cycle(self, loop: Loop) -> "TrainingCycle | TidemillError":
@@ -199,9 +218,8 @@ class _NewestCycle:
             return self._current
         try:
             compile_label(loop)
-            publisher = Publisher(KafkaModelTopic(self._config.kafka), loop.loop, self._config.key)
             return TrainingCycle(
-                loop, self._lake, publisher, trial=self._trial, on_version=self._report
+                loop, self._lake, self._publisher, trial=self._trial, on_version=self._on_version
             )
         except (ContractError, LoopError) as error:
             if loop.digest not in self._refused:
@@ -210,7 +228,8 @@ class _NewestCycle:
             return error
 
 
-def _gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
+def gauge(metrics: TrainerMetrics, loop: str, cycle: TrainingCycle) -> None:
+    """Set the metrics of *loop* to what *cycle* has come to."""
     if cycle.online_run is not None:
         metrics.learned.labels(loop).set(cycle.online_run.learner.learned_until)
     live = cycle.registry.model()

@@ -48,8 +48,9 @@ def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     from tidemill.cli.lakes import chosen_loops, open_lake
     from tidemill.cli.tables.answers import print_ledger
     from tidemill.features.lake.damage import damage_told
+    from tidemill.features.sql.views import open_duckdb
     from tidemill.kafka import KafkaConfig
-    from tidemill.monitor.lag.log_ends import broker_logs
+    from tidemill.monitor.lag.log_ends import broker_logs_of
     from tidemill.monitor.ledger import Account, is_balanced, ledger
     from tidemill.monitor.not_counted import KAFKA_NOT_COUNTED, left_out
 
@@ -57,12 +58,15 @@ def ledger(loop: OneLoop = None, as_json: AsJson = False) -> int:
     kafka = KafkaConfig.from_env(os.environ) if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else None
     accounts: list[Account] = []
     not_counted = [] if kafka else [KAFKA_NOT_COUNTED]
-    for name in chosen_loops(lake, loop):
-        defined = lake.loop(name)
-        logs = broker_logs(kafka, defined) if kafka else None
-        with damage_told(lake, name):
-            accounts += ledger(lake, defined, ends=logs.ends if logs else None)
-        not_counted += left_out(defined, logs.unread if logs else {})
+    loops = [lake.loop(name) for name in chosen_loops(lake, loop)]
+    logs = broker_logs_of(kafka, loops) if kafka else {}
+    with open_duckdb() as connection:
+        for each in loops:
+            known = logs.get(each.loop)
+            with damage_told(lake, each.loop):
+                ends = known.ends if known else None
+                accounts += ledger(lake, each, ends=ends, connection=connection)
+            not_counted += left_out(each, known.unread if known else {})
     print_ledger(accounts, not_counted, as_json=as_json)
     return 0 if is_balanced(accounts) and not any(each.records for each in not_counted) else 1
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -27,11 +27,12 @@ from tidemill.schemas.loop.json_schema import FILE, loop_json_schema_text
 from tidemill.schemas.loop.labels import checked_loop
 from tidemill.schemas.loop.loop_file import LoopFileError
 from tidemill.schemas.published import (
+    KafkaLoops,
+    Published,
     fetch_loops,
     latest_loop,
     newest,
     produced_topics,
-    publish_loop,
     versions,
 )
 from tidemill.schemas.registry.choose import schema_store
@@ -188,29 +189,39 @@ def publish(
     from tidemill.cli.lakes import open_lake
 
     loops = [checked_loop(path) for path in paths]
+    files = {loop.digest: str(path) for loop, path in zip(loops, paths, strict=True)}
+    loops.sort(key=lambda loop: (loop.loop, loop.version))
     if with_backfill:
         open_lake()  # refuse before anything is published
     config = KafkaConfig.from_env(os.environ)
-    store = schema_store(config, os.environ)
-    for loop in loops:
-        happens = _happens(loop, config)
-        if not as_json:
-            print_happens(loop, happens)
-        is_new = publish_loop(
-            config, loop, store, prepare=_in_lake, accept_create_time=accept_create_time
-        )
-        _print_published(loop, config, happens, is_new=is_new, as_json=as_json)
+    happens = _happens(loops, config)
+    if not as_json:
+        for each in loops:
+            print_happens(each, happens[each.digest])
+    stored = KafkaLoops(
+        config, schema_store(config, os.environ), accept_create_time=accept_create_time
+    )
+    named = (lambda loop: files[loop.digest]) if len(loops) > 1 else (lambda _loop: "")
+    are_new = stored.publish_all(loops, _in_lake, named=named)
+    for loop, is_new in zip(loops, are_new, strict=True):
+        _print_published(loop, config, happens[loop.digest], is_new=is_new, as_json=as_json)
         if with_backfill:
             make_labels_anew(loop, as_json=as_json)
 
 
-def _happens(loop: Loop, config: KafkaConfig) -> list[str]:
-    """Return what publishing *loop* does to the models and rows of the version before."""
+def _happens(loops: Sequence[Loop], config: KafkaConfig) -> dict[str, list[str]]:
+    """Return what publishing *loops* does to models and rows of the versions before, by digest."""
+    nothing: dict[str, list[str]] = {loop.digest: [] for loop in loops}
+    if partition_count(config, topics.LOOPS) is None:
+        return nothing  # nothing was ever published
+    published = fetch_loops(config)
+    return nothing | {loop.digest: _happens_to(loop, published) for loop in loops}
+
+
+def _happens_to(loop: Loop, published: Published) -> list[str]:
     from tidemill.cli.succession import read_state, succession
 
-    if partition_count(config, topics.LOOPS) is None:
-        return []  # nothing was ever published
-    known = versions(fetch_loops(config), loop.loop)
+    known = versions(published, loop.loop)
     before = known.get(loop.version) or known.get(max(known, default=0))
     if before is None or any(not each.is_compatible for each in diff_loops(before, loop)):
         return []  # the first version, or one that is refused

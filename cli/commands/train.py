@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName, MetricsHost, MetricsPort, PngFile, Who, Why
+from tidemill.cli.options import (
+    AsJson,
+    LoopName,
+    LoopNames,
+    MetricsHost,
+    MetricsPort,
+    PngFile,
+    Who,
+    Why,
+)
 from tidemill.cli.terminal import print_text
 from tidemill.errors import BrokerError, ModelError, RequestError
 
@@ -34,34 +43,58 @@ AnyVersion = Annotated[
 
 
 def train(
-    loop: LoopName,
+    loops: LoopNames = None,
     once: Annotated[bool, typer.Option("--once", help="Train now, publish, and end.")] = False,
     as_json: AsJson = False,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = None,
 ) -> int:
-    """Train the models of a loop as its examples come in, until Ctrl-C, or once."""
-    from tidemill.cli.tables.models import model_document
-    from tidemill.cli.terminal import print_json
+    """Train models as examples come in, until Ctrl-C, or once.
+
+    Without a name it trains every published loop, also those that are published later. Processes
+    with the same names, or none, share the loops, and take over those of one that ends.
+    """
     from tidemill.metrics_page import MetricsPage
     from tidemill.serving.model.admission import try_payload
+    from tidemill.trainers.fleet.fleet_config import FleetConfig
+    from tidemill.trainers.fleet.process import run_fleet
     from tidemill.trainers.trainer import TrainerConfig, run_trainer
 
-    config = TrainerConfig.from_env(os.environ, loop, once=once)
-    config = replace(config, metrics=MetricsPage.asked(os.environ, metrics_port, metrics_host))
-    versions: list[str] = []
-
-    def on_model(model: "ModelVersion") -> None:
-        versions.append(model.version)
-        if as_json:
-            print_json(model_document(model))
-        else:
-            print_text(f"{model.version}: {model.reason}")
-
-    status = run_trainer(config, trial=try_payload, on_version=on_model)
-    if once and not versions and not as_json:
-        print_text(f"{loop}: nothing new to learn from, or fewer labels than `min_labels`")
+    page = MetricsPage.asked(os.environ, metrics_port, metrics_host)
+    told = _ToldModels(as_json=as_json)
+    if loops is not None and len(loops) == 1:
+        config = replace(TrainerConfig.from_env(os.environ, loops[0], once=once), metrics=page)
+        status = run_trainer(config, trial=try_payload, on_version=told.tell)
+    else:
+        fleet = replace(FleetConfig.from_env(os.environ, loops or (), once=once), metrics=page)
+        status = run_fleet(fleet, trial=try_payload, on_version=told.tell_of)
+    if once and not told.count and not as_json:
+        who = ", ".join(loops) if loops else "all loops"
+        print_text(f"{who}: nothing new to learn from, or fewer labels than `min_labels`")
     return status
+
+
+class _ToldModels:
+    """Prints each new version of a model, and counts them."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.count = 0
+        self._as_json = as_json
+
+    def tell_of(self, loop: str, model: "ModelVersion") -> None:
+        """Print *model* with the name of its loop."""
+        self.tell(model, loop)
+
+    def tell(self, model: "ModelVersion", loop: str | None = None) -> None:
+        """Print *model*."""
+        from tidemill.cli.tables.models import model_document
+        from tidemill.cli.terminal import print_json
+
+        self.count += 1
+        if self._as_json:
+            print_json(({"loop": loop} if loop else {}) | model_document(model))
+        else:
+            print_text(f"{f'{loop} ' if loop else ''}{model.version}: {model.reason}")
 
 
 def models(loop: LoopName, as_json: AsJson = False) -> None:

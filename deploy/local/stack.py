@@ -1,4 +1,4 @@
-"""The processes of loops on this machine: streams, serving, trainers, monitor."""
+"""The processes of loops on this machine: streams, serving, trainer, monitor."""
 
 import ssl
 from collections.abc import Mapping, Sequence
@@ -25,32 +25,32 @@ class Ports:
     worker_metrics: int
     servers: Sequence[int]
     monitor: int
-    trainer_metrics: Sequence[int]
+    trainer_metrics: int
 
     @classmethod
-    def from_first(cls, first: int, servers: int, trainers: int = 1) -> "Ports":
-        """Return ports from *first* on: those of servers, monitor, worker, and trainers."""
+    def from_first(cls, first: int, servers: int) -> "Ports":
+        """Return ports from *first* on: those of servers, monitor, worker, and trainer."""
         last = first + servers
         return cls(
             worker_metrics=last + 1,
             servers=range(first, last),
             monitor=last,
-            trainer_metrics=range(last + 2, last + 2 + trainers),
+            trainer_metrics=last + 2,
         )
 
     @classmethod
-    def free(cls, servers: int, trainers: int = 1) -> "Ports":
+    def free(cls, servers: int) -> "Ports":
         """Return ports that nobody listens on now, and that no connection will be given."""
         found: list[int] = []
-        while len(found) < servers + trainers + 2:
+        while len(found) < servers + 3:
             port = free_port()
             if port not in found:
                 found.append(port)
         return cls(
             worker_metrics=found[0],
             monitor=found[1],
-            servers=found[2 : 2 + servers],
-            trainer_metrics=found[2 + servers :],
+            trainer_metrics=found[2],
+            servers=found[3:],
         )
 
     def check_free(self) -> None:
@@ -59,7 +59,7 @@ class Ports:
         Raises:
             ConfigError: somebody does.
         """
-        ports = (*self.servers, self.monitor, self.worker_metrics, *self.trainer_metrics)
+        ports = (*self.servers, self.monitor, self.worker_metrics, self.trainer_metrics)
         taken = [str(port) for port in ports if not is_free(port)]
         if taken:
             raise ConfigError(
@@ -124,7 +124,7 @@ class Stack:
             "POLARS_MAX_THREADS": "1",  # processes share the cores; more threads cost more
             **self.keys(),
         }
-        return [self._streams(shared), *self._servers(shared), *self._trainers_and_monitor(shared)]
+        return [self._streams(shared), *self._servers(shared), *self._trainer_and_monitor(shared)]
 
     def _streams(self, env: Mapping[str, str]) -> Program:
         port = str(self.ports.worker_metrics)
@@ -155,16 +155,14 @@ class Stack:
             )
         ]
 
-    def _trainers_and_monitor(self, env: Mapping[str, str]) -> list[Program]:
-        trainers = [
-            Program(
-                name="train" if len(self.loops) == 1 else f"train-{loop}",
-                command=tidemill_command("train", loop, "--metrics-port", str(port)),
-                env=env,
-                is_alive=partial(_answers, f"http://127.0.0.1:{port}/metrics"),
-            )
-            for loop, port in zip(self.loops, self.ports.trainer_metrics, strict=False)
-        ]
+    def _trainer_and_monitor(self, env: Mapping[str, str]) -> list[Program]:
+        port = self.ports.trainer_metrics
+        trainer = Program(
+            name="train",
+            command=tidemill_command("train", *self.loops, "--metrics-port", str(port)),
+            env=env,
+            is_alive=partial(_answers, f"http://127.0.0.1:{port}/metrics"),
+        )
         look = _Look.with_tls(self.env)
         url = self.monitor_url.removesuffix("/status")
         monitor = Program(
@@ -175,7 +173,7 @@ class Stack:
             is_alive=partial(look.is_alive, url),
             address=self.monitor_url,
         )
-        return [*trainers, monitor]
+        return [trainer, monitor]
 
 
 def _answers(url: str, pid: int) -> bool:

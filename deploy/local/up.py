@@ -57,7 +57,7 @@ def run_up(config: UpConfig, console: Console) -> None:
             store = schema_store(kafka.config, config.env)
             publish_loop(kafka.config, loop, store, prepare=lake.create)
         names = [loop.loop for loop in loops] or _published(kafka.config)
-        ports = Ports.from_first(config.port, config.servers, len(names))
+        ports = Ports.from_first(config.port, config.servers)
         ports.check_free()
         stack = Stack(
             kafka=kafka.config,

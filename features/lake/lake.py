@@ -155,6 +155,18 @@ class Lake:
         with lake_errors(f"look for {loop_name}/{name}", self.root):
             return DeltaTable.is_deltatable(self._uri(loop_name, name), self._options())
 
+    def has_version(self, loop_name: str, name: str, version: int) -> bool:
+        """Return whether the log of a table has *version*: one small read, and no table is opened.
+
+        The log forgets versions that are older than `LakeConfig.keep`.
+        """
+        with lake_errors(f"look into the log of {loop_name}/{name}", self.root):
+            try:
+                self.storage.read(f"{loop_name}/{name}/_delta_log/{version:020d}.json")
+            except FileNotFoundError:
+                return False
+            return True
+
     def table(self, loop_name: str, name: str) -> Table:
         """Return the table *name* of a loop, at its newest version.
 

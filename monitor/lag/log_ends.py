@@ -3,6 +3,7 @@
 The broker is asked what there is: partitions that the loop does not expect are among the answers.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,6 +14,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import joined_topics, produced_topics
+
+_LogTopics = tuple[dict[Log, str], dict[Log, str]]  # those that are joined, and produced to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +39,23 @@ def broker_logs(config: KafkaConfig, loop: Loop, *, timeout_s: float = ANSWER_S)
     Raises:
         BrokerError: the broker does not answer in time, or the loop has no topics.
     """
-    what = f"the logs of {loop.loop} could not be looked up"
+    return broker_logs_of(config, [loop], timeout_s=timeout_s)[loop.loop]
+
+
+def broker_logs_of(
+    config: KafkaConfig, loops: Sequence[Loop], *, timeout_s: float = ANSWER_S
+) -> dict[str, BrokerLogs]:
+    """Return what the broker has of each of *loops*, by name; it is asked once for all of them.
+
+    Raises:
+        BrokerError: the broker does not answer in time, or a loop has no topics.
+    """
+    named = loops[0].loop if len(loops) == 1 else f"{len(loops)} loops"
     make = partial(_Lookup, config, timeout_s)
+    asked = {loop.loop: (joined_topics(loop), produced_topics(loop)) for loop in loops}
+    what = f"the logs of {named} could not be looked up"
     with ChildProcess(make, what=what, timeout_s=3 * timeout_s) as child:
-        return child.call(_Lookup.logs, loop.loop, joined_topics(loop), produced_topics(loop))
+        return child.call(_Lookup.logs, what, asked)
 
 
 def log_ends(
@@ -57,39 +73,57 @@ class _Lookup:
         self._timeout_s = timeout_s
         self._offsets = GroupOffsets(config, timeout_s)
 
-    def logs(self, loop: str, joined: dict[Log, str], produced: dict[Log, str]) -> BrokerLogs:
-        """Return what there is of *loop*; *joined* are the topics of its logs.
-
-        Those of *produced* that are not among them are read by the re-keying.
-        """
-        client = self._offsets.client
-        with broker_errors(self._config, f"the logs of {loop} could not be looked up", client):
-            found = client.list_topics(timeout=self._timeout_s).topics
-            counts = {
-                topic: len(about.partitions)
-                for topic, about in found.items()
-                if topic in joined.values() or _is_left(loop, topic, produced)
+    def logs(self, what: str, loops: Mapping[str, _LogTopics]) -> dict[str, BrokerLogs]:
+        """Return what there is of *loops*; an error begins with *what*."""
+        with broker_errors(self._config, what, self._offsets.client):
+            known = self._offsets.client.list_topics(timeout=self._timeout_s).topics
+            counts = {topic: len(about.partitions) for topic, about in known.items()}
+            own = {loop: self._topics_of(loop, counts, *each) for loop, each in loops.items()}
+            places = {
+                (topic, number)
+                for topics_ in own.values()
+                for topic in topics_
+                for number in range(counts[topic])
             }
-            if absent := sorted(set(joined.values()) - counts.keys()):
-                raise BrokerError(
-                    f"there is no topic {', '.join(absent)} at {self._config.bootstrap}",
-                    hint=f"publish {loop}, or check KAFKA_BOOTSTRAP_SERVERS and the right to "
-                    "DESCRIBE these topics",
-                )
-            places = {(topic, number) for topic in counts for number in range(counts[topic])}
             starts = self._offsets.find(dict.fromkeys(places, EARLIEST))
             ends = self._offsets.find(dict.fromkeys(places, LATEST))
-        logs = {topic: log for log, topic in joined.items()}
-        unread: dict[str, int] = {}
-        for (topic, number), end in ends.items():
-            if topic not in logs:
-                count = end.offset - starts[topic, number].offset
-                unread[topic] = unread.get(topic, 0) + count
-        return BrokerLogs(
-            starts={(logs[t], n): at.offset for (t, n), at in starts.items() if t in logs},
-            ends={(logs[t], n): at.offset for (t, n), at in ends.items() if t in logs},
-            unread=unread,
-        )
+        bounds = {place: (starts[place].offset, ends[place].offset) for place in places}
+        found = {}
+        for loop, (joined, _) in loops.items():
+            mine = {place: at for place, at in bounds.items() if place[0] in own[loop]}
+            found[loop] = _logs_of(joined, mine)
+        return found
+
+    def _topics_of(
+        self, loop: str, known: Mapping[str, int], joined: dict[Log, str], produced: dict[Log, str]
+    ) -> set[str]:
+        """Return the topics of *loop*: *joined* by its logs, and others of its feedback.
+
+        Those of *produced* that are not among *joined* are read by the re-keying.
+        """
+        if absent := sorted(set(joined.values()) - known.keys()):
+            raise BrokerError(
+                f"there is no topic {', '.join(absent)} at {self._config.bootstrap}",
+                hint=f"publish {loop}, or check KAFKA_BOOTSTRAP_SERVERS and the right to "
+                "DESCRIBE these topics",
+            )
+        return {*joined.values()} | {topic for topic in known if _is_left(loop, topic, produced)}
+
+
+def _logs_of(
+    joined: Mapping[Log, str], bounds: Mapping[tuple[str, int], tuple[int, int]]
+) -> BrokerLogs:
+    """Return what there is of one loop, whose partitions have these *bounds*."""
+    logs = {topic: log for log, topic in joined.items()}
+    unread: dict[str, int] = {}
+    for (topic, _), (start, end) in bounds.items():
+        if topic not in logs:
+            unread[topic] = unread.get(topic, 0) + end - start
+    return BrokerLogs(
+        starts={(logs[t], n): start for (t, n), (start, _) in bounds.items() if t in logs},
+        ends={(logs[t], n): end for (t, n), (_, end) in bounds.items() if t in logs},
+        unread=unread,
+    )
 
 
 def _is_left(loop: str, topic: str, produced: dict[Log, str]) -> bool:

@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -85,6 +85,10 @@ class ConfluentSchemaStore:
             self._known[prefix] = schema
             self._unknown.pop(prefix, None)
         return prefix
+
+    def register_all(self, schemas: Sequence[tuple[str, Schema]]) -> list[bytes]:
+        """Register each subject's schema, one after the other; see `SchemaStore`."""
+        return [self.register(subject, schema) for subject, schema in schemas]
 
     def _versions(self, name: str) -> list[Schema]:
         numbers = self._request("GET", f"/subjects/{name}/versions") or []

@@ -7,7 +7,7 @@ wire; its value is the schema as JSON. A service in another language needs no mo
 import json
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tidemill.errors import ContractError
@@ -42,6 +42,11 @@ class RegisteredSchema:
     subject: str
     prefix: bytes
     schema: Schema
+
+    @property
+    def key(self) -> bytes:
+        """The key of its record."""
+        return f"{self.subject}/{self.prefix[len(SINGLE_OBJECT) :].hex()}".encode()
 
 
 def parse_schema(record: Record) -> RegisteredSchema:
@@ -89,34 +94,57 @@ class KafkaSchemaStore:
                 with it, or it differs from another one in a logical type alone.
             BrokerError: Kafka does not answer.
         """
-        check_schema(schema)
-        prefix = single_object_prefix(schema)
-        with self._lock:
-            if self._subjects.get(subject, {}).get(prefix) == schema:
-                return prefix
-            ensure_topics(self._config, [Topic(name=topics.SCHEMAS, compacted=True)])
-            if self._refresh(subject).get(prefix) != schema:
-                check_successor(subject, self._subjects.get(subject, {}).values(), schema)
-                check_same_values(self._known.get(prefix, schema), schema, subject=subject)
-                key = f"{subject}/{prefix[len(SINGLE_OBJECT) :].hex()}".encode()
-                write_all(self._config, topics.SCHEMAS, [(key, canonical_json(schema).encode())])
-                self._withdraw_unless_first(subject, prefix, schema, key)
-        return prefix
+        return self.register_all([(subject, schema)])[0]
 
-    def _withdraw_unless_first(
-        self, subject: str, prefix: bytes, schema: Schema, key: bytes
-    ) -> None:
+    def register_all(self, schemas: Sequence[tuple[str, Schema]]) -> list[bytes]:
+        """Register all of *schemas*, by subject, or none; the topic is read twice in all.
+
+        Raises:
+            ContractError, BrokerError: as `register`.
+        """
+        for _, schema in schemas:
+            check_schema(schema)
+        wanted = [RegisteredSchema(name, single_object_prefix(one), one) for name, one in schemas]
+        with self._lock:
+            if any(map(self._is_missing, wanted)):
+                ensure_topics(self._config, [Topic(name=topics.SCHEMAS, compacted=True)])
+                self._refresh()
+                self._add_all([each for each in wanted if self._is_missing(each)])
+        return [each.prefix for each in wanted]
+
+    def _is_missing(self, wanted: RegisteredSchema) -> bool:
+        return self._subjects.get(wanted.subject, {}).get(wanted.prefix) != wanted.schema
+
+    def _add_all(self, missing: Sequence[RegisteredSchema]) -> None:
+        """Write the *missing* schemas once all are checked, also against each other."""
+        older, known = dict[str, list[Schema]](), dict(self._known)
+        for each in missing:
+            before = older.setdefault(
+                each.subject, [*self._subjects.get(each.subject, {}).values()]
+            )
+            check_successor(each.subject, before, each.schema)
+            same = known.setdefault(each.prefix, each.schema)
+            check_same_values(same, each.schema, subject=each.subject)
+            before.append(each.schema)
+        if missing:
+            items = [(each.key, canonical_json(each.schema).encode()) for each in missing]
+            write_all(self._config, topics.SCHEMAS, items)
+            self._refresh()
+            for each in missing:
+                self._withdraw_unless_first(each)
+
+    def _withdraw_unless_first(self, written: RegisteredSchema) -> None:
         """Check again: another writer may have registered a schema after our read."""
         earlier = []
-        for other_prefix, other in self._refresh(subject).items():
-            if other_prefix == prefix:
+        for prefix, other in self._subjects.get(written.subject, {}).items():
+            if prefix == written.prefix:
                 break
             earlier.append(other)
         try:
-            check_successor(subject, earlier, schema)
+            check_successor(written.subject, earlier, written.schema)
         except ContractError:
-            write_all(self._config, topics.SCHEMAS, [(key, None)])
-            self._refresh(subject)
+            write_all(self._config, topics.SCHEMAS, [(written.key, None)])
+            self._refresh()
             raise
 
     def lookup(self, prefix: bytes) -> Schema | None:
@@ -138,12 +166,12 @@ class KafkaSchemaStore:
             if any(prefix.startswith(SINGLE_OBJECT) for prefix in unknown):
                 ends = self._ends.read(self._timeout_s)
                 if ends != self._read_to or not ends:
-                    self._refresh("")
+                    self._refresh()
                     self._read_to = ends
             return {prefix: self._known[prefix] for prefix in prefixes if prefix in self._known}
 
-    def _refresh(self, subject: str) -> dict[bytes, Schema]:
-        """Read the topic to its end; return the schemas of *subject* in the order of the log."""
+    def _refresh(self) -> None:
+        """Read the topic to its end: the schemas of each subject are in the order of the log."""
         subjects: dict[str, dict[bytes, Schema]] = {}
         log = read_values(self._config, topics.SCHEMAS, parse_schema, timeout_s=self._timeout_s)
         self._bad.report(topics.SCHEMAS, log.bad)
@@ -154,7 +182,6 @@ class KafkaSchemaStore:
         for name, schemas in subjects.items():
             for prefix, schema in schemas.items():
                 self._add(name, prefix, schema)
-        return subjects.get(subject, {})
 
     def _add(self, subject: str, prefix: bytes, schema: Schema) -> None:
         """Add *schema*, unless an earlier one of this *prefix* means other values."""

@@ -1,7 +1,7 @@
 """The schema store in memory: for tests, notebooks and `Client.embedded` without Kafka."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from tidemill.schemas.avro.evolution import check_successor
 from tidemill.schemas.avro.limits import check_schema
@@ -32,6 +32,10 @@ class MemorySchemaStore:
                 check_same_values(self._schemas.setdefault(prefix, schema), schema, subject=subject)
                 older.append(schema)
         return prefix
+
+    def register_all(self, schemas: Sequence[tuple[str, Schema]]) -> list[bytes]:
+        """Register each subject's schema, one after the other; see `SchemaStore`."""
+        return [self.register(subject, schema) for subject, schema in schemas]
 
     def lookup(self, prefix: bytes) -> Schema | None:
         """Return the schema registered for *prefix*, or None."""

@@ -3,7 +3,7 @@
 `avro/evolution.py` decides what a new schema may change, in the same way for every store.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tidemill.schemas.avro.wire import Schema
@@ -22,6 +22,9 @@ class SchemaStore(Protocol):
                 read with it.
             BrokerError: the store does not answer.
         """
+
+    def register_all(self, schemas: Sequence[tuple[str, Schema]]) -> list[bytes]:
+        """Register each subject's schema as `register` does, together if the store can do that."""
 
     def lookup(self, prefix: bytes) -> Schema | None:
         """Return the schema of payloads that start with *prefix*, or None if nobody registered it.

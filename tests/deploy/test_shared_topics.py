@@ -122,7 +122,7 @@ def read(written: Sequence[Noise]) -> Read:
                 for each in schemas.values
                 if each.subject.split(".")[0] in names
             },
-            "control": {each for each in control.values if each.loop in names},
+            "control": {each for each in control.values if getattr(each, "loop", None) in names},
             "acks": {each for each in acks.values if each.loop in names},
             "answers": answers,
         },

@@ -29,7 +29,7 @@ from tidemill.monitor.observer import MonitorConfig, Observer, Status, _check_mo
 from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
-from tidemill.schemas.control import TrainerBeat
+from tidemill.schemas.control import FleetBeat, TrainerBeat
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import MAX_ACK_BYTES, Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
@@ -235,6 +235,15 @@ def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Pat
     assert not alive.unverified
     (made_up,) = (with_trainer(plain, lake, [replace(said, is_verified=False)]),)
     assert made_up.unverified
+    fleet = FleetBeat(process="host-1", at=NOON, loops=("mail", "shop"))
+    of_all = Attested(value=fleet, written_ms=0, is_verified=True)
+    late = Attested(
+        value=replace(beat, at=NOON - timedelta(hours=2)), written_ms=0, is_verified=True
+    )
+    shared = with_trainer(plain, lake, [late, of_all], now_s=NOON.timestamp() + 5)
+    assert (shared.trainer_age_s, shared.backlog) == (5.0, 2), "it is alive for all its loops"
+    elsewhere = replace(of_all, value=replace(fleet, loops=("mail",)))
+    assert with_trainer(plain, lake, [elsewhere]).trainer_age_s is None
     assert chain_table([alive]).rows[0].style is None
     assert chain_table([silent]).rows[0].style == WRONG
     assert troubles(status_of(alive)) == []

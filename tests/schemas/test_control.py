@@ -9,6 +9,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.control import (
     CloseRequest,
     ControlMessage,
+    FleetBeat,
     NewExamples,
     TrainerBeat,
     parse_control,
@@ -34,7 +35,12 @@ BEAT = TrainerBeat(
 )
 
 
-@pytest.mark.parametrize("message", [CloseRequest("shop", NOON), NewExamples("shop", 41), BEAT])
+FLEET = FleetBeat(process="host-1", at=NOON, loops=("shop", "mail"))
+
+
+@pytest.mark.parametrize(
+    "message", [CloseRequest("shop", NOON), NewExamples("shop", 41), BEAT, FLEET]
+)
 def test_a_message_is_read_as_it_was_written(message: ControlMessage) -> None:
     """Workers of one release talk to trainers of another."""
     assert parse_control(record(*message.record())) == message

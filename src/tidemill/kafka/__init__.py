@@ -23,11 +23,13 @@ from tidemill.kafka.child import ChildProcess
 from tidemill.kafka.compacted import CompactedLog, LogFollower, read_values
 from tidemill.kafka.config import ANSWER_S, KafkaConfig, Setting, client_log
 from tidemill.kafka.ends import TopicEnds, read_range
+from tidemill.kafka.groups import GroupMember
 from tidemill.kafka.outage import Outages, broker_errors
 from tidemill.kafka.tail import Record, Tail, read_compacted
 from tidemill.kafka.tail_thread import TailThread
 from tidemill.kafka.topics import (
     Topic,
+    check_partitions,
     ensure_topics,
     partition_count,
     partition_counts,
@@ -43,6 +45,7 @@ __all__ = [
     "BadRecords",
     "ChildProcess",
     "CompactedLog",
+    "GroupMember",
     "KafkaConfig",
     "LogFollower",
     "Outages",
@@ -55,6 +58,7 @@ __all__ = [
     "TransactionalWriter",
     "Writer",
     "broker_errors",
+    "check_partitions",
     "client_log",
     "ensure_topics",
     "parsed",

@@ -1,6 +1,7 @@
 """The commands around a loop file, as a person types them."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from tests.schemas.loops import MINIMAL
 
 from tidemill.cli.app import main
 from tidemill.features.lake.lake import Lake, LakeConfig
-from tidemill.kafka import KafkaConfig, partition_count, read_compacted
+from tidemill.kafka import KafkaConfig, Topic, ensure_topics, partition_count, read_compacted
+from tidemill.schemas.published import fetch_loops
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -250,6 +252,28 @@ def test_of_several_files_none_is_published_if_one_is_wrong(
     status, _, error = run("publish", banner, other)
     assert status == 2
     assert f"{other}:" in error
+
+
+@pytest.mark.kafka
+def test_what_the_broker_has_against_one_file_is_told_before_any_is_published(
+    run: Run,
+    banner: Path,
+    tmp_path: Path,
+    kafka: KafkaConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two hundred files the wrong one has to be named, and the fleet stays as it was."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    name = f"many-{uuid.uuid4().hex[:8]}"
+    text = banner.read_text()
+    banner.write_text(re.sub("^loop: .*$", f"loop: {name}-a", text, flags=re.M))
+    other = tmp_path / "other.yaml"
+    other.write_text(re.sub("^loop: .*$", f"loop: {name}-b", text, flags=re.M))
+    ensure_topics(kafka, [Topic(name=f"{name}-b.decisions", partitions=7)])
+    status, _, error = run("publish", banner, other)
+    assert status == 2
+    assert f"{other}: topic {name}-b.decisions has 7 partitions" in " ".join(error.split())
+    assert not any(loop.startswith(name) for loop, _ in fetch_loops(kafka))
 
 
 def test_check_refuses_what_lightgbm_may_not_be_asked(run: Run, banner: Path) -> None:

@@ -21,15 +21,15 @@ def test_ports_that_are_taken_are_named_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         port: int = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} is taken") as caught:
-            Ports.from_first(port - 1, servers=1, trainers=2).check_free()
+            Ports.from_first(port - 1, servers=1).check_free()
         assert "--port" in caught.value.hint
 
 
 def test_each_process_has_a_port_of_its_own() -> None:
     """One that two shared would be refused to the second."""
-    for ports in (Ports.from_first(8700, 2, trainers=3), Ports.free(2, trainers=3)):
-        all_ports = [*ports.servers, ports.monitor, ports.worker_metrics, *ports.trainer_metrics]
-        assert len(set(all_ports)) == len(all_ports) == 7
+    for ports in (Ports.from_first(8700, 2), Ports.free(2)):
+        all_ports = [*ports.servers, ports.monitor, ports.worker_metrics, ports.trainer_metrics]
+        assert len(set(all_ports)) == len(all_ports) == 5
 
 
 def test_no_connection_is_given_a_port_of_ours() -> None:
@@ -86,3 +86,17 @@ def test_certificates_that_would_keep_up_out_are_told_before_anything_starts(
     )
     with pytest.raises(ConfigError, match="none of a client"):
         stack.programs()
+
+
+def test_one_trainer_serves_all_loops(tmp_path: Path) -> None:
+    """A trainer takes 333 MB: a hundred of them fit no machine."""
+    stack = Stack(
+        kafka=KafkaConfig("127.0.0.1:1"),
+        lake="",
+        folder=tmp_path,
+        ports=Ports.free(1),
+        loops=["shop", "mail"],
+        env={},
+    )
+    (trainer,) = (each for each in stack.programs() if each.name.startswith("train"))
+    assert list(trainer.command)[-5:-2] == ["train", "shop", "mail"]
