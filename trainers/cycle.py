@@ -289,11 +289,11 @@ class TrainingCycle:
 
     @property
     def is_counted(self) -> bool:
-        """Whether the labels of the newest commit are counted; True without a batch learner."""
+        """Whether the labels of the newest commit are counted, or nothing is trained in batch."""
         count = self._label_count
-        return self.loop.models.batch is None or (
-            count is not None and count.version == self._examples.version()
-        )
+        if self.loop.models.batch is None or self.registry.stages.standing.is_frozen:
+            return True
+        return count is not None and count.version == self._examples.version()
 
     @property
     def has_left_out(self) -> bool:

@@ -28,8 +28,8 @@ HEADINGS = {
     "Online": "models.online",
     "Gate": "gate",
     "Rollout": "rollout",
-    "Shadow": "rollout.shadow",
-    "Canary": "rollout.canary",
+    "ShadowStage": "rollout.shadow",
+    "CanaryStage": "rollout.canary",
     "Guardrails": "rollout.guardrails",
     "MaxBad": "max_bad",
 }
@@ -143,8 +143,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "control": "The share of decisions that the default or the baseline makes, for ever.",
         "guardrails": "When a candidate is stopped, and a live model falls back.",
     },
-    "Shadow": {"rows": "Decisions that it has to score."},
-    "Canary": {
+    "ShadowStage": {"rows": "Decisions that it has to score."},
+    "CanaryStage": {
         "share": "The share of entities, or of decisions without one, that it decides for.",
         "rows": "Labeled decisions that it has to make.",
     },

@@ -16,13 +16,13 @@ CONTROL = "control"
 """The stage of decisions that the default or the baseline makes, for ever."""
 
 
-class Shadow(Value):
+class ShadowStage(Value):
     """The stage in which a candidate scores decisions that others make, for so many *rows*."""
 
     rows: int = Field(default=500, ge=1)
 
 
-class Canary(Value):
+class CanaryStage(Value):
     """The stage in which a candidate makes a *share* of the decisions, until *rows* have labels."""
 
     share: float = Field(default=0.05, gt=0.0, le=0.5, allow_inf_nan=False)
@@ -50,8 +50,8 @@ class Rollout(Value):
     """
 
     stages: list[Stage] = Field(default=["canary", "live"], min_length=1)
-    shadow: Shadow = Shadow()
-    canary: Canary = Canary()
+    shadow: ShadowStage = ShadowStage()
+    canary: CanaryStage = CanaryStage()
     control: float = Field(default=0.0, ge=0.0, le=0.5, allow_inf_nan=False)
     guardrails: Guardrails = Guardrails()
 

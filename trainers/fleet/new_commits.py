@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.layouts import EXAMPLES
 from tidemill.trainers.registry import MODELS
+from tidemill.trainers.rollout.stages import STAGES_TABLE
 
-WATCHED = (EXAMPLES, MODELS)
+WATCHED = (EXAMPLES, MODELS, STAGES_TABLE)
 """The tables whose commits make a cycle due: new examples, and what people decide about models."""
 _KNOWN_S = 3_600.0  # shorter than any log is kept: a forgotten version would look like none
 
