@@ -19,10 +19,15 @@ from tidemill.schemas.loop.definition import Items, Loop
 from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
-from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
+from tidemill.serving.decision.event_encoder import MAX_EVENT_BYTES as MAX_EVENT_BYTES
+from tidemill.serving.decision.event_encoder import (
+    SHORTER,
+    Circumstances,
+    FeedbackEvents,
+    decision_encoder,
+    too_large,
+)
 from tidemill.serving.decision.event_log import EventLog
-from tidemill.serving.decision.feedback_events import MAX_EVENT_BYTES as MAX_EVENT_BYTES
-from tidemill.serving.decision.feedback_events import SHORTER, FeedbackEvents, too_large
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.decision.items import RequestItems
@@ -37,7 +42,7 @@ from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
 from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 from tidemill.serving.stages.decision_stages import DecisionStages
 from tidemill.serving.stages.served_models import FailureStreak, ServedModel, ServedModels
-from tidemill.serving.stages.shadow import OnFailing, Shadow
+from tidemill.serving.stages.shadow import OnFailing, ShadowScorer
 from tidemill.serving.stages.shadow_thread import ShadowThread
 
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
@@ -105,7 +110,7 @@ class Decider:
         if rollout is not None:
             self._stages = DecisionStages(loop.loop, rollout, loop.salt)
             if shadows is not None:
-                self._shadow = Shadow(shadows, self.counters.shadow, self._budget_s)
+                self._shadow = ShadowScorer(shadows, self.counters.shadow, self._budget_s)
 
     @property
     def model(self) -> LiveModel | None:
