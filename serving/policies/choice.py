@@ -22,6 +22,10 @@ explored the probability of each position, given those before it. It is a plain 
 named one takes 0.2 us more, of the few a decision takes."""
 
 
+Outcome = tuple[Action, float, float | None]
+"""An action that a policy may take for given features, its probability, and its score if any."""
+
+
 class ItemScore:
     """The scores of a model of items: of one row, or of all items of a request in one call.
 
