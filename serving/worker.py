@@ -28,6 +28,7 @@ from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
 from tidemill.serving.model.admission import TrialLimits, admit
 from tidemill.serving.model.followed import GivenUp
+from tidemill.serving.model.followed_rules import FollowedRules
 from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
 from tidemill.serving.stages.shadow_thread import ShadowThread
@@ -203,11 +204,12 @@ class Worker:
             found.append(self._trusted.trouble)
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
+        found += self.follower.rules.troubles.values()
         deciders = list(self.follower.deciders.values())
         found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
 
-    def _new_follower(self, loops: Iterable[Loop]) -> Follower:
+    def _new_follower(self, loops: Iterable[Loop], rules: FollowedRules | None = None) -> Follower:
         follower = Follower(
             self.config.name,
             make=self._decider,
@@ -216,6 +218,7 @@ class Worker:
             trusted=self._trusted,
             wants=self.config.loops,
             given_up=self._given_up,
+            rules=rules,
         )
         for loop in loops:
             follower.install(loop)
@@ -237,7 +240,8 @@ class Worker:
         """
         before = self.subscriber
         loops = [decider.loop for decider in list(self.follower.deciders.values())]
-        self.follower = self._new_follower(loops)
+        rules = FollowedRules(self._trusted, before=self.follower.rules.records)
+        self.follower = self._new_follower(loops, rules)
         self.subscriber = Subscriber(self.config.kafka, self.follower)
         self.subscriber.ready = before.ready  # it has been; the defaults answer meanwhile
         self.subscriber.bad = before.bad  # the metrics read it

@@ -66,6 +66,7 @@ class LoggedDecision:
         answer: what was logged.
         verdict: why it does not count, say ``late``; None if it does.
         stage: that of a loop with a rollout, say ``control``; else None.
+        rule_version: the version of the rules that were in force; None if there were none.
         items: what the request brought to choose among, as far as it was logged, in its order.
     """
 
@@ -78,6 +79,7 @@ class LoggedDecision:
     answer: GivenAnswer
     verdict: str | None
     stage: str | None = None
+    rule_version: int | None = None
     items: tuple[BroughtItem, ...] = ()
 
     @property
@@ -149,6 +151,7 @@ def read_logged(lake: Lake, loop_name: str, id_: str) -> LoggedDecision | None:
         ),
         verdict=row["verdict"],
         stage=row.get("stage"),
+        rule_version=row.get("rule_version"),
         items=items,
     )
 

@@ -3,11 +3,12 @@
 A change that was killed in between takes effect when the same rules are set once more.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from tidemill.deploy.rules.rule_history import RuleHistory
-from tidemill.errors import RequestError
+from tidemill.errors import LoopError, RequestError
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka import KafkaConfig, read_compacted, write_all
 from tidemill.schemas import topics
@@ -16,7 +17,13 @@ from tidemill.schemas.models.manifest import utc_now
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.schemas.record_signature import RecordHeaders, signed_headers
 from tidemill.schemas.rules.rule_file import record_of
-from tidemill.schemas.rules.rule_record import ConditionedRule, RuleRecord, conditions
+from tidemill.schemas.rules.rule_record import (
+    ConditionedRule,
+    RuleRecord,
+    conditions,
+    parse_rules,
+    rules_key,
+)
 from tidemill.schemas.rules.rule_set import RuleSet
 
 WriteRules = Callable[[bytes, bytes, RecordHeaders], None]
@@ -60,11 +67,11 @@ class RuleChanges:
         """
         records = self._history.records()
         record = record_of(
-            rules, self._loop, version=len(records) + 1, at=self._clock(), who=who, why=why
+            rules, self._loop, version=self._next(records), at=self._clock(), who=who, why=why
         )
         if records and records[-1].rules == record.rules:
             return self._sent(records[-1])
-        return self._changed(record)
+        return self._changed(record, records)
 
     def revert(self, version: int | None, *, who: str, why: str) -> RuleRecord:
         """Put the rules of *version* in force again; by default those before the newest.
@@ -75,31 +82,44 @@ class RuleChanges:
             BrokerError: no broker answers; the rules are in the lake.
         """
         records = self._history.records()
-        wanted = len(records) - 1 if version is None else version
-        if not records or not 0 <= wanted <= len(records):
-            known = f"versions 1 to {len(records)}" if records else "none"
+        known = {0: list[ConditionedRule](), **{one.version: one.rules for one in records}}
+        before = list(known)[-2:][0]
+        wanted = before if version is None else version
+        if not records or wanted not in known:
+            listed = ", ".join(str(one.version) for one in records[-20:]) or "none"
             raise RequestError(
                 f"{self._loop.loop} has no version {wanted} of rules",
-                hint=f"there are {known}; 0 stands for no rules",
+                hint=f"there are {listed}; 0 stands for no rules",
             )
-        rules: list[ConditionedRule] = records[wanted - 1].rules if wanted else []
         record = RuleRecord(
             loop=self._loop.loop,
-            version=len(records) + 1,
+            version=self._next(records),
             at=self._clock(),
             who=who,
             why=why,
-            rules=rules,
+            rules=known[wanted],
         )
         conditions(record, self._loop)
-        return self._changed(record)
+        return self._changed(record, records)
 
     def is_on_topic(self, record: RuleRecord) -> bool:
         """Return whether workers can read *record*."""
         return self._on_topic.get(record.key) == record.to_json()
 
-    def _changed(self, record: RuleRecord) -> RuleRecord:
-        self._history.add(record)
+    def _next(self, records: Sequence[RuleRecord]) -> int:
+        """Return the next version: above all in the lake, and above that on the topic.
+
+        Workers take no older one, also where a lake has lost its history.
+        """
+        versions = [one.version for one in records]
+        value = self._on_topic.get(rules_key(self._loop.loop))
+        if value is not None:
+            with suppress(LoopError):  # no rules: anybody may write to the topic
+                versions.append(parse_rules(rules_key(self._loop.loop), value).version)
+        return max(versions, default=0) + 1
+
+    def _changed(self, record: RuleRecord, records: Sequence[RuleRecord]) -> RuleRecord:
+        self._history.add(record, records[-1].version if records else None)
         return self._sent(record)
 
     def _sent(self, record: RuleRecord) -> RuleRecord:

@@ -44,8 +44,8 @@ class RuleHistory:
         key = rules_key(self._loop_name)
         return [parse_rules(key, value) for value in rows.get_column("record").to_list()]
 
-    def add(self, record: RuleRecord) -> None:
-        """Add *record*, whose version is the next one.
+    def add(self, record: RuleRecord, after: int | None) -> None:
+        """Add *record*, if the newest version is *after*; None for the first one.
 
         Raises:
             RequestError: somebody else has changed the rules meanwhile; nothing was added.
@@ -58,12 +58,11 @@ class RuleHistory:
             "why": record.why,
             "record": record.to_json(),
         }
-        before = record.version - 1 or None
         table = self._lake.create_table(self._loop_name, RULES, _SCHEMA)
         try:
             table.append(
                 pl.DataFrame([row], schema=_SCHEMA),
-                swaps=[CompareAndSwap(RULES_NUMBER, before, record.version)],
+                swaps=[CompareAndSwap(RULES_NUMBER, after, record.version)],
             )
         except FencedError as error:
             raise RequestError(

@@ -39,6 +39,7 @@ class _Collector:
         """Return the metrics as of now."""
         yield from _of_loops(self._worker)
         yield from _of_stages(self._worker)
+        yield from _of_rules(self._worker)
         yield from _of_events(self._worker)
         answers = CounterMetricFamily(
             "tidemill_http_answers", "Answers over HTTP by status", labels=["status"]
@@ -152,6 +153,27 @@ def _of_shadows(deciders: Mapping[str, Decider]) -> Iterator[Metric]:
             for name, family in families.items():
                 family.add_metric([loop], getattr(decider.counters.shadow, name))
     yield from families.values()
+
+
+def _of_rules(worker: Worker) -> Iterator[Metric]:
+    hits = CounterMetricFamily(
+        "tidemill_rule_hits", "Decisions for which a rule held", labels=["loop", "rule"]
+    )
+    version = GaugeMetricFamily(
+        "tidemill_rules_version", "The version of the rules in force", labels=["loop"]
+    )
+    misfit = GaugeMetricFamily(
+        "tidemill_rules_misfit", "1 where the newest rules do not fit the loop", labels=["loop"]
+    )
+    for name, decider in list(worker.follower.deciders.items()):
+        rules = decider.rules
+        if rules is not None:
+            version.add_metric([name], rules.version)
+            for rule, count in rules.hits.items():
+                hits.add_metric([name, rule], count)
+    for name in list(worker.follower.rules.troubles):
+        misfit.add_metric([name], 1)
+    yield from (hits, version, misfit)
 
 
 def _of_events(worker: Worker) -> Iterator[Metric]:

@@ -11,20 +11,19 @@ swaps models by assigning `Decider.models`.
 from collections.abc import Iterable
 from functools import partial
 from time import perf_counter, time_ns
-from typing import NamedTuple
 
 from tidemill.errors import ModelError, RequestError
 from tidemill.schemas import topics
-from tidemill.schemas.loop.definition import Items, Loop
+from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import MAX_EVENT_BYTES as MAX_EVENT_BYTES
 from tidemill.serving.decision.event_encoder import (
-    SHORTER,
     Circumstances,
     FeedbackEvents,
     decision_encoder,
+    shorter,
     too_large,
 )
 from tidemill.serving.decision.event_log import EventLog
@@ -37,7 +36,8 @@ from tidemill.serving.decision.requests import (
     FeedbackReader,
     RequestLimits,
 )
-from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.decision.results import DecisionResult, Prepared
+from tidemill.serving.policies.applied_rules import Rules
 from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
 from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 from tidemill.serving.stages.decision_stages import DecisionStages
@@ -45,21 +45,9 @@ from tidemill.serving.stages.served_models import FailureStreak, ServedModel, Se
 from tidemill.serving.stages.shadow import OnFailing, ShadowScorer
 from tidemill.serving.stages.shadow_thread import ShadowThread
 
+_USUAL = (None, None, None, None, None)
+"""The circumstances of a decision without anything special."""
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
-
-
-class Prepared(NamedTuple):
-    """A decision that is made and not yet logged: its event, its result, and how long it took.
-
-    *stage* is None in a loop without a rollout.
-    """
-
-    request: DecisionRequest
-    key: bytes
-    payload: bytes
-    result: DecisionResult
-    stage: str | None
-    took_s: float
 
 
 class Decider:
@@ -87,6 +75,7 @@ class Decider:
         self.loop = loop
         self.models = ServedModels()  # assigned by the follower, read once for each decision
         self.on_failing: OnFailing | None = None  # assigned by the follower, too
+        self.rules: Rules | None = None  # assigned by the follower, read once for each decision
         self.last_failure: str | None = None
         self.counters = counters or DecisionCounters()
         self.limits = limits or RequestLimits()
@@ -96,7 +85,7 @@ class Decider:
         self._choice, self._without_model = policy.choose, policy.without_model
         items = loop.decision.items
         self._items = None if items is None else ItemAnswers(loop, items)
-        self._shorter = _shorter(items)
+        self._shorter = shorter(items)
         self._default: Action = loop.decision.default
         self._is_apprentice = loop.learning == "apprentice"
         self._encode = decision_encoder(loop, store)
@@ -192,13 +181,26 @@ class Decider:
                 )
             if self._is_apprentice:
                 choice, source, chosen = as_apprentice(choice, source, default)
+            rules, rule_version = self.rules, None
+            if rules is not None:
+                before, rule_version = choice, rules.version
+                choice = rules.apply(
+                    before,
+                    served.model if served is not None and source == "model" else None,
+                    features,
+                    default,
+                    key,
+                    is_certain=source == "fallback" or stage == CONTROL or self._is_apprentice,
+                )
+                if chosen is None and choice[0] != before[0]:
+                    chosen = before[0]
             action, score, propensity, positions = choice
             more, logged = None, b""
             if self._items is not None and items is not None:
                 logged = self._items.written(items, choice)
                 positions = None  # each item has its own
-            if not (baseline is None and positions is None and chosen is None and stage is None):
-                more = Circumstances(baseline, positions, chosen, stage)
+            if (baseline, positions, chosen, stage, rule_version) != _USUAL:
+                more = Circumstances(baseline, positions, chosen, stage, rule_version)
             payload = self._encode(key, at, request.entity, choice, source, version, features, more)
             payload += logged
         except ValueError as error:
@@ -286,11 +288,3 @@ class Decider:
         if served is not None and self._shadow is not None:
             choose = partial(self._by_model, request.features, request.items, key)
             self._shadow.take(served, choose, result.action, self.on_failing)
-
-
-def _shorter(items: Items | None) -> str:
-    """Return what makes the event of a decision shorter."""
-    if items is None:
-        return SHORTER
-    less = "send fewer items, or shorter texts"
-    return less if items.log == "shown" else f"{less}; `log: shown` logs only what was shown"

@@ -31,7 +31,7 @@ from tidemill.schemas.events.schemas import (
     decision_subject,
 )
 from tidemill.schemas.logs import topic_of
-from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.definition import Items, Loop
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.event_log import Event, EventLog
@@ -219,3 +219,11 @@ def too_large(payload: bytes, hint: str) -> RequestError:
     """Return the refusal of a *payload* of more than `MAX_EVENT_BYTES`."""
     what = f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}"
     return RequestError(what, hint=hint)
+
+
+def shorter(items: Items | None) -> str:
+    """Return what makes the event of a decision shorter."""
+    if items is None:
+        return SHORTER
+    less = "send fewer items, or shorter texts"
+    return less if items.log == "shown" else f"{less}; `log: shown` logs only what was shown"

@@ -5,6 +5,8 @@ in by one assignment. A live model that is not fit is refused with a reason, and
 goes on deciding; a canary or shadow that is not fit leaves its slot empty. A model that fails too
 often is given up: it is refused, and does not come back before another manifest arrives.
 `subscriber.py` reads the topics and passes the records.
+
+Longer than 300 lines because whatever changes a decider does so here, under one lock.
 """
 
 import logging
@@ -15,15 +17,18 @@ from time import perf_counter
 from typing import Literal
 
 from tidemill.errors import BrokerError, ModelError, TidemillError
+from tidemill.kafka import Record
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.assembler import Delivery, ModelAssembler, Refusal
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.fit import learned_actions
 from tidemill.schemas.models.manifest import CANARY, DEFAULT, LIVE, Ack, ModelManifest, utc_now
 from tidemill.schemas.models.signing import TrustedKeys
+from tidemill.schemas.rules.rule_record import loop_of_key
 from tidemill.serving.decision.counters import DecisionCounters
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.model.followed import SLOTS, Followed, GivenUp
+from tidemill.serving.model.followed_rules import FollowedRules
 from tidemill.serving.policies.choice import LiveModel, ScoreFunction
 from tidemill.serving.stages.served_models import FailureStreak, ServedModel
 
@@ -44,6 +49,7 @@ class Follower:
         trusted: the keys whose models may serve.
         wants: the loops to serve; empty for all published ones.
         given_up: manifests whose models failed before, under another follower of this worker.
+        rules: keeps the rules; None for new ones.
     """
 
     def __init__(
@@ -56,10 +62,12 @@ class Follower:
         trusted: TrustedKeys,
         wants: Iterable[str] = (),
         given_up: GivenUp | None = None,
+        rules: FollowedRules | None = None,
     ) -> None:
         self.deciders: dict[str, Decider] = {}
         self.refused = 0
         self.given_up: GivenUp = set() if given_up is None else given_up
+        self.rules = rules or FollowedRules(trusted)
         self.last_refusal: str | None = None
         self._name = name
         self._make = make
@@ -105,6 +113,7 @@ class Follower:
         for each in followed.slots.values():
             if each.serving is not None:
                 self._try(followed, each.serving)
+        self.rules.apply(decider)
         self.deciders[loop.loop] = decider
 
     def rewind(self) -> None:
@@ -128,6 +137,22 @@ class Follower:
                 return refusal
         return None
 
+    def take_rules(self, record: Record) -> None:
+        """Put the rules of a record of the model topic in force.
+
+        Raises:
+            ContractError: no trusted key has signed them.
+            LoopError: the record has no rules.
+        """
+        loop = loop_of_key(record.key)
+        if loop is not None and self.wants(loop):
+            self._apply_rules(self.rules.take(record))
+
+    def _apply_rules(self, loop: str | None) -> None:
+        followed = self._loops.get(loop) if loop is not None else None
+        if followed is not None and followed.decider is not None:
+            self.rules.apply(followed.decider)
+
     def _arrived(self, delivery: Delivery) -> None:
         manifest = delivery.manifest
         each = self._loops.setdefault(manifest.loop, Followed()).slots[manifest.slot]
@@ -143,6 +168,8 @@ class Follower:
         """
         for loop in list(self._unmade.values()):
             self.install(loop)
+        for name in self.rules.drop_unconfirmed():
+            self._apply_rules(name)
         for delivery in self._assembler.completed():
             self._arrived(delivery)
         for followed in self._loops.values():

@@ -5,19 +5,26 @@ the action that is taken is the sum of the probabilities of all outcomes that be
 or a number of an open range, has no propensity where a rule holds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from tidemill.schemas.loop.scalar.compiled import Function, compile_term
 from tidemill.schemas.rules.rule_record import RuleRecord, conditions
 from tidemill.schemas.rules.rule_set import Rule, possible, readable
 from tidemill.serving.policies.chance import Chance
-from tidemill.serving.policies.choice import Action, Choice, Features, Outcome
+from tidemill.serving.policies.choice import (
+    Action,
+    Choice,
+    Features,
+    ListsOutcomes,
+    LiveModel,
+    Outcome,
+)
+from tidemill.serving.policies.policies import policy_of
 
 if TYPE_CHECKING:
     from tidemill.schemas.loop.definition import Loop
 
-Outcomes = Callable[[], list[Outcome]]
 Single = bool | float | str
 _Spread = Sequence[tuple[Single, float]]
 
@@ -89,32 +96,53 @@ class Rules:
         ]
         self.hits: dict[str, int] = {each.rule.name: 0 for each in record.rules}
         self._is_ranking = loop.decision.type == "ranking"
+        policy = policy_of(loop)
+        self._list = policy.outcomes if isinstance(policy, ListsOutcomes) else None
         self._chance = Chance(loop.loop, record.version, f"{loop.salt}/rules")
 
     def apply(
         self,
         choice: Choice,
-        outcomes: Outcomes | None,
+        model: LiveModel | None,
         features: Features,
         default: Action,
         key: bytes,
+        *,
+        is_certain: bool = False,
     ) -> Choice:
         """Return what is done instead of *choice*; the same value if no rule could hold.
 
         Args:
             choice: what was chosen.
-            outcomes: lists all that might have been chosen; None where that is not possible.
+            model: the model that the policy has asked; None if it had none.
             features: of the decision.
             default: what a forbidden action becomes.
             key: the id of the decision, from which chance comes.
+            is_certain: whether no policy has chosen, as in a fallback.
         """
         if not self._rules:
             return choice
         if self._is_ranking:
             return self._apply_to_order(choice, features, cast(list[str], default), key)
+        outcomes = self._outcomes(choice, model, features, default, is_certain=is_certain)
         if outcomes is None:
             return self._apply_to_one(choice, features, default, key)
-        return self._apply_to_all(choice, outcomes(), features, default, key)
+        return self._apply_to_all(choice, outcomes, features, default, key)
+
+    def _outcomes(
+        self,
+        choice: Choice,
+        model: LiveModel | None,
+        features: Features,
+        default: Action,
+        *,
+        is_certain: bool,
+    ) -> list[Outcome] | None:
+        """Return all that might have been chosen; None where that cannot be listed."""
+        if is_certain:
+            action, score, propensity, _ = choice
+            return None if propensity is None else [(action, 1.0, score)]
+        return None if self._list is None else self._list(model, features, default)
 
     def _apply_to_order(
         self, choice: Choice, features: Features, default: list[str], key: bytes

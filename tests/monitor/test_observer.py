@@ -18,13 +18,14 @@ from tests.schemas.loops import minimal
 from tidemill.cli.app import main
 from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
+from tidemill.errors import LoopError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
 from tidemill.monitor.chain import Chain, parse_ack, with_trainer
 from tidemill.monitor.lag import GroupLag
-from tidemill.monitor.observer import MonitorConfig, Observer, Status
+from tidemill.monitor.observer import MonitorConfig, Observer, Status, _check_model_record
 from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
@@ -34,6 +35,7 @@ from tidemill.schemas.models.manifest import MAX_ACK_BYTES, Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import key_of, publish_loop
 from tidemill.schemas.record_signature import Attested, signed_headers
+from tidemill.schemas.rules.rule_record import RuleRecord
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -408,3 +410,24 @@ def wait_for(is_true: object) -> None:
             return
         pause.wait(0.1)
     pytest.fail("it did not come true within a minute")
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_rules_on_the_model_topic_are_no_bad_records(is_right: bool) -> None:
+    """An operator who is told of what is well looks no more."""
+    made = RuleRecord(
+        loop="ads", version=1, at=datetime(2026, 1, 1, tzinfo=UTC), who="ann", why="?", rules=[]
+    )
+    record = Record(
+        topic=topics.MODELS,
+        partition=0,
+        offset=0,
+        key=made.key,
+        value=made.to_json() if is_right else b"{}",
+        timestamp_ms=0,
+    )
+    if is_right:
+        _check_model_record(record)
+    else:
+        with pytest.raises(LoopError, match="no rules"):
+            _check_model_record(record)

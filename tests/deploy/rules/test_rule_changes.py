@@ -114,7 +114,7 @@ def test_two_people_do_not_overwrite_each_other(lake: Lake, topic: Topic) -> Non
     first, second = changes(lake, topic), changes(lake, topic)
     record = first.set(rules(), who="ann", why="the law")
     with pytest.raises(RequestError, match="meanwhile"):
-        second._history.add(record)
+        second._history.add(record, None)
     assert second.set(rules(when="age < 21"), who="bob", why="again").version == 2
 
 
@@ -126,7 +126,7 @@ def test_a_version_that_never_was_is_refused(version: int, lake: Lake, topic: To
     made.set(rules(when="age < 21"), who="ann", why="the law")
     with pytest.raises(RequestError) as refused:
         made.revert(version, who="ann", why="?")
-    assert "1 to 2" in str(refused.value)
+    assert "there are 1, 2" in str(refused.value)
 
 
 def test_rules_that_do_not_fit_change_nothing(lake: Lake, topic: Topic) -> None:
@@ -135,3 +135,17 @@ def test_rules_that_do_not_fit_change_nothing(lake: Lake, topic: Topic) -> None:
         changes(lake, topic).set(rules(when="ago < 18"), who="ann", why="?")
     assert RuleHistory(lake, LOOP.loop).records() == []
     assert rules_key(LOOP.loop) not in topic.newest()
+
+
+def test_a_lake_that_has_lost_its_history_goes_on_above_the_topic(
+    lake: Lake, topic: Topic, tmp_path: Path
+) -> None:
+    """Workers take no version below the one that they follow."""
+    for age in (18, 19, 20):
+        changes(lake, topic).set(rules(when=f"age < {age}"), who="ann", why="the law")
+    other = Lake(LakeConfig(root=str(tmp_path / "other")))
+    other.create(LOOP)
+    made = changes(other, topic)
+    assert made.set(rules(when="age < 21"), who="bob", why="a new lake").version == 4
+    assert made.revert(None, who="bob", why="none").version == 5
+    assert RuleHistory(other, LOOP.loop).records()[-1].rules == []

@@ -98,3 +98,19 @@ def test_rules_under_another_key_are_refused(tmp_path: Path) -> None:
     made = record(tmp_path)
     with pytest.raises(LoopError, match="under another key"):
         parse_rules(b"other/rules", made.to_json())
+
+
+def test_the_rules_of_the_page_are_legal(tmp_path: Path) -> None:
+    """People copy them."""
+    page = (Path(__file__).parents[3] / "docs/howto/set-rules.md").read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    actions = {"type": "choice", "actions": ["beer", "cola", "water"], "default": "water"}
+    drinks = minimal(
+        loop="drinks",
+        features={"age": "int", "country": "category"},
+        decision=actions,
+        policy={"kind": "greedy"},
+    )
+    assert len(record_of(read_rules(path), drinks, **SET).rules) == 2  # type: ignore[arg-type]  # as they are

@@ -58,9 +58,7 @@ def decided(
         choice = policy.without_model(default, key)[0]
     else:
         choice = policy.choose(model, features, key)
-    listed = getattr(policy, "outcomes", None)
-    outcomes = None if listed is None else lambda: listed(model, features, default)
-    return rules.apply(choice, outcomes, features, default, key)
+    return rules.apply(choice, model, features, default, key)
 
 
 LOOP = loop()
