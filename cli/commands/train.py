@@ -1,4 +1,7 @@
-"""`tidemill train`, `keys`, and the commands of `tidemill model`."""
+"""`tidemill train`, `keys`, and the commands of `tidemill model`.
+
+Longer than 300 lines because each command is a function with its options and its help.
+"""
 
 import logging
 import os

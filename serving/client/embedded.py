@@ -12,9 +12,9 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.client.calls import Asked, Given, with_item
-from tidemill.serving.decision.decider import Decider, Prepared
+from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.requests import DecisionRequest
-from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.decision.results import DecisionResult, Prepared
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.worker import ServingWorkerConfig, Worker
 

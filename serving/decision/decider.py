@@ -11,7 +11,6 @@ swaps models by assigning `Decider.models`.
 from collections.abc import Iterable
 from functools import partial
 from time import perf_counter, time_ns
-from typing import NamedTuple
 
 from tidemill.errors import ModelError, RequestError
 from tidemill.schemas import topics
@@ -19,10 +18,15 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
-from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
+from tidemill.serving.decision.event_encoder import MAX_EVENT_BYTES as MAX_EVENT_BYTES
+from tidemill.serving.decision.event_encoder import (
+    Circumstances,
+    FeedbackEvents,
+    decision_encoder,
+    shorter,
+    too_large,
+)
 from tidemill.serving.decision.event_log import EventLog
-from tidemill.serving.decision.feedback_events import MAX_EVENT_BYTES as MAX_EVENT_BYTES
-from tidemill.serving.decision.feedback_events import FeedbackEvents, shorter, too_large
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.decision.items import RequestItems
@@ -32,32 +36,18 @@ from tidemill.serving.decision.requests import (
     FeedbackReader,
     RequestLimits,
 )
-from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.decision.results import DecisionResult, Prepared
 from tidemill.serving.policies.applied_rules import Rules
 from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
 from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 from tidemill.serving.stages.decision_stages import DecisionStages
 from tidemill.serving.stages.served_models import FailureStreak, ServedModel, ServedModels
-from tidemill.serving.stages.shadow import OnFailing, Shadow
+from tidemill.serving.stages.shadow import OnFailing, ShadowScorer
 from tidemill.serving.stages.shadow_thread import ShadowThread
 
 _USUAL = (None, None, None, None, None)
 """The circumstances of a decision without anything special."""
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
-
-
-class Prepared(NamedTuple):
-    """A decision that is made and not yet logged: its event, its result, and how long it took.
-
-    *stage* is None in a loop without a rollout.
-    """
-
-    request: DecisionRequest
-    key: bytes
-    payload: bytes
-    result: DecisionResult
-    stage: str | None
-    took_s: float
 
 
 class Decider:
@@ -109,7 +99,7 @@ class Decider:
         if rollout is not None:
             self._stages = DecisionStages(loop.loop, rollout, loop.salt)
             if shadows is not None:
-                self._shadow = Shadow(shadows, self.counters.shadow, self._budget_s)
+                self._shadow = ShadowScorer(shadows, self.counters.shadow, self._budget_s)
 
     @property
     def model(self) -> LiveModel | None:

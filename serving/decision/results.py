@@ -1,6 +1,10 @@
-"""The answer to a request for a decision."""
+"""The answer to a request for a decision, and one that is not logged yet."""
+
+from typing import NamedTuple
 
 import msgspec
+
+from tidemill.serving.decision.requests import DecisionRequest
 
 
 class DecisionResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -34,3 +38,17 @@ class DecisionResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     loop_version: int
     propensities: list[float] | None = None
     policy_action: bool | float | str | list[str] | None = None
+
+
+class Prepared(NamedTuple):
+    """A decision that is made and not yet logged: its event, its result, and how long it took.
+
+    *stage* is None in a loop without a rollout.
+    """
+
+    request: DecisionRequest
+    key: bytes
+    payload: bytes
+    result: DecisionResult
+    stage: str | None
+    took_s: float

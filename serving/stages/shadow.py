@@ -35,7 +35,7 @@ class ShadowCounters:
     took_s: float = 0.0
 
 
-class Shadow:
+class ShadowScorer:
     """Scores the decisions of one loop after their answers.
 
     Args:
