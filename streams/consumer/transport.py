@@ -179,7 +179,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         After a new assignment nothing is fetched before its seek: if rebalances overlap, Faust
         resumes the flow after the first one, although the second is not done.
         """
-        wanted = {tp for tp in active_partitions or () if not self._flow.has_to_wait(tp)}
+        active = active_partitions or set()
+        candidates = self._thread.with_records() & active  # others have nothing to hand out
+        wanted = active - {tp for tp in candidates if self._flow.has_to_wait(tp)}
         async with self._fetching:
             if wanted and self._assignment() is self._sought:
                 records: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
@@ -202,7 +204,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         """
         try:
             ends = await self.highwaters(*tps)
-            positions = {tp: await self.position(tp) or 0 for tp in tps}
+            positions = await self._thread.positions(tps)
         except (KafkaError, TimeoutError) as error:
             logger.info(
                 "the ends of quiet logs are unknown, their time does not advance: %s", error

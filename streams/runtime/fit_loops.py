@@ -17,6 +17,7 @@ from tidemill.kafka import BadRecords, KafkaConfig, partition_counts
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import Published, joined_topics, unpublished, versions
 from tidemill.schemas.registry.choose import SchemaStore
+from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
 
@@ -103,6 +104,7 @@ class LoopExaminer:
     kafka: KafkaConfig
     lake: Lake
     store: SchemaStore
+    engine: LabelEngine  # of the labels of all loops
 
     def examine(
         self, published: Published, names: Collection[str], stopped: Mapping[str, StoppedLoop]
@@ -165,7 +167,7 @@ class LoopExaminer:
         error: TidemillError
         try:
             check_topics(self.kafka, loop)
-            prepared = PreparedLoop.of(loop, self.store)
+            prepared = PreparedLoop.of(loop, self.store, self.engine)
             self.lake.create(loop)
         except BrokerError:
             raise

@@ -182,10 +182,10 @@ def test_a_log_is_not_at_its_end_while_records_are_under_way(
     async def highwaters(*places: TP) -> dict[TP, int]:
         return dict.fromkeys(places, 12)
 
-    async def position(_place: TP) -> int:
-        return 12
+    async def positions(places: list[TP]) -> dict[TP, int]:
+        return dict.fromkeys(places, 12)
 
-    consumer.highwaters, consumer.position = highwaters, position
+    consumer.highwaters, consumer._thread.positions = highwaters, positions
     assert asyncio.run(consumer.ends([TP("t", 0)])) == ends
 
 
