@@ -69,7 +69,7 @@ class Footprint:
         """Return the figures of the report."""
         return {
             "cores": self.cpu,
-            "broker_cores": self.broker_cpu,
+            **({"broker_cores": self.broker_cpu} if broker_processes() else {}),
             "memory_mb": self.memory_mb,
             "threads": self.threads,
             "files": self.files,
@@ -173,6 +173,8 @@ def freshness(lake: Lake, fleet: Sequence[Loop]) -> np.ndarray[tuple[int], np.dt
             rows = table.rows(commit).select("partition", "at")
             moment = pl.lit(int(written_s * 1e6)).cast(pl.Datetime("us", "UTC"))
             parts.append(rows.with_columns(moment.alias("readable_at")))
+        if not parts:
+            raise RuntimeError(f"{each.loop} has no example: give it more seconds")
         columns = ["partition", "offset", "at", "ingested_at"]
         logs = {
             name: lake.table(each.loop, name).read(columns).sort("partition", "offset")

@@ -143,28 +143,31 @@ class StreamsApp:
     async def _claim(self, _sender: object, **_more: object) -> None:
         """Claim the assigned partitions, before anything of them is fetched."""
         assigned = self.app.consumer.assignment()
+        by_topic: dict[str, list[TP]] = {}
+        for tp in assigned:
+            by_topic.setdefault(tp.topic, []).append(tp)
+        claims = []
         for runner in self._runners:
+            its = [tp for topic in runner.topics.values() for tp in by_topic.get(topic, ())]
             try:
-                complete = complete_partitions(runner.topics, assigned)
+                complete = complete_partitions(runner.topics, its)
             except ContractError as error:
                 runner.refuse(error)
                 complete = set()
-            await _unless_refused(runner, runner.claim(complete))
+            claims.append(_unless_refused(runner, runner.claim(complete)))
+        await asyncio.gather(*claims)
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and release all partitions; their owners after the rebalance recover them."""
-        for runner in self._runners:
-            await _unless_refused(runner, runner.release())
+        await asyncio.gather(*(_unless_refused(each, each.release()) for each in self._runners))
 
     async def _finish(self, _sender: object, **_more: object) -> None:
         if self.app.crashed:
             return
-        for runner in self._runners:
-            if not runner.failed:
-                await _unless_refused(runner, runner.commit())
+        running = [each for each in self._runners if not each.failed]
+        await asyncio.gather(*(_unless_refused(each, each.commit()) for each in running))
         await self.app.consumer.commit()
-        for runner in self._runners:
-            await _unless_refused(runner, runner.release())
+        await asyncio.gather(*(_unless_refused(each, each.release()) for each in self._runners))
 
     async def _commit_in_time(self) -> None:
         while not self.app.should_stop:

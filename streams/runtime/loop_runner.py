@@ -258,8 +258,10 @@ class LoopRunner:
         """Return whether a commit cycle is due; *is_caught_up* says if a backlog has ended."""
         if not self._has_work or not self._owned or self.refusal is not None:
             return False
+        if not self._schedule.is_due(is_caught_up):
+            return False
         self._has_work = self.pending_rows > 0 or self.is_closing
-        return self._has_work and self._schedule.is_due(is_caught_up)
+        return self._has_work
 
     @property
     def waited_s(self) -> float:

@@ -132,8 +132,8 @@ class StreamsWorker:
             asyncio.run(self._run())
 
     def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
-        """Return the tables of *loop*, created if they are missing."""
-        return open_tables(lake, loop)
+        """Return the tables of *loop*, which its examination has created."""
+        return {name: lake.table(loop.loop, name) for name in TABLES}
 
     def new_runner(self, **parts: Any) -> LoopRunner:  # noqa: ANN401 (those of LoopRunner)
         """Return the runner of one loop."""
@@ -144,7 +144,9 @@ class StreamsWorker:
         config = self._config
         lake = Lake(config.lake)
         store = schema_store(config.kafka, config.env, self._bad)
-        examiner = LoopExaminer(config.kafka, lake, store, self._engine)
+        before = {each.loop.loop: each for each in self._fit.prepared}
+        usable = {name: each for name, each in before.items() if name not in self._stopped}
+        examiner = LoopExaminer(config.kafka, lake, store, self._engine, before=usable)
         ensure_topics(config.kafka, SHARED_TOPICS)
         topic = read_loop_topic(config.kafka, self._bad)
         self._examine(examiner, topic)
