@@ -88,6 +88,10 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         self._fetches.forget(map(driver.ensure_aiokafka_TP, partitions))
         await super()._seek_wait(consumer, partitions)
 
+    def with_control_batches(self) -> list[TP]:
+        """Return the partitions with control batches that no record has followed yet."""
+        return [TP(*tp) for tp in self._fetches.with_control_batches()]
+
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of control batches behind the records handed out."""
         return self._fetches.control_batches(driver.ensure_aiokafka_TP(tp))

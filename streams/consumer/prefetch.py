@@ -148,6 +148,10 @@ class WholeBatches(dict[TopicPartition, Any]):
         """Return the offset behind the last record that was handed out of *tp*, 0 after a seek."""
         return self._records_end.get(tp, 0)
 
+    def with_control_batches(self) -> list[TopicPartition]:
+        """Return the partitions that have some; another thread may ask."""
+        return list(self._control)
+
     def control_batches(self, tp: TopicPartition) -> tuple[int, int] | None:
         """Return the offsets, from and to, of control batches behind the records handed out."""
         return self._control.get(tp)

@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka.structs import TopicPartition
 
 TURN_PARTITIONS = 128  # so many of the quiet ones are in one request; up to so many, all are
-TURN_S = 0.1  # how often the next ones have their turn
+TURN_S = 0.2  # how often the next ones have their turn
 BUSY_BYTES = 16 * 1024  # an answer of so much makes a partition a busy one
 BUSY_S = 2.0  # for so long; a busy one is in every request
 
@@ -23,8 +23,12 @@ class Turns:
     next request too. All methods but `busy` are called from the thread of the fetcher.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, at_once: int = TURN_PARTITIONS
+    ) -> None:
+        """Let *at_once* quiet partitions have their turn together; up to so many, all have it."""
         self._clock = clock
+        self._at_once = at_once
         self._assigned: Collection[TopicPartition] = ()
         self._order: list[TopicPartition] = []
         self._next = 0  # in the order
@@ -39,7 +43,7 @@ class Turns:
 
         Partitions with *fetched* records are among them: aiokafka waits until they are taken.
         """
-        if len(assigned) <= TURN_PARTITIONS:
+        if len(assigned) <= self._at_once:
             return assigned
         now_s = self._clock()
         if assigned is not self._assigned:
@@ -47,8 +51,8 @@ class Turns:
             self._waiting.clear()
             self._busy_until.clear()
         if now_s >= self._turned_s + TURN_S:
-            turn = self._order[self._next : self._next + TURN_PARTITIONS]
-            self._next += TURN_PARTITIONS
+            turn = self._order[self._next : self._next + self._at_once]
+            self._next += self._at_once
             self._next *= self._next < len(self._order)
             self._waiting.update(turn)
             self._turned_s = now_s

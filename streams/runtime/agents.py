@@ -204,6 +204,8 @@ class StreamsApp:
 
     async def _check_sources(self) -> None:
         """Update which logs have feedback that waits to be re-keyed: they are not at their end."""
+        if not self._sources:
+            return
         owned = {runner.loop.loop for runner in self._runners if runner.partitions}
         for (loop_name, log), source in self._sources.items():
             if loop_name in owned:

@@ -79,10 +79,10 @@ class Committing(Protocol):
         """How many records are not committed."""
 
 
-Due = TypeVar("Due", bound=Committing)
+L = TypeVar("L", bound=Committing)
 
 
-class CommitTurns(Generic[Due]):
+class CommitTurns(Generic[L]):
     """Decides which of the due commit cycles run now, so that small ones take a share of a core.
 
     A commit cycle takes as long for one row as for thousands. So the more loops have a few rows,
@@ -96,7 +96,7 @@ class CommitTurns(Generic[Due]):
         self._filled_s = cadence.clock()
         self._left_s = 0.0  # of the share; below zero after cycles that took longer
 
-    def choose(self, due: Iterable[Due]) -> list[Due]:
+    def choose(self, due: Iterable[L]) -> list[L]:
         """Return those of *due* whose cycles run now: busy ones, then those that waited longest."""
         now_s = self._cadence.clock()
         self._left_s += (now_s - self._filled_s) * self._cadence.share

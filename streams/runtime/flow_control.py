@@ -231,16 +231,15 @@ class FlowControl:
         fetches, pending = self._fetches, {}
         if fetches is None:
             return
-        for topic, (runner, name) in self._logs.items():
-            for number in runner.partitions:
-                tp = TP(topic, number)
-                control = fetches.control_batches(tp)
-                if control is None:
-                    continue
-                pending[tp] = control
-                is_old = self._control_batches.get(tp) == control
-                if is_old and runner.skip_control_batches(name, number, *control):
-                    fetches.skip_control_batches(tp, control[1])
+        for tp in fetches.with_control_batches():
+            runner, name = self._logs[tp.topic]
+            control = fetches.control_batches(tp) if tp.partition in runner.partitions else None
+            if control is None:
+                continue
+            pending[tp] = control
+            is_old = self._control_batches.get(tp) == control
+            if is_old and runner.skip_control_batches(name, tp.partition, *control):
+                fetches.skip_control_batches(tp, control[1])
         self._control_batches = pending
 
     async def at_end(

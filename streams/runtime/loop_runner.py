@@ -113,6 +113,7 @@ class LoopRunner:
         )
         self._owned: dict[int, OwnedPartition] = {}
         self._lock = asyncio.Lock()
+        self._may_be_open = False  # rows were taken since the last look for quiet logs
         self._has_work = False  # there may be something to commit; an idle loop is asked no more
         self._is_in_thread = False  # a snapshot is being made: nobody else may use the joins
         self.failed = False
@@ -190,6 +191,7 @@ class LoopRunner:
         async with self._lock:
             started = self._now_s()
             self._owned = await asyncio.to_thread(self._load, partitions)
+            self._may_be_open = True
             self._metrics.partitions.labels(self.loop.loop).set(len(self._owned))
             if self._owned:
                 logger.info(
@@ -236,6 +238,7 @@ class LoopRunner:
     def _take_waiting(self, owned: OwnedPartition, name: Log) -> None:
         """Take all queued batches of one log as one batch."""
         batches, owned.waiting[name] = owned.waiting[name], []
+        self._may_be_open |= bool(batches)
         try:
             for batch in merged(batches):
                 dead_letters = owned.partition.take(name, batch)
@@ -340,12 +343,13 @@ class LoopRunner:
 
     def quiet_logs(self) -> list[tuple[Log, int]]:
         """Return the logs of partitions with open rows that had no records for `idle_after`."""
+        if not self._may_be_open:
+            return []
         now_s = self._now_s()
+        open_ = {number: owned for number, owned in self._owned.items() if owned.is_open}
+        self._may_be_open = bool(open_)
         return [
-            (name, number)
-            for number, owned in self._owned.items()
-            if owned.is_open
-            for name in owned.idle.quiet(now_s)
+            (name, number) for number, owned in open_.items() for name in owned.idle.quiet(now_s)
         ]
 
     def advance_idle(self, at_end: Collection[tuple[Log, int]]) -> None:

@@ -39,6 +39,7 @@ OVERRIDDEN: list[tuple[type, Callable[..., object], list[str]]] = [
     (BatchConsumer, Consumer._add_gap, ["self", "tp", "offset_from", "offset_to"]),
     (BatchConsumer, Consumer._wait_next_records, ["self", "timeout"]),
     (BatchConsumer, ThreadDelegateConsumer._getmany, ["self", "active_partitions", "timeout"]),
+    (BatchConsumer, Consumer.verify_all_partitions_active, ["self"]),
     (BatchConsumer, driver.Consumer._new_consumer_thread, ["self"]),
     (BatchConsumer, Consumer.getmany, ["self", "timeout"]),
     (BatchConsumer, driver.Consumer.seek_to_committed, ["self"]),

@@ -1,11 +1,16 @@
 """Turns: a fleet of quiet partitions shares the requests, and a busy one is in every request."""
 
+import asyncio
+import uuid
 from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
+from confluent_kafka import Producer
 
+from tidemill.kafka import KafkaConfig, Topic, ensure_topics
 from tidemill.streams.consumer.turns import (
     BUSY_BYTES,
     BUSY_S,
@@ -118,3 +123,44 @@ def test_what_aiokafka_requests_has_had_its_turn(clock: Clock) -> None:
         clock.now_s += TURN_S
     assert set.union(*shown) == FLEET
     assert sum(map(len, shown)) == len(FLEET)
+
+
+@pytest.mark.kafka
+def test_every_record_of_a_fleet_is_read_in_turns(kafka: KafkaConfig) -> None:
+    """The method of aiokafka that chooses is private: an upgrade must not skip a partition."""
+    topic, count = uuid.uuid4().hex, 7
+    ensure_topics(kafka, [Topic(name=topic, partitions=count)])
+    producer = Producer(kafka.client())
+    for number in range(count):
+        producer.produce(topic, value=b"x", partition=number)
+    producer.flush()
+    read, requests = asyncio.run(read_in_turns(kafka, topic, count))
+    assert read == set(range(count))
+    assert 0 < max(requests) <= 2, "two have their turn at a time"
+
+
+async def read_in_turns(kafka: KafkaConfig, topic: str, count: int) -> tuple[set[int], list[int]]:
+    """Return the partitions that were read, and how many were in each request."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, fetch_max_wait_ms=100)
+    await consumer.start()
+    requests: list[int] = []
+    fetcher, turns = consumer._fetcher, Turns(at_once=2)
+    choose = turns.choosing(fetcher._get_actions_per_node, fetcher._records)
+
+    def counted(assignment: object) -> object:
+        actions = choose(assignment)
+        requests.extend(len(parts) for _, each in actions[0] for _, parts in each.topics)
+        return actions
+
+    fetcher._get_actions_per_node = counted
+    read: set[int] = set()
+    try:
+        tps = [TopicPartition(topic, number) for number in range(count)]
+        consumer.assign(tps)
+        for tp in tps:
+            consumer.seek(tp, 0)
+        while len(read) < count:
+            read |= {tp.partition for tp in await consumer.getmany(timeout_ms=200)}
+    finally:
+        await consumer.stop()
+    return read, requests
