@@ -23,6 +23,7 @@ from benchmarks.join import EXAMPLES, PARTITIONS, metric, run_worker, started_wo
 from benchmarks.processes import broker_processes, cpu_s
 from benchmarks.workload import clicked, decision, fill, loop
 from tidemill.deploy.local.kafka_settings import free_port
+from tidemill.errors import BrokerError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, Topic, Writer, ensure_topics, write_all
 from tidemill.schemas import topics
@@ -158,6 +159,9 @@ def one_a_second(kafka: KafkaConfig, fleet: Sequence[Loop], seconds: float) -> i
             key = str(decision(turn - 2, at, chance)["id"])
             value = click.encode("click", clicked(at, f"click-{turn}", key))
         writer.write(topic, key=key.encode(), value=value)
+    undelivered = writer.flush(60)
+    if undelivered or writer.dropped or writer.failed:
+        raise BrokerError(f"{undelivered} events are not there", hint="take fewer loops")
     writer.close()
     return count
 
@@ -173,7 +177,7 @@ def freshness(lake: Lake, fleet: Sequence[Loop]) -> np.ndarray[tuple[int], np.dt
             rows = table.rows(commit).select("partition", "at")
             moment = pl.lit(int(written_s * 1e6)).cast(pl.Datetime("us", "UTC"))
             parts.append(rows.with_columns(moment.alias("readable_at")))
-        if not parts:
+        if not sum(part.height for part in parts):
             raise RuntimeError(f"{each.loop} has no example: give it more seconds")
         columns = ["partition", "offset", "at", "ingested_at"]
         logs = {
