@@ -7,13 +7,15 @@ from uuid import UUID
 
 import pytest
 from tests.streams.schedule_oracle import Event
-from tests.streams.workers_in_memory import RUNNER, Process, World
+from tests.streams.workers_in_memory import RUNNER, STORE, Process, World
 
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, position_of
 from tidemill.streams.consumer.topic_ids import TopicIdentity
+from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.flow_control import FlowControl
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 
 
 @pytest.fixture
@@ -247,3 +249,10 @@ def test_loops_that_commit_together_share_one_question_for_their_topics() -> Non
 
     assert RUNNER.run_until_complete(asked()) == [True, True, True]
     assert len(broker.questions) == 2, "the answer to a question says nothing about what came later"
+
+
+def test_prepared_loops_use_the_engine_they_are_given() -> None:
+    """The worker gives one to all of its loops; a DuckDB for each is what fleets died of."""
+    engine = LabelEngine()
+    prepared = [PreparedLoop.of(World().loop, STORE, engine) for _ in range(2)]
+    assert [each.labels._engine for each in prepared] == [engine, engine]
