@@ -18,7 +18,7 @@ from tidemill.monitor.lag import LagReader
 from tidemill.schemas.control import TrainerBeat
 from tidemill.schemas.logs import DECISIONS, is_feedback
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.models.manifest import Ack
+from tidemill.schemas.models.manifest import LIVE, Ack
 from tidemill.schemas.published import joined_topics
 from tidemill.schemas.record_signature import Attested
 
@@ -87,7 +87,7 @@ def read_chain(
     decision = _age(newest[by_log[DECISIONS]], now)
     feedback = (_age(newest[topic], now) for log, topic in by_log.items() if is_feedback(log))
     example, until = _examples(lake, loop, now)
-    said = [each for each in acks if each.value.loop == loop.loop]
+    said = [each for each in acks if each.value.loop == loop.loop and each.value.slot == LIVE]
     mine = [each.value for each in said]
     served = [ack for ack in mine if ack.status == "serving"]
     latest = max(served, key=lambda ack: ack.at, default=None)

@@ -44,6 +44,7 @@ from tidemill.schemas.published import (
 )
 from tidemill.schemas.record_signature import Attested, attested, check_attested
 from tidemill.schemas.registry.kafka import parse_schema
+from tidemill.schemas.rules.rule_record import loop_of_key, parse_rules
 
 V = TypeVar("V")
 
@@ -143,7 +144,10 @@ class Status:
 
 
 def _check_model_record(record: Record) -> None:
-    check_record(record.key, record.value or b"")  # its value is large, and not kept
+    if loop_of_key(record.key) is not None:
+        parse_rules(record.key, record.value or b"")
+    else:
+        check_record(record.key, record.value or b"")  # its value is large, and not kept
 
 
 class Observer:

@@ -3,7 +3,7 @@
 SCHEMAS = "tidemill.schemas"  # compacted: fingerprint -> Avro schema
 LOOPS = "tidemill.loops"  # compacted: loop/version -> definition
 MODELS = "tidemill.models"  # compacted: loop/slot -> signed manifest; chunks of payloads
-ACKS = "tidemill.acks"  # compacted: worker/loop -> what the worker serves or refused
+ACKS = "tidemill.acks"  # compacted: worker/loop[/slot] -> what the worker serves or refused
 CONTROL = "tidemill.control"  # short messages that wake other processes; never a source of truth
 DEAD_LETTERS = "tidemill.dead-letters"  # payloads that could not be read, with reason and source
 REKEYED = ".rekeyed"  # the suffix of a topic of feedback that is keyed again

@@ -27,8 +27,11 @@ from tidemill.serving.decision.requests import NotReadyError, RequestLimits, Unk
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
 from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.followed import GivenUp
+from tidemill.serving.model.followed_rules import FollowedRules
 from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
+from tidemill.serving.stages.shadow_thread import ShadowThread
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +124,8 @@ class Worker:
         self.config = config
         self.log: EventLog = event_log or _event_log(config)
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
+        self.shadows = ShadowThread()
+        self._given_up: GivenUp = set()  # outlives the change of a key
         self._is_started = False
         self._store = store
         self._counters: dict[str, DecisionCounters] = {}
@@ -149,6 +154,7 @@ class Worker:
         if self._watcher.ident is not None:
             self._watcher.join()
         self.subscriber.close()
+        self.shadows.close()
         undelivered = self.log.flush(max(0.5, deadline - time.monotonic()))
         self.log.close(timeout_s=0.0)
         return undelivered
@@ -198,11 +204,12 @@ class Worker:
             found.append(self._trusted.trouble)
         if self.follower.last_refusal:
             found.append(f"refused model {self.follower.last_refusal}")
+        found += self.follower.rules.troubles.values()
         deciders = list(self.follower.deciders.values())
         found += [f"model failed: {one.last_failure}" for one in deciders if one.last_failure]
         return found
 
-    def _new_follower(self, loops: Iterable[Loop]) -> Follower:
+    def _new_follower(self, loops: Iterable[Loop], rules: FollowedRules | None = None) -> Follower:
         follower = Follower(
             self.config.name,
             make=self._decider,
@@ -210,6 +217,8 @@ class Worker:
             acknowledge=self._acknowledge,
             trusted=self._trusted,
             wants=self.config.loops,
+            given_up=self._given_up,
+            rules=rules,
         )
         for loop in loops:
             follower.install(loop)
@@ -231,7 +240,8 @@ class Worker:
         """
         before = self.subscriber
         loops = [decider.loop for decider in list(self.follower.deciders.values())]
-        self.follower = self._new_follower(loops)
+        rules = FollowedRules(self._trusted, before=self.follower.rules.records)
+        self.follower = self._new_follower(loops, rules)
         self.subscriber = Subscriber(self.config.kafka, self.follower)
         self.subscriber.ready = before.ready  # it has been; the defaults answer meanwhile
         self.subscriber.bad = before.bad  # the metrics read it
@@ -245,6 +255,7 @@ class Worker:
             log=self.log,
             counters=self._counters.setdefault(loop.loop, counters),
             limits=self.config.requests,
+            shadows=self.shadows,
         )
 
     def _acknowledge(self, ack: Ack) -> None:

@@ -57,6 +57,8 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
     yield "explored", found.exploration
     if loop.learning == "apprentice":
         yield "learning", "apprentice: the default is the answer, whatever the policy would do"
+    if found.logged.rule_version is not None:
+        yield "rules", f"version {found.logged.rule_version}{_ruled(found)}"
     if found.logged.baseline is not None:
         yield "baseline", shown(_plain(found.logged.baseline))
     if found.logged.verdict is not None:
@@ -68,6 +70,14 @@ def _facts(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "gate", model.reason
     if found.nothing_more:
         yield "not again" if found.scored else "no parts", found.nothing_more
+
+
+def _ruled(found: Explanation) -> str:
+    """Return what the rules have changed, if anything."""
+    answer = found.logged.answer
+    if answer.policy_action is None or found.logged.loop.learning == "apprentice":
+        return ""
+    return f" put it in the place of {shown(_plain(answer.policy_action))}"
 
 
 def _print_items(found: Explanation) -> None:

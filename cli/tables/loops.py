@@ -1,15 +1,25 @@
-"""What a loop file defines, its mistakes, and what changed between two versions."""
+"""What a loop file defines, its mistakes, what changed between two versions, and its rules."""
 
 from collections.abc import Iterator, Sequence
 
 from tidemill.cli.notes import notes, warnings
-from tidemill.cli.terminal import print_error, print_json, print_text
+from tidemill.cli.terminal import (
+    add_row,
+    new_table,
+    print_error,
+    print_json,
+    print_table,
+    print_text,
+    shown,
+)
 from tidemill.errors import LoopError
 from tidemill.schemas.loop.definition import Decision, Feedback, Items, Loop
 from tidemill.schemas.loop.diff import Change
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.published import produced_topics
+from tidemill.schemas.rules.rule_record import RuleRecord
+from tidemill.schemas.rules.rule_set import Rule
 
 
 def print_mistakes(mistakes: Sequence[LoopError], *, as_json: bool) -> None:
@@ -144,3 +154,58 @@ def _line(change: Change) -> str:
     if change.new is None:
         return f"{sign} - {change.path}: {change.old}"
     return f"{sign} ~ {change.path}: {change.old} -> {change.new}"
+
+
+def print_set(record: RuleRecord) -> None:
+    """Print what is in force now."""
+    count = len(record.rules)
+    rules = "no rules" if not count else f"{count} rule{'s' if count > 1 else ''}"
+    print_text(f"{record.loop}: version {record.version}, {rules}, set by {shown(record.who)}")
+
+
+def print_rules(loop: str, records: Sequence[RuleRecord], *, as_json: bool) -> None:
+    """Print the rules in force, then all versions; with *as_json* one document."""
+    if as_json:
+        versions = [record.model_dump(mode="json", exclude_none=True) for record in records]
+        print_json({"loop": loop, "versions": versions}, indent=2)
+        return
+    if not records:
+        print_text(f"{loop} has no rules; set some with: tidemill rules set RULES.yaml --why ...")
+        return
+    _print_in_force(records[-1])
+    table = new_table("version", "set", "by", "rules", "why", numbers=["version", "rules"])
+    for record in reversed(records):
+        at = f"{record.at:%Y-%m-%d %H:%M:%S}"
+        add_row(table, str(record.version), at, record.who, str(len(record.rules)), record.why)
+    print_table(table)
+
+
+def _print_in_force(record: RuleRecord) -> None:
+    if not record.rules:
+        print_text(f"no rules are in force since version {record.version}")
+        return
+    table = new_table("rule", "when", "then")
+    for each in record.rules:
+        add_row(table, each.rule.name, each.rule.when, told_effect(each.rule))
+    print_table(table)
+
+
+def told_effect(rule: Rule) -> str:
+    """Return the effect of *rule* in words."""
+    if rule.replace is not None:
+        return f"do {_told(rule.replace)}"
+    if rule.forbid is not None:
+        return f"never {', '.join(map(_told, rule.forbid))}"
+    if rule.boost is not None:
+        share = "" if rule.boost.share == 1.0 else f" in {rule.boost.share:.0%} of the decisions"
+        return f"do {_told(rule.boost.action)}{share}"
+    cap = rule.cap
+    low = "" if cap is None or cap.low is None else f"at least {cap.low:g}"
+    high = "" if cap is None or cap.high is None else f"at most {cap.high:g}"
+    return " and ".join(filter(None, (low, high)))
+
+
+def _told(action: object) -> str:
+    if isinstance(action, bool):
+        return str(action).lower()
+    return ", ".join(action) if isinstance(action, list) else str(action)

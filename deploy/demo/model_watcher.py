@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tidemill.errors import ModelError
 from tidemill.kafka import KafkaConfig, Record, TailThread
 from tidemill.schemas import topics
-from tidemill.schemas.models.manifest import Ack, manifest_key, verify
+from tidemill.schemas.models.manifest import LIVE, Ack, manifest_key, verify
 from tidemill.schemas.models.signing import TrustedKeys
 
 
@@ -61,7 +61,7 @@ class Journeys:
             ack = Ack.from_json(record.value or b"")
         except (ModelError, ValueError):
             return True
-        if ack.loop != self._loop:
+        if ack.loop != self._loop or ack.slot != LIVE:
             return True
         journey = self.by_version.get(ack.version)
         if journey is None:

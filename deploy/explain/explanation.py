@@ -13,8 +13,10 @@ from tidemill.deploy.explain.loaded import LoadedModel, load_version
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision, read_logged
 from tidemill.deploy.explain.remade import REMADE, differing, remade_answer
 from tidemill.deploy.explain.wording import exploration_sentence, nothing_more, policy_sentence
-from tidemill.errors import RequestError
+from tidemill.deploy.rules.rule_history import RuleHistory
+from tidemill.errors import LakeError, RequestError
 from tidemill.features.lake.lake import Lake
+from tidemill.serving.policies.applied_rules import Rules
 from tidemill.serving.policies.choice import LiveModel
 from tidemill.trainers.registry import ModelVersion
 
@@ -60,6 +62,8 @@ class Explanation:
             "verdict": logged.verdict,
             "features": logged.features,
             "baseline": logged.baseline,
+            "stage": logged.stage,
+            "rule_version": logged.rule_version,
             "logged": logged.answer.to_json(),
             "remade": None if self.remade is None else self.remade.to_json(),
             "differences": list(self.differences),
@@ -119,7 +123,7 @@ class Explainer:
         if logged.answer.source not in REMADE:
             return found
         if logged.answer.model_version is None:
-            return _with_answer(found, None)
+            return _with_answer(found, None, self._rules(logged))
         return self._by_model(found, logged.answer.model_version, item)
 
     def _by_model(self, found: Explanation, version: str, item: str | None) -> Explanation:
@@ -128,7 +132,7 @@ class Explainer:
         if key not in self._loaded:
             self._loaded[key] = load_version(self._lake, logged.loop, version)
         loaded = self._loaded[key]
-        found = _with_answer(found, loaded.live)
+        found = _with_answer(found, loaded.live, self._rules(logged))
         answer = found.remade or logged.answer
         taken = answer.action if answer.policy_action is None else answer.policy_action
         if logged.loop.decision.items is not None:
@@ -139,6 +143,23 @@ class Explainer:
         reads = loaded.signature.reads_action
         sentence = policy_sentence(logged.loop.policy, reads_action=reads)
         return replace(found, model=loaded.record, scored=scored, policy=sentence)
+
+    def _rules(self, logged: LoggedDecision) -> Rules | None:
+        """Return the rules that were in force at a decision.
+
+        Raises:
+            LakeError: the lake does not have that version of them.
+        """
+        if logged.rule_version is None:
+            return None
+        records = RuleHistory(self._lake, self._loop_name).records()
+        record = next((one for one in records if one.version == logged.rule_version), None)
+        if record is None:
+            raise LakeError(
+                f"the lake has no version {logged.rule_version} of the rules of {self._loop_name}",
+                hint="was the table of rules lost? the decision cannot be made again without it",
+            )
+        return Rules(record, logged.loop)
 
 
 def _check_item(logged: LoggedDecision, item: str) -> None:
@@ -158,10 +179,10 @@ def _check_item(logged: LoggedDecision, item: str) -> None:
         )
 
 
-def _with_answer(found: Explanation, model: LiveModel | None) -> Explanation:
+def _with_answer(found: Explanation, model: LiveModel | None, rules: Rules | None) -> Explanation:
     if not found.logged.has_all:
         return replace(found, exploration=exploration_sentence(found.logged, model))
-    remade = remade_answer(found.logged, model)
+    remade = remade_answer(found.logged, model, rules)
     return replace(
         found,
         remade=remade,

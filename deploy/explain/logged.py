@@ -65,6 +65,8 @@ class LoggedDecision:
         baseline: what the request said the service would have done; None if it did not.
         answer: what was logged.
         verdict: why it does not count, say ``late``; None if it does.
+        stage: that of a loop with a rollout, say ``control``; else None.
+        rule_version: the version of the rules that were in force; None if there were none.
         items: what the request brought to choose among, as far as it was logged, in its order.
     """
 
@@ -76,6 +78,8 @@ class LoggedDecision:
     baseline: Action | None
     answer: GivenAnswer
     verdict: str | None
+    stage: str | None = None
+    rule_version: int | None = None
     items: tuple[BroughtItem, ...] = ()
 
     @property
@@ -146,6 +150,8 @@ def read_logged(lake: Lake, loop_name: str, id_: str) -> LoggedDecision | None:
             positions=[item.position for item in items] if items else None,
         ),
         verdict=row["verdict"],
+        stage=row.get("stage"),
+        rule_version=row.get("rule_version"),
         items=items,
     )
 

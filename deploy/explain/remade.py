@@ -8,17 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from tidemill.deploy.explain.logged import GivenAnswer, LoggedDecision
-from tidemill.serving.decision.decider import as_apprentice, certain_choice
+from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.serving.decision.item_answers import ItemAnswers
+from tidemill.serving.policies.applied_rules import Rules
 from tidemill.serving.policies.choice import Choice, LiveModel
-from tidemill.serving.policies.policies import policy_of
+from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 
 REMADE = frozenset({"model", "default", "explore", "fallback"})
 """The sources of decisions that a worker made; a history may name any other."""
 
 
-def remade_answer(logged: LoggedDecision, model: LiveModel | None) -> GivenAnswer:
+def remade_answer(
+    logged: LoggedDecision, model: LiveModel | None, rules: Rules | None = None
+) -> GivenAnswer:
     """Return what a worker answers to the request of *logged* while *model* is live.
+
+    Args:
+        logged: the decision.
+        model: the model of its stage.
+        rules: those that were in force.
 
     Raises:
         ModelError: the model gives no finite score.
@@ -29,6 +37,20 @@ def remade_answer(logged: LoggedDecision, model: LiveModel | None) -> GivenAnswe
     policy_action = None
     if logged.loop.learning == "apprentice":
         choice, source, policy_action = as_apprentice(choice, source, logged.default)
+    if rules is not None:
+        before = choice
+        choice = rules.apply(
+            before,
+            model if source == "model" else None,
+            logged.values,
+            logged.default,
+            logged.id.encode(),
+            is_certain=source == "fallback"
+            or logged.stage == CONTROL
+            or logged.loop.learning == "apprentice",
+        )
+        if policy_action is None and choice[0] != before[0]:
+            policy_action = before[0]
     action, score, propensity, propensities = choice
     told: Sequence[float | None] | None = propensities
     positions = None
@@ -53,6 +75,8 @@ def _chosen(
     key, default = logged.id.encode(), logged.default
     if logged.answer.source == "fallback":
         return certain_choice(default), "fallback"
+    if logged.stage == CONTROL:
+        return certain_choice(default), "default"
     if among is not None:
         items = logged.request_items
         if model is not None:

@@ -3,6 +3,7 @@
 from tidemill.deploy.explain.logged import LoggedDecision
 from tidemill.deploy.explain.remade import REMADE
 from tidemill.schemas.loop.definition import Policy
+from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.serving.policies.chance import Chance
 from tidemill.serving.policies.choice import LiveModel
 from tidemill.serving.policies.exploration import Exploration
@@ -53,6 +54,8 @@ def _number_sentence(policy: Policy) -> str:
 def exploration_sentence(logged: LoggedDecision, model: LiveModel | None) -> str:
     """Return how much was explored when *logged* was made, and whether it was."""
     policy, is_fallback = logged.loop.policy, logged.answer.source == "fallback"
+    if logged.stage == CONTROL:
+        return "none: the decision is in the control"
     if is_fallback or (logged.loop.learning == "apprentice" and model is None):
         return "none: the default answered"
     if policy.kind in ("softmax", "thompson") and model is not None:
@@ -84,6 +87,8 @@ def nothing_more(logged: LoggedDecision) -> str:
                 f"the model failed or was over the budget of {loop.budget_ms:g} ms, so {its} "
                 "answered; why is in the log and the counters of the worker"
             )
+        case "default" if logged.stage == CONTROL:
+            return f"it is in the control, so {its} answered"
         case "default" | "explore" if logged.answer.model_version is None:
             by = "chance took another action than" if source == "explore" else "the answer was"
             return f"no model was live, and {by} {its}"

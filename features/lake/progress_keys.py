@@ -35,6 +35,7 @@ them.
                        complete                          1: every slice is done
     predictions        learned/<learner>                 version of examples that was learned last
     models             number                            number of the newest model
+    rules              number                            version of the newest rules
 
 All logs of feedback share one table. The numbers of a log ``feedback.<stream>`` therefore carry
 its stream: ``offset@<stream>/<partition>``, ``begin/<version>@<stream>/<partition>``.
@@ -106,6 +107,7 @@ OF_SLICE: Final = (SLICE_EXAMPLES, LATE, DUPLICATE, ProgressName("open"))
 BACKFILL_BEGUN: Final = "begun"
 BACKFILL_COMPLETE: Final = "complete"
 MODEL_NUMBER: Final = "number"
+RULES_NUMBER: Final = "number"
 
 
 def join_time(log: Log) -> ProgressName:

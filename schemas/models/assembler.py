@@ -11,6 +11,7 @@ key.
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from tidemill.schemas.models.manifest import (
     CHUNK_BYTES,
@@ -31,7 +32,7 @@ BUFFER_BYTES = 2 * MAX_PAYLOAD_BYTES  # a complete payload and one that is being
 _MAX_SLOTS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Delivery:
     """A complete model whose manifest was signed by a trusted key."""
 
@@ -78,6 +79,7 @@ class ModelAssembler:
         self._newest: dict[tuple[str, str], ModelManifest] = {}
         self._rereading: set[tuple[str, str]] = set()
         self._waiting: dict[tuple[str, str], ModelManifest] = {}
+        self._delivered: WeakValueDictionary[tuple[str, str], Delivery] = WeakValueDictionary()
 
     def feed(self, key: bytes | None, value: bytes | None) -> Delivery | Refusal | None:
         """Take one record; return the model it completes or the refusal it causes, else None."""
@@ -101,6 +103,16 @@ class ModelAssembler:
         Superseded manifests then arrive again; they are skipped until the newest one has arrived.
         """
         self._rereading = set(self._newest)
+
+    def completed(self) -> list[Delivery]:
+        """Return the models that wait for a payload which another slot has got meanwhile.
+
+        Two slots name one payload while a model goes from one to the other, and after a compaction
+        the topic has its chunks once. Call it when the topic has been read to its end.
+        """
+        waiting = list(self._waiting.values())
+        found = (self._as_in_another_slot(manifest) for manifest in waiting)
+        return [delivery for delivery in found if delivery is not None]
 
     def pending(self) -> list[Refusal]:
         """Return a refusal for each manifest whose payload is incomplete.
@@ -163,7 +175,7 @@ class ModelAssembler:
 
     def _complete(self, manifest: ModelManifest) -> Delivery | Refusal | None:
         if self._missing(manifest):
-            return None
+            return self._as_in_another_slot(manifest)
         key = (manifest.loop, manifest.digest)
         group = self._chunks[key]
         payload = b"".join(group[index] for index in range(manifest.chunks))
@@ -172,8 +184,18 @@ class ModelAssembler:
             check_payload(manifest, payload)
         except RefusedError as error:
             return _refusal(manifest, error.reason, error.what)
+        return self._deliver(manifest, payload)
+
+    def _as_in_another_slot(self, manifest: ModelManifest) -> Delivery | None:
+        """Return the model of *manifest* with the payload of a slot that somebody still has."""
+        other = self._delivered.get((manifest.loop, manifest.digest))
+        return None if other is None else self._deliver(manifest, other.payload)
+
+    def _deliver(self, manifest: ModelManifest, payload: bytes) -> Delivery:
         del self._waiting[manifest.loop, manifest.slot]
-        return Delivery(manifest, payload)
+        delivery = Delivery(manifest, payload)
+        self._delivered[manifest.loop, manifest.digest] = delivery
+        return delivery
 
     def _missing(self, manifest: ModelManifest) -> list[int]:
         group = self._chunks.get((manifest.loop, manifest.digest), {})

@@ -15,7 +15,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -250,9 +250,11 @@ def check_payload(manifest: ModelManifest, payload: bytes) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """What a worker reports on topic ``tidemill.acks``, key ``<worker>/<loop>``.
+    """What a worker reports on topic ``tidemill.acks``, one record for each slot.
 
-    Its record has at most `MAX_ACK_BYTES`: readers remember one for each worker and loop.
+    Its record has at most `MAX_ACK_BYTES`: readers remember one for each key. *load_ms* is how long
+    the model took to be tried and loaded, *sequence* that of its manifest. Both are left out where
+    they are None, so that earlier releases can read what they have read so far.
     """
 
     worker: str
@@ -263,20 +265,24 @@ class Ack:
     status: Literal["serving", "refused"]
     reason: str = ""
     at: datetime
+    load_ms: float | None = None
+    sequence: int | None = None
 
     @property
     def key(self) -> bytes:
-        """The key of its record."""
-        return f"{self.worker}/{self.loop}".encode()
+        """The key of its record: ``<worker>/<loop>`` of the live slot, else with the slot."""
+        slot = "" if self.slot == LIVE else f"/{self.slot}"
+        return f"{self.worker}/{self.loop}{slot}".encode()
 
     def to_json(self) -> bytes:
         """Return the record's value; the end of a long *reason* is left out."""
         value = asdict(self) | {"at": self.at.isoformat(), "reason": self.reason[:_REASON_CHARS]}
-        return json.dumps(value, sort_keys=True).encode()
+        said = {name: each for name, each in value.items() if each is not None}
+        return json.dumps(said, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, also that of a later release with more fields.
 
         Raises:
             ModelError: it is not an acknowledgement.
@@ -287,16 +293,23 @@ class Ack:
                 hint="look at who can write to this topic",
             )
         try:
-            held = json.loads(value)
-            held["at"] = datetime.fromisoformat(held["at"])
-            if held["status"] not in ("serving", "refused"):
-                raise ValueError(f"status {held['status']!r}")
-            if held["at"].tzinfo is None:
+            said = dict(json.loads(value))
+            numbers: dict[str, Any] = {name: said.get(name) for name in ("load_ms", "sequence")}
+            texts = {field.name: said[field.name] for field in fields(cls) if field.name in said}
+            texts = {name: each for name, each in texts.items() if name not in numbers}
+            at = datetime.fromisoformat(texts.pop("at"))
+            if texts["status"] not in ("serving", "refused"):
+                raise ValueError(f"status {texts['status']!r}")
+            if at.tzinfo is None:
                 raise ValueError("a time without a zone")
-            if not all(isinstance(text, str) for name, text in held.items() if name != "at"):
+            if not all(isinstance(text, str) for text in texts.values()):
                 raise TypeError("a field is no text")
-            return cls(**held)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if not all(each is None or type(each) in (int, float) for each in numbers.values()):
+                raise TypeError("a field is no number")
+            if isinstance(numbers["sequence"], float):
+                raise TypeError("a sequence that is not whole")
+            return cls(**texts, **numbers, at=at)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"not an acknowledgement: {error!r}", hint="let workers of one release run together"
             ) from error

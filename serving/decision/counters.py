@@ -1,6 +1,9 @@
 """Counters of a decider, for metrics and the health page."""
 
 from bisect import bisect_right
+from collections import Counter
+
+from tidemill.serving.stages.shadow import ShadowCounters
 
 BOUNDS_US = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000)
 """Bounds of the histogram of times, in microseconds."""
@@ -21,7 +24,10 @@ class DecisionCounters:
     def __init__(self) -> None:
         self.feedback = 0
         self.failed = 0  # decisions whose model raised an error
-        self.over_budget = 0  # decisions whose model had not enough time
+        self.over_budget = 0  # decisions whose model had not enough time, or rested
+        self.stages: Counter[tuple[str, str]] = Counter()  # decisions by stage and source
+        self.by_id = 0  # decisions whose stage is one of their id: they have no entity
+        self.shadow = ShadowCounters()
         self.took_s: dict[str, list[float]] = {name: [] for name in SOURCES}
         self._decisions = dict.fromkeys(self.took_s, 0)
         self._latency = [0] * (len(_BOUNDS_S) + 1)
@@ -44,6 +50,11 @@ class DecisionCounters:
         """The time of all decisions together, in seconds."""
         self.count()
         return self._latency_s
+
+    def count_stage(self, stage: str, source: str, *, is_by_id: bool) -> None:
+        """Count one decision of a loop with a rollout."""
+        self.stages[stage, source] += 1
+        self.by_id += is_by_id
 
     def count(self) -> None:
         """Move the times noted so far into the histogram."""

@@ -4,22 +4,25 @@ A decision never waits, and never fails if its request is valid. Of several that
 together none is logged before all of them can be. Without a model the policy explores around the
 default: the baseline of the request, or that of the loop. If the model fails or exceeds the budget
 of the loop, the default answers, with the source ``fallback``. An apprentice always answers the
-default. The follower swaps a model by assigning `Decider.model`.
+default. Where the loop has a rollout, the model is that of the stage of the decision. The follower
+swaps models by assigning `Decider.models`.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from time import perf_counter, time_ns
 from typing import NamedTuple
 
-from tidemill.errors import BrokerError, ModelError, RequestError
+from tidemill.errors import ModelError, RequestError
 from tidemill.schemas import topics
-from tidemill.schemas.events.schemas import FeedbackEncoder
-from tidemill.schemas.logs import topic_of
-from tidemill.schemas.loop.definition import Items, Loop
+from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.schemas.registry.port import SchemaStore
 from tidemill.serving.decision.counters import NOTED, DecisionCounters
 from tidemill.serving.decision.event_encoder import Circumstances, decision_encoder
-from tidemill.serving.decision.event_log import Event, EventLog
+from tidemill.serving.decision.event_log import EventLog
+from tidemill.serving.decision.feedback_events import MAX_EVENT_BYTES as MAX_EVENT_BYTES
+from tidemill.serving.decision.feedback_events import FeedbackEvents, shorter, too_large
 from tidemill.serving.decision.ids import new_id
 from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.decision.items import RequestItems
@@ -27,26 +30,33 @@ from tidemill.serving.decision.requests import (
     DecisionReader,
     DecisionRequest,
     FeedbackReader,
-    FeedbackRequest,
     RequestLimits,
 )
 from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.policies.applied_rules import Rules
 from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel
-from tidemill.serving.policies.policies import certainty, policy_of
+from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
+from tidemill.serving.stages.decision_stages import DecisionStages
+from tidemill.serving.stages.served_models import FailureStreak, ServedModel, ServedModels
+from tidemill.serving.stages.shadow import OnFailing, Shadow
+from tidemill.serving.stages.shadow_thread import ShadowThread
 
-MAX_EVENT_BYTES = 900_000  # Kafka's default limit for a record is 1 MB, headers included
-_SHORTER = "send shorter texts and lists"
-_SLOW_IN_A_ROW = 3  # one slow decision may be due to the machine, three are due to the model
-_REST_S = 1.0  # how long a slow model is not called
+_USUAL = (None, None, None, None, None)
+"""The circumstances of a decision without anything special."""
 _MODEL_FAILURES = (ModelError, ArithmeticError, LookupError, TypeError, ValueError)
 
 
 class Prepared(NamedTuple):
-    """A decision that is made and not yet logged: its event, its result, and how long it took."""
+    """A decision that is made and not yet logged: its event, its result, and how long it took.
 
+    *stage* is None in a loop without a rollout.
+    """
+
+    request: DecisionRequest
     key: bytes
     payload: bytes
     result: DecisionResult
+    stage: str | None
     took_s: float
 
 
@@ -59,6 +69,7 @@ class Decider:
         log: takes the events.
         counters: count its decisions; None for new counters.
         limits: how much one request may bring.
+        shadows: the thread in which a shadow scores; None if there shall be none.
     """
 
     def __init__(
@@ -69,9 +80,12 @@ class Decider:
         log: EventLog,
         counters: DecisionCounters | None = None,
         limits: RequestLimits | None = None,
+        shadows: ShadowThread | None = None,
     ) -> None:
         self.loop = loop
-        self.model: LiveModel | None = None  # assigned by the follower, read once for each decision
+        self.models = ServedModels()  # assigned by the follower, read once for each decision
+        self.on_failing: OnFailing | None = None  # assigned by the follower, too
+        self.rules: Rules | None = None  # assigned by the follower, read once for each decision
         self.last_failure: str | None = None
         self.counters = counters or DecisionCounters()
         self.limits = limits or RequestLimits()
@@ -81,20 +95,32 @@ class Decider:
         self._choice, self._without_model = policy.choose, policy.without_model
         items = loop.decision.items
         self._items = None if items is None else ItemAnswers(loop, items)
-        self._shorter = _shorter(items)
+        self._shorter = shorter(items)
         self._default: Action = loop.decision.default
         self._is_apprentice = loop.learning == "apprentice"
         self._encode = decision_encoder(loop, store)
-        self._encode_feedback = FeedbackEncoder(loop, store).encode
         self._write = log.write
         self._topic = topics.decisions(loop.loop)
-        self._feedback_topics = {
-            name: topic_of(loop.loop, kind.log) for name, kind in loop.feedback.items()
-        }
+        feedback = FeedbackEvents(loop, store=store, log=log, counters=self.counters)
+        self.feedback_event, self.take_feedback = feedback.event, feedback.take
         self._budget_s = loop.budget_ms / 1e3
         self._policy_version, self._version = loop.policy.version, loop.version
-        self._slow = 0
-        self._rest_until_s = 0.0
+        rollout, self._stages, self._shadow = loop.rollout, None, None
+        if rollout is not None:
+            self._stages = DecisionStages(loop.loop, rollout, loop.salt)
+            if shadows is not None:
+                self._shadow = Shadow(shadows, self.counters.shadow, self._budget_s)
+
+    @property
+    def model(self) -> LiveModel | None:
+        """The live model; assigning one leaves the other slots as they are."""
+        live = self.models.live
+        return None if live is None else live.model
+
+    @model.setter
+    def model(self, model: LiveModel | None) -> None:
+        live = None if model is None else ServedModel(model, FailureStreak())
+        self.models = self.models._replace(live=live)
 
     def decide(self, request: DecisionRequest, started_s: float | None = None) -> DecisionResult:
         """Decide, log the decision, and return it.
@@ -109,12 +135,14 @@ class Decider:
         asked_s = perf_counter()
         if started_s is None:
             started_s = asked_s
-        key, payload, result = self._made(request, started_s, asked_s)
+        key, payload, result, stage = self._made(request, started_s, asked_s)
         self._write(self._topic, key, payload)
         noted = self.counters.took_s[result.source]
         noted.append(perf_counter() - started_s)
         if len(noted) >= NOTED:
             self.counters.count()
+        if stage is not None:
+            self._after(request, key, result, stage)
         return result
 
     def prepare(self, request: DecisionRequest, started_s: float | None = None) -> Prepared:
@@ -122,8 +150,8 @@ class Decider:
         asked_s = perf_counter()
         if started_s is None:
             started_s = asked_s
-        key, payload, result = self._made(request, started_s, asked_s)
-        return Prepared(key, payload, result, perf_counter() - started_s)
+        made = self._made(request, started_s, asked_s)
+        return Prepared(request, *made, perf_counter() - started_s)
 
     def log_all(self, prepared: Iterable[Prepared]) -> list[DecisionResult]:
         """Log decisions that `prepare` has made, and return them."""
@@ -131,14 +159,16 @@ class Decider:
         for one in prepared:
             self._write(self._topic, one.key, one.payload)
             self.counters.took_s[one.result.source].append(one.took_s)
+            if one.stage is not None:
+                self._after(one.request, one.key, one.result, one.stage)
             results.append(one.result)
         self.counters.count()
         return results
 
     def _made(
         self, request: DecisionRequest, started_s: float, asked_s: float
-    ) -> tuple[bytes, bytes, DecisionResult]:
-        """Return key and payload of a decision's event, and its result; nothing is logged yet."""
+    ) -> tuple[bytes, bytes, DecisionResult, str | None]:
+        """Return key and payload of a decision's event, its result and its stage, unlogged."""
         features, baseline = request.features, request.baseline
         default = self._default if baseline is None else baseline
         items = request.items
@@ -149,19 +179,38 @@ class Decider:
         at = request.at or now_ns // 1_000
         try:
             key = decision_id.encode()
-            choice, source, version = self._choose(
-                features, default, items, key, started_s, asked_s
-            )
-            chosen = None
+            models, stage, chosen = self.models, None, None
+            served = models.live
+            if self._stages is not None:
+                stage, served = self._stages.stage(models, request.entity or decision_id)
+            if stage == CONTROL:
+                choice, source, version = certain_choice(default), "default", None
+            else:
+                choice, source, version = self._choose(
+                    served, features, default, items, key, started_s, asked_s
+                )
             if self._is_apprentice:
                 choice, source, chosen = as_apprentice(choice, source, default)
+            rules, rule_version = self.rules, None
+            if rules is not None:
+                before, rule_version = choice, rules.version
+                choice = rules.apply(
+                    before,
+                    served.model if served is not None and source == "model" else None,
+                    features,
+                    default,
+                    key,
+                    is_certain=source == "fallback" or stage == CONTROL or self._is_apprentice,
+                )
+                if chosen is None and choice[0] != before[0]:
+                    chosen = before[0]
             action, score, propensity, positions = choice
             more, logged = None, b""
             if self._items is not None and items is not None:
                 logged = self._items.written(items, choice)
                 positions = None  # each item has its own
-            if not (baseline is None and positions is None and chosen is None):
-                more = Circumstances(baseline, positions, chosen)
+            if (baseline, positions, chosen, stage, rule_version) != _USUAL:
+                more = Circumstances(baseline, positions, chosen, stage, rule_version)
             payload = self._encode(key, at, request.entity, choice, source, version, features, more)
             payload += logged
         except ValueError as error:
@@ -170,7 +219,7 @@ class Decider:
                 hint="send texts in valid Unicode, and times of the years 1 to 9999",
             ) from error
         if len(payload) > MAX_EVENT_BYTES:
-            raise _too_large(payload, self._shorter)
+            raise too_large(payload, self._shorter)
         return (
             key,
             payload,
@@ -186,10 +235,12 @@ class Decider:
                 choice[3] if isinstance(action, list) else None,
                 chosen,
             ),
+            stage,
         )
 
     def _choose(
         self,
+        served: ServedModel | None,
         features: Features,
         default: Action,
         items: RequestItems | None,
@@ -197,100 +248,53 @@ class Decider:
         started_s: float,
         now_s: float,
     ) -> tuple[Choice, str, str | None]:
-        """Return choice, source and model version: the model's if it answers in time."""
-        model, among = self.model, self._items
-        if model is None:
+        """Return choice, source and model version: those of *served* if it answers in time."""
+        if served is None:
+            among = self._items
             if among is None or items is None:
                 choice, is_explored = self._without_model(default, key)
             else:
                 choice, is_explored = among.without_model(items, key)
             return choice, "explore" if is_explored else "default", None
+        model, streak, _ = served
         deadline_s = started_s + self._budget_s
-        if now_s > deadline_s or now_s < self._rest_until_s:
+        if now_s > deadline_s or now_s < streak.rest_until_s:
             self.counters.over_budget += 1
             return certain_choice(default), "fallback", None
         try:
-            if among is None or items is None:
-                choice = self._choice(model, features, key)
-            else:
-                choice = among.choose(model, features, items, key)
+            choice = self._by_model(features, items, key, model)
         except _MODEL_FAILURES as error:
             self.counters.failed += 1
             self.last_failure = f"{model.version}: {error}"
+            self._failed(served, perf_counter(), f"{error!r}")
             return certain_choice(default), "fallback", None
-        now_s = perf_counter()
-        if now_s <= deadline_s:
-            self._slow = 0
+        done_s = perf_counter()
+        if done_s <= deadline_s:
+            streak.failures = 0
             return choice, "model", model.version
         self.counters.over_budget += 1
-        self._slow += 1
-        if self._slow >= _SLOW_IN_A_ROW:
-            self._rest_until_s = now_s + _REST_S
+        if done_s - now_s > self._budget_s:  # by its own time, whatever the request waited before
+            self._failed(served, done_s, f"it took {1e3 * (done_s - now_s):.1f} ms")
         return certain_choice(default), "fallback", None
 
-    def feedback_event(self, request: FeedbackRequest) -> tuple[str, Event]:
-        """Return the id of a feedback and its event; nothing is logged yet.
+    def _by_model(
+        self, features: Features, items: RequestItems | None, key: bytes, model: LiveModel
+    ) -> Choice:
+        if self._items is None or items is None:
+            return self._choice(model, features, key)
+        return self._items.choose(model, features, items, key)
 
-        Raises:
-            RequestError: a text of the request is not valid Unicode, or the event is too large.
-        """
-        feedback_id = request.id or new_id()
-        event: dict[str, object] = {
-            "id": feedback_id,
-            "decision_id": request.decision_id,
-            "at": request.at or time_ns() // 1_000,
-            "values": request.values,
-        }
-        if request.item is not None:
-            event["item"] = request.item
-        payload = self._encode_feedback(request.kind, event)
-        if len(payload) > MAX_EVENT_BYTES:
-            raise _too_large(payload, _SHORTER)
-        topic = self._feedback_topics[request.kind]
-        return feedback_id, Event(topic, request.decision_id.encode(), payload)
+    def _failed(self, served: ServedModel, now_s: float, why: str) -> None:
+        """Count a failure of *served*, and say so if there are too many in a row."""
+        if served.streak.add(now_s) and self.on_failing is not None:
+            self.on_failing(served, why)
 
-    def take_feedback(self, request: FeedbackRequest) -> str:
-        """Log one feedback and return its id.
-
-        Raises:
-            RequestError: a text of the request is not valid Unicode, or the event is too large.
-            BrokerError: the buffer for the broker is full; the feedback is not logged.
-        """
-        feedback_id, event = self.feedback_event(request)
-        if not self._write(*event):
-            raise BrokerError(
-                "the feedback was not logged: the buffer for Kafka is full",
-                hint="send it again later with the same id; check whether the brokers are up",
-            )
-        self.counters.feedback += 1
-        return feedback_id
-
-
-def certain_choice(action: Action) -> Choice:
-    """Return the choice of an *action* that no policy took: there is no score."""
-    return (action, None, certainty(action), None)
-
-
-def as_apprentice(
-    choice: Choice, source: str, default: Action
-) -> tuple[Choice, str, Action | None]:
-    """Return what an apprentice answers and logs: the default, and what its model had chosen.
-
-    Without a model it explores nothing, because what it answers is what the service would do.
-    """
-    if source == "model":
-        return (default, choice[1], certainty(default), None), "default", choice[0]
-    return certain_choice(default), "fallback" if source == "fallback" else "default", None
-
-
-def _too_large(payload: bytes, hint: str) -> RequestError:
-    what = f"the event would take {len(payload)} bytes, over {MAX_EVENT_BYTES}"
-    return RequestError(what, hint=hint)
-
-
-def _shorter(items: Items | None) -> str:
-    """Return what makes the event of a decision shorter."""
-    if items is None:
-        return _SHORTER
-    less = "send fewer items, or shorter texts"
-    return less if items.log == "shown" else f"{less}; `log: shown` logs only what was shown"
+    def _after(
+        self, request: DecisionRequest, key: bytes, result: DecisionResult, stage: str
+    ) -> None:
+        """Count a decision by its *stage* and give it to the shadow: it is logged."""
+        self.counters.count_stage(stage, result.source, is_by_id=not request.entity)
+        served = self.models.shadow
+        if served is not None and self._shadow is not None:
+            choose = partial(self._by_model, request.features, request.items, key)
+            self._shadow.take(served, choose, result.action, self.on_failing)

@@ -12,6 +12,7 @@ from tidemill.kafka import BadRecords, CompactedLog, KafkaConfig, Record, TailTh
 from tidemill.schemas import topics
 from tidemill.schemas.models.manifest import check_key
 from tidemill.schemas.published import parse_loop
+from tidemill.schemas.rules.rule_record import loop_of_key
 from tidemill.serving.model.follower import Follower
 
 logger = logging.getLogger(__name__)
@@ -94,8 +95,13 @@ class Subscriber:
 
         Raises:
             ModelError: it is no part of a model, or of none that may serve.
+            ContractError: it has rules that no trusted key has signed.
+            LoopError: it should have rules, and has none.
         """
         check_key(record.key)
+        if loop_of_key(record.key) is not None:
+            self._follower.take_rules(record)
+            return
         is_new = record.offset >= self._next_of(record)
         refusal = self._follower.take_model(record.key, record.value, is_new=is_new)
         if refusal is not None:

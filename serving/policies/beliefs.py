@@ -6,8 +6,20 @@ Their models are posteriors, which say of each action what label they expect and
 from statistics import NormalDist
 from typing import Protocol, cast
 
-from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel, not_finite
-from tidemill.serving.policies.discrete import default_or_other, drawn
+from tidemill.serving.policies.choice import (
+    Action,
+    Choice,
+    Features,
+    LiveModel,
+    Outcome,
+    not_finite,
+)
+from tidemill.serving.policies.discrete import (
+    default_or_other,
+    default_outcomes,
+    drawn,
+    drawn_outcomes,
+)
 from tidemill.serving.policies.exploration import Exploration
 
 _NORMAL = NormalDist()
@@ -49,12 +61,26 @@ class UcbPolicy:
 
     def choose(self, model: LiveModel, features: Features, key: bytes) -> Choice:
         """Choose by what may be hoped for; the score logged is the mean of the action taken."""
-        means, deviations = beliefs_of(model, features)
-        hopes = [mean + self.width * each for mean, each in zip(means, deviations, strict=True)]
-        best = self.actions[hopes.index(max(hopes))]
+        means, best = self._best(model, features)
         epsilon = self._exploration.share(model.learned_from)
         action, propensity, _ = self._exploration.among(best, self.actions, epsilon, key)
         return (action, means[self.actions.index(action)], propensity, None)
+
+    def _best(self, model: LiveModel, features: Features) -> tuple[list[float], str]:
+        means, deviations = beliefs_of(model, features)
+        hopes = [mean + self.width * each for mean, each in zip(means, deviations, strict=True)]
+        return means, self.actions[hopes.index(max(hopes))]
+
+    def outcomes(
+        self, model: LiveModel | None, features: Features, default: Action
+    ) -> list[Outcome]:
+        """Return what `choose` or, without a *model*, `without_model` may return."""
+        if model is None:
+            return default_outcomes(default, self.actions, self._exploration)
+        means, best = self._best(model, features)
+        epsilon = self._exploration.share(model.learned_from)
+        scores = dict(zip(self.actions, means, strict=True))
+        return self._exploration.outcomes(best, self.actions, epsilon, scores)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""
@@ -79,6 +105,16 @@ class ThompsonPolicy:
         (number,) = self._exploration.chance.numbers(key, 1)
         place, propensity = drawn(chances_to_be_best(means, deviations), epsilon, number)
         return (self.actions[place], means[place], propensity, None)
+
+    def outcomes(
+        self, model: LiveModel | None, features: Features, default: Action
+    ) -> list[Outcome]:
+        """Return what `choose` or, without a *model*, `without_model` may return."""
+        if model is None:
+            return default_outcomes(default, self.actions, self._exploration)
+        means, deviations = beliefs_of(model, features)
+        epsilon = self._exploration.share(model.learned_from)
+        return drawn_outcomes(self.actions, chances_to_be_best(means, deviations), epsilon, means)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""

@@ -8,6 +8,7 @@ from tidemill.serving.policies.choice import (
     Choice,
     Features,
     LiveModel,
+    Outcome,
     action_scores,
     not_finite,
 )
@@ -25,6 +26,32 @@ def default_or_other(
         key,
     )
     return (action, None, propensity, None), is_explored
+
+
+def default_outcomes(
+    default: Action, actions: Sequence[Action], exploration: Exploration
+) -> list[Outcome]:
+    """Return what `default_or_other` may return."""
+    return exploration.outcomes(
+        default,  # type: ignore[type-var]  # as above
+        actions,
+        exploration.epsilon,
+        {},
+    )
+
+
+def drawn_outcomes(
+    actions: Sequence[Action],
+    weights: Sequence[float],
+    epsilon: float,
+    scores: Sequence[float | None],
+) -> list[Outcome]:
+    """Return what `drawn` may draw."""
+    total, even = sum(weights), epsilon / len(weights)
+    return [
+        (action, (1.0 - epsilon) * weight / total + even, score)
+        for action, weight, score in zip(actions, weights, scores, strict=True)
+    ]
 
 
 class ThresholdPolicy:
@@ -52,6 +79,19 @@ class ThresholdPolicy:
         action, propensity, _ = self._exploration.among(best, self._sides, epsilon, key)
         return (action, found, propensity, None)
 
+    def outcomes(
+        self, model: LiveModel | None, features: Features, default: Action
+    ) -> list[Outcome]:
+        """Return what `choose` or, without a *model*, `without_model` may return."""
+        if model is None:
+            return default_outcomes(default, self._sides, self._exploration)
+        found = model.score(features)
+        best = self.above if found >= self.threshold else self.below
+        epsilon = self._exploration.share(model.learned_from)
+        return self._exploration.outcomes(
+            best, self._sides, epsilon, dict.fromkeys(self._sides, found)
+        )
+
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""
         return default_or_other(default, self._sides, self._exploration, key)
@@ -75,6 +115,18 @@ class GreedyPolicy:
         epsilon = self._exploration.share(model.learned_from)
         action, propensity, _ = self._exploration.among(best, self.actions, epsilon, key)
         return (action, scores.get(action), propensity, None)
+
+    def outcomes(
+        self, model: LiveModel | None, features: Features, default: Action
+    ) -> list[Outcome]:
+        """Return what `choose` or, without a *model*, `without_model` may return."""
+        if model is None:
+            return default_outcomes(default, self.actions, self._exploration)
+        learned = model.actions or self.actions
+        scores = action_scores(model.score, features, learned)
+        best = max(learned, key=scores.__getitem__)
+        epsilon = self._exploration.share(model.learned_from)
+        return self._exploration.outcomes(best, self.actions, epsilon, scores)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""
@@ -103,6 +155,20 @@ class SoftmaxPolicy:
         place, propensity = drawn(softmax_weights(each, self.temperature), epsilon, number)
         action = self.actions[place]
         return (action, scores.get(action), propensity, None)
+
+    def outcomes(
+        self, model: LiveModel | None, features: Features, default: Action
+    ) -> list[Outcome]:
+        """Return what `choose` or, without a *model*, `without_model` may return."""
+        if model is None:
+            return default_outcomes(default, self.actions, self._exploration)
+        scores = action_scores(model.score, features, model.actions or self.actions)
+        weights = softmax_weights(
+            [scores.get(action, -math.inf) for action in self.actions], self.temperature
+        )
+        epsilon = self._exploration.share(model.learned_from)
+        listed = [scores.get(action) for action in self.actions]
+        return drawn_outcomes(self.actions, weights, epsilon, listed)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, or explore."""

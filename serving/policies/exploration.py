@@ -6,10 +6,11 @@ each other action has epsilon / n.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from tidemill.serving.policies.chance import Chance
+from tidemill.serving.policies.choice import Outcome
 
 A = TypeVar("A", bound=bool | float | str)
 
@@ -47,6 +48,14 @@ class Exploration:
             action = actions[int(second * len(actions))]
         propensity = by_chance if action in actions else 0.0
         return action, propensity + (1.0 - epsilon if action == best else 0.0), first < epsilon
+
+    def outcomes(
+        self, best: A, actions: Sequence[A], epsilon: float, scores: Mapping[A, float]
+    ) -> list[Outcome]:
+        """Return each action with its probability, which may be 0, and its score if it has one."""
+        found = dict.fromkeys(actions, epsilon / len(actions))
+        found[best] = found.get(best, 0.0) + 1.0 - epsilon
+        return [(action, chance, scores.get(action)) for action, chance in found.items()]
 
     def order(
         self, best: list[A], actions: Sequence[A], epsilon: float, key: bytes

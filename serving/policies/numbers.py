@@ -4,8 +4,15 @@ from statistics import NormalDist
 from typing import cast
 
 from tidemill.serving.policies.chance import Chance
-from tidemill.serving.policies.choice import Action, Choice, Features, LiveModel, not_finite
-from tidemill.serving.policies.discrete import default_or_other
+from tidemill.serving.policies.choice import (
+    Action,
+    Choice,
+    Features,
+    LiveModel,
+    Outcome,
+    not_finite,
+)
+from tidemill.serving.policies.discrete import default_or_other, default_outcomes
 from tidemill.serving.policies.exploration import Exploration
 
 _NORMAL = NormalDist()
@@ -78,6 +85,18 @@ class GridPolicy:
         epsilon = self._exploration.share(model.learned_from)
         action, propensity, _ = self._exploration.among(best, self.points, epsilon, key)
         return (action, found, propensity, None)
+
+    def outcomes(
+        self, model: LiveModel | None, features: Features, default: Action
+    ) -> list[Outcome]:
+        """Return what `choose` or, without a *model*, `without_model` may return."""
+        if model is None:
+            return default_outcomes(default, self.points, self._exploration)
+        found = finite_score(model, features)
+        best = min(self.points, key=lambda point: abs(point - found))
+        epsilon = self._exploration.share(model.learned_from)
+        scores = dict.fromkeys(self.points, found)
+        return self._exploration.outcomes(best, self.points, epsilon, scores)
 
     def without_model(self, default: Action, key: bytes) -> tuple[Choice, bool]:
         """Take the default, which need not be a point, or explore."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from tidemill.serving.policies.beliefs import ThompsonPolicy, UcbPolicy
 from tidemill.serving.policies.chance import Chance
-from tidemill.serving.policies.choice import Action, ActionPolicy
+from tidemill.serving.policies.choice import Action, ActionPolicy, Choice
 from tidemill.serving.policies.discrete import GreedyPolicy, SoftmaxPolicy, ThresholdPolicy
 from tidemill.serving.policies.exploration import Exploration
 from tidemill.serving.policies.item_policies import (
@@ -73,3 +73,20 @@ def _of_numbers(loop: "Loop", exploration: Exploration) -> ActionPolicy:
 def certainty(action: Action) -> float | None:
     """Return the propensity of an *action* that was certain; None where it has no meaning."""
     return 1.0 if isinstance(action, bool | str) else None
+
+
+def certain_choice(action: Action) -> Choice:
+    """Return the choice of an *action* that no policy took: there is no score."""
+    return (action, None, certainty(action), None)
+
+
+def as_apprentice(
+    choice: Choice, source: str, default: Action
+) -> tuple[Choice, str, Action | None]:
+    """Return what an apprentice answers and logs: the default, and what its model had chosen.
+
+    Without a model it explores nothing, because what it answers is what the service would do.
+    """
+    if source == "model":
+        return (default, choice[1], certainty(default), None), "default", choice[0]
+    return certain_choice(default), "fallback" if source == "fallback" else "default", None

@@ -18,13 +18,14 @@ from tests.schemas.loops import minimal
 from tidemill.cli.app import main
 from tidemill.cli.tables.chain import chain_table, troubles
 from tidemill.cli.terminal import WRONG
+from tidemill.errors import LoopError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.http_server.listener import HttpConfig
 from tidemill.kafka import CompactedLog, KafkaConfig, Record, write_all
 from tidemill.monitor.chain import Chain, parse_ack, with_trainer
 from tidemill.monitor.lag import GroupLag
-from tidemill.monitor.observer import MonitorConfig, Observer, Status
+from tidemill.monitor.observer import MonitorConfig, Observer, Status, _check_model_record
 from tidemill.monitor.readings import LoopRows, Reading
 from tidemill.monitor.status import as_metrics, run_monitor
 from tidemill.schemas import topics
@@ -34,6 +35,7 @@ from tidemill.schemas.models.manifest import MAX_ACK_BYTES, Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
 from tidemill.schemas.published import key_of, publish_loop
 from tidemill.schemas.record_signature import Attested, signed_headers
+from tidemill.schemas.rules.rule_record import RuleRecord
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -59,11 +61,13 @@ def config(kafka: KafkaConfig, loop: Loop, tmp_path: Path) -> MonitorConfig:
     )
 
 
-def ack(loop: Loop, worker: str, version: str, status: str, at: datetime) -> tuple[bytes, bytes]:
+def ack(
+    loop: Loop, worker: str, version: str, status: str, at: datetime, slot: str = "live"
+) -> tuple[bytes, bytes]:
     """What a worker would say of a model, as a record."""
     made = Ack.from_json(
         json.dumps(
-            {"worker": worker, "loop": loop.loop, "slot": "live", "version": version}
+            {"worker": worker, "loop": loop.loop, "slot": slot, "version": version}
             | {"digest": "0" * 64, "status": status, "reason": "", "at": at.isoformat()}
         ).encode()
     )
@@ -140,10 +144,11 @@ def test_workers_are_counted_by_the_model_they_serve(config: MonitorConfig, loop
         ack(loop, "a", "lightgbm-1", "serving", NOON),
         ack(loop, "b", "lightgbm-2", "serving", later),
         ack(loop, "c", "lightgbm-2", "refused", later),
+        ack(loop, "a", "lightgbm-3", "serving", later + timedelta(minutes=1), "canary"),
     ]
     write_all(config.kafka, topics.ACKS, said)
     found = chain(config)
-    assert found.model == "lightgbm-2"
+    assert found.model == "lightgbm-2", "a canary decides for a share alone"
     assert (found.serving, found.workers, found.refused) == (1, 3, 1)
     assert chain_table([found]).rows[0].style == WRONG
 
@@ -405,3 +410,24 @@ def wait_for(is_true: object) -> None:
             return
         pause.wait(0.1)
     pytest.fail("it did not come true within a minute")
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_rules_on_the_model_topic_are_no_bad_records(is_right: bool) -> None:
+    """An operator who is told of what is well looks no more."""
+    made = RuleRecord(
+        loop="ads", version=1, at=datetime(2026, 1, 1, tzinfo=UTC), who="ann", why="?", rules=[]
+    )
+    record = Record(
+        topic=topics.MODELS,
+        partition=0,
+        offset=0,
+        key=made.key,
+        value=made.to_json() if is_right else b"{}",
+        timestamp_ms=0,
+    )
+    if is_right:
+        _check_model_record(record)
+    else:
+        with pytest.raises(LoopError, match="no rules"):
+            _check_model_record(record)

@@ -24,8 +24,9 @@ from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import publish_loop
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
-from tidemill.serving.decision.decider import MAX_EVENT_BYTES, Decider
+from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import Event, MemoryEventLog
+from tidemill.serving.decision.feedback_events import MAX_EVENT_BYTES
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
 from tidemill.serving.worker import ServingWorkerConfig, Worker

@@ -29,6 +29,7 @@ CHILDREN: Mapping[str, tuple[str, ...]] = {
 _FROM = " FROM feedback"
 _HINTS = {
     "label": "write one aggregate expression, say max(arr_delay) > 15",
+    "condition": "write one condition, say country = 'CH' and visits > 3",
     "reward": "write one expression, say label - case when action = 'coupon' then 0.1 else 0 end",
 }
 

@@ -13,7 +13,6 @@ from datetime import datetime
 from tidemill.errors import BrokerError, RequestError
 from tidemill.schemas.loop.definition import Loop
 from tidemill.serving.client.calls import Asked, Given, with_item
-from tidemill.serving.decision.decider import as_apprentice, certain_choice
 from tidemill.serving.decision.item_answers import ItemAnswers
 from tidemill.serving.decision.items import RequestItems, default_among
 from tidemill.serving.decision.requests import (
@@ -24,7 +23,7 @@ from tidemill.serving.decision.requests import (
 )
 from tidemill.serving.decision.results import DecisionResult
 from tidemill.serving.policies.choice import Action, Choice, LiveModel
-from tidemill.serving.policies.policies import policy_of
+from tidemill.serving.policies.policies import as_apprentice, certain_choice, policy_of
 
 
 class ScriptError(AssertionError):

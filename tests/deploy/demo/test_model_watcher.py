@@ -37,12 +37,13 @@ def acknowledged(
     *,
     status: Literal["serving", "refused"] = "serving",
     loop: str = "banner",
+    slot: str = LIVE,
 ) -> Record:
     """Return the record by which *worker* answers a version at *ms*."""
     ack = Ack(
         worker=worker,
         loop=loop,
-        slot=LIVE,
+        slot=slot,
         version=f"lightgbm-{number}",
         digest="",
         status=status,
@@ -70,6 +71,14 @@ def test_a_swap_takes_until_the_last_worker_serves(order: tuple[Record, ...]) ->
         journeys.take(record)
     assert journeys.by_version["lightgbm-1"].swap_s(2) == 0.7
     assert journeys.by_version["lightgbm-1"].swap_s(3) is None
+
+
+def test_a_model_serves_once_it_is_live() -> None:
+    """As a canary it was acknowledged before, and nobody had promoted it."""
+    journeys = Journeys("banner", TrustedKeys.of([KEY.public]))
+    for record in (acknowledged("a", 1, 900, slot="canary"), published(1, 1_000)):
+        journeys.take(record)
+    assert journeys.by_version["lightgbm-1"].swap_s(1) is None
 
 
 def test_a_worker_that_says_so_again_was_not_slower() -> None:

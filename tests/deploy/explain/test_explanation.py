@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -9,10 +10,16 @@ import pytest
 from tests.deploy.explain.decided import LEARNERS, LOOPS, DecidedLake, number, trained
 
 from tidemill.deploy.explain.explanation import Explainer, Explanation
+from tidemill.deploy.rules.rule_history import RuleHistory
 from tidemill.errors import LakeError
+from tidemill.features.lake.layouts import DECISIONS
+from tidemill.schemas.loop.rollout import Rollout
 from tidemill.schemas.loop.validation import BELIEFS
+from tidemill.schemas.rules.rule_file import record_of
+from tidemill.schemas.rules.rule_set import RuleSet
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.results import DecisionResult
+from tidemill.serving.policies.applied_rules import Rules
 from tidemill.serving.policies.choice import LiveModel
 from tidemill.trainers.registry import ModelVersion
 
@@ -167,3 +174,56 @@ def test_a_decision_whose_model_or_loop_is_gone_names_the_way_back(tmp_path: Pat
     decided.write(loop_version=pl.lit(7, pl.Int32))
     with pytest.raises(LakeError, match="no version 7"):
         explained(decided, "newer")
+
+
+def test_a_decision_of_the_control_is_made_again_without_exploration(tmp_path: Path) -> None:
+    """Its source is that of a decision without a model, which would have been explored."""
+    loop = LOOPS["greedy"].model_copy(update={"rollout": Rollout(control=0.5)})
+    decided = DecidedLake.of(loop, tmp_path)
+    made = decided.decide(DRAWS, seed=1)
+    rows = decided.lake.table(loop.loop, DECISIONS).read(columns=["id", "stage"])
+    stages = dict(rows.iter_rows())
+    assert set(stages.values()) == {"control", "live"}
+    for one in made:
+        found = explained(decided, one.id)
+        assert found.differences == ()
+        is_control = stages[one.id] == "control"
+        assert (found.exploration == "none: the decision is in the control") == is_control
+        assert ("in the control" in found.nothing_more) == is_control
+        assert found.to_json()["stage"] == stages[one.id]
+
+
+@pytest.mark.parametrize("name", ["greedy", "softmax"])
+def test_a_decision_under_rules_is_made_again_with_them(name: str, tmp_path: Path) -> None:
+    """They may have changed since; the lake has every version."""
+    decided = DecidedLake.of(LOOPS[name], tmp_path)
+    actions = LOOPS[name].decision.actions
+    rules = [
+        {"name": "members", "when": "member", "forbid": [actions[0]]},
+        {"name": "often", "when": "visits > 20", "boost": {"action": actions[1], "share": 0.5}},
+    ]
+    written = RuleSet.model_validate({"loop": decided.loop.loop, "rules": rules})
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    record = record_of(written, decided.loop, version=1, at=at, who="ann", why="a test")
+    RuleHistory(decided.lake, decided.loop.loop).add(record, None)
+    decided.decider.rules = Rules(record, decided.loop)
+    made = decided.decide(DRAWS, seed=1)
+    decided.live(trained(LOOPS[name], LEARNERS[0]))
+    made += decided.decide(DRAWS, seed=2)
+    assert any(one.policy_action is not None for one in made)
+    for one in made:
+        found = explained(decided, one.id)
+        assert found.differences == ()
+        assert found.to_json()["rule_version"] == 1
+
+
+def test_a_decision_whose_rules_are_gone_says_so(tmp_path: Path) -> None:
+    """It cannot be made again without them."""
+    decided = DecidedLake.of(LOOPS["greedy"], tmp_path)
+    written = RuleSet.model_validate({"loop": decided.loop.loop, "rules": []})
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    record = record_of(written, decided.loop, version=7, at=at, who="ann", why="a test")
+    decided.decider.rules = Rules(record, decided.loop)
+    (one,) = decided.decide(1)
+    with pytest.raises(LakeError, match="no version 7 of the rules"):
+        explained(decided, one.id)

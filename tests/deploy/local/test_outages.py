@@ -114,7 +114,10 @@ class Running:
 
     def is_read(self) -> bool:
         """Return whether all that was sent is in the lake."""
-        accounts = ledger(Lake(LakeConfig(root=self.stack.lake)), LOOP)
+        lake = Lake(LakeConfig(root=self.stack.lake))
+        if not lake.newest_number(LOOP.loop):
+            return False  # the worker has not made all tables yet
+        accounts = ledger(lake, LOOP)
         read = [sum(each.read for each in accounts if each.log == log) for log in LOOP.logs]
         assert is_balanced(accounts), accounts
         return read == [self.decided, self.told]

@@ -1,15 +1,19 @@
 """Records of the model topic, as far as they can be checked without the keys that are trusted."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tests.serving.model import bad_models
 from tests.serving.models import manifest, records, text
 
+from tidemill.errors import ModelError
 from tidemill.schemas.models import manifest as manifest_module
 from tidemill.schemas.models.manifest import (
     CHUNK_BYTES,
+    Ack,
     RefusedError,
     check_record,
     chunk_key,
@@ -77,3 +81,58 @@ def test_a_share_is_between_none_and_all(share: float) -> None:
     """A worker would compare numbers with it."""
     with pytest.raises(RefusedError, match="share"):
         manifest(PAYLOAD, share=share)
+
+
+ACK = Ack(
+    worker="w-1",
+    loop="banner",
+    slot="live",
+    version="lightgbm-1",
+    digest="d",
+    status="serving",
+    at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+EARLIER = {"worker", "loop", "slot", "version", "digest", "status", "reason", "at"}
+"""The fields of an acknowledgement of the first release, which refuses any other."""
+
+
+def test_an_acknowledgement_without_a_new_field_is_what_it_was() -> None:
+    """Earlier monitors read it, and it is under the key that they know."""
+    assert json.loads(ACK.to_json()).keys() == EARLIER
+    assert ACK.key == b"w-1/banner"
+    assert Ack.from_json(ACK.to_json()) == ACK
+
+
+def test_each_slot_is_acknowledged_under_a_key_of_its_own() -> None:
+    """Compaction has the last word of each; a canary must not hide the live model."""
+    told = replace(ACK, slot="canary", load_ms=12.5, sequence=7)
+    assert told.key == b"w-1/banner/canary"
+    assert Ack.from_json(told.to_json()) == told
+
+
+def test_an_acknowledgement_of_a_later_release_is_read_too() -> None:
+    """The next new field must not stop monitors."""
+    later = json.loads(ACK.to_json()) | {"colour": ["red"]}
+    assert Ack.from_json(json.dumps(later).encode()) == ACK
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence": "7"},
+        {"sequence": 7.5},
+        {"load_ms": True},
+        {"worker": 7},
+        {"at": 7},
+        {"at": "2026-01-01T00:00:00"},
+        {"status": "content"},
+    ],
+)
+def test_what_is_no_acknowledgement_is_refused(changes: dict[str, object]) -> None:
+    """Anybody who may write to the topic can write anything."""
+    value = json.dumps(json.loads(ACK.to_json()) | changes).encode()
+    with pytest.raises(ModelError, match="not an acknowledgement"):
+        Ack.from_json(value)
+    for bad in (b"[]", b"7", b"{}", b"{"):
+        with pytest.raises(ModelError, match="not an acknowledgement"):
+            Ack.from_json(bad)
