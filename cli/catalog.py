@@ -12,7 +12,7 @@ Group = Literal["Start", "Run", "Look", "Things", "Admin"]
 
 NOUNS = {
     "loop": "Compare loop files, and print their JSON Schema.",
-    "model": "List the models of a loop.",
+    "model": "List the models of a loop, and choose the live one.",
     "rules": "Set rules that hold after the policy, and take them back.",
     "lake": "Merge small files, make examples again, close windows.",
     "dead-letters": "Show the records that could not be read, or send them again.",
@@ -207,6 +207,41 @@ COMMANDS: tuple[Command, ...] = (
         module="train",
         function="show",
         summary="Show the record of one model.",
+    ),
+    Command(
+        name="model promote",
+        group="Things",
+        module="train",
+        function="promote",
+        summary="Let a model decide from now on.",
+    ),
+    Command(
+        name="model rollback",
+        group="Things",
+        module="train",
+        function="rollback",
+        summary="Let a former model decide again.",
+    ),
+    Command(
+        name="model pin",
+        group="Things",
+        module="train",
+        function="pin",
+        summary="Keep the trainer from changing what is live.",
+    ),
+    Command(
+        name="model freeze",
+        group="Things",
+        module="train",
+        function="freeze",
+        summary="Keep a loop from changing and from training.",
+    ),
+    Command(
+        name="model release",
+        group="Things",
+        module="train",
+        function="release",
+        summary="End pin and freeze.",
     ),
     Command(
         name="model importance",

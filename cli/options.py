@@ -39,3 +39,7 @@ MetricsHost = Annotated[
     typer.Option(help="The address of --metrics-port, 127.0.0.1 if not named; 0.0.0.0 for all."),
 ]
 Servers = Annotated[int, typer.Option(min=1, help="How many serving workers.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
+Who = Annotated[
+    str | None, typer.Option("--as", metavar="NAME", help="Who you are; by default user@host.")
+]

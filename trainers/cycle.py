@@ -1,4 +1,4 @@
-"""One training cycle: watch the live model, learn new examples, train when due, judge, publish.
+"""One training cycle: watch what decides, learn new examples, train when due, judge, publish.
 
 The steps run in order in one thread. All state that must survive a crash is in the lake, so a new
 `TrainingCycle` on the same lake continues where the last one was killed:
@@ -13,7 +13,7 @@ Longer than 300 lines because both learners share the order of their steps.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -28,7 +28,7 @@ from tidemill.features.sql.judgements import comparable_rows
 from tidemill.schemas.loop.definition import Batch, Loop
 from tidemill.schemas.loop.durations import told_duration
 from tidemill.schemas.models.fit import check_fit
-from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, LIVE, payload_digest, utc_now
+from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, payload_digest, utc_now
 from tidemill.schemas.models.posterior import POSTERIOR
 from tidemill.trainers.commit_log import LabelCount, commits_after, count_labels, known_ids
 from tidemill.trainers.evaluation.action_gate import judge_actions
@@ -43,6 +43,8 @@ from tidemill.trainers.learners.posteriors import train_posterior
 from tidemill.trainers.model_trial import Trial, no_trial
 from tidemill.trainers.publisher import Publisher
 from tidemill.trainers.registry import ONLINE, ModelVersion, Registry, default_version
+from tidemill.trainers.rollout.slots import SlotPublisher
+from tidemill.trainers.rollout.staging import TAKEN_BACK, Staging
 from tidemill.trainers.rows import LabeledRows, split
 
 logger = logging.getLogger(__name__)
@@ -85,12 +87,14 @@ class TrainingCycle:
         self._clock, self._on_version, self._trial = clock, on_version, trial
         self._examples = lake.table(loop.loop, EXAMPLES)
         self._live_watch: LiveWatch | None = None
-        self._published: dict[str, int] = {}
+        self._published = 0  # the number of the online state that is on the topic
         self._refused_labels = -1
         self._ready_at: datetime | None = None  # the decision time up to which labels must be known
         self._label_count: LabelCount | None = None
         self._has_told_left_out = False
         self._next_count_s, self._count_share = 0.0, count_share
+        self.staging = Staging(loop, lake, self.registry, clock=clock, time_share=count_share)
+        self._slots = SlotPublisher(self.registry, publisher)
         online = loop.models.online
         self.online_run = OnlineRun(loop, online, lake, self.registry) if online else None
         predictions = self.online_run.predictions if self.online_run else None
@@ -111,8 +115,13 @@ class TrainingCycle:
         self.publish()
         before = self.registry.next_number()
         self._watch()
-        self._follow(force=force)
-        self._batch(force=force)
+        problem = self.staging.advance(force=force)
+        if problem is not None:
+            self._end_live(problem.problem, problem.metrics)
+        self.publish()
+        if not self.registry.stages.standing.is_frozen:
+            self._follow(force=force)
+            self._batch(force=force)
         return [model for model in self.registry.models() if model.number >= before]
 
     def _sets_of_actions(self) -> ActionSets | ItemSets | None:
@@ -136,20 +145,19 @@ class TrainingCycle:
         return max(0, self._examples.version() - max(self.learned_until, 0))
 
     def publish(self) -> None:
-        """Publish the newest models of the registry that are not on the topic yet.
+        """Let a promoted model enter its stage, and publish what the topic lacks.
 
         Raises:
             BrokerError: no broker answers.
         """
+        self.staging.enter()
+        self._slots.publish()
         online = self.loop.models.online
-        due = {LIVE: self.registry.live()}
-        due[ONLINE] = self.registry.newest(online.learner) if online else None
-        for slot, model in due.items():
-            if model is not None and self._published.get(slot) != model.number:
-                payload = self.registry.payload(model)
-                manifest = self.registry.manifest(model, len(payload), slot)
-                self._publisher.publish(manifest, payload)
-                self._published[slot] = model.number
+        state = self.registry.newest(online.learner) if online else None
+        if state is not None and self._published != state.number:
+            payload = self.registry.payload(state)
+            self._publisher.publish(self.registry.manifest(state, len(payload), ONLINE), payload)
+            self._published = state.number
 
     def _watch(self) -> None:
         """Take the live model back if it earns less than the default; see `live_watch.py`."""
@@ -173,26 +181,44 @@ class TrainingCycle:
             until = max(filter(None, (until, rows.last_at)), default=None)
             problem = watch.problem()
             if problem is not None:
-                self._take_back(live, watch, problem, until)
+                self._take_back(watch, problem, until)
                 return
 
-    def _take_back(
-        self, live: ModelVersion, watch: LiveWatch, problem: str, until: datetime | None
-    ) -> None:
-        """Let the default decide from now on: in the registry first, then on the topic."""
+    def _take_back(self, watch: LiveWatch, problem: str, until: datetime | None) -> None:
+        """Let the last good model decide, or the default, after the watch has found *problem*."""
         gain = watch.gain()
-        model = default_version(
-            self.loop,
-            self.registry,
-            at=self._clock(),
-            reason=f"taken back: {problem}",
-            metrics={"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high},
-            snapshot=watch.seen_until,
-            until=until,
-        )
-        logger.warning("%s: %s", self.loop.loop, model.reason)
-        self.registry.add(model, DEFAULT_PAYLOAD)
-        self._on_version(model)
+        metrics = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+        self._end_live(problem, metrics, snapshot=watch.seen_until, until=until)
+
+    def _end_live(
+        self,
+        problem: str,
+        metrics: Mapping[str, float],
+        *,
+        snapshot: int | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        """Take the live model back: in the lake first, then on the topic.
+
+        With stages the last good model decides again; without them, or if there is none, the
+        default does, as a version of its own.
+        """
+        if self.staging.tell_pinned(problem):
+            return
+        logger.warning("%s: %s%s", self.loop.loop, TAKEN_BACK, problem)
+        is_replaced = self.loop.rollout is not None and self.staging.fall_back(problem, metrics)
+        if not is_replaced:
+            model = default_version(
+                self.loop,
+                self.registry,
+                at=self._clock(),
+                reason=TAKEN_BACK + problem,
+                metrics=metrics,
+                snapshot=self._examples.version() if snapshot is None else snapshot,
+                until=until,
+            )
+            self.registry.add(model, DEFAULT_PAYLOAD)
+            self._on_version(model)
         self._live_watch = None
         self.publish()
 
@@ -371,6 +397,13 @@ class TrainingCycle:
             )
         return verdict
 
+    def _what_waits(self, verdict: Verdict) -> str:
+        """Return what a promoted model has to wait for before it is live; empty for nothing."""
+        if not verdict.promoted or self.staging.goes_live_at_once:
+            return ""
+        is_pinned = self.registry.stages.standing.is_pinned
+        return "; the loop is pinned" if is_pinned else f"; first it is {self.staging.stages[0]}"
+
     def _means_as_much(self, model: ModelVersion) -> bool:
         """Return whether the label of *model* is that of this version, as far as it is known."""
         return model.label_digest in (None, self.loop.label_digest)
@@ -382,8 +415,7 @@ class TrainingCycle:
         self, trained: Trained, verdict: Verdict, count: LabelCount, later_from: datetime | None
     ) -> ModelVersion:
         """Add the version to the registry, with its verdict."""
-        live, cost = self.registry.live(), trained.cost
-        is_rival = live is not None and self._means_as_much(live)
+        cost, is_live = trained.cost, verdict.promoted and self.staging.goes_live_at_once
         model = ModelVersion(
             number=self.registry.next_number(),
             version=self._version(trained.learner),
@@ -393,8 +425,8 @@ class TrainingCycle:
             policy_version=self.loop.policy.version,
             label_type=self.loop.label.type,
             promoted=verdict.promoted,
-            sequence=self.registry.next_sequence() if verdict.promoted else 0,
-            reason=verdict.reason,
+            sequence=self.registry.next_sequence() if is_live else 0,
+            reason=verdict.reason + self._what_waits(verdict),
             metrics=verdict.metrics,
             snapshot=trained.snapshot,
             labels=count.labels,
@@ -406,7 +438,7 @@ class TrainingCycle:
             seed=trained.seed,
             params=trained.params,
             software=trained.software,
-            replaces=live.version if live and is_rival else "",
+            replaces=self.staging.replaced(),
             wall_s=cost.wall_s,
             cpu_s=cost.cpu_s,
             digest=payload_digest(trained.payload),

@@ -86,10 +86,14 @@ class Publisher:
         topic: where the models go.
         loop: whose models; records of other loops are not touched.
         key: signs the manifests.
+        sweeps: whether to remove the chunks that no manifest names. A command must not: a trainer
+            that runs beside it may have written chunks whose manifest comes next.
     """
 
-    def __init__(self, topic: ModelTopic, loop: str, key: SigningKey) -> None:
-        self._topic, self._loop, self._key = topic, loop, key
+    def __init__(
+        self, topic: ModelTopic, loop: str, key: SigningKey, *, sweeps: bool = True
+    ) -> None:
+        self._topic, self._loop, self._key, self._sweeps = topic, loop, key, sweeps
         self._chunks: set[bytes] | None = None
         self._manifests: dict[str, ModelManifest] = {}
 
@@ -126,7 +130,8 @@ class Publisher:
         self._topic.write([(manifest.key, sign(manifest, self._key, payload=inline))])
         self._manifests[manifest.slot] = manifest
         chunks.update(key for key, _ in items)
-        self._sweep(chunks)
+        if self._sweeps:
+            self._sweep(chunks)
         return True
 
     def _sweep(self, chunks: set[bytes]) -> None:

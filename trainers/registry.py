@@ -4,18 +4,20 @@ The registry is the Delta table ``models`` beside the examples. A row holds a mo
 payload, so the model topic can be restored from the lake alone.
 
 Delivery: exactly once. The commit that adds a row also moves the number of the newest version by
-compare-and-swap, so a second trainer of the same loop is fenced.
+compare-and-swap, so a second trainer of the same loop is fenced. What is live follows from the
+table ``stages`` (`rollout/stages.py`); while a loop has no row there, from the column ``promoted``.
 
 Longer than 300 lines because a row has thirty columns, which are named once for each use.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import polars as pl
 
+from tidemill.errors import ModelError
 from tidemill.features.lake.commits import CompareAndSwap
 from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.progress_keys import MODEL_NUMBER
@@ -31,6 +33,7 @@ from tidemill.schemas.models.manifest import (
     chunk_count,
     payload_digest,
 )
+from tidemill.trainers.rollout.stages import StageChange, Stages
 
 MODELS = "models"
 LOOK = "look"  # the metric that says which candidate of a series it was
@@ -83,8 +86,9 @@ class ModelVersion:
         number: counts the models of the loop, over all learners, from 1.
         version: learner and number.
         at: when it was made.
-        promoted: whether it was made live, by the gate or because a model was taken back.
-        sequence: counts the promoted models, from 1; 0 for a model that was not promoted.
+        promoted: whether the gate promoted it, or it stands for the default, which took over.
+        sequence: that of its manifest if it was to be live at once; 0 for a model that was not
+            promoted, or that has to go through stages first.
         reason: the gate's sentence.
         snapshot: version of the examples table it was trained on.
         labels: labelled rows of that snapshot, including those it was judged by.
@@ -159,18 +163,62 @@ class Registry:
         self._table = lake.create_table(loop_name, MODELS, _SCHEMA)
         self._loop_name = loop_name
         self._models = self._read()
+        self.stages = Stages(lake, loop_name)
+        self.stages.read()
 
     def models(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
         return list(self._models)
 
     def live(self) -> ModelVersion | None:
-        """Return the version that was promoted last, which may be the default; None if none was."""
+        """Return the version that is live, which may be the default; None if none ever was."""
+        change = self.stages.standing.live
+        return self.promoted_last() if change is None else self.of(change)
+
+    def promoted_last(self) -> ModelVersion | None:
+        """Return the version that was promoted last; it is live where no change says what is."""
         return max(
-            (one for one in self._models if one.promoted),
+            (one for one in self._models if one.promoted and one.sequence),
             key=lambda one: one.sequence,
             default=None,
         )
+
+    def of(self, change: StageChange) -> ModelVersion:
+        """Return the version that *change* is about, with its sequence.
+
+        Raises:
+            ModelError: the registry has no such version.
+        """
+        model = self.numbered(change.model)
+        if change.version == DEFAULT:
+            return replace(
+                model,
+                version=DEFAULT,
+                at=change.at,
+                learner=DEFAULT,
+                sequence=change.sequence,
+                reason=change.why,
+                until=change.since,
+                metrics={},
+                digest=payload_digest(DEFAULT_PAYLOAD),
+            )
+        return replace(model, sequence=change.sequence)
+
+    def numbered(self, number: int) -> ModelVersion:
+        """Return the version with this number, also one that a trainer has added meanwhile.
+
+        Raises:
+            ModelError: the registry has no such version.
+        """
+        found = next((one for one in self._models if one.number == number), None)
+        if found is None:  # not kept: a trainer that another one has overtaken must be fenced
+            found = next((one for one in self._read() if one.number == number), None)
+        if found is None:
+            raise ModelError(
+                f"{self._loop_name} has a change of stages for model {number}, which is unknown",
+                hint=f"restore the lost models: tidemill model restore {self._loop_name}",
+            )
+        return found
 
     def model(self) -> ModelVersion | None:
         """Return the model that decides; None if the default does, as before the first one."""
@@ -203,8 +251,11 @@ class Registry:
         return self._models[-1].number + 1 if self._models else 1
 
     def next_sequence(self) -> int:
-        """Return the sequence the next promoted version will have."""
-        live = self.live()
+        """Return the sequence the next version will have if it is live at once."""
+        changes = self.stages.standing.changes
+        if changes:
+            return changes[-1].sequence + 1
+        live = self.promoted_last()
         return live.sequence + 1 if live else 1
 
     def payload(self, model: ModelVersion) -> bytes:
@@ -213,6 +264,8 @@ class Registry:
         Raises:
             LakeError: the lake cannot be read.
         """
+        if model.version == DEFAULT:
+            return DEFAULT_PAYLOAD
         found = self._table.read(["payload"], pl.col("number") == model.number)
         payload: bytes = found.item()
         return payload

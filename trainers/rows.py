@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tidemill.features.estimates.off_policy import Integers as Integers
 from tidemill.features.estimates.off_policy import clipped
+from tidemill.features.lake.layouts import Rows
 from tidemill.features.sql.datasets import BASELINE, PROPENSITY, SOURCE, TrainingSet
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import ACTION, action_text, scored_actions
@@ -204,7 +205,7 @@ def feature_columns(loop: Loop) -> list[pl.Expr]:
     ]
 
 
-def learnable(examples: pl.DataFrame, loop: Loop) -> pl.DataFrame:
+def learnable(examples: Rows, loop: Loop) -> Rows:
     """Return the rows of the table ``examples`` that a model of *loop* can learn."""
     wanted = is_learnable()
     if loop.decision.items is not None:

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName
+from tidemill.cli.options import AsJson, LoopName, Who, Why
 
 if TYPE_CHECKING:
     from tidemill.deploy.rules.rule_changes import RuleChanges
-
-Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
-Who = Annotated[
-    str | None, typer.Option("--as", metavar="NAME", help="Who you are; by default user@host.")
-]
 
 
 def set_rules(

@@ -1,18 +1,36 @@
-"""`tidemill train`, `model list`, `model show`, `model importance`, `model restore`, and `keys`."""
+"""`tidemill train`, `keys`, and the commands of `tidemill model`."""
 
+import logging
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from getpass import getuser
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName, MetricsHost, MetricsPort, PngFile
+from tidemill.cli.options import AsJson, LoopName, MetricsHost, MetricsPort, PngFile, Who, Why
 from tidemill.cli.terminal import print_text
-from tidemill.errors import RequestError
+from tidemill.errors import BrokerError, ModelError, RequestError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from tidemill.cli.tables.models import StageRow
+    from tidemill.features.lake.lake import Lake
+    from tidemill.schemas.loop.definition import Loop
+    from tidemill.schemas.models.manifest import Ack
     from tidemill.trainers.registry import ModelVersion
+    from tidemill.trainers.rollout.by_hand import ByHand
+    from tidemill.trainers.rollout.stages import StageChange, Standing
+
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="As `model list` shows it.")]
+AnyVersion = Annotated[
+    str | None, typer.Argument(metavar="VERSION", help="As `model list` shows it.")
+]
 
 
 def train(
@@ -47,20 +65,73 @@ def train(
 
 
 def models(loop: LoopName, as_json: AsJson = False) -> None:
-    """Show every model that a loop has made, which one is live, and why the others are not."""
+    """Show every model that a loop has made, which one is live, and why the others are not.
+
+    For a model in a stage it says since when, on how many decisions, and with
+    KAFKA_BOOTSTRAP_SERVERS how many workers have acknowledged it. Where the loop has a control, it
+    says what live decisions have earned beside it.
+    """
     from tidemill.cli.lakes import open_lake
-    from tidemill.cli.tables.models import print_models
+    from tidemill.cli.tables.models import print_beside_control, print_models
     from tidemill.trainers.registry import Registry
+    from tidemill.trainers.rollout.evidence import against_control
 
     lake = open_lake()
-    lake.loop(loop)  # refuses a name that is not in the lake
+    defined = lake.loop(loop)  # refuses a name that is not in the lake
     registry = Registry(lake, loop)
-    print_models(loop, registry.models(), registry.live(), as_json=as_json)
+    standing = registry.stages.standing
+    rows = _in_stages(lake, defined, standing)
+    print_models(
+        loop, registry.models(), registry.live(), as_json=as_json, stages=rows, standing=standing
+    )
+    if defined.rollout is not None and defined.rollout.control and not as_json:
+        live = standing.live
+        print_beside_control(loop, against_control(lake, defined, live.since if live else None))
+
+
+def _in_stages(lake: "Lake", loop: "Loop", standing: "Standing") -> "list[StageRow]":
+    """Return the models that are in a stage now, the live one first."""
+    from tidemill.cli.tables.models import StageRow
+    from tidemill.monitor.convergence import convergence
+    from tidemill.trainers.rollout.evidence import rows_in_stage
+
+    acks = _acks()
+    return [
+        StageRow(
+            change=each,
+            rows=rows_in_stage(lake, loop, each),
+            taken_up=None
+            if acks is None
+            else convergence(acks, loop.loop, each.stage, each.version),
+        )
+        for each in (standing.live, standing.candidate)
+        if each is not None
+    ]
+
+
+def _acks() -> "list[Ack] | None":
+    """Return what workers have acknowledged; None if the environment names no Kafka."""
+    from tidemill.kafka import KafkaConfig, read_compacted
+    from tidemill.schemas import topics
+    from tidemill.schemas.models.manifest import Ack
+
+    if not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        return None
+    try:
+        values = read_compacted(KafkaConfig.from_env(os.environ), topics.ACKS).values()
+    except BrokerError as error:
+        logger.warning("what workers have acknowledged is not known: %s", error.what)
+        return None
+    found = []
+    for value in values:
+        with suppress(ModelError):  # anybody may write there; the monitor reports it
+            found.append(Ack.from_json(value))
+    return found
 
 
 def show(
     loop: LoopName,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="As `model list` shows it.")],
+    version: Version,
     as_json: AsJson = False,
 ) -> None:
     """Show the record of one model: its verdict, what it learned, and how it was judged."""
@@ -107,6 +178,66 @@ def importance(
     if png is not None:
         draw_importance(found, png)
     print_importance(found, as_json=as_json)
+
+
+def promote(loop: LoopName, version: Version, why: Why, who: Who = None) -> None:
+    """Let a model decide from now on, whatever stage it is in; `default` for the default.
+
+    The change is recorded in the lake and then published. It needs TIDEMILL_SIGNING_KEY, and no
+    trainer; a trainer that runs goes on with it.
+    """
+    _changed(loop, who, lambda hand: hand.promote(version, why), f"{version} is live already")
+
+
+def rollback(loop: LoopName, why: Why, version: AnyVersion = None, who: Who = None) -> None:
+    """Let a former model decide again; by default the one that was live before.
+
+    It needs TIDEMILL_SIGNING_KEY, and no trainer. To keep the trainer from promoting another model,
+    pin the loop.
+    """
+    _changed(loop, who, lambda hand: hand.roll_back(version, why), "it is live already")
+
+
+def pin(loop: LoopName, why: Why, version: AnyVersion = None, who: Who = None) -> None:
+    """Let a model decide, by default the live one, until a person changes that.
+
+    The loop goes on to train and to judge, and its trainer changes no stage. Guardrails warn.
+    """
+    _changed(loop, who, lambda hand: hand.pin(version, why), f"{loop} is pinned already")
+
+
+def freeze(loop: LoopName, why: Why, who: Who = None) -> None:
+    """Let nothing change: the loop is pinned, and does not train either."""
+    _changed(loop, who, lambda hand: hand.freeze(why), f"{loop} is frozen already")
+
+
+def release(loop: LoopName, why: Why, who: Who = None) -> None:
+    """End `pin` and `freeze`: the trainer trains and changes stages again."""
+    _changed(loop, who, lambda hand: hand.release(why), f"{loop} is neither pinned nor frozen")
+
+
+def _changed(
+    loop: str, who: str | None, change: "Callable[[ByHand], StageChange | None]", unchanged: str
+) -> None:
+    """Make a change by hand, and publish what the topic lacks, also if nothing has changed."""
+    from tidemill.cli.lakes import open_lake
+    from tidemill.cli.tables.models import print_change
+    from tidemill.kafka import KafkaConfig
+    from tidemill.schemas.models.signing import SigningKey
+    from tidemill.trainers.publisher import KafkaModelTopic, Publisher
+    from tidemill.trainers.rollout.by_hand import ByHand
+    from tidemill.trainers.rollout.slots import SlotPublisher
+
+    kafka, key, lake = (
+        KafkaConfig.from_env(os.environ),
+        SigningKey.from_env(os.environ),
+        open_lake(),
+    )
+    hand = ByHand(lake.loop(loop), lake, who=who or f"{getuser()}@{gethostname()}")
+    made = change(hand)
+    publisher = Publisher(KafkaModelTopic(kafka), loop, key, sweeps=False)
+    SlotPublisher(hand.registry, publisher).publish()
+    print_text(unchanged) if made is None else print_change(loop, made)
 
 
 def restore(loop: LoopName, as_json: AsJson = False) -> int:

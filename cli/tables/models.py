@@ -1,27 +1,65 @@
 """The models of a loop."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from tidemill.cli.terminal import add_row, new_table, print_json, print_table, print_text, shown
+from tidemill.monitor.convergence import Convergence
 from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.trainers.evaluation.action_gate import REWARD
 from tidemill.trainers.evaluation.metrics import METRIC_NAMES
 from tidemill.trainers.registry import ModelVersion
+from tidemill.trainers.rollout.evidence import Comparison
+from tidemill.trainers.rollout.stages import HELD, StageChange, Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """A model in a stage: the *change* by which it came there, and what came of it since.
+
+    Attributes:
+        rows: its decisions there, of those that count for the stage.
+        taken_up: what workers have acknowledged; None if Kafka was not asked.
+    """
+
+    change: StageChange
+    rows: int
+    taken_up: Convergence | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `model list --json` says of the stage of a version."""
+        found: dict[str, object] = {
+            "stage": self.change.stage,
+            "since": self.change.at.isoformat(),
+            "who": self.change.who,
+            "why": self.change.why,
+            "rows": self.rows,
+        }
+        return found | ({} if self.taken_up is None else self.taken_up.to_json())
 
 
 def print_models(
-    loop: str, models: Sequence[ModelVersion], live: ModelVersion | None, *, as_json: bool
+    loop: str,
+    models: Sequence[ModelVersion],
+    live: ModelVersion | None,
+    *,
+    as_json: bool,
+    stages: Sequence[StageRow] = (),
+    standing: Standing | None = None,
 ) -> None:
     """Print *models*: one in each row, then in one line each why it was promoted or not.
 
     With *as_json*, print one JSON line for each.
     """
     number = live.number if live else 0
+    standing = standing or Standing()
+    states = _states(models, number, standing)
     if as_json:
+        of_stage = {each.change.version: each.to_json() for each in stages}
         for model in models:
-            print_json(model_document(model) | {"live": model.number == number})
+            stage = of_stage.get(model.version, {"stage": states[model.number]})
+            print_json(model_document(model) | {"live": model.number == number} | stage)
         return
     losses = ("loss", "of base rate", "of live")
     if any(REWARD in model.metrics for model in models):
@@ -29,9 +67,6 @@ def print_models(
     numbers = ("rows", "CPU s", *losses)
     table = new_table("version", "made", *numbers, "", numbers=numbers, title=f"models of {loop}")
     for model in models:
-        promoted = "promoted" if model.promoted else "refused"
-        if model.learner == DEFAULT:
-            promoted = "took over"
         add_row(
             table,
             model.version,
@@ -39,11 +74,75 @@ def print_models(
             model.trained_on_rows,
             f"{model.cpu_s:.1f}",
             *_losses(model),
-            "live" if model.number == number else promoted,
+            states[model.number],
         )
     print_table(table)
+    _print_stages(loop, stages, standing)
     for model in models:
         print_text(f"{model.version} {model.reason}")
+
+
+def _states(models: Sequence[ModelVersion], live: int, standing: Standing) -> dict[int, str]:
+    """Return what became of each model, in a word, by its number."""
+    stages = {each.model: each.stage for each in standing.changes if each.stage != HELD}
+    candidate = standing.candidate
+    found = {}
+    for model in models:
+        state = "promoted" if model.promoted else "refused"
+        if model.learner == DEFAULT:
+            state = "took over"
+        stage = stages.get(model.number)
+        if stage == "stopped" or (candidate is not None and candidate.model == model.number):
+            state = str(stage)
+        found[model.number] = "live" if model.number == live else state
+    return found
+
+
+def _print_stages(loop: str, stages: Sequence[StageRow], standing: Standing) -> None:
+    """Print which model is in which stage, and who holds it there."""
+    if stages:
+        numbers = ("decisions", "acknowledged")
+        table = new_table(
+            "stage", "version", "since", *numbers, "by", "why", numbers=numbers, title="stages"
+        )
+        for each in stages:
+            taken, change = each.taken_up, each.change
+            add_row(
+                table,
+                change.stage if change.share is None else f"{change.stage} {change.share:.0%}",
+                change.version,
+                f"{change.at:%Y-%m-%d %H:%M}",
+                each.rows,
+                None if taken is None else f"{taken.serving} of {taken.workers}",
+                change.who,
+                change.why,
+            )
+        print_table(table)
+    if standing.is_pinned:
+        last = [each for each in standing.changes if each.pinned][-1]
+        what = "frozen" if standing.is_frozen else "pinned"
+        print_text(f"{loop} is {what} since {last.at:%Y-%m-%d %H:%M} by {last.who}: {last.why}")
+
+
+def print_beside_control(loop: str, found: Comparison | None) -> None:
+    """Print whether the loop helped: what live decisions earned beside those of the control."""
+    if found is None:
+        return
+    print_text(
+        f"{loop}: a live decision earned {found.own.mean:.4f}, one of the control "
+        f"{found.other.mean:.4f}: {found.gain.mean:+.4f} (between {found.gain.low:.4f} and "
+        f"{found.gain.high:.4f}), on {found.own.rows:,} and {found.other.rows:,} decisions"
+    )
+
+
+def print_change(loop: str, change: StageChange) -> None:
+    """Print what a person has changed."""
+    if change.stage != HELD:
+        decides = "the default" if change.version == DEFAULT else change.version
+        print_text(f"{loop}: {decides} decides from now on (sequence {change.sequence})")
+    holds = "frozen" if change.frozen else "pinned" if change.pinned else ""
+    if change.stage == HELD or holds:
+        print_text(f"{loop} is {holds or 'released: its trainer goes on'}")
 
 
 def _losses(model: ModelVersion) -> list[str | None]:

@@ -35,6 +35,7 @@ them.
                        complete                          1: every slice is done
     predictions        learned/<learner>                 version of examples that was learned last
     models             number                            number of the newest model
+    stages             number                            number of the newest change of a stage
     rules              number                            version of the newest rules
 
 All logs of feedback share one table. The numbers of a log ``feedback.<stream>`` therefore carry
@@ -107,6 +108,7 @@ OF_SLICE: Final = (SLICE_EXAMPLES, LATE, DUPLICATE, ProgressName("open"))
 BACKFILL_BEGUN: Final = "begun"
 BACKFILL_COMPLETE: Final = "complete"
 MODEL_NUMBER: Final = "number"
+STAGE_NUMBER: Final = "number"
 RULES_NUMBER: Final = "number"
 
 

@@ -4,16 +4,20 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from tests.trainers.rig import received
 
 from tidemill.cli.app import main
 from tidemill.features.lake.lake import Lake, LakeConfig
+from tidemill.kafka import KafkaConfig
 from tidemill.schemas.loop.definition import FieldType, Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD, payload_digest
 from tidemill.schemas.models.signing import SIGNING_KEY, TRUSTED_KEYS, SigningKey, TrustedKeys
 from tidemill.trainers.registry import ModelVersion, Registry, default_version
+from tidemill.trainers.rollout.by_hand import ByHand
 
 LOOP = Loop.model_validate(
     {
@@ -147,3 +151,64 @@ def test_train_without_settings_names_the_first_one(
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
     assert main(["train", "offer", "--once"]) == 2
     assert "KAFKA_BOOTSTRAP_SERVERS is not set" in capsys.readouterr().err
+
+
+def test_model_list_says_which_model_is_in_which_stage(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Since when, on how many rows, by whom and why; and that the loop is pinned."""
+    registry = Registry(lake, "offer")
+    registry.add(model(1, promoted=True, reason="promoted: it is good"), b"tree")
+    registry.add(model(2, promoted=True, reason="promoted: it is better"), b"tree")
+    hand = ByHand(LOOP, lake, who="ada@desk")
+    hand.roll_back("lightgbm-1", "it is worse")
+    hand.pin(None, "a campaign")
+    assert main(["model", "list", "offer", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["live"], first["stage"], first["rows"]) == (True, "live", 0)
+    assert (first["who"], first["why"]) == ("ada@desk", "it is worse")
+    assert "serving" not in first, "no Kafka was asked"
+    assert (second["live"], second["stage"]) == (False, "promoted")
+    assert main(["model", "list", "offer"]) == 0
+    shown = capsys.readouterr().out
+    assert "ada@desk" in shown
+    assert "offer is pinned since" in shown
+    assert "by ada@desk: a campaign" in shown
+
+
+def test_a_change_by_hand_without_settings_names_the_first_one(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is recorded that could not be published."""
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    assert main(["model", "freeze", "offer", "--why", "an audit"]) == 2
+    assert "KAFKA_BOOTSTRAP_SERVERS is not set" in capsys.readouterr().err
+    assert not lake.has_table("offer", "stages")
+
+
+@pytest.mark.kafka
+def test_a_rollback_by_command_is_what_a_worker_reads(
+    kafka: KafkaConfig,
+    lake: Lake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No trainer runs: record, topic, subscriber, acknowledgement of what a worker has read."""
+    loop = LOOP.model_copy(update={"loop": f"offer-{uuid4().hex[:8]}"})
+    lake.create(loop)
+    key = SigningKey.generate()
+    key.save(tmp_path / "signing.key")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    monkeypatch.setenv(SIGNING_KEY, str(tmp_path / "signing.key"))
+    registry = Registry(lake, loop.loop)
+    registry.add(model(1, promoted=True, reason="promoted: it is good"), b"tree")
+    registry.add(model(2, promoted=True, reason="promoted: it is better"), b"tree")
+    arguments = ["model", "rollback", loop.loop, "lightgbm-1", "--why", "it is worse"]
+    assert main([*arguments, "--as", "ada"]) == 0
+    assert "lightgbm-1 decides from now on (sequence 3)" in capsys.readouterr().out
+    [taken] = received(kafka, loop, key)
+    manifest = taken.manifest
+    assert (manifest.version, manifest.sequence, manifest.rollback) == ("lightgbm-1", 3, True)
+    assert main([*arguments, "--as", "ada"]) == 0
+    assert "is live already" in capsys.readouterr().out
