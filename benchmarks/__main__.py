@@ -17,6 +17,7 @@ from benchmarks.delay import measure_delay
 from benchmarks.feedback import measure_feedback
 from benchmarks.figures import Figures, missed, rounded, table, write
 from benchmarks.flat import measure_flat
+from benchmarks.fleet import measure_fleet
 from benchmarks.items import measure_items
 from benchmarks.join import measure_join
 from benchmarks.manyloops import measure_many_loops
@@ -41,7 +42,7 @@ SHORT = (
     "train",
     "backfill",
 )
-LONG = ("flat", "pending", "many_loops")
+LONG = ("flat", "pending", "many_loops", "fleet")
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
     "naive-events": (int, 150_000, "the naive join reads"),
@@ -57,6 +58,9 @@ SIZES = {  # of a full run
     "many-loops": (int, 200, "that are published together"),
     "pending-decisions": (int, 20_000_000, "of one window of pending"),
     "pending-memory": (str, "512MB", "the budget of pending"),
+    "loops": (int, 1_000, "of the fleet"),
+    "fleet-seconds": (float, 120.0, "of one event a second for each of them"),
+    "busy-decisions": (int, 1_000_000, "of the loop beside the idle ones; 0 leaves it out"),
     "flat-events": (str, "1000000,5000000,20000000", "of each run of flat"),
 }
 
@@ -136,6 +140,15 @@ def _with_kafka(
     if "many_loops" in parts:
         many = measure_many_loops(kafka, loops=asked.many_loops, say=say)
         report["many_loops"] = rounded(many)
+    if "fleet" in parts:
+        fleet = measure_fleet(
+            kafka,
+            loops=asked.loops,
+            seconds=asked.fleet_seconds,
+            decisions=asked.busy_decisions,
+            say=say,
+        )
+        report["fleet"] = rounded(fleet)
     if "decide" in parts:
         decided = measure_decisions(kafka, decisions=asked.calls, seconds=asked.seconds, say=say)
         report["decide"] = rounded(decided)

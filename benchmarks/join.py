@@ -9,7 +9,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,15 +61,23 @@ def measure_join(
     }
 
 
-def run_worker(kafka: KafkaConfig, filled: Filled, folder: Path, *, timeout_s: float = 600) -> Run:
-    """Run a worker until every decision has its example, and check them.
+def run_worker(
+    kafka: KafkaConfig,
+    filled: Filled,
+    folder: Path,
+    *,
+    others: Sequence[Loop] = (),
+    timeout_s: float = 600,
+) -> Run:
+    """Run a worker until every decision has its example, and check them; *others* are idle.
 
     Raises:
         RuntimeError: it failed, or the lake does not hold what was sent.
     """
     port = free_port()
-    with started_worker(kafka, filled.loop, folder, port) as worker:
-        worker.until(lambda: metric(port, PARTITIONS) > 0, timeout_s=60, every_s=0.02)
+    owned = filled.loop.partitions + sum(each.partitions for each in others)
+    with started_worker(kafka, filled.loop, folder, port, others=others) as worker:
+        worker.until(lambda: metric(port, PARTITIONS) >= owned, timeout_s=timeout_s, every_s=0.02)
         start, started = worker.usage(), time.time()
         worker.until(
             lambda: metric(port, *EXAMPLES) >= filled.decisions,
@@ -91,11 +100,22 @@ def last_examples_at(folder: Path, loop: Loop) -> float:
 
 
 def started_worker(
-    kafka: KafkaConfig, loop: Loop, folder: Path, port: int, *, cores: set[int] | None = None
+    kafka: KafkaConfig,
+    loop: Loop,
+    folder: Path,
+    port: int,
+    *,
+    others: Sequence[Loop] = (),
+    cores: set[int] | None = None,
 ) -> Measured:
-    """Return a streams worker for *loop*, with its lake in *folder* and its metrics on *port*."""
-    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "TIDEMILL_LAKE": str(folder)}
-    command = tidemill_command("worker", loop.loop, "--metrics-port", str(port))
+    """Return a worker for *loop* and *others*, its lake in *folder*, its metrics on *port*."""
+    environment = {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
+        "TIDEMILL_LAKE": str(folder),
+        "TIDEMILL_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
+    }
+    names = [each.loop for each in (loop, *others)]
+    command = tidemill_command("worker", *names, "--metrics-port", str(port))
     return Measured(command, environment, cores=cores)
 
 

@@ -57,7 +57,9 @@ def empty(kafka: KafkaConfig, filled: Filled) -> None:
         deleted.result()
 
 
-def loop(name: str, *, within: timedelta = WITHIN, grace: timedelta = GRACE) -> Loop:
+def loop(
+    name: str, *, within: timedelta = WITHIN, grace: timedelta = GRACE, partitions: int = 4
+) -> Loop:
     """Return the loop under the name *name*: every second decision gets a click in its window."""
     return Loop.model_validate(
         {
@@ -75,7 +77,7 @@ def loop(name: str, *, within: timedelta = WITHIN, grace: timedelta = GRACE) -> 
             "label": {"sql": "count(*) > 0", "type": "bool", "missing": "negative"},
             "grace": _seconds(grace),
             "policy": {"kind": "threshold", "threshold": 0.5},
-            "partitions": 4,
+            "partitions": partitions,
         }
     )
 

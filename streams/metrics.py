@@ -71,6 +71,12 @@ class StreamMetrics:
             buckets=_COMMIT_S,
             registry=self.registry,
         )
+        self.commit_interval = Gauge(
+            "tidemill_lake_commit_interval_seconds",
+            "Seconds between the last two commit cycles; small loops wait longer the more they are",
+            ["loop"],
+            registry=self.registry,
+        )
         self.close_to_example = Histogram(
             "tidemill_close_to_example_seconds",
             "Seconds from the moment stream time passed a window's close to its examples' commit",

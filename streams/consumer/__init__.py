@@ -1,7 +1,7 @@
 """From Kafka to batches of columns: the only folder with private names of Faust and aiokafka.
 
-Read `batches` and `records` (the values), `record_batches` (Kafka's format), `prefetch` and
-`fetch_thread` (aiokafka), `transport` and `app` (Faust). It may import the Avro package and
+Read `batches` and `records` (the values), `record_batches` (Kafka's format), `turns`, `prefetch`
+and `fetch_thread` (aiokafka), `transport` and `app` (Faust). It may import the Avro package and
 `units`, and no loop, join or lake. `memory_log` is a log in memory for tests and notebooks.
 
 Proved elsewhere: `fetch_thread` by `tests/streams/consumer/test_prefetch.py`.

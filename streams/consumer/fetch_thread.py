@@ -16,6 +16,7 @@ from mode.threads import WorkerThread
 
 from tidemill.streams.consumer.prefetch import WholeBatches, retain_bytes
 from tidemill.streams.consumer.topic_ids import TopicIdentity, topic_identities
+from tidemill.streams.consumer.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +67,19 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         """Start aiokafka's consumer, and make it hand out whole record batches."""
         retain_bytes()
         await super().on_start()
+        self._turns = Turns()
         self._fetches = WholeBatches(
-            self.consumer.is_batched, self.app.conf.broker_max_poll_records
+            self.consumer.is_batched, self.app.conf.broker_max_poll_records, self._turns
         )
-        self._ensure_consumer()._fetcher._records = self._fetches
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._records = self._fetches
+        fetcher._get_actions_per_node = self._turns.choosing(
+            fetcher._get_actions_per_node, self._fetches
+        )
+
+    def with_records(self) -> set[TP]:
+        """Return the partitions that have fetched records, or had many just now."""
+        return {TP(*tp) for tp in (*list(self._fetches), *self._turns.busy())}
 
     async def _seek_wait(
         self, consumer: aiokafka.AIOKafkaConsumer, partitions: Mapping[TP, int]
@@ -77,6 +87,10 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         """Drop fetched records and seek, before another answer can arrive."""
         self._fetches.forget(map(driver.ensure_aiokafka_TP, partitions))
         await super()._seek_wait(consumer, partitions)
+
+    def with_control_batches(self) -> list[TP]:
+        """Return the partitions with control batches that no record has followed yet."""
+        return [TP(*tp) for tp in self._fetches.with_control_batches()]
 
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of control batches behind the records handed out."""
@@ -107,6 +121,14 @@ class BatchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
             topic_identities, self._ensure_consumer(), topics
         )
         return found
+
+    async def positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        """Return the offset behind everything handed out of each of *tps*."""
+        found: dict[TP, int] = await self.call_thread(self._positions, tps)
+        return found
+
+    async def _positions(self, tps: Collection[TP]) -> dict[TP, int]:
+        return {tp: await self._position(tp) for tp in tps}
 
     async def position(self, tp: TP) -> int | None:
         """Return the offset behind everything handed out, control batches included."""

@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from tidemill.streams.consumer.record_batches import HEADER, RecordBatch
 from tidemill.streams.consumer.records import FetchedRecord
+from tidemill.streams.consumer.turns import Turns
 
 PREFETCH_PARTITIONS = 16  # a megabyte each; with more partitions there is always other work
 _MAGIC, _MAGIC_AT = 2, 16
@@ -77,9 +78,15 @@ class WholeBatches(dict[TopicPartition, Any]):
     `forget` in the thread of the fetcher.
     """
 
-    def __init__(self, is_chosen: Callable[[str], bool], at_least: int) -> None:
-        """Hand out at least *at_least* records at a time from topics that *is_chosen* selects."""
+    def __init__(
+        self, is_chosen: Callable[[str], bool], at_least: int, turns: Turns | None = None
+    ) -> None:
+        """Hand out at least *at_least* records at a time from topics that *is_chosen* selects.
+
+        *turns* are told how much the answers bring.
+        """
         super().__init__()
+        self._turns = turns or Turns()
         self._is_chosen = is_chosen
         self._at_least = at_least
         self._following: dict[TopicPartition, Any] = {}
@@ -99,6 +106,7 @@ class WholeBatches(dict[TopicPartition, Any]):
         is_whole = isinstance(result, FetchResult) and self._is_chosen(tp.topic)
         if is_whole:
             last, end = ends(result._partition_records)
+            self._turns.note_answer(tp, result._partition_records._records.size_in_bytes())
             result.read_to = result._partition_records.next_fetch_offset
             result.getall = self._getall_whole(tp, result, last, end)
         if self.get(tp) is None:
@@ -139,6 +147,10 @@ class WholeBatches(dict[TopicPartition, Any]):
     def records_end(self, tp: TopicPartition) -> int:
         """Return the offset behind the last record that was handed out of *tp*, 0 after a seek."""
         return self._records_end.get(tp, 0)
+
+    def with_control_batches(self) -> list[TopicPartition]:
+        """Return the partitions that have some; another thread may ask."""
+        return list(self._control)
 
     def control_batches(self, tp: TopicPartition) -> tuple[int, int] | None:
         """Return the offsets, from and to, of control batches behind the records handed out."""

@@ -16,6 +16,7 @@ committing share the state of one session.
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -45,6 +46,9 @@ class FetchState(Protocol):
 
     def position_of(self, tp: TP) -> LogPosition:
         """Return the position up to which *tp* was fetched and handed out."""
+
+    def with_control_batches(self) -> list[TP]:
+        """Return the partitions that may have control batches behind their records."""
 
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of control batches behind the records handed out."""
@@ -157,6 +161,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
             handed_out=self._delivered.get(tp),
         )
 
+    def with_control_batches(self) -> list[TP]:
+        """Return the partitions that may have control batches behind their records."""
+        found: list[TP] = self._thread.with_control_batches()
+        return found
+
     def control_batches(self, tp: TP) -> tuple[int, int] | None:
         """Return the offsets, from and to, of control batches behind the records handed out."""
         control = self._thread.control_batches(tp)
@@ -179,7 +188,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         After a new assignment nothing is fetched before its seek: if rebalances overlap, Faust
         resumes the flow after the first one, although the second is not done.
         """
-        wanted = {tp for tp in active_partitions or () if not self._flow.has_to_wait(tp)}
+        active = active_partitions or set()
+        candidates = self._thread.with_records() & active  # others have nothing to hand out
+        wanted = active - {tp for tp in candidates if self._flow.has_to_wait(tp)}
         async with self._fetching:
             if wanted and self._assignment() is self._sought:
                 records: Mapping[TP, list[Any]] = await self._thread.getmany(wanted, timeout)
@@ -188,6 +199,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
                     return records
         await self.sleep(PAUSE_S)
         return {}
+
+    async def verify_all_partitions_active(self) -> None:
+        """Look for partitions that stand still, as Faust does, in one pass: it pauses after each.
+
+        Thousands of pauses every other second take some hundredths of a core.
+        """
+        now_s = time.monotonic()
+        for tp in self.assignment():
+            self.verify_event_path(now_s, tp)
 
     def _assignment(self) -> object:
         """Return aiokafka's current assignment: another object after each rebalance."""
@@ -202,7 +222,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust is not type
         """
         try:
             ends = await self.highwaters(*tps)
-            positions = {tp: await self.position(tp) or 0 for tp in tps}
+            positions = await self._thread.positions(tps)
         except (KafkaError, TimeoutError) as error:
             logger.info(
                 "the ends of quiet logs are unknown, their time does not advance: %s", error

@@ -166,6 +166,7 @@ class _Replay:
                 runners=[self._runner],
                 metrics=self._metrics,
                 end_of_stream=_NoEndOfStream(),
+                cadence=self._config.cadence,
             )
             with StopSignals(self._stop):
                 await run_app(streams.app, self._is_over)

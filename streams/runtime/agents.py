@@ -12,7 +12,9 @@ are committed and released before the next rebalance starts.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 
 import faust
@@ -27,6 +29,7 @@ from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer, keep_rekeying
 from tidemill.streams.rekey.source_end import SourceEnd
 from tidemill.streams.runtime.close_requests import EndOfStreamSource
+from tidemill.streams.runtime.commit_schedule import SMALL_ROWS, Cadence, CommitTurns
 from tidemill.streams.runtime.flow_control import FlowControl
 from tidemill.streams.runtime.loop_runner import LoopRunner
 
@@ -90,6 +93,7 @@ class StreamsApp:
         runners: Sequence[LoopRunner],
         metrics: StreamMetrics,
         end_of_stream: EndOfStreamSource,
+        cadence: Cadence,
         rekeying: Mapping[str, Callable[[Log], Rekeyer]] | None = None,
     ) -> None:
         """Connect *runners*; *rekeying* makes the re-keyer of a log of feedback, by loop name."""
@@ -104,6 +108,7 @@ class StreamsApp:
         }
         self._end_of_stream = end_of_stream
         self._flow = FlowControl(runners, metrics)
+        self._turns = CommitTurns[LoopRunner](cadence)
         self.app = new_app(kafka, group)
         self.app.transport.flow = self._flow
         self.app.on_rebalance_complete.connect(self._claim)
@@ -138,35 +143,51 @@ class StreamsApp:
     async def _claim(self, _sender: object, **_more: object) -> None:
         """Claim the assigned partitions, before anything of them is fetched."""
         assigned = self.app.consumer.assignment()
+        by_topic: dict[str, list[TP]] = {}
+        for tp in assigned:
+            by_topic.setdefault(tp.topic, []).append(tp)
+        claims = []
         for runner in self._runners:
+            its = [tp for topic in runner.topics.values() for tp in by_topic.get(topic, ())]
             try:
-                complete = complete_partitions(runner.topics, assigned)
+                complete = complete_partitions(runner.topics, its)
             except ContractError as error:
                 runner.refuse(error)
                 complete = set()
-            await _unless_refused(runner, runner.claim(complete))
+            claims.append(_unless_refused(runner, runner.claim(complete)))
+        await asyncio.gather(*claims)
 
     async def _release(self, _sender: object, _revoked: Collection[TP], **_more: object) -> None:
         """Commit and release all partitions; their owners after the rebalance recover them."""
-        for runner in self._runners:
-            await _unless_refused(runner, runner.release())
+        await asyncio.gather(*(_unless_refused(each, each.release()) for each in self._runners))
 
     async def _finish(self, _sender: object, **_more: object) -> None:
         if self.app.crashed:
             return
-        for runner in self._runners:
-            if not runner.failed:
-                await _unless_refused(runner, runner.commit())
+        running = [each for each in self._runners if not each.failed]
+        await asyncio.gather(*(_unless_refused(each, each.commit()) for each in running))
         await self.app.consumer.commit()
-        for runner in self._runners:
-            await _unless_refused(runner, runner.release())
+        await asyncio.gather(*(_unless_refused(each, each.release()) for each in self._runners))
 
     async def _commit_in_time(self) -> None:
         while not self.app.should_stop:
             await asyncio.sleep(TICK_S)
-            for runner in self._runners:
-                if runner.is_due(partial(self._flow.is_caught_up, runner)):
-                    await _unless_refused(runner, runner.commit())
+            due = [
+                runner
+                for runner in self._runners
+                if runner.is_due(partial(self._flow.is_caught_up, runner))
+            ]
+            if due:
+                await self._commit(self._turns.choose(due))
+
+    async def _commit(self, chosen: Sequence[LoopRunner]) -> None:
+        """Commit *chosen* together: they share one question to the broker, and the cores."""
+        is_small = all(runner.pending_rows < SMALL_ROWS for runner in chosen)
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
+        await asyncio.gather(*(_unless_refused(runner, runner.commit()) for runner in chosen))
+        took_s, took_cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+        if is_small:  # beside a busy loop it cannot be told what took the time
+            self._turns.note_spent(min(took_s, took_cpu_s))
 
     async def _watch_idle(self) -> None:
         ticks = 0
@@ -179,11 +200,12 @@ class StreamsApp:
                 await self._flow.check_topics()
             self._flow.skip_control_batches()
             await self._check_sources()
-            for runner in self._runners:
-                await self._advance(runner)
+            await self._advance()
 
     async def _check_sources(self) -> None:
         """Update which logs have feedback that waits to be re-keyed: they are not at their end."""
+        if not self._sources:
+            return
         owned = {runner.loop.loop for runner in self._runners if runner.partitions}
         for (loop_name, log), source in self._sources.items():
             if loop_name in owned:
@@ -207,11 +229,23 @@ class StreamsApp:
         except ContractError as error:
             runner.refuse(error)  # the worker goes on without this loop
 
-    async def _advance(self, runner: LoopRunner) -> None:
+    async def _advance(self) -> None:
         """Advance the time of logs that are at their end, or end them if that was requested."""
-        until = self._end_of_stream.wanted(runner.loop.loop)
-        unfinished = runner.logs_before(until) if until is not None else []
-        at_end = await self._flow.at_end(runner, {*runner.quiet_logs(), *unfinished})
-        if until is not None and unfinished:
-            runner.end_logs(until, at_end)
-        runner.advance_idle(at_end)
+        ending: dict[str, datetime] = {}
+        logs: dict[str, set[tuple[Log, int]]] = {}
+        for runner in self._runners:
+            name = runner.loop.loop
+            until = self._end_of_stream.wanted(name)
+            unfinished = runner.logs_before(until) if until is not None else []
+            if until is not None and unfinished:
+                ending[name] = until
+            wanted = {*runner.quiet_logs(), *unfinished}
+            if wanted:
+                logs[name] = wanted
+        at_end = await self._flow.at_end(logs)
+        for runner in self._runners:
+            name = runner.loop.loop
+            if name in ending:
+                runner.end_logs(ending[name], at_end[name])
+            if name in at_end:
+                runner.advance_idle(at_end[name])

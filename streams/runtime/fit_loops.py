@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from tidemill.errors import BrokerError, ContractError, LakeError, TidemillError
 from tidemill.features.lake.lake import Lake
@@ -17,6 +17,7 @@ from tidemill.kafka import BadRecords, KafkaConfig, partition_counts
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.published import Published, joined_topics, unpublished, versions
 from tidemill.schemas.registry.choose import SchemaStore
+from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.prepared_loop import PreparedLoop
 
@@ -96,6 +97,10 @@ class FitLoops:
         return {each.loop.loop: each.loop.version for each in self.prepared}
 
 
+TopicCounts = Mapping[str, int | None]
+"""The number of partitions of each topic, None for one that is not there."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoopExaminer:
     """Examines loops against the brokers, the schemas and the lake that a worker uses."""
@@ -103,6 +108,8 @@ class LoopExaminer:
     kafka: KafkaConfig
     lake: Lake
     store: SchemaStore
+    engine: LabelEngine  # of the labels of all loops
+    before: Mapping[str, PreparedLoop] = field(default_factory=dict)  # by name, to be used again
 
     def examine(
         self, published: Published, names: Collection[str], stopped: Mapping[str, StoppedLoop]
@@ -115,8 +122,9 @@ class LoopExaminer:
         """
         prepared: list[PreparedLoop] = []
         refused: dict[str, RefusedLoop] = {}
+        counts = self._counts(published, names)
         for name in names:
-            fit, refusal = self._choose(published, name, stopped.get(name))
+            fit, refusal = self._choose(published, name, stopped.get(name), counts)
             if fit is not None:
                 prepared.append(fit)
             if refusal is not None:
@@ -134,14 +142,25 @@ class LoopExaminer:
         Raises:
             BrokerError: the brokers do not answer.
         """
+        counts = self._counts(published, fit.refused) if fit.refused else {}
         for name in fit.refused:
-            again, _ = self._choose(published, name, stopped.get(name))
+            again, _ = self._choose(published, name, stopped.get(name), counts)
             if again is not None and again.loop.version > fit.running.get(name, 0):
                 return True
         return False
 
+    def _counts(self, published: Published, names: Collection[str]) -> TopicCounts:
+        """Return the partitions of all topics of the loops *names*, in one request for all."""
+        loops = [loop for (name, _version), loop in published.items() if name in names]
+        wanted = {topic for loop in loops for topic in joined_topics(loop).values()}
+        return partition_counts(self.kafka, wanted)
+
     def _choose(
-        self, published: Published, name: str, stopped: StoppedLoop | None
+        self,
+        published: Published,
+        name: str,
+        stopped: StoppedLoop | None,
+        counts: TopicCounts,
     ) -> tuple[PreparedLoop | None, RefusedLoop | None]:
         """Return the newest version of *name* that can be run, and the newest if it cannot be."""
         known = versions(published, name)
@@ -150,7 +169,7 @@ class LoopExaminer:
             if stopped is not None and stopped.excludes(version):
                 excluded = RefusedLoop(loop=name, version=version, error=stopped.error)
                 return None, refusal or excluded
-            found = self._examined(known[version])
+            found = self._examined(known[version], counts)
             if isinstance(found, PreparedLoop):
                 return found, refusal
             refusal = refusal or found
@@ -160,12 +179,15 @@ class LoopExaminer:
             loop=name, version=0, error=unpublished(published, name)
         )
 
-    def _examined(self, loop: Loop) -> PreparedLoop | RefusedLoop:
+    def _examined(self, loop: Loop, counts: TopicCounts) -> PreparedLoop | RefusedLoop:
         """Return *loop* prepared for work, with its tables, or why it cannot be run."""
         error: TidemillError
+        known = self.before.get(loop.loop)
         try:
-            check_topics(self.kafka, loop)
-            prepared = PreparedLoop.of(loop, self.store)
+            check_partitions(loop, counts)
+            if known is not None and known.loop == loop:
+                return known
+            prepared = PreparedLoop.of(loop, self.store, self.engine)
             self.lake.create(loop)
         except BrokerError:
             raise
@@ -188,17 +210,16 @@ class LoopExaminer:
             return True
 
 
-def check_topics(kafka: KafkaConfig, loop: Loop) -> None:
+def check_partitions(loop: Loop, counts: TopicCounts) -> None:
     """Check that the topics of *loop* are there, with its number of partitions.
 
     Raises:
         ContractError: one is missing, or has another number.
-        BrokerError: the broker does not answer.
     """
-    counts = partition_counts(kafka, [*joined_topics(loop).values()])
-    if set(counts.values()) == {loop.partitions}:
+    own = {topic: counts[topic] for topic in joined_topics(loop).values()}
+    if set(own.values()) == {loop.partitions}:
         return
-    actual = ", ".join(f"{topic} has {count or 'none'}" for topic, count in counts.items())
+    actual = ", ".join(f"{topic} has {count or 'none'}" for topic, count in own.items())
     raise ContractError(
         f"loop {loop.loop} has {loop.partitions} partitions, but {actual}",
         hint="a decision and its feedback must share a partition: recreate these topics "

@@ -4,10 +4,11 @@ The transport and the agents share one `FlowControl`, so that neither depends on
 combines the fetched positions of the transport with the positions of the loop that owns a log.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from faust.types import TP
@@ -25,7 +26,16 @@ from tidemill.streams.runtime.loop_runner import LoopRunner
 logger = logging.getLogger(__name__)
 
 SILENT_S = 2.0  # after a question for ids without an answer, none is asked for so long
+CHECKED_AT_ONCE = 50  # loops whose topics are compared in one pass, while nothing is committed
 IN_FLIGHT = 2 * BATCH_RECORDS  # records of one log that wait in queues, plus one batch at most
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A question for the ids of *topics* that is not sent yet, and its *answer*."""
+
+    answer: "asyncio.Future[bool]"
+    topics: set[str] = field(default_factory=set)
 
 
 class FlowControl:
@@ -36,6 +46,9 @@ class FlowControl:
         self._runners = runners
         self._identities: dict[str, TopicIdentity] = {}  # of the topics, when they were seen first
         self._silent_until_s = 0.0
+        self._asking: Asking | None = None  # the next question for ids
+        self._one_at_a_time = asyncio.Lock()  # a question waits for the answer to the one before
+        self._checked = 0  # runners, in turns
         self._gone: set[str] = set()  # topics that were missing at the last question
         self._logs: dict[str, tuple[LoopRunner, Log]] = {
             topic: (runner, name) for runner in runners for name, topic in runner.topics.items()
@@ -102,36 +115,63 @@ class FlowControl:
     async def verify(self, runner: LoopRunner) -> bool:
         """Return whether the topics of *runner* are still those that the lake has read from.
 
-        The broker is asked now, so it holds for everything that was fetched before. If it has just
-        not answered for another loop, it is not asked: a stop would take so long for each of them.
+        The broker is asked now, so it holds for everything that was fetched before. Loops that ask
+        at the same time share one request, which is sent after the last of them has asked. If the
+        broker has just not answered, it is not asked: a stop would take so long for each loop.
         """
         if self._fetches is None or time.monotonic() < self._silent_until_s:
             return False
-        topics = set(runner.topics.values())
-        found = await self._fetches.identities(topics)
+        if self._asking is None:
+            self._asking = Asking(asyncio.ensure_future(self._ask()))
+        self._asking.topics.update(runner.topics.values())
+        is_answered = await asyncio.shield(self._asking.answer)
+        is_there = self._gone.isdisjoint(runner.topics.values())
+        return is_answered and is_there and runner.refusal is None
+
+    async def _ask(self) -> bool:
+        """Ask for the ids of the topics that were wanted until now; False without an answer."""
+        async with self._one_at_a_time:
+            asking, self._asking = self._asking, None  # who comes from now on asks again
+            if asking is None or self._fetches is None:
+                return False
+            found = await self._fetches.identities(asking.topics)
         if found is None:
             self._silent_until_s = time.monotonic() + SILENT_S
             return False
         self.identify(found)
-        for topic in topics - found.keys() - self._gone:
+        missing = asking.topics - found.keys()
+        for topic in missing - self._gone:
             logger.error(
                 "there is no topic %s any more: nothing of %s is committed\n"
                 "  hint: restore the topic, or stop the worker of this loop",
-                *(topic, runner.loop.loop),
+                *(topic, self._logs[topic][0].loop.loop),
             )
-        self._gone = (self._gone - topics) | (topics - found.keys())
-        return not topics - found.keys() and runner.refusal is None
+        self._gone = (self._gone - asking.topics) | missing
+        return True
 
     async def check_topics(self) -> None:
-        """Refuse the loops whose topics were made anew, or end before what the lake has."""
-        for runner in self._runners:
-            if runner.refusal is None:
-                await self.verify(runner)
-                await self._check_ends(runner)
+        """Refuse the loops whose topics were made anew, or end before what the lake has.
 
-    async def _check_ends(self, runner: LoopRunner) -> None:
+        Large fleets are checked in turns: each commit is preceded by such a check anyway.
+        """
+        running = [runner for runner in self._runners if runner.refusal is None]
+        if not running:
+            return
+        first = self._checked % len(running)
+        turn = running[first : first + CHECKED_AT_ONCE]
+        self._checked = first + CHECKED_AT_ONCE
+        await asyncio.gather(*(self.verify(runner) for runner in turn))
+        await self._check_ends(turn)
+
+    async def _check_ends(self, runners: Sequence[LoopRunner]) -> None:
         """Compare the ends of all logs; brokers without ids tell a new topic only by them."""
-        tps = [TP(topic, n) for topic in runner.topics.values() for n in runner.partitions]
+        tps = [
+            TP(topic, n)
+            for runner in runners
+            if runner.refusal is None
+            for topic in runner.topics.values()
+            for n in runner.partitions
+        ]
         ends = await self._fetches.ends(tps) if tps and self._fetches is not None else {}
         for tp, (_position, end) in ends.items():
             committed = self.committed(tp)
@@ -191,39 +231,39 @@ class FlowControl:
         fetches, pending = self._fetches, {}
         if fetches is None:
             return
-        for topic, (runner, name) in self._logs.items():
-            for number in runner.partitions:
-                tp = TP(topic, number)
-                control = fetches.control_batches(tp)
-                if control is None:
-                    continue
-                pending[tp] = control
-                is_old = self._control_batches.get(tp) == control
-                if is_old and runner.skip_control_batches(name, number, *control):
-                    fetches.skip_control_batches(tp, control[1])
+        for tp in fetches.with_control_batches():
+            runner, name = self._logs[tp.topic]
+            control = fetches.control_batches(tp) if tp.partition in runner.partitions else None
+            if control is None:
+                continue
+            pending[tp] = control
+            is_old = self._control_batches.get(tp) == control
+            if is_old and runner.skip_control_batches(name, tp.partition, *control):
+                fetches.skip_control_batches(tp, control[1])
         self._control_batches = pending
 
     async def at_end(
-        self, runner: LoopRunner, logs: Iterable[tuple[Log, int]]
-    ) -> set[tuple[Log, int]]:
-        """Return those of *logs* whose records are all taken, by the end that the broker reports.
+        self, logs: Mapping[str, Collection[tuple[Log, int]]]
+    ) -> dict[str, set[tuple[Log, int]]]:
+        """Return those of *logs*, by loop, whose records are all taken, by the broker's ends.
 
         Records that arrive during the request are noticed: the positions are compared after it.
         """
         asked = {
-            TP(runner.topics[name], number): (name, number)
-            for name, number in logs
+            TP(runner.topics[name], number): (runner.loop.loop, (name, number))
+            for runner in self._runners
+            for name, number in logs.get(runner.loop.loop, ())
             if (runner.loop.loop, name) not in self._backlogs
         }
+        found: dict[str, set[tuple[Log, int]]] = {loop_name: set() for loop_name in logs}
         if not asked or self._fetches is None:
-            return set()
+            return found
         before = {tp: self._owned(tp).taken for tp in asked}
         ends = await self._fetches.ends(asked)
-        return {
-            log
-            for tp, log in asked.items()
-            if tp in ends and ends[tp][0] >= ends[tp][1] and self._is_unchanged(tp, before[tp])
-        }
+        for tp, (loop_name, log) in asked.items():
+            if tp in ends and ends[tp][0] >= ends[tp][1] and self._is_unchanged(tp, before[tp]):
+                found[loop_name].add(log)
+        return found
 
     def _is_unchanged(self, tp: TP, taken: int | None) -> bool:
         """Return whether *tp* is still taken up to *taken*, and nothing more was handed out."""

@@ -113,6 +113,8 @@ class LoopRunner:
         )
         self._owned: dict[int, OwnedPartition] = {}
         self._lock = asyncio.Lock()
+        self._may_be_open = False  # rows were taken since the last look for quiet logs
+        self._has_work = False  # there may be something to commit; an idle loop is asked no more
         self._is_in_thread = False  # a snapshot is being made: nobody else may use the joins
         self.failed = False
         self.superseded = False
@@ -171,7 +173,9 @@ class LoopRunner:
     def skip_control_batches(self, log: Log, partition: int, start: int, next: int) -> bool:
         """Move past control batches from *start* on, if *log* is taken up to there."""
         owned = self._owned.get(partition)
-        return owned is not None and owned.skip_control_batches(log, start, next)
+        is_skipped = owned is not None and owned.skip_control_batches(log, start, next)
+        self._has_work |= is_skipped
+        return is_skipped
 
     def behind(self, log: Log, partition: int) -> list[Log]:
         """Return the logs that *log* is more than `grace` ahead of in event time."""
@@ -187,6 +191,7 @@ class LoopRunner:
         async with self._lock:
             started = self._now_s()
             self._owned = await asyncio.to_thread(self._load, partitions)
+            self._may_be_open = True
             self._metrics.partitions.labels(self.loop.loop).set(len(self._owned))
             if self._owned:
                 logger.info(
@@ -218,6 +223,7 @@ class LoopRunner:
         owned = self._owned.get(batch.partition)
         if owned is None or self.superseded or self.refusal is not None:
             return  # its next owner reads it again, from the offset of the lake
+        self._has_work = True
         owned.idle.read(name, self._now_s())
         owned.waiting[name].append(batch)
         labels = (self.loop.loop, name)
@@ -225,13 +231,14 @@ class LoopRunner:
         self._metrics.batches.labels(*labels).inc()
         if owned.waiting_rows(name) >= self._cadence.batch_records and not self._is_in_thread:
             self._take_waiting(owned, name)
-        if self._schedule.is_full(self._pending_rows()):
+        if self._schedule.is_full(self.pending_rows):
             await self.commit()
             self._schedule.note_full()
 
     def _take_waiting(self, owned: OwnedPartition, name: Log) -> None:
         """Take all queued batches of one log as one batch."""
         batches, owned.waiting[name] = owned.waiting[name], []
+        self._may_be_open |= bool(batches)
         try:
             for batch in merged(batches):
                 dead_letters = owned.partition.take(name, batch)
@@ -252,9 +259,17 @@ class LoopRunner:
 
     def is_due(self, is_caught_up: Callable[[], bool]) -> bool:
         """Return whether a commit cycle is due; *is_caught_up* says if a backlog has ended."""
-        has_work = self._pending_rows() > 0 or self.is_closing
-        is_working = bool(self._owned) and self.refusal is None
-        return is_working and has_work and self._schedule.is_due(is_caught_up)
+        if not self._has_work or not self._owned or self.refusal is not None:
+            return False
+        if not self._schedule.is_due(is_caught_up):
+            return False
+        self._has_work = self.pending_rows > 0 or self.is_closing
+        return self._has_work
+
+    @property
+    def waited_s(self) -> float:
+        """How long the last commit cycle is ago."""
+        return self._schedule.waited_s
 
     async def commit(self) -> None:
         """Take everything queued, and commit everything taken; return after the commits.
@@ -281,7 +296,9 @@ class LoopRunner:
             except BaseException:
                 self.failed = True
                 raise
+            waited_s = self._schedule.waited_s
             self._schedule.note_committed()
+        self._metrics.commit_interval.labels(self.loop.loop).set(waited_s)
         committed_s = self._schedule.committed_s
         self._metrics.commits.labels(self.loop.loop).observe(committed_s - started)
         if version is not None:
@@ -326,12 +343,13 @@ class LoopRunner:
 
     def quiet_logs(self) -> list[tuple[Log, int]]:
         """Return the logs of partitions with open rows that had no records for `idle_after`."""
+        if not self._may_be_open:
+            return []
         now_s = self._now_s()
+        open_ = {number: owned for number, owned in self._owned.items() if owned.is_open}
+        self._may_be_open = bool(open_)
         return [
-            (name, number)
-            for number, owned in self._owned.items()
-            if owned.is_open
-            for name in owned.idle.quiet(now_s)
+            (name, number) for number, owned in open_.items() for name in owned.idle.quiet(now_s)
         ]
 
     def advance_idle(self, at_end: Collection[tuple[Log, int]]) -> None:
@@ -339,6 +357,7 @@ class LoopRunner:
         for number, owned in self._owned.items() if not self._is_in_thread else ():
             its = [name for name, partition in at_end if partition == number]
             owned.advance_idle(its, self._now_s())
+            self._has_work |= owned.due_since_s is not None
 
     def logs_before(self, until: datetime) -> list[tuple[Log, int]]:
         """Return the logs that must end before all decisions up to *until* are closed."""
@@ -352,8 +371,11 @@ class LoopRunner:
         for number, owned in self._owned.items() if not self._is_in_thread else ():
             if all((name, number) in at_end for name in self.loop.logs):
                 owned.end_logs(to, self._now_s())
+                self._has_work |= owned.due_since_s is not None
 
-    def _pending_rows(self) -> int:
+    @property
+    def pending_rows(self) -> int:
+        """How many records wait or are taken, and are not committed."""
         return sum(owned.pending_rows for owned in self._owned.values())
 
     def _count_open(self) -> None:

@@ -11,7 +11,7 @@ from tidemill.schemas.events.decoder import EventDecoder
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.registry.choose import SchemaStore
-from tidemill.streams.join.labels import Labels
+from tidemill.streams.join.labels import LabelEngine, Labels
 from tidemill.streams.join.rules import JoinRules
 
 
@@ -25,8 +25,10 @@ class PreparedLoop:
     decoders: Mapping[Log, EventDecoder]
 
     @classmethod
-    def of(cls, loop: Loop, store: SchemaStore) -> Self:
+    def of(cls, loop: Loop, store: SchemaStore, engine: LabelEngine | None = None) -> Self:
         """Return *loop* prepared; the schemas of events are read from *store*.
+
+        Loops that are given the same *engine* share it.
 
         Raises:
             LoopError: the label is wrong.
@@ -35,6 +37,6 @@ class PreparedLoop:
         return cls(
             loop=loop,
             rules=rules,
-            labels=Labels(rules.label),
+            labels=Labels(rules.label, engine),
             decoders={log: EventDecoder(loop, log, store) for log in loop.logs},
         )

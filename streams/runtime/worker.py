@@ -30,6 +30,7 @@ from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.streams.commit.progress_table import ProgressTable
 from tidemill.streams.consumer.app import GroupConfig, run_app
 from tidemill.streams.deadletters.writer import DeadLetterWriter
+from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import WORK, StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer
 from tidemill.streams.runtime.agents import StreamsApp
@@ -83,6 +84,7 @@ class StreamsWorker:
         self._bad = BadRecords()
         self._metrics = StreamMetrics(self._bad)
         self._health = WorkerHealth(self._metrics, self._bad)
+        self._engine = LabelEngine()
         self._stop = threading.Event()
         self._stopped: dict[str, StoppedLoop] = {}
         self._fit = FitLoops(prepared=(), refused={})
@@ -130,8 +132,8 @@ class StreamsWorker:
             asyncio.run(self._run())
 
     def open_tables(self, lake: Lake, loop: Loop) -> dict[str, ProgressTable]:
-        """Return the tables of *loop*, created if they are missing."""
-        return open_tables(lake, loop)
+        """Return the tables of *loop*, which its examination has created."""
+        return {name: lake.table(loop.loop, name) for name in TABLES}
 
     def new_runner(self, **parts: Any) -> LoopRunner:  # noqa: ANN401 (those of LoopRunner)
         """Return the runner of one loop."""
@@ -142,7 +144,9 @@ class StreamsWorker:
         config = self._config
         lake = Lake(config.lake)
         store = schema_store(config.kafka, config.env, self._bad)
-        examiner = LoopExaminer(config.kafka, lake, store)
+        before = {each.loop.loop: each for each in self._fit.prepared}
+        usable = {name: each for name, each in before.items() if name not in self._stopped}
+        examiner = LoopExaminer(config.kafka, lake, store, self._engine, before=usable)
         ensure_topics(config.kafka, SHARED_TOPICS)
         topic = read_loop_topic(config.kafka, self._bad)
         self._examine(examiner, topic)
@@ -182,6 +186,7 @@ class StreamsWorker:
                 runners=runners,
                 metrics=self._metrics,
                 end_of_stream=close_requests,
+                cadence=config.cadence,
                 rekeying=self._rekeying(store),
             )
             await run_app(streams.app, lambda: self._is_over(news, runners))

@@ -39,9 +39,9 @@ class StreamsWorkerConfig:
         """Read KAFKA_*, TIDEMILL_LAKE and, if set, the settings below.
 
         TIDEMILL_METRICS_PORT, TIDEMILL_METRICS_HOST, TIDEMILL_GROUP, TIDEMILL_COMMIT_S,
-        TIDEMILL_COMMIT_ROWS, TIDEMILL_PATIENCE_S, TIDEMILL_SESSION_TIMEOUT_S,
-        TIDEMILL_FETCH_RECORDS, TIDEMILL_ACCEPT_BAD, TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH,
-        TIDEMILL_TRUSTED_KEYS.
+        TIDEMILL_COMMIT_ROWS, TIDEMILL_COMMIT_SHARE, TIDEMILL_COMMIT_LONGEST_S, TIDEMILL_PATIENCE_S,
+        TIDEMILL_SESSION_TIMEOUT_S, TIDEMILL_FETCH_RECORDS, TIDEMILL_ACCEPT_BAD,
+        TIDEMILL_AUDIT_S, TIDEMILL_SCRATCH, TIDEMILL_TRUSTED_KEYS.
 
         Raises:
             ConfigError: a setting is missing or no number.
@@ -57,6 +57,8 @@ class StreamsWorkerConfig:
             cadence=Cadence(
                 every_s=_number(env, "TIDEMILL_COMMIT_S", default.every_s),
                 rows=int(_number(env, "TIDEMILL_COMMIT_ROWS", default.rows)),
+                share=_number(env, "TIDEMILL_COMMIT_SHARE", default.share),
+                longest_s=_number(env, "TIDEMILL_COMMIT_LONGEST_S", default.longest_s),
                 patience_s=_number(env, "TIDEMILL_PATIENCE_S", default.patience_s),
             ),
             session_timeout_s=_number(env, "TIDEMILL_SESSION_TIMEOUT_S", plain.session_timeout_s),

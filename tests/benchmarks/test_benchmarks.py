@@ -19,6 +19,7 @@ from tidemill.kafka import KafkaConfig
 from tidemill.streams.join.rules import Spans
 
 ROOT = Path(__file__).resolve().parents[2]
+FOOTPRINT = ("cores", "memory_mb", "threads", "files")  # the broker is given: not its own
 KEYS = {
     "join": {"events_per_second", "cpu_s_per_million", "peak_mb", "naive_cpu_s_per_million"},
     "two_workers": {
@@ -53,11 +54,17 @@ KEYS = {
         "peak_mb",
     },
 }
+KEYS["fleet"] = {
+    *("loops", "start_s", "fresh_s.p50", "fresh_s.max"),
+    *(f"{phase}.{name}" for phase in ("idle", "live") for name in FOOTPRINT),
+    *("live.events_per_second", "live.examples"),
+    *("busy.alone_events_per_second", "busy.beside_events_per_second"),
+}
 SIZES = (
     "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
     "--pair-decisions 9000 --pair-rounds 1 --feedback-rate 200 --live-rate 900 --live-seconds 16 "
     "--flat-events 3000 --raw-decisions 3000 --pending-decisions 90000 "
-    "--pending-memory 5MB"
+    "--pending-memory 5MB --loops 3 --fleet-seconds 40 --busy-decisions 3000"
 )
 
 

@@ -39,6 +39,7 @@ OVERRIDDEN: list[tuple[type, Callable[..., object], list[str]]] = [
     (BatchConsumer, Consumer._add_gap, ["self", "tp", "offset_from", "offset_to"]),
     (BatchConsumer, Consumer._wait_next_records, ["self", "timeout"]),
     (BatchConsumer, ThreadDelegateConsumer._getmany, ["self", "active_partitions", "timeout"]),
+    (BatchConsumer, Consumer.verify_all_partitions_active, ["self"]),
     (BatchConsumer, driver.Consumer._new_consumer_thread, ["self"]),
     (BatchConsumer, Consumer.getmany, ["self", "timeout"]),
     (BatchConsumer, driver.Consumer.seek_to_committed, ["self"]),
@@ -182,10 +183,10 @@ def test_a_log_is_not_at_its_end_while_records_are_under_way(
     async def highwaters(*places: TP) -> dict[TP, int]:
         return dict.fromkeys(places, 12)
 
-    async def position(_place: TP) -> int:
-        return 12
+    async def positions(places: list[TP]) -> dict[TP, int]:
+        return dict.fromkeys(places, 12)
 
-    consumer.highwaters, consumer.position = highwaters, position
+    consumer.highwaters, consumer._thread.positions = highwaters, positions
     assert asyncio.run(consumer.ends([TP("t", 0)])) == ends
 
 

@@ -2,11 +2,14 @@
 
 import math
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import duckdb
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from tests.schemas.loops import minimal
 
@@ -14,7 +17,7 @@ from tidemill.errors import LoopError
 from tidemill.schemas.loop.labels import compile_label, connect
 from tidemill.schemas.loop.sql.allow_list import AGGREGATES
 from tidemill.schemas.loop.sql.label_query import LabelQuery
-from tidemill.streams.join.labels import GROUP, ComputedLabels, Labels
+from tidemill.streams.join.labels import GROUP, ComputedLabels, LabelEngine, Labels
 
 TIME = pl.Datetime("us", "UTC")
 
@@ -92,11 +95,28 @@ def test_a_label_that_fails_for_all_costs_one_query() -> None:
     """A producer must not be able to turn one close into thousands of queries."""
     label = labels("max(100 % n) > 1", "bool")
     queries: list[str] = []
-    counted = _Counted(label._connection, queries)
-    label._connection = counted  # type: ignore[assignment]  # counts what is asked of it
+    counted = _Counted(label._engine._connection, queries)
+    label._engine._connection = counted  # type: ignore[assignment]  # counts what is asked of it
     found = label.of(rows(*((number, 1.0) for number in range(4_000)), n=0), ids(4_000))
     assert found.is_error.all()
     assert len(queries) == 2, "one for all labels, and one for the words of a sample"
+
+
+def test_loops_that_share_an_engine_get_their_own_labels() -> None:
+    """A DuckDB of its own would cost each loop of a fleet eight threads and four megabytes."""
+    engine, before = LabelEngine(), threading.active_count()
+    sums = [Labels(label_query(f"sum(amount) + {number}"), engine) for number in range(20)]
+    given = [rows((0, float(number))) for number in range(20)]
+    threads = process_threads()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda of, over: of.of(over, ids(1)), sums, given))
+    assert [each.values[0] for each in found] == [2.0 * number for number in range(20)]
+    assert process_threads() - threads <= threading.active_count() - before + 4
+
+
+def process_threads() -> int:
+    """Return how many threads this process has, those of libraries too."""
+    return psutil.Process().num_threads()
 
 
 class _Counted:

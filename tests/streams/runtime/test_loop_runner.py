@@ -1,18 +1,21 @@
 """When a commit cycle is due. The schedules prove what a commit cycle does."""
 
+import asyncio
 import string
 from collections.abc import Collection
 from uuid import UUID
 
 import pytest
 from tests.streams.schedule_oracle import Event
-from tests.streams.workers_in_memory import RUNNER, Process, World
+from tests.streams.workers_in_memory import RUNNER, STORE, Process, World
 
 from tidemill.errors import ContractError
 from tidemill.schemas.logs import DECISIONS, FEEDBACK, Log, position_of
 from tidemill.streams.consumer.topic_ids import TopicIdentity
+from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import StreamMetrics
 from tidemill.streams.runtime.flow_control import FlowControl
+from tidemill.streams.runtime.prepared_loop import PreparedLoop
 
 
 @pytest.fixture
@@ -209,3 +212,47 @@ def test_a_broker_that_does_not_answer_is_asked_once_for_all_loops() -> None:
         RUNNER.run_until_complete(worker.run.commit())
         assert not worker.run.position(DECISIONS, 0).committed
     assert broker.asked == 1
+
+
+class AnsweringBroker:
+    """A broker that tells the ids of all topics, once `answer` is set."""
+
+    session = 0
+
+    def __init__(self) -> None:
+        self.questions: list[set[str]] = []
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def identities(self, topics: Collection[str]) -> dict[str, None]:
+        """Record the question; there are no ids, as of an old broker."""
+        self.questions.append(set(topics))
+        self.asked.set()
+        await self.answer.wait()
+        return dict.fromkeys(topics)
+
+
+def test_loops_that_commit_together_share_one_question_for_their_topics() -> None:
+    """An answer waits behind a fetch: a hundred loops one by one would wait ten seconds."""
+    workers = [Process(World()) for _ in range(3)]
+    broker = AnsweringBroker()
+
+    async def asked() -> list[bool]:
+        flow = FlowControl([worker.run for worker in workers], StreamMetrics())
+        flow.attach(broker)  # type: ignore[arg-type]  # nothing else of it is asked
+        first = [asyncio.ensure_future(flow.verify(worker.run)) for worker in workers[:2]]
+        await broker.asked.wait()
+        later = asyncio.ensure_future(flow.verify(workers[2].run))
+        await asyncio.sleep(0)
+        broker.answer.set()
+        return list(await asyncio.gather(*first, later))
+
+    assert RUNNER.run_until_complete(asked()) == [True, True, True]
+    assert len(broker.questions) == 2, "the answer to a question says nothing about what came later"
+
+
+def test_prepared_loops_use_the_engine_they_are_given() -> None:
+    """The worker gives one to all of its loops; a DuckDB for each is what fleets died of."""
+    engine = LabelEngine()
+    prepared = [PreparedLoop.of(World().loop, STORE, engine) for _ in range(2)]
+    assert [each.labels._engine for each in prepared] == [engine, engine]
