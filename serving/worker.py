@@ -26,11 +26,12 @@ from tidemill.serving.decision.event_log import EventLog, MemoryEventLog
 from tidemill.serving.decision.requests import NotReadyError, RequestLimits, UnknownError
 from tidemill.serving.journal import JournalConfig
 from tidemill.serving.kafka_log import KafkaEventLog
-from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.admission import admit
 from tidemill.serving.model.followed import GivenUp
 from tidemill.serving.model.followed_rules import FollowedRules
 from tidemill.serving.model.follower import Follower
 from tidemill.serving.model.subscriber import Subscriber
+from tidemill.serving.model.trial_process import TrialLimits, TrialProcess
 from tidemill.serving.stages.shadow_thread import ShadowThread
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ class Worker:
         self.log: EventLog = event_log or _event_log(config)
         self.answers: dict[int, int] = {}  # HTTP answers by status, counted by the HTTP API
         self.shadows = ShadowThread()
+        self._trials = TrialProcess(config.limits)
         self._given_up: GivenUp = set()  # outlives the change of a key
         self._is_started = False
         self._store = store
@@ -154,6 +156,7 @@ class Worker:
         if self._watcher.ident is not None:
             self._watcher.join()
         self.subscriber.close()
+        self._trials.close()
         self.shadows.close()
         undelivered = self.log.flush(max(0.5, deadline - time.monotonic()))
         self.log.close(timeout_s=0.0)
@@ -213,7 +216,7 @@ class Worker:
         follower = Follower(
             self.config.name,
             make=self._decider,
-            admit=partial(admit, limits=self.config.limits),
+            admit=partial(admit, trials=self._trials),
             acknowledge=self._acknowledge,
             trusted=self._trusted,
             wants=self.config.loops,

@@ -9,13 +9,8 @@ crashes or hangs ends the child, not the worker.
 import logging
 import math
 import struct
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
-
-import msgspec
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop
@@ -32,7 +27,7 @@ from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPre
 from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel, doubles
-from tidemill.serving.model.trial import REFUSED, TrialRequest
+from tidemill.serving.model.trial_process import TrialProcess
 from tidemill.serving.policies.choice import Features, ScoreFunction
 
 logger = logging.getLogger(__name__)
@@ -40,17 +35,8 @@ logger = logging.getLogger(__name__)
 PROBES = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialLimits:
-    """What the child process may use; beyond it the model is refused."""
-
-    time_s: float = 20.0  # ample for starting Python and loading 64 MB of trees
-    memory_bytes: int = 2**30
-    score_ms: float = 50.0  # of one probe, on average
-
-
-def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
-    """Return the scores of a delivered model, ready to serve *loop*.
+def admit(delivery: Delivery, loop: Loop, trials: TrialProcess) -> ScoreFunction:
+    """Return the scores of a delivered model, ready to serve *loop*, once *trials* has tried it.
 
     Raises:
         ModelError: the model is for other features, is broken, or did not survive its trial.
@@ -71,7 +57,7 @@ def admit(delivery: Delivery, loop: Loop, limits: TrialLimits) -> ScoreFunction:
         learner=manifest.learner,
         payload=delivery.payload,
         signature=signature,
-        limits=limits,
+        trials=trials,
     )
     return policy_score(score, signature, loop)
 
@@ -99,18 +85,23 @@ def try_payload(
     learner: str,
     payload: bytes,
     signature: FeatureSignature,
-    limits: TrialLimits | None = None,
+    trials: TrialProcess | None = None,
 ) -> ScoreFunction:
     """Return the scores of a model that is not published yet, ready to serve *loop*.
 
     Trainers ask it before they promote a model, so that none is promoted that workers refuse.
+    Without *trials* a child process is started for this model alone.
 
     Raises:
         ModelError: the model is broken, or did not survive its trial.
     """
     if learner == "lightgbm":
         nullable = {name for name, feature in loop.model_features.items() if feature.nullable}
-        model = _admit_text(version, payload, signature, limits or TrialLimits())
+        if trials is None:
+            with TrialProcess() as alone:
+                model = _admit_text(version, payload, signature, alone)
+        else:
+            model = _admit_text(version, payload, signature, trials)
         items = loop.decision.items
         if items is not None:
             return model.item_scorer(signature, nullable, list(loop.features), list(items.features))
@@ -151,23 +142,21 @@ def _by_name(model: LinearPredictor, names: Sequence[str]) -> ScoreFunction:
 
 
 def _admit_text(
-    version: str, payload: bytes, signature: FeatureSignature, limits: TrialLimits
+    version: str, payload: bytes, signature: FeatureSignature, trials: TrialProcess
 ) -> RowModel:
-    try:
-        text = payload.decode("ascii")
-    except UnicodeDecodeError as error:
+    if not payload.isascii():
         raise ModelError(
-            f"{version} is no LightGBM text: {error}", hint="publish it as the trainer does"
-        ) from error
+            f"{version} is no LightGBM text: it is not ASCII", hint="publish it as the trainer does"
+        )
     rows, columns = probe_rows(signature), len(signature.columns)
-    scores, trees = try_in_child(text, rows, limits)
+    scores, trees = trials.run(payload, rows)
     if forest.is_built():
         model: RowModel = forest.Forest(trees, columns)
     else:
         logger.warning(
             "trees.c was not compiled: %s is scored by LightGBM itself, which is slower", version
         )
-        model = LightGbmModel(text, columns)
+        model = LightGbmModel(payload.decode("ascii"), columns)
     together = model.scores(doubles([number for row in rows for number in row]))
     for row, score, among in zip(rows, scores, together, strict=True):
         for found in (model.predict(row), among):
@@ -202,50 +191,3 @@ def _probe(field: SignatureField, random: Random) -> object:
             (random.gauss(0, 1), random.gauss(0, 1000), float(random.randrange(30)))
         )
     return None
-
-
-def try_in_child(
-    text: str, rows: list[list[float]], limits: TrialLimits
-) -> tuple[list[float], bytes]:
-    """Check *text* in a process of its own; return its scores of *rows*, and the trees packed.
-
-    Raises:
-        ModelError: the text is not sound, or the process crashed, hung, took too much memory or
-            was too slow.
-    """
-    return run_trial([sys.executable, "-m", "tidemill.serving.model.trial"], text, rows, limits)
-
-
-def run_trial(
-    command: list[str], text: str, rows: list[list[float]], limits: TrialLimits
-) -> tuple[list[float], bytes]:
-    """Run *command* as the trial of *text*; see `try_in_child`."""
-    trial = TrialRequest(
-        text=text,
-        rows=[struct.pack(f"{len(row)}d", *row) for row in rows],
-        memory_bytes=limits.memory_bytes,
-        score_ms=limits.score_ms,
-        time_s=math.ceil(limits.time_s),
-    )
-    try:
-        done = subprocess.run(
-            command, input=msgspec.msgpack.encode(trial), capture_output=True, timeout=limits.time_s
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _failed(f"hung for {limits.time_s:g} s") from error
-    except OSError as error:
-        raise _failed(f"could not start: {error.strerror}") from error
-    scores, trees = done.stdout[: 8 * len(rows)], done.stdout[8 * len(rows) :]
-    if done.returncode or len(scores) != 8 * len(rows):
-        words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:500]
-        if done.returncode == REFUSED and words:
-            raise ModelError(words, hint=_HINT)
-        raise _failed(f"ended with status {done.returncode}: {words}")
-    return list(struct.unpack(f"{len(rows)}d", scores)), trees
-
-
-def _failed(how: str) -> ModelError:
-    return ModelError(f"the trial of the model in a child process {how}", hint=_HINT)
-
-
-_HINT = "the model is broken or too large for serving: train it again, with fewer leaves"

@@ -192,6 +192,12 @@ class LightGbmModel(RowModel):
         return _library_error()
 
 
+def preload() -> None:
+    """Load the library, so that the forks of this process have it."""
+    _call()
+    _library()
+
+
 def _free(booster: ctypes.c_void_p, fast: ctypes.c_void_p) -> None:
     if fast:
         _library().LGBM_FastConfigFree(fast)

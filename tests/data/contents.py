@@ -27,7 +27,8 @@ from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.published import newest, parse_loop, produced_topics
 from tidemill.schemas.registry.choose import MemorySchemaStore
 from tidemill.serving.decision.requests import DecisionReader
-from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.admission import admit
+from tidemill.serving.model.trial_process import TrialLimits, TrialProcess
 from tidemill.trainers.evaluation.evaluation_sets import load_model
 from tidemill.trainers.registry import Registry
 
@@ -247,7 +248,8 @@ def published_scores(sample: Sample) -> dict[str, list[str]]:
     for delivery in deliveries(sample):
         said = delivery.manifest
         loop = published[said.loop, said.loop_version]
-        score, reader = admit(delivery, loop, UNHURRIED), DecisionReader(loop)
+        with TrialProcess(UNHURRIED) as trials:
+            score, reader = admit(delivery, loop, trials), DecisionReader(loop)
         asked = (reader.check(row).features for row in rows_for(loop))
         found[f"{said.loop}/{said.slot}/{said.version}"] = [score(row).hex() for row in asked]
     return found

@@ -24,8 +24,9 @@ from tidemill.schemas.models.signing import TrustedKeys
 from tidemill.schemas.registry.memory import MemorySchemaStore
 from tidemill.serving.decision.decider import Decider
 from tidemill.serving.decision.event_log import MemoryEventLog
-from tidemill.serving.model.admission import TrialLimits, admit
+from tidemill.serving.model.admission import admit
 from tidemill.serving.model.follower import Follower
+from tidemill.serving.model.trial_process import TrialProcess
 from tidemill.trainers.learners.batch import LightGBM, Trained, train
 from tidemill.trainers.publisher import MemoryModelTopic
 from tidemill.trainers.rows import LabeledRows
@@ -95,7 +96,7 @@ def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     rows = LabeledRows.of(training_set(lake, loop), loop)
     assert loop.models.batch is not None
     trained = train(rows, loop, loop.models.batch)
-    score = admit(Delivery(manifest(trained, loop), trained.payload), loop, TrialLimits())
+    score = admit(Delivery(manifest(trained, loop), trained.payload), loop, TrialProcess())
     expected = LightGBM.of(trained).predict(rows.features)[:100]
     asked = rows.features.select(field.name for field in trained.signature.fields)
     found = [score(row) for row in asked[:100].iter_rows()]
@@ -125,7 +126,7 @@ def test_a_worker_decides_among_items_by_the_model_on_the_topic(
         make=lambda loop, counters: Decider(
             loop, store=MemorySchemaStore(), log=MemoryEventLog(), counters=counters
         ),
-        admit=lambda delivery, loop: admit(delivery, loop, TrialLimits()),
+        admit=lambda delivery, loop: admit(delivery, loop, TrialProcess()),
         acknowledge=answers.append,
         trusted=TrustedKeys.of([KEY.public]),
     )

@@ -2,18 +2,15 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import lightgbm
 import numpy as np
 import polars as pl
 import pytest
 from tests.schemas.loops import with_items
-from tests.serving.model.test_model_text import HOSTILE
 from tests.serving.models import (
     FEATURES,
     SIGNATURE,
@@ -32,15 +29,15 @@ from tidemill.schemas.models.feature_signature import FeatureSignature, Signatur
 from tidemill.schemas.models.manifest import ModelManifest
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState, Weight
 from tidemill.serving.model import admission, forest
-from tidemill.serving.model.admission import TrialLimits, admit, probe_rows, run_trial, try_in_child
+from tidemill.serving.model.admission import admit, probe_rows
 from tidemill.serving.model.forest import pack
 from tidemill.serving.model.model_text import read_text
+from tidemill.serving.model.trial_process import TrialProcess
 from tidemill.serving.policies.choice import ItemScore
 
 pytestmark = pytest.mark.slow  # each model is tried in a process of its own
 
-LIMITS = TrialLimits()
-UNCHECKED = [sys.executable, str(Path(__file__).with_name("unchecked_trial.py"))]
+TRIALS = TrialProcess()
 
 
 def delivery(payload: bytes, **changes: object) -> Delivery:
@@ -50,7 +47,7 @@ def delivery(payload: bytes, **changes: object) -> Delivery:
 
 def test_a_sound_model_scores_as_it_was_trained() -> None:
     """All guards together let a good model through, unchanged."""
-    score = admit(delivery(text().encode()), banner(), LIMITS)
+    score = admit(delivery(text().encode()), banner(), TRIALS)
     row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
     assert score(VALUES) == booster().predict([row], num_threads=1)[0]
 
@@ -71,7 +68,7 @@ def test_a_threshold_gets_what_acting_adds_where_the_label_depends_on_it() -> No
     signature = FeatureSignature(
         (*SIGNATURE.fields, SignatureField("action", FieldType.CATEGORY, ("hide", "show")))
     )
-    found = admit(acting(signature), loop, LIMITS)(VALUES)
+    found = admit(acting(signature), loop, TRIALS)(VALUES)
     shown, hidden = (1 / (1 + math.exp(-odds)) for odds in (3.5, 1.5))
     assert found == pytest.approx(shown - hidden)
 
@@ -80,13 +77,13 @@ def test_a_model_of_an_earlier_release_serves_such_a_loop_until_there_is_another
     """It reads no action, so the policy gets its score as before; an upgrade stops nothing."""
     loop = banner(label={"sql": "max(seconds) > 3", "depends_on": "action"})
     model = delivery(text().encode())
-    assert admit(model, loop, LIMITS)(VALUES) == admit(model, banner(), LIMITS)(VALUES)
+    assert admit(model, loop, TRIALS)(VALUES) == admit(model, banner(), TRIALS)(VALUES)
 
 
 def test_an_online_model_scores_as_its_state_says() -> None:
     """It needs no child: its state is data, and scoring it is arithmetic."""
     payload = river_state()
-    found = admit(delivery(payload, learner="logistic_regression"), banner(), LIMITS)
+    found = admit(delivery(payload, learner="logistic_regression"), banner(), TRIALS)
     state = LinearState.from_bytes(payload)
     named = {**FEATURES, "age": 30.0}
     assert found(VALUES) == LinearPredictor(state, SIGNATURE).score(named)
@@ -109,7 +106,7 @@ def test_a_model_for_other_features_is_refused(made: Callable[[], FeatureSignatu
         text().encode(), features=signature.to_json(), features_digest=signature.digest
     )
     with pytest.raises(ModelError, match="reads other features"):
-        admit(changed, banner(), LIMITS)
+        admit(changed, banner(), TRIALS)
 
 
 def next_version(**changes: object) -> Loop:
@@ -124,7 +121,7 @@ def test_the_next_version_with_more_features_gets_the_same_scores(learner: str) 
     """Features map by name, to the last bit, so publishing one more feature stops no model."""
     payload = text().encode() if learner == "lightgbm" else river_state()
     model = delivery(payload, learner=learner)
-    before, after = (admit(model, loop, LIMITS) for loop in (banner(), next_version()))
+    before, after = (admit(model, loop, TRIALS) for loop in (banner(), next_version()))
     assert after(("anything", *reversed(VALUES))) == before(VALUES)
 
 
@@ -132,10 +129,10 @@ def test_a_model_of_another_label_is_refused() -> None:
     """The default decides then; a model of an earlier release is judged by the type alone."""
     euros = {"sql": "max(seconds) > 4"}
     known = delivery(text().encode(), label_digest=banner().label_digest)
-    admit(known, next_version(), LIMITS)
-    admit(delivery(text().encode()), next_version(label=euros), LIMITS)
+    admit(known, next_version(), TRIALS)
+    admit(delivery(text().encode()), next_version(label=euros), TRIALS)
     with pytest.raises(ModelError, match="another label than that of banner version 2"):
-        admit(known, next_version(label=euros), LIMITS)
+        admit(known, next_version(label=euros), TRIALS)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +146,7 @@ def test_a_model_of_another_label_is_refused() -> None:
 def test_a_model_of_another_kind_is_refused(changes: dict[str, object], what: str) -> None:
     """What a worker does not understand it must not guess."""
     with pytest.raises(ModelError, match=what):
-        admit(delivery(text().encode(), **changes), banner(), LIMITS)
+        admit(delivery(text().encode(), **changes), banner(), TRIALS)
 
 
 @pytest.mark.parametrize(
@@ -158,35 +155,30 @@ def test_a_model_of_another_kind_is_refused(changes: dict[str, object], what: st
 def test_a_payload_that_is_no_model_is_refused(payload: bytes) -> None:
     """A trusted key can publish rubbish, too."""
     with pytest.raises(ModelError):
-        admit(delivery(payload), banner(), LIMITS)
+        admit(delivery(payload), banner(), TRIALS)
 
 
-@pytest.mark.parametrize("case", ["a node that is its own child", "a feature out of range"])
-def test_without_the_structure_check_the_child_still_protects_the_worker(case: str) -> None:
-    """There are two guards, and each protects the worker by itself."""
-    rows = probe_rows(SIGNATURE)
-    limits = TrialLimits(time_s=2.0)
-    try:
-        scores, trees = run_trial(UNCHECKED, HOSTILE[case](), rows, limits)
-    except ModelError:
-        return
-    # An index past the row may read harmless memory; the worker compares the scores again.
-    assert len(scores) == len(rows)
-    assert not trees  # what was not checked is not packed
+class ATreeLess(TrialProcess):
+    """Gives back other trees than those it has scored with."""
+
+    def run(self, text: bytes, rows: list[list[float]]) -> tuple[list[float], bytes]:
+        """Return the trees of a smaller model."""
+        scores, _ = super().run(text, rows)
+        return scores, pack(read_text(smaller(), len(SIGNATURE.columns)))
 
 
-def test_trees_that_score_otherwise_than_the_library_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def smaller() -> str:
+    """Return the model with one tree less."""
+    return text(19)
+
+
+def test_trees_that_score_otherwise_than_the_library_are_refused() -> None:
     """A worker serves with `trees.c` only if its scores have the bits of the library."""
-
-    def with_a_tree_less(*asked: object) -> tuple[list[float], bytes]:
-        scores, _ = try_in_child(*asked)  # type: ignore[arg-type]  # as they come
-        return scores, pack(read_text(text(19), len(SIGNATURE.columns)))
-
-    monkeypatch.setattr(admission, "try_in_child", with_a_tree_less)
-    with pytest.raises(ModelError, match=r"scores a probe as .* here and .* in its trial"):
-        admit(delivery(text().encode()), banner(), LIMITS)
+    with (
+        ATreeLess() as trials,
+        pytest.raises(ModelError, match=r"scores a probe as .* here and .* in its trial"),
+    ):
+        admit(delivery(text().encode()), banner(), trials)
 
 
 def test_without_compiled_trees_the_library_serves(
@@ -195,42 +187,10 @@ def test_without_compiled_trees_the_library_serves(
     """An installation without a compiler decides all the same, and says what it lacks."""
     monkeypatch.setattr(forest, "is_built", lambda: False)
     monkeypatch.setattr(forest, "Forest", None)
-    score = admit(delivery(text().encode()), banner(), LIMITS)
+    score = admit(delivery(text().encode()), banner(), TRIALS)
     row = SIGNATURE.encode_row({**FEATURES, "age": 30.0})
     assert score(VALUES) == booster().predict([row], num_threads=1)[0]
     assert "was not compiled" in caplog.text
-
-
-def test_the_child_checks_before_it_loads() -> None:
-    """Reading megabytes of numbers in the worker would hold up its decisions."""
-    with pytest.raises(ModelError, match="not a model that can be trusted"):
-        try_in_child(HOSTILE["a child out of range"](), probe_rows(SIGNATURE), LIMITS)
-
-
-def test_a_child_that_hangs_is_given_up() -> None:
-    """An endless prediction would otherwise hold the subscriber for ever."""
-    cycle = HOSTILE["a node that is its own child"]()
-    with pytest.raises(ModelError, match=r"hung|ended with status"):
-        run_trial(UNCHECKED, cycle, probe_rows(SIGNATURE), TrialLimits(time_s=1.5))
-
-
-def test_a_model_that_takes_too_much_memory_is_refused() -> None:
-    """The worker would be the next to run out of it."""
-    with pytest.raises(ModelError, match="ended with status"):
-        try_in_child(text(), probe_rows(SIGNATURE), TrialLimits(memory_bytes=2**18))
-
-
-def test_a_model_that_is_too_slow_is_refused() -> None:
-    """Decisions would all end over budget."""
-    with pytest.raises(ModelError, match="a prediction takes"):
-        try_in_child(text(), probe_rows(SIGNATURE), TrialLimits(score_ms=1e-6))
-
-
-def test_a_child_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A broken installation must not look like a broken model."""
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
-    with pytest.raises(ModelError, match="could not start"):
-        try_in_child(text(), probe_rows(SIGNATURE), LIMITS)
 
 
 def test_probes_reach_every_kind_of_value() -> None:
@@ -259,7 +219,7 @@ def test_the_manifest_is_not_trusted_about_its_features() -> None:
         manifest(text().encode()), features=short.to_json(), features_digest=short.digest
     )
     with pytest.raises(ModelError, match="max_feature_idx"):
-        admit(Delivery(said, text().encode()), loop, LIMITS)
+        admit(Delivery(said, text().encode()), loop, TRIALS)
 
 
 ITEM_LOOP = with_items(
@@ -304,7 +264,7 @@ def test_a_model_of_items_scores_all_of_a_request_as_one_by_one() -> None:
     """Features by name, in whatever order: of the loop once, of items each; the same bits."""
     payload, signature = item_model()
     features = {"features": signature.to_json(), "features_digest": signature.digest}
-    score = admit(delivery(payload, **features), ITEM_LOOP, LIMITS)
+    score = admit(delivery(payload, **features), ITEM_LOOP, TRIALS)
     assert isinstance(score, ItemScore)
     shared = ("de", datetime(2026, 1, 3, tzinfo=UTC))
     items = [(5.0, "news", ["y"]), (None, "sport", []), (1.0, "unknown", ["x", "z"])] * 9
@@ -326,7 +286,7 @@ def test_a_model_that_reads_another_feature_of_items_is_refused() -> None:
         decision={"type": "choice", "items": items},
     )
     with pytest.raises(ModelError, match=r"tags \(categories\)"):
-        admit(delivery(payload, **features), loop, LIMITS)
+        admit(delivery(payload, **features), loop, TRIALS)
 
 
 def test_an_online_model_of_items_reads_them_by_name() -> None:
@@ -339,7 +299,7 @@ def test_an_online_model_of_items_reads_them_by_name() -> None:
     )
     features = {"features": signature.to_json(), "features_digest": signature.digest}
     model = delivery(state.to_bytes(), learner="logistic_regression", **features)
-    score = admit(model, ITEM_LOOP, LIMITS)
+    score = admit(model, ITEM_LOOP, TRIALS)
     shared = ("de", datetime(2026, 1, 3, tzinfo=UTC))
     news, sport = (score((*shared, 1.0, topic, [])) for topic in ("news", "sport"))
     assert news > sport
