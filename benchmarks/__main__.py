@@ -21,6 +21,7 @@ from benchmarks.fleet import measure_fleet
 from benchmarks.items import measure_items
 from benchmarks.join import measure_join
 from benchmarks.manyloops import measure_many_loops
+from benchmarks.models import measure_models
 from benchmarks.pair import measure_pair
 from benchmarks.peers import measure_peers
 from benchmarks.pending import measure_pending
@@ -42,7 +43,7 @@ SHORT = (
     "train",
     "backfill",
 )
-LONG = ("flat", "pending", "many_loops", "fleet")
+LONG = ("flat", "pending", "many_loops", "fleet", "models")
 SIZES = {  # of a full run
     "decisions": (int, 1_000_000, "of the join"),
     "naive-events": (int, 150_000, "the naive join reads"),
@@ -59,6 +60,7 @@ SIZES = {  # of a full run
     "pending-decisions": (int, 20_000_000, "of one window of pending"),
     "pending-memory": (str, "512MB", "the budget of pending"),
     "loops": (int, 1_000, "of the fleet"),
+    "models": (int, 200, "in one serving worker"),
     "fleet-seconds": (float, 120.0, "of one event a second for each of them"),
     "busy-decisions": (int, 1_000_000, "of the loop beside the idle ones; 0 leaves it out"),
     "flat-events": (str, "1000000,5000000,20000000", "of each run of flat"),
@@ -149,6 +151,9 @@ def _with_kafka(
             say=say,
         )
         report["fleet"] = rounded(fleet)
+    if "models" in parts:
+        served = measure_models(kafka, models=asked.models, seconds=asked.seconds, say=say)
+        report["models"] = rounded(served)
     if "decide" in parts:
         decided = measure_decisions(kafka, decisions=asked.calls, seconds=asked.seconds, say=say)
         report["decide"] = rounded(decided)

@@ -59,12 +59,13 @@ def _over_http(kafka: KafkaConfig, name: str, keys: Path, seconds: float) -> dic
     with Measured(tidemill_command("serve", name, "--port", str(port)), environment) as server:
         server.until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), timeout_s=60)
         chance = random.Random(5)
-        requests = [_request(name, features(n, chance)) for n in range(DIFFERENT)]
+        requests = [decision_request(name, features(n, chance)) for n in range(DIFFERENT)]
         found = generate(port, requests, expected=b'"source":"model"', seconds=seconds)
     return {"http_per_second": found.per_second, "http_p99_ms": found.p99_ms}
 
 
-def _request(name: str, asked: dict[str, object]) -> bytes:
+def decision_request(name: str, asked: dict[str, object]) -> bytes:
+    """Return the HTTP request for a decision of the loop *name*."""
     body = msgspec.json.encode({"features": asked, "entity": "user-17"})
     head = (
         f"POST /v1/loops/{name}/decisions HTTP/1.1\r\nHost: localhost\r\n"

@@ -40,12 +40,13 @@ def publish_model(kafka: KafkaConfig, bench: Loop, folder: Path) -> Path:
     private, public = init_keys(folder)
     trained = train(training_rows(TRAINED_ON), bench, Batch(rounds=100, params={"num_leaves": 31}))
     publisher = Publisher(KafkaModelTopic(kafka), bench.loop, SigningKey.load(private))
-    publisher.publish(_announcement(bench, trained), trained.payload)
+    publisher.publish(announcement(bench, trained), trained.payload)
     TrustedKeys.load(public)
     return public
 
 
-def _announcement(bench: Loop, trained: Trained) -> ModelManifest:
+def announcement(bench: Loop, trained: Trained) -> ModelManifest:
+    """Return the manifest of *trained* as the first model of *bench*."""
     size = len(trained.payload)
     return ModelManifest(
         loop=bench.loop,

@@ -237,14 +237,14 @@ def _parts(pairs: dict[str, str], key: str, size: int | None) -> list[str]:
 def _integers(
     pairs: dict[str, str], key: str, low: int, high: int, *, size: int | None = None
 ) -> list[int]:
-    numbers = [int(part) for part in _parts(pairs, key, size)]
+    numbers = list(map(int, _parts(pairs, key, size)))
     if min(numbers) < low or max(numbers) > high:
         raise _TextError(f"{key} holds a number outside {low} to {high}")
     return numbers
 
 
 def _floats(pairs: dict[str, str], key: str, size: int) -> list[float]:
-    numbers = [float(part) for part in _parts(pairs, key, size)]
+    numbers = list(map(float, _parts(pairs, key, size)))
     if any(map(math.isnan, numbers)):
         raise _TextError(f"{key} holds NaN")
     return numbers

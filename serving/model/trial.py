@@ -11,6 +11,7 @@ one for the next.
 """
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -86,6 +87,7 @@ def main(trees_of: TreesOf = checked_trees) -> int:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # the library prints: not between the answers
     preload()
+    gc.disable()  # forks would look for garbage among all that this process has, and copy it
     while (body := read_frame(sys.stdin.buffer)) is not None:
         request = msgspec.msgpack.decode(body, type=TrialRequest)
         if CAN_FORK:
