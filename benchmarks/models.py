@@ -79,7 +79,8 @@ class Fleet:
 
     def records(self, number: int) -> list[Keyed]:
         """Return what publishes model *number* of each loop."""
-        key, found = SigningKey.load(self.private), []
+        key = SigningKey.load(self.private)
+        found: list[Keyed] = []
         for which in range(len(self.loops)):
             said, payload = self.model(which, number)
             for place, piece in enumerate(chunked(payload) if said.chunks else ()):

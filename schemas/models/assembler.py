@@ -8,9 +8,11 @@ before, so someone with the right to write to the topic can replay an older mani
 key.
 """
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Self
 from weakref import WeakValueDictionary
 
 from tidemill.schemas.models.manifest import (
@@ -34,10 +36,24 @@ _MAX_SLOTS = 10_000
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Delivery:
-    """A complete model whose manifest was signed by a trusted key."""
+    """A complete model whose manifest was signed by a trusted key.
+
+    A worker keeps that of each model that serves, to try it again for the next version of its loop,
+    so the payload is kept compressed: the text of LightGBM takes less than half.
+    """
 
     manifest: ModelManifest
-    payload: bytes
+    compressed: bytes
+
+    @classmethod
+    def of(cls, manifest: ModelManifest, payload: bytes) -> Self:
+        """Return the model of *manifest*, whose *payload* was checked."""
+        return cls(manifest, zlib.compress(payload, level=1))
+
+    @property
+    def payload(self) -> bytes:
+        """The payload as it was published."""
+        return zlib.decompress(self.compressed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +166,7 @@ class ModelAssembler:
         self._rereading.discard((loop, slot))
         self._waiting.pop((loop, slot), None)
         if payload is not None:
-            return Delivery(manifest, payload)
+            return Delivery.of(manifest, payload)
         self._waiting[loop, slot] = manifest
         return self._complete(manifest)
 
@@ -184,16 +200,16 @@ class ModelAssembler:
             check_payload(manifest, payload)
         except RefusedError as error:
             return _refusal(manifest, error.reason, error.what)
-        return self._deliver(manifest, payload)
+        return self._deliver(Delivery.of(manifest, payload))
 
     def _as_in_another_slot(self, manifest: ModelManifest) -> Delivery | None:
         """Return the model of *manifest* with the payload of a slot that somebody still has."""
         other = self._delivered.get((manifest.loop, manifest.digest))
-        return None if other is None else self._deliver(manifest, other.payload)
+        return None if other is None else self._deliver(Delivery(manifest, other.compressed))
 
-    def _deliver(self, manifest: ModelManifest, payload: bytes) -> Delivery:
+    def _deliver(self, delivery: Delivery) -> Delivery:
+        manifest = delivery.manifest
         del self._waiting[manifest.loop, manifest.slot]
-        delivery = Delivery(manifest, payload)
         self._delivered[manifest.loop, manifest.digest] = delivery
         return delivery
 

@@ -99,7 +99,7 @@ def test_what_is_published_arrives_in_order(opened: tuple[ModelTopic, ReadLog]) 
     for number, payload in enumerate((SMALL, BIG, BIGGER), 1):
         assert publisher.publish(model(payload, number), payload)
     assert deliveries(log()) == [
-        Delivery(model(payload, number), payload)
+        Delivery.of(model(payload, number), payload)
         for number, payload in enumerate((SMALL, BIG, BIGGER), 1)
     ]
 
@@ -132,7 +132,7 @@ def test_old_chunks_are_removed_and_the_newest_model_stays(
     publisher.publish(model(SMALL, 3, slot="online"), SMALL)
     held = {place[1] for key in topic.read() if (place := parse_chunk_key(key))}
     assert held == {payload_digest(BIGGER)}
-    assert deliveries(topic.read().items()) == [Delivery(model(BIGGER, 2), BIGGER)]
+    assert deliveries(topic.read().items()) == [Delivery.of(model(BIGGER, 2), BIGGER)]
 
 
 def test_other_loops_are_left_alone(opened: tuple[ModelTopic, ReadLog]) -> None:
@@ -168,7 +168,7 @@ def test_a_lost_chunk_is_written_again(opened: tuple[ModelTopic, ReadLog]) -> No
     topic.write([(chunk, None)])
     assert deliveries(topic.read().items()) == []
     assert Publisher(topic, "offer", KEY).publish(model(BIG, 1), BIG)
-    assert deliveries(topic.read().items()) == [Delivery(model(BIG, 1), BIG)]
+    assert deliveries(topic.read().items()) == [Delivery.of(model(BIG, 1), BIG)]
 
 
 def test_a_trainer_that_was_overtaken_does_not_publish(
@@ -189,7 +189,7 @@ def test_a_manifest_of_a_foreign_key_is_replaced(opened: tuple[ModelTopic, ReadL
     Publisher(topic, "offer", SigningKey.generate()).publish(model(SMALL, 9), SMALL)
     topic.write([(b"offer/live", b"garbage"), (b"offer/online", b"\xff" * 40)])
     assert Publisher(topic, "offer", KEY).publish(model(BIG, 1), BIG)
-    assert deliveries(topic.read().items()) == [Delivery(model(BIG, 1), BIG)]
+    assert deliveries(topic.read().items()) == [Delivery.of(model(BIG, 1), BIG)]
 
 
 class BrokenTopic:
@@ -223,6 +223,6 @@ def test_a_crash_between_any_two_records_is_repaired_by_publishing_again(records
     seen = deliveries(topic.read().items())
     assert len([out for out in seen if isinstance(out, Delivery)]) == 1
     Publisher(topic, "offer", KEY).publish(new, BIGGER)
-    assert deliveries(topic.read().items()) == [Delivery(new, BIGGER)]
+    assert deliveries(topic.read().items()) == [Delivery.of(new, BIGGER)]
     numbers = [out.manifest.number for out in deliveries(topic.log) if isinstance(out, Delivery)]
     assert numbers == [1, 2]

@@ -96,7 +96,7 @@ def test_a_worker_admits_what_was_trained_and_scores_the_same_bits(
     rows = LabeledRows.of(training_set(lake, loop), loop)
     assert loop.models.batch is not None
     trained = train(rows, loop, loop.models.batch)
-    score = admit(Delivery(manifest(trained, loop), trained.payload), loop, TrialProcess())
+    score = admit(Delivery.of(manifest(trained, loop), trained.payload), loop, TrialProcess())
     expected = LightGBM.of(trained).predict(rows.features)[:100]
     asked = rows.features.select(field.name for field in trained.signature.fields)
     found = [score(row) for row in asked[:100].iter_rows()]

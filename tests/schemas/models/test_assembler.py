@@ -93,7 +93,7 @@ def test_a_signed_model_arrives_whole(payload: bytes) -> None:
     """The way every model takes."""
     manifest = announce(payload, 1)
     assembler = ModelAssembler(TRUSTED)
-    assert feed(assembler, records(manifest, payload)) == [Delivery(manifest, payload)]
+    assert feed(assembler, records(manifest, payload)) == [Delivery.of(manifest, payload)]
     assert assembler.pending() == []
 
 
@@ -159,7 +159,7 @@ def test_a_lower_number_needs_the_word_rollback() -> None:
     silent = announce(b"old", 3, sequence=8)
     assert only_refusal(feed(assembler, records(silent, b"old"))).reason == "replayed"
     meant = replace(silent, rollback=True)
-    assert feed(assembler, records(meant, b"old")) == [Delivery(meant, b"old")]
+    assert feed(assembler, records(meant, b"old")) == [Delivery.of(meant, b"old")]
     assert only_refusal(feed(assembler, records(announce(b"new", 7), b"new"))).reason == "replayed"
 
 
@@ -187,7 +187,7 @@ def test_a_topic_read_again_from_its_beginning_refuses_nothing() -> None:
     assert only_refusal(feed(assembler, items[-2:-1])).reason == "replayed"  # now it is one again
     assembler.rewind()
     newer = announce(b"four", 4)
-    assert feed(assembler, items + records(newer, b"four")) == [Delivery(newer, b"four")]
+    assert feed(assembler, items + records(newer, b"four")) == [Delivery.of(newer, b"four")]
 
 
 def test_a_missing_chunk_is_pending_until_it_comes() -> None:
@@ -201,7 +201,7 @@ def test_a_missing_chunk_is_pending_until_it_comes() -> None:
         "missing-chunk",
         "chunks [1] are not on the topic",
     )
-    assert feed(assembler, items[1:2]) == [Delivery(manifest, BIG)]
+    assert feed(assembler, items[1:2]) == [Delivery.of(manifest, BIG)]
 
 
 def test_a_tombstoned_chunk_is_gone() -> None:
@@ -219,7 +219,7 @@ def test_a_changed_chunk_is_a_digest_mismatch() -> None:
     assembler = ModelAssembler(TRUSTED)
     out = only_refusal(feed(assembler, changed))
     assert (out.reason, out.version) == ("digest-mismatch", "lightgbm-1")
-    assert feed(assembler, items) == [Delivery(announce(BIG, 1), BIG)]  # published again, it serves
+    assert feed(assembler, items) == [Delivery.of(announce(BIG, 1), BIG)]  # published again, it serves
 
 
 def test_a_changed_inline_payload_is_a_digest_mismatch() -> None:

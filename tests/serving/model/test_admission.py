@@ -42,7 +42,7 @@ TRIALS = TrialProcess()
 
 def delivery(payload: bytes, **changes: object) -> Delivery:
     """Return *payload* as the assembler delivers it."""
-    return Delivery(manifest(payload, **changes), payload)  # type: ignore[arg-type]
+    return Delivery.of(manifest(payload, **changes), payload)  # type: ignore[arg-type]
 
 
 def test_a_sound_model_scores_as_it_was_trained() -> None:
@@ -219,7 +219,7 @@ def test_the_manifest_is_not_trusted_about_its_features() -> None:
         manifest(text().encode()), features=short.to_json(), features_digest=short.digest
     )
     with pytest.raises(ModelError, match="max_feature_idx"):
-        admit(Delivery(said, text().encode()), loop, TRIALS)
+        admit(Delivery.of(said, text().encode()), loop, TRIALS)
 
 
 ITEM_LOOP = with_items(
