@@ -26,6 +26,12 @@ TARGETS = {  # the promises of the product, (part, figure): (bound, whether it i
     ("decide", "http_p99_ms"): (8.0, False),
     ("items", "scores_us"): (250.0, False),
     ("items", "decision_us"): (1_000.0, False),
+    ("models", "many.ready_s"): (60.0, False),
+    ("models", "over_base_mb"): (600.0, False),
+    ("models", "times_one_p99"): (1.5, False),
+    ("models", "times_one_in_process"): (2.5, False),
+    ("models", "published.p50_s"): (0.5, False),
+    ("models", "published.p99_s"): (1.5, False),
     ("feedback", "per_second"): (1_980.0, True),
     ("feedback", "p99_ms"): (100.0, False),
 }
@@ -56,6 +62,11 @@ def compared(report: Mapping[str, Figures], part: str) -> Flat:
         figures["times_faster_than_one"] = two / one
         busier = figures["two_busier_cpu_s_per_million"]
         figures["times_less_cpu_for_the_busier"] = figures["one_cpu_s_per_million"] / busier
+    if part == "models":
+        figures["over_base_mb"] = figures["many.memory_mb"] - figures["one.memory_mb"]
+        figures["times_one_p99"] = figures["many.http_p99_ms"] / figures["one.http_p99_ms"]
+        inside = figures["in_process.random_us"], figures["in_process.one_us"]
+        figures["times_one_in_process"] = inside[0] / inside[1]
     if part == "flat":
         cost = [figures[f"{size}.cpu_s_per_million"] for size in report[part]]
         figures["times_dearer_than_the_smallest"] = max(cost) / cost[0]

@@ -113,13 +113,9 @@ def measure_models(
         published = _publications(fleet, say)
     return {
         "models": models,
-        "ready_s": many["ready_s"],
-        "over_base_mb": many["memory_mb"] - one["memory_mb"],
         "one": one,
         "many": many,
         "in_process": inside,
-        "times_one_in_process": inside["random_us"] / inside["one_us"],
-        "times_one_p99": many["http_p99_ms"] / one["http_p99_ms"],
         "published": published,
     }
 

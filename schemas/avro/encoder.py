@@ -13,6 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import cast
 
+from tidemill.schemas.code import compiled
 from tidemill.errors import RequestError
 from tidemill.schemas.avro import primitives
 from tidemill.schemas.avro.wire import Schema
@@ -228,7 +229,7 @@ def _compiled(
     code: _Code, schema: Schema, prefix: bytes, explain: Callable[..., None]
 ) -> Callable[..., bytes]:
     code.names |= {"prefix": prefix, "wrong": _WRONG, "explain": explain}
-    exec(compile(code.text, f"<encoder of {schema['name']}>", "exec"), code.names)
+    exec(compiled(code.text, f"<encoder of {schema['name']}>"), code.names)
     return cast(Callable[..., bytes], code.names["encode"])
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tidemill.schemas.code import compiled
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import FieldType, Loop
 
@@ -277,5 +278,5 @@ def _row_encoder(fields: Sequence[SignatureField]) -> RowEncoder:
             case _:
                 terms.append(f"nan if {value} is None else float(v)")
     source = f"def encode(row):\n    get = row.get\n    return [{', '.join(terms)}]"
-    exec(compile(source, "<feature signature>", "exec"), scope)
+    exec(compiled(source, "<feature signature>"), scope)
     return scope["encode"]  # type: ignore[return-value]  # defined by the line above

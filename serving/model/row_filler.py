@@ -8,6 +8,7 @@ by its name once, when the function is made.
 
 from collections.abc import Callable, Collection, Sequence
 
+from tidemill.schemas.code import compiled
 from tidemill.schemas.loop.fields import FieldType
 from tidemill.schemas.models.feature_signature import FeatureSignature
 
@@ -39,7 +40,7 @@ def row_filler(
     terms = ", ".join(_terms(signature, nullable, taken, scope))
     values = ", ".join(f"x{place}" for place in range(len(taken)))
     source = f"def fill(features):\n    {values}, = features\n    pack({terms})"
-    exec(compile(source, "<row filler>", "exec"), scope)
+    exec(compiled(source, "<row filler>"), scope)
     return scope["fill"]  # type: ignore[return-value]  # defined by the line above
 
 
@@ -71,7 +72,7 @@ def rows_flattener(
         f"    return [value for {', '.join(values[len(names) :])}, in rows\n"
         f"            for value in ({', '.join(terms)},)]"
     )
-    exec(compile(source, "<rows flattener>", "exec"), scope)
+    exec(compiled(source, "<rows flattener>"), scope)
     return scope["flatten"]  # type: ignore[return-value]  # defined by the line above
 
 

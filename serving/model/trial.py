@@ -86,6 +86,8 @@ def main(trees_of: TreesOf = checked_trees) -> int:
     """Carry out the trials that standard input asks for, one after the other, until it ends."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # the library prints: not between the answers
+    if CAN_FORK:
+        os.nice(10)  # the decisions of the worker go first
     preload()
     gc.disable()  # forks would look for garbage among all that this process has, and copy it
     while (body := read_frame(sys.stdin.buffer)) is not None:
@@ -175,7 +177,6 @@ def _limit(request: TrialRequest) -> None:
     import resource  # Windows has none
 
     seconds = int(request.time_s) + 1
-    os.nice(10)  # the decisions of the worker go first
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     used = 0

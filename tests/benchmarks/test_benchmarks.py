@@ -20,6 +20,10 @@ from tidemill.streams.join.rules import Spans
 
 ROOT = Path(__file__).resolve().parents[2]
 FOOTPRINT = ("cores", "memory_mb", "threads", "files")  # the broker is given: not its own
+SERVED = (
+    *("ready_s", "memory_mb", "trial_mb"),
+    *("http_per_second", "http_p99_ms", "http_p99_ms_while_models_arrive"),
+)
 KEYS = {
     "join": {"events_per_second", "cpu_s_per_million", "peak_mb", "naive_cpu_s_per_million"},
     "two_workers": {
@@ -60,11 +64,17 @@ KEYS["fleet"] = {
     *("live.events_per_second", "live.examples"),
     *("busy.alone_events_per_second", "busy.beside_events_per_second"),
 }
+KEYS["models"] = {
+    "models",
+    *(f"{size}.{name}" for size in ("one", "many") for name in SERVED),
+    *(f"in_process.{name}_us" for name in ("warm", "one", "random")),
+    *(f"published.{name}_s" for name in ("p50", "p99", "first")),
+}
 SIZES = (
     "--decisions 3000 --naive-events 1000 --calls 2000 --rows 5000 --seconds 1 "
     "--pair-decisions 9000 --pair-rounds 1 --feedback-rate 200 --live-rate 900 --live-seconds 16 "
     "--flat-events 3000 --raw-decisions 3000 --pending-decisions 90000 "
-    "--pending-memory 5MB --loops 3 --fleet-seconds 40 --busy-decisions 3000"
+    "--pending-memory 5MB --models 3 --loops 3 --fleet-seconds 40 --busy-decisions 3000"
 )
 
 

@@ -219,7 +219,9 @@ def test_a_changed_chunk_is_a_digest_mismatch() -> None:
     assembler = ModelAssembler(TRUSTED)
     out = only_refusal(feed(assembler, changed))
     assert (out.reason, out.version) == ("digest-mismatch", "lightgbm-1")
-    assert feed(assembler, items) == [Delivery.of(announce(BIG, 1), BIG)]  # published again, it serves
+    assert feed(assembler, items) == [
+        Delivery.of(announce(BIG, 1), BIG)
+    ]  # published again, it serves
 
 
 def test_a_changed_inline_payload_is_a_digest_mismatch() -> None:
