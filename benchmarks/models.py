@@ -139,6 +139,8 @@ def _serve(fleet: Fleet, count: int, seconds: float, say: Say) -> dict[str, floa
         url = f"http://127.0.0.1:{port}/readyz"
         server.until(lambda: answers(url), timeout_s=READY_S)
         ready_s = time.monotonic() - begun
+        process = psutil.Process(server.process.pid)
+        memory_mb = process.memory_info().rss / 1e6
         chance = random.Random(5)
         requests = [
             decision_request(chance.choice(names), features(n, chance)) for n in range(REQUESTS)
@@ -148,10 +150,10 @@ def _serve(fleet: Fleet, count: int, seconds: float, say: Say) -> dict[str, floa
         arriving = _while_models_arrive(
             fleet, count, lambda: _at_half(port, requests, most.per_second, seconds)
         )
-        process = psutil.Process(server.process.pid)
         figures = {
             "ready_s": ready_s,
-            "memory_mb": process.memory_info().rss / 1e6,
+            "memory_mb": memory_mb,
+            "loaded_mb": process.memory_info().rss / 1e6,
             "trial_mb": sum(each.memory_info().rss for each in process.children()) / 1e6,
             "http_per_second": most.per_second,
             "http_p99_ms": half,

@@ -21,7 +21,7 @@ from tidemill.streams.join.rules import Spans
 ROOT = Path(__file__).resolve().parents[2]
 FOOTPRINT = ("cores", "memory_mb", "threads", "files")  # the broker is given: not its own
 SERVED = (
-    *("ready_s", "memory_mb", "trial_mb"),
+    *("ready_s", "memory_mb", "loaded_mb", "trial_mb"),
     *("http_per_second", "http_p99_ms", "http_p99_ms_while_models_arrive"),
 )
 KEYS = {
