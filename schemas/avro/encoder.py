@@ -13,10 +13,10 @@ from functools import partial
 from itertools import groupby
 from typing import cast
 
-from tidemill.schemas.code import compiled
 from tidemill.errors import RequestError
 from tidemill.schemas.avro import primitives
 from tidemill.schemas.avro.wire import Schema
+from tidemill.schemas.code import compiled
 
 Encode = Callable[[Mapping[str, object]], bytes]
 EncodeValues = Callable[[tuple[object, ...]], bytes]

@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tidemill.schemas.code import compiled
 from tidemill.errors import ModelError
+from tidemill.schemas.code import compiled
 from tidemill.schemas.loop.definition import FieldType, Loop
 
 ACTION = "action"  # the extra feature where a model scores actions: the action
