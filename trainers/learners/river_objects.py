@@ -29,7 +29,7 @@ from river.tree.nodes import (
     htc_nodes,
     htr_nodes,
 )
-from river.tree.splitter import ebst_splitter, nominal_splitter_classif, nominal_splitter_reg
+from river.tree.splitter import ebst_splitter, nominal_splitter_reg
 
 from tidemill.errors import ModelError
 from tidemill.trainers.learners.river_trees import (
@@ -172,7 +172,7 @@ _WINDOW = type(drift.ADWIN()._helper)
 _BARE = (htc_nodes.HTLeaf, branch.DTBranch, ebst_splitter.EBSTNode, optim.schedulers.Constant)
 """Their constructors want arguments."""
 
-Model = Any  # noqa: ANN401  # River's models have no common type
+Model = Any  # River's models have no common type
 _Packed = Any
 
 
@@ -261,7 +261,7 @@ class _Writer:
             return ["random", version, list(words), spare]
         if isinstance(value, np.random.RandomState):
             _, words, *rest = value.get_state(legacy=True)
-            return ["numpy", words.tobytes(), *rest]
+            return ["numpy", np.asarray(words).tobytes(), *rest]
         if type(value) is _WINDOW:
             return ["window", value.__getstate__()]
         raise _unknown(type(value).__name__)
@@ -306,7 +306,7 @@ class _Reader:
             raise ValueError(f"{name} inside a model")
         if not issubclass(kind, _BARE):
             return kind()
-        one = kind.__new__(kind)
+        one: Model = object.__new__(kind)
         if issubclass(kind, htc_nodes.HTLeaf):
             one.splitter = self._model.splitter
             if hasattr(self._model, "_rng"):
@@ -336,7 +336,7 @@ class _Reader:
         tag, *parts = packed
         return _READ[tag](self, parts)
 
-    def object(self, parts: list[_Packed]) -> object:
+    def referred(self, parts: list[_Packed]) -> object:
         """Return the object of this number."""
         (number,) = parts
         if not 0 <= number < len(self._objects):
@@ -377,7 +377,7 @@ def _window(_reader: _Reader, parts: list[_Packed]) -> object:
 
 
 _READ: dict[str, Callable[[_Reader, list[_Packed]], object]] = {
-    "object": _Reader.object,
+    "object": _Reader.referred,
     "dict": _Reader.mapping,
     "list": _Reader.sequence,
     "tuple": lambda reader, parts: tuple(reader.sequence(parts)),

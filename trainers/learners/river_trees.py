@@ -5,7 +5,7 @@ set of River's own has another order after it was read, and of two equally good 
 one wins. `AdaptiveTreeClassifier` predicts also while an alternate tree has split.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from river import tree
@@ -20,6 +20,8 @@ Row = Mapping[str, float]
 
 class CategorySplitter(NominalSplitterClassif):  # type: ignore[misc]  # River is untyped here
     """River's splitter by categories, which proposes them in ascending order."""
+
+    _att_values: Iterable[int]
 
     def best_evaluated_split_suggestion(self, *arguments: object) -> BranchFactory:
         """Return the best split; of equally good ones that by the lowest category."""
@@ -53,8 +55,9 @@ class ClassSplitter(GaussianSplitter):  # type: ignore[misc]  # River is untyped
 
     def best_evaluated_split_suggestion(self, *arguments: object) -> BranchFactory:
         """Return the best split by the feature."""
-        splitter = self.categories or super()
-        return splitter.best_evaluated_split_suggestion(*arguments)
+        if self.categories is not None:
+            return self.categories.best_evaluated_split_suggestion(*arguments)
+        return super().best_evaluated_split_suggestion(*arguments)
 
 
 class AdaptiveTreeClassifier(tree.HoeffdingAdaptiveTreeClassifier):  # type: ignore[misc]
