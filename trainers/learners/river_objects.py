@@ -372,7 +372,14 @@ def _window(_reader: _Reader, parts: list[_Packed]) -> object:
     if len(state) > _MAX_DETECTOR_BYTES:
         raise ValueError(f"a detector of {len(state)} bytes")
     found = drift.ADWIN()._helper
-    found.__setstate__(state)
+    try:
+        found.__setstate__(state)
+    except BaseException as error:  # Rust panics on what it cannot read, by no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("a detector that River cannot read") from error
+    if found.__getstate__() != state:
+        raise ValueError("a detector that is not written as River writes it")
     return found
 
 
