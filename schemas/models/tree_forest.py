@@ -24,7 +24,7 @@ LEAF, AT_MOST, EQUALS, ONE_OF = "leaf", "at_most", "equals", "one_of"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class ForestNode:
     """A leaf, or a split; ``tree_forest.avsc`` explains the fields."""
 
     test: str
@@ -43,7 +43,7 @@ class Tree:
     """The nodes of a tree, each before its children; the first is the root."""
 
     weight: float
-    nodes: tuple[Node, ...]
+    nodes: tuple[ForestNode, ...]
 
     def __post_init__(self) -> None:
         if not (self.nodes and math.isfinite(self.weight)):
@@ -51,7 +51,7 @@ class Tree:
         for number, node in enumerate(self.nodes):
             self._check(number, node)
 
-    def _check(self, number: int, node: Node) -> None:
+    def _check(self, number: int, node: ForestNode) -> None:
         """Refuse a node from which a walk would go backwards, or leave the tree."""
         wanted = {LEAF: 0, AT_MOST: 2, EQUALS: 2, ONE_OF: len(node.children)}.get(node.test, -1)
         buckets = {EQUALS: 1, ONE_OF: wanted}.get(node.test, 0)
@@ -112,8 +112,8 @@ class TreeForest:
             ) from error
 
 
-def _node(value: dict[str, Any]) -> Node:
-    return Node(**value | {name: tuple(value[name]) for name in ("buckets", "children")})
+def _node(value: dict[str, Any]) -> ForestNode:
+    return ForestNode(**value | {name: tuple(value[name]) for name in ("buckets", "children")})
 
 
 class TreePredictor:
@@ -157,13 +157,13 @@ def joined_contributions(
     return added, base
 
 
-def reached(nodes: Sequence[Node], x: dict[str, float], start: int = 0) -> list[Node]:
+def reached(nodes: Sequence[ForestNode], x: dict[str, float], start: int = 0) -> list[ForestNode]:
     """Return the leaves that *x* reaches, first those of alternate trees.
 
     A row that lacks the feature of a split takes the usual child. River then visits the child
     twice, so an alternate tree of it counts twice.
     """
-    found: list[Node] = []
+    found: list[ForestNode] = []
     number, visits = start, 1
     while (node := nodes[number]).test != LEAF:
         if node.alternate != -1:
@@ -175,7 +175,7 @@ def reached(nodes: Sequence[Node], x: dict[str, float], start: int = 0) -> list[
     return found
 
 
-def _taken(node: Node, value: float | None) -> int | None:
+def _taken(node: ForestNode, value: float | None) -> int | None:
     """Return which child the value takes; None if it is missing, or of no child."""
     if value is None:
         return None
@@ -186,7 +186,7 @@ def _taken(node: Node, value: float | None) -> int | None:
     return node.buckets.index(int(value)) if value in node.buckets else None
 
 
-_Votes = list[tuple[float, list[Node]]]
+_Votes = list[tuple[float, list[ForestNode]]]
 
 
 def _share(votes: _Votes) -> float:

@@ -23,8 +23,8 @@ from tidemill.schemas.models.river_state import LEARNERS, LinearState
 from tidemill.trainers.learners.batch import weighting
 from tidemill.trainers.learners.river_models import (
     LearnerState,
-    MachineModel,
-    TreeModel,
+    RiverMachine,
+    RiverTrees,
     river_model,
 )
 from tidemill.trainers.learners.scaled_linear import ScaledLinear
@@ -221,7 +221,7 @@ def feature_rows(examples: pl.DataFrame, loop: Loop) -> Iterable[Mapping[str, ob
     return examples.select(columns).iter_rows(named=True)
 
 
-def _fresh(loop: Loop, online: Online) -> ScaledLinear | TreeModel | MachineModel:
+def _fresh(loop: Loop, online: Online) -> ScaledLinear | RiverTrees | RiverMachine:
     if online.learner in LEARNERS:
         return ScaledLinear(loop, online)
     return river_model(loop, online)

@@ -4,8 +4,6 @@ A deactivated or growing leaf, a drift detector or a background tree predicts no
 them is exported.
 """
 
-from typing import Any
-
 from river import facto, forest, preprocessing
 from river.tree.nodes.branch import DTBranch, NominalBinaryBranch, NumericBinaryBranch
 
@@ -16,15 +14,16 @@ from tidemill.schemas.models.tree_forest import (
     EQUALS,
     LEAF,
     ONE_OF,
-    Node,
+    ForestNode,
     Tree,
     TreeForest,
 )
+from tidemill.trainers.learners.river_trees import RiverObject
 
-Model = Any
 
-
-def export_trees(model: Model, *, learner: str, label_type: str, hash_buckets: int) -> TreeForest:
+def export_trees(
+    model: RiverObject, *, learner: str, label_type: str, hash_buckets: int
+) -> TreeForest:
     """Return the trees of *model*.
 
     Raises:
@@ -45,12 +44,12 @@ def export_trees(model: Model, *, learner: str, label_type: str, hash_buckets: i
     )
 
 
-def _tree(tree: Model, weight: float) -> Tree:
+def _tree(tree: RiverObject, weight: float) -> Tree:
     """Return the nodes of *tree* level by level, so that each comes before its children."""
     if tree._root is None:  # new in a forest: predicts 0, as River
-        return Tree(weight, (Node(test=LEAF),))
+        return Tree(weight, (ForestNode(test=LEAF),))
     met = [tree._root]
-    nodes: list[Node] = []
+    nodes: list[ForestNode] = []
     while len(nodes) < len(met):
         one = met[len(nodes)]
         if isinstance(one, DTBranch):
@@ -60,7 +59,7 @@ def _tree(tree: Model, weight: float) -> Tree:
     return Tree(weight, tuple(nodes))
 
 
-def _split(branch: Model, met: list[Model]) -> Node:
+def _split(branch: RiverObject, met: list[RiverObject]) -> ForestNode:
     children = tuple(range(len(met), len(met) + len(branch.children)))
     met += branch.children
     alternate = getattr(branch, "_alternate_tree", None)
@@ -74,7 +73,7 @@ def _split(branch: Model, met: list[Model]) -> Node:
         test, buckets = EQUALS, (branch.value,)
     else:
         buckets = tuple(branch._r_mapping[place] for place in range(len(children)))
-    return Node(
+    return ForestNode(
         test=test,
         feature=branch.feature,
         threshold=threshold,
@@ -85,12 +84,12 @@ def _split(branch: Model, met: list[Model]) -> Node:
     )
 
 
-def _leaf(leaf: Model, tree: Model) -> Node:
+def _leaf(leaf: RiverObject, tree: RiverObject) -> ForestNode:
     found = leaf.prediction({}, tree=tree)
     if isinstance(found, float):
-        return Node(test=LEAF, yes=found)
+        return ForestNode(test=LEAF, yes=found)
     shares = found or {}
-    return Node(test=LEAF, no=float(shares.get(False, 0.0)), yes=float(shares.get(True, 0.0)))
+    return ForestNode(test=LEAF, no=float(shares.get(False, 0.0)), yes=float(shares.get(True, 0.0)))
 
 
 def export_machine(

@@ -20,9 +20,12 @@ from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature
 from tidemill.schemas.models.hashed_rows import HashedRows
 from tidemill.trainers.learners.river_export import export_machine, export_trees
 from tidemill.trainers.learners.river_objects import dump, load
-from tidemill.trainers.learners.river_trees import AdaptiveTreeClassifier, ClassSplitter
+from tidemill.trainers.learners.river_trees import (
+    AdaptiveTreeClassifier,
+    ClassSplitter,
+    RiverObject,
+)
 
-Model = Any
 _UNKNOWN = 0.5  # the chance that a classifier without a row predicts
 
 
@@ -57,7 +60,7 @@ class LearnerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             ) from error
 
 
-class TreeModel:
+class RiverTrees:
     """A tree or a forest of River."""
 
     def __init__(self, loop: Loop, online: Online) -> None:
@@ -118,7 +121,7 @@ class TreeModel:
         load(state, {"model": self._model})
 
 
-class MachineModel:
+class RiverMachine:
     """A factorization machine of River behind a scaler, as `StandardScaler | FM` of River."""
 
     def __init__(self, loop: Loop, online: Online) -> None:
@@ -186,11 +189,11 @@ class MachineModel:
         load(state, {"model": self._model, "scaler": self._scaler})
 
 
-def river_model(loop: Loop, online: Online) -> TreeModel | MachineModel:
+def river_model(loop: Loop, online: Online) -> RiverTrees | RiverMachine:
     """Return a fresh model of the learner of *online*."""
     if online.learner == FACTORIZATION_MACHINE:
-        return MachineModel(loop, online)
-    return TreeModel(loop, online)
+        return RiverMachine(loop, online)
+    return RiverTrees(loop, online)
 
 
 def _tree_settings(online: Online) -> dict[str, Any]:
@@ -206,7 +209,7 @@ def _tree_settings(online: Online) -> dict[str, Any]:
     return settings
 
 
-def _classifier(online: Online) -> Model:
+def _classifier(online: Online) -> RiverObject:
     kinds = {
         "hoeffding_tree": tree.HoeffdingTreeClassifier,
         "hoeffding_adaptive_tree": AdaptiveTreeClassifier,
@@ -216,7 +219,7 @@ def _classifier(online: Online) -> Model:
     return kinds[online.learner](leaf_prediction="mc", splitter=ClassSplitter(), **settings)
 
 
-def _regressor(online: Online, words: list[str]) -> Model:
+def _regressor(online: Online, words: list[str]) -> RiverObject:
     kinds = {
         "hoeffding_tree": tree.HoeffdingTreeRegressor,
         "hoeffding_adaptive_tree": tree.HoeffdingAdaptiveTreeRegressor,

@@ -1,8 +1,8 @@
 """The codec of River's learners: every object of an allow-list, attribute by attribute.
 
 A learner of River is a graph of objects: nodes, statistics of leaves, drift detectors, and one
-random generator that the leaves share. `_FIELDS` names the classes that may occur and the
-attributes that are written of each. Settings are not written: a state is read into a fresh model
+random generator that the leaves share. `FIELDS` (`river_classes.py`) names the classes that may
+occur and the attributes that are written of each. Settings are not written: a state is read into a fresh model
 of the same settings, so the two cannot contradict each other. A class or an attribute that is not
 in the table is refused, so an update of River that adds one is noticed before a state is lost.
 
@@ -17,173 +17,40 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from river import drift, facto, forest, metrics, optim, preprocessing, proba, stats, tree
+from river import drift, optim
 from river.forest import adaptive_random_forest as arf
-from river.metrics.confusion import ConfusionMatrix
-from river.tree.nodes import (
-    arf_htc_nodes,
-    arf_htr_nodes,
-    branch,
-    hatc_nodes,
-    hatr_nodes,
-    htc_nodes,
-    htr_nodes,
-)
-from river.tree.splitter import ebst_splitter, nominal_splitter_reg
+from river.tree.nodes import htc_nodes
+from river.tree.splitter import ebst_splitter
 
 from tidemill.errors import ModelError
-from tidemill.trainers.learners.river_trees import (
-    AdaptiveTreeClassifier,
-    CategorySplitter,
-    ClassSplitter,
+from tidemill.trainers.learners.river_classes import (
+    BARE,
+    FIELDS,
+    MODELS,
+    NAMES,
+    PARTS,
+    REMADE,
+    UNUSED,
+    WINDOW,
 )
+from tidemill.trainers.learners.river_trees import RiverObject
 
 MAX_STATE_BYTES = 16 * 2**20
 _MAX_DETECTOR_BYTES = 64 * 2**10
 _UNREADABLE = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
 )  # fmt: skip
-_TREE = (
-    "_root",
-    "_n_active_leaves",
-    "_n_inactive_leaves",
-    "_inactive_leaf_size_estimate",
-    "_active_leaf_size_estimate",
-    "_size_estimate_overhead_fraction",
-    "_growth_allowed",
-    "_train_weight_seen_by_model",
-)
-_ADAPTIVE = ("_n_alternate_trees", "_n_pruned_alternate_trees", "_n_switch_alternate_trees", "_rng")
-_FOREST = (
-    "data",
-    "max_features",
-    "_rng",
-    "_warning_detectors",
-    "_drift_detectors",
-    "_background",
-    "_metrics",
-    "_warning_tracker",
-    "_drift_tracker",
-)
-_MACHINE = (
-    "intercept",
-    "latent_initializer",
-    "weights",
-    "latents",
-    "weight_optimizer",
-    "latent_optimizer",
-)
-_LEAF = ("stats", "depth", "splitters", "_disabled_attrs", "_last_split_attempt_at")
-_RANDOM_LEAF = (*_LEAF, "max_features", "feature_indices")
-_BRANCH = ("children", "stats", "feature", "depth")
-_NUMERIC, _BINARY = (*_BRANCH, "threshold"), (*_BRANCH, "value")
-_MULTIWAY = (*_BRANCH, "_mapping", "_r_mapping")
-_CLASS_ERROR = ("drift_detector", "_alternate_tree", "_mean_error")
-_ERROR = ("drift_detector", "_alternate_tree", "_error_tracker")
-
-_MODELS: dict[type, tuple[str, ...]] = {
-    tree.HoeffdingTreeClassifier: (*_TREE, "classes"),
-    tree.HoeffdingTreeRegressor: _TREE,
-    AdaptiveTreeClassifier: (*_TREE, "classes", *_ADAPTIVE),
-    tree.HoeffdingAdaptiveTreeRegressor: (*_TREE, *_ADAPTIVE),
-    forest.ARFClassifier: _FOREST,
-    forest.ARFRegressor: (*_FOREST, "_drift_norm"),
-    arf.BaseTreeClassifier: (*_TREE, "classes", "max_features"),
-    arf.BaseTreeRegressor: (*_TREE, "max_features"),
-    facto.FMClassifier: _MACHINE,
-    facto.FMRegressor: _MACHINE,
-    preprocessing.StandardScaler: ("counts", "means", "vars"),
-}
-"""What is written of a model; its other attributes are settings."""
-
-_PARTS: dict[type, tuple[str, ...]] = {
-    htc_nodes.LeafMajorityClass: _LEAF,
-    htr_nodes.LeafMean: _LEAF,
-    arf_htc_nodes.RandomLeafMajorityClass: _RANDOM_LEAF,
-    arf_htr_nodes.RandomLeafMean: _RANDOM_LEAF,
-    hatc_nodes.AdaLeafClassifier: (
-        *_LEAF,
-        "_mc_correct_weight",
-        "_nb_correct_weight",
-        "drift_detector",
-        "_mean_error",
-    ),
-    hatr_nodes.AdaLeafRegMean: (*_LEAF, "drift_detector", "_error_tracker"),
-    branch.NumericBinaryBranch: _NUMERIC,
-    branch.NominalBinaryBranch: _BINARY,
-    branch.NominalMultiwayBranch: _MULTIWAY,
-    hatc_nodes.AdaNumBinaryBranchClass: (*_NUMERIC, *_CLASS_ERROR),
-    hatc_nodes.AdaNomBinaryBranchClass: (*_BINARY, *_CLASS_ERROR),
-    hatc_nodes.AdaNomMultiwayBranchClass: (*_MULTIWAY, *_CLASS_ERROR),
-    hatr_nodes.AdaNumBinaryBranchReg: (*_NUMERIC, *_ERROR),
-    hatr_nodes.AdaNomBinaryBranchReg: (*_BINARY, *_ERROR),
-    hatr_nodes.AdaNomMultiwayBranchReg: (*_MULTIWAY, *_ERROR),
-    ClassSplitter: (
-        "_min_per_class",
-        "_max_per_class",
-        "_att_dist_per_class",
-        "n_splits",
-        "categories",
-    ),
-    CategorySplitter: (
-        "_total_weight_observed",
-        "_missing_weight_observed",
-        "_att_dist_per_class",
-        "_att_values",
-    ),
-    nominal_splitter_reg.NominalSplitterReg: ("_statistics",),
-    tree.splitter.TEBSTSplitter: ("_root", "digits"),
-    ebst_splitter.EBSTNode: ("att_val", "estimator", "_left", "_right"),
-    stats.Mean: ("n", "_mean"),
-    stats.Var: ("ddof", "mean", "_S"),
-    proba.Gaussian: ("_var",),
-    drift.ADWIN: (
-        "_drift_detected",
-        "delta",
-        "clock",
-        "max_buckets",
-        "min_window_length",
-        "grace_period",
-        "_helper",
-    ),
-    metrics.Accuracy: ("cm",),
-    metrics.MSE: ("_mean",),
-    ConfusionMatrix: (
-        "_init_classes",
-        "sum_row",
-        "sum_col",
-        "data",
-        "n_samples",
-        "total_weight",
-        "_total_true_positives",
-    ),
-    optim.SGD: ("lr", "n_iterations"),
-    optim.schedulers.Constant: ("learning_rate",),
-    optim.initializers.Normal: ("mu", "sigma", "seed", "_rng"),
-}
-"""What is written of a part of a model: all of it but `_REMADE`."""
-
-_REMADE = frozenset({"splitter", "rng", "_update_estimator"})
-"""Attributes that a part shares with its model, or that follow from its class."""
-_UNUSED = {proba.Gaussian: frozenset({"seed", "_rng"})}  # 2.5 kB each, only for sampling
-_FIELDS = _MODELS | _PARTS
-_NAMES = {kind.__name__: kind for kind in _FIELDS}
-_WINDOW = type(drift.ADWIN()._helper)
-_BARE = (htc_nodes.HTLeaf, branch.DTBranch, ebst_splitter.EBSTNode, optim.schedulers.Constant)
-"""Their constructors want arguments."""
-
-Model = Any  # River's models have no common type
 _Packed = Any
 
 
-def dump(models: Mapping[str, Model]) -> bytes:
+def dump(models: Mapping[str, RiverObject]) -> bytes:
     """Return the state of *models*, each with its whole graph of objects.
 
     Raises:
         ModelError: it holds a class or an attribute that is not in the table, or is over
             `MAX_STATE_BYTES`.
     """
-    writer = _Writer()
+    writer = _StateWriter()
     roots = {name: writer.value(model) for name, model in models.items()}
     data = msgspec.msgpack.encode([roots, writer.objects()])
     if len(data) > MAX_STATE_BYTES:
@@ -194,7 +61,7 @@ def dump(models: Mapping[str, Model]) -> bytes:
     return data
 
 
-def load(data: bytes, models: Mapping[str, Model]) -> None:
+def load(data: bytes, models: Mapping[str, RiverObject]) -> None:
     """Read what `dump` wrote into *models*, which are fresh and have the same settings.
 
     Raises:
@@ -204,7 +71,7 @@ def load(data: bytes, models: Mapping[str, Model]) -> None:
         if len(data) > MAX_STATE_BYTES:
             raise ValueError(f"{len(data)} bytes are over {MAX_STATE_BYTES}")
         roots, objects = msgspec.msgpack.decode(data)
-        _Reader(models, roots, objects).read()
+        _StateReader(models, roots, objects).read()
     except (*_UNREADABLE, msgspec.DecodeError) as error:
         raise ModelError(
             f"the state of an online learner cannot be read: {error!r}",
@@ -212,7 +79,7 @@ def load(data: bytes, models: Mapping[str, Model]) -> None:
         ) from error
 
 
-class _Writer:
+class _StateWriter:
     """Numbers the objects it meets, and writes each once."""
 
     def __init__(self) -> None:
@@ -228,10 +95,10 @@ class _Writer:
 
     def _object(self, one: object) -> list[_Packed]:
         kind = type(one)
-        fields = _FIELDS[kind]
-        if kind in _PARTS:
+        fields = FIELDS[kind]
+        if kind in PARTS:
             held = set(vars(one)) if hasattr(one, "__dict__") else set(kind.__slots__)  # type: ignore[attr-defined]
-            others = held - set(fields) - _REMADE - _UNUSED.get(kind, frozenset())
+            others = held - set(fields) - REMADE - UNUSED.get(kind, frozenset())
             if others or not set(fields) <= held:
                 raise _unknown(f"{kind.__name__} with {sorted(held ^ set(fields))}")
         return [kind.__name__, *(self.value(getattr(one, name)) for name in fields)]
@@ -239,7 +106,7 @@ class _Writer:
     def value(self, value: object) -> _Packed:
         """Return *value* as the numbers, texts, bytes and lists of MessagePack."""
         kind = type(value)
-        if kind in _FIELDS:
+        if kind in FIELDS:
             return ["object", self._number(value)]
         if value is None or kind in (bool, int, float, str):
             return value
@@ -262,7 +129,7 @@ class _Writer:
         if isinstance(value, np.random.RandomState):
             _, words, *rest = value.get_state(legacy=True)
             return ["numpy", np.asarray(words).tobytes(), *rest]
-        if type(value) is _WINDOW:
+        if type(value) is WINDOW:
             return ["window", value.__getstate__()]
         raise _unknown(type(value).__name__)
 
@@ -273,27 +140,30 @@ class _Writer:
         return self._numbers[id(one)]
 
 
-class _Reader:
+class _StateReader:
     """Makes all objects first, then fills in their attributes."""
 
     def __init__(
-        self, models: Mapping[str, Model], roots: Mapping[str, _Packed], objects: list[_Packed]
+        self,
+        models: Mapping[str, RiverObject],
+        roots: Mapping[str, _Packed],
+        objects: list[_Packed],
     ) -> None:
         if set(roots) != set(models):
             raise ValueError(f"models {sorted(roots)} instead of {sorted(models)}")
         self._roots = {roots[name][1]: model for name, model in models.items()}
-        self._model: Model = models["model"]
+        self._model: RiverObject = models["model"]
         self._packed = objects
         self._objects = [self._made(number, one[0]) for number, one in enumerate(objects)]
 
     def read(self) -> None:
         """Fill in the attributes of all objects."""
         for one, (_, *values) in zip(self._objects, self._packed, strict=True):
-            for name, value in zip(_FIELDS[type(one)], values, strict=True):
+            for name, value in zip(FIELDS[type(one)], values, strict=True):
                 self._set(one, name, self._value(value))
 
-    def _made(self, number: int, name: str) -> Model:
-        kind = _NAMES[name]
+    def _made(self, number: int, name: str) -> RiverObject:
+        kind = NAMES[name]
         if number in self._roots:
             if type(self._roots[number]) is not kind:
                 raise ValueError(f"{name} is another model")
@@ -302,11 +172,11 @@ class _Reader:
             return self._model._new_base_model()
         if kind is optim.initializers.Normal:
             return self._model.latent_initializer  # the one that new factors come from
-        if kind in _MODELS:
+        if kind in MODELS:
             raise ValueError(f"{name} inside a model")
-        if not issubclass(kind, _BARE):
+        if not issubclass(kind, BARE):
             return kind()
-        one: Model = object.__new__(kind)
+        one: RiverObject = object.__new__(kind)
         if issubclass(kind, htc_nodes.HTLeaf):
             one.splitter = self._model.splitter
             if hasattr(self._model, "_rng"):
@@ -315,7 +185,7 @@ class _Reader:
             one._update_estimator = kind._update_estimator_univariate
         return one
 
-    def _set(self, one: Model, name: str, value: object) -> None:
+    def _set(self, one: RiverObject, name: str, value: object) -> None:
         """Set an attribute; a generator and a mapping with a default are filled in place."""
         current = getattr(one, name, None)
         if isinstance(current, random.Random) and isinstance(value, random.Random):
@@ -353,21 +223,21 @@ class _Reader:
         return [self._value(part) for part in parts]
 
 
-def _random(_reader: _Reader, parts: list[_Packed]) -> object:
+def _random(_reader: _StateReader, parts: list[_Packed]) -> object:
     version, words, spare = parts
     found = random.Random(0)
     found.setstate((version, tuple(words), spare))
     return found
 
 
-def _numpy_random(_reader: _Reader, parts: list[_Packed]) -> object:
+def _numpy_random(_reader: _StateReader, parts: list[_Packed]) -> object:
     words, *rest = parts
     found = np.random.RandomState(0)
     found.set_state(("MT19937", np.frombuffer(words, dtype=np.uint32), *rest))
     return found
 
 
-def _window(_reader: _Reader, parts: list[_Packed]) -> object:
+def _window(_reader: _StateReader, parts: list[_Packed]) -> object:
     (state,) = parts
     if len(state) > _MAX_DETECTOR_BYTES:
         raise ValueError(f"a detector of {len(state)} bytes")
@@ -383,10 +253,10 @@ def _window(_reader: _Reader, parts: list[_Packed]) -> object:
     return found
 
 
-_READ: dict[str, Callable[[_Reader, list[_Packed]], object]] = {
-    "object": _Reader.referred,
-    "dict": _Reader.mapping,
-    "list": _Reader.sequence,
+_READ: dict[str, Callable[[_StateReader, list[_Packed]], object]] = {
+    "object": _StateReader.referred,
+    "dict": _StateReader.mapping,
+    "list": _StateReader.sequence,
     "tuple": lambda reader, parts: tuple(reader.sequence(parts)),
     "set": lambda reader, parts: set(reader.sequence(parts)),
     "float64": lambda _, parts: np.float64(parts[0]),

@@ -15,7 +15,8 @@ from river.tree.splitter.nominal_splitter_classif import NominalSplitterClassif
 from river.tree.utils import BranchFactory, add_dict_values
 from river.utils.norm import normalize_values_in_dict
 
-Row = Mapping[str, float]
+RiverObject = Any
+"""A model or a node of River: they have no common type."""
 
 
 class CategorySplitter(NominalSplitterClassif):  # type: ignore[misc]  # River is untyped here
@@ -66,7 +67,7 @@ class AdaptiveTreeClassifier(tree.HoeffdingAdaptiveTreeClassifier):  # type: ign
     River 0.26 puts them into its list of leaves as a list, and fails.
     """
 
-    def predict_proba_one(self, x: Row) -> dict[bool, float]:
+    def predict_proba_one(self, x: Mapping[str, float]) -> dict[bool, float]:
         """Return the chance of each label that was seen."""
         chances: dict[bool, float] = dict.fromkeys(self.classes, 0.0)
         if self._root is None:
@@ -77,7 +78,7 @@ class AdaptiveTreeClassifier(tree.HoeffdingAdaptiveTreeClassifier):  # type: ign
         return normal
 
 
-def reached(root: Any, x: Row) -> list[Any]:  # noqa: ANN401  # nodes of River have no common type
+def reached(root: RiverObject, x: Mapping[str, float]) -> list[RiverObject]:
     """Return the leaves of an adaptive tree that *x* reaches, with those of alternate trees."""
     found = [root]
     if isinstance(root, DTBranch):
@@ -85,7 +86,7 @@ def reached(root: Any, x: Row) -> list[Any]:  # noqa: ANN401  # nodes of River h
     return [leaf for one in found for leaf in _flat(one)]
 
 
-def _flat(found: Any) -> list[Any]:  # noqa: ANN401  # a leaf, or lists of them in lists
+def _flat(found: RiverObject) -> list[RiverObject]:
     if isinstance(found, list):
         return [leaf for one in found for leaf in _flat(one)]
     return [found]

@@ -14,7 +14,7 @@ from tidemill.schemas.models.tree_forest import (
     AT_MOST,
     LEAF,
     ONE_OF,
-    Node,
+    ForestNode,
     Tree,
     TreeForest,
     TreePredictor,
@@ -25,14 +25,14 @@ SIGNATURE = FeatureSignature(
 )
 RED = word_bucket("red", 64)
 NODES = (
-    Node(test=AT_MOST, feature="hour", threshold=12.0, children=(1, 2), usual=1),
-    Node(test=LEAF, no=0.75, yes=0.25),
-    Node(test=ONE_OF, feature="line", buckets=(RED,), children=(3,)),
-    Node(test=LEAF, no=0.0, yes=1.0),
+    ForestNode(test=AT_MOST, feature="hour", threshold=12.0, children=(1, 2), usual=1),
+    ForestNode(test=LEAF, no=0.75, yes=0.25),
+    ForestNode(test=ONE_OF, feature="line", buckets=(RED,), children=(3,)),
+    ForestNode(test=LEAF, no=0.0, yes=1.0),
 )
 
 
-def forest(*nodes: Node) -> TreeForest:
+def forest(*nodes: ForestNode) -> TreeForest:
     """A forest of one tree."""
     return TreeForest(
         learner="hoeffding_tree", label_type="bool", hash_buckets=64, trees=(Tree(1.0, nodes),)
@@ -59,7 +59,7 @@ def test_a_forest_comes_back_and_scores() -> None:
         replace(NODES[0], alternate=0),
     ],
 )
-def test_a_tree_that_leads_out_of_itself_is_refused(broken: Node) -> None:
+def test_a_tree_that_leads_out_of_itself_is_refused(broken: ForestNode) -> None:
     """A worker walks it for each decision, and must come to a leaf."""
     with pytest.raises(ValueError, match="not sound"):
         forest(broken, *NODES[1:])
