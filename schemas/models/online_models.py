@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from tidemill.errors import ModelError
 from tidemill.schemas.models.factor_machine import (
     FACTORIZATION_MACHINE,
     FactorMachine,
@@ -31,7 +32,13 @@ def online_predictor(learner: str, payload: bytes, signature: FeatureSignature) 
         ModelError: the payload cannot be read.
     """
     if learner in TREE_LEARNERS:
-        return TreePredictor(TreeForest.from_bytes(payload), signature)
+        forest = TreeForest.from_bytes(payload)
+        if forest.learner != learner:
+            raise ModelError(
+                f"the trees of {forest.learner} are published as {learner}",
+                hint="train it again: tidemill train LOOP --once",
+            )
+        return TreePredictor(forest, signature)
     if learner == FACTORIZATION_MACHINE:
         return FactorPredictor(FactorMachine.from_bytes(payload), signature)
     return LinearPredictor(LinearState.from_bytes(payload), signature)

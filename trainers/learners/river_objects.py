@@ -1,10 +1,10 @@
 """The codec of River's learners: every object of an allow-list, attribute by attribute.
 
 A learner of River is a graph of objects: nodes, statistics of leaves, drift detectors, and one
-random generator that the leaves share. `FIELDS` (`river_classes.py`) names the classes that may
-occur and the attributes that are written of each. Settings are not written: a state is read into a fresh model
-of the same settings, so the two cannot contradict each other. A class or an attribute that is not
-in the table is refused, so an update of River that adds one is noticed before a state is lost.
+random generator that the leaves share. `river_classes.py` names the classes that may occur and the
+attributes that are written of each. Settings are not written: a state is read into a fresh model of
+the same settings, so the two cannot contradict each other. A class or an attribute that is not in
+the table is refused, so an update of River that adds one is noticed before a state is lost.
 
 Nothing is executed when a state is read: no pickle, no import by name. Objects are written in a
 flat list and refer to each other by number, so a degenerate tree needs no recursion.
