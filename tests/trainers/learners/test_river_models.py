@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from river import datasets, evaluate, facto, forest, metrics, optim, preprocessing, tree
 from river.datasets import synth
+from river.stream import simulate_qa
 from tests.trainers.cycles import cycle_of, online_of
 
 from tidemill.errors import ModelError
@@ -255,4 +256,27 @@ def test_progressive_validation_on_rivers_streams_is_rivers_own(
             assert predicted == peer.predict_one(x)  # type: ignore[attr-defined]
             ours.update(y, predicted)
         peer.learn_one(x, y)  # type: ignore[attr-defined]
+    assert ours.get() == pytest.approx(metric.get(), rel=1e-9)
+
+
+@pytest.mark.parametrize("learner", ["hoeffding_tree", "hoeffding_adaptive_tree"])
+def test_labels_that_come_late_give_rivers_own_score(make_loop: MakeLoop, learner: str) -> None:
+    """A prediction is made at the question; what is learned until then is the same as River's."""
+    samples = sea(600)
+    metric = metrics.LogLoss()
+    evaluate.progressive_val_score(
+        iter(samples), PEERS[learner, "bool"](), metric, moment=None, delay=25
+    )
+    loop = loop_of(make_loop, learner, "bool", features=dict.fromkeys(samples[0][0], "float"))
+    model, ours = OnlineLearner(loop, online_of(loop)), metrics.LogLoss()
+    asked: dict[int, float] = {}
+    for number, x, y, *_ in simulate_qa(iter(samples), moment=None, delay=25):
+        if y is None:
+            if model.rows:  # River scores no question that came before the first label
+                asked[number] = model.predict_one(x)
+            continue
+        if number in asked:
+            ours.update(y, {True: asked[number], False: 1.0 - asked[number]})
+        model._learn_one(x, float(y), 1.0)
+        model.rows += 1
     assert ours.get() == pytest.approx(metric.get(), rel=1e-9)
