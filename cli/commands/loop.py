@@ -24,7 +24,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor, diff_loops
 from tidemill.schemas.loop.json_schema import FILE, loop_json_schema_text
-from tidemill.schemas.loop.labels import checked_loop
+from tidemill.schemas.loop.labels import checked_loop, checked_loops
 from tidemill.schemas.loop.loop_file import LoopFileError
 from tidemill.schemas.published import (
     KafkaLoops,
@@ -188,7 +188,7 @@ def publish(
     from tidemill.cli.commands.reprocess import make_labels_anew
     from tidemill.cli.lakes import open_lake
 
-    loops = [checked_loop(path) for path in paths]
+    loops = checked_loops(paths)
     files = {loop.digest: str(path) for loop, path in zip(loops, paths, strict=True)}
     loops.sort(key=lambda loop: (loop.loop, loop.version))
     if with_backfill:

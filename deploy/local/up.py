@@ -17,7 +17,7 @@ from tidemill.errors import ContractError, TidemillError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, ensure_topics
 from tidemill.kafka.outage import is_away
-from tidemill.schemas.loop.labels import checked_loop
+from tidemill.schemas.loop.labels import checked_loops
 from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
 from tidemill.schemas.registry.choose import schema_store
 
@@ -44,7 +44,7 @@ def run_up(config: UpConfig, console: Console) -> None:
         ContractError: there is no loop to run.
         TidemillError: something could not be started.
     """
-    loops = [checked_loop(path) for path in config.files]
+    loops = checked_loops(config.files)
     with ExitStack() as running:
         running.enter_context(_folder_lock(config.folder))
         with console.status("Looking for Kafka: yours, Docker's, or one of our own"):
