@@ -177,8 +177,7 @@ def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetim
     frontiers = [frontier for frontier in found.values() if frontier is not None]
     if not frontiers:
         return None, None
-    committed_ms = int(examples.handle().history(1)[0]["timestamp"])
-    return _age(committed_ms, now), datetime.fromtimestamp(min(frontiers) / 1e6, UTC)
+    return _age(examples.committed_ms(), now), datetime.fromtimestamp(min(frontiers) / 1e6, UTC)
 
 
 def _age(at_ms: int | None, now: float) -> float | None:

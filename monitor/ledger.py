@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 import duckdb
 
-from tidemill.features.lake.lake import Lake
+from tidemill.errors import LakeError
+from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
 from tidemill.features.lake.progress_keys import (
     DEAD_LETTERS,
@@ -26,9 +27,8 @@ from tidemill.features.lake.progress_keys import (
 )
 from tidemill.features.sql.logged_items import of_decisions
 from tidemill.features.sql.positions import offset_sql, stream_sql
-from tidemill.features.sql.revisions import has_revisions
 from tidemill.features.sql.states import joined_feedback
-from tidemill.features.sql.views import open_duckdb, schema_name, snapshot, views
+from tidemill.features.sql.views import open_duckdb, open_tables, row_queries, versions_of
 from tidemill.schemas.logs import Log, number_of
 from tidemill.schemas.loop.definition import Loop
 
@@ -95,25 +95,19 @@ def ledger(
         loop: the newest version of the loop.
         ends: the offset after the last record, by log and partition; also of partitions that the
             loop does not expect.
-        connection: one of `open_duckdb`, which gets the views; by default a new one.
+        connection: one of `open_duckdb`; by default a new one.
 
     Raises:
         LakeError: the lake cannot be read.
     """
-    versions = snapshot(lake, loop)
-    revised = has_revisions(lake.table(loop.loop, EXAMPLES), loop, versions[EXAMPLES])
+    tables = open_tables(lake, loop)
     with nullcontext(connection) if connection is not None else open_duckdb() as opened:
-        views(lake, [loop], opened, versions={loop.loop: versions})
-        schema = f'"{schema_name(loop.loop)}"'
-        counted = {
-            DECISIONS: _by_stream(opened, _decisions_query(schema, loop)),
-            FEEDBACK: _by_stream(opened, _feedback_query(schema, loop, revised=revised)),
-        }
+        counted = _counted(tables, loop, opened)
     partitions = sorted(
         {*range(loop.partitions), *(number for _, number in ends or ())}
         | {number for streams in counted.values() for number, _ in streams}
     )
-    numbers = _numbers(lake, loop, versions, partitions)
+    numbers = _numbers(tables, loop, partitions)
     return [
         _account(loop, table, partition, counted[table], numbers, ends or {})
         for table in (DECISIONS, FEEDBACK)
@@ -194,7 +188,7 @@ def _lost(counts: Counters, passed: _Passed) -> int:
 
 
 def _numbers(
-    lake: Lake, loop: Loop, versions: Mapping[str, int], partitions: Sequence[int]
+    tables: Mapping[str, Table], loop: Loop, partitions: Sequence[int]
 ) -> dict[tuple[str, str], int]:
     """Return the progress stored with commits, by log (or "examples") and by name."""
     wanted: list[tuple[str, str, ProgressName, ProgressName]] = [
@@ -207,15 +201,40 @@ def _numbers(
         for n in partitions
     }
     found: dict[tuple[str, str], int] = {}
-    for table, version in versions.items():  # each is opened once
-        keys = [key for owner, key in ids if owner == table]
-        for key, number in lake.table(loop.loop, table).progress(keys, version).items():
-            found[ids[table, key]] = number or 0
+    for name, table in tables.items():
+        keys = [key for owner, key in ids if owner == name]
+        for key, number in table.progress(keys, table.version_read).items():
+            found[ids[name, key]] = number or 0
     return found
 
 
-def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream, Counters]:
-    result = connection.execute(query)
+def _counted(
+    tables: Mapping[str, Table], loop: Loop, connection: duckdb.DuckDBPyConnection
+) -> dict[str, dict[Stream, Counters]]:
+    """Return the rows of the raw tables by outcome, for each partition and stream."""
+    if not any(table.uris(table.version_read) for table in tables.values()):
+        return {DECISIONS: {}, FEEDBACK: {}}  # no file, no row: a new loop costs no query
+    rows = row_queries(tables, loop, connection, versions_of(tables))
+    # without views, which DuckDB binds once more when they are made
+    parts = [f"{name} AS NOT MATERIALIZED ({query})" for name, query in rows.queries.items()]
+    given = f"WITH {', '.join(parts)}, "
+    feedback = _feedback_query(loop, revised=rows.is_revised)
+    return {
+        DECISIONS: _by_stream(connection, loop, given + _decisions_query(loop)),
+        FEEDBACK: _by_stream(connection, loop, given + feedback),
+    }
+
+
+def _by_stream(
+    connection: duckdb.DuckDBPyConnection, loop: Loop, query: str
+) -> dict[Stream, Counters]:
+    try:
+        result = connection.execute(query)
+    except duckdb.Error as error:
+        raise LakeError(
+            f"the rows of {loop.loop} cannot be counted: {str(error).splitlines()[0]}",
+            hint="see what its tables have lost: tidemill audit",
+        ) from error
     names = [column[0] for column in result.description]
     rows = (dict(zip(names, row, strict=True)) for row in result.fetchall())
     return {(row.pop("partition"), row.pop("stream")): row for row in rows}
@@ -233,14 +252,15 @@ _ENDS: Mapping[str, tuple[str, ...]] = {
 # Outcomes that are listed only where there are any.
 _SELDOM = ("label_error", "misplaced", "unknown_item")
 
+# Both queries follow a WITH of `row_queries`.
 _DECISIONS = """
-    WITH raw AS (
+    raw AS (
         SELECT d."partition", count(*) AS rows, count(DISTINCT "offset") AS offsets,
                min("offset") AS first,
                count(*) FILTER (verdict = 'late') AS late,
                count(*) FILTER (verdict = 'duplicate') AS duplicate,
                count(*) FILTER (verdict IS NULL AND coalesce(d.at >= frontier, true)) AS open
-        FROM {schema}.decisions d LEFT JOIN {schema}.frontiers p USING ("partition")
+        FROM decisions d LEFT JOIN frontiers p USING ("partition")
         GROUP BY ALL
     ), closed AS (
         SELECT "partition", count(*) FILTER (state = 'labeled') AS labeled,
@@ -255,19 +275,19 @@ _DECISIONS = """
 """
 
 
-def _decisions_query(schema: str, loop: Loop) -> str:
+def _decisions_query(loop: Loop) -> str:
     """Return the query that counts decisions, not the items they have shown."""
-    examples = f"{schema}.examples"
+    examples = "examples"
     if loop.decision.items is not None:
         examples = f"({of_decisions(examples)})"
-    return _DECISIONS.format(schema=schema, examples=examples)
+    return _DECISIONS.format(examples=examples)
 
 
-def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
+def _feedback_query(loop: Loop, *, revised: bool) -> str:
     early = loop.early.total_seconds()
     first = f"min({offset_sql('f')})"
     return f"""
-        WITH joined AS ({joined_feedback(schema, loop, revised=revised)}), raw AS (
+        joined AS ({joined_feedback("", loop, revised=revised)}), raw AS (
             SELECT f."partition", {stream_sql("f")} AS stream,
                    count(*) AS rows, count(DISTINCT f."offset") AS offsets, {first} AS first,
                    count(*) FILTER (verdict = 'late') AS late,
@@ -276,8 +296,8 @@ def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
                        AND (coalesce(f.at + to_seconds({early}::DOUBLE) >= frontier, true)
                             OR coalesce(f."offset" >= examined, false))
                    ) AS open
-            FROM {schema}.feedback f LEFT JOIN {schema}.frontiers p USING ("partition")
-            LEFT JOIN {schema}.examined x
+            FROM feedback f LEFT JOIN frontiers p USING ("partition")
+            LEFT JOIN examined x
                 ON x."partition" = f."partition" AND x.stream = {stream_sql("f")}
             LEFT JOIN (SELECT DISTINCT "partition", "offset" FROM joined) j
                 ON j."partition" = f."partition" AND j."offset" = f."offset"
