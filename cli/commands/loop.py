@@ -244,10 +244,10 @@ def _print_published(
 
 def _in_lake(loop: Loop) -> None:
     """Create the tables and columns of *loop*, if there is a lake."""
-    if os.environ.get("TIDEMILL_LAKE"):
-        from tidemill.features.lake.lake import Lake, LakeConfig
+    from tidemill.cli.lakes import lake_if_set
 
-        Lake(LakeConfig.from_env(os.environ)).create(loop)
+    if (lake := lake_if_set()) is not None:
+        lake.create(loop)
 
 
 def _loop_name(text: str) -> str | None:

@@ -24,7 +24,13 @@ from tidemill.schemas import topics
 from tidemill.schemas.control import NewExamples
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.published import SHARED_TOPICS, LoopTopic, read_loop_topic
+from tidemill.schemas.published import (
+    SHARED_TOPICS,
+    LoopTopic,
+    newest,
+    read_loop_topic,
+    retired_error,
+)
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
 from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.streams.commit.progress_table import ProgressTable
@@ -44,6 +50,7 @@ from tidemill.streams.runtime.fit_loops import (
     WorkerHealth,
 )
 from tidemill.streams.runtime.loop_runner import LoopRunner
+from tidemill.streams.runtime.retirements import Retirements
 from tidemill.streams.runtime.worker_config import StreamsWorkerConfig, group_name
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.versions import NewVersions
@@ -87,6 +94,7 @@ class StreamsWorker:
         self._engine = LabelEngine()
         self._stop = threading.Event()
         self._stopped: dict[str, StoppedLoop] = {}
+        self._retirements = Retirements(config.kafka, Lake(config.lake))
         self._fit = FitLoops(prepared=(), refused={})
 
     def run(self) -> int:
@@ -199,11 +207,14 @@ class StreamsWorker:
             ContractError: no loop is published.
             _NothingToRunError: all are refused.
         """
-        names = self._config.loops or sorted({name for name, _version in topic.loops})
-        if not names:
+        asked = self._config.loops or sorted({name for name, _version in topic.loops})
+        if not asked:
             raise ContractError(
                 "no loop is published", hint="publish one: tidemill publish LOOP.yaml"
             )
+        names = [name for name in asked if not self._retirements.is_over(topic.loops, name)]
+        if not names:
+            raise retired_error(newest(topic.loops, asked[0]))
         before = {str(each) for each in self._fit.refused.values()}
         self._fit = examiner.examine(topic.loops, names, self._stopped)
         self._health.show(self._fit)
@@ -228,7 +239,10 @@ class StreamsWorker:
             running=fit.running,
             wanted=self._config.loops,
             bad=self._bad,
-            reexamine=lambda: examiner.is_any_mended(topic.loops, fit, stopped),
+            reexamine=lambda: (
+                examiner.is_any_mended(topic.loops, fit, stopped)
+                or any(self._retirements.is_over(topic.loops, name) for name in fit.running)
+            ),
         )
 
     def _is_over(self, news: NewVersions, runners: Sequence[LoopRunner]) -> bool:
