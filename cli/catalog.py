@@ -188,7 +188,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="loop retire",
         group="Things",
-        module="loop_retire",
+        module="loop",
         function="retire",
         summary="End a loop: it decides no more, and its windows close.",
     ),

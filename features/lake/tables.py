@@ -4,6 +4,8 @@ Delivery: exactly once for a writer that swaps its progress number. A commit com
 `CompareAndSwap` with the snapshot it is based on, and Delta's log refuses it if another writer has
 moved one of the numbers since: that is the fence. After an error with an unknown outcome the log is
 searched for the id of the commit.
+
+Longer than 300 lines because a table, its commits and its fence are one class.
 """
 
 import contextlib

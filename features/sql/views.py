@@ -5,6 +5,8 @@
 every record; `items` with each logged item, if decisions have some; and `examples_<name>` for each
 complete backfill. `examples` has the newest revision
 of each example, `example_revisions` has all.
+
+Longer than 300 lines because the views of a loop are made of one another.
 """
 
 import logging

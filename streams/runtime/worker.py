@@ -3,6 +3,8 @@
 Exit codes: 0 after SIGTERM or SIGINT, 4 (`EXIT_REFUSED`) if a loop that it was told to run is
 refused, or all are, and 2 or 3 after any other error, so that its supervisor starts it again. It
 continues from the last commit. While no broker answers it waits, and does not end.
+
+Longer than 300 lines because it wires all parts of a worker.
 """
 
 import asyncio
@@ -39,6 +41,7 @@ from tidemill.streams.deadletters.writer import DeadLetterWriter
 from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import WORK, StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer
+from tidemill.streams.retirements import Retirements
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.audits import AuditTimer, LoopAudit
 from tidemill.streams.runtime.close_requests import CloseRequests
@@ -50,7 +53,6 @@ from tidemill.streams.runtime.fit_loops import (
     WorkerHealth,
 )
 from tidemill.streams.runtime.loop_runner import LoopRunner
-from tidemill.streams.runtime.retirements import Retirements
 from tidemill.streams.runtime.worker_config import StreamsWorkerConfig, group_name
 from tidemill.streams.state.spill_files import SpillFiles
 from tidemill.streams.versions import NewVersions

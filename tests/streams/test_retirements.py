@@ -11,7 +11,7 @@ from tidemill.errors import ContractError
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas.published import fetch_loops, latest_loop, publish_loop, retired_version
-from tidemill.streams.runtime.retirements import Retirements
+from tidemill.streams.retirements import Retirements
 
 pytestmark = pytest.mark.kafka
 
