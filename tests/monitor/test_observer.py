@@ -349,7 +349,8 @@ def test_bad_records_are_shown_and_hide_no_loop(config: MonitorConfig, loop: Loo
         {"loop": ["shop"]},
         {"status": "well"},
         {"worker": "another"},
-        {"more": "x"},
+        {"load_ms": "x"},
+        {"sequence": 1.5},
         {"reason": "x" * MAX_ACK_BYTES},
         {"at": "2124-01-01T00:00:00+00:00"},
     ],
@@ -375,6 +376,14 @@ def test_what_is_no_acknowledgement_costs_that_record_alone(change: dict[str, ob
     )
     assert [each.version for each in log.values] == ["lightgbm-1"]
     assert [bad.offset for bad in log.bad] == [1]
+
+
+def test_an_acknowledgement_of_a_newer_release_is_read() -> None:
+    """Workers are upgraded one by one, and before the monitor."""
+    key, value = ack(minimal(), "a", "lightgbm-1", "serving", NOON)
+    newer = json.dumps(json.loads(value) | {"more": "x"}).encode()
+    record = Record(topic=topics.ACKS, partition=0, offset=0, key=key, value=newer, timestamp_ms=0)
+    assert parse_ack(record).version == "lightgbm-1"
 
 
 @pytest.mark.kafka

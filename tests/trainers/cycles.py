@@ -29,8 +29,9 @@ def online_of(loop: Loop) -> Online:
 
 
 def cycle_of(loop: Loop, lake: Lake, topic: ModelTopic) -> TrainingCycle:
-    """Return the cycle of a trainer that has just started."""
-    return TrainingCycle(loop, lake, Publisher(topic, loop.loop, KEY), clock=lambda: NOW)
+    """Return the cycle of a trainer that has just started, and counts labels in every cycle."""
+    publisher = Publisher(topic, loop.loop, KEY)
+    return TrainingCycle(loop, lake, publisher, clock=lambda: NOW, count_share=1.0)
 
 
 def live_version(topic: ModelTopic) -> str | None:

@@ -42,7 +42,8 @@ sys.exit(run_trainer(config, trial=try_payload))
 
 def cycle_of(loop: Loop, lake: Lake) -> TrainingCycle:
     """A trainer without a process or a broker."""
-    return TrainingCycle(loop, lake, Publisher(MemoryModelTopic(), loop.loop, KEY))
+    publisher = Publisher(MemoryModelTopic(), loop.loop, KEY)
+    return TrainingCycle(loop, lake, publisher, count_share=1.0)
 
 
 def files(lake: Lake, loop: Loop) -> int:

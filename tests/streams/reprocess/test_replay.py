@@ -59,7 +59,8 @@ def test_a_replay_gives_the_tables_of_the_live_worker(kafka: KafkaConfig, tmp_pa
     for table in ("decisions", "feedback", "examples"):
         wanted = rows(rig, table).filter(pl.col("partition").is_in([1, 3]))
         assert rows(part, table).equals(wanted), table
-    groups = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_consumer_groups().result()
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})  # held until it has answered
+    groups = admin.list_consumer_groups().result()
     assert not [each for each in groups.valid if each.group_id.startswith("tidemill-replay")]
 
 
