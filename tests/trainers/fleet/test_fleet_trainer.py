@@ -107,9 +107,9 @@ def test_one_process_trains_all_loops_and_takes_up_and_drops_others_as_it_runs(
         publish_loop(kafka, later, prepare=lake.create)
         commit(lake, later, make_rows(2_000))
         wait_for(lambda: "lightgbm" in fleet.learners(later))
-        publish_loop(kafka, retired_version(loops[0], "ann: nobody asks"), prepare=lake.create)
         live = "tidemill_live_model_number"
         assert fleet.value(live, loops[0].loop) is not None
+        publish_loop(kafka, retired_version(loops[0], "ann: nobody asks"), prepare=lake.create)
         wait_for(lambda: fleet.value(live, loops[0].loop) is None)
         assert fleet.value(live, later.loop) is not None
     newest = received(kafka, later)[-1]
