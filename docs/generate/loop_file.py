@@ -61,6 +61,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "rollout": "The stages in which a candidate goes live; null for at once.",
         "partitions": "Partitions of the topics of the loop. Cannot change once published.",
         "rekey": "Take feedback of any key, and key it anew. Cannot change once published.",
+        "retired": "Why the loop is retired: it decides no more. Empty while it is in use.",
         "budget_ms": "Milliseconds a decision may take; after that the default answers.",
     },
     "Decision": {

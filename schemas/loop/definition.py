@@ -49,6 +49,7 @@ __all__ = [
 
 ADDED_SETTINGS = (
     *("activation", "corrections", "max_age", "max_bad", "memory", "learning", "salt", "rollout"),
+    "retired",
 )
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
@@ -357,7 +358,8 @@ class Loop(Value):
     the budget of the open windows of this loop in one worker. A loop whose *learning* is
     ``apprentice`` answers the baseline of the request, or the default, and logs what its policy
     would have done. Which decisions are explored is a hash of their ids and of *salt*. With a
-    *rollout* a candidate goes live in stages.
+    *rollout* a candidate goes live in stages. *retired* says who has retired the loop and why; the
+    loop ends by such a version, until a newer one follows.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -384,6 +386,7 @@ class Loop(Value):
     rollout: Rollout | None = None
     partitions: int = Field(default=4, ge=1, le=10_000)
     rekey: bool = False
+    retired: str = Field(default="", max_length=1_000)
     budget_ms: float = Field(default=50.0, gt=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
