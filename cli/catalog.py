@@ -11,7 +11,7 @@ Group = Literal["Start", "Run", "Look", "Things", "Admin"]
 """The panels of `tidemill --help`, from top to bottom."""
 
 NOUNS = {
-    "loop": "Compare loop files, and print their JSON Schema.",
+    "loop": "Compare and retire loops, and print the JSON Schema of their files.",
     "model": "List the models of a loop, and choose the live one.",
     "rules": "Set rules that hold after the policy, and take them back.",
     "lake": "Merge small files, make examples again, close windows.",
@@ -184,6 +184,13 @@ COMMANDS: tuple[Command, ...] = (
         module="loop",
         function="contracts",
         summary="Print the Avro schemas of the events of a loop.",
+    ),
+    Command(
+        name="loop retire",
+        group="Things",
+        module="loop",
+        function="retire",
+        summary="End a loop: it decides no more, and its windows close.",
     ),
     Command(
         name="loop schema",

@@ -15,6 +15,11 @@ def open_lake() -> Lake:
     return Lake(LakeConfig.from_env(os.environ))
 
 
+def lake_if_set() -> Lake | None:
+    """Return the lake of TIDEMILL_LAKE; None if the variable is not set."""
+    return open_lake() if os.environ.get("TIDEMILL_LAKE") else None
+
+
 def chosen_loops(lake: Lake, loop: str | None) -> list[str]:
     """Return the name *loop*, or the names of all loops of *lake* if it is None.
 

@@ -43,6 +43,7 @@ class Chain:
         unverified: what workers or the trainer said is not all signed by a key that is trusted
             here, so anybody who may write to the topics can have made it up.
         verdict: the gate's sentence on the last model.
+        retired: who has retired the loop and why; empty while it is in use.
     """
 
     loop: str
@@ -59,6 +60,7 @@ class Chain:
     backlog: int | None = None
     unverified: bool = False
     verdict: str | None = None
+    retired: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values."""
@@ -108,6 +110,7 @@ def read_chain(
         workers=len(mine),
         refused=sum(ack.status == "refused" for ack in mine),
         unverified=not all(each.is_verified for each in said),
+        retired=loop.retired,
     )
 
 
@@ -127,7 +130,7 @@ def with_trainer(
     """
     now = time.time() if now_s is None else now_s
     ours = [each for each in beats if _is_about(each.value, chain.loop)]
-    if not ours:
+    if not ours or chain.retired:  # of a retired loop none is expected
         return chain
     chain = replace(
         chain,
@@ -177,8 +180,7 @@ def _examples(lake: Lake, loop: Loop, now: float) -> tuple[float | None, datetim
     frontiers = [frontier for frontier in found.values() if frontier is not None]
     if not frontiers:
         return None, None
-    committed_ms = int(examples.handle().history(1)[0]["timestamp"])
-    return _age(committed_ms, now), datetime.fromtimestamp(min(frontiers) / 1e6, UTC)
+    return _age(examples.committed_ms(), now), datetime.fromtimestamp(min(frontiers) / 1e6, UTC)
 
 
 def _age(at_ms: int | None, now: float) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import duckdb
 
-from tidemill.features.lake.lake import Lake
+from tidemill.features.lake.lake import Lake, Table
 from tidemill.features.lake.layouts import DECISIONS, EXAMPLES, FEEDBACK, table_of
 from tidemill.features.lake.progress_keys import (
     DEAD_LETTERS,
@@ -24,16 +24,10 @@ from tidemill.features.lake.progress_keys import (
     UNMATCHED,
     ProgressName,
 )
-from tidemill.features.sql.logged_items import of_decisions
-from tidemill.features.sql.positions import offset_sql, stream_sql
-from tidemill.features.sql.revisions import has_revisions
-from tidemill.features.sql.states import joined_feedback
-from tidemill.features.sql.views import open_duckdb, schema_name, snapshot, views
+from tidemill.features.sql.views import open_duckdb, open_tables
+from tidemill.monitor.record_counts import Counters, Stream, count_records
 from tidemill.schemas.logs import Log, number_of
 from tidemill.schemas.loop.definition import Loop
-
-Counters = Mapping[str, int]
-Stream = tuple[int, int]  # partition, and the number of the stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,25 +89,19 @@ def ledger(
         loop: the newest version of the loop.
         ends: the offset after the last record, by log and partition; also of partitions that the
             loop does not expect.
-        connection: one of `open_duckdb`, which gets the views; by default a new one.
+        connection: one of `open_duckdb`; by default a new one.
 
     Raises:
         LakeError: the lake cannot be read.
     """
-    versions = snapshot(lake, loop)
-    revised = has_revisions(lake.table(loop.loop, EXAMPLES), loop, versions[EXAMPLES])
+    tables = open_tables(lake, loop)
     with nullcontext(connection) if connection is not None else open_duckdb() as opened:
-        views(lake, [loop], opened, versions={loop.loop: versions})
-        schema = f'"{schema_name(loop.loop)}"'
-        counted = {
-            DECISIONS: _by_stream(opened, _decisions_query(schema, loop)),
-            FEEDBACK: _by_stream(opened, _feedback_query(schema, loop, revised=revised)),
-        }
+        counted = count_records(tables, loop, opened)
     partitions = sorted(
         {*range(loop.partitions), *(number for _, number in ends or ())}
         | {number for streams in counted.values() for number, _ in streams}
     )
-    numbers = _numbers(lake, loop, versions, partitions)
+    numbers = _numbers(tables, loop, partitions)
     return [
         _account(loop, table, partition, counted[table], numbers, ends or {})
         for table in (DECISIONS, FEEDBACK)
@@ -194,7 +182,7 @@ def _lost(counts: Counters, passed: _Passed) -> int:
 
 
 def _numbers(
-    lake: Lake, loop: Loop, versions: Mapping[str, int], partitions: Sequence[int]
+    tables: Mapping[str, Table], loop: Loop, partitions: Sequence[int]
 ) -> dict[tuple[str, str], int]:
     """Return the progress stored with commits, by log (or "examples") and by name."""
     wanted: list[tuple[str, str, ProgressName, ProgressName]] = [
@@ -207,18 +195,11 @@ def _numbers(
         for n in partitions
     }
     found: dict[tuple[str, str], int] = {}
-    for table, version in versions.items():  # each is opened once
-        keys = [key for owner, key in ids if owner == table]
-        for key, number in lake.table(loop.loop, table).progress(keys, version).items():
-            found[ids[table, key]] = number or 0
+    for name, table in tables.items():
+        keys = [key for owner, key in ids if owner == name]
+        for key, number in table.progress(keys, table.version_read).items():
+            found[ids[name, key]] = number or 0
     return found
-
-
-def _by_stream(connection: duckdb.DuckDBPyConnection, query: str) -> dict[Stream, Counters]:
-    result = connection.execute(query)
-    names = [column[0] for column in result.description]
-    rows = (dict(zip(names, row, strict=True)) for row in result.fetchall())
-    return {(row.pop("partition"), row.pop("stream")): row for row in rows}
 
 
 _READ = (OFFSET, DEAD_LETTERS, GAPS)  # the progress that commits of rows store for each log
@@ -232,62 +213,3 @@ _ENDS: Mapping[str, tuple[str, ...]] = {
 }
 # Outcomes that are listed only where there are any.
 _SELDOM = ("label_error", "misplaced", "unknown_item")
-
-_DECISIONS = """
-    WITH raw AS (
-        SELECT d."partition", count(*) AS rows, count(DISTINCT "offset") AS offsets,
-               min("offset") AS first,
-               count(*) FILTER (verdict = 'late') AS late,
-               count(*) FILTER (verdict = 'duplicate') AS duplicate,
-               count(*) FILTER (verdict IS NULL AND coalesce(d.at >= frontier, true)) AS open
-        FROM {schema}.decisions d LEFT JOIN {schema}.frontiers p USING ("partition")
-        GROUP BY ALL
-    ), closed AS (
-        SELECT "partition", count(*) FILTER (state = 'labeled') AS labeled,
-               count(*) FILTER (state = 'no_feedback') AS no_feedback,
-               count(*) FILTER (state = 'censored') AS censored,
-               count(*) FILTER (state = 'not_activated') AS not_activated,
-               count(*) FILTER (state = 'label_error') AS label_error
-        FROM {examples} GROUP BY ALL
-    )
-    SELECT "partition", 0 AS stream, coalesce(COLUMNS(* EXCLUDE "partition"), 0)
-    FROM raw FULL JOIN closed USING ("partition")
-"""
-
-
-def _decisions_query(schema: str, loop: Loop) -> str:
-    """Return the query that counts decisions, not the items they have shown."""
-    examples = f"{schema}.examples"
-    if loop.decision.items is not None:
-        examples = f"({of_decisions(examples)})"
-    return _DECISIONS.format(schema=schema, examples=examples)
-
-
-def _feedback_query(schema: str, loop: Loop, *, revised: bool) -> str:
-    early = loop.early.total_seconds()
-    first = f"min({offset_sql('f')})"
-    return f"""
-        WITH joined AS ({joined_feedback(schema, loop, revised=revised)}), raw AS (
-            SELECT f."partition", {stream_sql("f")} AS stream,
-                   count(*) AS rows, count(DISTINCT f."offset") AS offsets, {first} AS first,
-                   count(*) FILTER (verdict = 'late') AS late,
-                   count(*) FILTER (
-                       f.verdict IS NULL AND j."offset" IS NULL
-                       AND (coalesce(f.at + to_seconds({early}::DOUBLE) >= frontier, true)
-                            OR coalesce(f."offset" >= examined, false))
-                   ) AS open
-            FROM {schema}.feedback f LEFT JOIN {schema}.frontiers p USING ("partition")
-            LEFT JOIN {schema}.examined x
-                ON x."partition" = f."partition" AND x.stream = {stream_sql("f")}
-            LEFT JOIN (SELECT DISTINCT "partition", "offset" FROM joined) j
-                ON j."partition" = f."partition" AND j."offset" = f."offset"
-            GROUP BY ALL
-        ), closed AS (
-            SELECT "partition", {stream_sql()} AS stream,
-                   count(*) FILTER (revision = 0) AS joined,
-                   count(*) FILTER (revision > 0) AS corrected
-            FROM joined GROUP BY ALL
-        )
-        SELECT "partition", stream, coalesce(COLUMNS(* EXCLUDE ("partition", stream)), 0)
-        FROM raw FULL JOIN closed USING ("partition", stream)
-    """

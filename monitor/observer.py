@@ -203,7 +203,14 @@ class Observer:
         if time.monotonic() >= self._ledger_due_s and (self._known or not bad_records.problem):
             accounts = accounts.again(self._accounts)
             self._ledger_due_s = time.monotonic() + self._config.ledger_every_s
+        lags = replace(lags, value=self._of_used_loops(lags.value))
         return Status(bad_records=bad_records, chains=chains, lags=lags, accounts=accounts)
+
+    def _of_used_loops(self, lags: Sequence[GroupLag] | None) -> Sequence[GroupLag] | None:
+        """Return *lags* without the topics of retired loops: nobody is to read those."""
+        retired = [loop for loop in self._known if loop.retired]
+        left = {topic for loop in retired for topic in joined_topics(loop).values()}
+        return [each.without(left) for each in lags] if lags is not None and left else lags
 
     def _no_answer(self) -> Sequence[BadRecord]:
         raise BrokerError(

@@ -57,10 +57,13 @@ def as_metrics(status: Status, now_s: float | None = None) -> bytes:
 
 
 def _add_loops(status: Status, gauge: _AddGauge) -> None:
-    chains = [
-        ({"loop": chain.loop}, chain)
-        for chain in (status.chains.value.rows if status.chains.value else ())
-    ]
+    rows = status.chains.value.rows if status.chains.value else ()
+    chains = [({"loop": chain.loop}, chain) for chain in rows if not chain.retired]
+    gauge(
+        "loop_retired",
+        "1 for a retired loop, which has no other metric of this page but the ledger",
+        [({"loop": chain.loop}, 1.0) for chain in rows if chain.retired],
+    )
     gauge("decision_age_seconds", "newest decision", ((by, c.decision_age_s) for by, c in chains))
     gauge("feedback_age_seconds", "newest feedback", ((by, c.feedback_age_s) for by, c in chains))
     gauge("example_age_seconds", "newest examples", ((by, c.example_age_s) for by, c in chains))

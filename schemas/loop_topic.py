@@ -95,6 +95,32 @@ def newest(published: Published, name: str) -> Loop:
     return known[max(known)]
 
 
+def used_loops(published: Published) -> dict[str, Loop]:
+    """Return the newest version of each loop that is not retired, by name, sorted."""
+    names = sorted({name for name, _version in published})
+    newest_of = {name: newest(published, name) for name in names}
+    return {name: loop for name, loop in newest_of.items() if not loop.retired}
+
+
+def retired_version(loop: Loop, why: str) -> Loop:
+    """Return the version after *loop*, its newest one, that retires it.
+
+    Raises:
+        ContractError: it is retired already.
+    """
+    if loop.retired:
+        raise retired_error(loop)
+    return loop.model_copy(update={"version": loop.version + 1, "retired": why})
+
+
+def retired_error(loop: Loop) -> ContractError:
+    """Return the error for using *loop*, which is retired."""
+    return ContractError(
+        f"the loop {loop.loop} is retired: {loop.retired}",
+        hint=f"to use it again, publish it without `retired` as version {loop.version + 1}",
+    )
+
+
 def unpublished(published: Published, name: str) -> ContractError:
     """Return the error for a loop *name* that is not published."""
     names = ", ".join(sorted({loop for loop, _ in published})) or "none"

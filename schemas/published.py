@@ -36,7 +36,10 @@ from tidemill.schemas.loop_topic import (
     key_of,
     newest,
     parse_loop,
+    retired_error,
+    retired_version,
     unpublished,
+    used_loops,
     versions,
 )
 from tidemill.schemas.registry.kafka import KafkaSchemaStore
@@ -63,7 +66,10 @@ __all__ = [
     "publish_loop",
     "read_loop_topic",
     "register",
+    "retired_error",
+    "retired_version",
     "unpublished",
+    "used_loops",
     "versions",
 ]
 

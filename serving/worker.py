@@ -15,6 +15,7 @@ from typing import Self
 from tidemill.kafka import KafkaConfig
 from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
+from tidemill.schemas.loop_topic import retired_error
 from tidemill.schemas.models.manifest import Ack
 from tidemill.schemas.models.signing import TRUSTED_KEYS, SigningKey, TrustedKeys
 from tidemill.schemas.record_signature import signed_headers
@@ -181,6 +182,19 @@ class Worker:
                 f"this worker serves no loop {loop[:100]!r}",
                 hint=f"publish it with `tidemill publish LOOP.yaml`; served here: {known}",
             )
+        return decider
+
+    def deciding(self, loop: str) -> Decider:
+        """Return the decider of *loop* for a decision; one that is retired takes feedback only.
+
+        Raises:
+            UnknownError: as `decider`, or the loop is retired.
+            NotReadyError: as `decider`.
+        """
+        decider = self.decider(loop)
+        if decider.loop.retired:
+            retired = retired_error(decider.loop)
+            raise UnknownError(retired.what, hint=retired.hint)
         return decider
 
     @property

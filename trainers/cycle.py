@@ -482,6 +482,6 @@ class TrainingCycle:
             label_digest=self.loop.label_digest,
             sources=count.sources,
         )
-        self.registry.add(model, trained.payload)
+        self.registry.add(model, trained.payload, trained.state)
         self._on_version(model)
         return model

@@ -70,11 +70,12 @@ _SCHEMA = pl.Schema(
         "label_digest": pl.String(),
         "sources": pl.String(),
         "payload": pl.Binary(),
+        "state": pl.Binary(),
         "event_date": pl.Date(),
     }
 )
 _ROW = {name: kind for name, kind in _SCHEMA.items() if name != "event_date"}
-_LISTED = [name for name in _SCHEMA if name not in ("payload", "event_date")]
+_LISTED = [name for name in _SCHEMA if name not in ("payload", "state", "event_date")]
 _JSON = ("metrics", "params", "software", "sources")
 
 
@@ -270,8 +271,18 @@ class Registry:
         payload: bytes = found.item()
         return payload
 
-    def add(self, model: ModelVersion, payload: bytes) -> None:
-        """Add *model*, which must have the next number.
+    def state(self, model: ModelVersion) -> bytes | None:
+        """Return what the learner of *model* continues from; None if the payload is all there is.
+
+        Raises:
+            LakeError: the lake cannot be read.
+        """
+        found = self._table.read(["state"], pl.col("number") == model.number)
+        state: bytes | None = found.item() if found.height else None
+        return state
+
+    def add(self, model: ModelVersion, payload: bytes, state: bytes | None = None) -> None:
+        """Add *model*, which must have the next number, with what its learner continues from.
 
         Raises:
             FencedError: another trainer has added a version meanwhile.
@@ -282,7 +293,7 @@ class Registry:
         before = self._models[-1].number if self._models else None
         row = {name: getattr(model, name) for name in _LISTED}
         row |= {name: json.dumps(dict(row[name]), sort_keys=True) for name in _JSON}
-        frame = pl.DataFrame([row | {"payload": payload}], schema=_ROW)
+        frame = pl.DataFrame([row | {"payload": payload, "state": state}], schema=_ROW)
         self._table.append(frame, swaps=[CompareAndSwap(MODEL_NUMBER, before, model.number)])
         self._models.append(model)
 

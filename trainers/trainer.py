@@ -25,7 +25,13 @@ from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.labels import compile_label
 from tidemill.schemas.models.manifest import DEFAULT
 from tidemill.schemas.models.signing import SigningKey
-from tidemill.schemas.published import Published, fetch_loops, unpublished, versions
+from tidemill.schemas.published import (
+    Published,
+    fetch_loops,
+    retired_error,
+    unpublished,
+    versions,
+)
 from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.trainers.cycle import OnVersion, TrainingCycle
 from tidemill.trainers.heartbeat import Heartbeat
@@ -192,11 +198,13 @@ class NewestCycle:
         """Return the cycle of what is *published*: that of before if nothing newer can be trained.
 
         Raises:
-            ContractError: there is no such loop, or the lake refuses each version.
+            ContractError: there is no such loop, it is retired, or the lake refuses each version.
             LoopError: the label of each version is wrong.
             LakeError: the lake does not answer.
         """
         known = versions(published, self._loop_name)
+        if known and (last := known[max(known)]).retired:
+            raise retired_error(last)
         oldest = self._current.loop.version if self._current else 0
         errors: list[TidemillError] = []
         for version in sorted((number for number in known if number >= oldest), reverse=True):

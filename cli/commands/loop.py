@@ -1,15 +1,17 @@
-"""`tidemill init`, `check`, `publish`; `tidemill loop diff`, `contracts` and `schema`."""
+"""`tidemill init`, `check`, `publish`; `tidemill loop diff`, `contracts`, `schema`, `retire`."""
 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from getpass import getuser
 from importlib.resources import files
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopFileArgument, LoopFileArguments, LoopName
+from tidemill.cli.options import AsJson, LoopFileArgument, LoopFileArguments, LoopName, Who, Why
 from tidemill.cli.tables.loops import (
     print_changes,
     print_happens,
@@ -24,7 +26,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.loop.diff import check_successor, diff_loops
 from tidemill.schemas.loop.json_schema import FILE, loop_json_schema_text
-from tidemill.schemas.loop.labels import checked_loop
+from tidemill.schemas.loop.labels import checked_loop, checked_loops
 from tidemill.schemas.loop.loop_file import LoopFileError
 from tidemill.schemas.published import (
     KafkaLoops,
@@ -33,6 +35,8 @@ from tidemill.schemas.published import (
     latest_loop,
     newest,
     produced_topics,
+    publish_loop,
+    retired_version,
     versions,
 )
 from tidemill.schemas.registry.choose import schema_store
@@ -188,7 +192,7 @@ def publish(
     from tidemill.cli.commands.reprocess import make_labels_anew
     from tidemill.cli.lakes import open_lake
 
-    loops = [checked_loop(path) for path in paths]
+    loops = checked_loops(paths)
     files = {loop.digest: str(path) for loop, path in zip(loops, paths, strict=True)}
     loops.sort(key=lambda loop: (loop.loop, loop.version))
     if with_backfill:
@@ -207,6 +211,27 @@ def publish(
         _print_published(loop, config, happens[loop.digest], is_new=is_new, as_json=as_json)
         if with_backfill:
             make_labels_anew(loop, as_json=as_json)
+
+
+def retire(loop: LoopName, why: Why, who: Who = None) -> None:
+    """End a loop: publish a version of it that says that it is retired.
+
+    Servers answer no decision of it any more, and still take feedback. Trainers drop it, and
+    workers once its windows have closed. Topics and lake stay. To use it again, publish a newer
+    version.
+    """
+    from tidemill.cli.lakes import lake_if_set
+
+    config = KafkaConfig.from_env(os.environ)
+    said = f"{who or f'{getuser()}@{gethostname()}'}: {why}"
+    retired = retired_version(latest_loop(config, loop), said)
+    lake = lake_if_set()
+    prepare = (lambda _loop: None) if lake is None else lake.create
+    store = schema_store(config, os.environ)
+    publish_loop(config, retired, store, prepare=prepare, accept_create_time=True)
+    print_text(f"{loop} is retired by its version {retired.version}: {why}")
+    print_text(f"  workers drop it once its windows have closed, {loop}'s topics and rows stay")
+    print_text(f"  to use it again, publish version {retired.version + 1}")
 
 
 def _happens(loops: Sequence[Loop], config: KafkaConfig) -> dict[str, list[str]]:
@@ -244,10 +269,10 @@ def _print_published(
 
 def _in_lake(loop: Loop) -> None:
     """Create the tables and columns of *loop*, if there is a lake."""
-    if os.environ.get("TIDEMILL_LAKE"):
-        from tidemill.features.lake.lake import Lake, LakeConfig
+    from tidemill.cli.lakes import lake_if_set
 
-        Lake(LakeConfig.from_env(os.environ)).create(loop)
+    if (lake := lake_if_set()) is not None:
+        lake.create(loop)
 
 
 def _loop_name(text: str) -> str | None:

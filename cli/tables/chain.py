@@ -40,7 +40,7 @@ def chain_table(chains: Sequence[Chain]) -> Table:
             _ago(chain.model_age_s),
             _workers(chain),
             _trainer(chain),
-            style=WRONG if chain.refused or _has_stopped(chain) else None,
+            style=WRONG if _is_wrong(chain) else None,
         )
     return table
 
@@ -54,6 +54,8 @@ def _workers(chain: Chain) -> str:
 
 def _trainer(chain: Chain) -> str | None:
     """Return how the trainer is: since when it is silent, or what it has not learned yet."""
+    if chain.retired:
+        return f"retired: {chain.retired}"
     if chain.trainer_age_s is None:
         return None
     behind = f", {chain.backlog} behind" if chain.backlog else ""
@@ -66,11 +68,13 @@ def _has_stopped(chain: Chain) -> bool:
     return chain.trainer_age_s is not None and chain.trainer_age_s > SILENT_S
 
 
+def _is_wrong(chain: Chain) -> bool:
+    return not chain.retired and (chain.refused > 0 or _has_stopped(chain))
+
+
 def _urgency(chain: Chain) -> tuple[bool, float]:
     ages = (chain.decision_age_s, chain.feedback_age_s, chain.example_age_s)
-    return not (chain.refused or _has_stopped(chain)), min(
-        (age for age in ages if age is not None), default=math.inf
-    )
+    return not _is_wrong(chain), min((age for age in ages if age is not None), default=math.inf)
 
 
 def troubles(status: Status) -> list[str]:

@@ -76,7 +76,7 @@ class Stack:
     lake: str
     folder: Path
     ports: Ports
-    loops: Sequence[str]  # published ones
+    loops: Sequence[str]  # published ones; empty: all, those published later too
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property

@@ -17,8 +17,8 @@ from tidemill.errors import ContractError, TidemillError
 from tidemill.features.lake.lake import Lake, LakeConfig
 from tidemill.kafka import KafkaConfig, ensure_topics
 from tidemill.kafka.outage import is_away
-from tidemill.schemas.loop.labels import checked_loop
-from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop
+from tidemill.schemas.loop.labels import checked_loops
+from tidemill.schemas.published import SHARED_TOPICS, fetch_loops, publish_loop, used_loops
 from tidemill.schemas.registry.choose import schema_store
 
 _POLL_S = 1.0
@@ -29,7 +29,7 @@ _STOP_S, _KAFKA_STOP_S = 6.0, 3.5  # of the ten seconds that a supervisor of our
 class UpConfig:
     """What to run, and with which ports and folder."""
 
-    files: Sequence[Path] = ()  # to publish first; empty: run all loops that are published
+    files: Sequence[Path] = ()  # to publish first; empty: all loops, those published later too
     port: int = 8700
     servers: int = 1
     folder: Path = Path(".tidemill/up")
@@ -44,7 +44,7 @@ def run_up(config: UpConfig, console: Console) -> None:
         ContractError: there is no loop to run.
         TidemillError: something could not be started.
     """
-    loops = [checked_loop(path) for path in config.files]
+    loops = checked_loops(config.files)
     with ExitStack() as running:
         running.enter_context(_folder_lock(config.folder))
         with console.status("Looking for Kafka: yours, Docker's, or one of our own"):
@@ -56,7 +56,8 @@ def run_up(config: UpConfig, console: Console) -> None:
         for loop in loops:
             store = schema_store(kafka.config, config.env)
             publish_loop(kafka.config, loop, store, prepare=lake.create)
-        names = [loop.loop for loop in loops] or _published(kafka.config)
+        if not loops:
+            _check_published(kafka.config)
         ports = Ports.from_first(config.port, config.servers)
         ports.check_free()
         stack = Stack(
@@ -64,7 +65,7 @@ def run_up(config: UpConfig, console: Console) -> None:
             lake=root,
             folder=config.folder.resolve(),
             ports=ports,
-            loops=names,
+            loops=[loop.loop for loop in loops],
             env={k: v for k, v in config.env.items() if k.startswith("TIDEMILL_")},
         )
         supervisor = Supervisor(stack.programs(), logs=stack.logs, say=console.log, stop_s=_STOP_S)
@@ -82,15 +83,14 @@ def _folder_lock(folder: Path) -> FolderLock:
     )
 
 
-def _published(kafka: KafkaConfig) -> list[str]:
+def _check_published(kafka: KafkaConfig) -> None:
+    """Do nothing if there is a loop to run."""
     ensure_topics(kafka, SHARED_TOPICS)
-    names = sorted({name for name, _version in fetch_loops(kafka)})
-    if not names:
+    if not used_loops(fetch_loops(kafka)):
         raise ContractError(
             "no loop is published, so there is nothing to run",
             hint="write one with `tidemill init`, then: tidemill up loop.yaml",
         )
-    return names
 
 
 def print_addresses(stack: Stack, console: Console) -> None:

@@ -61,6 +61,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "rollout": "The stages in which a candidate goes live; null for at once.",
         "partitions": "Partitions of the topics of the loop. Cannot change once published.",
         "rekey": "Take feedback of any key, and key it anew. Cannot change once published.",
+        "retired": "Why the loop is retired: it decides no more. Empty while it is in use.",
         "budget_ms": "Milliseconds a decision may take; after that the default answers.",
     },
     "Decision": {
@@ -128,6 +129,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "learner": "The model.",
         "learning_rate": "Learning rate.",
         "l2": "Strength of the L2 penalty.",
+        "grace_period": "Trees: rows a leaf learns between two attempts to split; null: 200, 50 in "
+        "a forest.",
+        "delta": "Trees: chance that a split is the wrong one; null: 1e-7, 0.01 in a forest.",
+        "tau": "Trees: the bound below which equally good splits are a tie, and one is taken.",
+        "max_depth": "Trees: the greatest depth; null: none.",
+        "n_models": "Trees of a forest.",
+        "n_factors": "Factors of each name of a factorization machine.",
+        "hash_buckets": "Buckets into which the words of a category are hashed (trees, machines).",
+        "seed": "Seed of what the learner draws by chance.",
         "publish_every": "Rows after which a version is offered.",
     },
     "Gate": {

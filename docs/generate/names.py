@@ -3,6 +3,7 @@
 When something public is added, moved or renamed, this is the file to change.
 """
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -152,11 +153,12 @@ def _monitor() -> CollectorRegistry:
         trainer_age_s=0.0,
         backlog=0,
     )
+    retired = replace(chain, retired="why")
     account = Account(loop="", log="", partition=0, read=0, ends={}, open=0, twice=0, lost=0)
     lag = GroupLag(group="", members=0, partitions=())
     status = Status(
         bad_records=Reading(name="topics", value=[]),
-        chains=Reading(name="loops", value=LoopRows(rows=[chain], unread={"": ""})),
+        chains=Reading(name="loops", value=LoopRows(rows=[chain, retired], unread={"": ""})),
         lags=Reading(name="lag", value=[lag]),
         accounts=Reading(name="ledger", value=LoopRows(rows=[account])),
     )

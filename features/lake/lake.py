@@ -243,7 +243,7 @@ class Lake:
         if not DeltaTable.is_deltatable(uri, self._options()):
             with contextlib.suppress(deltalake.exceptions.DeltaError):  # created by another process
                 self.storage.make_folder(f"{loop_name}/{name}")
-                DeltaTable.create(
+                return DeltaTable.create(
                     uri,
                     to_delta(schema),
                     partition_by=[PARTITION] if PARTITION in schema else None,

@@ -4,6 +4,8 @@ Delivery: exactly once for a writer that swaps its progress number. A commit com
 `CompareAndSwap` with the snapshot it is based on, and Delta's log refuses it if another writer has
 moved one of the numbers since: that is the fence. After an error with an unknown outcome the log is
 searched for the id of the commit.
+
+Longer than 300 lines because a table, its commits and its fence are one class.
 """
 
 import contextlib
@@ -54,16 +56,22 @@ class Table:
         """The columns of the version that was read last."""
         return self._handle.schema
 
+    @property
+    def version_read(self) -> int:
+        """The version that was read last; `version` returns the newest."""
+        return self._handle.version
+
     def progress(self, app_ids: Iterable[str], version: int | None = None) -> dict[str, int | None]:
         """Return the number at each of *app_ids* (see `progress_keys`); None where there is none.
 
         All are of one snapshot: the newest, unless *version* names another.
         """
         with self._lock, self._errors("read the progress"):
-            if version is not None:
+            if version is None:
+                self._handle.refresh()
+            elif version != self._handle.version:
                 opened = self._open(version)
                 return {app_id: opened.transaction_version(app_id) for app_id in app_ids}
-            self._handle.refresh()
             return {app_id: self._handle.number(app_id) for app_id in app_ids}
 
     def version(self) -> int:
@@ -149,10 +157,16 @@ class Table:
     def uris(self, version: int | None = None) -> list[str]:
         """Return the addresses of the Parquet files of a version, for other engines."""
         with self._lock, self._errors("list the files"):
-            if version is not None:
-                return sorted(self._open(version).file_uris())
-            self._handle.refresh()
-            return sorted(self._handle.delta.file_uris())
+            if version is None:
+                self._handle.refresh()
+            is_read = version is None or version == self._handle.version
+            opened = self._handle.delta if is_read else self._open(version)
+            return sorted(opened.file_uris())
+
+    def committed_ms(self) -> int:
+        """Return when the version that was read last was committed, in ms since 1970."""
+        with self._lock, self._errors("read the log"):
+            return int(self._handle.delta.history(1)[0]["timestamp"])
 
     def commits_since(self, version: int) -> list[Commit]:
         """Return every commit after *version* that added rows or moved numbers, oldest first.

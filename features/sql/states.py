@@ -35,21 +35,22 @@ def decision_states(schema: str, loop: Loop) -> str:
     """
 
 
-def joined_feedback(schema: str, loop: Loop, *, revised: bool) -> str:
+def joined_feedback(prefix: str, loop: Loop, *, revised: bool) -> str:
     """Return the query for the feedback of all examples, with the revision that joined it.
 
-    *revised* says whether there is any revision above 0. Feedback of several items is one record.
+    *prefix* stands before the names of views: their schema with a dot, or nothing. *revised* says
+    whether there is any revision above 0. Feedback of several items is one record.
     """
     if not revised:
         once = "" if loop.decision.items is None else "DISTINCT "
         return f"""
             SELECT {once}"partition", unnest(feedback_offsets) AS "offset", 0 AS revision
-            FROM {schema}.examples"""
+            FROM {prefix}examples"""
     return f"""
         SELECT "partition", "offset", min(revision) AS revision FROM (
             SELECT "partition", unnest(feedback_offsets) AS "offset",
                    coalesce(revision, 0) AS revision
-            FROM {schema}.example_revisions
+            FROM {prefix}example_revisions
         ) GROUP BY ALL"""
 
 
@@ -79,7 +80,7 @@ def feedback_states(schema: str, loop: Loop, *, revised: bool = False) -> str:
     fitting, unknown = _unknown_item(schema, loop, taken)
     return f"""
         WITH windows(kind, early, within) AS (VALUES {windows}),
-        joined AS ({joined_feedback(schema, loop, revised=revised)}),
+        joined AS ({joined_feedback(f"{schema}.", loop, revised=revised)}),
         hits AS (  -- on-time decisions of the record's id
             SELECT f."partition", f."offset",
                    bool_or({taken}) AS is_taken,

@@ -5,6 +5,8 @@
 every record; `items` with each logged item, if decisions have some; and `examples_<name>` for each
 complete backfill. `examples` has the newest revision
 of each example, `example_revisions` has all.
+
+Longer than 300 lines because the views of a loop are made of one another.
 """
 
 import logging
@@ -62,8 +64,8 @@ def source(
     DuckDB reads local files itself. Its S3 reader is an extension that is not available everywhere,
     so a table on S3 is registered as an Arrow dataset.
     """
-    handle = table.handle(version)
-    pinned, uris = handle.version(), sorted(handle.file_uris())
+    pinned = table.version() if version is None else version
+    uris = table.uris(pinned)
     if not uris:
         return TableSource(f"({_empty(table.schema)})", pinned)
     if "://" in uris[0]:
@@ -193,7 +195,7 @@ def _create(
 ) -> Sequence[TidemillError]:
     """Create the views of *loop*, in the main schema too if it *is_only*; return what failed."""
     schema = quoted(schema_name(loop.loop))
-    queries = _queries(lake, loop, schema, connection, versions or snapshot(lake, loop))
+    queries = _queries(lake, loop, schema, connection, versions)
     statements = {
         name: [f"CREATE OR REPLACE VIEW {schema}.{name} AS {query}"]
         + ([f"CREATE OR REPLACE VIEW {name} AS FROM {schema}.{name}"] if is_only else [])
@@ -220,31 +222,63 @@ def _queries(
     loop: Loop,
     schema: str,
     connection: duckdb.DuckDBPyConnection,
-    versions: Mapping[str, int],
+    versions: Mapping[str, int] | None,
 ) -> dict[str, str]:
-    tables = {name: lake.table(loop.loop, name) for name in versions}
+    tables = open_tables(lake, loop)
+    rows = row_queries(tables, loop, connection, versions or versions_of(tables), f"{schema}.")
+    revised = rows.is_revised
+    queries = dict(rows.queries)
+    for name in completed(lake, loop.loop):
+        again = lake.table(loop.loop, table_name(name))
+        queries[view_name(name)] = f"FROM {source(connection, again).sql}"
+    if loop.decision.items is not None:
+        queries["items"] = items_sql(f"{schema}.decisions")
+    queries["decision_states"] = decision_states(schema, loop)
+    queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
+    return queries
+
+
+@dataclass(frozen=True, slots=True)
+class RowQueries:
+    """The queries for the rows of a loop, by view, each after those that it reads.
+
+    *is_revised* says whether any example has a revision above 0.
+    """
+
+    queries: Mapping[str, str]
+    is_revised: bool
+
+
+def row_queries(
+    tables: Mapping[str, Table],
+    loop: Loop,
+    connection: duckdb.DuckDBPyConnection,
+    versions: Mapping[str, int],
+    prefix: str = "",
+) -> RowQueries:
+    """Return the queries for the rows and the frontiers of *loop*, at *versions* of its *tables*.
+
+    With *prefix* before their names they read one another: the schema of views and a dot, or
+    nothing, as in a WITH.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
     queries = {
         name: f"FROM {source(connection, table, versions[name]).sql}"
         for name, table in tables.items()
     }
     if has_streams(loop):
         queries[FEEDBACK] = f"SELECT *, {offset_sql()} AS {KAFKA_OFFSET} {queries[FEEDBACK]}"
-    for name in completed(lake, loop.loop):
-        again = lake.table(loop.loop, table_name(name))
-        queries[view_name(name)] = f"FROM {source(connection, again).sql}"
     revised = has_revisions(tables[EXAMPLES], loop, versions[EXAMPLES])
     known = "*" if "revision" in tables[EXAMPLES].schema else "*, 0::INTEGER AS revision"
     queries["example_revisions"] = f"SELECT {known} {queries.pop(EXAMPLES)}"
-    every = f"{schema}.example_revisions"
+    every = f"{prefix}example_revisions"
     key = example_key(tables[EXAMPLES].schema)
     queries[EXAMPLES] = f"FROM {newest_sql(every, key) if revised else every}"
     queries["frontiers"] = frontiers_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
     queries["examined"] = examined_sql(tables[EXAMPLES], loop, versions[EXAMPLES])
-    if loop.decision.items is not None:
-        queries["items"] = items_sql(f"{schema}.decisions")
-    queries["decision_states"] = decision_states(schema, loop)
-    queries["feedback_states"] = feedback_states(schema, loop, revised=revised)
-    return queries
+    return RowQueries(queries, is_revised=revised)
 
 
 def newest_examples(
@@ -257,13 +291,23 @@ def newest_examples(
     return TableSource(newest_sql(every.sql, example_key(examples.schema)), every.version)
 
 
-def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
-    """Return consistent versions of the tables of *loop*, by table name.
+def open_tables(lake: Lake, loop: Loop) -> dict[str, Table]:
+    """Return the tables of *loop* at versions that are consistent, by table name.
 
     The version of `examples` is read first. So the decision and the feedback of each of its rows
     are in the versions of the other tables, and what those have beyond its frontier is open.
     """
-    return {name: lake.table(loop.loop, name).version() for name in (EXAMPLES, FEEDBACK, DECISIONS)}
+    return {name: lake.table(loop.loop, name) for name in (EXAMPLES, FEEDBACK, DECISIONS)}
+
+
+def versions_of(tables: Mapping[str, Table]) -> dict[str, int]:
+    """Return the version of each of *tables* that was read last."""
+    return {name: table.version_read for name, table in tables.items()}
+
+
+def snapshot(lake: Lake, loop: Loop) -> dict[str, int]:
+    """Return consistent versions of the tables of *loop*, by table name; see `open_tables`."""
+    return versions_of(open_tables(lake, loop))
 
 
 def _literal(text: str) -> str:

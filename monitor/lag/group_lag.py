@@ -1,6 +1,7 @@
 """The lag of a group and of its partitions, as values."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 LagStatus = Literal["OK", "AHEAD", "OPEN_TXN"]
@@ -92,6 +93,11 @@ class GroupLag:
     def is_wrong(self) -> bool:
         """Whether records were lost, or will be passed over."""
         return any(partition.is_wrong for partition in self.partitions)
+
+    def without(self, topics: Collection[str]) -> "GroupLag":
+        """Return the lag without that in *topics*."""
+        others = tuple(each for each in self.partitions if each.topic not in topics)
+        return replace(self, partitions=others)
 
     def over(self, *, messages: int | None = None, seconds: float | None = None) -> bool:
         """Return whether any partition exceeds a limit; None is no limit."""

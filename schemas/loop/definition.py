@@ -49,11 +49,16 @@ __all__ = [
 
 ADDED_SETTINGS = (
     *("activation", "corrections", "max_age", "max_bad", "memory", "learning", "salt", "rollout"),
+    "retired",
 )
 """Settings added after the first release. At their defaults they are not in `Loop.canonical`, so
 that loops published before stay equal to themselves, and older releases can read loops that do not
-use them. The same holds for the `stream` of a kind, for `ADDED_TO_POLICY` and `ADDED_IN_PARTS`."""
+use them. The same holds for the `stream` of a kind, for `ADDED_TO_POLICY`,
+`ADDED_TO_ONLINE` and `ADDED_IN_PARTS`."""
 ADDED_TO_POLICY = ("decay", "temperature", "spread", "grid", "width")
+ADDED_TO_ONLINE = (
+    *("grace_period", "delta", "tau", "max_depth", "n_models", "n_factors", "hash_buckets", "seed"),
+)
 ADDED_IN_PARTS: Mapping[str, str] = {"label": "depends_on", "gate": "reward", "decision": "items"}
 """The same of parts of a loop: a setting that is null by default."""
 
@@ -286,11 +291,30 @@ class Batch(Value):
 
 
 class Online(Value):
-    """The online learner: River, one example at a time, in the order of commits."""
+    """The online learner: River, one example at a time, in the order of commits.
 
-    learner: Literal["logistic_regression", "linear_regression"] = "logistic_regression"
+    Trees and factorization machines classify a bool label and predict a float one. A setting
+    belongs to some learners only (`validation.py` says to which); null stands for River's default.
+    """
+
+    learner: Literal[
+        "logistic_regression",
+        "linear_regression",
+        "hoeffding_tree",
+        "hoeffding_adaptive_tree",
+        "adaptive_random_forest",
+        "factorization_machine",
+    ] = "logistic_regression"
     learning_rate: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     l2: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    grace_period: int | None = Field(default=None, ge=1)
+    delta: float | None = Field(default=None, gt=0.0, lt=1.0)
+    tau: float = Field(default=0.05, ge=0.0, le=1.0)
+    max_depth: int | None = Field(default=None, ge=1, le=100)
+    n_models: int = Field(default=10, ge=1, le=100)
+    n_factors: int = Field(default=10, ge=2, le=100)
+    hash_buckets: int = Field(default=1_024, ge=2, le=65_536)
+    seed: int = Field(default=7, ge=0, lt=2**31)
     publish_every: int = Field(default=10_000, ge=1)
 
 
@@ -334,7 +358,8 @@ class Loop(Value):
     the budget of the open windows of this loop in one worker. A loop whose *learning* is
     ``apprentice`` answers the baseline of the request, or the default, and logs what its policy
     would have done. Which decisions are explored is a hash of their ids and of *salt*. With a
-    *rollout* a candidate goes live in stages.
+    *rollout* a candidate goes live in stages. *retired* says who has retired the loop and why; the
+    loop ends by such a version, until a newer one follows.
     """
 
     loop: str = Field(pattern=NAME, max_length=80)
@@ -361,6 +386,7 @@ class Loop(Value):
     rollout: Rollout | None = None
     partitions: int = Field(default=4, ge=1, le=10_000)
     rekey: bool = False
+    retired: str = Field(default="", max_length=1_000)
     budget_ms: float = Field(default=50.0, gt=0.0, allow_inf_nan=False)
 
     @model_validator(mode="after")
@@ -443,6 +469,10 @@ class Loop(Value):
         of_policy = type(self.policy).model_fields
         unset = {n for n in ADDED_TO_POLICY if getattr(self.policy, n) == of_policy[n].default}
         parts: dict[str, Any] = {"feedback": plain, "policy": unset}
+        if (online := self.models.online) is not None:
+            of_online = type(online).model_fields
+            same = {n for n in ADDED_TO_ONLINE if getattr(online, n) == of_online[n].default}
+            parts["models"] = {"online": same} if same else {}
         for part, name in ADDED_IN_PARTS.items():
             if getattr(getattr(self, part), name) is None:
                 parts[part] = {name}

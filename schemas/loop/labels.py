@@ -6,6 +6,8 @@ every value by its name, NULL for other kinds. The seconds to the first feedback
 """
 
 import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import duckdb
@@ -71,6 +73,13 @@ def connect() -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def _open(
+    given: duckdb.DuckDBPyConnection | None,
+) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+    """Return *given*, which stays open, or a new connection, which is closed."""
+    return connect() if given is None else nullcontext(given)
+
+
 def label_columns(loop: Loop) -> dict[str, FieldType]:
     """Return the columns that the label of *loop* may read, those of tidemill first.
 
@@ -86,7 +95,12 @@ def label_columns(loop: Loop) -> dict[str, FieldType]:
     return own | values
 
 
-def compile_label(loop: Loop, *, is_published: bool = False) -> LabelQuery:
+def compile_label(
+    loop: Loop,
+    *,
+    is_published: bool = False,
+    connection: duckdb.DuckDBPyConnection | None = None,
+) -> LabelQuery:
     """Return the label of *loop* as a DuckDB query that gives a number for each decision.
 
     Aggregates that depend on the order of rows are ordered by (at, offset). A decision whose label
@@ -96,6 +110,7 @@ def compile_label(loop: Loop, *, is_published: bool = False) -> LabelQuery:
     Args:
         loop: the loop.
         is_published: the label is in use: it is not refused for what `Literals` checks.
+        connection: one of `connect` for the labels of many loops; by default a new one.
 
     Raises:
         LoopError: the SQL is wrong, reads a column it may not read, or has the wrong type.
@@ -104,12 +119,11 @@ def compile_label(loop: Loop, *, is_published: bool = False) -> LabelQuery:
     >>> compile_label(load_loop("deploy/demo/flights.yaml")).plain
     '(max(arr_delay) > 15)'
     """
-    connection = connect()
-    try:
+    with _open(connection) as opened:
         columns = label_columns(loop)
         listed = ", ".join(f'"{name}" {DUCKDB_TYPES[type_]}' for name, type_ in columns.items())
-        connection.execute(f"CREATE TABLE feedback ({listed})")
-        expression = _parsed(connection, loop.label.sql, columns)
+        opened.execute(f"CREATE OR REPLACE TABLE feedback ({listed})")
+        expression = _parsed(opened, loop.label.sql, columns)
         checker = LabelTree(Columns(types=columns, forbidden=_forbidden(loop)))
         checker.visit(expression)
         if not checker.aggregates:
@@ -120,21 +134,22 @@ def compile_label(loop: Loop, *, is_published: bool = False) -> LabelQuery:
         if not is_published:
             kinds = [kind for kind in loop.feedback if kind != loop.activation]
             Literals(kinds).check(expression)
-        plain = expression_text(connection, expression)
-        _check_type(connection, plain, loop.label.type)
+        plain = expression_text(opened, expression)
+        _check_type(opened, plain, loop.label.type)
         if not is_published:
-            check_casts(connection, plain)
-        query = guarded(connection, expression, columns, is_bool=loop.label.type == "bool")
-        connection.execute(query.over("feedback"))
-    finally:
-        connection.close()
+            check_casts(opened, plain)
+        query = guarded(opened, expression, columns, is_bool=loop.label.type == "bool")
+        opened.execute(query.over("feedback"))
     return query
 
 
-def compile_reward(loop: Loop) -> RewardQuery | None:
+def compile_reward(
+    loop: Loop, *, connection: duckdb.DuckDBPyConnection | None = None
+) -> RewardQuery | None:
     """Return the reward that the gate of *loop* states; None if the default of its policy counts.
 
     The column ``label`` is a number, 1 for true. ``action`` is the action, of a ranking its first.
+    *connection* is as of `compile_label`.
 
     Raises:
         LoopError: the SQL is wrong, reads something else, or is not a number.
@@ -143,29 +158,31 @@ def compile_reward(loop: Loop) -> RewardQuery | None:
         return None
     kind = {"bool": "BOOLEAN", "float": "DOUBLE"}.get(loop.decision.type, "VARCHAR")
     known: list[object] = [True, False] if kind == "BOOLEAN" else list(loop.decision.actions)
-    with connect() as connection:
+    with _open(connection) as opened:
         actions = known if loop.label.type == "bool" else []
-        return checked_reward(connection, loop.gate.reward, kind, actions)
+        return checked_reward(opened, loop.gate.reward, kind, actions)
 
 
-def check_label(read: LoopFile) -> None:
+def check_label(read: LoopFile, connection: duckdb.DuckDBPyConnection | None = None) -> None:
     """Check what DuckDB will make of a loop file: label, reward, and the schema with its views.
+
+    *connection* is as of `compile_label`.
 
     Raises:
         LoopError: as `compile_label` and `compile_reward`, or DuckDB has the loop's name; with file
             and line.
     """
-    for place, compiled in (
-        (("label", "sql"), compile_label),
-        (("gate", "reward"), compile_reward),
-    ):
-        try:
-            compiled(read.loop)
-        except LoopError as error:
-            line = read.line(*place)
-            raise LoopError(error.what, hint=error.hint, file=read.file, line=line) from error
-    with connect() as connection:
-        if is_taken(connection, schema_name(read.loop.loop)):
+    with _open(connection) as opened:
+        for place, compiled in (
+            (("label", "sql"), compile_label),
+            (("gate", "reward"), compile_reward),
+        ):
+            try:
+                compiled(read.loop, connection=opened)
+            except LoopError as error:
+                line = read.line(*place)
+                raise LoopError(error.what, hint=error.hint, file=read.file, line=line) from error
+        if is_taken(opened, schema_name(read.loop.loop)):
             raise LoopError(
                 f"{read.loop.loop!r} is a name of DuckDB, so SQL could not name the loop's views",
                 hint="name the loop after what it decides, say flight-delay",
@@ -180,10 +197,22 @@ def checked_loop(path: Path) -> Loop:
     Raises:
         LoopError: the file, its label or a parameter is wrong; with file, line and hint.
     """
-    read = read_file(path)
-    check_label(read)
-    check_batch_params(read)
-    return read.loop
+    return checked_loops([path])[0]
+
+
+def checked_loops(paths: Iterable[Path]) -> list[Loop]:
+    """Return the loops that the files at *paths* define; see `checked_loop`.
+
+    One DuckDB checks all labels: it takes longer to open than to check one.
+    """
+    loops: list[Loop] = []
+    with connect() as connection:
+        for path in paths:
+            read = read_file(path)
+            check_label(read, connection)
+            check_batch_params(read)
+            loops.append(read.loop)
+    return loops
 
 
 def _forbidden(loop: Loop) -> dict[str, str]:

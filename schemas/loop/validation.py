@@ -14,7 +14,7 @@ from tidemill.schemas.logs import RESERVED_STREAMS, feedback_log, number_of
 from tidemill.schemas.loop.fields import FieldType, wrong
 
 if TYPE_CHECKING:
-    from tidemill.schemas.loop.definition import Gate, Loop, Models, Policy
+    from tidemill.schemas.loop.definition import Gate, Loop, Models, Online, Policy
 
 RESERVED_LOOPS = frozenset({"tidemill", "main", "temp", "system"})
 """Loop names that would collide with topics of tidemill or schemas of DuckDB."""
@@ -44,6 +44,17 @@ BELIEFS = ("thompson", "ucb", "linucb")
 """The policies whose models are posteriors."""
 _METRICS = {"bool": ("log_loss",), "float": ("mse",)}
 _ONLINE = {"bool": "logistic_regression", "float": "linear_regression"}
+_TREE_SETTINGS = ("grace_period", "delta", "tau", "max_depth", "hash_buckets")
+ONLINE_SETTINGS = {
+    "logistic_regression": ("learning_rate", "l2"),
+    "linear_regression": ("learning_rate", "l2"),
+    "hoeffding_tree": _TREE_SETTINGS,
+    "hoeffding_adaptive_tree": (*_TREE_SETTINGS, "seed"),
+    "adaptive_random_forest": (*_TREE_SETTINGS, "n_models", "seed"),
+    "factorization_machine": ("learning_rate", "l2", "n_factors", "hash_buckets", "seed"),
+}
+"""The settings of each online learner; with another value it learns from the start."""
+_TREES = tuple(name for name in ONLINE_SETTINGS if "tree" in name or "forest" in name)
 
 
 def completed_policy(loop: "Loop") -> "Policy":
@@ -327,10 +338,39 @@ def check_models(loop: "Loop") -> None:
         )
     _check_learners(loop)
     online = loop.models.online
-    if online is not None and online.learner != _ONLINE[label]:
+    if online is None:
+        return
+    if online.learner in _ONLINE.values() and online.learner != _ONLINE[label]:
         raise wrong(
             f"{online.learner} does not learn a {label} label",
             hint=f"write learner: {_ONLINE[label]}, or leave it out",
+            at=("models", "online", "learner"),
+        )
+    _check_online(loop, online)
+
+
+def _check_online(loop: "Loop", online: "Online") -> None:
+    """Refuse a setting of another online learner, and examples that the learner cannot learn."""
+    own = ("learner", "publish_every", *ONLINE_SETTINGS[online.learner])
+    other = next((name for name in online.model_fields_set if name not in own), None)
+    if other is not None and getattr(online, other) != type(online).model_fields[other].default:
+        raise wrong(
+            f"{online.learner} has no {other}",
+            hint=f"remove it; its settings are {', '.join(own[1:])}",
+            at=("models", "online", other),
+        )
+    lists = [name for name, one in loop.model_features.items() if one.type == "categories"]
+    if online.learner in _TREES and lists:
+        raise wrong(
+            f"{online.learner} does not read {lists[0]}, a list of categories",
+            hint="write learner: factorization_machine, or make it a category",
+            at=("models", "online", "learner"),
+        )
+    if online.learner == "adaptive_random_forest" and loop.depends_on == "action":
+        raise wrong(
+            "adaptive_random_forest ignores the weights of examples, and a label that depends on "
+            "the action needs them",
+            hint="write learner: hoeffding_adaptive_tree",
             at=("models", "online", "learner"),
         )
 

@@ -167,7 +167,7 @@ class _Api:
     ) -> Reply | Awaitable[Reply]:
         if not caller.is_free:
             caller.require("decide", loop=loop)
-        decider = self._worker.decider(loop)
+        decider = self._worker.deciding(loop)
         asked = decider.decisions.read(body)
         if isinstance(asked, list):
             caller.charge(len(asked))

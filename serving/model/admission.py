@@ -23,8 +23,12 @@ from tidemill.schemas.models.feature_signature import (
     action_text,
 )
 from tidemill.schemas.models.fit import check_fit, taken_names
+from tidemill.schemas.models.online_models import (
+    ONLINE_LEARNERS,
+    OnlinePredictor,
+    online_predictor,
+)
 from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
-from tidemill.schemas.models.river_state import LEARNERS, LinearPredictor, LinearState
 from tidemill.serving.model import forest
 from tidemill.serving.model.predictor import LightGbmModel, RowModel, doubles
 from tidemill.serving.model.trial_process import TrialProcess
@@ -108,12 +112,12 @@ def try_payload(
         return model.scorer(signature, nullable, taken_names(signature, loop))
     if learner == POSTERIOR:
         return BeliefScore(loop, PosteriorPredictor(Posterior.from_bytes(payload), signature))
-    if learner in LEARNERS:
-        linear = LinearPredictor(LinearState.from_bytes(payload), signature)
-        return _by_name(linear, taken_names(signature, loop))
+    if learner in ONLINE_LEARNERS:
+        online = online_predictor(learner, payload, signature)
+        return _by_name(online, taken_names(signature, loop))
     raise ModelError(
         f"{version} was trained by {learner!r}, unknown to this worker",
-        hint="update the worker; it knows lightgbm, " + ", ".join(LEARNERS),
+        hint="update the worker; it knows lightgbm, " + ", ".join(ONLINE_LEARNERS),
     )
 
 
@@ -136,7 +140,7 @@ class BeliefScore:
         return self._predictor.beliefs(row, self._actions)
 
 
-def _by_name(model: LinearPredictor, names: Sequence[str]) -> ScoreFunction:
+def _by_name(model: OnlinePredictor, names: Sequence[str]) -> ScoreFunction:
     """Return the scores of a model that reads features by name, from the values of *names*."""
     return lambda features: model.score(dict(zip(names, features, strict=True)))
 

@@ -3,6 +3,8 @@
 Exit codes: 0 after SIGTERM or SIGINT, 4 (`EXIT_REFUSED`) if a loop that it was told to run is
 refused, or all are, and 2 or 3 after any other error, so that its supervisor starts it again. It
 continues from the last commit. While no broker answers it waits, and does not end.
+
+Longer than 300 lines because it wires all parts of a worker.
 """
 
 import asyncio
@@ -24,7 +26,13 @@ from tidemill.schemas import topics
 from tidemill.schemas.control import NewExamples
 from tidemill.schemas.logs import Log
 from tidemill.schemas.loop.definition import Loop
-from tidemill.schemas.published import SHARED_TOPICS, LoopTopic, read_loop_topic
+from tidemill.schemas.published import (
+    SHARED_TOPICS,
+    LoopTopic,
+    newest,
+    read_loop_topic,
+    retired_error,
+)
 from tidemill.schemas.registry.choose import SchemaStore, schema_store
 from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.streams.commit.progress_table import ProgressTable
@@ -33,6 +41,7 @@ from tidemill.streams.deadletters.writer import DeadLetterWriter
 from tidemill.streams.join.labels import LabelEngine
 from tidemill.streams.metrics import WORK, StreamMetrics
 from tidemill.streams.rekey.rekeyer import Rekeyer
+from tidemill.streams.retirements import Retirements
 from tidemill.streams.runtime.agents import StreamsApp
 from tidemill.streams.runtime.audits import AuditTimer, LoopAudit
 from tidemill.streams.runtime.close_requests import CloseRequests
@@ -87,6 +96,7 @@ class StreamsWorker:
         self._engine = LabelEngine()
         self._stop = threading.Event()
         self._stopped: dict[str, StoppedLoop] = {}
+        self._retirements = Retirements(config.kafka, Lake(config.lake))
         self._fit = FitLoops(prepared=(), refused={})
 
     def run(self) -> int:
@@ -199,11 +209,14 @@ class StreamsWorker:
             ContractError: no loop is published.
             _NothingToRunError: all are refused.
         """
-        names = self._config.loops or sorted({name for name, _version in topic.loops})
-        if not names:
+        asked = self._config.loops or sorted({name for name, _version in topic.loops})
+        if not asked:
             raise ContractError(
                 "no loop is published", hint="publish one: tidemill publish LOOP.yaml"
             )
+        names = [name for name in asked if not self._retirements.is_over(topic.loops, name)]
+        if not names:
+            raise retired_error(newest(topic.loops, asked[0]))
         before = {str(each) for each in self._fit.refused.values()}
         self._fit = examiner.examine(topic.loops, names, self._stopped)
         self._health.show(self._fit)
@@ -228,7 +241,10 @@ class StreamsWorker:
             running=fit.running,
             wanted=self._config.loops,
             bad=self._bad,
-            reexamine=lambda: examiner.is_any_mended(topic.loops, fit, stopped),
+            reexamine=lambda: (
+                examiner.is_any_mended(topic.loops, fit, stopped)
+                or any(self._retirements.is_over(topic.loops, name) for name in fit.running)
+            ),
         )
 
     def _is_over(self, news: NewVersions, runners: Sequence[LoopRunner]) -> bool:

@@ -33,7 +33,7 @@ from tidemill.schemas.control import FleetBeat, TrainerBeat
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import MAX_ACK_BYTES, Ack
 from tidemill.schemas.models.signing import SigningKey, TrustedKeys
-from tidemill.schemas.published import key_of, publish_loop
+from tidemill.schemas.published import key_of, publish_loop, retired_version
 from tidemill.schemas.record_signature import Attested, signed_headers
 from tidemill.schemas.rules.rule_record import RuleRecord
 
@@ -253,6 +253,31 @@ def test_a_trainer_that_has_stopped_is_told_with_what_waits_for_it(tmp_path: Pat
     shown = as_metrics(status_of(silent)).decode()
     assert 'tidemill_trainer_age_seconds{loop="shop"} 7200.0' in shown
     assert 'tidemill_trainer_backlog_commits{loop="shop"} 2.0' in shown
+
+
+@pytest.mark.kafka
+def test_a_retired_loop_is_shown_as_that_and_wakes_nobody(
+    config: MonitorConfig, loop: Loop
+) -> None:
+    """Its topics grow old and its trainer is silent: that is what was asked for."""
+    write_all(config.kafka, topics.decisions(loop.loop), [(b"d1", b"any bytes")])
+    long_ago = datetime.now(UTC) - timedelta(hours=2)
+    beat = TrainerBeat(loop=loop.loop, at=long_ago, examples=0)
+    write_all(config.kafka, topics.CONTROL, [beat.record()])
+    Lake(config.lake).create(loop)
+    publish_loop(config.kafka, retired_version(loop, "ann: nobody asks"))
+    with Observer(config) as observer:
+        status = observer.read(Status())
+    (found,) = chains(status)
+    assert found.retired == "ann: nobody asks"
+    assert troubles(status) == []
+    assert chain_table([found]).rows[0].style is None
+    shown = as_metrics(status).decode()
+    assert f'tidemill_loop_retired{{loop="{loop.loop}"}} 1.0' in shown
+    assert f'tidemill_decision_age_seconds{{loop="{loop.loop}"}}' not in shown
+    assert status.lags.value is not None
+    lagging = {each.topic for lag in status.lags.value for each in lag.partitions}
+    assert topics.decisions(loop.loop) not in lagging
 
 
 @pytest.mark.kafka

@@ -33,6 +33,8 @@ from tidemill.schemas.published import (
     newest,
     parse_loop,
     publish_loop,
+    retired_version,
+    used_loops,
 )
 
 
@@ -101,6 +103,24 @@ def test_an_incompatible_version_is_refused(loops: Loops, loop: Loop) -> None:
     features = {"country": "category", "visits": "category"}
     with pytest.raises(ContractError, match="becomes category"):
         loops.publish(changed(loop, version=2, features=features))
+
+
+def test_a_retired_loop_is_not_used_until_a_newer_version_follows(loop: Loop) -> None:
+    """Retiring is a version like any other: no process has another topic to read for it."""
+    loops = MemoryLoops()
+    loops.publish(loop)
+    assert used_loops(loops.fetch()) == {loop.loop: loop}
+    retired = retired_version(loop, "ann: nobody asks")
+    assert loops.publish(retired)
+    assert used_loops(loops.fetch()) == {}
+    with pytest.raises(ContractError, match="is retired: ann: nobody asks"):
+        retired_version(newest(loops.fetch(), loop.loop), "again")
+    with pytest.raises(ContractError, match="write version: 3"):
+        loops.publish(loop.model_copy(update={"version": 2}))
+    again = loop.model_copy(update={"version": 3})
+    assert loops.publish(again)
+    assert used_loops(loops.fetch()) == {loop.loop: again}
+    assert '"retired"' not in loop.canonical, "older releases read loops that are in use"
 
 
 def test_an_unknown_loop_names_those_that_are_known() -> None:

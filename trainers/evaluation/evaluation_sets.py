@@ -23,8 +23,8 @@ from tidemill.features.sql.revisions import has_revisions, newest_rows
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.feature_signature import FeatureSignature
 from tidemill.schemas.models.fit import misfit
+from tidemill.schemas.models.online_models import online_predictor
 from tidemill.schemas.models.posterior import POSTERIOR, Posterior, PosteriorPredictor
-from tidemill.schemas.models.river_state import LinearPredictor, LinearState
 from tidemill.trainers.evaluation.gate import Evaluation
 from tidemill.trainers.evaluation.metrics import Candidate
 from tidemill.trainers.evaluation.model_policies import AdditiveModel
@@ -68,7 +68,7 @@ def predictor_of(learner: str, payload: bytes, signature: FeatureSignature) -> A
         case "posterior":
             return RowByRow(PosteriorPredictor(Posterior.from_bytes(payload), signature))
         case _:
-            return RowByRow(LinearPredictor(LinearState.from_bytes(payload), signature))
+            return RowByRow(online_predictor(learner, payload, signature))
 
 
 class EvaluationSets:

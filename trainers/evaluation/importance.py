@@ -18,8 +18,8 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.sql.datasets import training_set
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import DEFAULT
+from tidemill.schemas.models.online_models import ONLINE_LEARNERS
 from tidemill.schemas.models.posterior import POSTERIOR
-from tidemill.schemas.models.river_state import LEARNERS
 from tidemill.trainers.evaluation.evaluation_sets import WINDOW_ROWS, load_model
 from tidemill.trainers.evaluation.metrics import Metric, losses
 from tidemill.trainers.evaluation.model_policies import AdditiveModel
@@ -112,7 +112,7 @@ def importance_of(lake: Lake, loop: Loop, model: ModelVersion, *, repeats: int) 
         LakeError: the lake cannot be read.
     """
     model.check_fit(loop)
-    is_online = model.learner in LEARNERS
+    is_online = model.learner in ONLINE_LEARNERS
     since = model.until if is_online else model.later_from
     rows = LabeledRows.of(training_set(lake, loop, since=since), loop)
     if is_online and since is not None:

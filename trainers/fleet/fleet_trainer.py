@@ -19,6 +19,7 @@ from tidemill.features.lake.lake import Lake
 from tidemill.kafka import BadRecords
 from tidemill.log_fields import log_fields
 from tidemill.schemas.control import ControlMessage, NewExamples
+from tidemill.schemas.published import used_loops
 from tidemill.trainers.commit_log import LabelCount
 from tidemill.trainers.fleet.fleet_config import FleetConfig
 from tidemill.trainers.fleet.heartbeats import FleetHeartbeats
@@ -241,10 +242,10 @@ class FleetTrainer:
             return
         self._has_changed.clear()
         versions: dict[str, int] = {}
-        for name, version in self._loops.published:
+        for name, definition in used_loops(self._loops.published).items():
             is_asked = not self._config.loops or name in self._config.loops
             if is_asked and partition_of(name) in self._partitions:
-                versions[name] = max(version, versions.get(name, 0))
+                versions[name] = definition.version
         self._versions = versions
         with self._lock:
             dropped = self._schedule.own(versions, time.monotonic())

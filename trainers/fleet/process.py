@@ -9,7 +9,7 @@ from tidemill.errors import TidemillError
 from tidemill.features.lake.lake import Lake
 from tidemill.kafka import BadRecords
 from tidemill.log_fields import log_fields
-from tidemill.schemas.published import fetch_loops
+from tidemill.schemas.published import fetch_loops, used_loops
 from tidemill.stop_signals import STOP_S, StopSignals
 from tidemill.trainers.fleet.fleet_config import FleetConfig
 from tidemill.trainers.fleet.fleet_trainer import FleetTrainer, OnLoopVersion
@@ -67,7 +67,7 @@ def _once(
     """Train each published loop; one that fails is told, and the others are trained."""
     lake, topic, status = Lake(config.lake), SharedModelTopic(config.kafka), os.EX_OK
     published = fetch_loops(config.kafka, bad)
-    for loop in sorted(config.loops or {name for name, _ in published}):
+    for loop in sorted(config.loops or used_loops(published)):
         newest = NewestCycle(
             loop,
             lake,

@@ -56,7 +56,10 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A trained model and everything it depends on."""
+    """A trained model and everything it depends on.
+
+    *state* is what its learner continues from, if that is not the payload.
+    """
 
     learner: str
     payload: bytes
@@ -68,6 +71,7 @@ class Trained:
     params: Mapping[str, bool | int | float | str]
     software: Mapping[str, str]
     cost: Cost
+    state: bytes | None = None
 
     @property
     def digest(self) -> str:

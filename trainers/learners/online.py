@@ -1,8 +1,8 @@
-"""The online learner: a scaled linear model of River that learns each example once, as it closes.
+"""The online learner: a model of River that learns each example once, as it closes.
 
-It predicts each row before it learns it (prequential evaluation). A `LinearState` holds its whole
-state and restores it bit for bit. A learner that was killed is the same one again after it has
-restored its last state and learned the commits since.
+It predicts each row before it learns it (prequential evaluation). A `LinearState` or a
+`LearnerState` holds its whole state and restores it bit for bit. A learner that was killed is the
+same one again after it has restored its last state and learned the commits since.
 
 Source of the evaluation: J. Gama, R. Sebastiao, P. P. Rodrigues, "On evaluating stream learning
 algorithms", Machine Learning 90(3), 2013.
@@ -14,22 +14,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import polars as pl
-from river import linear_model, optim, preprocessing
-from river.utils import VectorDict
 
 from tidemill.errors import ModelError
 from tidemill.schemas.loop.definition import Loop, Online
-from tidemill.schemas.models.feature_signature import ACTION, FeatureSignature
-from tidemill.schemas.models.river_state import (
-    MAX_NAMES,
-    LinearState,
-    RowMapping,
-    Scale,
-    Weight,
-)
+from tidemill.schemas.loop.validation import ONLINE_SETTINGS
+from tidemill.schemas.models.feature_signature import FeatureSignature
+from tidemill.schemas.models.river_state import LEARNERS, LinearState
 from tidemill.trainers.learners.batch import weighting
+from tidemill.trainers.learners.river_models import (
+    LearnerState,
+    RiverMachine,
+    RiverTrees,
+    river_model,
+)
+from tidemill.trainers.learners.scaled_linear import ScaledLinear
 from tidemill.trainers.rows import feature_columns, learnable, scored_action, training_weights
 
+OnlineState = LinearState | LearnerState
 _TINY = 1e-15
 
 
@@ -48,81 +49,93 @@ class Learned:
 
 
 class OnlineLearner:
-    """A scaled logistic or linear regression that continues from a state.
+    """A model of River that continues from a state.
 
     Args:
         loop: whose features and label it learns.
-        online: which learner, with which rates.
+        online: which learner, with which settings.
         state: where to continue; None for a fresh learner. A state of another learner or other
-            rates than those of *online* is ignored.
+            settings than those of *online* is ignored.
     """
 
-    def __init__(self, loop: Loop, online: Online, state: LinearState | None = None) -> None:
+    def __init__(self, loop: Loop, online: Online, state: OnlineState | None = None) -> None:
         self.signature = FeatureSignature.of_loop(loop)
         self._loop, self._online = loop, online
-        self._mapping = RowMapping(self.signature.fields)
-        self._scaler = preprocessing.StandardScaler()
-        self._model = _model(online)
+        self._model = _fresh(loop, online)
         self.learned_until, self.rows, self.loss_sum = -1, 0, 0.0
         self.until: datetime | None = None  # the newest decision learned
         if state is not None and continues(online, state):
             self._restore(state)
 
-    def _restore(self, state: LinearState) -> None:
+    def _restore(self, state: OnlineState) -> None:
         self.learned_until, self.rows = state.learned_until, state.rows
         self.loss_sum = state.loss_sum
-        for scale in state.scales:
-            self._scaler.counts[scale.name] = scale.count
-            self._scaler.means[scale.name] = scale.mean
-            self._scaler.vars[scale.name] = scale.variance
-        self._model._weights = VectorDict({one.name: one.value for one in state.weights})
-        self._model.intercept = state.intercept
-        self._model.optimizer.n_iterations = state.iterations
+        if isinstance(self._model, ScaledLinear) and isinstance(state, LinearState):
+            self._model.restore(state)
+        elif not isinstance(self._model, ScaledLinear) and isinstance(state, LearnerState):
+            self._model.load(state.model)
+            self._model.actions = set(state.actions)
 
     def restart(self) -> None:
         """Forget everything learned, but not which commits were learned."""
-        self._scaler, self._model = preprocessing.StandardScaler(), _model(self._online)
+        self._model = _fresh(self._loop, self._online)
         self.rows, self.loss_sum = 0, 0.0
 
-    def state(self) -> LinearState:
+    def state(self) -> OnlineState:
         """Return the whole state of the learner as a value.
+
+        Raises:
+            ModelError: it has diverged: a number is not finite; or it is too large.
+        """
+        counts = {"learned_until": self.learned_until, "rows": self.rows}
+        if not isinstance(self._model, ScaledLinear):
+            return LearnerState(
+                learner=self._online.learner,
+                settings=own_settings(self._online),
+                loss_sum=self.loss_sum,
+                actions=sorted(self._model.actions),
+                model=self._model.dump(),
+                **counts,
+            )
+        try:
+            return self._model.state(loss_sum=self.loss_sum, **counts)
+        except ValueError as error:
+            raise self._diverged(error) from error
+
+    def payload(self) -> bytes:
+        """Return what is published: the state of a linear model, else the predictor alone.
 
         Raises:
             ModelError: it has diverged: a number is not finite.
         """
-        scaler, online = self._scaler, self._online
+        if isinstance(self._model, ScaledLinear):
+            return self.state().to_bytes()
         try:
-            return LinearState(
-                learner=online.learner,
-                learning_rate=online.learning_rate,
-                l2=online.l2,
-                learned_until=self.learned_until,
-                rows=self.rows,
-                loss_sum=self.loss_sum,
-                iterations=self._model.optimizer.n_iterations,
-                intercept=float(self._model.intercept),
-                scales=tuple(
-                    Scale(name, count, float(scaler.means[name]), float(scaler.vars[name]))
-                    for name, count in scaler.counts.items()
-                ),
-                weights=tuple(Weight(name, value) for name, value in self._model.weights.items()),
-            )
+            return self._model.payload()
         except ValueError as error:
-            raise ModelError(
-                f"the online learner of {self._loop.loop} has diverged: {error}",
-                hint="lower `models.online.learning_rate` in the loop file",
-            ) from error
+            raise self._diverged(error) from error
+
+    def saved(self) -> bytes | None:
+        """Return the state, to be kept beside the payload; None if the payload is the state.
+
+        Raises:
+            ModelError: it is too large.
+        """
+        return None if isinstance(self._model, ScaledLinear) else self.state().to_bytes()
+
+    def _diverged(self, error: ValueError) -> ModelError:
+        return ModelError(
+            f"the online learner of {self._loop.loop} has diverged: {error}",
+            hint="lower `models.online.learning_rate` in the loop file",
+        )
 
     def fitted_signature(self) -> FeatureSignature:
         """Return the signature; the vocabulary of its action has the actions learned so far."""
         if not self.signature.reads_action:
             return self.signature
-        prefix = f"{ACTION}="
-        words = (
-            name.removeprefix(prefix) for name in self._model.weights if name.startswith(prefix)
-        )
         *others, action = self.signature.fields
-        return FeatureSignature((*others, replace(action, vocabulary=tuple(sorted(words)))))
+        words = tuple(sorted(self._model.actions))
+        return FeatureSignature((*others, replace(action, vocabulary=words)))
 
     def learn(self, version: int, examples: pl.DataFrame) -> Learned:
         """Predict and learn each labelled row of one commit, in the order of its log.
@@ -151,28 +164,12 @@ class OnlineLearner:
 
     def _learn_one(self, row: Mapping[str, object], label: float, weight: float) -> float:
         """Learn *label* for *row* with *weight*; return the prediction before that."""
-        numbers, flags = self._mapping(row)
-        if len(self._model._weights) + len(numbers) + len(flags) > MAX_NAMES:
-            flags = [flag for flag in flags if flag in self._model._weights]
-        before = self._scaler.transform_one(numbers)
-        for flag in flags:
-            before[flag] = 1.0
-        predicted = self._predict(before)
+        predicted = self._model.learn(row, label, weight)
         self.loss_sum += self._loss(label, predicted)
-        self._scaler.learn_one(numbers)
-        x = self._scaler.transform_one(numbers)
-        for flag in flags:
-            x[flag] = 1.0
-        self._model.learn_one(x, label, weight)
         return predicted
 
-    def _predict(self, x: Mapping[str, float]) -> float:
-        if self._online.learner == "logistic_regression":
-            return float(self._model.predict_proba_one(x)[True])
-        return float(self._model.predict_one(x))
-
     def _loss(self, label: float, predicted: float) -> float:
-        if self._online.learner != "logistic_regression":
+        if self._loop.label.type == "float":
             off = label - predicted
             return off * off  # `** 2` raises where this is infinite
         chance = min(max(predicted, _TINY), 1.0 - _TINY)
@@ -180,22 +177,42 @@ class OnlineLearner:
 
     def predict_one(self, row: Mapping[str, object]) -> float:
         """Return the score of one row, as River computes it, and learn nothing."""
-        numbers, flags = self._mapping(row)
-        x = self._scaler.transform_one(numbers)
-        for flag in flags:
-            x[flag] = 1.0
-        return self._predict(x)
+        return self._model.predict(row)
+
+
+def own_settings(online: Online) -> dict[str, bool | int | float | str]:
+    """Return the settings of the learner of *online*; one that is null is left out."""
+    named = {name: getattr(online, name) for name in ONLINE_SETTINGS[online.learner]}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def settings_of(loop: Loop, online: Online) -> dict[str, bool | int | float | str]:
-    """Return the settings that identify a learner; with another rate it learns from the start."""
-    return {"learning_rate": online.learning_rate, "l2": online.l2} | weighting(loop)
+    """Return what identifies a learner; with another setting it learns from the start."""
+    return own_settings(online) | weighting(loop)
 
 
-def continues(online: Online, state: LinearState) -> bool:
-    """Say whether *state* has the learner and the rates of *online*."""
-    asked = (online.learner, online.learning_rate, online.l2)
-    return asked == (state.learner, state.learning_rate, state.l2)
+def continues(online: Online, state: OnlineState) -> bool:
+    """Say whether *state* has the learner and the settings of *online*."""
+    if isinstance(state, LinearState):
+        asked = (online.learner, online.learning_rate, online.l2)
+        return asked == (state.learner, state.learning_rate, state.l2)
+    return (state.learner, state.settings) == (online.learner, own_settings(online))
+
+
+def read_state(learner: str, payload: bytes, saved: bytes | None) -> OnlineState | None:
+    """Return the state of a version of *learner*; None if it was not kept.
+
+    Args:
+        learner: which learner.
+        payload: what was published.
+        saved: what `OnlineLearner.saved` returned.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    if learner in LEARNERS:
+        return LinearState.from_bytes(payload)
+    return None if saved is None else LearnerState.from_bytes(saved)
 
 
 def feature_rows(examples: pl.DataFrame, loop: Loop) -> Iterable[Mapping[str, object]]:
@@ -204,8 +221,7 @@ def feature_rows(examples: pl.DataFrame, loop: Loop) -> Iterable[Mapping[str, ob
     return examples.select(columns).iter_rows(named=True)
 
 
-def _model(online: Online) -> "linear_model.LogisticRegression | linear_model.LinearRegression":
-    optimizer = optim.SGD(online.learning_rate)
-    if online.learner == "logistic_regression":
-        return linear_model.LogisticRegression(optimizer=optimizer, l2=online.l2)
-    return linear_model.LinearRegression(optimizer=optimizer, l2=online.l2)
+def _fresh(loop: Loop, online: Online) -> ScaledLinear | RiverTrees | RiverMachine:
+    if online.learner in LEARNERS:
+        return ScaledLinear(loop, online)
+    return river_model(loop, online)

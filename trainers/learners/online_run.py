@@ -19,10 +19,10 @@ from tidemill.features.sql.revisions import newest_rows
 from tidemill.schemas.loop.definition import Loop, Online
 from tidemill.schemas.models.feature_signature import scored_actions
 from tidemill.schemas.models.fit import learned_actions
-from tidemill.schemas.models.river_state import LinearPredictor, LinearState
+from tidemill.schemas.models.online_models import online_predictor
 from tidemill.trainers.commit_log import NEEDED, commits_after
 from tidemill.trainers.learners.batch import Cost, Stopwatch, Trained, software
-from tidemill.trainers.learners.online import OnlineLearner, continues, settings_of
+from tidemill.trainers.learners.online import OnlineLearner, read_state, settings_of
 from tidemill.trainers.learners.prequential import MAX_STATES, OfferedStates, Predictions
 from tidemill.trainers.registry import ModelVersion, Registry
 
@@ -65,7 +65,7 @@ class OnlineRun:
 
     def _resumed(self, registry: Registry) -> OnlineLearner:
         """Return the learner of its newest offered state; older states predict later rows too."""
-        state, until = None, None
+        payload, newest = b"", None
         made = [model for model in registry.models() if model.learner == self._online.learner]
         for model in made[-MAX_STATES:]:
             if model.params != settings_of(
@@ -74,18 +74,20 @@ class OnlineRun:
                 continue
             if model.label_digest not in (None, self._loop.label_digest):
                 continue
-            found = LinearState.from_bytes(registry.payload(model))
-            if continues(self._online, found):
-                state, until = found, model.until
-                self._offer(found, model)
+            payload, newest = registry.payload(model), model
+            self._offer(payload, model)
+        if newest is None:
+            return OnlineLearner(self._loop, self._online)
+        state = read_state(newest.learner, payload, registry.state(newest))
         learner = OnlineLearner(self._loop, self._online, state)
-        learner.until = until
+        learner.until = newest.until if learner.rows else None
         return learner
 
-    def _offer(self, state: LinearState, model: ModelVersion) -> None:
+    def _offer(self, payload: bytes, model: ModelVersion) -> None:
         if model.until is not None:
             learned = learned_actions(model.signature, self._loop)
-            self.offered.add(model.until, LinearPredictor(state, model.signature), learned)
+            predictor = online_predictor(model.learner, payload, model.signature)
+            self.offered.add(model.until, predictor, learned)
 
     @property
     def fresh_rows(self) -> int:
@@ -150,7 +152,7 @@ class OnlineRun:
         """Return the learner's state as a model; None if it has diverged and starts from zero."""
         learner, online = self.learner, self._online
         try:
-            payload = learner.state().to_bytes()
+            payload, state = learner.payload(), learner.saved()
         except ModelError as error:
             logger.warning("%s; it starts from zero: %s", error.what, error.hint)
             learner.restart()
@@ -159,11 +161,12 @@ class OnlineRun:
         return Trained(
             learner=online.learner,
             payload=payload,
+            state=state,
             signature=learner.fitted_signature(),
             snapshot=learner.learned_until,
             rows=learner.rows,
             base_rate=base_rate,
-            seed=0,
+            seed=online.seed if "seed" in settings_of(self._loop, online) else 0,
             params=settings_of(self._loop, online),
             software=software("river"),
             cost=self._spent,
@@ -171,6 +174,6 @@ class OnlineRun:
 
     def registered(self, model: ModelVersion, payload: bytes) -> None:
         """Let *model*, which is in the registry, predict the rows that follow."""
-        self._offer(LinearState.from_bytes(payload), model)
+        self._offer(payload, model)
         self._offered_rows = self.learner.rows
         self._spent = Cost(0.0, 0.0)

@@ -24,7 +24,9 @@ from tidemill.features.lake.lake import Lake
 from tidemill.features.lake.progress_keys import learned
 from tidemill.schemas.loop.definition import Online
 from tidemill.schemas.models.feature_signature import ACTION
-from tidemill.schemas.models.river_state import LinearPredictor
+from tidemill.schemas.models.online_models import OnlinePredictor
+from tidemill.schemas.models.river_state import LEARNERS
+from tidemill.trainers.learners.online import own_settings
 
 PREDICTIONS = "online_predictions"
 _TIME = pl.Datetime("us", "UTC")
@@ -56,10 +58,10 @@ class OfferedStates:
 
     def __init__(self, maturity: timedelta) -> None:
         self._maturity = maturity
-        self._states: list[tuple[datetime, LinearPredictor, Sequence[str] | None]] = []
+        self._states: list[tuple[datetime, OnlinePredictor, Sequence[str] | None]] = []
 
     def add(
-        self, until: datetime, predictor: LinearPredictor, learned: Sequence[str] | None = None
+        self, until: datetime, predictor: OnlinePredictor, learned: Sequence[str] | None = None
     ) -> None:
         """Add a state whose newest row was decided at *until*; the oldest state may be dropped.
 
@@ -97,11 +99,14 @@ class OfferedStates:
 
 
 def learner_name(online: Online, *, is_weighted: bool = False, label: str = "") -> str:
-    """Return the name predictions are stored under: another rate is another learner.
+    """Return the name predictions are stored under: another setting is another learner.
 
     *label* is the digest of the label, if it is not that of the first version of the loop.
     """
     name = f"{online.learner} rate={online.learning_rate!r} l2={online.l2!r}"
+    if online.learner not in LEARNERS:
+        own = (f"{key}={value!r}" for key, value in own_settings(online).items())
+        name = " ".join((online.learner, *own))
     name += " weighted" if is_weighted else ""
     return f"{name}{_LABEL}{label[:16]}" if label else name
 

@@ -67,7 +67,7 @@ def checked_reward(
     node = parse_expression(connection, sql, "reward")
     _check(node)
     text = expression_text(connection, node)
-    connection.execute(f"CREATE TABLE feedback (label DOUBLE, action {action})")
+    connection.execute(f"CREATE OR REPLACE TABLE feedback (label DOUBLE, action {action})")
     try:
         [(_, kind, *_)] = connection.execute(f"DESCRIBE SELECT {text} FROM feedback").fetchall()
         connection.execute(f"SELECT CAST({text} AS DOUBLE) FROM feedback").fetchall()

@@ -69,6 +69,23 @@ def test_programs_with_tokens_and_certificates_are_seen_to_be_ready(
             assert not ready(os.getpid() + 1), "somebody else's program"
 
 
+def test_without_files_every_process_takes_up_the_loops_that_are_published_later(
+    tmp_path: Path,
+) -> None:
+    """With the names that `up` had found, a loop published an hour later was never trained."""
+    kafka, ports = KafkaConfig("127.0.0.1:1"), Ports.free(1)
+    stack = Stack(kafka=kafka, lake="", folder=tmp_path, ports=ports, loops=())
+    commands = {each.name: list(each.command) for each in stack.programs()}
+    for name, verb in (
+        ("worker", "worker"),
+        ("train", "train"),
+        ("monitor", "monitor"),
+        ("serve-1", "serve"),
+    ):
+        behind = commands[name][commands[name].index(verb) + 1]
+        assert behind.startswith("--"), f"{name} is started for {behind} alone"
+
+
 def test_certificates_that_would_keep_up_out_are_told_before_anything_starts(
     tmp_path: Path,
 ) -> None:

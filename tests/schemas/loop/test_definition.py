@@ -107,6 +107,24 @@ NUMBER = {"sql": "max(seconds)", "type": "float"}
         ({"gate": {"metric": "mse"}}, "metric: log_loss"),
         ({"label": NUMBER, "gate": {"metric": "log_loss"}}, "metric: mse"),
         ({"models": {"online": {"learner": "linear_regression"}}}, "logistic_regression"),
+        (
+            {"models": {"online": {"learner": "hoeffding_tree", "seed": 3}}},
+            "hoeffding_tree has no seed",
+        ),
+        (
+            {
+                "features": {"tags": "categories"},
+                "models": {"online": {"learner": "hoeffding_adaptive_tree"}},
+            },
+            "does not read tags",
+        ),
+        (
+            {
+                "label": {"sql": "count(clicked) > 0", "depends_on": "action"},
+                "models": {"online": {"learner": "adaptive_random_forest"}},
+            },
+            "ignores the weights",
+        ),
         ({"features": {"action": "category"}}, "call it something else"),
         ({"features": {}}, "at least 1"),
         ({"features": {"a": {"type": "float", "default": "x"}}}, "finite number"),
@@ -172,6 +190,14 @@ def test_settings_of_later_releases_are_told_only_where_they_are_used() -> None:
     shown = {"shown": {"within": "1m"}, "clicked": {"within": "30m"}}
     assert "activation" not in minimal().canonical
     assert "stream" not in minimal().canonical
+    online = minimal(models={"online": {"learner": "logistic_regression"}}).canonical
+    assert "hash_buckets" not in online
+    assert "tau" not in online
+    forest = {"learner": "adaptive_random_forest", "n_models": 3, "tau": 0.05}
+    grown = minimal(models={"online": forest})
+    assert '"n_models":3' in grown.canonical
+    assert "tau" not in grown.canonical
+    assert Loop.model_validate_json(grown.canonical) == grown
     apart = minimal(feedback={**shown, "sold": {"within": "1d", "stream": "orders"}})
     assert apart.canonical.count('"stream":"orders"') == apart.canonical.count("stream") == 1
     assert Loop.model_validate_json(apart.canonical) == apart

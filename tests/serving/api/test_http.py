@@ -14,6 +14,7 @@ from tests.serving.conftest import Serve
 from tests.serving.models import FEATURES, records, text
 
 from tidemill.schemas import topics
+from tidemill.schemas.loop_topic import retired_version
 from tidemill.schemas.models.signing import SigningKey
 from tidemill.serving.api.http import MAX_BODY_BYTES
 from tidemill.serving.decision.counters import SOURCES
@@ -320,3 +321,25 @@ def test_no_path_makes_the_worker_fail(path: str, url: str) -> None:
     """Scanners try them all."""
     status, _ = call(url, "POST", "/v1/loops/" + path, b"{}")
     assert status in (400, 404, 405)
+
+
+def test_a_retired_loop_decides_no_more_and_still_takes_feedback(
+    worker: Worker, log: MemoryEventLog, url: str
+) -> None:
+    """What came of its last decisions would be lost; the caller is told why it gets no other."""
+    asked = {"features": FEATURES, "entity": "u1"}
+    assert post(url, DECISIONS, asked)[0] == 200
+    loop = worker.decider("banner").loop
+    worker.follower.install(retired_version(loop, "ann: the banner is gone"))
+    before = len(log.events)
+    for body in (asked, [asked]):
+        status, answer = post(url, DECISIONS, body)
+        assert status == 404
+        assert "ann: the banner is gone" in str(answer)
+        assert "as version 3" in str(answer)
+    assert len(log.events) == before, "no decision is logged"
+    values = {"seconds": 1.5, "page": "home"}
+    given = {"decision_id": "d-1", "kind": "clicked", "values": values}
+    assert post(url, FEEDBACK, given)[0] == 202
+    worker.follower.install(loop.model_copy(update={"version": 3}))
+    assert post(url, DECISIONS, asked)[0] == 200

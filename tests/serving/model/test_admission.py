@@ -28,6 +28,7 @@ from tidemill.schemas.models.assembler import Delivery
 from tidemill.schemas.models.feature_signature import FeatureSignature, SignatureField
 from tidemill.schemas.models.manifest import ModelManifest
 from tidemill.schemas.models.river_state import LinearPredictor, LinearState, Weight
+from tidemill.schemas.models.tree_forest import AT_MOST, LEAF, ForestNode, Tree, TreeForest
 from tidemill.serving.model import admission, forest
 from tidemill.serving.model.admission import admit, probe_rows
 from tidemill.serving.model.forest import pack
@@ -88,6 +89,21 @@ def test_an_online_model_scores_as_its_state_says() -> None:
     named = {**FEATURES, "age": 30.0}
     assert found(VALUES) == LinearPredictor(state, SIGNATURE).score(named)
     assert 0.0 < found(VALUES) < 1.0
+
+
+def test_published_trees_score_without_river() -> None:
+    """A worker walks the nodes itself; trees under the name of another learner are refused."""
+    nodes = (
+        ForestNode(test=AT_MOST, feature="age", threshold=29.0, children=(1, 2)),
+        ForestNode(test=LEAF, no=1.0),
+        ForestNode(test=LEAF, no=0.25, yes=0.75),
+    )
+    payload = TreeForest(
+        learner="hoeffding_tree", label_type="bool", hash_buckets=8, trees=(Tree(1.0, nodes),)
+    ).to_bytes()
+    assert admit(delivery(payload, learner="hoeffding_tree"), banner(), TRIALS)(VALUES) == 0.75
+    with pytest.raises(ModelError, match="published as adaptive_random_forest"):
+        admit(delivery(payload, learner="adaptive_random_forest"), banner(), TRIALS)
 
 
 def _with_another_field() -> FeatureSignature:

@@ -25,7 +25,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.control import NewExamples
 from tidemill.schemas.loop.definition import Loop
 from tidemill.schemas.models.manifest import DEFAULT_PAYLOAD
-from tidemill.schemas.published import key_of, publish_loop
+from tidemill.schemas.published import publish_loop, retired_version
 from tidemill.trainers.fleet.fleet_config import FleetConfig
 from tidemill.trainers.fleet.fleet_trainer import FleetTrainer
 from tidemill.trainers.fleet.ownership import PARTITIONS, partition_of
@@ -107,9 +107,9 @@ def test_one_process_trains_all_loops_and_takes_up_and_drops_others_as_it_runs(
         publish_loop(kafka, later, prepare=lake.create)
         commit(lake, later, make_rows(2_000))
         wait_for(lambda: "lightgbm" in fleet.learners(later))
-        write_all(kafka, topics.LOOPS, [(key_of(loops[0]), None)])
         live = "tidemill_live_model_number"
         assert fleet.value(live, loops[0].loop) is not None
+        publish_loop(kafka, retired_version(loops[0], "ann: nobody asks"), prepare=lake.create)
         wait_for(lambda: fleet.value(live, loops[0].loop) is None)
         assert fleet.value(live, later.loop) is not None
     newest = received(kafka, later)[-1]

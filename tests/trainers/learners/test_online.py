@@ -88,7 +88,8 @@ def test_serving_predicts_the_same_bits_as_river(
     loop = loop_of(make_loop, learner)
     trained = OnlineLearner(loop, online_of(loop))
     trained.learn(1, make_rows(2_000))
-    predictor = LinearPredictor(trained.state(), trained.signature)
+    state = LinearState.from_bytes(trained.payload())
+    predictor = LinearPredictor(state, trained.signature)
     odd: list[dict[str, object]] = [
         {},
         {"hour": None, "wind": None, "line": None, "tags": None},
