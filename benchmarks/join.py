@@ -9,7 +9,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +111,7 @@ def started_worker(
     environment = {
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
         "TIDEMILL_LAKE": str(folder),
-        "TIDEMILL_GROUP": f"bench-{uuid.uuid4().hex[:8]}",
+        "TIDEMILL_GROUP": folder.name,  # workers of one lake share its loops
     }
     names = [each.loop for each in (loop, *others)]
     command = tidemill_command("worker", *names, "--metrics-port", str(port))
