@@ -1,6 +1,8 @@
 """Options and arguments that several commands have, so that each reads the same in every help."""
 
+from getpass import getuser
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated
 
 import typer
@@ -43,3 +45,8 @@ Why = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
 Who = Annotated[
     str | None, typer.Option("--as", metavar="NAME", help="Who you are; by default user@host.")
 ]
+
+
+def person(name: str | None) -> str:
+    """Return *name*, or user@host of whoever runs the command."""
+    return name or f"{getuser()}@{gethostname()}"

@@ -3,15 +3,21 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from getpass import getuser
 from importlib.resources import files
 from pathlib import Path
-from socket import gethostname
 from typing import Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopFileArgument, LoopFileArguments, LoopName, Who, Why
+from tidemill.cli.options import (
+    AsJson,
+    LoopFileArgument,
+    LoopFileArguments,
+    LoopName,
+    Who,
+    Why,
+    person,
+)
 from tidemill.cli.tables.loops import (
     print_changes,
     print_happens,
@@ -223,7 +229,7 @@ def retire(loop: LoopName, why: Why, who: Who = None) -> None:
     from tidemill.cli.lakes import lake_if_set
 
     config = KafkaConfig.from_env(os.environ)
-    said = f"{who or f'{getuser()}@{gethostname()}'}: {why}"
+    said = f"{person(who)}: {why}"
     retired = retired_version(latest_loop(config, loop), said)
     lake = lake_if_set()
     prepare = (lambda _loop: None) if lake is None else lake.create

@@ -1,14 +1,12 @@
 """`tidemill rules set`, `rules list` and `rules revert`."""
 
 import os
-from getpass import getuser
 from pathlib import Path
-from socket import gethostname
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.options import AsJson, LoopName, Who, Why
+from tidemill.cli.options import AsJson, LoopName, Who, Why, person
 
 if TYPE_CHECKING:
     from tidemill.deploy.rules.rule_changes import RuleChanges
@@ -28,7 +26,7 @@ def set_rules(
     from tidemill.schemas.rules.rule_file import read_rules
 
     rules = read_rules(file)
-    print_set(_changes(rules.loop).set(rules, who=_who(who), why=why))
+    print_set(_changes(rules.loop).set(rules, who=person(who), why=why))
 
 
 def list_rules(loop: LoopName, as_json: AsJson = False) -> None:
@@ -57,7 +55,7 @@ def revert_rules(
     """
     from tidemill.cli.tables.loops import print_set
 
-    print_set(_changes(loop).revert(version, who=_who(who), why=why))
+    print_set(_changes(loop).revert(version, who=person(who), why=why))
 
 
 def _changes(loop: str) -> "RuleChanges":
@@ -69,7 +67,3 @@ def _changes(loop: str) -> "RuleChanges":
     kafka, key = KafkaConfig.from_env(os.environ), SigningKey.from_env(os.environ)
     lake = open_lake()
     return changes_on_kafka(lake.loop(loop), lake, kafka, key)
-
-
-def _who(name: str | None) -> str:
-    return name or f"{getuser()}@{gethostname()}"

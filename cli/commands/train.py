@@ -8,9 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from getpass import getuser
 from pathlib import Path
-from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -24,6 +22,7 @@ from tidemill.cli.options import (
     PngFile,
     Who,
     Why,
+    person,
 )
 from tidemill.cli.terminal import print_text
 from tidemill.errors import BrokerError, ModelError, RequestError
@@ -269,7 +268,7 @@ def _changed(
         SigningKey.from_env(os.environ),
         open_lake(),
     )
-    hand = ByHand(lake.loop(loop), lake, who=who or f"{getuser()}@{gethostname()}")
+    hand = ByHand(lake.loop(loop), lake, who=person(who))
     made = change(hand)
     publisher = Publisher(KafkaModelTopic(kafka), loop, key, sweeps=False)
     SlotPublisher(hand.registry, publisher).publish()
