@@ -38,19 +38,11 @@ def remade_answer(
     if logged.loop.learning == "apprentice":
         choice, source, policy_action = as_apprentice(choice, source, logged.default)
     if rules is not None:
-        before = choice
-        choice = rules.apply(
-            before,
-            model if source == "model" else None,
-            logged.values,
-            logged.default,
-            logged.id.encode(),
-            is_certain=source == "fallback"
-            or logged.stage == CONTROL
-            or logged.loop.learning == "apprentice",
+        key = logged.id.encode()
+        choice, replaced = rules.decided(
+            choice, source, logged.stage, model, logged.values, logged.default, key
         )
-        if policy_action is None and choice[0] != before[0]:
-            policy_action = before[0]
+        policy_action = replaced if policy_action is None else policy_action
     action, score, propensity, propensities = choice
     told: Sequence[float | None] | None = propensities
     positions = None

@@ -183,17 +183,11 @@ class Decider:
                 choice, source, chosen = as_apprentice(choice, source, default)
             rules, rule_version = self.rules, None
             if rules is not None:
-                before, rule_version = choice, rules.version
-                choice = rules.apply(
-                    before,
-                    served.model if served is not None and source == "model" else None,
-                    features,
-                    default,
-                    key,
-                    is_certain=source == "fallback" or stage == CONTROL or self._is_apprentice,
+                rule_version, model = rules.version, served.model if served is not None else None
+                choice, replaced = rules.decided(
+                    choice, source, stage, model, features, default, key
                 )
-                if chosen is None and choice[0] != before[0]:
-                    chosen = before[0]
+                chosen = replaced if chosen is None else chosen
             action, score, propensity, positions = choice
             more, logged = None, b""
             if self._items is not None and items is not None:

@@ -8,6 +8,7 @@ or a number of an open range, has no propensity where a rule holds.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from tidemill.schemas.loop.rollout import CONTROL
 from tidemill.schemas.loop.scalar.compiled import Function, compile_term
 from tidemill.schemas.rules.rule_record import RuleRecord, conditions
 from tidemill.schemas.rules.rule_set import Rule, possible, readable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tidemill.schemas.loop.definition import Loop
 
 Single = bool | float | str
-_Spread = Sequence[tuple[Single, float]]
 
 
 class _Ruled:
@@ -96,9 +96,38 @@ class Rules:
         ]
         self.hits: dict[str, int] = {each.rule.name: 0 for each in record.rules}
         self._is_ranking = loop.decision.type == "ranking"
+        self._is_apprentice = loop.learning == "apprentice"
         policy = policy_of(loop)
         self._list = policy.outcomes if isinstance(policy, ListsOutcomes) else None
         self._chance = Chance(loop.loop, record.version, f"{loop.salt}/rules")
+
+    def decided(
+        self,
+        choice: Choice,
+        source: str,
+        stage: str | None,
+        model: LiveModel | None,
+        features: Features,
+        default: Action,
+        key: bytes,
+    ) -> tuple[Choice, Action | None]:
+        """Return what is done instead of *choice*, and the action of *choice* if that is another.
+
+        No policy has chosen in a fallback, in the control, and for an apprentice.
+
+        Args:
+            choice: what was chosen.
+            source: what has chosen, as the decision logs it without rules.
+            stage: the stage of the decision; None without a rollout.
+            model: the model of that stage; it counts if it has made the choice.
+            features: of the decision.
+            default: what a forbidden action becomes.
+            key: the id of the decision.
+        """
+        is_certain = source == "fallback" or stage == CONTROL or self._is_apprentice
+        asked = model if source == "model" else None
+        done = self.apply(choice, asked, features, default, key, is_certain=is_certain)
+        return done, None if done[0] == choice[0] else choice[0]
 
     def apply(
         self,
