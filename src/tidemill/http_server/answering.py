@@ -7,15 +7,13 @@ no ASGI: a task, four coroutines and two writes for each answer would cost as mu
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any, cast
+from typing import cast
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.server import ServerState
 
 from tidemill.http_server.replies import CLOSE, FAILED, JSON, Handler, Reply
 
@@ -58,18 +56,8 @@ class AnsweringProtocol(HttpToolsProtocol):
     been answered.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        outbox: Outbox,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._outbox = outbox
-        self._due: RequestResponseCycle | None = None  # its request is whole and its turn has come
+    outbox: Outbox  # of the server; set when a connection is made
+    _due: RequestResponseCycle | None = None  # its request is whole and its turn has come
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
         """Answer *cycle*, whose turn it is, if its body is there already."""
@@ -81,7 +69,7 @@ class AnsweringProtocol(HttpToolsProtocol):
 
     def write(self, data: bytes) -> None:
         """Send *data* at once, after the answers that wait."""
-        self._outbox.flush()
+        self.outbox.flush()
         self.transport.write(data)
 
     def on_body(self, body: bytes) -> None:
@@ -148,7 +136,7 @@ class AnsweringProtocol(HttpToolsProtocol):
         status, body, kind, more = reply
         is_usual = status == 200 and kind is JSON and not more and cycle.keep_alive
         if is_usual and cycle.scope["method"] != "HEAD":
-            self._outbox.put(self.loop, self.transport, _USUAL % (len(body), body))
+            self.outbox.put(self.loop, self.transport, _USUAL % (len(body), body))
         else:
             cycle.keep_alive = cycle.keep_alive and CLOSE not in more
             self.write(_written(reply, cycle))

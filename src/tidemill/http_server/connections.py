@@ -97,7 +97,8 @@ class LimitedProtocol(AnsweringProtocol):
         *,
         watch: ConnectionWatch,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop, outbox=watch.outbox)
+        super().__init__(config, server_state, app_state, _loop)
+        self.outbox = watch.outbox
         self.logger = logger
         self._watch = watch
         self._limits = watch.limits
@@ -162,7 +163,7 @@ class LimitedProtocol(AnsweringProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio allows it, uvicorn does not
         """Answer the request that is complete, if any, before the connection is closed."""
         cycle = self.cycle
-        self._outbox.flush()  # the transport is closed by its loop
+        self.outbox.flush()  # the transport is closed by its loop
         if cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
             return False
         cycle.keep_alive = False
