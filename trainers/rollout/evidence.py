@@ -73,10 +73,7 @@ class StageRewards:
             LakeError: the lake cannot be read.
         """
         table = lake.table(loop.loop, EXAMPLES)
-        wanted = pl.col("stage").is_in(list(stages))
-        if since is not None:
-            wanted &= (pl.col("at") > since) & (pl.col("event_date") >= since.date())
-        found = table.scan().filter(wanted)
+        found = table.scan().filter(pl.col("stage").is_in(list(stages)) & is_after(since))
         if "revision" in table.schema:
             found = newest_rows(found)
         return cls(rewarded(loop, found.collect()))
@@ -160,10 +157,14 @@ def newest_decision(lake: Lake, loop: Loop) -> datetime | None:
 
 
 def _decisions(lake: Lake, loop: Loop, since: datetime | None) -> pl.LazyFrame:
-    rows = lake.table(loop.loop, DECISIONS).scan()
+    return lake.table(loop.loop, DECISIONS).scan().filter(is_after(since))
+
+
+def is_after(since: datetime | None) -> pl.Expr:
+    """Return whether a decision is later than *since*, by its date too, which prunes files."""
     if since is None:
-        return rows
-    return rows.filter((pl.col("at") > since) & (pl.col("event_date") >= since.date()))
+        return pl.lit(True)  # all are
+    return (pl.col("at") > since) & (pl.col("event_date") >= since.date())
 
 
 def rows_in_stage(lake: Lake, loop: Loop, change: StageChange) -> int:
@@ -177,10 +178,8 @@ def rows_in_stage(lake: Lake, loop: Loop, change: StageChange) -> int:
     """
     if change.stage == SHADOW:
         return count_decisions(lake, loop, change.since)
-    wanted = pl.col("model_version") == change.version
+    wanted = (pl.col("model_version") == change.version) & is_after(change.since)
     if change.stage == CANARY:
         wanted &= pl.col("stage") == CANARY
-    if change.since is not None:
-        wanted &= (pl.col("at") > change.since) & (pl.col("event_date") >= change.since.date())
     found = learnable(lake.table(loop.loop, EXAMPLES).scan().filter(wanted), loop)
     return int(found.select(pl.col("decision_id").n_unique()).collect().item())

@@ -8,7 +8,6 @@ choices among items of requests are not compared here: the gate did, and the can
 from datetime import datetime
 
 import numpy as np
-import polars as pl
 
 from tidemill.features.estimates.intervals import Floats, difference
 from tidemill.features.lake.lake import Lake
@@ -21,6 +20,7 @@ from tidemill.trainers.evaluation.evaluation_sets import load_model
 from tidemill.trainers.evaluation.gate import default_cost, policy_cost
 from tidemill.trainers.evaluation.rewards import Rewards
 from tidemill.trainers.registry import ModelVersion, Registry
+from tidemill.trainers.rollout.evidence import is_after
 from tidemill.trainers.rows import LabeledRows
 
 
@@ -42,9 +42,7 @@ def shadow_metrics(
     if loop.decision.items is not None:
         return {}
     table = lake.table(loop.loop, EXAMPLES)
-    wanted = comparable_rows(lake, loop).expr()
-    if since is not None:
-        wanted &= (pl.col("at") > since) & (pl.col("event_date") >= since.date())
+    wanted = comparable_rows(lake, loop).expr() & is_after(since)
     found = table.scan()
     if "revision" in table.schema:
         found = newest_rows(found)
