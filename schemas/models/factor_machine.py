@@ -16,7 +16,7 @@ from tidemill.errors import ModelError
 from tidemill.schemas.models.avro_record import UNREADABLE, decode_record, encode_record
 from tidemill.schemas.models.feature_signature import FeatureRow, FeatureSignature
 from tidemill.schemas.models.hashed_rows import HashedRows
-from tidemill.schemas.models.river_state import Scale
+from tidemill.schemas.models.river_state import Scale, logistic
 from tidemill.schemas.models.tree_forest import joined_contributions
 
 MAX_MACHINE_BYTES = 16 * 2**20
@@ -50,11 +50,8 @@ class FactorMachine:
             raise ValueError(f"not all names have {self.n_factors} factors")
         numbers = [self.intercept]
         numbers += [number for one in self.weights for number in (one.value, *one.factors)]
-        numbers += [number for scale in self.scales for number in (scale.mean, scale.variance)]
         if not all(map(math.isfinite, numbers)):
             raise ValueError("a number is not finite: the model has diverged")
-        if any(scale.count < 0 or scale.variance < 0.0 for scale in self.scales):
-            raise ValueError("a count or a variance is negative")
 
     def to_bytes(self) -> bytes:
         """Return the machine in Avro (``factor_machine.avsc``)."""
@@ -111,7 +108,7 @@ class FactorPredictor:
                     sums[place] += part
                     squares += part * part
         total += (sum(one * one for one in sums) - squares) / 2.0
-        return _chance(total) if self._is_chance else total
+        return logistic(total) if self._is_chance else total
 
     def _scaled(self, row: FeatureRow) -> dict[str, float]:
         x = dict.fromkeys(self._rows.flags(row), 1.0)
@@ -126,11 +123,3 @@ class FactorPredictor:
         The second value is the score of a row without features.
         """
         return joined_contributions(self.score, self._names, row)
-
-
-def _chance(value: float) -> float:
-    if value < -30:
-        return 0.0
-    if value > 30:
-        return 1.0
-    return 1 / (1 + math.exp(-value))

@@ -90,6 +90,12 @@ class Scale:
     mean: float
     variance: float
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.variance)):
+            raise ValueError("a number is not finite: the model has diverged")
+        if self.count < 0 or self.variance < 0.0:
+            raise ValueError("a count or a variance is negative")
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -123,11 +129,8 @@ class LinearState:
         _check_names([weight.name for weight in self.weights])
         numbers = [self.learning_rate, self.l2, self.loss_sum, self.intercept]
         numbers += [weight.value for weight in self.weights]
-        numbers += [number for scale in self.scales for number in (scale.mean, scale.variance)]
         if not all(map(math.isfinite, numbers)):
             raise ValueError("a number is not finite: the model has diverged")
-        if any(scale.count < 0 or scale.variance < 0.0 for scale in self.scales):
-            raise ValueError("a count or a variance is negative")
 
     def to_bytes(self) -> bytes:
         """Return the state in Avro (``river_state.avsc``); `from_bytes` restores it bit for bit."""
@@ -171,7 +174,7 @@ class LinearPredictor:
         }
         self._flags = {name: value for name, value in weights.items() if "=" in name}
         self._intercept = state.intercept
-        self._link = _sigmoid if state.learner == "logistic_regression" else _identity
+        self._link = logistic if state.learner == "logistic_regression" else _identity
 
     def score(self, row: FeatureRow) -> float:
         """Return the probability (logistic) or the value (linear) predicted for *row*."""
@@ -207,7 +210,8 @@ class LinearPredictor:
 Link = Callable[[float], float]
 
 
-def _sigmoid(value: float) -> float:
+def logistic(value: float) -> float:
+    """Return the probability whose log odds are *value*; beyond ±30 exactly 0 or 1, as River."""
     if value < -30:
         return 0.0
     if value > 30:

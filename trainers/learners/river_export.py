@@ -8,7 +8,6 @@ from river import facto, forest, preprocessing
 from river.tree.nodes.branch import DTBranch, NominalBinaryBranch, NumericBinaryBranch
 
 from tidemill.schemas.models.factor_machine import FactorMachine, FactorWeight
-from tidemill.schemas.models.river_state import Scale
 from tidemill.schemas.models.tree_forest import (
     AT_MOST,
     EQUALS,
@@ -19,6 +18,7 @@ from tidemill.schemas.models.tree_forest import (
     TreeForest,
 )
 from tidemill.trainers.learners.river_trees import RiverObject
+from tidemill.trainers.learners.scaled_linear import scales_of
 
 
 def export_trees(
@@ -109,10 +109,7 @@ def export_machine(
         hash_buckets=hash_buckets,
         n_factors=model.n_factors,
         intercept=float(model.intercept),
-        scales=tuple(
-            Scale(name, count, float(scaler.means[name]), float(scaler.vars[name]))
-            for name, count in scaler.counts.items()
-        ),
+        scales=scales_of(scaler),
         weights=tuple(
             FactorWeight(name, float(model.weights.get(name, 0.0)), tuple(map(float, factors)))
             for name, factors in model.latents.items()

@@ -48,7 +48,7 @@ class ScaledLinear:
         Raises:
             ValueError: a number is not finite: the model has diverged.
         """
-        scaler, online = self._scaler, self._online
+        online = self._online
         return LinearState(
             learner=online.learner,
             learning_rate=online.learning_rate,
@@ -58,10 +58,7 @@ class ScaledLinear:
             loss_sum=loss_sum,
             iterations=self._model.optimizer.n_iterations,
             intercept=float(self._model.intercept),
-            scales=tuple(
-                Scale(name, count, float(scaler.means[name]), float(scaler.vars[name]))
-                for name, count in scaler.counts.items()
-            ),
+            scales=scales_of(self._scaler),
             weights=tuple(Weight(name, value) for name, value in self._model.weights.items()),
         )
 
@@ -96,3 +93,15 @@ def _model(online: Online) -> "linear_model.LogisticRegression | linear_model.Li
     if online.learner == "logistic_regression":
         return linear_model.LogisticRegression(optimizer=optimizer, l2=online.l2)
     return linear_model.LinearRegression(optimizer=optimizer, l2=online.l2)
+
+
+def scales_of(scaler: preprocessing.StandardScaler) -> tuple[Scale, ...]:
+    """Return what *scaler* has learned of each number.
+
+    Raises:
+        ValueError: a number is not finite: the model has diverged.
+    """
+    return tuple(
+        Scale(name, count, float(scaler.means[name]), float(scaler.vars[name]))
+        for name, count in scaler.counts.items()
+    )

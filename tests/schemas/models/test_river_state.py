@@ -119,6 +119,12 @@ def test_a_diverged_model_is_not_a_state() -> None:
     """Infinite weights predict NaN; they must not get as far as the topic."""
     with pytest.raises(ValueError, match="diverged"):
         replace(STATE, intercept=math.inf)
+    for mean, variance in ((math.nan, 4.0), (12.0, math.inf)):
+        with pytest.raises(ValueError, match="diverged"):
+            Scale("hour", 10, mean, variance)
+    for count, variance in ((-1, 4.0), (10, -4.0)):
+        with pytest.raises(ValueError, match="negative"):
+            Scale("hour", count, 12.0, variance)
 
 
 def test_a_row_becomes_numbers_and_flags() -> None:
